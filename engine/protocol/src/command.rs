@@ -1,0 +1,136 @@
+//! A request that a worker act.
+
+use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{Json, Reply, id};
+
+/// What a command asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Do the step's work.
+    Execute,
+    /// Undo the target, or make sure that it can never happen.
+    Compensate,
+    /// Say whether the target took effect. Changes nothing.
+    Probe,
+    /// Promise that the target will never take effect, or say that it did.
+    Fence,
+}
+
+impl Kind {
+    /// The word used on the wire, in timelines and in logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Execute => "execute",
+            Kind::Compensate => "compensate",
+            Kind::Probe => "probe",
+            Kind::Fence => "fence",
+        }
+    }
+}
+
+/// A request that a worker act on one step of one saga.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Command {
+    /// The format of this message ([`crate::SCHEMA_VERSION`]).
+    pub schema_version: u16,
+    /// The same for every attempt; see [`crate::id`].
+    pub command_id: Uuid,
+    /// What is asked.
+    pub kind: Kind,
+    /// The `execute` that a compensate, probe or fence is about; absent for an execute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Uuid>,
+    /// The saga that asks.
+    pub saga_id: Uuid,
+    /// The saga's home, 0–1023.
+    pub slot: u16,
+    /// What the saga is about, for people (an order's id). Effects are never keyed by it.
+    pub business_key: String,
+    /// Name of the workflow.
+    pub workflow: String,
+    /// Version of the workflow.
+    pub workflow_version: u32,
+    /// Name of the step.
+    pub step: String,
+    /// Which of the step's commands this is, from 0.
+    pub part: u16,
+    /// Rises when an operator changes the input; from 1.
+    pub generation: u16,
+    /// One execution, from 1; never restarted.
+    pub attempt: u32,
+    /// How often the engine's database was restored to an earlier state.
+    pub epoch: u32,
+    /// When the command was first issued, by the engine's database; stable over attempts.
+    pub issued_at: DateTime<Utc>,
+    /// When the engine will start to ask what became of it. Information: a worker refuses nothing for it.
+    pub deadline: DateTime<Utc>,
+    /// Echoed in the reply; see [`crate::TokenKey`].
+    pub reply_token: String,
+    /// What the step needs to know. Empty (`null`) for everything but an execute.
+    #[serde(default)]
+    pub payload: Json,
+}
+
+impl Command {
+    /// The key of the worker's row: the id of the *execute* that this command is, or is about.
+    ///
+    /// ```
+    /// # use amends_protocol::*;
+    /// # fn f(undo: &Command) {
+    /// assert_eq!(undo.row_key(), undo.target.unwrap());
+    /// # }
+    /// ```
+    pub fn row_key(&self) -> Uuid {
+        self.target.unwrap_or(self.command_id)
+    }
+
+    /// A reply that echoes this command; the caller fills in what it has to say.
+    pub fn reply(&self, outcome: crate::Outcome, replied_at: DateTime<Utc>) -> Reply {
+        Reply {
+            schema_version: crate::SCHEMA_VERSION,
+            command_id: self.command_id,
+            kind: self.kind,
+            target: self.target,
+            saga_id: self.saga_id,
+            slot: self.slot,
+            workflow: self.workflow.clone(),
+            workflow_version: self.workflow_version,
+            step: self.step.clone(),
+            part: self.part,
+            generation: self.generation,
+            attempt: self.attempt,
+            epoch: self.epoch,
+            reply_token: self.reply_token.clone(),
+            outcome,
+            result: None,
+            reason: None,
+            exposure: Vec::new(),
+            replied_at,
+        }
+    }
+
+    /// What is wrong with the message beyond its JSON; `None` if nothing.
+    pub fn fault(&self) -> Option<&'static str> {
+        if self.slot >= crate::SLOTS {
+            return Some("slot: out of 0-1023");
+        }
+        if self.attempt == 0 || self.generation == 0 {
+            return Some("attempt, generation: count from 1");
+        }
+        match (self.kind, self.target) {
+            (Kind::Execute, Some(_)) => Some("target: an execute has none"),
+            (Kind::Execute, None) => None,
+            (_, None) => Some("target: missing"),
+            (kind, Some(target)) if self.command_id != id::of(kind, target) => {
+                Some("commandId: does not belong to its kind and target")
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What a saga holds of the world: money captured, stock reserved, labels bought.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A signed amount of something held: `{"kind":"money_captured","unit":"EUR","amount":2500}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Exposure {
+    /// What is held: `money_captured`, `stock_reserved`, `label_bought`.
+    pub kind: String,
+    /// In what it is counted: an ISO 4217 code (minor units), a product id, `label`.
+    pub unit: String,
+    /// How much; negative gives back.
+    pub amount: i64,
+}
+
+impl Exposure {
+    /// An amount of a kind, counted in a unit.
+    pub fn new(kind: impl Into<String>, unit: impl Into<String>, amount: i64) -> Self {
+        Self { kind: kind.into(), unit: unit.into(), amount }
+    }
+}
+
+/// Adds deltas to what is held; entries that come to zero go.
+pub fn add_exposure(held: &mut Vec<Exposure>, deltas: &[Exposure]) {
+    for delta in deltas {
+        match held.iter_mut().find(|h| h.kind == delta.kind && h.unit == delta.unit) {
+            Some(h) => h.amount = h.amount.saturating_add(delta.amount),
+            None => held.push(delta.clone()),
+        }
+    }
+    held.retain(|h| h.amount != 0);
+}
+
+/// The deltas that give everything back.
+pub fn negated(held: &[Exposure]) -> Vec<Exposure> {
+    held.iter().map(|h| Exposure { amount: h.amount.saturating_neg(), ..h.clone() }).collect()
+}
+
+/// Whether the deltas come to nothing.
+pub fn is_nothing(deltas: &[Exposure]) -> bool {
+    let mut sum = Vec::new();
+    add_exposure(&mut sum, deltas);
+    sum.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_back_is_no_longer_held() {
+        let mut held = vec![Exposure::new("money_captured", "EUR", 2500)];
+        add_exposure(&mut held, &[Exposure::new("money_captured", "USD", 1)]);
+        let back = negated(&held);
+        add_exposure(&mut held, &back);
+        assert!(held.is_empty());
+    }
+}

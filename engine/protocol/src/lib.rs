@@ -1,0 +1,39 @@
+//! What the engine and its workers say to each other: commands, replies, and the ids and tokens that tie
+//! them together. Messages only: no transport, no storage, no clock.
+//!
+//! The promises behind the messages are in `docs/PROTOCOL.md`; JSON Schemas generated from these types are
+//! under `docs/protocol/`.
+//!
+//! ```
+//! use amends_protocol::{id, Kind, Outcome};
+//! let saga = uuid::Uuid::now_v7();
+//! let execute = id::execute(saga, "pay", 0, 1);
+//! assert_eq!(execute, id::execute(saga, "pay", 0, 1), "the same for every attempt");
+//! assert_ne!(execute, id::undo(execute));
+//! assert_eq!(serde_json::to_string(&Kind::Compensate).unwrap(), "\"compensate\"");
+//! assert!(Outcome::Refused.is_business_answer());
+//! ```
+#![warn(missing_docs)]
+
+mod command;
+mod exposure;
+pub mod id;
+mod json;
+mod reply;
+pub mod schema;
+mod token;
+pub mod transport;
+pub mod wire;
+
+pub use command::{Command, Kind};
+pub use exposure::{Exposure, add_exposure, is_nothing, negated};
+pub use json::Json;
+pub use reply::{Outcome, Reason, Reply};
+pub use token::{KeyError, TokenKey};
+
+/// The version of the message format that this crate writes. Older ones are read as well.
+pub const SCHEMA_VERSION: u16 = 1;
+
+/// How many homes ("slots") there are for sagas. A message's partition is its slot modulo the topic's
+/// present count of partitions.
+pub const SLOTS: u16 = 1024;

@@ -1,0 +1,79 @@
+//! The reply token: proof that a reply answers a command which this engine sent.
+
+use std::fmt;
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use uuid::Uuid;
+
+/// A key that is not 32 bytes in hex.
+#[derive(Debug, thiserror::Error)]
+#[error("a token key is 64 hexadecimal digits")]
+pub struct KeyError;
+
+/// The engine's key. A command's token is HMAC-SHA-256 (RFC 2104) of its id, cut to 16 bytes, in hex.
+#[derive(Clone)]
+pub struct TokenKey([u8; 32]);
+
+impl TokenKey {
+    /// A key of 32 bytes from a source of randomness.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// A key from its 64 hexadecimal digits.
+    ///
+    /// # Errors
+    /// [`KeyError`] if it is anything else.
+    pub fn from_hex(text: &str) -> Result<Self, KeyError> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes).map_err(|_| KeyError)?;
+        Ok(Self(bytes))
+    }
+
+    fn mac(&self, command_id: Uuid) -> Hmac<Sha256> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
+        mac.update(command_id.as_bytes());
+        mac
+    }
+
+    /// The token that a command carries.
+    pub fn token(&self, command_id: Uuid) -> String {
+        hex::encode(&self.mac(command_id).finalize().into_bytes()[..16])
+    }
+
+    /// Whether a reply's token is that command's; takes the same time whatever the answer.
+    pub fn believes(&self, command_id: Uuid, token: &str) -> bool {
+        let mut given = [0; 16];
+        hex::decode_to_slice(token, &mut given).is_ok()
+            && self.mac(command_id).verify_truncated_left(&given).is_ok()
+    }
+}
+
+impl fmt::Debug for TokenKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenKey(hidden)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_token_of_the_same_key_and_command_is_believed() {
+        let (key, other) = (TokenKey::new([7; 32]), TokenKey::new([8; 32]));
+        let id = Uuid::now_v7();
+        let token = key.token(id);
+        assert!(key.believes(id, &token));
+        for (k, i, t) in [
+            (&other, id, token.as_str()),
+            (&key, Uuid::now_v7(), &token),
+            (&key, id, ""),
+            (&key, id, "zz"),
+            (&key, id, &token[..16]),
+        ] {
+            assert!(!k.believes(i, t), "{t}");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Bytes to messages and back, with the limits that every edge keeps.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{Command, Reply, SCHEMA_VERSION};
+
+/// The largest message that is read, in bytes.
+pub const MAX_BYTES: usize = 1 << 20;
+/// The deepest nesting that is read.
+pub const MAX_DEPTH: usize = 32;
+
+/// Why bytes are not a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Longer than [`MAX_BYTES`].
+    #[error("{0} bytes; at most {MAX_BYTES} are read")]
+    TooLong(usize),
+    /// Nested deeper than [`MAX_DEPTH`].
+    #[error("nested deeper than {MAX_DEPTH}")]
+    TooDeep,
+    /// Holds the character U+0000, which Postgres cannot store.
+    #[error("holds the character U+0000")]
+    Nul,
+    /// Not JSON, or not of the message's shape.
+    #[error("{0}")]
+    Shape(String),
+}
+
+/// Reads a command. One of a newer format than [`SCHEMA_VERSION`] is returned all the same, for the worker
+/// to answer `unsupported`; see [`is_newer`].
+///
+/// # Errors
+/// [`Error`]: such bytes belong on the dead letter topic.
+pub fn command(bytes: &[u8]) -> Result<Command, Error> {
+    let command: Command = read(bytes)?;
+    match command.fault() {
+        Some(fault) => Err(Error::Shape(fault.into())),
+        None => Ok(command),
+    }
+}
+
+/// Reads a reply.
+///
+/// # Errors
+/// [`Error`]: such bytes belong on the dead letter topic.
+pub fn reply(bytes: &[u8]) -> Result<Reply, Error> {
+    let reply: Reply = read(bytes)?;
+    if is_newer(reply.schema_version) {
+        return Err(Error::Shape(format!("schemaVersion: {} is newer than {SCHEMA_VERSION}", reply.schema_version)));
+    }
+    if reply.slot >= crate::SLOTS {
+        return Err(Error::Shape("slot: out of 0-1023".into()));
+    }
+    Ok(reply)
+}
+
+/// Whether a message was written by a newer program than this one.
+pub fn is_newer(schema_version: u16) -> bool {
+    schema_version > SCHEMA_VERSION
+}
+
+/// Reads any JSON type within the limits of length, depth and characters.
+///
+/// # Errors
+/// [`Error`].
+pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    check(bytes)?;
+    serde_json::from_slice(bytes).map_err(|e| Error::Shape(e.to_string()))
+}
+
+/// The bytes of a message.
+pub fn write<T: Serialize>(message: &T) -> Vec<u8> {
+    serde_json::to_vec(message).expect("messages have string keys and finite numbers only")
+}
+
+/// Checks length, depth and the absence of U+0000 without parsing.
+///
+/// # Errors
+/// [`Error`], never [`Error::Shape`].
+pub fn check(bytes: &[u8]) -> Result<(), Error> {
+    if bytes.len() > MAX_BYTES {
+        return Err(Error::TooLong(bytes.len()));
+    }
+    let (mut depth, mut in_string, mut at) = (0_usize, false, 0);
+    while at < bytes.len() {
+        match bytes[at] {
+            0 => return Err(Error::Nul),
+            b'\\' if in_string => {
+                if bytes[at + 1..].starts_with(b"u0000") {
+                    return Err(Error::Nul);
+                }
+                at += 1;
+            }
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    return Err(Error::TooDeep);
+                }
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        at += 1;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_nul_is_refused_and_an_escaped_backslash_before_u0000_is_not() {
+        assert_eq!(check(br#""a\u0000b""#), Err(Error::Nul));
+        assert_eq!(check(b"\"a\0b\""), Err(Error::Nul));
+        assert_eq!(check(br#""a\\u0000b""#), Ok(()));
+    }
+
+    #[test]
+    fn what_is_too_long_or_too_deep_is_refused() {
+        assert_eq!(check(&vec![b' '; MAX_BYTES + 1]), Err(Error::TooLong(MAX_BYTES + 1)));
+        assert_eq!(check("[".repeat(33).as_bytes()), Err(Error::TooDeep));
+        assert_eq!(check(format!("{}{}", "[".repeat(32), "]".repeat(32)).as_bytes()), Ok(()));
+        assert_eq!(check(format!("\"{}\"", "[".repeat(99)).as_bytes()), Ok(()));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_message_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = command(&bytes);
+            let _ = reply(&bytes);
+        }
+    }
+}
