@@ -1,1 +1,15 @@
-//! amends-embedded
+//! A Postgres and a Kafka broker that the program starts by itself, for `amends dev` and for tests.
+//!
+//! Both listen on 127.0.0.1 only and end with the process that started them, however that ends.
+//! [`Postgres`] is the installed server on a private cluster, kept between runs; [`Broker`] is librdkafka's
+//! mock cluster: real protocol over TCP, in memory only.
+
+#![warn(missing_docs)]
+
+mod account;
+mod cluster;
+pub mod postgres;
+mod supervisor;
+mod sys;
+
+pub use postgres::{Postgres, PostgresOptions};

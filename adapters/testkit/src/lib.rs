@@ -1,1 +1,33 @@
-//! amends-testkit
+//! What tests stand on: databases of their own, a broker of their own, and waiting for conditions.
+//!
+//! Everything is real, started once a test process and ended with it.
+
+#![warn(missing_docs)]
+
+mod database;
+mod scratch;
+mod server;
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+pub use database::{LOGIN_ROLES, TestDatabase, database};
+
+/// Waits until the condition yields something, and fails the test in these words if it does not in time.
+pub async fn eventually<T, F>(what: &str, within: Duration, mut condition: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let begun = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(found) = condition().await {
+            return found;
+        }
+        assert!(begun.elapsed() < within, "not within {within:?}: {what}");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}

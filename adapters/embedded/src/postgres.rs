@@ -1,0 +1,218 @@
+//! The installed Postgres on a private cluster.
+
+use std::{
+    io,
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use sqlx::{
+    Connection, PgConnection,
+    postgres::{PgConnectOptions, PgSslMode},
+};
+
+use crate::{cluster::Cluster, supervisor::Supervisor};
+
+pub(crate) const SUPERUSER: &str = "postgres";
+
+/// Another process may take the free port that we found before the server does.
+const ATTEMPTS: usize = 5;
+
+/// How long a server may recover before its start has failed.
+const START_PATIENCE: Duration = Duration::from_secs(300);
+
+/// How a private Postgres is made and run.
+#[derive(Debug, Clone)]
+pub struct PostgresOptions {
+    /// Where the cluster is kept between runs. As root, a directory out of the unprivileged user's reach is
+    /// replaced by one under `/var/lib/amends`; [`Postgres::directory`] tells.
+    pub data_dir: PathBuf,
+    /// Whether commits survive a power cut. Off is for tests.
+    pub fsync: bool,
+    /// Whether an existing cluster is thrown away first.
+    pub fresh: bool,
+    /// The port, or a free one.
+    pub port: Option<u16>,
+    /// More settings of `postgresql.conf`.
+    pub settings: Vec<(String, String)>,
+}
+
+impl PostgresOptions {
+    /// A durable cluster in this directory, on a free port.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self { data_dir: data_dir.into(), fsync: true, fresh: false, port: None, settings: Vec::new() }
+    }
+}
+
+/// Why there is no Postgres.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No server binaries were found.
+    #[error(
+        "no PostgreSQL server found on PATH, by pg_config or in /usr/lib/postgresql; \
+         install it (Debian, Ubuntu: the package `postgresql`) or name a server with DATABASE_URL"
+    )]
+    NotInstalled,
+    /// Another process runs a server on the same data.
+    #[error("{} is in use by another process", .0.display())]
+    InUse(PathBuf),
+    /// Running as root, and no directory was found that an unprivileged user can reach.
+    #[error("{} cannot be reached by an unprivileged user, as which Postgres must run", .0.display())]
+    Unreachable(PathBuf),
+    /// A file or directory could not be handled.
+    #[error("{doing} {}: {source}", path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To which path.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// `initdb` failed.
+    #[error("initdb: {0}")]
+    Initdb(String),
+    /// The server ended instead of becoming ready.
+    #[error("Postgres did not start ({end}): {said}")]
+    Start {
+        /// How it ended.
+        end: String,
+        /// The last lines of its log.
+        said: String,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(doing: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io { doing, path: path.into(), source }
+    }
+}
+
+/// A running private Postgres. It is started again if it ends unasked, on the same port. Dropped, it ends at
+/// once; [`Self::stop`] is kinder.
+#[derive(Debug)]
+pub struct Postgres {
+    cluster: Arc<Cluster>,
+    supervisor: Supervisor,
+    port: u16,
+}
+
+impl Postgres {
+    /// Makes the cluster if there is none, starts the server and waits until it answers.
+    pub async fn start(options: PostgresOptions) -> Result<Self, Error> {
+        let asked = options.clone();
+        let cluster = tokio::task::spawn_blocking(move || Cluster::open(&asked))
+            .await
+            .expect("opening a cluster does not panic")?;
+        let cluster = Arc::new(cluster);
+        let settings = settings(&options);
+        let mut attempt = 1;
+        loop {
+            let port = match options.port {
+                Some(port) => port,
+                None => free_port()
+                    .map_err(|error| Error::io("looking for a port for", &options.data_dir, error))?,
+            };
+            tracing::info!(port, directory = %cluster.directory.display(), "starting Postgres");
+            let (starting, settings) = (cluster.clone(), settings.clone());
+            let supervisor = Supervisor::start("postgres", move || starting.server(port, &settings))
+                .map_err(|error| Error::io("starting a thread for", &cluster.directory, error))?;
+            let server = Self { cluster: cluster.clone(), supervisor, port };
+            match server.ready().await {
+                Ok(()) => {
+                    server.supervisor.keep_alive();
+                    tracing::info!(port, "Postgres is ready");
+                    return Ok(server);
+                }
+                Err(Error::Start { said, .. })
+                    if options.port.is_none() && attempt < ATTEMPTS && said.contains("could not bind") =>
+                {
+                    attempt += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The superuser's connection string to a database. It carries the password.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://{SUPERUSER}:{}@127.0.0.1:{}/{database}", self.cluster.password, self.port)
+    }
+
+    /// The port it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where its data is.
+    pub fn directory(&self) -> &Path {
+        &self.cluster.directory
+    }
+
+    /// Ends it in good order.
+    pub async fn stop(self) {
+        self.supervisor.stop(Duration::from_secs(10)).await;
+        tracing::info!("Postgres has stopped");
+    }
+
+    async fn ready(&self) -> Result<(), Error> {
+        let begun = Instant::now();
+        let mut told = begun;
+        let options = self.connect_options();
+        loop {
+            let connection = PgConnection::connect_with(&options);
+            tokio::select! {
+                end = self.supervisor.ended() => {
+                    return Err(Error::Start { end, said: self.cluster.last_words() });
+                }
+                connected = connection => match connected {
+                    Ok(connection) => {
+                        let _ = connection.close().await;
+                        return Ok(());
+                    }
+                    Err(error) if begun.elapsed() > START_PATIENCE => {
+                        return Err(Error::Start { end: error.to_string(), said: self.cluster.last_words() });
+                    }
+                    Err(error) if told.elapsed() > Duration::from_secs(2) => {
+                        told = Instant::now();
+                        tracing::info!(waited = ?begun.elapsed(), %error, "Postgres is not ready yet");
+                    }
+                    Err(_) => {}
+                },
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn connect_options(&self) -> PgConnectOptions {
+        PgConnectOptions::new_without_pgpass()
+            .host("127.0.0.1")
+            .port(self.port)
+            .username(SUPERUSER)
+            .password(&self.cluster.password)
+            .database("postgres")
+            .ssl_mode(PgSslMode::Disable)
+    }
+}
+
+fn settings(options: &PostgresOptions) -> Vec<(String, String)> {
+    let mut settings = vec![
+        ("listen_addresses", "127.0.0.1"),
+        // None: a socket's path may be too long, and /var/run/postgresql is not ours.
+        ("unix_socket_directories", ""),
+        ("max_connections", "200"),
+        ("timezone", "UTC"),
+        ("log_timezone", "UTC"),
+    ];
+    if !options.fsync {
+        settings.extend([("fsync", "off"), ("synchronous_commit", "off"), ("full_page_writes", "off")]);
+    }
+    let ours = settings.into_iter().map(|(key, value)| (key.into(), value.into()));
+    ours.chain(options.settings.iter().cloned()).collect()
+}
+
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}

@@ -1,0 +1,67 @@
+//! The one file of Amends in which `unsafe` is allowed: calls to C that no safe wrapper covers.
+//!
+//! Each function is safe to call; what makes it so stands next to its `unsafe` block.
+
+#![allow(unsafe_code)]
+
+use std::{io, os::unix::process::CommandExt, process::Command};
+
+/// Signals that servers are ended with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// Orderly: Postgres ends its sessions and writes a checkpoint.
+    Interrupt,
+    /// At once: Postgres recovers at its next start.
+    Quit,
+    /// By force.
+    Kill,
+}
+
+impl Signal {
+    fn number(self) -> libc::c_int {
+        match self {
+            Self::Interrupt => libc::SIGINT,
+            Self::Quit => libc::SIGQUIT,
+            Self::Kill => libc::SIGKILL,
+        }
+    }
+}
+
+/// Whether this process may become another user.
+pub(crate) fn is_root() -> bool {
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Sends a signal; a process that is gone is no error.
+pub(crate) fn signal(pid: u32, signal: Signal) {
+    let Ok(pid) = libc::pid_t::try_from(pid) else { return };
+    if pid > 0 {
+        // SAFETY: kill touches no memory of ours; `pid` is one process, never a group or everybody.
+        unsafe { libc::kill(pid, signal.number()) };
+    }
+}
+
+/// Has the kernel send `signal` to the command's process when the *thread* that spawns it ends, be it by
+/// kill -9. Linux only; elsewhere the command outlives a parent that is killed.
+pub(crate) fn die_with_spawner(command: &mut Command, signal: Signal) {
+    #[cfg(target_os = "linux")]
+    {
+        let parent = std::process::id();
+        let tie = move || {
+            // SAFETY: prctl and getppid are async-signal-safe, as a closure between fork and exec must be.
+            let (tied, ppid) =
+                unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, signal.number()), libc::getppid()) };
+            match tied {
+                -1 => Err(io::Error::last_os_error()),
+                // It died before the tie was made.
+                _ if u32::try_from(ppid) != Ok(parent) => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+                _ => Ok(()),
+            }
+        };
+        // SAFETY: the closure allocates nothing and takes no lock.
+        unsafe { command.pre_exec(tie) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (command, signal);
+}

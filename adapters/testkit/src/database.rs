@@ -1,0 +1,125 @@
+//! A migrated database for one test: a clone of a template that was migrated once.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+};
+
+use sqlx::{
+    AssertSqlSafe, Connection, PgConnection, PgPool,
+    migrate::Migrator,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use crate::server::{ROLE_PASSWORD, Server, server};
+
+/// The services' login roles. They exist before anything is migrated, so that migrations can grant to them.
+pub const LOGIN_ROLES: [&str; 5] =
+    ["amends_engine", "amends_inventory", "amends_payment", "amends_shipment", "amends_notification"];
+
+/// A database of the test's own. It is dropped with this value.
+#[derive(Debug)]
+pub struct TestDatabase {
+    /// Connections of the owner, who is also the superuser.
+    pub pool: PgPool,
+    /// The owner's connection string.
+    pub url: String,
+    name: String,
+    owner: PgConnectOptions,
+    admin: PgConnectOptions,
+}
+
+/// A database with these migrations, named after the service.
+pub async fn database(migrator: &'static Migrator, name: &str) -> TestDatabase {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let server = server().await;
+    let template = template(server, migrator, name).await;
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("{name}_{}_{:08x}_{count}", std::process::id(), rand::random::<u32>());
+    let mut connection = server.connect().await;
+    execute(&mut connection, format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
+    let _ = connection.close().await;
+
+    let owner = server.options(&name);
+    // Few connections, many tests: none is kept that is not needed.
+    let pool = PgPoolOptions::new().max_connections(10).connect_lazy_with(owner.clone());
+    let admin = server.options(server.name());
+    TestDatabase { pool, url: url(&owner, None), name, owner, admin }
+}
+
+impl TestDatabase {
+    /// The connection string of a service's login role.
+    pub fn role_url(&self, role: &str) -> String {
+        url(&self.owner, Some(role))
+    }
+
+    /// The database's name on the server.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        let (admin, name) = (self.admin.clone(), std::mem::take(&mut self.name));
+        // A thread, for the test's runtime is busy with dropping us, or may be gone.
+        let dropping = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let mut connection = PgConnection::connect_with(&admin).await?;
+                let sql = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+                sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await?;
+                connection.close().await
+            })?;
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+        });
+        // A test that has stopped the server cannot drop anything: that is no failure.
+        let _ = dropping.join();
+    }
+}
+
+/// The template's name; it is made if it is not there. Its name says what is in it, and it gets that name only
+/// once it is complete, so that a process killed half-way spoils nothing.
+async fn template(server: &Server, migrator: &'static Migrator, name: &str) -> String {
+    let mut hash = DefaultHasher::new();
+    migrator.iter().for_each(|migration| (migration.version, &migration.checksum).hash(&mut hash));
+    let template = format!("template_{name}_{:016x}", hash.finish());
+    if exists(&mut server.connect().await, &template).await {
+        return template;
+    }
+    let mut lock = server.lock().await;
+    if !exists(&mut lock, &template).await {
+        let draft = format!("{template}_draft");
+        execute(&mut lock, format!("DROP DATABASE IF EXISTS {draft} WITH (FORCE)")).await;
+        execute(&mut lock, format!("CREATE DATABASE {draft} TEMPLATE template0")).await;
+        let mut migrating = PgConnection::connect_with(&server.options(&draft)).await.expect("it is there");
+        migrator.run(&mut migrating).await.expect("the migrations run");
+        let _ = migrating.close().await;
+        execute(&mut lock, format!("ALTER DATABASE {draft} RENAME TO {template}")).await;
+    }
+    let _ = lock.close().await;
+    template
+}
+
+async fn exists(connection: &mut PgConnection, database: &str) -> bool {
+    sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")
+        .bind(database)
+        .fetch_one(connection)
+        .await
+        .expect("databases can be listed")
+}
+
+async fn execute(connection: &mut PgConnection, sql: String) {
+    let done = sqlx::raw_sql(AssertSqlSafe(sql.clone())).execute(connection).await;
+    done.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+/// As the superuser, or as a login role.
+fn url(options: &PgConnectOptions, role: Option<&str>) -> String {
+    use sqlx::ConnectOptions;
+    match role {
+        None => options.to_url_lossy().to_string(),
+        Some(role) => options.clone().username(role).password(ROLE_PASSWORD).to_url_lossy().to_string(),
+    }
+}

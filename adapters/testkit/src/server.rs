@@ -1,0 +1,94 @@
+//! The database server that the tests of this process share.
+
+use std::{env, str::FromStr};
+
+use amends_embedded::{Postgres, PostgresOptions};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
+use tokio::sync::OnceCell;
+
+use crate::{LOGIN_ROLES, scratch};
+
+/// The password of every login role on a test server.
+pub(crate) const ROLE_PASSWORD: &str = "amends-test";
+
+/// Held while roles or templates are made, for other test processes may be at it too.
+const LOCK: i64 = 0x616d_656e_6473;
+
+/// A server, named by a superuser's connection options. It holds no connection: each test has its own runtime,
+/// and a connection does not outlive the runtime that opened it.
+pub(crate) struct Server {
+    options: PgConnectOptions,
+    _embedded: Option<Postgres>,
+}
+
+static SERVER: OnceCell<Server> = OnceCell::const_new();
+
+/// The server named by `AMENDS_TEST_DATABASE_URL`, or one of this process' own.
+pub(crate) async fn server() -> &'static Server {
+    SERVER
+        .get_or_init(|| async {
+            let server = match env::var("AMENDS_TEST_DATABASE_URL") {
+                Ok(url) => {
+                    let options =
+                        PgConnectOptions::from_str(&url).expect("AMENDS_TEST_DATABASE_URL is a URL");
+                    Server { options, _embedded: None }
+                }
+                Err(_) => embedded().await,
+            };
+            server.make_roles().await;
+            server
+        })
+        .await
+}
+
+async fn embedded() -> Server {
+    let mut options = PostgresOptions::new(scratch::directory().join("postgres"));
+    options.fsync = false;
+    options.settings =
+        vec![("shared_buffers".into(), "64MB".into()), ("max_connections".into(), "400".into())];
+    let postgres = Postgres::start(options).await.expect("a Postgres for tests starts");
+    let options = PgConnectOptions::from_str(&postgres.url("postgres")).expect("its URL is one");
+    Server { options, _embedded: Some(postgres) }
+}
+
+impl Server {
+    /// How the superuser connects to a database.
+    pub(crate) fn options(&self, database: &str) -> PgConnectOptions {
+        self.options.clone().database(database)
+    }
+
+    /// The database that it was named with.
+    pub(crate) fn name(&self) -> &str {
+        self.options.get_database().unwrap_or("postgres")
+    }
+
+    /// A connection to the database that it was named with.
+    pub(crate) async fn connect(&self) -> PgConnection {
+        PgConnection::connect_with(&self.options).await.expect("the test server can be reached")
+    }
+
+    /// A connection with the lock; closing it lets go.
+    pub(crate) async fn lock(&self) -> PgConnection {
+        let mut connection = self.connect().await;
+        let locked = sqlx::query("SELECT pg_advisory_lock($1)").bind(LOCK).execute(&mut connection).await;
+        locked.expect("an advisory lock can be had");
+        connection
+    }
+
+    async fn make_roles(&self) {
+        let mut connection = self.lock().await;
+        for role in LOGIN_ROLES {
+            let sql = format!(
+                "DO $$ BEGIN
+                     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}') THEN CREATE ROLE {role}; END IF;
+                 END $$;
+                 ALTER ROLE {role} LOGIN PASSWORD '{ROLE_PASSWORD}'"
+            );
+            sqlx::raw_sql(AssertSqlSafe(sql))
+                .execute(&mut connection)
+                .await
+                .expect("login roles can be made");
+        }
+        let _ = connection.close().await;
+    }
+}
