@@ -80,7 +80,11 @@ pub struct Error(pub String);
 pub trait Source: Send {
     /// All that is there, up to `max`, without waiting for more. Waits until there is something, at most for
     /// `patience`; then the batch is empty. Dropping the future loses no message.
-    fn receive(&mut self, max: usize, patience: Duration) -> impl Future<Output = Result<Batch, Error>> + Send;
+    fn receive(
+        &mut self,
+        max: usize,
+        patience: Duration,
+    ) -> impl Future<Output = Result<Batch, Error>> + Send;
 
     /// All that was received up to and with this receipt is settled: its offsets may move. Receipts of
     /// partitions that were lost meanwhile are ignored. Returns before the broker has answered.

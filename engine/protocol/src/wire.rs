@@ -46,7 +46,10 @@ pub fn command(bytes: &[u8]) -> Result<Command, Error> {
 pub fn reply(bytes: &[u8]) -> Result<Reply, Error> {
     let reply: Reply = read(bytes)?;
     if is_newer(reply.schema_version) {
-        return Err(Error::Shape(format!("schemaVersion: {} is newer than {SCHEMA_VERSION}", reply.schema_version)));
+        return Err(Error::Shape(format!(
+            "schemaVersion: {} is newer than {SCHEMA_VERSION}",
+            reply.schema_version
+        )));
     }
     if reply.slot >= crate::SLOTS {
         return Err(Error::Shape("slot: out of 0-1023".into()));

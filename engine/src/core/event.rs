@@ -1,0 +1,129 @@
+//! What happens to a saga.
+
+use amends_protocol::{Exposure, Json, Kind, Outcome, Reason, Reply};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// An event, when it was decided, and the randomness that the decision may use.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Occurrence {
+    /// What happened.
+    pub event: Event,
+    /// The engine's database's time.
+    pub at: DateTime<Utc>,
+    /// 0–1000, drawn by the runtime; see [`super::RetryPolicy::delay`].
+    #[serde(default)]
+    pub jitter: u16,
+}
+
+/// Any input to a transition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// The saga was born. Only ever the first.
+    Started,
+    /// A worker answered.
+    Replied(ReplyEvent),
+    /// Its `wake_at` has come.
+    Woke,
+    /// Somebody wants it undone.
+    CancelRequested(Actor),
+    /// An operator wants what is parked tried again.
+    RetryRequested(Actor),
+    /// An operator knows, from elsewhere, what became of what is parked.
+    Resolved(Resolution),
+    /// The row could not be written with what had come.
+    Poisoned(Reason),
+}
+
+/// Who did something, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actor {
+    /// Subject of the request.
+    pub who: String,
+    /// In their words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
+}
+
+impl Actor {
+    /// Who and why.
+    pub fn new(who: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { who: who.into(), why: why.into() }
+    }
+}
+
+/// A resolution by hand.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resolution {
+    /// Who and why.
+    pub by: Actor,
+    /// Whether it was done.
+    pub done: bool,
+    /// Evidence from the other side: a bank's or a carrier's reference.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reference: String,
+    /// What the step holds if it was done, by the definition and the saga's input.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exposure: Vec<Exposure>,
+}
+
+/// What a reply says, without what only the edge needs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplyEvent {
+    /// The command that is answered.
+    pub command_id: Uuid,
+    /// Its kind.
+    pub kind: Kind,
+    /// The execute that it is about.
+    pub row_key: Uuid,
+    /// Name of the step.
+    pub step: String,
+    /// The attempt that the worker's row stands at.
+    pub attempt: u32,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// What a success brought.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Json>,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// What the saga holds more or less since.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exposure: Vec<Exposure>,
+}
+
+impl From<Reply> for ReplyEvent {
+    fn from(reply: Reply) -> Self {
+        Self {
+            row_key: reply.row_key(),
+            command_id: reply.command_id,
+            kind: reply.kind,
+            step: reply.step,
+            attempt: reply.attempt,
+            outcome: reply.outcome,
+            result: reply.result,
+            reason: reply.reason,
+            exposure: reply.exposure,
+        }
+    }
+}
+
+impl Event {
+    /// The word for a timeline: what happened.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Event::Started => "started",
+            Event::Replied(reply) => reply.outcome.as_str(),
+            Event::Woke => "woke",
+            Event::CancelRequested(_) => "cancel_requested",
+            Event::RetryRequested(_) => "retry_requested",
+            Event::Resolved(_) => "resolved",
+            Event::Poisoned(_) => "poisoned",
+        }
+    }
+}

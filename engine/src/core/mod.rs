@@ -1,0 +1,23 @@
+//! The pure core: everything that decides a saga's fate. No I/O, no clock, no randomness; replaying a saga's
+//! timeline through it gives the stored row.
+
+mod definition;
+mod effect;
+mod event;
+mod message;
+mod replay;
+mod retry;
+mod saga;
+pub mod transition;
+
+pub use definition::{Call, Catalog, Definition, Fault, Input, Labels, SagaTimeout, Step, StepKind};
+pub use effect::{Change, Decision, Did, Entry, Illegal, Nothing, Send};
+pub use event::{Actor, Event, Occurrence, ReplyEvent, Resolution};
+pub use message::{command, outstanding};
+pub use replay::{Mismatch, replay};
+pub use retry::RetryPolicy;
+pub use saga::{CommandState, Direction, NewSaga, Saga, SagaOutcome, SagaState, State, Status, Undo};
+pub use transition::{start, transition};
+
+/// The version of the core's rules. Saga rows carry the one that wrote them.
+pub const CORE_VERSION: u16 = 1;

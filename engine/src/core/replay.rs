@@ -1,0 +1,50 @@
+//! A saga's row from its timeline.
+
+use super::{Decision, Definition, Entry, Event, NewSaga, Saga, start, transition};
+use amends_protocol::Json;
+
+/// Where a history and the core disagree.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Mismatch {
+    /// Not every history begins with the saga's birth.
+    #[error("the first entry is not the saga's birth")]
+    Birth,
+    /// A revision is missing or comes twice.
+    #[error("revision {found} where {expected} should be")]
+    Gap {
+        /// What should have come.
+        expected: u32,
+        /// What came.
+        found: u32,
+    },
+    /// The core would have decided something else.
+    #[error("revision {0}: the core now decides otherwise")]
+    Decision(u32),
+}
+
+/// Replays a timeline through the core.
+///
+/// # Errors
+/// The first [`Mismatch`].
+pub fn replay(
+    definition: &Definition,
+    new: NewSaga,
+    input: &Json,
+    entries: &[Entry],
+) -> Result<Saga, Mismatch> {
+    let (first, rest) = entries.split_first().ok_or(Mismatch::Birth)?;
+    if first.revision != 1 || first.occurrence.event != Event::Started {
+        return Err(Mismatch::Birth);
+    }
+    let mut saga = start(definition, new, input, first.occurrence.at).saga;
+    for entry in rest {
+        if entry.revision != saga.revision + 1 {
+            return Err(Mismatch::Gap { expected: saga.revision + 1, found: entry.revision });
+        }
+        match transition(definition, &saga, &entry.occurrence) {
+            Decision::Changed(change) if change.entry.did == entry.did => saga = change.saga,
+            _ => return Err(Mismatch::Decision(entry.revision)),
+        }
+    }
+    Ok(saga)
+}

@@ -1,0 +1,350 @@
+//! A saga: what its row says.
+
+use amends_protocol::{Exposure, Json, Outcome, Reason, add_exposure, id};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{Call, Definition, Input, StepKind};
+
+/// What a saga is born with, besides its workflow and input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewSaga {
+    /// UUIDv7.
+    pub id: Uuid,
+    /// Its home for life, 0–1023.
+    pub slot: u16,
+    /// What it is about: an order's id.
+    pub business_key: String,
+}
+
+/// One running (or ended) instance of a workflow.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Saga {
+    /// UUIDv7.
+    pub id: Uuid,
+    /// Its home for life.
+    pub slot: u16,
+    /// What it is about.
+    pub business_key: String,
+    /// Name of its workflow.
+    pub workflow: String,
+    /// Version of its workflow.
+    pub workflow_version: u32,
+    /// Counts its timeline entries; the fence between concurrent writers.
+    pub revision: u32,
+    /// What the world sees.
+    pub label: String,
+    /// While being undone: the label it will have.
+    pub heading_for: Option<String>,
+    /// Why it failed or is failing.
+    pub reason: Option<Reason>,
+    /// Final once set; never changes.
+    pub outcome: Option<SagaOutcome>,
+    /// The engine stopped and waits for an operator.
+    pub parked: bool,
+    /// A command is outstanding or a timer is set.
+    pub live: bool,
+    /// Never later than anything that is due.
+    pub wake_at: Option<DateTime<Utc>>,
+    /// The step it is at.
+    pub step: String,
+    /// Since when it waits there.
+    pub since: DateTime<Utc>,
+    /// When it was born.
+    pub born_at: DateTime<Utc>,
+    /// Everything else.
+    pub state: State,
+}
+
+/// How a saga ended. Public and final.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SagaOutcome {
+    /// Every step completed.
+    Completed,
+    /// Every effect was undone, or there was none.
+    Undone,
+}
+
+/// What an operator sees of a saga.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SagaState {
+    /// Going forward.
+    Running,
+    /// Being undone.
+    Compensating,
+    /// Waits for an operator.
+    Parked,
+    /// Ended, every step completed.
+    Completed,
+    /// Ended, every effect undone.
+    Undone,
+}
+
+impl SagaState {
+    /// The word used in the admin API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SagaState::Running => "running",
+            SagaState::Compensating => "compensating",
+            SagaState::Parked => "parked",
+            SagaState::Completed => "completed",
+            SagaState::Undone => "undone",
+        }
+    }
+}
+
+/// The part of a saga that only the core reads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// Which way it goes.
+    pub direction: Direction,
+    /// When it is cancelled unless a step has succeeded by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_at: Option<DateTime<Utc>>,
+    /// How many commands each step has; empty where every step has one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<u16>,
+    /// Every command ever sent, in order.
+    pub commands: Vec<CommandState>,
+    /// The row could not be written with what had come; an operator must look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub poisoned: Option<Reason>,
+}
+
+/// Which way a saga goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// From step to step.
+    Forward,
+    /// Being undone, in reverse.
+    Undoing,
+    /// Has an outcome. An orphan may still be undone.
+    Ended,
+}
+
+/// An execute, and its compensation if it has one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CommandState {
+    /// Index of its step.
+    pub step: usize,
+    /// Which of the step's commands.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub part: u16,
+    /// From 1.
+    #[serde(default = "one16", skip_serializing_if = "is_one16")]
+    pub generation: u16,
+    /// From 1; never restarted.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub attempt: u32,
+    /// When first issued.
+    pub issued_at: DateTime<Utc>,
+    /// When the present attempt was issued; its deadline counts from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_at: Option<DateTime<Utc>>,
+    /// What is known of it.
+    pub status: Status,
+    /// When there is something to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due_at: Option<DateTime<Utc>>,
+    /// Questions asked since the last answer.
+    #[serde(default, skip_serializing_if = "is_zero32")]
+    pub asks: u32,
+    /// Times that a probe was answered `unknown`.
+    #[serde(default, skip_serializing_if = "is_zero32")]
+    pub unknowns: u32,
+    /// Why it waits for an operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parked: Option<Reason>,
+    /// What its success brought.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<Exposure>,
+    /// Odd answers already in the timeline, so that each is recorded once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub noted: Vec<Outcome>,
+    /// Its compensation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo: Option<Undo>,
+}
+
+/// What is known of an execute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Sent; within its deadline.
+    Waiting,
+    /// Nobody knows: being asked after.
+    Unknown,
+    /// Failed; a further attempt follows.
+    Backoff,
+    /// Took effect.
+    Succeeded,
+    /// A business no.
+    Refused,
+    /// Failed, and the engine gave up on it.
+    Failed,
+    /// Will never take effect.
+    Fenced,
+    /// Too old for its worker to know.
+    Expired,
+    /// An operator has evidence that it took no effect.
+    NotDone,
+}
+
+impl Status {
+    /// Whether an answer is still awaited.
+    pub fn is_open(self) -> bool {
+        matches!(self, Status::Waiting | Status::Unknown | Status::Backoff)
+    }
+
+    /// Whether it is certain, without a compensation, that there is nothing to undo.
+    pub fn needs_no_undo(self) -> bool {
+        matches!(self, Status::Refused | Status::NotDone)
+    }
+}
+
+/// The compensation of an execute.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Undo {
+    /// From 1; never restarted.
+    pub attempt: u32,
+    /// When first issued.
+    pub issued_at: DateTime<Utc>,
+    /// The effect is undone or can never happen.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub done: bool,
+    /// When to send it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due_at: Option<DateTime<Utc>>,
+    /// Sent since the last answer.
+    #[serde(default, skip_serializing_if = "is_zero32")]
+    pub asks: u32,
+    /// Attempts that were answered `failed`.
+    #[serde(default, skip_serializing_if = "is_zero32")]
+    pub failures: u32,
+    /// Why it waits for an operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parked: Option<Reason>,
+}
+
+fn one() -> u32 {
+    1
+}
+fn one16() -> u16 {
+    1
+}
+// serde passes references to these.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_one(n: &u32) -> bool {
+    *n == 1
+}
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_one16(n: &u16) -> bool {
+    *n == 1
+}
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(n: &u16) -> bool {
+    *n == 0
+}
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero32(n: &u32) -> bool {
+    *n == 0
+}
+
+impl CommandState {
+    /// The execute's id.
+    pub fn id(&self, saga: Uuid, definition: &Definition) -> Uuid {
+        id::execute(saga, definition.steps[self.step].name, self.part, self.generation)
+    }
+
+    /// Whether its compensation says that there is no effect and never will be.
+    pub fn is_undone(&self) -> bool {
+        self.undo.as_ref().is_some_and(|u| u.done)
+    }
+
+    /// Why it, or its compensation, waits for an operator.
+    pub fn parked(&self) -> Option<&Reason> {
+        self.parked.as_ref().or_else(|| self.undo.as_ref().and_then(|u| u.parked.as_ref()))
+    }
+
+    /// When there is something to do about it or its compensation.
+    pub fn due(&self) -> Option<DateTime<Utc>> {
+        self.due_at.into_iter().chain(self.undo.as_ref().and_then(|u| u.due_at)).min()
+    }
+}
+
+impl Saga {
+    /// What an operator sees.
+    pub fn state(&self) -> SagaState {
+        match (self.parked, self.outcome) {
+            (true, _) => SagaState::Parked,
+            (_, Some(SagaOutcome::Completed)) => SagaState::Completed,
+            (_, Some(SagaOutcome::Undone)) => SagaState::Undone,
+            _ if self.state.direction == Direction::Undoing => SagaState::Compensating,
+            _ => SagaState::Running,
+        }
+    }
+
+    /// How many commands a step has.
+    pub fn parts(&self, step: usize) -> u16 {
+        self.state.parts.get(step).copied().unwrap_or(1)
+    }
+
+    /// Whether the pivot has succeeded: from then on the saga only goes forward.
+    pub fn is_past_pivot(&self, definition: &Definition) -> bool {
+        definition
+            .steps
+            .iter()
+            .position(|s| s.kind == StepKind::Pivot)
+            .is_some_and(|pivot| self.has_succeeded(pivot))
+    }
+
+    /// Whether every command of a step has succeeded in its newest generation.
+    pub fn has_succeeded(&self, step: usize) -> bool {
+        let done = |part| {
+            let newest = self.state.commands.iter().rev().find(|c| c.step == step && c.part == part);
+            newest.is_some_and(|c| c.status == Status::Succeeded)
+        };
+        (0..self.parts(step)).all(done)
+    }
+
+    /// What the saga certainly holds, and what it may hold besides because an answer is still open.
+    pub fn holds(&self, definition: &Definition, input: Input<'_>) -> (Vec<Exposure>, Vec<Exposure>) {
+        let (mut certain, mut possible) = (Vec::new(), Vec::new());
+        for command in self.state.commands.iter().filter(|c| !c.is_undone()) {
+            add_exposure(&mut certain, &command.held);
+            if command.held.is_empty() && (command.status.is_open() || command.status == Status::Expired) {
+                let call = self.call(command.part, input);
+                add_exposure(&mut possible, &(definition.steps[command.step].may_hold)(&call));
+            }
+        }
+        (certain, possible)
+    }
+
+    /// What a payload of this saga is made from.
+    pub fn call<'a>(&'a self, part: u16, input: Input<'a>) -> Call<'a> {
+        Call { saga_id: self.id, business_key: &self.business_key, part, input }
+    }
+
+    /// Why it waits for an operator.
+    pub fn parked_reason(&self) -> Option<&Reason> {
+        self.state.poisoned.as_ref().or_else(|| self.parked_command().and_then(CommandState::parked))
+    }
+
+    /// The command that waits for an operator: what [`super::Event::Resolved`] would settle.
+    pub fn parked_command(&self) -> Option<&CommandState> {
+        self.state.commands.iter().rev().find(|c| c.parked().is_some())
+    }
+}
+
+/// The number of parts of each step, for [`State::parts`].
+pub(super) fn parts_of(definition: &Definition, input: &Json) -> Vec<u16> {
+    let parts: Vec<u16> = definition.steps.iter().map(|s| (s.parts)(input).max(1)).collect();
+    if parts.iter().all(|n| *n == 1) { Vec::new() } else { parts }
+}

@@ -1,0 +1,93 @@
+//! Sending a step's commands, and moving on.
+
+use amends_protocol::Kind;
+use chrono::{DateTime, Utc};
+
+use super::{Deciding, RESEND};
+use crate::core::{CommandState, SagaOutcome, Send, Status, StepKind};
+
+impl Deciding<'_> {
+    /// Issues every command of a step.
+    pub(super) fn send_step(&mut self, step: usize) {
+        self.saga.step = self.definition.steps[step].name.to_owned();
+        self.saga.since = self.now;
+        for part in 0..self.saga.parts(step) {
+            self.issue(step, part, 1);
+        }
+    }
+
+    /// Issues one command for the first time.
+    pub(super) fn issue(&mut self, step: usize, part: u16, generation: u16) {
+        self.saga.state.commands.push(CommandState {
+            step,
+            part,
+            generation,
+            attempt: 1,
+            issued_at: self.now,
+            sent_at: None,
+            status: Status::Waiting,
+            due_at: None,
+            asks: 0,
+            unknowns: 0,
+            parked: None,
+            held: Vec::new(),
+            noted: Vec::new(),
+            undo: None,
+        });
+        self.execute(self.saga.state.commands.len() - 1);
+    }
+
+    /// Sends an execute at its present attempt, with a deadline from now.
+    pub(super) fn execute(&mut self, at: usize) {
+        let now = self.now;
+        let command = &mut self.saga.state.commands[at];
+        command.status = Status::Waiting;
+        command.parked = None;
+        command.asks = 0;
+        command.sent_at = (command.issued_at != now).then_some(now);
+        let deadline = self.deadline(at);
+        self.saga.state.commands[at].due_at = Some(deadline.min(now + RESEND));
+        self.push(at, Kind::Execute);
+    }
+
+    /// When the present attempt's outcome is called unknown.
+    pub(super) fn deadline(&self, at: usize) -> DateTime<Utc> {
+        let command = &self.saga.state.commands[at];
+        command.sent_at.unwrap_or(command.issued_at) + self.definition.steps[command.step].deadline
+    }
+
+    /// Adds a command to what is to be sent.
+    pub(super) fn push(&mut self, at: usize, kind: Kind) {
+        let deadline = self.deadline(at);
+        let command = &self.saga.state.commands[at];
+        let (attempt, issued_at) = match (kind, &command.undo) {
+            (Kind::Compensate, Some(undo)) => (undo.attempt, undo.issued_at),
+            _ => (command.attempt, command.issued_at),
+        };
+        let &CommandState { step, part, generation, .. } = command;
+        self.sends.push(Send { kind, step, part, generation, attempt, issued_at, deadline });
+    }
+
+    /// A command of a step going forward has succeeded: if it was the step's last, the saga moves on.
+    pub(super) fn advance(&mut self, step: usize) {
+        if !self.saga.has_succeeded(step) {
+            return;
+        }
+        if self.definition.timeout.is_some_and(|t| t.until_step == step) {
+            self.saga.state.timeout_at = None;
+        }
+        if let Some(label) = self.definition.steps[step].label_done {
+            self.label(label);
+        }
+        if step + 1 < self.definition.steps.len() {
+            self.send_step(step + 1);
+        } else {
+            self.end(SagaOutcome::Completed);
+        }
+    }
+
+    /// Whether the step can only be done, not undone.
+    pub(super) fn is_retriable(&self, step: usize) -> bool {
+        self.definition.steps[step].kind == StepKind::Retriable
+    }
+}

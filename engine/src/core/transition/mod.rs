@@ -1,0 +1,169 @@
+//! `transition(workflow, saga, occurrence)`: the only place where a saga's fate is decided.
+//!
+//! | file | decides |
+//! | --- | --- |
+//! | [`verdict`] | what an answer means for a command: every status × outcome, as a table |
+//! | `answer` | what follows from that for the saga |
+//! | `forward` | sending a step's commands, and moving on |
+//! | `undo` | giving up, compensating in reverse, orphans |
+//! | `timer` | what is due |
+//! | `operator` | cancel, retry, resolve |
+
+mod answer;
+mod forward;
+mod operator;
+mod timer;
+mod undo;
+pub mod verdict;
+
+use amends_protocol::{Json, Kind, Reason};
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::saga::parts_of;
+use super::{
+    Change, Decision, Definition, Did, Direction, Entry, Event, NewSaga, Nothing, Occurrence, Saga,
+    SagaOutcome, Send, State,
+};
+
+/// A command nobody answered is sent again after this long: the broker may have forgotten it.
+pub(crate) const RESEND: TimeDelta = TimeDelta::seconds(5);
+
+/// A saga's birth: its row, its first entry and its first step's commands.
+pub fn start(definition: &Definition, new: NewSaga, input: &Json, now: DateTime<Utc>) -> Change {
+    let saga = Saga {
+        id: new.id,
+        slot: new.slot,
+        business_key: new.business_key,
+        workflow: definition.name.to_owned(),
+        workflow_version: definition.version,
+        revision: 0,
+        label: definition.labels.initial.to_owned(),
+        heading_for: None,
+        reason: None,
+        outcome: None,
+        parked: false,
+        live: true,
+        wake_at: None,
+        step: definition.steps[0].name.to_owned(),
+        since: now,
+        born_at: now,
+        state: State {
+            direction: Direction::Forward,
+            timeout_at: definition.timeout.map(|t| now + t.after),
+            parts: parts_of(definition, input),
+            commands: Vec::new(),
+            poisoned: None,
+        },
+    };
+    let mut step = Deciding::new(definition, &saga, now, 0);
+    step.did.label = Some(step.saga.label.clone());
+    step.send_step(0);
+    step.finish(&Occurrence { event: Event::Started, at: now, jitter: 0 })
+}
+
+/// Decides what an event means for a saga.
+pub fn transition(definition: &Definition, saga: &Saga, occurrence: &Occurrence) -> Decision {
+    let mut deciding = Deciding::new(definition, saga, occurrence.at, occurrence.jitter);
+    let verdict = match &occurrence.event {
+        Event::Started => Err(Decision::Nothing(Nothing::Duplicate)),
+        Event::Replied(reply) => deciding.answer(reply),
+        Event::Woke => deciding.wake(),
+        Event::CancelRequested(_) => deciding.cancel(),
+        Event::RetryRequested(_) => deciding.retry(),
+        Event::Resolved(resolution) => deciding.resolve(resolution),
+        Event::Poisoned(reason) => {
+            deciding.poison(reason);
+            Ok(())
+        }
+    };
+    match verdict {
+        Ok(()) => Decision::Changed(Box::new(deciding.finish(occurrence))),
+        Err(decision) => decision,
+    }
+}
+
+/// A decision in the making.
+struct Deciding<'a> {
+    definition: &'a Definition,
+    saga: Saga,
+    now: DateTime<Utc>,
+    jitter: u16,
+    woken: bool,
+    did: Did,
+    sends: Vec<Send>,
+}
+
+/// Whether there is something to write; `Err` says why not.
+type Verdict = Result<(), Decision>;
+
+impl<'a> Deciding<'a> {
+    fn new(definition: &'a Definition, saga: &Saga, now: DateTime<Utc>, jitter: u16) -> Self {
+        let (did, sends) = (Did::default(), Vec::new());
+        Self { definition, saga: saga.clone(), now, jitter, woken: false, did, sends }
+    }
+
+    /// Derives what the row says besides its state, and closes the decision.
+    fn finish(mut self, occurrence: &Occurrence) -> Change {
+        let saga = &mut self.saga;
+        saga.revision += 1;
+        let parked = saga.parked_reason().cloned();
+        let is_parked = parked.is_some();
+        match (saga.parked, parked) {
+            (false, Some(reason)) => {
+                self.did.parked = Some(reason);
+                saga.since = self.now;
+            }
+            (true, None) => saga.since = self.now,
+            _ => {}
+        }
+        saga.parked = is_parked;
+        let next = self.next_due();
+        let saga = &mut self.saga;
+        saga.live = next.is_some();
+        // Only waking raises it, so that an ordinary update touches no indexed column.
+        saga.wake_at = match (saga.wake_at, next) {
+            (Some(present), Some(next)) if !self.woken => Some(present.min(next)),
+            (_, next) => next,
+        };
+        let definition = self.definition;
+        self.did.sent = self.sends.iter().map(|s| name_of(definition, s)).collect();
+        let entry = Entry { revision: self.saga.revision, occurrence: occurrence.clone(), did: self.did };
+        Change { saga: self.saga, entry, sends: self.sends }
+    }
+
+    /// When there is something to do next.
+    fn next_due(&self) -> Option<DateTime<Utc>> {
+        if self.saga.state.poisoned.is_some() {
+            return None;
+        }
+        let commands = self.saga.state.commands.iter().filter_map(|c| c.due());
+        commands.chain(self.saga.state.timeout_at).min()
+    }
+
+    fn label(&mut self, label: &str) {
+        if self.saga.label != label {
+            self.saga.label = label.to_owned();
+            self.did.label = Some(label.to_owned());
+        }
+    }
+
+    fn end(&mut self, outcome: SagaOutcome) {
+        self.saga.state.direction = Direction::Ended;
+        self.saga.outcome = Some(outcome);
+        self.did.ended = Some(outcome);
+        self.saga.state.timeout_at = None;
+        self.saga.since = self.now;
+    }
+
+    fn poison(&mut self, reason: &Reason) {
+        self.saga.state.poisoned = Some(reason.clone());
+    }
+}
+
+fn name_of(definition: &Definition, send: &Send) -> String {
+    let (step, kind) = (definition.steps[send.step].name, send.kind.as_str());
+    match (send.kind, send.attempt) {
+        (Kind::Execute | Kind::Compensate, n) if n > 1 => format!("{step} {kind} {n}"),
+        _ => format!("{step} {kind}"),
+    }
+}

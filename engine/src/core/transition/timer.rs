@@ -1,0 +1,75 @@
+//! What is due.
+
+use amends_protocol::{Kind, Reason};
+
+use super::{Deciding, Verdict};
+use crate::core::{Decision, Direction, RetryPolicy, Status};
+
+impl Deciding<'_> {
+    /// The saga's `wake_at` has come.
+    pub(super) fn wake(&mut self) -> Verdict {
+        self.woken = true;
+        let timed_out = self.saga.state.timeout_at.is_some_and(|at| at <= self.now);
+        if timed_out && self.saga.state.direction == Direction::Forward {
+            let reason = self.definition.timeout.map_or("timeout", |t| t.reason);
+            let heading = self.definition.labels.cancelled;
+            self.give_up(heading, Some(Reason::new(reason, "")));
+            return Ok(());
+        }
+        let due: Vec<usize> = (0..self.saga.state.commands.len())
+            .filter(|&at| self.saga.state.commands[at].due().is_some_and(|d| d <= self.now))
+            .collect();
+        if due.is_empty() || self.saga.state.poisoned.is_some() {
+            return Err(Decision::Rescheduled(self.next_due()));
+        }
+        for at in due {
+            self.act(at);
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, at: usize) {
+        self.concern(at);
+        let now = self.now;
+        if self.saga.state.commands[at].undo.as_ref().is_some_and(|u| u.due_at.is_some_and(|d| d <= now)) {
+            return self.send_undo(at);
+        }
+        match self.saga.state.commands[at].status {
+            Status::Waiting if self.deadline(at) > now => {
+                self.saga.state.commands[at].due_at = Some(self.deadline(at));
+                self.push(at, Kind::Execute);
+            }
+            Status::Waiting | Status::Unknown => self.ask(at),
+            Status::Backoff => self.execute(at),
+            _ => self.saga.state.commands[at].due_at = None,
+        }
+    }
+
+    /// Asks what became of a command. Where the last question was met with silence, the command itself goes
+    /// out again as well: its id is stable, so that is no second attempt.
+    pub(super) fn ask(&mut self, at: usize) {
+        let retry = self.retry_policy(at);
+        let (now, jitter) = (self.now, self.jitter);
+        let command = &mut self.saga.state.commands[at];
+        let silent = command.status == Status::Unknown && command.asks > 0;
+        command.status = Status::Unknown;
+        command.parked = None;
+        command.asks += 1;
+        command.due_at = Some(now + retry.delay(command.asks, jitter));
+        self.push(at, Kind::Probe);
+        if silent {
+            self.push(at, Kind::Execute);
+        }
+    }
+
+    pub(super) fn retry_policy(&self, at: usize) -> RetryPolicy {
+        self.definition.steps[self.saga.state.commands[at].step].retry
+    }
+
+    /// Names the command in the entry.
+    pub(super) fn concern(&mut self, at: usize) {
+        let command = &self.saga.state.commands[at];
+        self.did.step = Some(self.definition.steps[command.step].name.to_owned());
+        self.did.attempt = Some(command.undo.as_ref().map_or(command.attempt, |u| u.attempt));
+    }
+}

@@ -1,0 +1,145 @@
+//! What an answer about an execute means: every status of the command × every outcome, in one table.
+//!
+//! The rules are those of PROTOCOL, "The engine's side".
+
+use std::cmp::Ordering;
+
+use amends_protocol::{Kind, Outcome};
+
+use crate::core::Status;
+
+/// What an answer means for the command it is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// It settles the command.
+    Settle(Status),
+    /// An answered failure: another attempt, if the policy has one.
+    TryAgain,
+    /// It never arrived, or had no effect: the same command again.
+    SendAgain,
+    /// Nobody knows: ask.
+    Ask,
+    /// Asked, and still nobody knows.
+    StillUnknown,
+    /// The worker cannot read us yet: hold, and send again later.
+    HoldOff,
+    /// A success of what was settled as having no effect: undo it.
+    Orphan,
+    /// Odd: recorded once, and nothing else.
+    Note,
+    /// Heard before, or the worker is at it: nothing to write.
+    Nothing,
+}
+
+/// The table. `kind` is what was asked (a compensation's answers are not for this table); `attempt` compares
+/// the answer's attempt with the command's.
+pub fn verdict(status: Status, kind: Kind, outcome: Outcome, attempt: Ordering) -> Verdict {
+    use Outcome as O;
+    use Status as S;
+    use Verdict as V;
+    let asked = kind != Kind::Execute;
+    match (status, outcome) {
+        (_, O::InFlight) => V::Nothing,
+
+        (S::Waiting | S::Unknown | S::Backoff, O::Succeeded) => V::Settle(S::Succeeded),
+        (S::Waiting | S::Unknown | S::Backoff, O::Refused) => V::Settle(S::Refused),
+        (S::Waiting | S::Unknown | S::Backoff, O::FailedForGood) => V::Settle(S::Failed),
+        (S::Waiting | S::Unknown | S::Backoff, O::Fenced) => V::Settle(S::Fenced),
+        (S::Waiting | S::Unknown | S::Backoff, O::Expired) => V::Settle(S::Expired),
+        (S::Waiting | S::Unknown | S::Backoff, O::Unsupported) => V::HoldOff,
+
+        (S::Waiting | S::Unknown, O::FailedTransient) => match (attempt, asked) {
+            (Ordering::Less, true) => V::SendAgain,
+            (Ordering::Less, false) => V::Note,
+            _ => V::TryAgain,
+        },
+        (S::Backoff, O::FailedTransient) => match attempt {
+            Ordering::Less => V::Nothing,
+            _ => V::TryAgain,
+        },
+
+        (S::Unknown, O::NotSeen) => V::SendAgain,
+        (S::Waiting | S::Backoff, O::NotSeen) => V::Nothing,
+
+        (S::Waiting, O::Unknown) => V::Ask,
+        (S::Unknown, O::Unknown) if asked => V::StillUnknown,
+        (S::Unknown, O::Unknown) => V::Nothing,
+        (S::Backoff, O::Unknown) => V::Note,
+
+        (S::Refused | S::NotDone, O::Succeeded) => V::Orphan,
+        (S::Succeeded, O::Succeeded)
+        | (S::Refused, O::Refused)
+        | (S::Failed, O::FailedForGood | O::FailedTransient)
+        | (S::Fenced, O::Fenced)
+        | (S::Expired, O::Expired) => V::Nothing,
+        // What was settled changes no more; what should have been known when it was asked is recorded.
+        (S::Succeeded | S::Refused | S::NotDone | S::Failed | S::Fenced | S::Expired, _) => V::Note,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt::Write;
+
+    const STATUSES: [Status; 9] = [
+        Status::Waiting,
+        Status::Unknown,
+        Status::Backoff,
+        Status::Succeeded,
+        Status::Refused,
+        Status::Failed,
+        Status::Fenced,
+        Status::Expired,
+        Status::NotDone,
+    ];
+    const OUTCOMES: [Outcome; 10] = [
+        Outcome::Succeeded,
+        Outcome::Refused,
+        Outcome::FailedTransient,
+        Outcome::FailedForGood,
+        Outcome::InFlight,
+        Outcome::NotSeen,
+        Outcome::Fenced,
+        Outcome::Expired,
+        Outcome::Unsupported,
+        Outcome::Unknown,
+    ];
+
+    #[test]
+    fn every_answer_to_every_status_is_decided_as_agreed() {
+        let mut table = String::new();
+        for (title, kind, attempt) in [
+            ("an execute's answer, of its attempt", Kind::Execute, Ordering::Equal),
+            ("an execute's answer, of an older attempt", Kind::Execute, Ordering::Less),
+            ("an execute's answer, of a later attempt", Kind::Execute, Ordering::Greater),
+            ("a probe's answer, of its attempt", Kind::Probe, Ordering::Equal),
+            ("a probe's answer, of an older attempt", Kind::Probe, Ordering::Less),
+        ] {
+            writeln!(table, "# {title}").unwrap();
+            for status in STATUSES {
+                let row = OUTCOMES.map(|o| format!("{}={:?}", o.as_str(), verdict(status, kind, o, attempt)));
+                writeln!(table, "{status:?}: {}", row.join(" ")).unwrap();
+            }
+        }
+        insta::assert_snapshot!(table);
+    }
+
+    #[test]
+    fn only_a_success_or_a_refusal_settles_an_open_command_as_done_or_refused() {
+        for status in STATUSES.into_iter().filter(|s| s.is_open()) {
+            for outcome in OUTCOMES {
+                for kind in [Kind::Execute, Kind::Probe, Kind::Fence] {
+                    for attempt in [Ordering::Less, Ordering::Equal, Ordering::Greater] {
+                        let settled = verdict(status, kind, outcome, attempt);
+                        assert_eq!(
+                            settled == Verdict::Settle(Status::Succeeded),
+                            outcome == Outcome::Succeeded
+                        );
+                        assert_eq!(settled == Verdict::Settle(Status::Refused), outcome == Outcome::Refused);
+                    }
+                }
+            }
+        }
+    }
+}

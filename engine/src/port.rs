@@ -1,0 +1,133 @@
+//! What the engine asks of the world. Messages come and go through [`amends_protocol::transport`].
+
+use std::{future::Future, time::Duration};
+
+use amends_protocol::Json;
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use crate::core::{Entry, Saga};
+
+/// Sagas as they are stored, and what time it was in the database when they were read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    /// Those of the asked-for that exist.
+    pub sagas: Vec<Saga>,
+    /// The database's time.
+    pub now: DateTime<Utc>,
+}
+
+/// One saga's next row and the entries that lead to it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Write {
+    /// The revision that was read. The write happens only if the row still has it.
+    pub read_revision: u32,
+    /// The row as it shall be.
+    pub saga: Saga,
+    /// Revisions `read_revision + 1 ..= saga.revision`, in order.
+    pub entries: Vec<Entry>,
+    /// What is wanted back, for the commands that follow.
+    pub wants: Wants,
+}
+
+/// Which input a saga's commands need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Wants {
+    /// The saga's input.
+    pub data: bool,
+    /// Its personal fields.
+    pub personal: bool,
+}
+
+/// A saga's input, as far as it was wanted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inputs {
+    /// The saga.
+    pub saga_id: Uuid,
+    /// Everything but personal fields; `null` where it was not wanted.
+    pub data: Json,
+    /// Personal fields, where wanted and (still) there.
+    pub personal: Option<Json>,
+}
+
+/// Which overdue sagas to look for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueScan {
+    /// Homes to look at.
+    pub slots: Vec<u16>,
+    /// Leave out what was due before; for a cheap scan between thorough ones.
+    pub not_before: Option<DateTime<Utc>>,
+    /// Only what has been due for at least this long.
+    pub overdue: Duration,
+    /// At most so many, the longest overdue first.
+    pub limit: u32,
+}
+
+/// A success that no saga here ordered: to be looked at by an operator.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stray {
+    /// The saga it named.
+    pub saga_id: Uuid,
+    /// The command it answered.
+    pub command_id: Uuid,
+    /// The whole reply.
+    pub reply: Json,
+}
+
+/// What a store may answer instead.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// Away, or in the way of somebody else: the same again may work (SQLSTATE classes 08, 40, 53, 57).
+    #[error("store: {0}")]
+    Unavailable(String),
+    /// Something in the batch cannot be stored (SQLSTATE classes 22, 23).
+    #[error("store refused data: {0}")]
+    Data(String),
+    /// A row cannot be read: written by a newer program, or damaged.
+    #[error("store holds what cannot be read: {0}")]
+    Unreadable(String),
+}
+
+/// Where sagas live. State, timeline and timers of a saga change in one transaction, guarded by its revision.
+pub trait SagaStore: Send + Sync {
+    /// Reads sagas by id.
+    fn load(&self, ids: &[Uuid]) -> impl Future<Output = Result<Loaded, Error>> + Send;
+
+    /// Reads live sagas whose `wake_at` has come by the store's own clock, the longest overdue first.
+    fn due(&self, scan: &DueScan) -> impl Future<Output = Result<Loaded, Error>> + Send;
+
+    /// Reads live sagas of these slots that may have issued a command within `within`, by id above `after`.
+    fn in_flight(
+        &self,
+        slots: &[u16],
+        within: Duration,
+        after: Option<Uuid>,
+        limit: u32,
+    ) -> impl Future<Output = Result<Loaded, Error>> + Send;
+
+    /// Writes a batch in one transaction; answers for those whose revision still was the one read, with the
+    /// input they want. If the answer to the commit is lost, it is read back: the caller may rely on the answer.
+    fn commit(&self, writes: &[Write]) -> impl Future<Output = Result<Vec<Inputs>, Error>> + Send;
+
+    /// Raises `wake_at` of sagas that still have this revision. Changes neither revision nor timeline.
+    fn reschedule(
+        &self,
+        sagas: &[(Uuid, u32, Option<DateTime<Utc>>)],
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Reads inputs, personal fields included.
+    fn inputs(&self, ids: &[Uuid]) -> impl Future<Output = Result<Vec<Inputs>, Error>> + Send;
+
+    /// Keeps strays for an operator; one already kept is kept once.
+    fn keep_strays(&self, strays: &[Stray]) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// Time that only runs forward, and jitter. What decides a saga's fate is the store's time.
+pub trait Clock: Send + Sync {
+    /// Since some moment in the past.
+    fn monotonic(&self) -> Duration;
+    /// Ends after so long.
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send;
+    /// Evenly in 0–1000.
+    fn jitter(&self) -> u16;
+}

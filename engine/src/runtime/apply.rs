@@ -1,0 +1,48 @@
+//! One event that came through a door: a cancellation, an operator's action.
+
+use std::collections::BTreeMap;
+
+use amends_protocol::transport::Sink;
+use uuid::Uuid;
+
+use super::{Engine, Error};
+use crate::{
+    core::{Event, Illegal, Saga},
+    port::{Clock, SagaStore},
+};
+
+/// What became of it.
+#[derive(Debug)]
+pub enum Applied {
+    /// Done (or done already): the saga's row.
+    Done(Box<Saga>),
+    /// Not possible now: the saga's row, unchanged.
+    Illegal(Box<Saga>, Illegal),
+    /// No such saga.
+    Missing,
+}
+
+/// Decides an event, whoever owns the saga; the row's revision settles who was first. The commands that
+/// follow are sent before this ends, or, if that fails, when they are due.
+///
+/// # Errors
+/// The store's: whether it happened is then unknown, and asking again is safe.
+pub async fn apply<S: SagaStore, K: Sink, C: Clock>(
+    engine: &Engine<S, K, C>,
+    saga_id: Uuid,
+    event: Event,
+) -> Result<Applied, Error> {
+    let mut outcome = engine.decide(BTreeMap::from([(saga_id, vec![event])]), None).await?;
+    if let Err(error) = engine.dispatch(std::mem::take(&mut outcome.outgoing)).await {
+        tracing::warn!(saga = %saga_id, %error, "committed, not sent: it will be sent when it is due");
+    }
+    if let Some((_, why)) = outcome.unknown.pop() {
+        return Err(Error::UnknownWorkflow(why));
+    }
+    let illegal = outcome.illegal.pop().map(|(_, illegal)| illegal);
+    Ok(match (outcome.rows.pop(), illegal) {
+        (Some(saga), Some(illegal)) => Applied::Illegal(Box::new(saga), illegal),
+        (Some(saga), None) => Applied::Done(Box::new(saga)),
+        (None, _) => Applied::Missing,
+    })
+}

@@ -1,0 +1,210 @@
+//! One batch of events: read the rows, decide each in the core, write what was decided in one transaction.
+
+use std::collections::{BTreeMap, HashMap};
+
+use amends_protocol::{Reason, transport::Sink};
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use super::{Engine, Error, dispatch::Outgoing};
+use crate::{
+    core::{Decision, Event, Illegal, Nothing, Occurrence, Saga, Send, transition},
+    port::{self, Clock, Inputs, Loaded, SagaStore, Wants, Write},
+};
+
+/// Times that a batch is decided again because somebody else was first.
+const ROUNDS: usize = 20;
+/// How long a saga of an unknown workflow is left alone.
+const UNKNOWN_REST: TimeDelta = TimeDelta::seconds(60);
+
+/// What became of the events of a batch, by saga.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// Commands to send now that everything is committed.
+    pub outgoing: Vec<Outgoing>,
+    /// Sagas that are not here.
+    pub missing: Vec<Uuid>,
+    /// Events (by place in the saga's list) that no command of the saga ordered.
+    pub not_mine: Vec<(Uuid, usize)>,
+    /// Sagas whose events cannot be stored, and why; they are parked.
+    pub poisoned: Vec<(Uuid, String)>,
+    /// Sagas of workflows that this program does not know, and a sentence that says so.
+    pub unknown: Vec<(Uuid, String)>,
+    /// What was refused.
+    pub illegal: Vec<(Uuid, Illegal)>,
+    /// The rows as they are now.
+    pub rows: Vec<Saga>,
+    /// Sagas that were written.
+    pub written: usize,
+}
+
+/// What was decided for one saga.
+struct Decided {
+    write: Option<Write>,
+    sends: Vec<Send>,
+    raise: Option<Option<DateTime<Utc>>>,
+}
+
+impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
+    /// Decides and writes events by saga. `first` are rows that were just read; others are read here.
+    pub(super) async fn decide(
+        &self,
+        mut events: BTreeMap<Uuid, Vec<Event>>,
+        mut first: Option<Loaded>,
+    ) -> Result<Outcome, Error> {
+        let mut outcome = Outcome::default();
+        for _ in 0..ROUNDS {
+            let read_at = self.clock.monotonic();
+            let loaded = match first.take() {
+                Some(loaded) => loaded,
+                None => self.store.load(&events.keys().copied().collect::<Vec<_>>()).await?,
+            };
+            let now = loaded.now + (self.clock.monotonic().saturating_sub(read_at));
+            let mut writes = Vec::new();
+            let mut sends: HashMap<Uuid, Vec<Send>> = HashMap::new();
+            let mut raises = Vec::new();
+            let mut found: HashMap<Uuid, Saga> = loaded.sagas.into_iter().map(|s| (s.id, s)).collect();
+            let mut again = BTreeMap::new();
+            for (id, list) in events {
+                let Some(saga) = found.remove(&id) else {
+                    outcome.missing.push(id);
+                    continue;
+                };
+                let Some(decided) = self.decide_one(&saga, &list, now, &mut outcome) else {
+                    // A newer program's saga: it is left to that program, and must not stop the others here.
+                    let title = format!("{}@{}", saga.workflow, saga.workflow_version);
+                    outcome.unknown.push((id, format!("workflow {title} is not in this program")));
+                    raises.push((id, saga.revision, Some(now + UNKNOWN_REST)));
+                    continue;
+                };
+                if let Some(raise) = decided.raise {
+                    raises.push((id, saga.revision, raise));
+                }
+                match decided.write {
+                    Some(write) => {
+                        sends.insert(id, decided.sends);
+                        writes.push(write);
+                        again.insert(id, list);
+                    }
+                    None => outcome.rows.push(saga),
+                }
+            }
+            if !raises.is_empty() {
+                self.store.reschedule(&raises).await?;
+            }
+            let mut written = Vec::new();
+            self.write(&writes, &mut written, &mut outcome.poisoned).await?;
+            outcome.written += written.len();
+            let mut rows: HashMap<Uuid, Saga> = writes.into_iter().map(|w| (w.saga.id, w.saga)).collect();
+            for inputs in written {
+                again.remove(&inputs.saga_id);
+                if let Some(saga) = rows.remove(&inputs.saga_id) {
+                    let sends = sends.remove(&saga.id).unwrap_or_default();
+                    outcome.rows.push(saga.clone());
+                    if !sends.is_empty() {
+                        outcome.outgoing.push(Outgoing { saga, sends, inputs });
+                    }
+                }
+            }
+            for (id, _) in &outcome.poisoned {
+                again.remove(id);
+            }
+            if again.is_empty() {
+                self.park(&mut outcome).await?;
+                return Ok(outcome);
+            }
+            // Somebody else was first: what they wrote may change the answer.
+            metrics::counter!("amends_engine_conflicts_total").increment(again.len() as u64);
+            outcome.not_mine.retain(|(id, _)| !again.contains_key(id));
+            outcome.illegal.retain(|(id, _)| !again.contains_key(id));
+            events = again;
+        }
+        Err(Error::Contended)
+    }
+
+    fn decide_one(
+        &self,
+        saga: &Saga,
+        events: &[Event],
+        now: DateTime<Utc>,
+        outcome: &mut Outcome,
+    ) -> Option<Decided> {
+        let definition = self.catalog.get(&saga.workflow, saga.workflow_version)?;
+        let (mut entries, mut sends, mut raise) = (Vec::new(), Vec::new(), None);
+        let mut next = saga.clone();
+        for (place, event) in events.iter().enumerate() {
+            let occurrence = Occurrence { event: event.clone(), at: now, jitter: self.clock.jitter() };
+            match transition(definition, &next, &occurrence) {
+                Decision::Changed(change) => {
+                    let change = *change;
+                    next = change.saga;
+                    entries.push(change.entry);
+                    sends.extend(change.sends);
+                }
+                Decision::Nothing(Nothing::NotMine) => outcome.not_mine.push((saga.id, place)),
+                Decision::Nothing(_) => {}
+                Decision::Rescheduled(at) => raise = Some(at),
+                Decision::Illegal(illegal) => outcome.illegal.push((saga.id, illegal)),
+            }
+        }
+        let write = (!entries.is_empty()).then(|| {
+            let personal = sends.iter().any(|s: &Send| definition.steps[s.step].personal);
+            let wants = Wants { data: !sends.is_empty(), personal };
+            Write { read_revision: saga.revision, saga: next, entries, wants }
+        });
+        let raise = if write.is_some() { None } else { raise };
+        Some(Decided { write, sends, raise })
+    }
+
+    /// Writes in one transaction. What cannot be stored is found by halving, so that it cannot stop the rest.
+    async fn write(
+        &self,
+        writes: &[Write],
+        written: &mut Vec<Inputs>,
+        poisoned: &mut Vec<(Uuid, String)>,
+    ) -> Result<(), Error> {
+        let mut parts = vec![writes];
+        while let Some(part) = parts.pop() {
+            if part.is_empty() {
+                continue;
+            }
+            let began = self.clock.monotonic();
+            match self.store.commit(part).await {
+                Ok(inputs) => written.extend(inputs),
+                Err(port::Error::Data(why)) if part.len() == 1 => poisoned.push((part[0].saga.id, why)),
+                Err(port::Error::Data(_)) => {
+                    let (a, b) = part.split_at(part.len() / 2);
+                    parts.extend([b, a]);
+                }
+                Err(other) => return Err(other.into()),
+            }
+            let took = self.clock.monotonic().saturating_sub(began);
+            metrics::histogram!("amends_engine_commit_seconds").record(took.as_secs_f64());
+        }
+        Ok(())
+    }
+
+    /// Parks the sagas whose rows could not be written.
+    async fn park(&self, outcome: &mut Outcome) -> Result<(), Error> {
+        for (id, why) in &outcome.poisoned {
+            metrics::counter!("amends_engine_poisoned_total").increment(1);
+            tracing::error!(saga = %id, why, "a saga's events cannot be stored; parking it");
+            let loaded = self.store.load(&[*id]).await?;
+            let poison = vec![Event::Poisoned(Reason::new("poisoned", "what came for it cannot be stored"))];
+            for saga in &loaded.sagas {
+                let mut ignored = Outcome::default();
+                let decided = self.decide_one(saga, &poison, loaded.now, &mut ignored);
+                if let Some(write) = decided.and_then(|d| d.write) {
+                    match self.store.commit(&[write]).await {
+                        Ok(_) => {}
+                        Err(port::Error::Data(why)) => {
+                            tracing::error!(saga = %id, why, "nor can it be parked")
+                        }
+                        Err(other) => return Err(other.into()),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

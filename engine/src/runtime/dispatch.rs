@@ -1,0 +1,74 @@
+//! From decided sends to messages: produced from memory, after the commit.
+
+use amends_protocol::{
+    transport::{Outbound, Placement, Sink},
+    wire,
+};
+
+use super::{Engine, Error};
+use crate::{
+    core::{Input, Saga, Send, command},
+    port::{Clock, Inputs, SagaStore},
+};
+
+/// A committed saga and the commands it wants sent.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub saga: Saga,
+    pub sends: Vec<Send>,
+    pub inputs: Inputs,
+}
+
+impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
+    /// Sends the commands of committed sagas. If that fails nothing is lost: the rows still wait, and
+    /// their `wake_at` comes.
+    pub(super) async fn dispatch(&self, outgoing: Vec<Outgoing>) -> Result<(), Error> {
+        let mut messages = Vec::new();
+        for Outgoing { saga, sends, inputs } in &outgoing {
+            self.messages(saga, sends, inputs, &mut messages)?;
+        }
+        if messages.is_empty() {
+            return Ok(());
+        }
+        metrics::counter!("amends_engine_commands_total").increment(messages.len() as u64);
+        Ok(self.sink.send(messages).await?)
+    }
+
+    /// Sends the commands of sagas that the caller has just committed by itself (births).
+    ///
+    /// # Errors
+    /// The transport's; nothing is lost by it.
+    pub async fn send(&self, births: Vec<(Saga, Vec<Send>, Inputs)>) -> Result<(), Error> {
+        self.dispatch(
+            births.into_iter().map(|(saga, sends, inputs)| Outgoing { saga, sends, inputs }).collect(),
+        )
+        .await
+    }
+
+    fn messages(
+        &self,
+        saga: &Saga,
+        sends: &[Send],
+        inputs: &Inputs,
+        into: &mut Vec<Outbound>,
+    ) -> Result<(), Error> {
+        let definition = self
+            .catalog
+            .get(&saga.workflow, saga.workflow_version)
+            .ok_or_else(|| Error::UnknownWorkflow(format!("{}@{}", saga.workflow, saga.workflow_version)))?;
+        for send in sends {
+            let step = &definition.steps[send.step];
+            let personal = inputs.personal.as_ref().filter(|_| step.personal);
+            let input = Input { data: &inputs.data, personal };
+            let command = command(definition, saga, send, input, self.epoch, &self.key);
+            into.push(Outbound {
+                topic: format!("{}.commands", step.participant),
+                placement: Placement::Together,
+                key: saga.id,
+                traceparent: None,
+                bytes: wire::write(&command),
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,104 @@
+//! The engine's loops: plain futures over the ports, each with a `run_once`. They spawn no task and know no
+//! runtime, so that dropping one at any await *is* a crash.
+//!
+//! | loop | does |
+//! | --- | --- |
+//! | [`replies`] | takes what workers answered, a batch a transaction |
+//! | [`timers`] | takes what is due |
+//! | [`recovery`] | sends again what a former owner of a slot may not have sent |
+//! | [`apply`] | decides one event that came through a door (a cancellation, an operator's action) |
+
+pub mod apply;
+mod batch;
+mod dispatch;
+pub mod recovery;
+pub mod replies;
+pub mod timers;
+
+use std::{
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+
+use amends_protocol::{
+    TokenKey,
+    transport::{self, Assignment},
+};
+
+use crate::{core::Catalog, port};
+
+/// What all loops of one process share.
+#[derive(Debug)]
+pub struct Engine<S, K, C> {
+    /// Where sagas live.
+    pub store: S,
+    /// Where commands go.
+    pub sink: K,
+    /// Time and jitter.
+    pub clock: C,
+    /// The workflows it knows.
+    pub catalog: Catalog,
+    /// How it knows its own commands again.
+    pub key: TokenKey,
+    /// How often the store was restored to an earlier state.
+    pub epoch: u32,
+    /// What this process owns, as the replies loop last saw it.
+    pub ownership: Ownership,
+}
+
+/// What a loop could not get past this time.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] port::Error),
+    /// The transport.
+    #[error(transparent)]
+    Transport(#[from] transport::Error),
+    /// A row of a workflow that this program does not know: a newer one must be running too.
+    #[error("{0}")]
+    UnknownWorkflow(String),
+    /// Others wrote the same saga again and again.
+    #[error("others keep writing the same saga")]
+    Contended,
+}
+
+/// The slots that are this process's to look after. An optimisation: the revision is what fences.
+#[derive(Debug, Clone, Default)]
+pub struct Ownership(Arc<RwLock<Owned>>);
+
+#[derive(Debug, Default)]
+struct Owned {
+    assignment: Assignment,
+    drained: bool,
+}
+
+impl Ownership {
+    /// What the source says now; `drained`: nothing was waiting when last asked.
+    pub(crate) fn update(&self, assignment: Assignment, drained: bool) {
+        let mut owned = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if owned.assignment == assignment {
+            owned.drained |= drained;
+        } else {
+            *owned = Owned { assignment, drained };
+        }
+    }
+
+    /// The present assignment, and whether it has been drained since it was made.
+    pub fn now(&self) -> (Assignment, bool) {
+        let owned = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        (owned.assignment.clone(), owned.drained)
+    }
+
+    /// The slots owned now.
+    pub fn slots(&self) -> Vec<u16> {
+        let (assignment, _) = self.now();
+        (0..amends_protocol::SLOTS).filter(|&slot| assignment.owns(slot)).collect()
+    }
+}
+
+/// How long a loop rests after the `n`th failure in a row: 0.1 s doubling to 5 s, jittered.
+pub fn rest(n: u32, jitter: u16) -> Duration {
+    let full = Duration::from_millis(100 << n.saturating_sub(1).min(6)).min(Duration::from_secs(5));
+    full - full.mul_f64(f64::from(jitter.min(1000)) / 2000.0)
+}

@@ -1,0 +1,75 @@
+//! Sends again what a former owner of a slot may have committed and not sent. Recovery by `wake_at` would do
+//! it too, some seconds later.
+
+use std::{collections::HashMap, time::Duration};
+
+use amends_protocol::transport::{Assignment, Sink};
+use chrono::TimeDelta;
+
+use super::{Engine, Error, dispatch::Outgoing};
+use crate::{
+    core::outstanding,
+    port::{Clock, SagaStore},
+};
+
+/// How far back a former owner's commands are sent again.
+const WITHIN: Duration = Duration::from_secs(30);
+const BATCH: u32 = 500;
+
+/// Which assignment has been recovered.
+#[derive(Debug, Default)]
+pub struct Recovery {
+    done: Assignment,
+}
+
+impl Recovery {
+    /// If slots were gained and their partitions are drained, sends again what was issued lately and has no
+    /// answer; answers how many sagas that were. Changes no row.
+    ///
+    /// # Errors
+    /// Store or transport; the next call starts over.
+    pub async fn run_once<S: SagaStore, K: Sink, C: Clock>(
+        &mut self,
+        engine: &Engine<S, K, C>,
+    ) -> Result<usize, Error> {
+        let (assignment, drained) = engine.ownership.now();
+        if !drained || assignment == self.done {
+            return Ok(0);
+        }
+        let gained: Vec<u16> = (0..amends_protocol::SLOTS)
+            .filter(|&slot| assignment.owns(slot) && !self.done.owns(slot))
+            .collect();
+        let (mut sent, mut after) = (0, None);
+        while !gained.is_empty() {
+            let loaded = engine.store.in_flight(&gained, WITHIN, after, BATCH).await?;
+            let Some(last) = loaded.sagas.iter().map(|s| s.id).max() else { break };
+            after = Some(last);
+            let since = loaded.now - TimeDelta::from_std(WITHIN).unwrap_or_default();
+            let mut waiting: HashMap<_, _> = HashMap::new();
+            for saga in loaded.sagas {
+                let definition = engine.catalog.get(&saga.workflow, saga.workflow_version);
+                let sends = definition.map(|d| outstanding(d, &saga, since)).unwrap_or_default();
+                if !sends.is_empty() {
+                    waiting.insert(saga.id, (saga, sends));
+                }
+            }
+            let ids: Vec<_> = waiting.keys().copied().collect();
+            let inputs = if ids.is_empty() { Vec::new() } else { engine.store.inputs(&ids).await? };
+            let outgoing: Vec<Outgoing> = inputs
+                .into_iter()
+                .filter_map(|inputs| {
+                    let (saga, sends) = waiting.remove(&inputs.saga_id)?;
+                    Some(Outgoing { saga, sends, inputs })
+                })
+                .collect();
+            sent += outgoing.len();
+            engine.dispatch(outgoing).await?;
+        }
+        self.done = assignment;
+        if sent > 0 {
+            metrics::counter!("amends_engine_recovered_total").increment(sent as u64);
+            tracing::info!(sagas = sent, "sent again what a former owner may not have sent");
+        }
+        Ok(sent)
+    }
+}

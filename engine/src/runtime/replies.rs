@@ -1,0 +1,116 @@
+//! Takes what workers answered: all that is there, decided together, written in one transaction.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use amends_protocol::{
+    Json, Outcome, Reply,
+    transport::{Batch, Inbound, Sink, Source},
+    wire,
+};
+use uuid::Uuid;
+
+use super::{Engine, Error};
+use crate::{
+    core::{Event, ReplyEvent},
+    port::{Clock, SagaStore, Stray},
+};
+
+/// Most replies of a batch.
+pub const BATCH: usize = 500;
+/// How long an empty receive waits. Bounds how late a change of ownership is seen.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// Where a reply came from, and what it said.
+struct Heard {
+    message: usize,
+    reply: Reply,
+}
+
+/// Takes one batch; answers how many replies it had.
+///
+/// Offsets move only after the transaction is committed and the commands that follow are acknowledged.
+/// Otherwise the batch is received again.
+///
+/// # Errors
+/// Store or transport; the batch will come again.
+pub async fn run_once<S: SagaStore, K: Sink, C: Clock>(
+    engine: &Engine<S, K, C>,
+    source: &mut impl Source,
+) -> Result<usize, Error> {
+    let batch = source.receive(BATCH, PATIENCE).await?;
+    engine.ownership.update(source.assignment(), batch.messages.len() < BATCH);
+    if batch.messages.is_empty() {
+        return Ok(0);
+    }
+    let began = engine.clock.monotonic();
+    match take(engine, &batch).await {
+        Ok(()) => {
+            source.commit(batch.receipt)?;
+            metrics::histogram!("amends_engine_batch_size").record(batch.messages.len() as f64);
+            let took = engine.clock.monotonic().saturating_sub(began);
+            metrics::histogram!("amends_engine_reply_to_command_seconds").record(took.as_secs_f64());
+            Ok(batch.messages.len())
+        }
+        Err(error) => {
+            source.rewind()?;
+            Err(error)
+        }
+    }
+}
+
+async fn take<S: SagaStore, K: Sink, C: Clock>(engine: &Engine<S, K, C>, batch: &Batch) -> Result<(), Error> {
+    let mut dead: Vec<(&Inbound, String)> = Vec::new();
+    let mut by_saga: BTreeMap<Uuid, Vec<Heard>> = BTreeMap::new();
+    for (message, inbound) in batch.messages.iter().enumerate() {
+        match wire::reply(&inbound.bytes) {
+            Err(why) => dead.push((inbound, why.to_string())),
+            Ok(reply) if !engine.key.believes(reply.command_id, &reply.reply_token) => {
+                metrics::counter!("amends_engine_forged_replies_total").increment(1);
+                dead.push((inbound, "the reply token is not that command's".to_owned()));
+            }
+            // From before the store was restored: what it settles is asked again.
+            Ok(reply) if reply.epoch < engine.epoch => {
+                metrics::counter!("amends_engine_old_epoch_replies_total").increment(1);
+            }
+            Ok(reply) => by_saga.entry(reply.saga_id).or_default().push(Heard { message, reply }),
+        }
+    }
+    let events = by_saga.iter().map(|(id, heard)| (*id, heard.iter().map(event).collect())).collect();
+    let outcome = engine.decide(events, None).await?;
+
+    let mut strays = Vec::new();
+    let not_mine: HashMap<Uuid, Vec<usize>> =
+        outcome.not_mine.iter().fold(HashMap::new(), |mut all: HashMap<_, Vec<_>>, (id, place)| {
+            all.entry(*id).or_default().push(*place);
+            all
+        });
+    for id in outcome.missing.iter().chain(not_mine.keys()) {
+        let heard = by_saga.get(id).into_iter().flatten().enumerate();
+        let lost = heard.filter(|(place, _)| not_mine.get(id).is_none_or(|places| places.contains(place)));
+        for (_, Heard { reply, .. }) in lost.filter(|(_, h)| h.reply.outcome == Outcome::Succeeded) {
+            let whole = Json::of(reply).unwrap_or_default();
+            strays.push(Stray { saga_id: *id, command_id: reply.command_id, reply: whole });
+        }
+    }
+    if !strays.is_empty() {
+        metrics::counter!("amends_engine_strays_total").increment(strays.len() as u64);
+        engine.store.keep_strays(&strays).await?;
+    }
+    for (id, why) in outcome.poisoned.iter().chain(&outcome.unknown) {
+        let messages = by_saga.get(id).into_iter().flatten().map(|h| &batch.messages[h.message]);
+        dead.extend(messages.map(|m| (m, why.clone())));
+    }
+    engine.dispatch(outcome.outgoing).await?;
+    for (message, why) in dead {
+        metrics::counter!("amends_engine_dead_letters_total").increment(1);
+        engine.sink.dead_letter(message, &why).await?;
+    }
+    Ok(())
+}
+
+fn event(heard: &Heard) -> Event {
+    Event::Replied(ReplyEvent::from(heard.reply.clone()))
+}

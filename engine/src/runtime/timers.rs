@@ -1,0 +1,97 @@
+//! Takes what is due, by the database's clock.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use amends_protocol::{SLOTS, transport::Sink};
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{Engine, Error};
+use crate::{
+    core::Event,
+    port::{Clock, DueScan, SagaStore},
+};
+
+/// Most sagas of a batch.
+pub const BATCH: u32 = 500;
+/// Rest between two looks at the slots owned.
+pub const POLL: Duration = Duration::from_millis(25);
+/// Every so often, everything that is overdue is looked for, however long.
+const THOROUGH: Duration = Duration::from_secs(60);
+/// A cheap look goes back so far behind the last one.
+const LOOK_BACK: TimeDelta = TimeDelta::seconds(60);
+/// Every so often, slots that are not ours are looked at: perhaps they are nobody's.
+const ABROAD: Duration = Duration::from_secs(5);
+/// What is not ours must be overdue for so long.
+const ABROAD_OVERDUE: Duration = Duration::from_secs(5);
+
+/// When was looked last.
+#[derive(Debug, Default)]
+pub struct Timers {
+    looked_at: Option<DateTime<Utc>>,
+    thorough_at: Option<Duration>,
+    abroad_at: Option<Duration>,
+    generation: u64,
+}
+
+impl Timers {
+    /// Looks once; answers how many sagas were due. Fewer than [`BATCH`]: the caller may rest.
+    ///
+    /// # Errors
+    /// Store or transport. What was committed and not sent is sent again when it is due.
+    pub async fn run_once<S: SagaStore, K: Sink, C: Clock>(
+        &mut self,
+        engine: &Engine<S, K, C>,
+    ) -> Result<usize, Error> {
+        let now = engine.clock.monotonic();
+        let (assignment, _) = engine.ownership.now();
+        if self.generation != assignment.generation {
+            *self = Self { generation: assignment.generation, abroad_at: self.abroad_at, ..Self::default() };
+        }
+        let mut taken = 0;
+        let slots = engine.ownership.slots();
+        if !slots.is_empty() {
+            let thorough = self.thorough_at.is_none_or(|at| now.saturating_sub(at) >= THOROUGH);
+            let not_before = if thorough { None } else { self.looked_at.map(|at| at - LOOK_BACK) };
+            let scan = DueScan { slots, not_before, overdue: Duration::ZERO, limit: BATCH };
+            let (count, looked_at) = self.take(engine, &scan).await?;
+            taken += count;
+            // A full batch: there is more, and it must not fall out of the cheap look's window.
+            if count < BATCH as usize {
+                self.looked_at = Some(looked_at);
+                if thorough {
+                    self.thorough_at = Some(now);
+                }
+            }
+        }
+        if self.abroad_at.is_none_or(|at| now.saturating_sub(at) >= ABROAD) {
+            self.abroad_at = Some(now);
+            let slots: Vec<u16> = (0..SLOTS).filter(|&slot| !assignment.owns(slot)).collect();
+            if !slots.is_empty() {
+                let scan = DueScan { slots, not_before: None, overdue: ABROAD_OVERDUE, limit: BATCH };
+                taken += self.take(engine, &scan).await?.0;
+            }
+        }
+        Ok(taken)
+    }
+
+    async fn take<S: SagaStore, K: Sink, C: Clock>(
+        &self,
+        engine: &Engine<S, K, C>,
+        scan: &DueScan,
+    ) -> Result<(usize, DateTime<Utc>), Error> {
+        let loaded = engine.store.due(scan).await?;
+        let (count, now) = (loaded.sagas.len(), loaded.now);
+        if count == 0 {
+            return Ok((0, now));
+        }
+        for lateness in
+            loaded.sagas.iter().filter_map(|s| s.wake_at).filter_map(|at| (now - at).to_std().ok())
+        {
+            metrics::histogram!("amends_engine_timer_lateness_seconds").record(lateness.as_secs_f64());
+        }
+        let events: BTreeMap<_, _> = loaded.sagas.iter().map(|s| (s.id, vec![Event::Woke])).collect();
+        let outcome = engine.decide(events, Some(loaded)).await?;
+        engine.dispatch(outcome.outgoing).await?;
+        Ok((count, now))
+    }
+}
