@@ -20,5 +20,6 @@
 #![warn(missing_docs)]
 
 pub mod core;
+pub mod dialogue;
 pub mod port;
 pub mod runtime;

@@ -1,1 +1,8 @@
-//! amends-workflows
+//! The workflows that Amends runs, one a file: payloads, definition, outcomes, tests, in that order.
+#![warn(missing_docs)]
+
+mod catalog;
+pub mod events;
+pub mod order_fulfilment;
+
+pub use catalog::{Settings, catalog};

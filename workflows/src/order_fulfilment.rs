@@ -1,0 +1,211 @@
+//! `order_fulfilment@1`: reserve → pay → ship → take.
+//!
+//! | step | participant | undone by | kind | success makes it | giving up makes it |
+//! | --- | --- | --- | --- | --- | --- |
+//! | reserve | inventory | release | compensatable | `CONFIRMED` | `FAILED` |
+//! | pay | payment | refund | compensatable | `PAID` | `PAYMENT_FAILED` |
+//! | ship | shipment | cancelling the booking | pivot | `FULFILLED` | `SHIPMENT_FAILED` |
+//! | take | inventory | – | retriable | (complete) | – |
+
+use std::time::Duration;
+
+use amends_engine::core::{Call, Definition, Labels, RetryPolicy, SagaTimeout, Step, StepKind};
+use amends_protocol::{Exposure, Json, id};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// The workflow's name.
+pub const NAME: &str = "order_fulfilment";
+
+/// What the saga is born with. Without personal fields, so that timelines and logs cannot hold any.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OrderInput {
+    /// Who buys: an opaque id.
+    pub customer_id: String,
+    /// ISO 4217.
+    pub currency: String,
+    /// In minor units: the sum over the lines.
+    pub total: i64,
+    /// What is bought.
+    pub lines: Vec<Line>,
+    /// How it is paid.
+    pub payment_method: String,
+}
+
+/// A line of an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Line {
+    /// What.
+    pub product_id: String,
+    /// How many.
+    pub quantity: i64,
+    /// Each, in minor units.
+    pub unit_price: i64,
+}
+
+/// The saga's personal fields: only the `ship` command carries them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Personal {
+    /// Where it goes.
+    pub shipping_address: serde_json::Value,
+}
+
+/// The label of an order that was accepted and has no stock yet.
+pub const PENDING: &str = "PENDING";
+/// Stock is reserved.
+pub const CONFIRMED: &str = "CONFIRMED";
+/// The payment is captured.
+pub const PAID: &str = "PAID";
+/// Shipped.
+pub const FULFILLED: &str = "FULFILLED";
+/// Being undone.
+pub const CANCELLING: &str = "CANCELLING";
+/// Undone at somebody's wish, or because it was pending too long.
+pub const CANCELLED: &str = "CANCELLED";
+/// Out of stock.
+pub const FAILED: &str = "FAILED";
+/// Declined.
+pub const PAYMENT_FAILED: &str = "PAYMENT_FAILED";
+/// The carrier refused.
+pub const SHIPMENT_FAILED: &str = "SHIPMENT_FAILED";
+
+fn input(call: &Call<'_>) -> Option<OrderInput> {
+    call.input.data.read().ok()
+}
+
+fn lines(call: &Call<'_>) -> Vec<Line> {
+    input(call).map(|i| i.lines).unwrap_or_default()
+}
+
+fn reserve_payload(call: &Call<'_>) -> Json {
+    let lines: Vec<_> =
+        lines(call).into_iter().map(|l| json!({"productId": l.product_id, "quantity": l.quantity})).collect();
+    json!({ "lines": lines }).into()
+}
+
+fn pay_payload(call: &Call<'_>) -> Json {
+    input(call)
+        .map(|i| json!({"amount": i.total, "currency": i.currency, "method": i.payment_method}))
+        .unwrap_or_default()
+        .into()
+}
+
+fn ship_payload(call: &Call<'_>) -> Json {
+    let address = call.input.personal.and_then(|p| p.read::<Personal>().ok()).map(|p| p.shipping_address);
+    let lines: Vec<_> =
+        lines(call).into_iter().map(|l| json!({"productId": l.product_id, "quantity": l.quantity})).collect();
+    json!({ "shippingAddress": address, "lines": lines }).into()
+}
+
+fn take_payload(call: &Call<'_>) -> Json {
+    json!({ "reservation": id::execute(call.saga_id, "reserve", call.part, 1) }).into()
+}
+
+fn stock(call: &Call<'_>) -> Vec<Exposure> {
+    let mut held = Vec::new();
+    for line in lines(call) {
+        let more = [Exposure::new("stock_reserved", line.product_id, line.quantity)];
+        amends_protocol::add_exposure(&mut held, &more);
+    }
+    held
+}
+
+fn money(call: &Call<'_>) -> Vec<Exposure> {
+    let captured = input(call).map(|i| Exposure::new("money_captured", i.currency, i.total));
+    captured.into_iter().filter(|e| e.amount != 0).collect()
+}
+
+fn label_bought(_: &Call<'_>) -> Vec<Exposure> {
+    vec![Exposure::new("label_bought", "label", 1)]
+}
+
+fn nothing(_: &Call<'_>) -> Vec<Exposure> {
+    Vec::new()
+}
+
+fn one_part(_: &Json) -> u16 {
+    1
+}
+
+/// The definition; an order still `PENDING` after `pending_timeout` cancels itself.
+pub fn definition(pending_timeout: Duration) -> Definition {
+    let deadline = Duration::from_secs(10);
+    let undo_retry = RetryPolicy::attempts(Some(10));
+    let step = |name, participant, kind, payload| Step {
+        name,
+        participant,
+        kind,
+        retry: RetryPolicy::attempts(Some(5)),
+        undo_retry,
+        deadline,
+        label_done: None,
+        label_undone: FAILED,
+        personal: false,
+        parts: one_part,
+        payload,
+        may_hold: nothing,
+    };
+    Definition {
+        name: NAME,
+        version: 1,
+        labels: Labels { initial: PENDING, undoing: CANCELLING, cancelled: CANCELLED },
+        timeout: Some(SagaTimeout { until_step: 0, after: pending_timeout, reason: "pending_timeout" }),
+        steps: vec![
+            Step {
+                // Goes on until the saga's own timeout.
+                retry: RetryPolicy::attempts(None),
+                label_done: Some(CONFIRMED),
+                may_hold: stock,
+                ..step("reserve", "inventory", StepKind::Compensatable, reserve_payload)
+            },
+            Step {
+                label_done: Some(PAID),
+                label_undone: PAYMENT_FAILED,
+                may_hold: money,
+                ..step("pay", "payment", StepKind::Compensatable, pay_payload)
+            },
+            Step {
+                label_done: Some(FULFILLED),
+                label_undone: SHIPMENT_FAILED,
+                personal: true,
+                may_hold: label_bought,
+                ..step("ship", "shipment", StepKind::Pivot, ship_payload)
+            },
+            Step {
+                retry: RetryPolicy::attempts(None),
+                ..step("take", "inventory", StepKind::Retriable, take_payload)
+            },
+        ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use amends_engine::dialogue::Dialogue;
+
+    fn order() -> Dialogue {
+        let input = OrderInput {
+            customer_id: "c-1".into(),
+            currency: "EUR".into(),
+            total: 2500,
+            lines: vec![Line { product_id: "mug-blue".into(), quantity: 2, unit_price: 1250 }],
+            payment_method: "card_approved".into(),
+        };
+        Dialogue::begin(definition(Duration::from_secs(900)), serde_json::to_value(input).unwrap())
+    }
+
+    #[test]
+    fn a_fulfilled_order() {
+        let mut order = order();
+        order.label(PENDING).expect(&["reserve execute"]).succeeds("reserve execute").label(CONFIRMED);
+        order.expect(&["pay execute"]).succeeds("pay execute").label(PAID);
+        order.expect(&["ship execute"]).succeeds("ship execute").label(FULFILLED);
+        order.expect(&["take execute"]).succeeds("take execute").label(FULFILLED).expect(&[]);
+        order.replays();
+        insta::assert_snapshot!(order.timeline());
+    }
+}
