@@ -7,9 +7,12 @@
 #![warn(missing_docs)]
 
 mod account;
+pub mod broker;
 mod cluster;
 pub mod postgres;
+mod proxy;
 mod supervisor;
 mod sys;
 
+pub use broker::{Broker, BrokerOptions};
 pub use postgres::{Postgres, PostgresOptions};

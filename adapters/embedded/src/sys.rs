@@ -6,6 +6,8 @@
 
 use std::{io, os::unix::process::CommandExt, process::Command};
 
+use rdkafka::producer::{BaseProducer, Producer};
+
 /// Signals that servers are ended with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
@@ -64,4 +66,26 @@ pub(crate) fn die_with_spawner(command: &mut Command, signal: Signal) {
     }
     #[cfg(not(target_os = "linux"))]
     let _ = (command, signal);
+}
+
+/// Group members get their partitions at once instead of after three seconds.
+pub(crate) fn rebalance_at_once(mock: &BaseProducer) {
+    // SAFETY: `cluster` is valid for as long as `mock`, and the call takes the cluster's own lock.
+    unsafe { rdkafka_sys::rd_kafka_mock_group_initial_rebalance_delay_ms(cluster(mock), 0) }
+}
+
+/// Has the mock cluster's one broker say that it is at 127.0.0.1 and this port. Where it listens stays as it is.
+pub(crate) fn advertise(mock: &BaseProducer, port: u16) {
+    // SAFETY: as above; the host is copied before the call returns.
+    unsafe {
+        rdkafka_sys::rd_kafka_mock_broker_set_host_port(cluster(mock), 1, c"127.0.0.1".as_ptr(), port.into());
+    }
+}
+
+/// The mock cluster inside a client that was made with `test.mock.num.brokers`.
+fn cluster(mock: &BaseProducer) -> *mut rdkafka_sys::rd_kafka_mock_cluster_t {
+    // SAFETY: the client is alive, for we borrow it.
+    let cluster = unsafe { rdkafka_sys::rd_kafka_handle_mock_cluster(mock.client().native_ptr()) };
+    assert!(!cluster.is_null(), "the client was made with a mock cluster");
+    cluster
 }

@@ -4,7 +4,9 @@
 
 #![warn(missing_docs)]
 
+mod broker;
 mod database;
+mod real_kafka;
 mod scratch;
 mod server;
 
@@ -13,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use broker::{TestBroker, broker, real_kafka};
 pub use database::{LOGIN_ROLES, TestDatabase, database};
 
 /// Waits until the condition yields something, and fails the test in these words if it does not in time.

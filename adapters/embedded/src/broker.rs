@@ -1,0 +1,119 @@
+//! A Kafka broker in this process: librdkafka's mock cluster behind an address that stays.
+//!
+//! It speaks the real protocol over TCP, with groups, headers and idempotent producers. It forgets: all of it
+//! when it ends, and of each partition what is beyond 5 MiB or 100,000 batches. Amends is made so that what
+//! Postgres holds is enough to drive every saga on. Its admin API answers nothing: topics are made by
+//! [`Broker::create_topic`].
+
+use std::{io, net::SocketAddr, sync::Mutex};
+
+use rdkafka::{
+    ClientConfig,
+    error::KafkaError,
+    producer::{BaseProducer, Producer},
+};
+
+use crate::{proxy::Proxy, sys};
+
+/// How an embedded broker is run.
+#[derive(Debug, Clone, Default)]
+pub struct BrokerOptions {
+    /// The port, or a free one.
+    pub port: Option<u16>,
+}
+
+/// Why there is no broker, or no topic.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address cannot be listened on.
+    #[error("cannot listen on 127.0.0.1:{port}: {source}")]
+    Listen {
+        /// The port asked for; 0 for any.
+        port: u16,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// librdkafka's mock cluster could not do it.
+    #[error("embedded broker: {0}")]
+    Mock(#[from] KafkaError),
+}
+
+/// A running broker. Dropped, it ends.
+pub struct Broker {
+    // In this order: connections are cut before the broker behind them is taken away.
+    proxy: Proxy,
+    mock: Mutex<Mock>,
+}
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Broker").field("bootstrap_servers", &self.bootstrap_servers()).finish_non_exhaustive()
+    }
+}
+
+impl Broker {
+    /// Starts a broker without topics.
+    pub fn start(options: BrokerOptions) -> Result<Self, Error> {
+        let port = options.port.unwrap_or(0);
+        let proxy = Proxy::listen(port).map_err(|source| Error::Listen { port, source })?;
+        let mock = Mock::start(proxy.port())?;
+        proxy.forward_to(Some(mock.address));
+        let broker = Self { proxy, mock: Mutex::new(mock) };
+        tracing::info!(brokers = broker.bootstrap_servers(), "the embedded Kafka broker is ready");
+        Ok(broker)
+    }
+
+    /// Its address, for this process and others on this machine.
+    pub fn bootstrap_servers(&self) -> String {
+        format!("127.0.0.1:{}", self.proxy.port())
+    }
+
+    /// Creates a topic. One that is there already stays as it is.
+    pub fn create_topic(&self, name: &str, partitions: i32) -> Result<(), Error> {
+        use rdkafka::types::RDKafkaErrorCode::TopicAlreadyExists;
+        let mock = self.mock.lock().expect("nobody panics with the lock");
+        let cluster = mock.client.client().mock_cluster().expect("the client was made with one");
+        match cluster.create_topic(name, partitions, 1) {
+            Err(KafkaError::MockCluster(TopicAlreadyExists)) => Ok(()),
+            created => Ok(created?),
+        }
+    }
+
+    /// Loses everything: topics, messages, groups and offsets, as if it had been killed and started again. The
+    /// address stays.
+    pub fn forget(&self) -> Result<(), Error> {
+        let mut mock = self.mock.lock().expect("nobody panics with the lock");
+        self.proxy.forward_to(None);
+        *mock = Mock::start(self.proxy.port())?;
+        self.proxy.forward_to(Some(mock.address));
+        Ok(())
+    }
+
+    /// Cuts every connection and refuses new ones, or lets them in again. What it holds stays.
+    pub fn set_reachable(&self, reachable: bool) {
+        let mock = self.mock.lock().expect("nobody panics with the lock");
+        self.proxy.forward_to(reachable.then_some(mock.address));
+    }
+}
+
+/// One mock cluster: it lives in a client that nobody uses as such.
+struct Mock {
+    client: BaseProducer,
+    address: SocketAddr,
+}
+
+impl Mock {
+    fn start(advertised: u16) -> Result<Self, Error> {
+        let client: BaseProducer = ClientConfig::new()
+            .set("test.mock.num.brokers", "1")
+            .set("client.id", "embedded-broker")
+            .set("log_level", "3")
+            .create()?;
+        let listening = client.client().mock_cluster().map(|cluster| cluster.bootstrap_servers());
+        let address =
+            listening.and_then(|address| address.parse().ok()).expect("it listens on an address and port");
+        sys::rebalance_at_once(&client);
+        sys::advertise(&client, advertised);
+        Ok(Self { client, address })
+    }
+}
