@@ -10,7 +10,7 @@ use rdkafka::{
 };
 use tokio::sync::OnceCell;
 
-use crate::real_kafka;
+use crate::apache;
 
 /// A broker to test against. Topics get names of their own, so that tests do not meet.
 #[derive(Debug, Clone, Copy)]
@@ -37,8 +37,7 @@ pub async fn broker() -> TestBroker {
 /// says that it was left out.
 pub async fn real_kafka() -> Option<TestBroker> {
     static REAL: OnceCell<Option<Kind>> = OnceCell::const_new();
-    let kind =
-        REAL.get_or_init(|| async { real_kafka::brokers().await.map(|brokers| Kind::Real { brokers }) });
+    let kind = REAL.get_or_init(|| async { apache::brokers().await.map(|brokers| Kind::Real { brokers }) });
     kind.await.as_ref().map(|kind| TestBroker { kind })
 }
 

@@ -4,9 +4,9 @@
 
 #![warn(missing_docs)]
 
+mod apache;
 mod broker;
 mod database;
-mod real_kafka;
 mod scratch;
 mod server;
 
