@@ -1,0 +1,51 @@
+//! What is true of the whole deployment: one row, made by `amends migrate`.
+
+use amends_protocol::TokenKey;
+use sqlx::PgPool;
+
+/// What is true of the whole deployment.
+#[derive(Debug, Clone)]
+pub struct Deployment {
+    /// How often the database was restored to an earlier state.
+    pub epoch: u32,
+    /// How the engine knows its own commands again.
+    pub key: TokenKey,
+}
+
+/// Why it cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `amends migrate` has not been run to its end.
+    #[error("the database knows nothing of a deployment: run `amends migrate`")]
+    Missing,
+    /// The stored key is none.
+    #[error("the stored reply key is damaged: {0}")]
+    Key(#[from] amends_protocol::KeyError),
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// Reads the deployment's row.
+///
+/// # Errors
+/// [`Error`].
+pub async fn deployment(pool: &PgPool) -> Result<Deployment, Error> {
+    let row: Option<(i32, String)> =
+        sqlx::query_as("SELECT epoch, reply_key FROM deployment").fetch_optional(pool).await?;
+    let (epoch, key) = row.ok_or(Error::Missing)?;
+    Ok(Deployment { epoch: u32::try_from(epoch).unwrap_or_default(), key: TokenKey::from_hex(&key)? })
+}
+
+/// Makes the deployment's row with this key (64 hexadecimal digits) unless it is there; as the database's owner.
+///
+/// # Errors
+/// [`Error`].
+pub async fn ensure_deployment(pool: &PgPool, new_key_hex: &str) -> Result<Deployment, Error> {
+    TokenKey::from_hex(new_key_hex)?;
+    sqlx::query("INSERT INTO deployment (reply_key) VALUES ($1) ON CONFLICT DO NOTHING")
+        .bind(new_key_hex)
+        .execute(pool)
+        .await?;
+    deployment(pool).await
+}
