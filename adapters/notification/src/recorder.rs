@@ -1,0 +1,106 @@
+//! Takes what has arrived, and records it in one transaction.
+
+use std::time::Duration;
+
+use amends_protocol::{
+    transport::{self, Batch, Inbound, Sink, Source},
+    wire,
+};
+use sqlx::PgPool;
+
+use crate::event::{Event, template};
+
+const BATCH: usize = 500;
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What a turn could not get past.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database.
+    #[error("database: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The transport.
+    #[error(transparent)]
+    Transport(#[from] transport::Error),
+}
+
+/// Records what would be sent.
+pub struct Recorder<S, K> {
+    pool: PgPool,
+    source: S,
+    sink: K,
+}
+
+impl<S: Source, K: Sink> Recorder<S, K> {
+    /// Reads events from `source`; what cannot be read goes to `sink` as a dead letter.
+    pub fn new(pool: PgPool, source: S, sink: K) -> Self {
+        Self { pool, source, sink }
+    }
+
+    /// Takes one batch; answers how many events it had. Offsets move after the commit.
+    ///
+    /// # Errors
+    /// [`Error`]: the batch will come again.
+    pub async fn run_once(&mut self) -> Result<usize, Error> {
+        let batch = self.source.receive(BATCH, PATIENCE).await?;
+        if batch.messages.is_empty() {
+            return Ok(0);
+        }
+        match self.record(&batch).await {
+            Ok(()) => {
+                self.source.commit(batch.receipt)?;
+                Ok(batch.messages.len())
+            }
+            Err(error) => {
+                self.source.rewind()?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn record(&self, batch: &Batch) -> Result<(), Error> {
+        let (mut orders, mut ids, mut types, mut sequences, mut templates) =
+            (vec![], vec![], vec![], vec![], vec![]);
+        let mut dead: Vec<(&Inbound, String)> = Vec::new();
+        for message in &batch.messages {
+            let event: Event = match wire::read(&message.bytes) {
+                Ok(event) => event,
+                Err(why) => {
+                    dead.push((message, why.to_string()));
+                    continue;
+                }
+            };
+            let Some(sequence) = event.number() else {
+                dead.push((message, "sequence: not a number".to_owned()));
+                continue;
+            };
+            if let Some(template) = template(&event.r#type) {
+                orders.push(event.data.order_id);
+                ids.push(event.id);
+                types.push(event.r#type);
+                sequences.push(sequence);
+                templates.push(template);
+            }
+        }
+        if !ids.is_empty() {
+            let recorded = sqlx::query(
+                "INSERT INTO notifications (order_id, event_id, event_type, sequence, template)
+                 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[]) AS n
+                 ORDER BY 1, 2
+                 ON CONFLICT DO NOTHING",
+            )
+            .bind(orders)
+            .bind(ids)
+            .bind(types)
+            .bind(sequences)
+            .bind(templates)
+            .execute(&self.pool)
+            .await?;
+            metrics::counter!("amends_notifications_recorded_total").increment(recorded.rows_affected());
+        }
+        for (message, why) in dead {
+            self.sink.dead_letter(message, &why).await?;
+        }
+        Ok(())
+    }
+}
