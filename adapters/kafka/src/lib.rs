@@ -1,1 +1,23 @@
-//! amends-kafka
+//! Commands, replies and domain events over Kafka: the [`Source`] and [`Sink`] of `amends-protocol`.
+//!
+//! - [`KafkaSink`] keeps batches together, sends replies home, and ends a send once every message is acknowledged;
+//! - [`KafkaSource`] is a member of a consumer group that commits what its caller has settled and nothing else;
+//! - [`topics`] makes topics that are missing and tells of those that are not as they should be.
+//!
+//! Nothing here retries what it cannot know to be harmless: errors go to the caller, who asks again.
+//!
+//! [`Source`]: amends_protocol::transport::Source
+//! [`Sink`]: amends_protocol::transport::Sink
+
+#![warn(missing_docs)]
+
+mod context;
+mod progress;
+mod settings;
+mod sink;
+mod source;
+pub mod topics;
+
+pub use settings::{Error, KafkaSettings, check};
+pub use sink::KafkaSink;
+pub use source::KafkaSource;

@@ -1,0 +1,111 @@
+//! Where the broker is and how long to be patient with it.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use rdkafka::{ClientConfig, admin::AdminClient, error::KafkaError};
+
+use crate::context::Quiet;
+
+/// What every client of the broker needs to know.
+#[derive(Clone)]
+pub struct KafkaSettings {
+    /// `host:port`, several with commas between.
+    pub brokers: String,
+    /// What the broker's logs and quotas know us as.
+    pub client_id: String,
+    /// How long a silent consumer keeps its partitions. A broker refuses less than its
+    /// `group.min.session.timeout.ms`, 6 s by default; the embedded one takes 3 s.
+    pub session_timeout: Duration,
+    /// How long a message may take to be acknowledged before its sender is told that it was not.
+    pub delivery_timeout: Duration,
+    /// How long the broker may hold a fetch when there is nothing new. The embedded one does not wake it, so this is
+    /// latency there.
+    pub fetch_wait: Duration,
+    /// Further properties of librdkafka, such as `security.protocol`. They override ours.
+    pub properties: BTreeMap<String, String>,
+}
+
+impl KafkaSettings {
+    /// Fit for any broker that is set up as Kafka is by default.
+    pub fn new(brokers: impl Into<String>) -> Self {
+        Self {
+            brokers: brokers.into(),
+            client_id: "amends".into(),
+            session_timeout: Duration::from_secs(6),
+            delivery_timeout: Duration::from_secs(10),
+            fetch_wait: Duration::from_millis(10),
+            properties: BTreeMap::new(),
+        }
+    }
+
+    /// Common to every client; `own` is what this one adds.
+    pub(crate) fn client(&self, own: &[(&str, &str)]) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.brokers);
+        config.set("client.id", &self.client_id);
+        config.set("socket.nagle.disable", "true");
+        // Back within a second of the broker, not ten.
+        config.set("reconnect.backoff.ms", "50");
+        config.set("reconnect.backoff.max.ms", "1000");
+        // How soon a topic that has grown is noticed.
+        config.set("topic.metadata.refresh.interval.ms", "10000");
+        for (key, value) in own {
+            config.set(*key, *value);
+        }
+        for (key, value) in &self.properties {
+            config.set(key, value);
+        }
+        config
+    }
+}
+
+/// Values of properties may be passwords: only their names are shown.
+impl fmt::Debug for KafkaSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaSettings")
+            .field("brokers", &self.brokers)
+            .field("client_id", &self.client_id)
+            .field("session_timeout", &self.session_timeout)
+            .field("delivery_timeout", &self.delivery_timeout)
+            .field("fetch_wait", &self.fetch_wait)
+            .field("properties", &self.properties.keys())
+            .finish()
+    }
+}
+
+/// Why a client could not be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No broker answered in time.
+    #[error("no Kafka broker answers at {brokers}: {source}")]
+    Unreachable {
+        /// Where it was looked for.
+        brokers: String,
+        /// What librdkafka says.
+        source: KafkaError,
+    },
+    /// A setting is unknown or wrong.
+    #[error("Kafka settings: {0}")]
+    Settings(KafkaError),
+    /// The broker did not create a topic.
+    #[error("topic {topic} is missing and was not created: {reason}")]
+    Topic {
+        /// Its name.
+        topic: String,
+        /// What the broker says.
+        reason: String,
+    },
+}
+
+/// Whether a broker answers: for the start of a role, which gives up after a while. A running role never does.
+pub async fn check(settings: &KafkaSettings, patience: Duration) -> Result<(), Error> {
+    let admin: AdminClient<Quiet> =
+        settings.client(&[]).create_with_context(Quiet).map_err(Error::Settings)?;
+    let brokers = settings.brokers.clone();
+    tokio::task::spawn_blocking(move || match admin.inner().fetch_metadata(None, patience) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(Error::Unreachable { brokers, source }),
+    })
+    .await
+    .expect("asking for metadata does not panic")
+}

@@ -1,0 +1,247 @@
+//! A member of a consumer group.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard},
+    time::Duration,
+};
+
+use amends_protocol::transport::{Assignment, Batch, Error, Inbound, Source};
+use futures::{FutureExt, StreamExt};
+use rdkafka::{
+    ClientContext, Message, Offset, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance, StreamConsumer},
+    error::{KafkaError, KafkaResult},
+    message::{BorrowedMessage, Headers},
+};
+
+use crate::{
+    KafkaSettings, context,
+    progress::{Partition, Progress},
+    settings,
+};
+
+/// How long local work of the client, such as a seek, and a look at the topic may take.
+const LOCAL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Receives the messages of the partitions that the group gives it, and commits those that were settled.
+///
+/// The group spreads partitions by *cooperative-sticky*: a rebalance then takes only those away that move. With an
+/// eager strategy every member would lose all of its partitions at each rebalance, and everything unsettled would be
+/// received again.
+pub struct KafkaSource {
+    consumer: StreamConsumer<Member>,
+    /// An error that came after messages: it is told next time.
+    failed: Option<Error>,
+    /// A rewind that did not succeed: nothing may be received before it does.
+    must_rewind: bool,
+}
+
+impl KafkaSource {
+    /// Joins a group that reads these topics. [`Source::assignment`] speaks of the first.
+    pub fn subscribe(
+        settings: &KafkaSettings,
+        group: &str,
+        topics: &[&str],
+    ) -> Result<Self, settings::Error> {
+        let millis = |duration: Duration| duration.as_millis().to_string();
+        let config = settings.client(&[
+            ("group.id", group),
+            ("auto.offset.reset", "earliest"),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("partition.assignment.strategy", "cooperative-sticky"),
+            ("session.timeout.ms", &millis(settings.session_timeout)),
+            // Heartbeats are how a member learns of a rebalance.
+            ("heartbeat.interval.ms", &millis(settings.session_timeout / 6)),
+            ("fetch.wait.max.ms", &millis(settings.fetch_wait)),
+            ("fetch.queue.backoff.ms", "10"),
+            ("fetch.error.backoff.ms", "100"),
+        ]);
+        let member = Member {
+            topic: topics.first().map_or_else(String::new, |&topic| topic.into()),
+            state: Mutex::default(),
+        };
+        let consumer: StreamConsumer<Member> =
+            config.create_with_context(member).map_err(settings::Error::Settings)?;
+        consumer.subscribe(topics).map_err(settings::Error::Settings)?;
+        Ok(Self { consumer, failed: None, must_rewind: false })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.consumer.client().context().state()
+    }
+
+    /// Takes what is there. There is no await in it: what it has taken cannot be dropped half-way.
+    fn drain(&mut self, first: Inbound, max: usize) -> Vec<Inbound> {
+        let mut messages = vec![first];
+        let mut stream = self.consumer.stream();
+        while messages.len() < max {
+            match stream.next().now_or_never().flatten() {
+                Some(Ok(message)) => messages.push(inbound(&message)),
+                Some(Err(error)) => {
+                    self.failed = Some(failed("receiving", &error));
+                    break;
+                }
+                None => break,
+            }
+        }
+        messages
+    }
+
+    fn seek_back(&mut self) -> Result<(), Error> {
+        let from = self.state().progress.unsettled();
+        if !from.is_empty() {
+            let sought = self.consumer.seek_partitions(list(&from), LOCAL_PATIENCE);
+            let sought = sought.map_err(|error| failed("rewinding", &error))?;
+            // One that is not owned any more is somebody else's to read.
+            let owned = |partition: &Partition| self.state().progress.owned().any(|owned| owned == partition);
+            for element in sought.elements() {
+                if let Err(error) = element.error()
+                    && owned(&(element.topic().to_owned(), element.partition()))
+                {
+                    return Err(failed("rewinding", &error));
+                }
+            }
+        }
+        self.state().progress.rewound();
+        self.must_rewind = false;
+        Ok(())
+    }
+}
+
+impl Source for KafkaSource {
+    async fn receive(&mut self, max: usize, patience: Duration) -> Result<Batch, Error> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        if self.must_rewind {
+            self.seek_back()?;
+        }
+        let first = match tokio::time::timeout(patience, self.consumer.recv()).await {
+            Err(_) => return Ok(Batch::default()),
+            Ok(Err(error)) => return Err(failed("receiving", &error)),
+            Ok(Ok(message)) => inbound(&message),
+        };
+        let messages = self.drain(first, max);
+        let receipt = self.state().progress.received(&messages);
+        Ok(Batch { messages, receipt })
+    }
+
+    fn commit(&mut self, receipt: u64) -> Result<(), Error> {
+        let settled = self.state().progress.settle(receipt);
+        if settled.is_empty() {
+            return Ok(());
+        }
+        self.consumer.commit(&list(&settled), CommitMode::Async).map_err(|error| failed("committing", &error))
+    }
+
+    fn rewind(&mut self) -> Result<(), Error> {
+        self.must_rewind = true;
+        self.seek_back()
+    }
+
+    fn assignment(&self) -> Assignment {
+        let member = self.consumer.client().context();
+        let state = member.state();
+        let mine = state.progress.owned().filter(|(topic, _)| *topic == member.topic);
+        Assignment {
+            generation: state.progress.generation,
+            partitions: mine.map(|(_, partition)| *partition).collect(),
+            count: state.count,
+        }
+    }
+}
+
+/// What the client's callbacks know. They run while the source receives.
+struct Member {
+    topic: String,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    progress: Progress,
+    count: i32,
+}
+
+impl Member {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nobody panics with the lock")
+    }
+}
+
+impl ClientContext for Member {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        context::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        context::error(&error, reason);
+    }
+}
+
+impl ConsumerContext for Member {
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Assign(list) => {
+                // A topic that grows makes its group rebalance, so this is when its size may have changed.
+                let count = count(consumer, &self.topic);
+                let mut state = self.state();
+                state.count = count.unwrap_or(state.count);
+                state.progress.assigned(partitions(list));
+                tracing::debug!(topic = self.topic, assigned = ?partitions(list), count = state.count, "rebalanced");
+            }
+            Rebalance::Revoke(list) => {
+                self.state().progress.revoked(&partitions(list));
+                tracing::debug!(topic = self.topic, revoked = ?partitions(list), "rebalanced");
+            }
+            Rebalance::Error(error) => tracing::warn!(topic = self.topic, %error, "rebalance failed"),
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        // Offsets that did not move are harmless: the messages come again, and are known.
+        if let Err(error) = result {
+            tracing::debug!(topic = self.topic, %error, "offsets were not committed");
+        }
+    }
+}
+
+fn count(consumer: &BaseConsumer<Member>, topic: &str) -> Option<i32> {
+    let metadata = consumer.fetch_metadata(Some(topic), LOCAL_PATIENCE).ok()?;
+    let partitions = metadata.topics().first()?.partitions().len();
+    i32::try_from(partitions).ok().filter(|count| *count > 0)
+}
+
+fn inbound(message: &BorrowedMessage<'_>) -> Inbound {
+    let header = |name: &str| {
+        let found = message.headers()?.iter().find(|header| header.key == name)?.value?;
+        String::from_utf8(found.to_vec()).ok()
+    };
+    Inbound {
+        topic: message.topic().into(),
+        partition: message.partition(),
+        offset: message.offset(),
+        traceparent: header("traceparent"),
+        bytes: message.payload().unwrap_or_default().to_vec(),
+    }
+}
+
+fn partitions(list: &TopicPartitionList) -> Vec<Partition> {
+    list.elements().iter().map(|element| (element.topic().to_owned(), element.partition())).collect()
+}
+
+fn list(offsets: &BTreeMap<Partition, i64>) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(offsets.len());
+    for ((topic, partition), offset) in offsets {
+        let added = list.add_partition_offset(topic, *partition, Offset::Offset(*offset));
+        added.expect("an offset that was received is valid");
+    }
+    list
+}
+
+fn failed(doing: &str, error: &KafkaError) -> Error {
+    Error(format!("{doing}: {error}"))
+}

@@ -1,0 +1,114 @@
+//! What only the embedded broker can be made to do: be away, and forget.
+
+use std::time::{Duration, Instant};
+
+use amends_embedded::{Broker, BrokerOptions};
+use amends_kafka::{KafkaSettings, KafkaSink, KafkaSource};
+use amends_protocol::transport::{Outbound, Placement, Sink, Source};
+
+use crate::world::{PATIENCE, message, text};
+
+const TOPIC: &str = "replies";
+
+fn start(partitions: i32) -> (Broker, KafkaSettings) {
+    let broker = Broker::start(BrokerOptions::default()).unwrap();
+    broker.create_topic(TOPIC, partitions).unwrap();
+    let settings = KafkaSettings {
+        session_timeout: Duration::from_secs(3),
+        delivery_timeout: Duration::from_millis(500),
+        ..KafkaSettings::new(broker.bootstrap_servers())
+    };
+    (broker, settings)
+}
+
+fn one(home: u16, what: &str) -> Vec<Outbound> {
+    vec![message(TOPIC, Placement::Home(home), what)]
+}
+
+/// Sends as a caller does that asks again after an error.
+async fn send(sink: &KafkaSink, home: u16, what: &str) {
+    let begun = Instant::now();
+    while let Err(error) = sink.send(one(home, what)).await {
+        assert!(begun.elapsed() < PATIENCE, "{error}");
+    }
+}
+
+/// Receives until this comes; says from which partition.
+async fn receive(source: &mut KafkaSource, what: &str) -> i32 {
+    let begun = Instant::now();
+    loop {
+        assert!(begun.elapsed() < PATIENCE, "{what} has not come; {:?}", source.assignment());
+        // Errors are told while the broker is away.
+        let Ok(batch) = source.receive(10, Duration::from_millis(100)).await else { continue };
+        source.commit(batch.receipt).unwrap();
+        if let Some(found) = batch.messages.iter().find(|message| text(message) == what) {
+            return found.partition;
+        }
+    }
+}
+
+#[tokio::test]
+async fn while_the_broker_is_away_a_send_fails_and_then_all_goes_on() {
+    let (broker, settings) = start(2);
+    let sink = KafkaSink::new(&settings).unwrap();
+    let mut source = KafkaSource::subscribe(&settings, "group", &[TOPIC]).unwrap();
+    send(&sink, 0, "before").await;
+    receive(&mut source, "before").await;
+
+    broker.set_reachable(false);
+    let begun = Instant::now();
+    sink.send(one(0, "away")).await.unwrap_err();
+    assert!(begun.elapsed() < Duration::from_secs(10), "the delivery timeout was half a second");
+
+    broker.set_reachable(true);
+    send(&sink, 1, "after").await;
+    receive(&mut source, "after").await;
+}
+
+#[tokio::test]
+async fn a_source_can_be_dropped_while_the_broker_is_away() {
+    let (broker, settings) = start(2);
+    let mut source = KafkaSource::subscribe(&settings, "group", &[TOPIC]).unwrap();
+    send(&KafkaSink::new(&settings).unwrap(), 0, "before").await;
+    receive(&mut source, "before").await;
+    broker.set_reachable(false);
+    let begun = Instant::now();
+    drop(source);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_topic_recreated_with_more_partitions_is_used_to_its_full_width() {
+    let (broker, settings) = start(2);
+    let sink = KafkaSink::new(&settings).unwrap();
+    let mut source = KafkaSource::subscribe(&settings, "group", &[TOPIC]).unwrap();
+    send(&sink, 4, "before").await;
+    assert_eq!(receive(&mut source, "before").await, 0);
+
+    broker.forget().unwrap();
+    broker.create_topic(TOPIC, 5).unwrap();
+    let begun = Instant::now();
+    loop {
+        assert!(begun.elapsed() < PATIENCE, "still at the old home; {:?}", source.assignment());
+        send(&sink, 4, "after").await;
+        if receive(&mut source, "after").await == 4 {
+            break;
+        }
+    }
+    assert_eq!(source.assignment().count, 5);
+}
+
+#[tokio::test]
+async fn domain_events_go_on_after_the_broker_has_forgotten_their_producer() {
+    let (broker, settings) = start(2);
+    let sink = KafkaSink::in_order(&settings).unwrap();
+    let mut source = KafkaSource::subscribe(&settings, "group", &[TOPIC]).unwrap();
+    for _ in 0..5 {
+        send(&sink, 0, "before").await;
+    }
+    receive(&mut source, "before").await;
+    broker.forget().unwrap();
+    broker.create_topic(TOPIC, 2).unwrap();
+    send(&sink, 0, "after").await;
+    receive(&mut source, "after").await;
+}

@@ -1,0 +1,45 @@
+//! One suite for every broker: the embedded one always, a real Apache Kafka where there is one.
+
+mod cases;
+mod faults;
+mod world;
+
+macro_rules! on_every_broker {
+    ($($case:ident),* $(,)?) => {
+        mod embedded {
+            $(#[tokio::test]
+            async fn $case() {
+                super::cases::$case(amends_testkit::broker().await).await;
+            })*
+        }
+
+        mod apache {
+            $(#[tokio::test]
+            async fn $case() {
+                if let Some(broker) = amends_testkit::real_kafka().await {
+                    super::cases::$case(broker).await;
+                }
+            })*
+        }
+    };
+}
+
+on_every_broker!(
+    nothing_that_was_sent_is_lost,
+    a_batch_of_commands_stays_together_and_the_next_goes_elsewhere,
+    replies_go_to_the_home_of_their_saga,
+    the_trace_context_arrives,
+    receiving_takes_what_is_there_and_waits_for_no_more,
+    nothing_comes_of_an_empty_topic_but_an_empty_batch,
+    a_receive_that_is_dropped_loses_nothing,
+    after_a_restart_the_group_goes_on_behind_what_was_settled,
+    what_was_not_settled_comes_again_after_a_rewind,
+    a_rewind_behind_a_settled_batch_brings_back_only_what_came_later,
+    two_members_share_the_partitions_and_a_third_of_the_work_is_not_lost,
+    a_dead_letter_says_where_it_came_from_and_why,
+    a_dead_letter_bigger_than_its_topic_allows_is_cut,
+    domain_events_arrive_in_the_order_they_were_sent,
+    topics_with_other_partitions_than_the_settings_are_told_of,
+    missing_topics_are_made_where_the_broker_can,
+    a_topic_that_grows_is_noticed_where_the_broker_can,
+);
