@@ -4,7 +4,7 @@ use amends_protocol::{Kind, Outcome, Reason};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Occurrence, Saga, SagaOutcome};
+use super::{CommandState, Definition, Occurrence, Saga, SagaOutcome};
 
 /// What a transition comes to.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,6 +86,30 @@ pub struct Send {
     pub issued_at: DateTime<Utc>,
     /// When the engine will ask.
     pub deadline: DateTime<Utc>,
+}
+
+impl Send {
+    /// The command of this kind that is to go out for an execute as it stands.
+    pub(super) fn of(definition: &Definition, command: &CommandState, kind: Kind) -> Self {
+        let &CommandState { step, part, generation, .. } = command;
+        let (attempt, issued_at, deadline) = match (kind, &command.undo) {
+            (Kind::Compensate, Some(u)) => {
+                (u.attempt, u.issued_at, u.issued_at + definition.steps[step].deadline)
+            }
+            _ => (command.attempt, command.issued_at, command.deadline(definition)),
+        };
+        Self { kind, step, part, generation, attempt, issued_at, deadline }
+    }
+
+    /// How a timeline calls it: `pay execute 2`, `reserve/1 compensate`.
+    pub(super) fn name(&self, definition: &Definition) -> String {
+        let part = if self.part == 0 { String::new() } else { format!("/{}", self.part) };
+        let attempt = match (self.kind, self.attempt) {
+            (Kind::Execute | Kind::Compensate, n) if n > 1 => format!(" {n}"),
+            _ => String::new(),
+        };
+        format!("{}{part} {}{attempt}", definition.steps[self.step].name, self.kind.as_str())
+    }
 }
 
 /// One entry of a saga's append-only history: what happened and what was decided.

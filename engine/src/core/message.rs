@@ -1,10 +1,9 @@
 //! From a decided [`Send`] to the message.
 
 use amends_protocol::{Command, Json, Kind, SCHEMA_VERSION, TokenKey, id};
-
 use chrono::{DateTime, Utc};
 
-use super::{Definition, Input, Saga, Send, Status};
+use super::{CommandState, Definition, Input, Saga, Send, Status};
 
 /// The command that a decision wants sent. Only an execute has a payload: a compensation must not need what
 /// its target's result was.
@@ -48,28 +47,19 @@ pub fn command(
 /// Commands of a saga that were issued at `since` or later and have no answer: what a new owner of its slot
 /// sends again, in case the one before it died between commit and produce.
 pub fn outstanding(definition: &Definition, saga: &Saga, since: DateTime<Utc>) -> Vec<Send> {
-    let mut sends = Vec::new();
-    for command in &saga.state.commands {
-        let step = &definition.steps[command.step];
-        let sent_at = command.sent_at.unwrap_or(command.issued_at);
-        let send = |kind, attempt, issued_at| Send {
-            kind,
-            step: command.step,
-            part: command.part,
-            generation: command.generation,
-            attempt,
-            issued_at,
-            deadline: sent_at + step.deadline,
-        };
-        match &command.undo {
-            Some(undo) if !undo.done && undo.parked.is_none() && undo.issued_at >= since => {
-                sends.push(send(Kind::Compensate, undo.attempt, undo.issued_at));
-            }
-            None if command.status == Status::Waiting && sent_at >= since => {
-                sends.push(send(Kind::Execute, command.attempt, command.issued_at));
-            }
-            _ => {}
-        }
+    if saga.state.poisoned.is_some() {
+        return Vec::new();
     }
-    sends
+    let kind = |command: &CommandState| match &command.undo {
+        Some(undo) => {
+            let waits = !undo.done && undo.parked.is_none() && undo.asks > 0;
+            (waits && undo.issued_at >= since).then_some(Kind::Compensate)
+        }
+        None => {
+            let sent_at = command.sent_at.unwrap_or(command.issued_at);
+            (command.status == Status::Waiting && sent_at >= since).then_some(Kind::Execute)
+        }
+    };
+    let commands = saga.state.commands.iter();
+    commands.filter_map(|c| kind(c).map(|kind| Send::of(definition, c, kind))).collect()
 }

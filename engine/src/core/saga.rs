@@ -263,6 +263,20 @@ impl CommandState {
         id::execute(saga, definition.steps[self.step].name, self.part, self.generation)
     }
 
+    /// When the present attempt's outcome is called unknown.
+    pub fn deadline(&self, definition: &Definition) -> DateTime<Utc> {
+        self.sent_at.unwrap_or(self.issued_at) + definition.steps[self.step].deadline
+    }
+
+    /// Whether it may hold something that no answer has told of yet: until it is settled, and while it is
+    /// undone also where it is said that it will never take effect: perhaps only because it is undone.
+    fn may_hold(&self) -> bool {
+        match self.status {
+            Status::Fenced => self.undo.is_some(),
+            status => status.is_open() || status == Status::Expired,
+        }
+    }
+
     /// Whether its compensation says that there is no effect and never will be.
     pub fn is_undone(&self) -> bool {
         self.undo.as_ref().is_some_and(|u| u.done)
@@ -319,7 +333,7 @@ impl Saga {
         let (mut certain, mut possible) = (Vec::new(), Vec::new());
         for command in self.state.commands.iter().filter(|c| !c.is_undone()) {
             add_exposure(&mut certain, &command.held);
-            if command.held.is_empty() && (command.status.is_open() || command.status == Status::Expired) {
+            if command.held.is_empty() && command.may_hold() {
                 let call = self.call(command.part, input);
                 add_exposure(&mut possible, &(definition.steps[command.step].may_hold)(&call));
             }

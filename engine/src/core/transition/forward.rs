@@ -43,7 +43,7 @@ impl Deciding<'_> {
         let command = &mut self.saga.state.commands[at];
         command.status = Status::Waiting;
         command.parked = None;
-        command.asks = 0;
+        command.unknowns = 0;
         command.sent_at = (command.issued_at != now).then_some(now);
         let deadline = self.deadline(at);
         self.saga.state.commands[at].due_at = Some(deadline.min(now + RESEND));
@@ -52,20 +52,13 @@ impl Deciding<'_> {
 
     /// When the present attempt's outcome is called unknown.
     pub(super) fn deadline(&self, at: usize) -> DateTime<Utc> {
-        let command = &self.saga.state.commands[at];
-        command.sent_at.unwrap_or(command.issued_at) + self.definition.steps[command.step].deadline
+        self.saga.state.commands[at].deadline(self.definition)
     }
 
     /// Adds a command to what is to be sent.
     pub(super) fn push(&mut self, at: usize, kind: Kind) {
-        let deadline = self.deadline(at);
         let command = &self.saga.state.commands[at];
-        let (attempt, issued_at) = match (kind, &command.undo) {
-            (Kind::Compensate, Some(undo)) => (undo.attempt, undo.issued_at),
-            _ => (command.attempt, command.issued_at),
-        };
-        let &CommandState { step, part, generation, .. } = command;
-        self.sends.push(Send { kind, step, part, generation, attempt, issued_at, deadline });
+        self.sends.push(Send::of(self.definition, command, kind));
     }
 
     /// A command of a step going forward has succeeded: if it was the step's last, the saga moves on.

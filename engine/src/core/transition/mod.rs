@@ -16,13 +16,13 @@ mod timer;
 mod undo;
 pub mod verdict;
 
-use amends_protocol::{Json, Kind, Reason};
+use amends_protocol::{Json, Reason};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::saga::parts_of;
 use super::{
-    Change, Decision, Definition, Did, Direction, Entry, Event, NewSaga, Nothing, Occurrence, Saga,
-    SagaOutcome, Send, State,
+    Change, CommandState, Decision, Definition, Did, Direction, Entry, Event, NewSaga, Nothing, Occurrence,
+    Saga, SagaOutcome, Send, State,
 };
 
 /// A command nobody answered is sent again after this long: the broker may have forgotten it.
@@ -65,16 +65,13 @@ pub fn start(definition: &Definition, new: NewSaga, input: &Json, now: DateTime<
 pub fn transition(definition: &Definition, saga: &Saga, occurrence: &Occurrence) -> Decision {
     let mut deciding = Deciding::new(definition, saga, occurrence.at, occurrence.jitter);
     let verdict = match &occurrence.event {
-        Event::Started => Err(Decision::Nothing(Nothing::Duplicate)),
+        Event::Started => Err(DUPLICATE),
         Event::Replied(reply) => deciding.answer(reply),
         Event::Woke => deciding.wake(),
         Event::CancelRequested(_) => deciding.cancel(),
         Event::RetryRequested(_) => deciding.retry(),
         Event::Resolved(resolution) => deciding.resolve(resolution),
-        Event::Poisoned(reason) => {
-            deciding.poison(reason);
-            Ok(())
-        }
+        Event::Poisoned(reason) => deciding.poison(reason),
     };
     match verdict {
         Ok(()) => Decision::Changed(Box::new(deciding.finish(occurrence))),
@@ -85,6 +82,7 @@ pub fn transition(definition: &Definition, saga: &Saga, occurrence: &Occurrence)
 /// A decision in the making.
 struct Deciding<'a> {
     definition: &'a Definition,
+    before: &'a Saga,
     saga: Saga,
     now: DateTime<Utc>,
     jitter: u16,
@@ -96,27 +94,26 @@ struct Deciding<'a> {
 /// Whether there is something to write; `Err` says why not.
 type Verdict = Result<(), Decision>;
 
+const DUPLICATE: Decision = Decision::Nothing(Nothing::Duplicate);
+
 impl<'a> Deciding<'a> {
-    fn new(definition: &'a Definition, saga: &Saga, now: DateTime<Utc>, jitter: u16) -> Self {
+    fn new(definition: &'a Definition, saga: &'a Saga, now: DateTime<Utc>, jitter: u16) -> Self {
         let (did, sends) = (Did::default(), Vec::new());
-        Self { definition, saga: saga.clone(), now, jitter, woken: false, did, sends }
+        Self { definition, before: saga, saga: saga.clone(), now, jitter, woken: false, did, sends }
     }
 
     /// Derives what the row says besides its state, and closes the decision.
     fn finish(mut self, occurrence: &Occurrence) -> Change {
         let saga = &mut self.saga;
         saga.revision += 1;
-        let parked = saga.parked_reason().cloned();
-        let is_parked = parked.is_some();
-        match (saga.parked, parked) {
-            (false, Some(reason)) => {
-                self.did.parked = Some(reason);
-                saga.since = self.now;
-            }
-            (true, None) => saga.since = self.now,
-            _ => {}
+        let parked = saga.parked_reason();
+        if parked != self.before.parked_reason() {
+            self.did.parked = parked.cloned();
         }
-        saga.parked = is_parked;
+        saga.parked = parked.is_some();
+        if saga.parked != self.before.parked {
+            saga.since = self.now;
+        }
         let next = self.next_due();
         let saga = &mut self.saga;
         saga.live = next.is_some();
@@ -126,18 +123,16 @@ impl<'a> Deciding<'a> {
             (_, next) => next,
         };
         let definition = self.definition;
-        self.did.sent = self.sends.iter().map(|s| name_of(definition, s)).collect();
+        self.did.sent = self.sends.iter().map(|s| s.name(definition)).collect();
         let entry = Entry { revision: self.saga.revision, occurrence: occurrence.clone(), did: self.did };
         Change { saga: self.saga, entry, sends: self.sends }
     }
 
-    /// When there is something to do next.
+    /// When there is something to do next. What is poisoned rests, but for the promise that it ends in time.
     fn next_due(&self) -> Option<DateTime<Utc>> {
-        if self.saga.state.poisoned.is_some() {
-            return None;
-        }
-        let commands = self.saga.state.commands.iter().filter_map(|c| c.due());
-        commands.chain(self.saga.state.timeout_at).min()
+        let state = &self.saga.state;
+        let commands = state.commands.iter().filter(|_| state.poisoned.is_none());
+        commands.filter_map(CommandState::due).chain(state.timeout_at).min()
     }
 
     fn label(&mut self, label: &str) {
@@ -155,15 +150,11 @@ impl<'a> Deciding<'a> {
         self.saga.since = self.now;
     }
 
-    fn poison(&mut self, reason: &Reason) {
+    fn poison(&mut self, reason: &Reason) -> Verdict {
+        if self.saga.state.poisoned.is_some() {
+            return Err(DUPLICATE);
+        }
         self.saga.state.poisoned = Some(reason.clone());
-    }
-}
-
-fn name_of(definition: &Definition, send: &Send) -> String {
-    let (step, kind) = (definition.steps[send.step].name, send.kind.as_str());
-    match (send.kind, send.attempt) {
-        (Kind::Execute | Kind::Compensate, n) if n > 1 => format!("{step} {kind} {n}"),
-        _ => format!("{step} {kind}"),
+        Ok(())
     }
 }

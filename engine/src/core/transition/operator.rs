@@ -39,7 +39,8 @@ impl Deciding<'_> {
                 undo.failures = 0;
                 undo.asks = 0;
                 self.send_undo(at);
-            } else if command.status == Status::Unknown {
+            } else if matches!(command.status, Status::Unknown | Status::Expired) {
+                command.status = Status::Unknown;
                 command.unknowns = 0;
                 command.asks = 0;
                 self.ask(at);
@@ -62,7 +63,7 @@ impl Deciding<'_> {
         };
         let command = &self.saga.state.commands[at];
         let undoing = command.undo.as_ref().is_some_and(|u| u.parked.is_some());
-        let unknown = !undoing && command.status == Status::Unknown;
+        let unknown = !undoing && matches!(command.status, Status::Unknown | Status::Expired);
         if resolution.reference.is_empty() && (unknown || resolution.done) {
             return Err(Decision::Illegal(Illegal::NeedsReference));
         }
@@ -73,6 +74,7 @@ impl Deciding<'_> {
             return Err(Decision::Illegal(Illegal::OnlyRetry));
         }
         self.concern(at);
+        self.saga.state.poisoned = None;
         let step = self.saga.state.commands[at].step;
         if undoing {
             let given_back = negated(&self.saga.state.commands[at].held);

@@ -2,8 +2,8 @@
 
 use amends_protocol::{Kind, Outcome, Reason, add_exposure};
 
-use super::{Deciding, RESEND, Verdict};
-use crate::core::{CommandState, Decision, Direction, Nothing, ReplyEvent, SagaOutcome, Undo};
+use super::{DUPLICATE, Deciding, RESEND, Verdict};
+use crate::core::{CommandState, Decision, Direction, Nothing, ReplyEvent, SagaOutcome, Status, Undo};
 
 impl Deciding<'_> {
     /// Stops going forward. Every command sent and not refused, the given-up one and all parts included, gets
@@ -90,7 +90,7 @@ impl Deciding<'_> {
         };
         if undo.done {
             return match reply.outcome {
-                Outcome::Succeeded | Outcome::InFlight => Err(Decision::Nothing(Nothing::Duplicate)),
+                Outcome::Succeeded | Outcome::InFlight => Err(DUPLICATE),
                 other => self.note(at, other),
             };
         }
@@ -101,8 +101,7 @@ impl Deciding<'_> {
                 return Ok(());
             }
             Outcome::InFlight => return Err(Decision::Nothing(Nothing::InFlight)),
-            _ if older => return Err(Decision::Nothing(Nothing::Duplicate)),
-            _ if undo.parked.is_some() => return Err(Decision::Nothing(Nothing::Duplicate)),
+            _ if older || undo.parked.is_some() => return Err(DUPLICATE),
             Outcome::Unsupported => undo.due_at = Some(now + policy.delay(undo.asks, jitter)),
             Outcome::FailedTransient => {
                 undo.attempt = undo.attempt.max(reply.attempt);
@@ -118,6 +117,7 @@ impl Deciding<'_> {
                 }
             }
             Outcome::Refused | Outcome::FailedForGood | Outcome::Unknown | Outcome::Expired => {
+                undo.attempt = undo.attempt.max(reply.attempt);
                 let fallback = || Reason::new(format!("compensation_{}", reply.outcome.as_str()), "");
                 undo.due_at = None;
                 undo.parked = Some(reply.reason.clone().unwrap_or_else(fallback));
@@ -145,16 +145,22 @@ impl Deciding<'_> {
         self.undo_next();
     }
 
-    /// A success of a command that was settled as having no effect: undone at once. An ended saga is live
-    /// again until it is; its outcome does not change.
+    /// A success of a command that was settled as having no effect. Where no compensation is under way it is
+    /// an incident, and undone at once: an ended saga is live again until it is; its outcome does not change.
+    /// A step that cannot be undone counts as done.
     pub(super) fn orphan(&mut self, at: usize, reply: &ReplyEvent) {
+        self.settle(at, Status::Succeeded, reply);
+        let command = &self.saga.state.commands[at];
+        if command.undo.is_some() {
+            return;
+        }
         self.did.incident = Some("late_success".to_owned());
-        add_exposure(&mut self.saga.state.commands[at].held, &reply.exposure);
-        if self.is_retriable(self.saga.state.commands[at].step) {
-            let reason = Reason::new("late_success", "a step without a compensation took effect after all");
-            self.saga.state.commands[at].parked = Some(reason);
-        } else {
+        let (step, part) = (command.step, command.part);
+        let is_newest = !self.saga.state.commands[at + 1..].iter().any(|c| (c.step, c.part) == (step, part));
+        if !self.is_retriable(step) {
             self.compensate(at);
+        } else if is_newest && self.saga.state.direction == Direction::Forward {
+            self.advance(step);
         }
     }
 }

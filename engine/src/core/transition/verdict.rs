@@ -23,7 +23,7 @@ pub enum Verdict {
     StillUnknown,
     /// The worker cannot read us yet: hold, and send again later.
     HoldOff,
-    /// A success of what was settled as having no effect: undo it.
+    /// A success of what was settled as having no effect.
     Orphan,
     /// Odd: recorded once, and nothing else.
     Note,
@@ -46,27 +46,27 @@ pub fn verdict(status: Status, kind: Kind, outcome: Outcome, attempt: Ordering) 
         (S::Waiting | S::Unknown | S::Backoff, O::FailedForGood) => V::Settle(S::Failed),
         (S::Waiting | S::Unknown | S::Backoff, O::Fenced) => V::Settle(S::Fenced),
         (S::Waiting | S::Unknown | S::Backoff, O::Expired) => V::Settle(S::Expired),
-        (S::Waiting | S::Unknown | S::Backoff, O::Unsupported) => V::HoldOff,
+        (S::Waiting | S::Unknown, O::Unsupported) => V::HoldOff,
+        (S::Backoff, O::Unsupported) => V::Nothing,
 
-        (S::Waiting | S::Unknown, O::FailedTransient) => match (attempt, asked) {
-            (Ordering::Less, true) => V::SendAgain,
-            (Ordering::Less, false) => V::Note,
-            _ => V::TryAgain,
-        },
-        (S::Backoff, O::FailedTransient) => match attempt {
-            Ordering::Less => V::Nothing,
-            _ => V::TryAgain,
-        },
+        // To a probe, the failure of an older attempt is another word for "not seen".
+        (S::Unknown, O::FailedTransient) if attempt == Ordering::Less && asked => V::SendAgain,
+        (S::Waiting, O::FailedTransient) if attempt == Ordering::Less && asked => V::Nothing,
+        (S::Waiting | S::Unknown, O::FailedTransient) if attempt == Ordering::Less => V::Note,
+        (S::Backoff, O::FailedTransient) if attempt == Ordering::Less => V::Nothing,
+        (S::Waiting | S::Unknown | S::Backoff, O::FailedTransient) => V::TryAgain,
 
-        (S::Unknown, O::NotSeen) => V::SendAgain,
-        (S::Waiting | S::Backoff, O::NotSeen) => V::Nothing,
+        (S::Unknown, O::NotSeen) if asked => V::SendAgain,
+        (S::Waiting | S::Backoff, O::NotSeen) if asked => V::Nothing,
+        (S::Waiting | S::Unknown | S::Backoff, O::NotSeen) => V::Note,
 
         (S::Waiting, O::Unknown) => V::Ask,
         (S::Unknown, O::Unknown) if asked => V::StillUnknown,
         (S::Unknown, O::Unknown) => V::Nothing,
         (S::Backoff, O::Unknown) => V::Note,
 
-        (S::Refused | S::NotDone, O::Succeeded) => V::Orphan,
+        (S::Expired, O::Succeeded) => V::Settle(S::Succeeded),
+        (S::Refused | S::NotDone | S::Failed | S::Fenced, O::Succeeded) => V::Orphan,
         (S::Succeeded, O::Succeeded)
         | (S::Refused, O::Refused)
         | (S::Failed, O::FailedForGood | O::FailedTransient)
@@ -116,11 +116,19 @@ mod tests {
             ("a probe's answer, of its attempt", Kind::Probe, Ordering::Equal),
             ("a probe's answer, of an older attempt", Kind::Probe, Ordering::Less),
         ] {
-            writeln!(table, "# {title}").unwrap();
-            for status in STATUSES {
-                let row = OUTCOMES.map(|o| format!("{}={:?}", o.as_str(), verdict(status, kind, o, attempt)));
-                writeln!(table, "{status:?}: {}", row.join(" ")).unwrap();
+            let row = |name: &str, cells: [String; 9]| {
+                let cells: String = cells.iter().map(|cell| format!("{cell:<13}")).collect();
+                format!("{name:<17}{}\n", cells.trim_end())
+            };
+            write!(table, "{title}\n{}", row("", STATUSES.map(|s| format!("{s:?}")))).unwrap();
+            for outcome in OUTCOMES {
+                let cells = STATUSES.map(|status| match verdict(status, kind, outcome, attempt) {
+                    Verdict::Settle(status) => format!("={status:?}"),
+                    other => format!("{other:?}"),
+                });
+                table.push_str(&row(outcome.as_str(), cells));
             }
+            table.push('\n');
         }
         insta::assert_snapshot!(table);
     }

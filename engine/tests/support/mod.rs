@@ -1,0 +1,104 @@
+//! A workflow to test the engine with, and fakes of its ports.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::time::Duration;
+
+use amends_engine::core::{Call, Definition, Input, Labels, RetryPolicy, SagaTimeout, Step, StepKind};
+use amends_engine::dialogue::Dialogue;
+use amends_protocol::{Exposure, Json, Outcome};
+use serde_json::json;
+
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+
+/// book (one command a room, compensatable) → charge (compensatable) → confirm (pivot) → file (retriable).
+pub(crate) fn stay() -> Definition {
+    let step = |name, kind, label_done, label_undone| Step {
+        name,
+        participant: "hotel",
+        kind,
+        retry: RetryPolicy::attempts(Some(5)),
+        undo_retry: RetryPolicy::attempts(Some(10)),
+        deadline: Duration::from_secs(10),
+        label_done,
+        label_undone,
+        personal: false,
+        parts: |_| 1,
+        payload: |call| json!({ "part": call.part }).into(),
+        may_hold: |_| Vec::new(),
+    };
+    Definition {
+        name: "stay",
+        version: 1,
+        labels: Labels { initial: "NEW", undoing: "UNDOING", cancelled: "CANCELLED" },
+        timeout: Some(SagaTimeout { until_step: 0, after: Duration::from_secs(900), reason: "too_late" }),
+        steps: vec![
+            Step {
+                retry: RetryPolicy::attempts(None),
+                parts: rooms,
+                may_hold: |call| vec![Exposure::new("room_booked", format!("room-{}", call.part), 1)],
+                ..step("book", StepKind::Compensatable, Some("BOOKED"), "FULL")
+            },
+            Step { may_hold: price, ..step("charge", StepKind::Compensatable, Some("CHARGED"), "DECLINED") },
+            Step {
+                may_hold: |_| vec![Exposure::new("key_cut", "key", 1)],
+                ..step("confirm", StepKind::Pivot, Some("CONFIRMED"), "UNCONFIRMED")
+            },
+            Step { retry: RetryPolicy::attempts(None), ..step("file", StepKind::Retriable, None, "UNFILED") },
+        ],
+    }
+}
+
+fn rooms(input: &Json) -> u16 {
+    input.read::<serde_json::Value>().ok().and_then(|v| v["rooms"].as_u64()).unwrap_or(1) as u16
+}
+
+fn price(_: &Call<'_>) -> Vec<Exposure> {
+    vec![Exposure::new("money_captured", "EUR", 100)]
+}
+
+/// A stay in so many rooms, just begun, whose first commands were seen.
+pub(crate) fn begin(rooms: u16) -> Dialogue {
+    let mut stay = Dialogue::begin(stay(), json!({ "rooms": rooms }));
+    stay.sent.clear();
+    stay
+}
+
+/// A stay in one room that waits for this step's answer.
+pub(crate) fn waiting_for(step: &str) -> Dialogue {
+    let mut stay = begin(1);
+    for done in ["book", "charge", "confirm", "file"].into_iter().take_while(|s| *s != step) {
+        stay.succeeds(&format!("{done} execute"));
+    }
+    stay.sent.clear();
+    stay
+}
+
+/// A stay that waits for this step's answer, parked because nobody can say what became of it.
+pub(crate) fn unknown_until_parked(step: &str) -> Dialogue {
+    let mut stay = waiting_for(step);
+    stay.passes(10 * SECOND);
+    for _ in 0..5 {
+        stay.answers(&format!("{step} probe"), Outcome::Unknown);
+        stay.passes(60 * SECOND);
+    }
+    stay.sent.clear();
+    stay
+}
+
+/// What the stay may hold besides what it certainly holds.
+pub(crate) fn possible(of: &Dialogue) -> Vec<Exposure> {
+    let input = json!({ "rooms": 1 }).into();
+    of.saga.holds(&stay(), Input { data: &input, personal: None }).1
+}
+
+/// What is due is never before `wake_at` says, `live` says whether anything is, and the history gives the row.
+#[track_caller]
+pub(crate) fn wakes(stay: &Dialogue) {
+    let state = &stay.saga.state;
+    let commands = state.commands.iter().filter(|_| state.poisoned.is_none());
+    let next = commands.filter_map(|c| c.due()).chain(state.timeout_at).min();
+    assert_eq!(stay.saga.live, next.is_some());
+    assert_eq!(stay.saga.wake_at.is_some(), next.is_some());
+    assert!(stay.saga.wake_at <= next, "{:?} after {next:?}", stay.saga.wake_at);
+    stay.replays();
+}
