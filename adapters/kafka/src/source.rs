@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard},
+    sync::{Mutex, MutexGuard, mpsc},
+    thread,
     time::Duration,
 };
 
@@ -31,7 +32,8 @@ const LOCAL_PATIENCE: Duration = Duration::from_secs(2);
 /// eager strategy every member would lose all of its partitions at each rebalance, and everything unsettled would be
 /// received again.
 pub struct KafkaSource {
-    consumer: StreamConsumer<Member>,
+    /// Always there, until the source is dropped.
+    consumer: Option<StreamConsumer<Member>>,
     /// An error that came after messages: it is told next time.
     failed: Option<Error>,
     /// A rewind that did not succeed: nothing may be received before it does.
@@ -66,17 +68,21 @@ impl KafkaSource {
         let consumer: StreamConsumer<Member> =
             config.create_with_context(member).map_err(settings::Error::Settings)?;
         consumer.subscribe(topics).map_err(settings::Error::Settings)?;
-        Ok(Self { consumer, failed: None, must_rewind: false })
+        Ok(Self { consumer: Some(consumer), failed: None, must_rewind: false })
+    }
+
+    fn consumer(&self) -> &StreamConsumer<Member> {
+        self.consumer.as_ref().expect("it is not dropped yet")
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.consumer.client().context().state()
+        self.consumer().client().context().state()
     }
 
     /// Takes what is there. There is no await in it: what it has taken cannot be dropped half-way.
     fn drain(&mut self, first: Inbound, max: usize) -> Vec<Inbound> {
         let mut messages = vec![first];
-        let mut stream = self.consumer.stream();
+        let mut stream = self.consumer.as_ref().expect("it is not dropped yet").stream();
         while messages.len() < max {
             match stream.next().now_or_never().flatten() {
                 Some(Ok(message)) => messages.push(inbound(&message)),
@@ -93,7 +99,7 @@ impl KafkaSource {
     fn seek_back(&mut self) -> Result<(), Error> {
         let from = self.state().progress.unsettled();
         if !from.is_empty() {
-            let sought = self.consumer.seek_partitions(list(&from), LOCAL_PATIENCE);
+            let sought = self.consumer().seek_partitions(list(&from), LOCAL_PATIENCE);
             let sought = sought.map_err(|error| failed("rewinding", &error))?;
             // One that is not owned any more is somebody else's to read.
             let owned = |partition: &Partition| self.state().progress.owned().any(|owned| owned == partition);
@@ -119,7 +125,7 @@ impl Source for KafkaSource {
         if self.must_rewind {
             self.seek_back()?;
         }
-        let first = match tokio::time::timeout(patience, self.consumer.recv()).await {
+        let first = match tokio::time::timeout(patience, self.consumer().recv()).await {
             Err(_) => return Ok(Batch::default()),
             Ok(Err(error)) => return Err(failed("receiving", &error)),
             Ok(Ok(message)) => inbound(&message),
@@ -134,7 +140,9 @@ impl Source for KafkaSource {
         if settled.is_empty() {
             return Ok(());
         }
-        self.consumer.commit(&list(&settled), CommitMode::Async).map_err(|error| failed("committing", &error))
+        self.consumer()
+            .commit(&list(&settled), CommitMode::Async)
+            .map_err(|error| failed("committing", &error))
     }
 
     fn rewind(&mut self) -> Result<(), Error> {
@@ -143,13 +151,29 @@ impl Source for KafkaSource {
     }
 
     fn assignment(&self) -> Assignment {
-        let member = self.consumer.client().context();
+        let member = self.consumer().client().context();
         let state = member.state();
         let mine = state.progress.owned().filter(|(topic, _)| *topic == member.topic);
         Assignment {
             generation: state.progress.generation,
             partitions: mine.map(|(_, partition)| *partition).collect(),
             count: state.count,
+        }
+    }
+}
+
+impl Drop for KafkaSource {
+    /// Leaves the group, so that others have the partitions at once. librdkafka waits for the broker's answer for as
+    /// long as the broker is away; we do not.
+    fn drop(&mut self) {
+        let consumer = self.consumer.take();
+        let (left, leaving) = mpsc::channel();
+        thread::spawn(move || {
+            drop(consumer);
+            let _ = left.send(());
+        });
+        if leaving.recv_timeout(LOCAL_PATIENCE).is_err() {
+            tracing::debug!("the broker is away, the group will find out by itself that a member is gone");
         }
     }
 }
