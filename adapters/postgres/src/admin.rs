@@ -3,15 +3,29 @@
 use std::time::Duration;
 
 use amends_engine::{
-    core::{Entry, Saga, SagaState},
+    core::{CommandState, Entry, Saga, SagaState, State},
     port::Inputs,
 };
 use amends_protocol::Reason;
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, FromRow, PgPool, QueryBuilder};
 use uuid::Uuid;
 
-use crate::Error;
+use crate::{
+    Error, error, inputs,
+    sagas::{self, COLUMNS},
+    timeline,
+};
+
+/// A saga's state as a word, of a table called `s`: [`Saga::state`] in SQL.
+pub(crate) const STATE: &str = "CASE WHEN s.parked THEN 'parked' WHEN s.outcome IS NOT NULL THEN s.outcome \
+     WHEN s.state ->> 'direction' = 'undoing' THEN 'compensating' ELSE 'running' END";
+
+/// The state of that word.
+pub(crate) fn state_of(word: &str) -> Option<SagaState> {
+    use SagaState::{Compensating, Completed, Parked, Running, Undone};
+    [Running, Compensating, Parked, Completed, Undone].into_iter().find(|state| state.as_str() == word)
+}
 
 /// Which sagas to list.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -103,8 +117,48 @@ impl Admin {
     /// # Errors
     /// The database's.
     pub async fn list(&self, filter: &Filter) -> Result<Page, Error> {
-        let _ = (filter, &self.pool);
-        Err(Error::Unavailable("not yet".into()))
+        let mut query = QueryBuilder::new("SELECT s.id, s.business_key, s.workflow, s.workflow_version, ");
+        query.push(STATE).push(
+            " AS state_word, s.label, s.step, s.reason::text AS reason, s.since, s.stuck_at, s.born_at, s.updated_at,
+              s.state::text AS state
+              FROM sagas AS s WHERE true",
+        );
+        // As the partial indexes say it.
+        match filter.state {
+            Some(SagaState::Parked) => query.push(" AND s.parked"),
+            Some(state @ (SagaState::Running | SagaState::Compensating)) => {
+                query.push(" AND s.live AND ").push(STATE).push(" = ").push_bind(state.as_str())
+            }
+            Some(state) => query.push(" AND NOT s.parked AND s.outcome = ").push_bind(state.as_str()),
+            None => &mut query,
+        };
+        match filter.stuck {
+            Some(true) => query.push(" AND s.live AND s.stuck_at IS NOT NULL"),
+            Some(false) => query.push(" AND s.stuck_at IS NULL"),
+            None => &mut query,
+        };
+        if let Some(step) = &filter.step {
+            query.push(" AND s.step = ").push_bind(step.as_str());
+        }
+        if let Some(age) = filter.older_than {
+            query
+                .push(" AND s.since <= now() - make_interval(secs => ")
+                .push_bind(age.as_secs_f64())
+                .push(")");
+        }
+        if let Some(after) = filter.after {
+            query.push(" AND s.id < ").push_bind(after);
+        }
+        let limit = filter.limit.max(1) as usize;
+        // One more than asked for says whether there is a next page.
+        query.push(" ORDER BY s.id DESC LIMIT ").push_bind(i64::from(filter.limit.max(1)) + 1);
+        let mut rows: Vec<ListedRow> =
+            query.build_query_as().fetch_all(&self.pool).await.map_err(error::of)?;
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let items: Vec<Listed> = rows.into_iter().map(Listed::from).collect();
+        let next = items.last().map(|last| last.id).filter(|_| more);
+        Ok(Page { items, next })
     }
 
     /// One saga with everything.
@@ -112,7 +166,88 @@ impl Admin {
     /// # Errors
     /// The database's, or a row that this program cannot read.
     pub async fn get(&self, saga_id: Uuid) -> Result<Option<Detail>, Error> {
-        let _ = saga_id;
-        Err(Error::Unavailable("not yet".into()))
+        let (row, inputs, timeline) = self.read(saga_id).await.map_err(error::of)?;
+        let Some(DetailRow { row, stuck_at, updated_at, now }) = row else { return Ok(None) };
+        Ok(Some(Detail {
+            saga: row.read()?,
+            stuck_at,
+            updated_at,
+            inputs: inputs
+                .map(Inputs::from)
+                .ok_or_else(|| Error::Unreadable(format!("saga {saga_id} has no input")))?,
+            timeline: timeline.into_iter().map(timeline::Row::read).collect::<Result<_, _>>()?,
+            now,
+        }))
     }
+
+    /// All of one moment.
+    async fn read(
+        &self,
+        saga_id: Uuid,
+    ) -> Result<(Option<DetailRow>, Option<inputs::Row>, Vec<timeline::Row>), sqlx::Error> {
+        let mut tx = self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        let row = sqlx::query_as(AssertSqlSafe(format!(
+            "SELECT {COLUMNS}, s.stuck_at, s.updated_at, clock_timestamp() AS now FROM sagas AS s WHERE s.id = $1"
+        )))
+        .bind(saga_id)
+        .fetch_optional(&mut *tx)
+        .await?;
+        let inputs = inputs::rows(&mut *tx, &[saga_id]).await?.pop();
+        let timeline = timeline::rows(&mut *tx, saga_id).await?;
+        tx.rollback().await?;
+        Ok((row, inputs, timeline))
+    }
+}
+
+/// A line as it is stored.
+#[derive(FromRow)]
+struct ListedRow {
+    id: Uuid,
+    business_key: String,
+    workflow: String,
+    workflow_version: i32,
+    state_word: String,
+    label: String,
+    step: String,
+    reason: Option<String>,
+    since: DateTime<Utc>,
+    stuck_at: Option<DateTime<Utc>>,
+    born_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+    state: String,
+}
+
+impl From<ListedRow> for Listed {
+    /// A row that this program cannot read is shown all the same, as far as it can be.
+    fn from(row: ListedRow) -> Self {
+        let state: Option<State> = serde_json::from_str(&row.state).ok();
+        let parked = state.as_ref().and_then(|state| {
+            let commands = state.commands.iter().rev();
+            state.poisoned.as_ref().or_else(|| commands.into_iter().find_map(CommandState::parked)).cloned()
+        });
+        Listed {
+            id: row.id,
+            business_key: row.business_key,
+            workflow: row.workflow,
+            workflow_version: u32::try_from(row.workflow_version).unwrap_or_default(),
+            state: state_of(&row.state_word).unwrap_or(SagaState::Running),
+            label: row.label,
+            step: row.step,
+            reason: parked.or_else(|| serde_json::from_str(row.reason.as_deref()?).ok()),
+            since: row.since,
+            stuck_at: row.stuck_at,
+            born_at: row.born_at,
+            updated_at: row.updated_at,
+        }
+    }
+}
+
+/// A saga's row with what the engine does not need.
+#[derive(FromRow)]
+struct DetailRow {
+    #[sqlx(flatten)]
+    row: sagas::Row,
+    stuck_at: Option<DateTime<Utc>>,
+    updated_at: DateTime<Utc>,
+    now: DateTime<Utc>,
 }

@@ -6,20 +6,32 @@
 //! | [`orders`] | orders, placed in one transaction with their sagas |
 //! | [`admin`] | what an operator sees |
 //! | [`events`] | the timeline, in order, for the publisher of domain events |
+//! | `conformance` | what any `SagaStore` must do, as a suite of tests (with the feature of that name) |
 //! | [`upkeep`] | what is done every so often |
 //! | [`deployment`] | what is true of the whole deployment |
 //! | [`pool`] | connections, and whether the schema is this program's |
 #![warn(missing_docs)]
 
 pub mod admin;
+mod births;
+mod commit;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod deployment;
+mod error;
 pub mod events;
+mod inputs;
+mod keys;
 pub mod orders;
 pub mod pool;
+mod sagas;
 mod store;
+mod strays;
+mod timeline;
 pub mod upkeep;
 
 pub use amends_engine::port::Error;
+pub use births::Birth;
 pub use store::PgSagaStore;
 
 /// The migrations of the engine's database. The role `amends_engine` exists before they run; they run as the

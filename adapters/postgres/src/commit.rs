@@ -1,0 +1,174 @@
+//! A batch of writes: one statement, one transaction, one round trip.
+
+use std::{collections::HashMap, time::Duration};
+
+use amends_engine::{
+    core::Entry,
+    port::{Inputs, Wants, Write},
+};
+use sqlx::{PgConnection, PgPool, types::Json};
+use uuid::Uuid;
+
+use crate::{
+    Error, error,
+    inputs::{self, Row},
+    sagas::{CORE, STATE_VERSION, each, int, small, stored},
+    timeline,
+};
+
+/// Rows that still have the revision that was read are updated, in the order given (by id, so that batches
+/// cannot deadlock); then, and only then, their slots are locked; then their entries are numbered and appended.
+/// Each part reads the one before it, which is what orders them. `IN (…) IS TRUE` keeps the entries in order,
+/// where a join would not.
+const COMMIT: &str = "
+    WITH written AS (
+        UPDATE sagas AS s
+        SET revision = w.revision, label = w.label, heading_for = w.heading_for, reason = w.reason, outcome = w.outcome,
+            parked = w.parked, live = w.live, wake_at = w.wake_at, step = w.step, since = w.since,
+            updated_at = w.updated_at, state = w.state, core_version = $17, state_version = $18,
+            stuck_at = CASE WHEN s.since = w.since AND s.step = w.step THEN s.stuck_at END
+        FROM UNNEST($1::uuid[], $2::int4[], $3::int4[], $4::text[], $5::text[], $6::jsonb[], $7::text[], $8::bool[],
+                    $9::bool[], $10::timestamptz[], $11::text[], $12::timestamptz[], $13::timestamptz[], $14::jsonb[],
+                    $15::bool[], $16::bool[])
+             AS w (id, read_revision, revision, label, heading_for, reason, outcome, parked, live, wake_at, step, since,
+                   updated_at, state, wants_data, wants_personal)
+        WHERE s.id = w.id AND s.revision = w.read_revision
+        RETURNING s.id, s.slot, w.wants_data, w.wants_personal
+    ), locked AS MATERIALIZED (
+        SELECT pg_advisory_xact_lock($19, slot) FROM (SELECT DISTINCT slot::int4 FROM written ORDER BY 1) AS slots
+    ), appended AS (
+        INSERT INTO timeline (saga_id, slot, revision, at, body, batch)
+        SELECT e.saga_id, e.slot, e.revision, e.at, e.body::jsonb, $20
+        FROM (SELECT count(*) FROM locked) AS held,
+             UNNEST($21::uuid[], $22::int2[], $23::int4[], $24::timestamptz[], $25::text[])
+             AS e (saga_id, slot, revision, at, body)
+        WHERE (e.saga_id IN (SELECT id FROM written)) IS TRUE
+    )
+    SELECT id AS saga_id,
+           CASE WHEN wants_data THEN (SELECT data FROM saga_inputs WHERE saga_id = id) END AS data,
+           CASE WHEN wants_personal THEN (SELECT data FROM personal WHERE saga_id = id) END AS personal
+    FROM written";
+
+/// How often a lost answer is asked for, and how long each time.
+const ASKS: u32 = 5;
+
+/// Writes a batch; answers for those that were written.
+pub(crate) async fn commit(pool: &PgPool, writes: &[Write]) -> Result<Vec<Inputs>, Error> {
+    if writes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut writes: Vec<&Write> = writes.iter().collect();
+    writes.sort_by_key(|write| write.saga.id);
+    let batch = timeline::new_batch();
+    let mut connection = pool.acquire().await.map_err(error::of)?;
+    match run(&mut connection, &writes, batch).await {
+        Ok(rows) => Ok(rows.into_iter().map(Inputs::from).collect()),
+        Err(error) if error::leaves_open(&error) => {
+            // Not another's: this connection may be broken.
+            drop(connection.detach());
+            read_back(pool, &writes, batch, &error).await
+        }
+        Err(error) => Err(error::of(error)),
+    }
+}
+
+async fn run(connection: &mut PgConnection, writes: &[&Write], batch: i64) -> Result<Vec<Row>, sqlx::Error> {
+    let entries: Vec<(&Write, &Entry)> =
+        writes.iter().flat_map(|write| write.entries.iter().map(|entry| (*write, entry))).collect();
+    let updated_at = |write: &Write| write.entries.last().map(|entry| entry.occurrence.at);
+    // To its end: what fails when it commits is said after the last row.
+    sqlx::query_as(COMMIT)
+        .bind(each(writes, |w| w.saga.id))
+        .bind(each(writes, |w| int(w.read_revision)))
+        .bind(each(writes, |w| int(w.saga.revision)))
+        .bind(each(writes, |w| w.saga.label.as_str()))
+        .bind(each(writes, |w| w.saga.heading_for.as_deref()))
+        .bind(each(writes, |w| w.saga.reason.as_ref().map(Json)))
+        .bind(each(writes, |w| w.saga.outcome.map(stored)))
+        .bind(each(writes, |w| w.saga.parked))
+        .bind(each(writes, |w| w.saga.live))
+        .bind(each(writes, |w| w.saga.wake_at))
+        .bind(each(writes, |w| w.saga.step.as_str()))
+        .bind(each(writes, |w| w.saga.since))
+        .bind(each(writes, |w| updated_at(w).unwrap_or(w.saga.since)))
+        .bind(each(writes, |w| Json(&w.saga.state)))
+        .bind(each(writes, |w| w.wants.data))
+        .bind(each(writes, |w| w.wants.personal))
+        .bind(CORE)
+        .bind(STATE_VERSION)
+        .bind(timeline::LOCK)
+        .bind(batch)
+        .bind(each(&entries, |(w, _)| w.saga.id))
+        .bind(each(&entries, |(w, _)| small(w.saga.slot)))
+        .bind(each(&entries, |(_, entry)| int(entry.revision)))
+        .bind(each(&entries, |(_, entry)| entry.occurrence.at))
+        .bind(each(&entries, |(_, entry)| entry.body()))
+        .fetch_all(connection)
+        .await
+}
+
+/// The answer was lost: did it happen? Says so as if nothing had been wrong.
+async fn read_back(
+    pool: &PgPool,
+    writes: &[&Write],
+    batch: i64,
+    lost: &sqlx::Error,
+) -> Result<Vec<Inputs>, Error> {
+    metrics::counter!("amends_postgres_commits_read_back_total").increment(1);
+    tracing::warn!(%lost, "the answer to a commit was lost; reading it back");
+    let ids = each(writes, |write| write.saga.id);
+    let happened = ask_again(|| happened(pool, &ids, batch)).await?;
+    if happened.is_empty() {
+        return Err(Error::Unavailable(format!("nothing was written: {lost}")));
+    }
+    let wants: HashMap<Uuid, Wants> = writes.iter().map(|write| (write.saga.id, write.wants)).collect();
+    let inputs = ask_again(|| inputs::of(pool, &happened)).await?;
+    let mut found: HashMap<Uuid, Inputs> = inputs.into_iter().map(|i| (i.saga_id, i)).collect();
+    let answer = happened.into_iter().map(|saga_id| {
+        let wants = wants.get(&saga_id).copied().unwrap_or_default();
+        let all = found.remove(&saga_id);
+        let (data, personal) = all.map(|all| (all.data, all.personal)).unwrap_or_default();
+        let data = if wants.data { data } else { Default::default() };
+        Inputs { saga_id, data, personal: personal.filter(|_| wants.personal) }
+    });
+    Ok(answer.collect())
+}
+
+/// The sagas that the batch has written. The rows' locks wait for the backend that may still be at it.
+async fn happened(pool: &PgPool, ids: &[Uuid], batch: i64) -> Result<Vec<Uuid>, Error> {
+    let ask = async {
+        let mut tx = pool.begin().await?;
+        sqlx::query("SET LOCAL lock_timeout = '2s'").execute(&mut *tx).await?;
+        sqlx::query("SELECT FROM sagas WHERE id = ANY($1) ORDER BY id FOR UPDATE")
+            .bind(ids)
+            .execute(&mut *tx)
+            .await?;
+        let written = sqlx::query_scalar(
+            "SELECT DISTINCT saga_id FROM timeline WHERE saga_id = ANY($1) AND batch = $2 ORDER BY saga_id",
+        )
+        .bind(ids)
+        .bind(batch)
+        .fetch_all(&mut *tx)
+        .await?;
+        tx.rollback().await?;
+        Ok(written)
+    };
+    ask.await.map_err(error::of)
+}
+
+/// Asks until there is an answer, within a bound.
+pub(crate) async fn ask_again<T, F>(mut ask: impl FnMut() -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let mut asked = 1;
+    loop {
+        match ask().await {
+            Err(Error::Unavailable(_)) if asked < ASKS => {
+                tokio::time::sleep(Duration::from_millis(50 << asked)).await;
+                asked += 1;
+            }
+            answer => return answer,
+        }
+    }
+}

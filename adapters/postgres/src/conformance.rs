@@ -1,0 +1,405 @@
+//! What any [`SagaStore`] must do. A test file of a store's says
+//! `amends_postgres::conformance!(world);`, with `async fn world() -> impl World` that makes an empty store.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use amends_engine::{
+    core::{
+        Call, Change, Definition, Did, Entry, Event, Labels, NewSaga, Occurrence, RetryPolicy, Saga,
+        SagaOutcome, Step, StepKind, start,
+    },
+    port::{DueScan, Error, SagaStore, Stray, Wants, Write},
+};
+use amends_protocol::{Json, Reason};
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::json;
+use uuid::Uuid;
+
+/// A store, and what cannot be done or seen through its port.
+pub trait World: Sync {
+    /// The store.
+    type Store: SagaStore;
+    /// The store.
+    fn store(&self) -> &Self::Store;
+    /// Stores a new saga.
+    fn create(&self, change: &Change, data: &Json, personal: &Json) -> impl Future<Output = ()>;
+    /// A saga's entries, by revision.
+    fn timeline(&self, saga_id: Uuid) -> impl Future<Output = Vec<Entry>>;
+    /// How many strays are kept.
+    fn strays(&self) -> impl Future<Output = usize>;
+}
+
+/// Makes a test of each.
+#[macro_export]
+macro_rules! conformance {
+    ($world:path) => {
+        $crate::conformance!($world:
+            what_was_born_is_read_back
+            a_write_replaces_the_row_and_adds_its_entries
+            what_is_written_has_an_outcome_a_reason_and_no_timer
+            the_write_of_a_zombie_changes_nothing
+            of_two_writers_of_one_revision_one_is_answered
+            a_stale_write_does_not_stop_its_batch
+            inputs_come_back_as_far_as_they_are_wanted
+            what_cannot_be_stored_is_a_data_error_and_writes_nothing
+            the_longest_overdue_come_first_and_no_more_than_asked_for
+            nothing_is_due_before_its_time_by_the_stores_clock
+            only_live_sagas_of_the_slots_are_due
+            rescheduling_changes_only_when_it_wakes
+            rescheduling_a_saga_that_moved_on_changes_nothing
+            those_that_changed_lately_are_in_flight
+            a_stray_is_kept_once
+            nothing_asked_is_nothing_answered
+        );
+    };
+    ($world:path: $($name:ident)*) => {
+        $(#[tokio::test]
+        async fn $name() {
+            $crate::conformance::$name(&$world().await).await;
+        })*
+    };
+}
+
+/// A workflow of two steps, for tests.
+pub fn errand() -> Definition {
+    let step = |name, kind| Step {
+        name,
+        participant: "errands",
+        kind,
+        retry: RetryPolicy::attempts(Some(5)),
+        undo_retry: RetryPolicy::attempts(Some(5)),
+        deadline: Duration::from_secs(10),
+        label_done: None,
+        label_undone: "UNDONE",
+        personal: true,
+        parts: |_| 1,
+        payload: |call: &Call<'_>| call.input.data.clone(),
+        may_hold: |_| Vec::new(),
+    };
+    Definition {
+        name: "errand",
+        version: 1,
+        labels: Labels { initial: "NEW", undoing: "UNDOING", cancelled: "CANCELLED" },
+        timeout: None,
+        steps: vec![step("fetch", StepKind::Compensatable), step("carry", StepKind::Pivot)],
+    }
+}
+
+/// The birth of an errand.
+pub fn birth(slot: u16, now: DateTime<Utc>) -> Change {
+    let id = Uuid::now_v7();
+    start(&errand(), NewSaga { id, slot, business_key: format!("errand {id}") }, &Json::null(), now)
+}
+
+/// A next row: the entries are wake-ups, the last of them at `at`.
+pub fn moved(saga: &Saga, entries: u32, at: DateTime<Utc>) -> Write {
+    let entry = |n| Entry {
+        revision: saga.revision + n,
+        occurrence: Occurrence { event: Event::Woke, at, jitter: 7 },
+        did: Did { sent: vec![format!("fetch execute {n}")], ..Did::default() },
+    };
+    let next = Saga { revision: saga.revision + entries, ..saga.clone() };
+    Write {
+        read_revision: saga.revision,
+        saga: next,
+        entries: (1..=entries).map(entry).collect(),
+        wants: Wants::default(),
+    }
+}
+
+const NONE: [Uuid; 0] = [];
+
+async fn now(world: &impl World) -> DateTime<Utc> {
+    world.store().load(&[]).await.expect("the store answers").now
+}
+
+async fn load(world: &impl World, id: Uuid) -> Saga {
+    let mut sagas = world.store().load(&[id]).await.expect("the store answers").sagas;
+    sagas.pop().expect("the saga is there")
+}
+
+async fn commit(world: &impl World, writes: &[Write]) -> Vec<Uuid> {
+    let answered = world.store().commit(writes).await.expect("the store writes");
+    let mut ids: Vec<Uuid> = answered.into_iter().map(|inputs| inputs.saga_id).collect();
+    ids.sort();
+    ids
+}
+
+/// A new saga in the store, changed before it got there.
+async fn stored(world: &impl World, slot: u16, change: impl FnOnce(&mut Saga, DateTime<Utc>)) -> Saga {
+    let now = now(world).await;
+    let mut birth = birth(slot, now);
+    change(&mut birth.saga, now);
+    world.create(&birth, &Json::from(json!({"slot": slot})), &Json::from(json!({"name": "Test"}))).await;
+    birth.saga
+}
+
+fn scan(slots: &[u16]) -> DueScan {
+    DueScan { slots: slots.to_vec(), not_before: None, overdue: Duration::ZERO, limit: 100 }
+}
+
+async fn due(world: &impl World, scan: &DueScan) -> Vec<Uuid> {
+    world.store().due(scan).await.expect("the store answers").sagas.iter().map(|saga| saga.id).collect()
+}
+
+/// Row, first entry and time come back as they went in.
+pub async fn what_was_born_is_read_back(world: &impl World) {
+    let birth = birth(7, now(world).await);
+    world.create(&birth, &Json::null(), &Json::null()).await;
+    let loaded = world.store().load(&[Uuid::now_v7(), birth.saga.id]).await.unwrap();
+    assert_eq!(loaded.sagas, std::slice::from_ref(&birth.saga));
+    assert!(loaded.now >= birth.saga.born_at);
+    assert_eq!(world.timeline(birth.saga.id).await, [birth.entry]);
+}
+
+/// Several entries at once, without a gap.
+pub async fn a_write_replaces_the_row_and_adds_its_entries(world: &impl World) {
+    let saga = stored(world, 1, |_, _| {}).await;
+    let first = moved(&saga, 3, now(world).await);
+    assert_eq!(commit(world, std::slice::from_ref(&first)).await, [saga.id]);
+    let second = moved(&first.saga, 2, now(world).await);
+    assert_eq!(commit(world, std::slice::from_ref(&second)).await, [saga.id]);
+    assert_eq!(load(world, saga.id).await, second.saga);
+    let timeline = world.timeline(saga.id).await;
+    assert_eq!(timeline.iter().map(|entry| entry.revision).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(timeline[1..4], first.entries);
+    assert_eq!(timeline[4..], second.entries);
+}
+
+/// Everything that a row may say.
+pub async fn what_is_written_has_an_outcome_a_reason_and_no_timer(world: &impl World) {
+    let saga = stored(world, 1, |_, _| {}).await;
+    let now = now(world).await;
+    let mut write = moved(&saga, 1, now);
+    write.saga = Saga {
+        label: "CANCELLED".into(),
+        heading_for: Some("CANCELLED".into()),
+        reason: Some(Reason::new("changed_mind", "says “no” ✗")),
+        outcome: Some(SagaOutcome::Undone),
+        parked: true,
+        live: false,
+        wake_at: None,
+        step: "carry".into(),
+        since: now,
+        ..write.saga
+    };
+    commit(world, std::slice::from_ref(&write)).await;
+    assert_eq!(load(world, saga.id).await, write.saga);
+    let again = moved(&write.saga, 1, now);
+    let again = Write { saga: Saga { outcome: Some(SagaOutcome::Completed), ..again.saga }, ..again };
+    commit(world, std::slice::from_ref(&again)).await;
+    assert_eq!(load(world, saga.id).await.outcome, Some(SagaOutcome::Completed));
+}
+
+/// The revision is the fence.
+pub async fn the_write_of_a_zombie_changes_nothing(world: &impl World) {
+    let saga = stored(world, 1, |_, _| {}).await;
+    let at = now(world).await;
+    let (write, zombie) = (moved(&saga, 1, at), moved(&saga, 2, at));
+    commit(world, std::slice::from_ref(&write)).await;
+    assert_eq!(commit(world, &[zombie]).await, NONE);
+    assert_eq!(load(world, saga.id).await, write.saga);
+    assert_eq!(world.timeline(saga.id).await.len(), 2);
+}
+
+/// Whoever comes second, at the same time, changes nothing.
+pub async fn of_two_writers_of_one_revision_one_is_answered(world: &impl World) {
+    for _ in 0..20 {
+        let saga = stored(world, 1, |_, _| {}).await;
+        let at = now(world).await;
+        let (one, two) = ([moved(&saga, 1, at)], [moved(&saga, 1, at)]);
+        let (one, two) = tokio::join!(commit(world, &one), commit(world, &two));
+        assert_eq!(one.len() + two.len(), 1);
+        assert_eq!(world.timeline(saga.id).await.len(), 2);
+    }
+}
+
+/// Those that still have the revision are written, and answered.
+pub async fn a_stale_write_does_not_stop_its_batch(world: &impl World) {
+    let at = now(world).await;
+    let mut sagas = Vec::new();
+    for slot in 0..5 {
+        sagas.push(stored(world, slot, |_, _| {}).await);
+    }
+    commit(world, &[moved(&sagas[2], 1, at)]).await;
+    let batch: Vec<Write> = sagas.iter().rev().map(|saga| moved(saga, 2, at)).collect();
+    let mut fresh: Vec<Uuid> = sagas.iter().map(|saga| saga.id).filter(|id| *id != sagas[2].id).collect();
+    fresh.sort();
+    assert_eq!(commit(world, &batch).await, fresh);
+    for saga in &sagas {
+        let revision = if saga.id == sagas[2].id { 2 } else { 3 };
+        assert_eq!(load(world, saga.id).await.revision, revision);
+        assert_eq!(world.timeline(saga.id).await.len(), revision as usize);
+    }
+}
+
+/// With a commit as far as wanted; by themselves, all.
+pub async fn inputs_come_back_as_far_as_they_are_wanted(world: &impl World) {
+    let (data, personal) = (Json::from(json!({"lines": [1, 2.5, "ü"]})), Json::from(json!({"name": "Test"})));
+    for (wants, expected) in [
+        (Wants { data: false, personal: false }, (Json::null(), None)),
+        (Wants { data: true, personal: false }, (data.clone(), None)),
+        (Wants { data: false, personal: true }, (Json::null(), Some(personal.clone()))),
+        (Wants { data: true, personal: true }, (data.clone(), Some(personal.clone()))),
+    ] {
+        let birth = birth(1, now(world).await);
+        world.create(&birth, &data, &personal).await;
+        let write = Write { wants, ..moved(&birth.saga, 1, birth.saga.born_at) };
+        let answer = world.store().commit(&[write]).await.unwrap().pop().unwrap();
+        assert_eq!((answer.data, answer.personal), expected, "{wants:?}");
+        let all = world.store().inputs(&[birth.saga.id]).await.unwrap().pop().unwrap();
+        assert_eq!(
+            (all.saga_id, all.data, all.personal),
+            (birth.saga.id, data.clone(), Some(personal.clone()))
+        );
+    }
+    let impersonal = birth(1, now(world).await);
+    world.create(&impersonal, &data, &Json::null()).await;
+    let all = world.store().inputs(&[impersonal.saga.id]).await.unwrap().pop().unwrap();
+    assert_eq!((all.data, all.personal), (data, None));
+}
+
+/// A NUL, in a column or within JSON, fails as data; the others of the batch can then be written without it.
+pub async fn what_cannot_be_stored_is_a_data_error_and_writes_nothing(world: &impl World) {
+    let (good, bad) = (stored(world, 1, |_, _| {}).await, stored(world, 1, |_, _| {}).await);
+    let at = now(world).await;
+    let sound = moved(&good, 1, at);
+    let mut column = moved(&bad, 1, at);
+    column.saga.label = "NUL \0".into();
+    let mut state = moved(&bad, 1, at);
+    state.saga.state.poisoned = Some(Reason::new("nul", "\0"));
+    let mut entry = moved(&bad, 1, at);
+    entry.entries[0].did.parked = Some(Reason::new("nul", "\0"));
+    for poison in [column, state, entry] {
+        let refused = world.store().commit(&[sound.clone(), poison]).await;
+        assert!(matches!(refused, Err(Error::Data(_))), "{refused:?}");
+        assert_eq!((load(world, good.id).await, load(world, bad.id).await), (good.clone(), bad.clone()));
+    }
+    assert_eq!(commit(world, &[sound]).await, [good.id]);
+    assert_eq!((world.timeline(good.id).await.len(), world.timeline(bad.id).await.len()), (2, 1));
+}
+
+/// By `wake_at`, across slots.
+pub async fn the_longest_overdue_come_first_and_no_more_than_asked_for(world: &impl World) {
+    let mut by_age = BTreeMap::new();
+    for (slot, seconds) in [(1, 30), (2, 50), (1, 10), (3, 40), (2, 20)] {
+        let saga =
+            stored(world, slot, |saga, now| saga.wake_at = Some(now - TimeDelta::seconds(seconds))).await;
+        by_age.insert(-seconds, saga.id);
+    }
+    let oldest_first: Vec<Uuid> = by_age.into_values().collect();
+    assert_eq!(due(world, &scan(&[1, 2, 3])).await, oldest_first);
+    assert_eq!(due(world, &DueScan { limit: 2, ..scan(&[1, 2, 3]) }).await, oldest_first[..2]);
+    let lately = DueScan { not_before: Some(now(world).await - TimeDelta::seconds(35)), ..scan(&[1, 2, 3]) };
+    assert_eq!(due(world, &lately).await, oldest_first[2..]);
+    let long = DueScan { overdue: Duration::from_secs(35), ..scan(&[1, 2, 3]) };
+    assert_eq!(due(world, &long).await, oldest_first[..2]);
+}
+
+/// Asked again and again until it is due: not before `wake_at`.
+pub async fn nothing_is_due_before_its_time_by_the_stores_clock(world: &impl World) {
+    stored(world, 1, |saga, now| saga.wake_at = Some(now + TimeDelta::hours(1))).await;
+    let saga = stored(world, 1, |saga, now| saga.wake_at = Some(now + TimeDelta::milliseconds(100))).await;
+    let loaded = loop {
+        let loaded = world.store().due(&scan(&[1])).await.unwrap();
+        if !loaded.sagas.is_empty() {
+            break loaded;
+        }
+    };
+    assert_eq!(loaded.sagas, std::slice::from_ref(&saga));
+    assert!(Some(loaded.now) >= saga.wake_at, "{} is before {:?}", loaded.now, saga.wake_at);
+}
+
+/// Neither what has ended, nor what has no timer, nor what lives elsewhere.
+pub async fn only_live_sagas_of_the_slots_are_due(world: &impl World) {
+    let overdue = |saga: &mut Saga, now| saga.wake_at = Some(now - TimeDelta::seconds(1));
+    let here = stored(world, 1, overdue).await;
+    let elsewhere = stored(world, 2, overdue).await;
+    stored(world, 1, |saga, now| {
+        overdue(saga, now);
+        saga.live = false;
+    })
+    .await;
+    stored(world, 1, |saga, _| saga.wake_at = None).await;
+    assert_eq!(due(world, &scan(&[1])).await, [here.id]);
+    assert_eq!(due(world, &scan(&[2, 900])).await, [elsewhere.id]);
+    assert_eq!(due(world, &scan(&[])).await, NONE);
+    // Live again, as an orphan makes it.
+    let write = moved(&here, 1, here.born_at);
+    commit(world, &[Write { saga: Saga { live: false, ..write.saga.clone() }, ..write.clone() }]).await;
+    assert_eq!(due(world, &scan(&[1])).await, NONE);
+    commit(world, &[moved(&write.saga, 1, here.born_at)]).await;
+    assert_eq!(due(world, &scan(&[1])).await, [here.id]);
+}
+
+/// Neither revision nor timeline.
+pub async fn rescheduling_changes_only_when_it_wakes(world: &impl World) {
+    let saga = stored(world, 1, |saga, now| saga.wake_at = Some(now - TimeDelta::seconds(1))).await;
+    let later = saga.born_at + TimeDelta::seconds(60);
+    world.store().reschedule(&[(saga.id, saga.revision, Some(later))]).await.unwrap();
+    assert_eq!(due(world, &scan(&[1])).await, NONE);
+    assert_eq!(load(world, saga.id).await, Saga { wake_at: Some(later), ..saga.clone() });
+    assert_eq!(world.timeline(saga.id).await.len(), 1);
+}
+
+/// Whoever wrote meanwhile knows better when to wake.
+pub async fn rescheduling_a_saga_that_moved_on_changes_nothing(world: &impl World) {
+    let saga = stored(world, 1, |_, _| {}).await;
+    let write = moved(&saga, 1, saga.born_at);
+    commit(world, std::slice::from_ref(&write)).await;
+    world.store().reschedule(&[(saga.id, saga.revision, None)]).await.unwrap();
+    assert_eq!(load(world, saga.id).await, write.saga);
+}
+
+/// Live ones of the slots, in pages by id.
+pub async fn those_that_changed_lately_are_in_flight(world: &impl World) {
+    let now = now(world).await;
+    let mut fresh = Vec::new();
+    for _ in 0..3 {
+        fresh.push(stored(world, 1, |_, _| {}).await.id);
+    }
+    stored(world, 2, |_, _| {}).await;
+    stored(world, 1, |saga, _| saga.live = false).await;
+    let old = birth(1, now - TimeDelta::seconds(60));
+    world.create(&old, &Json::null(), &Json::null()).await;
+    fresh.sort();
+    let within = Duration::from_secs(30);
+    let mut pages = Vec::new();
+    let mut after = None;
+    loop {
+        let page = world.store().in_flight(&[1, 3], within, after, 2).await.unwrap();
+        assert!(page.now >= now);
+        let Some(last) = page.sagas.last() else { break };
+        after = Some(last.id);
+        pages.extend(page.sagas.iter().map(|saga| saga.id));
+    }
+    assert_eq!(pages, fresh);
+    // What is old and has just changed may have issued a command.
+    commit(world, &[moved(&old.saga, 1, now)]).await;
+    let found = world.store().in_flight(&[1], within, None, 10).await.unwrap().sagas;
+    assert!(found.iter().any(|saga| saga.id == old.saga.id));
+}
+
+/// However often its reply comes.
+pub async fn a_stray_is_kept_once(world: &impl World) {
+    let stray = |command_id| Stray {
+        saga_id: Uuid::nil(),
+        command_id,
+        reply: Json::from(json!({"outcome": "succeeded"})),
+    };
+    let (one, two) = (stray(Uuid::now_v7()), stray(Uuid::now_v7()));
+    world.store().keep_strays(std::slice::from_ref(&one)).await.unwrap();
+    world.store().keep_strays(&[two, one]).await.unwrap();
+    assert_eq!(world.strays().await, 2);
+}
+
+/// Empty batches are no errors.
+pub async fn nothing_asked_is_nothing_answered(world: &impl World) {
+    let store = world.store();
+    assert_eq!(store.load(&[]).await.unwrap().sagas, []);
+    assert_eq!(store.load(&[Uuid::now_v7()]).await.unwrap().sagas, []);
+    assert_eq!(store.commit(&[]).await.unwrap(), []);
+    assert_eq!(store.inputs(&[Uuid::now_v7()]).await.unwrap(), []);
+    store.reschedule(&[]).await.unwrap();
+    store.keep_strays(&[]).await.unwrap();
+}

@@ -1,0 +1,78 @@
+//! Table `idempotency_keys`: which order a key stands for.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use sqlx::{FromRow, PgConnection};
+use uuid::Uuid;
+
+use crate::{
+    orders::{NewOrder, OrderRow, order_columns},
+    sagas::each,
+};
+
+/// What a key stands for.
+#[derive(Debug, FromRow)]
+pub(crate) struct Stored {
+    asked_by: Uuid,
+    pub(crate) fingerprint: Vec<u8>,
+    #[sqlx(flatten)]
+    pub(crate) order: OrderRow,
+}
+
+/// The first order with each key, sorted by it.
+pub(crate) fn first_of_each(orders: &[NewOrder]) -> Vec<&NewOrder> {
+    fn key(order: &NewOrder) -> Option<(&str, &str)> {
+        order.idempotency.as_ref().map(|(key, _)| (order.subject.as_str(), key.as_str()))
+    }
+    let mut keyed: Vec<&NewOrder> = orders.iter().filter(|order| order.idempotency.is_some()).collect();
+    keyed.sort_by_key(|order| key(order));
+    keyed.dedup_by_key(|order| key(order));
+    keyed
+}
+
+/// Takes keys that are free or expired, in the order given (sorted, so that two doors cannot deadlock), and answers
+/// for which orders, and with the time afterwards. Who else is just taking one is waited for. A key that is not
+/// free is locked, so that it does not expire before it is read.
+pub(crate) async fn take(
+    connection: &mut PgConnection,
+    orders: &[&NewOrder],
+) -> Result<(Vec<Uuid>, DateTime<Utc>), sqlx::Error> {
+    sqlx::query_as(
+        "WITH taken AS (
+             INSERT INTO idempotency_keys AS k (subject, key, order_id, fingerprint, expires_at)
+             SELECT w.*, clock_timestamp() + interval '24 hours'
+             FROM UNNEST($1::text[], $2::text[], $3::uuid[], $4::bytea[]) AS w
+             ON CONFLICT (subject, key) DO UPDATE
+             SET order_id = EXCLUDED.order_id, fingerprint = EXCLUDED.fingerprint, expires_at = EXCLUDED.expires_at
+             WHERE k.expires_at <= clock_timestamp()
+             RETURNING order_id)
+         SELECT COALESCE(array_agg(order_id), '{}'), clock_timestamp() FROM taken",
+    )
+    .bind(each(orders, |order| order.subject.as_str()))
+    .bind(each(orders, |order| order.idempotency.as_ref().map(|(key, _)| key.as_str())))
+    .bind(each(orders, |order| order.id))
+    .bind(each(orders, |order| order.idempotency.as_ref().map(|(_, fingerprint)| fingerprint.as_slice())))
+    .fetch_one(connection)
+    .await
+}
+
+/// What these orders' keys stand for, by the order that asks.
+pub(crate) async fn read(
+    connection: &mut PgConnection,
+    orders: &[&NewOrder],
+) -> Result<HashMap<Uuid, Stored>, sqlx::Error> {
+    let rows: Vec<Stored> = sqlx::query_as(concat!(
+        "SELECT w.id AS asked_by, k.fingerprint, ",
+        order_columns!(),
+        " FROM UNNEST($1::uuid[], $2::text[], $3::text[]) AS w (id, subject, key)
+             JOIN idempotency_keys AS k ON k.subject = w.subject AND k.key = w.key
+             JOIN orders AS o ON o.id = k.order_id"
+    ))
+    .bind(each(orders, |order| order.id))
+    .bind(each(orders, |order| order.subject.as_str()))
+    .bind(each(orders, |order| order.idempotency.as_ref().map(|(key, _)| key.as_str())))
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.asked_by, row)).collect())
+}

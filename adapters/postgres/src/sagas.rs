@@ -1,0 +1,229 @@
+//! Table `sagas`: a saga's row.
+
+use std::time::Duration;
+
+use amends_engine::{
+    core::{CORE_VERSION, Saga, SagaOutcome, State},
+    port::{DueScan, Loaded},
+};
+use amends_protocol::Reason;
+use chrono::{DateTime, Utc};
+use sqlx::{AssertSqlSafe, FromRow, PgPool, Postgres, Row as _, postgres::PgArguments, query::Query};
+use uuid::Uuid;
+
+use crate::{Error, error};
+
+/// The version of the format in which `state` is written. Raised one release after it is first understood.
+pub(crate) const STATE_VERSION: i16 = 1;
+/// The version of the core that decides here.
+pub(crate) const CORE: i16 = CORE_VERSION as i16;
+
+/// The columns of [`Row`], of a table called `s`.
+pub(crate) const COLUMNS: &str = "s.id, s.slot, s.business_key, s.workflow, s.workflow_version, s.core_version, \
+     s.state_version, s.revision, s.label, s.heading_for, s.reason::text AS reason, s.outcome, s.parked, s.live, s.wake_at, s.step, \
+     s.since, s.born_at, s.state::text AS state";
+
+/// A row as it is stored.
+#[derive(Debug, FromRow)]
+pub(crate) struct Row {
+    pub(crate) id: Uuid,
+    slot: i16,
+    business_key: String,
+    workflow: String,
+    workflow_version: i32,
+    core_version: i16,
+    state_version: i16,
+    revision: i32,
+    label: String,
+    heading_for: Option<String>,
+    reason: Option<String>,
+    outcome: Option<String>,
+    parked: bool,
+    live: bool,
+    wake_at: Option<DateTime<Utc>>,
+    step: String,
+    since: DateTime<Utc>,
+    born_at: DateTime<Utc>,
+    state: String,
+}
+
+impl Row {
+    /// The saga, or why this program cannot read it.
+    pub(crate) fn read(self) -> Result<Saga, Error> {
+        let unreadable = |why: String| Error::Unreadable(format!("saga {}: {why}", self.id));
+        if self.core_version > CORE || self.state_version > STATE_VERSION {
+            return Err(unreadable("written by a newer program".to_owned()));
+        }
+        let state: State = serde_json::from_str(&self.state).map_err(|e| unreadable(e.to_string()))?;
+        let reason = self.reason.as_deref().map(serde_json::from_str::<Reason>).transpose();
+        let reason = reason.map_err(|e| unreadable(e.to_string()))?;
+        Ok(Saga {
+            id: self.id,
+            slot: u16::try_from(self.slot).map_err(|e| unreadable(e.to_string()))?,
+            revision: u32::try_from(self.revision).map_err(|e| unreadable(e.to_string()))?,
+            workflow_version: u32::try_from(self.workflow_version).map_err(|e| unreadable(e.to_string()))?,
+            outcome: self.outcome.as_deref().map(outcome).transpose().map_err(unreadable)?,
+            business_key: self.business_key,
+            workflow: self.workflow,
+            label: self.label,
+            heading_for: self.heading_for,
+            reason,
+            parked: self.parked,
+            live: self.live,
+            wake_at: self.wake_at,
+            step: self.step,
+            since: self.since,
+            born_at: self.born_at,
+            state,
+        })
+    }
+}
+
+fn outcome(stored: &str) -> Result<SagaOutcome, String> {
+    match stored {
+        "completed" => Ok(SagaOutcome::Completed),
+        "undone" => Ok(SagaOutcome::Undone),
+        other => Err(format!("outcome {other}")),
+    }
+}
+
+/// An outcome as it is stored.
+pub(crate) fn stored(outcome: SagaOutcome) -> &'static str {
+    match outcome {
+        SagaOutcome::Completed => "completed",
+        SagaOutcome::Undone => "undone",
+    }
+}
+
+/// A query for [`COLUMNS`] of the rows that `select` finds. Each comes with the database's time, `clock.now`, and
+/// there is one row even if nothing is found.
+fn timed(select: &str) -> Query<'static, Postgres, PgArguments> {
+    sqlx::query(AssertSqlSafe(format!(
+        "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now)
+         SELECT clock.now, s.id IS NOT NULL AS found, {COLUMNS} FROM clock LEFT JOIN LATERAL ({select}) AS s ON true"
+    )))
+}
+
+/// Runs it. What cannot be read is reported and left out, for it must not stop the others.
+async fn fetch(pool: &PgPool, query: Query<'_, Postgres, PgArguments>) -> Result<(Loaded, Vec<Uuid>), Error> {
+    let rows = query.fetch_all(pool).await.map_err(error::of)?;
+    let first = rows.first().ok_or_else(|| Error::Unreadable("a clock without a row".to_owned()))?;
+    let now = first.try_get("now").map_err(error::of)?;
+    let (mut sagas, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
+    for row in &rows {
+        if row.try_get("found").map_err(error::of)? {
+            let row = Row::from_row(row).map_err(error::of)?;
+            let id = row.id;
+            match row.read() {
+                Ok(saga) => sagas.push(saga),
+                Err(why) => {
+                    metrics::counter!("amends_postgres_unreadable_rows_total").increment(1);
+                    tracing::error!(saga = %id, %why, "left out a row that cannot be read");
+                    unreadable.push(id);
+                }
+            }
+        }
+    }
+    Ok((Loaded { sagas, now }, unreadable))
+}
+
+/// Reads sagas by id.
+pub(crate) async fn load(pool: &PgPool, ids: &[Uuid]) -> Result<Loaded, Error> {
+    let query = timed("SELECT * FROM sagas WHERE id = ANY($1)").bind(ids);
+    Ok(fetch(pool, query).await?.0)
+}
+
+/// Reads what is due, the longest overdue first. A newer program's sagas are that program's to wake.
+pub(crate) async fn due(pool: &PgPool, scan: &DueScan) -> Result<Loaded, Error> {
+    let query = timed(
+        "SELECT * FROM sagas
+         WHERE live AND slot = ANY($1) AND wake_at >= COALESCE($2, '-infinity')
+           AND wake_at <= clock.now - make_interval(secs => $3) AND core_version <= $4 AND state_version <= $5
+         ORDER BY wake_at LIMIT $6",
+    );
+    let query = query
+        .bind(slots(&scan.slots))
+        .bind(scan.not_before)
+        .bind(scan.overdue.as_secs_f64())
+        .bind(CORE)
+        .bind(STATE_VERSION)
+        .bind(i64::from(scan.limit));
+    let (mut loaded, unreadable) = fetch(pool, query).await?;
+    loaded.sagas.sort_by_key(|saga| saga.wake_at);
+    if !unreadable.is_empty() {
+        put_off(pool, &unreadable).await?;
+    }
+    Ok(loaded)
+}
+
+/// Damaged rows stay the longest overdue for ever: put off, they leave their place to others.
+async fn put_off(pool: &PgPool, ids: &[Uuid]) -> Result<(), Error> {
+    sqlx::query("UPDATE sagas SET wake_at = clock_timestamp() + interval '1 minute' WHERE id = ANY($1)")
+        .bind(ids)
+        .execute(pool)
+        .await
+        .map_err(error::of)?;
+    Ok(())
+}
+
+/// Reads live sagas that changed within `within`: no other can have issued a command since.
+pub(crate) async fn in_flight(
+    pool: &PgPool,
+    of_slots: &[u16],
+    within: Duration,
+    after: Option<Uuid>,
+    limit: u32,
+) -> Result<Loaded, Error> {
+    let query = timed(
+        "SELECT * FROM sagas
+         WHERE live AND slot = ANY($1) AND updated_at >= clock.now - make_interval(secs => $2) AND id > $3
+         ORDER BY id LIMIT $4",
+    );
+    let query = query
+        .bind(slots(of_slots))
+        .bind(within.as_secs_f64())
+        .bind(after.unwrap_or_else(Uuid::nil))
+        .bind(i64::from(limit));
+    Ok(fetch(pool, query).await?.0)
+}
+
+/// Sets `wake_at` of sagas that still have the revision that was read.
+pub(crate) async fn reschedule(
+    pool: &PgPool,
+    sagas: &[(Uuid, u32, Option<DateTime<Utc>>)],
+) -> Result<(), Error> {
+    let mut sagas: Vec<_> = sagas.iter().collect();
+    sagas.sort_by_key(|(id, ..)| *id);
+    sqlx::query(
+        "UPDATE sagas AS s SET wake_at = w.wake_at
+         FROM UNNEST($1::uuid[], $2::int4[], $3::timestamptz[]) AS w (id, revision, wake_at)
+         WHERE s.id = w.id AND s.revision = w.revision",
+    )
+    .bind(each(&sagas, |(id, ..)| *id))
+    .bind(each(&sagas, |(_, revision, _)| int(*revision)))
+    .bind(each(&sagas, |(.., wake_at)| *wake_at))
+    .execute(pool)
+    .await
+    .map_err(error::of)?;
+    Ok(())
+}
+
+/// One column of a batch.
+pub(crate) fn each<'a, R, T>(rows: &'a [R], of: impl FnMut(&'a R) -> T) -> Vec<T> {
+    rows.iter().map(of).collect()
+}
+
+/// As Postgres counts. Two thousand million revisions or versions are beyond any saga.
+pub(crate) fn int(n: u32) -> i32 {
+    i32::try_from(n).unwrap_or(i32::MAX)
+}
+
+/// A slot as Postgres stores it.
+pub(crate) fn small(slot: u16) -> i16 {
+    i16::try_from(slot).unwrap_or(i16::MAX)
+}
+
+/// Slots as Postgres stores them.
+pub(crate) fn slots(slots: &[u16]) -> Vec<i16> {
+    each(slots, |slot| small(*slot))
+}

@@ -1,0 +1,24 @@
+//! Table `strays`: successes that no saga here ordered.
+
+use amends_engine::port::Stray;
+use sqlx::{PgPool, types::Json};
+
+use crate::{Error, error, sagas::each};
+
+/// Keeps each once.
+pub(crate) async fn keep(pool: &PgPool, strays: &[Stray]) -> Result<(), Error> {
+    let mut strays: Vec<&Stray> = strays.iter().collect();
+    strays.sort_by_key(|stray| (stray.saga_id, stray.command_id));
+    sqlx::query(
+        "INSERT INTO strays (saga_id, command_id, reply)
+         SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::jsonb[])
+         ON CONFLICT (saga_id, command_id) DO NOTHING",
+    )
+    .bind(each(&strays, |stray| stray.saga_id))
+    .bind(each(&strays, |stray| stray.command_id))
+    .bind(each(&strays, |stray| Json(&stray.reply)))
+    .execute(pool)
+    .await
+    .map_err(error::of)?;
+    Ok(())
+}

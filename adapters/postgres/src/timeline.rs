@@ -1,0 +1,49 @@
+//! Table `timeline`: what happened to each saga.
+
+use amends_engine::core::Entry;
+use chrono::{DateTime, Utc};
+use sqlx::{FromRow, PgExecutor};
+use uuid::Uuid;
+
+use crate::{Error, error};
+
+/// The class of the advisory locks, one a slot, that whoever appends holds until its commit: "amnd".
+pub(crate) const LOCK: i32 = 0x616d_6e64;
+
+/// A number for a batch, by which its entries are known again if the answer to the commit is lost.
+pub(crate) fn new_batch() -> i64 {
+    Uuid::new_v4().as_u64_pair().0.cast_signed()
+}
+
+/// An entry as it is stored.
+#[derive(Debug, FromRow)]
+pub(crate) struct Row {
+    pub(crate) saga_id: Uuid,
+    revision: i32,
+    at: DateTime<Utc>,
+    body: String,
+}
+
+impl Row {
+    /// The entry, or why this program cannot read it.
+    pub(crate) fn read(self) -> Result<Entry, Error> {
+        let revision = u32::try_from(self.revision).unwrap_or_default();
+        Entry::from_stored(revision, self.at, &self.body)
+            .map_err(|why| Error::Unreadable(format!("entry {revision} of saga {}: {why}", self.saga_id)))
+    }
+}
+
+/// What happened to a saga, from its birth on.
+pub(crate) async fn of(executor: impl PgExecutor<'_>, saga_id: Uuid) -> Result<Vec<Entry>, Error> {
+    rows(executor, saga_id).await.map_err(error::of)?.into_iter().map(Row::read).collect()
+}
+
+/// The same as it is stored.
+pub(crate) async fn rows(executor: impl PgExecutor<'_>, saga_id: Uuid) -> Result<Vec<Row>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT saga_id, revision, at, body::text AS body FROM timeline WHERE saga_id = $1 ORDER BY revision",
+    )
+    .bind(saga_id)
+    .fetch_all(executor)
+    .await
+}

@@ -1,0 +1,5 @@
+//! Postgres is a `SagaStore`.
+
+mod support;
+
+amends_postgres::conformance!(support::world);

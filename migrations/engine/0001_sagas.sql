@@ -1,0 +1,174 @@
+-- The engine's database. Every key begins with the saga's (or order's) id and no foreign key crosses sagas, so
+-- that it can be distributed by that column; idempotency keys, watermarks and the deployment's row apart.
+
+-- What is true of the whole deployment. One row, made by `amends migrate`.
+CREATE TABLE deployment (
+    only_row  boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    epoch     integer NOT NULL DEFAULT 0,
+    reply_key text    NOT NULL CHECK (reply_key ~ '^[0-9a-f]{64}$')
+);
+
+-- A saga's row is also its outbox and its timers. An ordinary update touches no indexed column, so that it is
+-- heap-only: no index may mention revision, label, step or since.
+CREATE TABLE sagas (
+    id               uuid        NOT NULL,
+    wake_at          timestamptz,
+    since            timestamptz NOT NULL,
+    born_at          timestamptz NOT NULL,
+    updated_at       timestamptz NOT NULL,
+    stuck_at         timestamptz,
+    revision         integer     NOT NULL,
+    workflow_version integer     NOT NULL,
+    slot             smallint    NOT NULL CHECK (slot BETWEEN 0 AND 1023),
+    core_version     smallint    NOT NULL,
+    state_version    smallint    NOT NULL,
+    live             boolean     NOT NULL,
+    parked           boolean     NOT NULL,
+    outcome          text        CHECK (outcome IN ('completed', 'undone')),
+    workflow         text        NOT NULL,
+    business_key     text        NOT NULL,
+    step             text        NOT NULL,
+    label            text        NOT NULL,
+    heading_for      text,
+    reason           jsonb,
+    state            jsonb       NOT NULL,
+    PRIMARY KEY (id)
+) PARTITION BY RANGE (id);
+
+CREATE INDEX sagas_due ON sagas (slot, wake_at) WHERE live;
+CREATE INDEX sagas_parked ON sagas (id) WHERE parked;
+
+-- What a saga was given, once; nothing changes it.
+CREATE TABLE saga_inputs (
+    saga_id uuid  NOT NULL,
+    data    jsonb NOT NULL,
+    PRIMARY KEY (saga_id)
+) PARTITION BY RANGE (saga_id);
+
+-- The personal fields of that: here and nowhere else.
+CREATE TABLE personal (
+    saga_id uuid PRIMARY KEY,
+    data    jsonb NOT NULL
+);
+
+-- What happened and what was decided. Within a slot the order of positions is the order of commits: whoever
+-- appends holds the slot's transaction-level advisory lock. No cache: each position is drawn when it is used.
+CREATE SEQUENCE timeline_position AS bigint CACHE 1;
+
+CREATE TABLE timeline (
+    saga_id  uuid        NOT NULL,
+    position bigint      NOT NULL DEFAULT nextval('timeline_position'),
+    at       timestamptz NOT NULL,
+    batch    bigint      NOT NULL,
+    revision integer     NOT NULL,
+    slot     smallint    NOT NULL,
+    body     jsonb       NOT NULL,
+    PRIMARY KEY (saga_id, revision)
+) PARTITION BY RANGE (saga_id);
+
+CREATE INDEX timeline_by_position ON timeline (slot, position);
+
+-- How far the domain events of a slot are published.
+CREATE TABLE publisher_watermarks (
+    slot     smallint PRIMARY KEY,
+    position bigint NOT NULL
+) WITH (fillfactor = 50);
+
+-- Successes that no saga here ordered: for an operator.
+CREATE TABLE strays (
+    saga_id     uuid        NOT NULL,
+    command_id  uuid        NOT NULL,
+    received_at timestamptz NOT NULL DEFAULT now(),
+    reply       jsonb       NOT NULL,
+    PRIMARY KEY (saga_id, command_id)
+);
+
+-- An order's immutable input and the id of its newest saga, whose label is its status. Lines as they came.
+CREATE TABLE orders (
+    id          uuid PRIMARY KEY,
+    saga_id     uuid        NOT NULL,
+    created_at  timestamptz NOT NULL,
+    cancels_at  timestamptz,
+    total       bigint      NOT NULL,
+    subject     text        NOT NULL,
+    customer_id text        NOT NULL,
+    currency    text        NOT NULL,
+    lines       json        NOT NULL
+);
+
+CREATE TABLE idempotency_keys (
+    subject     text        NOT NULL,
+    key         text        NOT NULL,
+    order_id    uuid        NOT NULL,
+    expires_at  timestamptz NOT NULL,
+    fingerprint bytea       NOT NULL CHECK (octet_length(fingerprint) = 32),
+    PRIMARY KEY (subject, key)
+);
+
+CREATE INDEX idempotency_keys_expiry ON idempotency_keys (expires_at);
+
+-- The least UUIDv7 of an instant.
+CREATE FUNCTION least_id(at timestamptz) RETURNS uuid
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid;
+
+-- What has no month yet, and ids that are no UUIDv7 of our time.
+CREATE TABLE sagas_default PARTITION OF sagas DEFAULT
+    WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+CREATE TABLE saga_inputs_default PARTITION OF saga_inputs DEFAULT;
+CREATE TABLE timeline_default PARTITION OF timeline DEFAULT;
+
+-- Makes the partitions of this month and of so many following; answers how many were missing. Rows that came
+-- before their partition move into it. It waits for nobody long, for others would wait behind it.
+CREATE FUNCTION ensure_partitions(months integer) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = public, pg_temp
+SET lock_timeout = '2s'
+AS $$
+DECLARE
+    made integer := 0;
+    month timestamptz;
+    parent record;
+    child text;
+    low uuid;
+    high uuid;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('ensure_partitions'));
+    FOR i IN 0..months LOOP
+        month := (date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => i)) AT TIME ZONE 'UTC';
+        low := least_id(month);
+        high := least_id((month AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC');
+        FOR parent IN
+            SELECT * FROM (VALUES
+                ('sagas', 'id', 'WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0)'),
+                ('saga_inputs', 'saga_id', ''),
+                ('timeline', 'saga_id', '')) AS p (name, key, storage)
+        LOOP
+            child := parent.name || to_char(month AT TIME ZONE 'UTC', '_YYYYMM');
+            CONTINUE WHEN to_regclass(child) IS NOT NULL;
+            EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS) %s',
+                           child, parent.name, parent.storage);
+            EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', parent.name || '_default');
+            EXECUTE format('WITH moved AS (DELETE FROM %I WHERE %I >= %L AND %I < %L RETURNING *) INSERT INTO %I SELECT * FROM moved',
+                           parent.name || '_default', parent.key, low, parent.key, high, child);
+            EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+                           parent.name, child, low, high);
+            made := made + 1;
+        END LOOP;
+    END LOOP;
+    RETURN made;
+END $$;
+
+SELECT ensure_partitions(3);
+
+-- What the engine and the api may do. History they can only add to.
+REVOKE ALL ON FUNCTION ensure_partitions(integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION ensure_partitions(integer) TO amends_engine;
+GRANT SELECT ON _sqlx_migrations, deployment TO amends_engine;
+GRANT SELECT, INSERT ON sagas, saga_inputs, personal, timeline, strays, orders TO amends_engine;
+GRANT UPDATE (wake_at, since, updated_at, stuck_at, revision, core_version, state_version, live, parked, outcome,
+              step, label, heading_for, reason, state) ON sagas TO amends_engine;
+GRANT UPDATE (saga_id) ON orders TO amends_engine;
+GRANT USAGE ON SEQUENCE timeline_position TO amends_engine;
+GRANT SELECT, INSERT, UPDATE ON publisher_watermarks TO amends_engine;
+GRANT SELECT, INSERT, UPDATE, DELETE ON idempotency_keys TO amends_engine;
