@@ -1,0 +1,34 @@
+# `make` alone lists what there is to make.
+
+AMENDS := $(or $(CARGO_TARGET_DIR),target)/debug/amends
+ARGS ?=
+
+.PHONY: help run test build lint fmt deny real-kafka bootstrap
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+run: build ## start everything on this machine and take the sample orders through (ARGS=--once ends after them)
+	@exec $(AMENDS) dev --samples $(ARGS)
+
+test: bootstrap ## run all tests, and say how many passed
+	@scripts/test
+
+build: bootstrap ## build the program `amends`
+	@cargo build --workspace
+
+lint: bootstrap ## check the format, and let clippy look at everything
+	@cargo fmt --all --check
+	@cargo clippy --workspace --all-targets -- -D warnings
+
+fmt: ## format the code
+	@cargo fmt --all
+
+deny: ## check dependencies' licenses, sources and bans (needs cargo-deny)
+	@cargo deny check bans licenses sources
+
+real-kafka: ## run a real Apache Kafka on a free port until Ctrl-C (needs Java and maven)
+	@scripts/real-kafka
+
+bootstrap: ## install what is missing on a Debian or Ubuntu
+	@scripts/bootstrap
