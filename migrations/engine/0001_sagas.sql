@@ -35,7 +35,9 @@ CREATE TABLE sagas (
     PRIMARY KEY (id)
 ) PARTITION BY RANGE (id);
 
-CREATE INDEX sagas_due ON sagas (slot, wake_at) WHERE live;
+-- Not by slot first: an engine owns hundreds, and would descend once for each, in each partition, at each look
+-- (2.5 ms against 0.05 ms with 1,024 slots and five partitions).
+CREATE INDEX sagas_due ON sagas (wake_at) WHERE live;
 CREATE INDEX sagas_parked ON sagas (id) WHERE parked;
 
 -- What a saga was given, once; nothing changes it.
@@ -169,6 +171,6 @@ GRANT SELECT, INSERT ON sagas, saga_inputs, personal, timeline, strays, orders T
 GRANT UPDATE (wake_at, since, updated_at, stuck_at, revision, core_version, state_version, live, parked, outcome,
               step, label, heading_for, reason, state) ON sagas TO amends_engine;
 GRANT UPDATE (saga_id) ON orders TO amends_engine;
-GRANT USAGE ON SEQUENCE timeline_position TO amends_engine;
+GRANT USAGE, SELECT ON SEQUENCE timeline_position TO amends_engine;
 GRANT SELECT, INSERT, UPDATE ON publisher_watermarks TO amends_engine;
 GRANT SELECT, INSERT, UPDATE, DELETE ON idempotency_keys TO amends_engine;

@@ -39,13 +39,14 @@ impl EventLog {
         Self { pool }
     }
 
-    /// Reads entries past the watermarks of these slots, in the order of their positions, at most `limit`. None
-    /// is skipped: within a slot positions are in the order of commits.
+    /// Reads entries past the watermarks of these slots, at most `limit`, in the order of their positions. None is
+    /// skipped: within a slot positions are in the order of commits. If there are more, those of the first slots
+    /// come first: whoever is behind gives each slot its turn.
     ///
     /// # Errors
     /// The database's.
     pub async fn unpublished(&self, slots: &[u16], limit: u32) -> Result<Vec<Unpublished>, Error> {
-        let rows: Vec<Row> = sqlx::query_as(
+        let mut rows: Vec<Row> = sqlx::query_as(
             "SELECT t.position, t.slot, t.saga_id, s.business_key, s.workflow, s.workflow_version, t.revision, t.at,
                     t.body::text AS body
              FROM (SELECT t.*
@@ -54,15 +55,15 @@ impl EventLog {
                    CROSS JOIN LATERAL (SELECT * FROM timeline AS t
                                        WHERE t.slot = own.slot AND t.position > COALESCE(w.position, 0)
                                        ORDER BY t.position LIMIT $2) AS t
-                   ORDER BY t.position LIMIT $2) AS t
-             JOIN sagas AS s ON s.id = t.saga_id
-             ORDER BY t.position",
+                   LIMIT $2) AS t
+             JOIN sagas AS s ON s.id = t.saga_id",
         )
-        .bind(sagas::slots(slots))
+        .bind(sagas::each(slots, |slot| sagas::small(*slot)))
         .bind(i64::from(limit))
         .fetch_all(&self.pool)
         .await
         .map_err(error::of)?;
+        rows.sort_by_key(|row| row.position);
         let (mut entries, mut stopped) = (Vec::with_capacity(rows.len()), HashSet::new());
         for row in rows {
             let slot = row.slot;
@@ -79,6 +80,18 @@ impl EventLog {
             }
         }
         Ok(entries)
+    }
+
+    /// The last position that was drawn, by whomever; cheap. As long as it stays the same, a look can find only what
+    /// was drawn before the last look and is committed late.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn last_position(&self) -> Result<i64, Error> {
+        sqlx::query_scalar("SELECT last_value FROM timeline_position")
+            .fetch_one(&self.pool)
+            .await
+            .map_err(error::of)
     }
 
     /// Moves watermarks on to these positions; never back.
