@@ -1,6 +1,11 @@
 //! The embedded Postgres, as `dev` uses it.
 
-use std::{process::Command, time::Duration};
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use amends_embedded::{Postgres, PostgresOptions, postgres::Error};
 use sqlx::{Connection, PgConnection};
@@ -96,4 +101,71 @@ async fn a_cluster_half_made_is_made_again() {
     std::fs::create_dir_all(directory.path().join("data/cluster.new/base")).unwrap();
     let server = Postgres::start(options(&directory)).await.unwrap();
     assert_eq!(number(&server.url("postgres"), "SELECT 1").await, 1);
+}
+
+#[tokio::test]
+async fn as_root_a_directory_out_of_reach_is_replaced_by_the_same_other_one_each_time() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let home = tempfile::tempdir().unwrap();
+    if std::fs::metadata(home.path()).unwrap().uid() != 0 {
+        return; // Whoever is not root runs the server as themselves, wherever they can write.
+    }
+    std::fs::set_permissions(home.path(), PermissionsExt::from_mode(0o700)).unwrap();
+    let asked = options(&home);
+    let server = Postgres::start(asked.clone()).await.unwrap();
+    let used = server.directory().to_owned();
+    assert_ne!(used, asked.data_dir);
+    server.stop().await;
+    let server = Postgres::start(asked).await.unwrap();
+    assert_eq!(server.directory(), used);
+    server.stop().await;
+    std::fs::remove_dir_all(used).unwrap();
+}
+
+/// Not a test: what the next ones run as a process of its own.
+#[tokio::test]
+async fn holds_a_server_when_asked_to() {
+    let Some(directory) = std::env::var_os("HOLD_A_SERVER_IN") else { return };
+    let server = Postgres::start(PostgresOptions::new(directory)).await.unwrap();
+    let mut connection = PgConnection::connect(&server.url("postgres")).await.unwrap();
+    sqlx::query("CREATE TABLE kept AS SELECT 7 AS n").execute(&mut connection).await.unwrap();
+    println!("\nholding {}", postmaster(&server));
+    std::future::pending::<()>().await;
+}
+
+/// A process with a server, and the server's process id.
+fn hold(directory: &Path) -> (Child, String) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["holds_a_server_when_asked_to", "--exact", "--nocapture"])
+        .env("HOLD_A_SERVER_IN", directory)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let pid = lines.map_while(Result::ok).find_map(|line| line.strip_prefix("holding ").map(str::to_owned));
+    (child, pid.expect("it holds a server"))
+}
+
+#[tokio::test]
+async fn a_server_ends_with_the_process_that_started_it_though_that_was_killed() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut holder, server) = hold(&directory.path().join("data"));
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    let begun = Instant::now();
+    while Path::new("/proc").join(&server).exists() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "the server is still there");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn after_kill_9_of_everything_the_next_start_finds_what_was_committed() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let (mut holder, server) = hold(&data);
+    assert!(Command::new("kill").args(["-9", &server, &holder.id().to_string()]).status().unwrap().success());
+    holder.wait().unwrap();
+    let server = Postgres::start(PostgresOptions::new(data)).await.unwrap();
+    assert_eq!(number(&server.url("postgres"), "SELECT n FROM kept").await, 7);
 }
