@@ -1,6 +1,6 @@
 //! One event that came through a door: a cancellation, an operator's action.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use amends_protocol::transport::Sink;
 use uuid::Uuid;
@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Engine, Error};
 use crate::{
     core::{Event, Illegal, Saga},
-    port::{Clock, SagaStore},
+    port::{self, Clock, SagaStore},
 };
 
 /// What became of it.
@@ -26,7 +26,8 @@ pub enum Applied {
 /// follow are sent before this ends, or, if that fails, when they are due.
 ///
 /// # Errors
-/// The store's: whether it happened is then unknown, and asking again is safe.
+/// The store's: whether it happened is then unknown, and asking again is safe. [`port::Error::Data`]: it did
+/// not happen, because the event cannot be stored.
 pub async fn apply<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     saga_id: Uuid,
@@ -36,13 +37,17 @@ pub async fn apply<S: SagaStore, K: Sink, C: Clock>(
     if let Err(error) = engine.dispatch(std::mem::take(&mut outcome.outgoing)).await {
         tracing::warn!(saga = %saga_id, %error, "committed, not sent: it will be sent when it is due");
     }
+    // The saga is well: it is the request that cannot be stored.
+    if let Some((_, why)) = outcome.poisoned.pop() {
+        return Err(port::Error::Data(why).into());
+    }
     if let Some((_, why)) = outcome.unknown.pop() {
         return Err(Error::UnknownWorkflow(why));
     }
-    let illegal = outcome.illegal.pop().map(|(_, illegal)| illegal);
-    Ok(match (outcome.rows.pop(), illegal) {
-        (Some(saga), Some(illegal)) => Applied::Illegal(Box::new(saga), illegal),
-        (Some(saga), None) => Applied::Done(Box::new(saga)),
+    let row = outcome.rows.pop().map(|saga| Box::new(Arc::unwrap_or_clone(saga)));
+    Ok(match (row, outcome.illegal.pop()) {
+        (Some(saga), Some((_, illegal))) => Applied::Illegal(saga, illegal),
+        (Some(saga), None) => Applied::Done(saga),
         (None, _) => Applied::Missing,
     })
 }

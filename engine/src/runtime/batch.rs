@@ -1,6 +1,9 @@
 //! One batch of events: read the rows, decide each in the core, write what was decided in one transaction.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use amends_protocol::{Reason, transport::Sink};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -8,7 +11,7 @@ use uuid::Uuid;
 
 use super::{Engine, Error, dispatch::Outgoing};
 use crate::{
-    core::{Decision, Event, Illegal, Nothing, Occurrence, Saga, Send, transition},
+    core::{Decision, Entry, Event, Illegal, Nothing, Occurrence, Saga, Send, transition},
     port::{self, Clock, Inputs, Loaded, SagaStore, Wants, Write},
 };
 
@@ -26,16 +29,14 @@ pub(super) struct Outcome {
     pub missing: Vec<Uuid>,
     /// Events (by place in the saga's list) that no command of the saga ordered.
     pub not_mine: Vec<(Uuid, usize)>,
-    /// Sagas whose events cannot be stored, and why; they are parked.
+    /// Sagas whose events cannot be stored, and why.
     pub poisoned: Vec<(Uuid, String)>,
     /// Sagas of workflows that this program does not know, and a sentence that says so.
     pub unknown: Vec<(Uuid, String)>,
     /// What was refused.
     pub illegal: Vec<(Uuid, Illegal)>,
     /// The rows as they are now.
-    pub rows: Vec<Saga>,
-    /// Sagas that were written.
-    pub written: usize,
+    pub rows: Vec<Arc<Saga>>,
 }
 
 /// What was decided for one saga.
@@ -49,32 +50,40 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
     /// Decides and writes events by saga. `first` are rows that were just read; others are read here.
     pub(super) async fn decide(
         &self,
-        mut events: BTreeMap<Uuid, Vec<Event>>,
+        events: BTreeMap<Uuid, Vec<Event>>,
         mut first: Option<Loaded>,
     ) -> Result<Outcome, Error> {
         let mut outcome = Outcome::default();
+        let occur = |event| Occurrence { event, at: DateTime::UNIX_EPOCH, jitter: 0 };
+        let mut events: BTreeMap<Uuid, Vec<Occurrence>> =
+            events.into_iter().map(|(id, list)| (id, list.into_iter().map(occur).collect())).collect();
         for _ in 0..ROUNDS {
-            let read_at = self.clock.monotonic();
             let loaded = match first.take() {
                 Some(loaded) => loaded,
                 None => self.store.load(&events.keys().copied().collect::<Vec<_>>()).await?,
             };
-            let now = loaded.now + (self.clock.monotonic().saturating_sub(read_at));
+            // The database's time of the read: it is a little later by now, so that nothing is early.
+            let now = loaded.now;
             let mut writes = Vec::new();
             let mut sends: HashMap<Uuid, Vec<Send>> = HashMap::new();
             let mut raises = Vec::new();
             let mut found: HashMap<Uuid, Saga> = loaded.sagas.into_iter().map(|s| (s.id, s)).collect();
             let mut again = BTreeMap::new();
-            for (id, list) in events {
+            for (id, mut list) in events {
+                for occurrence in &mut list {
+                    (occurrence.at, occurrence.jitter) = (now, self.clock.jitter());
+                }
                 let Some(saga) = found.remove(&id) else {
                     outcome.missing.push(id);
                     continue;
                 };
-                let Some(decided) = self.decide_one(&saga, &list, now, &mut outcome) else {
+                let Some(decided) = self.decide_one(&saga, &list, &mut outcome) else {
                     // A newer program's saga: it is left to that program, and must not stop the others here.
                     let title = format!("{}@{}", saga.workflow, saga.workflow_version);
                     outcome.unknown.push((id, format!("workflow {title} is not in this program")));
-                    raises.push((id, saga.revision, Some(now + UNKNOWN_REST)));
+                    if list.iter().any(|o| o.event == Event::Woke) {
+                        raises.push((id, saga.revision, Some(now + UNKNOWN_REST)));
+                    }
                     continue;
                 };
                 if let Some(raise) = decided.raise {
@@ -86,7 +95,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
                         writes.push(write);
                         again.insert(id, list);
                     }
-                    None => outcome.rows.push(saga),
+                    None => outcome.rows.push(Arc::new(saga)),
                 }
             }
             if !raises.is_empty() {
@@ -94,12 +103,13 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             }
             let mut written = Vec::new();
             self.write(&writes, &mut written, &mut outcome.poisoned).await?;
-            outcome.written += written.len();
-            let mut rows: HashMap<Uuid, Saga> = writes.into_iter().map(|w| (w.saga.id, w.saga)).collect();
+            let mut writes: HashMap<Uuid, Write> = writes.into_iter().map(|w| (w.saga.id, w)).collect();
             for inputs in written {
                 again.remove(&inputs.saga_id);
-                if let Some(saga) = rows.remove(&inputs.saga_id) {
-                    let sends = sends.remove(&saga.id).unwrap_or_default();
+                if let Some(write) = writes.remove(&inputs.saga_id) {
+                    count_incidents(&write.entries);
+                    let (saga, sends) =
+                        (Arc::new(write.saga), sends.remove(&inputs.saga_id).unwrap_or_default());
                     outcome.rows.push(saga.clone());
                     if !sends.is_empty() {
                         outcome.outgoing.push(Outgoing { saga, sends, inputs });
@@ -110,7 +120,6 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
                 again.remove(id);
             }
             if again.is_empty() {
-                self.park(&mut outcome).await?;
                 return Ok(outcome);
             }
             // Somebody else was first: what they wrote may change the answer.
@@ -122,22 +131,15 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         Err(Error::Contended)
     }
 
-    fn decide_one(
-        &self,
-        saga: &Saga,
-        events: &[Event],
-        now: DateTime<Utc>,
-        outcome: &mut Outcome,
-    ) -> Option<Decided> {
+    fn decide_one(&self, saga: &Saga, events: &[Occurrence], outcome: &mut Outcome) -> Option<Decided> {
         let definition = self.catalog.get(&saga.workflow, saga.workflow_version)?;
         let (mut entries, mut sends, mut raise) = (Vec::new(), Vec::new(), None);
-        let mut next = saga.clone();
-        for (place, event) in events.iter().enumerate() {
-            let occurrence = Occurrence { event: event.clone(), at: now, jitter: self.clock.jitter() };
-            match transition(definition, &next, &occurrence) {
+        let mut next = None;
+        for (place, occurrence) in events.iter().enumerate() {
+            match transition(definition, next.as_ref().unwrap_or(saga), occurrence) {
                 Decision::Changed(change) => {
                     let change = *change;
-                    next = change.saga;
+                    next = Some(change.saga);
                     entries.push(change.entry);
                     sends.extend(change.sends);
                 }
@@ -147,7 +149,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
                 Decision::Illegal(illegal) => outcome.illegal.push((saga.id, illegal)),
             }
         }
-        let write = (!entries.is_empty()).then(|| {
+        let write = next.map(|next| {
             let personal = sends.iter().any(|s: &Send| definition.steps[s.step].personal);
             let wants = Wants { data: !sends.is_empty(), personal };
             Write { read_revision: saga.revision, saga: next, entries, wants }
@@ -184,16 +186,16 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         Ok(())
     }
 
-    /// Parks the sagas whose rows could not be written.
-    async fn park(&self, outcome: &mut Outcome) -> Result<(), Error> {
-        for (id, why) in &outcome.poisoned {
+    /// Parks sagas whose events cannot be stored.
+    pub(super) async fn park(&self, poisoned: &[(Uuid, String)]) -> Result<(), Error> {
+        for (id, why) in poisoned {
             metrics::counter!("amends_engine_poisoned_total").increment(1);
             tracing::error!(saga = %id, why, "a saga's events cannot be stored; parking it");
             let loaded = self.store.load(&[*id]).await?;
-            let poison = vec![Event::Poisoned(Reason::new("poisoned", "what came for it cannot be stored"))];
+            let event = Event::Poisoned(Reason::new("poisoned", "what came for it cannot be stored"));
+            let poison = [Occurrence { event, at: loaded.now, jitter: 0 }];
             for saga in &loaded.sagas {
-                let mut ignored = Outcome::default();
-                let decided = self.decide_one(saga, &poison, loaded.now, &mut ignored);
+                let decided = self.decide_one(saga, &poison, &mut Outcome::default());
                 if let Some(write) = decided.and_then(|d| d.write) {
                     match self.store.commit(&[write]).await {
                         Ok(_) => {}
@@ -206,5 +208,11 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             }
         }
         Ok(())
+    }
+}
+
+fn count_incidents(entries: &[Entry]) {
+    for incident in entries.iter().filter_map(|e| e.did.incident.as_ref()) {
+        metrics::counter!("amends_engine_incidents_total", "kind" => incident.clone()).increment(1);
     }
 }

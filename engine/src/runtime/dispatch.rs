@@ -1,5 +1,7 @@
 //! From decided sends to messages: produced from memory, after the commit.
 
+use std::sync::Arc;
+
 use amends_protocol::{
     transport::{Outbound, Placement, Sink},
     wire,
@@ -14,7 +16,7 @@ use crate::{
 /// A committed saga and the commands it wants sent.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    pub saga: Saga,
+    pub saga: Arc<Saga>,
     pub sends: Vec<Send>,
     pub inputs: Inputs,
 }
@@ -40,7 +42,10 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
     /// The transport's; nothing is lost by it.
     pub async fn send(&self, births: Vec<(Saga, Vec<Send>, Inputs)>) -> Result<(), Error> {
         self.dispatch(
-            births.into_iter().map(|(saga, sends, inputs)| Outgoing { saga, sends, inputs }).collect(),
+            births
+                .into_iter()
+                .map(|(saga, sends, inputs)| Outgoing { saga: Arc::new(saga), sends, inputs })
+                .collect(),
         )
         .await
     }

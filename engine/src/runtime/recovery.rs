@@ -1,7 +1,7 @@
 //! Sends again what a former owner of a slot may have committed and not sent. Recovery by `wake_at` would do
 //! it too, some seconds later.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use amends_protocol::transport::{Assignment, Sink};
 use chrono::TimeDelta;
@@ -33,6 +33,12 @@ impl Recovery {
         engine: &Engine<S, K, C>,
     ) -> Result<usize, Error> {
         let (assignment, drained) = engine.ownership.now();
+        // What was lost since had another owner.
+        if assignment.count == self.done.count {
+            self.done.partitions.retain(|p| assignment.partitions.binary_search(p).is_ok());
+        } else {
+            self.done = Assignment::default();
+        }
         if !drained || assignment == self.done {
             return Ok(0);
         }
@@ -59,7 +65,7 @@ impl Recovery {
                 .into_iter()
                 .filter_map(|inputs| {
                     let (saga, sends) = waiting.remove(&inputs.saga_id)?;
-                    Some(Outgoing { saga, sends, inputs })
+                    Some(Outgoing { saga: Arc::new(saga), sends, inputs })
                 })
                 .collect();
             sent += outgoing.len();

@@ -41,14 +41,18 @@ pub async fn run_once<S: SagaStore, K: Sink, C: Clock>(
     source: &mut impl Source,
 ) -> Result<usize, Error> {
     let batch = source.receive(BATCH, PATIENCE).await?;
-    engine.ownership.update(source.assignment(), batch.messages.len() < BATCH);
+    let drained = batch.messages.len() < BATCH;
+    let assignment = source.assignment();
     if batch.messages.is_empty() {
+        engine.ownership.update(assignment, drained);
         return Ok(0);
     }
+    engine.ownership.update(assignment.clone(), false);
     let began = engine.clock.monotonic();
     match take(engine, &batch).await {
         Ok(()) => {
             source.commit(batch.receipt)?;
+            engine.ownership.update(assignment, drained);
             metrics::histogram!("amends_engine_batch_size").record(batch.messages.len() as f64);
             let took = engine.clock.monotonic().saturating_sub(began);
             metrics::histogram!("amends_engine_reply_to_command_seconds").record(took.as_secs_f64());
@@ -79,7 +83,8 @@ async fn take<S: SagaStore, K: Sink, C: Clock>(engine: &Engine<S, K, C>, batch: 
         }
     }
     let events = by_saga.iter().map(|(id, heard)| (*id, heard.iter().map(event).collect())).collect();
-    let outcome = engine.decide(events, None).await?;
+    let mut outcome = engine.decide(events, None).await?;
+    engine.dispatch(std::mem::take(&mut outcome.outgoing)).await?;
 
     let mut strays = Vec::new();
     let not_mine: HashMap<Uuid, Vec<usize>> =
@@ -99,11 +104,11 @@ async fn take<S: SagaStore, K: Sink, C: Clock>(engine: &Engine<S, K, C>, batch: 
         metrics::counter!("amends_engine_strays_total").increment(strays.len() as u64);
         engine.store.keep_strays(&strays).await?;
     }
+    engine.park(&outcome.poisoned).await?;
     for (id, why) in outcome.poisoned.iter().chain(&outcome.unknown) {
         let messages = by_saga.get(id).into_iter().flatten().map(|h| &batch.messages[h.message]);
         dead.extend(messages.map(|m| (m, why.clone())));
     }
-    engine.dispatch(outcome.outgoing).await?;
     for (message, why) in dead {
         metrics::counter!("amends_engine_dead_letters_total").increment(1);
         engine.sink.dead_letter(message, &why).await?;

@@ -91,6 +91,7 @@ impl Timers {
         }
         let events: BTreeMap<_, _> = loaded.sagas.iter().map(|s| (s.id, vec![Event::Woke])).collect();
         let outcome = engine.decide(events, Some(loaded)).await?;
+        engine.park(&outcome.poisoned).await?;
         engine.dispatch(outcome.outgoing).await?;
         Ok((count, now))
     }

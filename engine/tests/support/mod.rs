@@ -1,6 +1,8 @@
 //! A workflow to test the engine with, and fakes of its ports.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod world;
+
 use std::time::Duration;
 
 use amends_engine::core::{Call, Definition, Input, Labels, RetryPolicy, SagaTimeout, Step, StepKind};

@@ -1,0 +1,249 @@
+//! The replies loop and the doors, over a world in memory: what is written, what is sent, and in which order.
+
+mod support;
+
+use amends_engine::core::{Actor, Event, SagaState};
+use amends_engine::port;
+use amends_engine::runtime::{self, apply::Applied, replies};
+use amends_protocol::{Kind, Outcome, TokenKey};
+use support::world::{TestEngine, World, block_on};
+use uuid::Uuid;
+
+/// One round; answers how many replies it took.
+fn run(world: &World, engine: &TestEngine) -> Result<usize, runtime::Error> {
+    block_on(replies::run_once(engine, &mut world.clone()))
+}
+
+fn cancel() -> Event {
+    Event::CancelRequested(Actor::new("guest", "changed my mind"))
+}
+
+#[test]
+fn a_batch_is_written_then_sent_then_its_offsets_move() {
+    let (world, engine) = World::new();
+    let (a, b) = (world.born(1), world.born(2));
+    world.answers(a, "book", Outcome::Succeeded);
+    world.answers(b, "book", Outcome::Succeeded);
+    assert_eq!(run(&world, &engine).unwrap(), 2);
+    assert_eq!(world.log(), ["commit 2", "send 2", "offsets"]);
+    assert_eq!(world.sent(), [(a, "charge execute".to_owned()), (b, "charge execute".to_owned())]);
+    assert_eq!(run(&world, &engine).unwrap(), 0);
+    assert_eq!(world.log(), [""; 0], "nothing came, nothing happens");
+}
+
+#[test]
+fn what_comes_twice_is_written_and_sent_once() {
+    let (world, engine) = World::new();
+    let a = world.born(1);
+    world.answers(a, "book", Outcome::Succeeded);
+    world.answers(a, "book", Outcome::Succeeded);
+    run(&world, &engine).unwrap();
+    world.answers(a, "book", Outcome::Succeeded);
+    run(&world, &engine).unwrap();
+    assert_eq!(world.sent().len(), 1);
+    assert_eq!(world.log(), ["commit 1", "send 1", "offsets", "offsets"]);
+    assert_eq!(world.saga(a).revision, 2);
+}
+
+#[test]
+fn a_rivals_write_makes_the_batch_decide_again_and_only_returned_rows_are_sent() {
+    let (world, engine) = World::new();
+    let (a, b) = (world.born(1), world.born(2));
+    world.answers(a, "book", Outcome::Succeeded);
+    world.answers(b, "book", Outcome::Succeeded);
+    world.state().rivals.push_back((a, cancel()));
+    run(&world, &engine).unwrap();
+    // The cancellation was first: its own writer sends the compensation; the success is only recorded.
+    assert_eq!(world.sent(), [(b, "charge execute".to_owned())]);
+    assert_eq!(world.log(), ["commit 1", "commit 1", "send 1", "offsets"]);
+    let a = world.saga(a);
+    assert_eq!((a.state(), a.revision), (SagaState::Compensating, 3));
+    assert_eq!(a.state.commands[0].held.len(), 1);
+}
+
+#[test]
+fn a_saga_that_others_never_stop_writing_is_left_for_the_next_time() {
+    let (world, engine) = World::new();
+    let a = world.born(1);
+    world.answers(a, "book", Outcome::Succeeded);
+    for at in 1..200 {
+        // Every note changes the revision.
+        let outcome = [Outcome::Unsupported, Outcome::Unknown, Outcome::Succeeded][at % 3];
+        let mut reply = world.answer(a, "book", Kind::Compensate, outcome);
+        reply.attempt = at as u32;
+        world.state().rivals.push_back((a, Event::Replied(reply.into())));
+        world.state().rivals.push_back((a, Event::Poisoned(amends_protocol::Reason::new("poisoned", ""))));
+        let actor = Actor::new("operator", "again");
+        world.state().rivals.push_back((a, Event::RetryRequested(actor)));
+    }
+    world.state().rivals.retain(|(_, event)| !matches!(event, Event::Replied(_)));
+    assert!(matches!(run(&world, &engine), Err(runtime::Error::Contended)));
+    assert_eq!(world.log().last().unwrap(), "rewind");
+    world.state().rivals.clear();
+    assert_eq!(run(&world, &engine).unwrap(), 1);
+    assert_eq!(world.saga(a).label, "BOOKED");
+}
+
+#[test]
+fn a_failed_send_rewinds_and_loses_nothing() {
+    let (world, engine) = World::new();
+    let a = world.born(1);
+    world.answers(a, "book", Outcome::Succeeded);
+    world.state().send_fails = 1;
+    assert!(run(&world, &engine).is_err());
+    assert_eq!(world.log(), ["commit 1", "rewind"]);
+    assert_eq!(run(&world, &engine).unwrap(), 1, "the reply comes again, and changes nothing");
+    assert_eq!(world.sent(), []);
+    // The row still waits: its time comes.
+    world.passes(5);
+    block_on(runtime::timers::Timers::default().run_once(&engine)).unwrap();
+    assert_eq!(world.sent(), [(a, "charge execute".to_owned())]);
+}
+
+#[test]
+fn a_store_that_is_away_moves_no_offset() {
+    let (world, engine) = World::new();
+    let a = world.born(1);
+    world.answers(a, "book", Outcome::Succeeded);
+    for fails in 1..3 {
+        world.state().store_fails.push_back(port::Error::Unavailable("restarting".to_owned()));
+        assert!(run(&world, &engine).is_err(), "{fails}");
+        assert_eq!(world.log(), ["rewind"]);
+    }
+    assert_eq!(run(&world, &engine).unwrap(), 1);
+    assert_eq!(world.sent().len(), 1);
+}
+
+#[test]
+fn a_poison_saga_parks_alone_and_its_message_is_dead_lettered() {
+    let (world, engine) = World::new();
+    let sagas: Vec<Uuid> = (0..7).map(|slot| world.born(slot)).collect();
+    for saga in &sagas {
+        world.answers(*saga, "book", Outcome::Succeeded);
+    }
+    world.state().poison.insert(sagas[4]);
+    run(&world, &engine).unwrap();
+    assert_eq!(world.sent().len(), 6);
+    assert_eq!(world.state().dead, [(4, format!("{} is bad", sagas[4]))]);
+    assert_eq!(world.log().last().unwrap(), "offsets");
+    for (at, saga) in sagas.iter().enumerate() {
+        let expected = if at == 4 { SagaState::Parked } else { SagaState::Running };
+        assert_eq!(world.saga(*saga).state(), expected, "{at}");
+    }
+    assert_eq!(world.saga(sagas[4]).parked_reason().unwrap().code, "poisoned");
+}
+
+#[test]
+fn what_cannot_be_read_or_is_forged_is_dead_lettered_and_the_rest_goes_on() {
+    let (world, engine) = World::new();
+    let a = world.born(1);
+    world.state().topic.push(b"{".to_vec());
+    let mut forged = world.answer(a, "book", Kind::Execute, Outcome::Refused);
+    forged.reply_token = TokenKey::new([8; 32]).token(forged.command_id);
+    world.delivers(&forged);
+    world.answers(a, "book", Outcome::Succeeded);
+    assert_eq!(run(&world, &engine).unwrap(), 3);
+    let dead: Vec<i64> = world.state().dead.iter().map(|(offset, _)| *offset).collect();
+    assert_eq!(dead, [0, 1]);
+    assert!(world.state().dead[1].1.contains("token"), "{}", world.state().dead[1].1);
+    assert_eq!(world.saga(a).label, "BOOKED");
+    assert_eq!(world.log().last().unwrap(), "offsets");
+}
+
+#[test]
+fn a_success_nobody_here_ordered_is_kept_and_other_answers_are_not() {
+    let (world, engine) = World::new();
+    let (a, gone) = (world.born(1), Uuid::from_u128(99));
+    world.answers(gone, "charge", Outcome::Succeeded);
+    world.answers(gone, "charge", Outcome::Refused);
+    // A command of a step that this saga has not come to.
+    world.answers(a, "confirm", Outcome::Succeeded);
+    world.answers(a, "file", Outcome::Refused);
+    world.answers(a, "book", Outcome::Succeeded);
+    run(&world, &engine).unwrap();
+    let mut strays: Vec<_> = world.state().strays.iter().map(|s| s.saga_id).collect();
+    strays.sort();
+    assert_eq!(strays, [a, gone]);
+    assert_eq!(world.state().dead, []);
+    assert_eq!(world.saga(a).label, "BOOKED");
+}
+
+#[test]
+fn a_reply_from_before_a_restore_is_ignored() {
+    let (world, mut engine) = World::new();
+    engine.epoch = 2;
+    let a = world.born(1);
+    let mut reply = world.answer(a, "book", Kind::Execute, Outcome::Succeeded);
+    world.delivers(&reply);
+    assert_eq!(run(&world, &engine).unwrap(), 1);
+    assert_eq!((world.log(), world.saga(a).revision), (vec!["offsets".to_owned()], 1));
+    assert!(world.state().dead.is_empty());
+    assert!(world.state().strays.is_empty());
+    reply.epoch = 2;
+    world.delivers(&reply);
+    run(&world, &engine).unwrap();
+    assert_eq!(world.saga(a).label, "BOOKED");
+}
+
+#[test]
+fn a_partition_counts_as_drained_only_once_what_was_there_is_handled() {
+    let (world, engine) = World::new();
+    let a = world.born(1);
+    world.answers(a, "book", Outcome::Succeeded);
+    world.state().store_fails.push_back(port::Error::Unavailable("restarting".to_owned()));
+    assert!(run(&world, &engine).is_err());
+    let (assignment, drained) = engine.ownership.now();
+    assert_eq!((assignment.count, drained), (8, false));
+    run(&world, &engine).unwrap();
+    assert!(engine.ownership.now().1);
+}
+
+#[test]
+fn through_a_door_a_cancel_is_decided_whoever_owns_the_saga() {
+    let (world, engine) = World::new();
+    let a = world.born(1);
+    let apply = |id, event| block_on(runtime::apply::apply(&engine, id, event));
+    match apply(a, cancel()).unwrap() {
+        Applied::Done(saga) => assert_eq!(saga.label, "UNDOING"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(world.sent(), [(a, "book compensate".to_owned())]);
+    match apply(a, cancel()).unwrap() {
+        Applied::Done(saga) => assert_eq!(saga.revision, 2, "already on its way"),
+        other => panic!("{other:?}"),
+    }
+    let retry = Event::RetryRequested(Actor::new("operator", ""));
+    assert!(matches!(apply(a, retry).unwrap(), Applied::Illegal(saga, _) if saga.revision == 2));
+    assert!(matches!(apply(Uuid::from_u128(99), cancel()).unwrap(), Applied::Missing));
+}
+
+#[test]
+fn a_door_answers_by_the_row_that_a_rival_left() {
+    let (world, engine) = World::new();
+    let a = world.born(1);
+    let refused = world.answer(a, "book", Kind::Execute, Outcome::Refused);
+    world.state().rivals.push_back((a, Event::Replied(refused.into())));
+    match block_on(runtime::apply::apply(&engine, a, cancel())).unwrap() {
+        Applied::Illegal(saga, _) => assert_eq!(saga.label, "FULL"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_door_whose_send_fails_has_still_done_it() {
+    let (world, engine) = World::new();
+    let a = world.born(1);
+    world.state().send_fails = 1;
+    let applied = block_on(runtime::apply::apply(&engine, a, cancel())).unwrap();
+    assert!(matches!(applied, Applied::Done(saga) if saga.label == "UNDOING" && saga.live));
+}
+
+#[test]
+fn a_request_that_cannot_be_stored_is_refused_and_parks_nobody() {
+    let (world, engine) = World::new();
+    let a = world.born(1);
+    world.state().poison.insert(a);
+    let applied = block_on(runtime::apply::apply(&engine, a, cancel()));
+    assert!(matches!(applied, Err(runtime::Error::Store(port::Error::Data(_)))), "{applied:?}");
+    assert!(!world.saga(a).parked);
+}

@@ -1,0 +1,324 @@
+//! The engine's ports in memory, each able to fail, and a log of what happened in which order.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use amends_engine::core::{
+    Catalog, Decision, Entry, Event, NewSaga, Occurrence, Saga, Send as Sent, start, transition,
+};
+use amends_engine::port::{self, Clock, DueScan, Inputs, Loaded, SagaStore, Stray, Write};
+use amends_engine::runtime::{Engine, Ownership};
+use amends_protocol::transport::{self, Assignment, Batch, Inbound, Outbound, Sink, Source};
+use amends_protocol::{Command, Json, Kind, Outcome, Reply, TokenKey, id, wire};
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::FutureExt;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::stay;
+
+pub(crate) const KEY: [u8; 32] = [7; 32];
+
+/// Everything that there is, besides the loops under test.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) now: DateTime<Utc>,
+    pub(crate) sagas: BTreeMap<Uuid, (Saga, Vec<Entry>)>,
+    /// What happened, in order: `commit`, `send`, `offsets`, ...
+    pub(crate) log: Vec<String>,
+    /// Errors that the store gives next, one a call that writes or reads.
+    pub(crate) store_fails: VecDeque<port::Error>,
+    /// How long reading takes.
+    pub(crate) reading_takes: TimeDelta,
+    /// Somebody else writes these just before the next commits, one each.
+    pub(crate) rivals: VecDeque<(Uuid, Event)>,
+    /// Sagas whose events cannot be stored.
+    pub(crate) poison: BTreeSet<Uuid>,
+    pub(crate) strays: Vec<Stray>,
+    pub(crate) scans: Vec<DueScan>,
+    pub(crate) sent: Vec<Command>,
+    pub(crate) dead: Vec<(i64, String)>,
+    pub(crate) send_fails: u32,
+    pub(crate) topic: Vec<Vec<u8>>,
+    pub(crate) read_to: usize,
+    pub(crate) settled_to: usize,
+    pub(crate) assignment: Assignment,
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct World(Arc<Mutex<State>>);
+
+pub(crate) type TestEngine = Engine<World, World, World>;
+
+impl World {
+    /// A world in which one process owns everything.
+    pub(crate) fn new() -> (Self, TestEngine) {
+        let world = Self::default();
+        world.state().now = DateTime::from_timestamp(1_767_225_600, 0).unwrap();
+        world.state().assignment = Assignment { generation: 1, partitions: (0..8).collect(), count: 8 };
+        let engine = Engine {
+            store: world.clone(),
+            sink: world.clone(),
+            clock: world.clone(),
+            catalog: Catalog::new(vec![stay()]).unwrap(),
+            key: TokenKey::new(KEY),
+            epoch: 1,
+            ownership: Ownership::default(),
+        };
+        (world, engine)
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// A stay is born; its ids count from 1. Its first command was sent.
+    pub(crate) fn born(&self, slot: u16) -> Uuid {
+        let mut state = self.state();
+        let id = Uuid::from_u128(state.sagas.len() as u128 + 1);
+        let new = NewSaga { id, slot, business_key: format!("stay-{id}") };
+        let change = start(&stay(), new, &input(), state.now);
+        state.sagas.insert(id, (change.saga, vec![change.entry]));
+        id
+    }
+
+    pub(crate) fn saga(&self, id: Uuid) -> Saga {
+        self.state().sagas[&id].0.clone()
+    }
+
+    pub(crate) fn passes(&self, seconds: i64) {
+        self.state().now += TimeDelta::seconds(seconds);
+    }
+
+    /// What a worker would answer to a saga's command.
+    pub(crate) fn answer(&self, saga: Uuid, step: &str, kind: Kind, outcome: Outcome) -> Reply {
+        let execute = id::execute(saga, step, 0, 1);
+        let (definition, now) = (stay(), self.state().now);
+        let row = self.state().sagas.get(&saga).cloned();
+        let saga = row.map_or_else(|| self.somebody(saga), |(saga, _)| saga);
+        let at = definition.step(step).unwrap().0;
+        let send = Sent { kind, step: at, part: 0, generation: 1, attempt: 1, issued_at: now, deadline: now };
+        let data = input();
+        let input = amends_engine::core::Input { data: &data, personal: None };
+        let key = TokenKey::new(KEY);
+        let command = amends_engine::core::command(&definition, &saga, &send, input, 1, &key);
+        assert_eq!(command.row_key(), execute);
+        let mut reply = command.reply(outcome, now);
+        if outcome == Outcome::Succeeded && kind != Kind::Compensate {
+            reply.exposure = (definition.steps[at].may_hold)(&saga.call(0, input));
+        }
+        reply
+    }
+
+    fn somebody(&self, id: Uuid) -> Saga {
+        let new = NewSaga { id, slot: 1, business_key: "gone".to_owned() };
+        start(&stay(), new, &input(), self.state().now).saga
+    }
+
+    /// A worker answers an execute.
+    pub(crate) fn answers(&self, saga: Uuid, step: &str, outcome: Outcome) {
+        self.delivers(&self.answer(saga, step, Kind::Execute, outcome));
+    }
+
+    pub(crate) fn delivers(&self, reply: &Reply) {
+        self.state().topic.push(wire::write(reply));
+    }
+
+    /// Commands sent since the last time: `charge execute`, and whose.
+    pub(crate) fn sent(&self) -> Vec<(Uuid, String)> {
+        let sent = std::mem::take(&mut self.state().sent);
+        sent.into_iter().map(|c| (c.saga_id, format!("{} {}", c.step, c.kind.as_str()))).collect()
+    }
+
+    /// What happened since the last time.
+    pub(crate) fn log(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().log)
+    }
+
+    fn loaded(&self, wanted: impl Fn(&Saga) -> bool) -> Loaded {
+        let mut state = self.state();
+        let sagas = state.sagas.values().map(|(s, _)| s).filter(|s| wanted(s)).cloned().collect();
+        let now = state.now;
+        state.now = now + state.reading_takes;
+        Loaded { sagas, now }
+    }
+}
+
+fn input() -> Json {
+    json!({ "rooms": 1 }).into()
+}
+
+impl State {
+    fn fails(&mut self) -> Result<(), port::Error> {
+        self.store_fails.pop_front().map_or(Ok(()), Err)
+    }
+
+    fn happens(&mut self, id: Uuid, event: Event) {
+        let (saga, entries) = self.sagas.get_mut(&id).unwrap();
+        let occurrence = Occurrence { event, at: self.now, jitter: 0 };
+        if let Decision::Changed(change) = transition(&stay(), saga, &occurrence) {
+            *saga = change.saga;
+            entries.push(change.entry);
+        }
+    }
+}
+
+impl SagaStore for World {
+    async fn load(&self, ids: &[Uuid]) -> Result<Loaded, port::Error> {
+        self.state().fails()?;
+        Ok(self.loaded(|s| ids.contains(&s.id)))
+    }
+
+    async fn due(&self, scan: &DueScan) -> Result<Loaded, port::Error> {
+        self.state().fails()?;
+        self.state().scans.push(scan.clone());
+        let until = self.state().now - TimeDelta::from_std(scan.overdue).unwrap();
+        let mut loaded = self.loaded(|s| {
+            s.live
+                && scan.slots.contains(&s.slot)
+                && s.wake_at.is_some_and(|at| at <= until && scan.not_before.is_none_or(|from| at >= from))
+        });
+        loaded.sagas.sort_by_key(|s| s.wake_at);
+        loaded.sagas.truncate(scan.limit as usize);
+        Ok(loaded)
+    }
+
+    async fn in_flight(
+        &self,
+        slots: &[u16],
+        _: Duration,
+        after: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Loaded, port::Error> {
+        self.state().fails()?;
+        let mut loaded =
+            self.loaded(|s| s.live && slots.contains(&s.slot) && after.is_none_or(|after| s.id > after));
+        loaded.sagas.truncate(limit as usize);
+        Ok(loaded)
+    }
+
+    async fn commit(&self, writes: &[Write]) -> Result<Vec<Inputs>, port::Error> {
+        let mut state = self.state();
+        state.fails()?;
+        if let Some((saga, event)) = state.rivals.pop_front() {
+            state.happens(saga, event);
+        }
+        let bad = |w: &&Write| {
+            let poisoned = |e: &Entry| matches!(e.occurrence.event, Event::Poisoned(_));
+            state.poison.contains(&w.saga.id) && !w.entries.iter().all(poisoned)
+        };
+        if let Some(write) = writes.iter().find(bad) {
+            return Err(port::Error::Data(format!("{} is bad", write.saga.id)));
+        }
+        let mut written = Vec::new();
+        for write in writes {
+            let (saga, entries) = state.sagas.get_mut(&write.saga.id).unwrap();
+            if saga.revision == write.read_revision {
+                *saga = write.saga.clone();
+                entries.extend(write.entries.clone());
+                let data = if write.wants.data { input() } else { Json::null() };
+                written.push(Inputs { saga_id: write.saga.id, data, personal: None });
+            }
+        }
+        state.log.push(format!("commit {}", written.len()));
+        Ok(written)
+    }
+
+    async fn reschedule(&self, sagas: &[(Uuid, u32, Option<DateTime<Utc>>)]) -> Result<(), port::Error> {
+        let mut state = self.state();
+        for (id, revision, at) in sagas {
+            if let Some((saga, _)) = state.sagas.get_mut(id).filter(|(s, _)| s.revision == *revision) {
+                saga.wake_at = *at;
+            }
+        }
+        Ok(())
+    }
+
+    async fn inputs(&self, ids: &[Uuid]) -> Result<Vec<Inputs>, port::Error> {
+        Ok(ids.iter().map(|&saga_id| Inputs { saga_id, data: input(), personal: None }).collect())
+    }
+
+    async fn keep_strays(&self, strays: &[Stray]) -> Result<(), port::Error> {
+        self.state().strays.extend_from_slice(strays);
+        Ok(())
+    }
+}
+
+impl Clock for World {
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.state().now.timestamp_millis().unsigned_abs())
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        self.state().now += duration;
+    }
+
+    fn jitter(&self) -> u16 {
+        0
+    }
+}
+
+impl Sink for World {
+    async fn send(&self, messages: Vec<Outbound>) -> Result<(), transport::Error> {
+        let mut state = self.state();
+        if state.send_fails > 0 {
+            state.send_fails -= 1;
+            return Err(transport::Error("the broker is away".to_owned()));
+        }
+        state.log.push(format!("send {}", messages.len()));
+        state.sent.extend(messages.iter().map(|m| wire::command(&m.bytes).unwrap()));
+        Ok(())
+    }
+
+    async fn dead_letter(&self, message: &Inbound, reason: &str) -> Result<(), transport::Error> {
+        self.state().dead.push((message.offset, reason.to_owned()));
+        Ok(())
+    }
+}
+
+impl Source for World {
+    async fn receive(&mut self, max: usize, _: Duration) -> Result<Batch, transport::Error> {
+        let mut state = self.state();
+        let from = state.read_to;
+        let messages: Vec<Inbound> = state.topic[from..]
+            .iter()
+            .take(max)
+            .zip(from..)
+            .map(|(bytes, at)| Inbound {
+                topic: "saga.replies".to_owned(),
+                partition: 0,
+                offset: at as i64,
+                traceparent: None,
+                bytes: bytes.clone(),
+            })
+            .collect();
+        state.read_to += messages.len();
+        Ok(Batch { receipt: state.read_to as u64, messages })
+    }
+
+    fn commit(&mut self, receipt: u64) -> Result<(), transport::Error> {
+        let mut state = self.state();
+        state.settled_to = receipt as usize;
+        state.log.push("offsets".to_owned());
+        Ok(())
+    }
+
+    fn rewind(&mut self) -> Result<(), transport::Error> {
+        let mut state = self.state();
+        state.read_to = state.settled_to;
+        state.log.push("rewind".to_owned());
+        Ok(())
+    }
+
+    fn assignment(&self) -> Assignment {
+        self.state().assignment.clone()
+    }
+}
+
+/// Runs a future of this world, where nothing ever waits.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("the world answers at once")
+}

@@ -1,0 +1,249 @@
+//! The timers and recovery loops over a world in memory: nothing early, nothing forgotten, nothing twice.
+
+mod support;
+
+use amends_engine::core::{Event, SagaState};
+use amends_engine::port;
+use amends_engine::runtime::recovery::Recovery;
+use amends_engine::runtime::timers::{BATCH, Timers};
+use amends_engine::runtime::{self, replies};
+use amends_protocol::transport::Assignment;
+use amends_protocol::{Kind, Outcome, SLOTS};
+use chrono::TimeDelta;
+use support::world::{TestEngine, World, block_on};
+
+fn look(timers: &mut Timers, engine: &TestEngine) -> usize {
+    block_on(timers.run_once(engine)).unwrap()
+}
+
+fn recover(recovery: &mut Recovery, engine: &TestEngine) -> usize {
+    block_on(recovery.run_once(engine)).unwrap()
+}
+
+/// The source is read once: what is owned is known, and drained.
+fn own(world: &World, engine: &TestEngine, partitions: &[i32]) {
+    let mut state = world.state();
+    let generation = state.assignment.generation + 1;
+    state.assignment = Assignment { generation, partitions: partitions.to_vec(), count: 8 };
+    drop(state);
+    block_on(replies::run_once(engine, &mut world.clone())).unwrap();
+}
+
+#[test]
+fn nothing_is_early_and_what_is_due_is_done_once() {
+    let (world, engine) = World::new();
+    own(&world, &engine, &[0, 1, 2, 3, 4, 5, 6, 7]);
+    let a = world.born(1);
+    let mut timers = Timers::default();
+    world.passes(4);
+    assert_eq!(look(&mut timers, &engine), 0);
+    world.passes(1);
+    assert_eq!(look(&mut timers, &engine), 1);
+    assert_eq!(world.sent(), [(a, "book execute".to_owned())]);
+    assert_eq!(look(&mut timers, &engine), 0);
+    world.passes(5);
+    assert_eq!(look(&mut timers, &engine), 1);
+    assert_eq!(world.sent(), [(a, "book probe".to_owned())]);
+}
+
+#[test]
+fn a_slow_read_makes_nothing_early() {
+    let (world, engine) = World::new();
+    own(&world, &engine, &[0, 1, 2, 3, 4, 5, 6, 7]);
+    let a = world.born(1);
+    world.passes(5);
+    // Somebody else writes in between, so that the saga is read again, slowly: its deadline has not come by
+    // the time of that read.
+    let unsupported = world.answer(a, "book", Kind::Compensate, Outcome::Unsupported);
+    world.state().rivals.push_back((a, Event::Replied(unsupported.into())));
+    world.state().reading_takes = TimeDelta::seconds(3);
+    look(&mut Timers::default(), &engine);
+    let woke = world.state().sagas[&a].1.last().unwrap().occurrence.clone();
+    assert_eq!(woke.event, Event::Woke);
+    assert_eq!(woke.at, world.saga(a).born_at + TimeDelta::seconds(8), "the time of the second read");
+    assert_eq!(world.sent(), [(a, "book execute".to_owned())]);
+}
+
+#[test]
+fn a_look_that_finds_nothing_due_raises_the_alarm_and_writes_no_entry() {
+    let (world, engine) = World::new();
+    own(&world, &engine, &[1]);
+    let a = world.born(1);
+    let at = world.saga(a).wake_at;
+    world.answers(a, "book", Outcome::Succeeded);
+    block_on(replies::run_once(&engine, &mut world.clone())).unwrap();
+    world.passes(1);
+    world.answers(a, "charge", Outcome::Succeeded);
+    block_on(replies::run_once(&engine, &mut world.clone())).unwrap();
+    assert_eq!(world.saga(a).wake_at, at, "an answer leaves the alarm where it is");
+    world.passes(4);
+    assert_eq!(look(&mut Timers::default(), &engine), 1);
+    let saga = world.saga(a);
+    assert_eq!((saga.revision, saga.wake_at), (3, at.map(|at| at + TimeDelta::seconds(1))));
+}
+
+#[test]
+fn a_full_batch_keeps_looking_and_forgets_none() {
+    let (world, engine) = World::new();
+    own(&world, &engine, &[1]);
+    let many = BATCH as usize * 2 + 10;
+    let first = world.born(1);
+    world.passes(1);
+    for _ in 1..many {
+        world.born(1);
+    }
+    world.passes(3600);
+    let mut timers = Timers::default();
+    assert_eq!(look(&mut timers, &engine), BATCH as usize);
+    assert_eq!(world.sent()[0].0, first, "the longest overdue first");
+    assert_eq!(look(&mut timers, &engine), BATCH as usize);
+    assert_eq!(look(&mut timers, &engine), 10);
+    assert_eq!(world.sent().len(), many - BATCH as usize);
+    let scans = world.state().scans.iter().filter(|s| s.overdue.is_zero()).count();
+    assert!(world.state().scans.iter().take(scans).all(|s| s.not_before.is_none()), "all of them thorough");
+}
+
+#[test]
+fn a_cheap_look_goes_back_a_minute_and_a_thorough_one_comes_every_minute() {
+    let (world, engine) = World::new();
+    own(&world, &engine, &[0, 1, 2, 3, 4, 5, 6, 7]);
+    let mut timers = Timers::default();
+    let began = world.state().now;
+    for _ in 0..4 {
+        look(&mut timers, &engine);
+        world.passes(20);
+    }
+    let scans: Vec<_> =
+        world.state().scans.iter().map(|s| s.not_before.map(|at| (at - began).num_seconds())).collect();
+    assert_eq!(scans, [None, Some(-60), Some(-40), None]);
+}
+
+#[test]
+fn a_new_assignment_is_looked_at_thoroughly() {
+    let (world, engine) = World::new();
+    own(&world, &engine, &[0, 1]);
+    let mut timers = Timers::default();
+    look(&mut timers, &engine);
+    look(&mut timers, &engine);
+    own(&world, &engine, &[0, 1, 2]);
+    look(&mut timers, &engine);
+    let own: Vec<_> = world.state().scans.iter().filter(|s| s.overdue.is_zero()).cloned().collect();
+    assert_eq!(own.iter().map(|s| s.not_before.is_none()).collect::<Vec<_>>(), [true, false, true]);
+    assert_eq!(own[2].slots.len(), usize::from(SLOTS) / 8 * 3);
+}
+
+#[test]
+fn slots_nobody_owns_are_looked_at_once_they_are_late() {
+    let (world, engine) = World::new();
+    own(&world, &engine, &[0]);
+    let a = world.born(3);
+    let mut timers = Timers::default();
+    world.passes(9);
+    assert_eq!(look(&mut timers, &engine), 0, "late by less than five seconds: its owner's");
+    world.passes(4);
+    assert_eq!(look(&mut timers, &engine), 0, "looked at only every five seconds");
+    world.passes(1);
+    assert_eq!(look(&mut timers, &engine), 1);
+    assert_eq!(world.sent().last().unwrap().0, a);
+}
+
+#[test]
+fn a_saga_of_an_unknown_workflow_stops_no_other_and_is_left_alone_for_a_minute() {
+    let (world, engine) = World::new();
+    own(&world, &engine, &[1]);
+    let (newer, a) = (world.born(1), world.born(1));
+    world.state().sagas.get_mut(&newer).unwrap().0.workflow_version = 2;
+    world.passes(5);
+    let mut timers = Timers::default();
+    assert_eq!(look(&mut timers, &engine), 2);
+    assert_eq!(world.sent(), [(a, "book execute".to_owned())]);
+    assert_eq!(look(&mut timers, &engine), 0);
+    assert_eq!(world.saga(newer).wake_at, Some(world.state().now + TimeDelta::seconds(60)));
+}
+
+#[test]
+fn a_reply_for_a_saga_of_an_unknown_workflow_does_not_put_off_its_timers() {
+    let (world, engine) = World::new();
+    let newer = world.born(1);
+    world.state().sagas.get_mut(&newer).unwrap().0.workflow_version = 2;
+    let at = world.saga(newer).wake_at;
+    world.answers(newer, "book", Outcome::Succeeded);
+    block_on(replies::run_once(&engine, &mut world.clone())).unwrap();
+    assert_eq!(world.saga(newer).wake_at, at);
+    assert_eq!(world.state().dead.len(), 1);
+}
+
+#[test]
+fn timers_that_cannot_be_sent_come_again() {
+    let (world, engine) = World::new();
+    own(&world, &engine, &[1]);
+    let a = world.born(1);
+    world.passes(5);
+    world.state().send_fails = 1;
+    let mut timers = Timers::default();
+    assert!(block_on(timers.run_once(&engine)).is_err());
+    world.passes(5);
+    assert_eq!(look(&mut timers, &engine), 1);
+    assert_eq!(world.sent(), [(a, "book probe".to_owned())]);
+}
+
+#[test]
+fn recovery_sends_gained_slots_once_and_only_after_they_are_drained() {
+    let (world, engine) = World::new();
+    let (a, b) = (world.born(1), world.born(2));
+    let mut recovery = Recovery::default();
+    assert_eq!(recover(&mut recovery, &engine), 0, "nothing is owned yet");
+
+    // What waited in the partition is heard first: a has its answer, and its next command was sent for it.
+    world.answers(a, "book", Outcome::Succeeded);
+    world.state().store_fails.push_back(port::Error::Unavailable("restarting".to_owned()));
+    world.state().assignment = Assignment { generation: 7, partitions: vec![1], count: 8 };
+    assert!(block_on(replies::run_once(&engine, &mut world.clone())).is_err());
+    assert_eq!(recover(&mut recovery, &engine), 0, "not drained");
+    block_on(replies::run_once(&engine, &mut world.clone())).unwrap();
+    world.sent();
+    assert_eq!(recover(&mut recovery, &engine), 1);
+    assert_eq!(world.sent(), [(a, "charge execute".to_owned())]);
+    assert_eq!(recover(&mut recovery, &engine), 0, "once");
+
+    own(&world, &engine, &[1, 2]);
+    assert_eq!(recover(&mut recovery, &engine), 1, "only what was gained");
+    assert_eq!(world.sent(), [(b, "book execute".to_owned())]);
+    assert_eq!(world.saga(b).revision, 1, "no row changes");
+
+    // Lost and gained again: somebody else had it in between.
+    own(&world, &engine, &[1]);
+    recover(&mut recovery, &engine);
+    own(&world, &engine, &[1, 2]);
+    assert_eq!(recover(&mut recovery, &engine), 1);
+    assert_eq!(world.sent(), [(b, "book execute".to_owned())]);
+}
+
+#[test]
+fn recovery_that_fails_starts_over() {
+    let (world, engine) = World::new();
+    let a = world.born(1);
+    own(&world, &engine, &[1]);
+    world.state().send_fails = 1;
+    let mut recovery = Recovery::default();
+    assert!(matches!(block_on(recovery.run_once(&engine)), Err(runtime::Error::Transport(_))));
+    assert_eq!(recover(&mut recovery, &engine), 1);
+    assert_eq!(world.sent(), [(a, "book execute".to_owned())]);
+}
+
+#[test]
+fn recovery_leaves_alone_what_is_old_parked_or_settled() {
+    let (world, engine) = World::new();
+    let (old, settled, parked) = (world.born(1), world.born(1), world.born(1));
+    world.passes(31);
+    let fresh = world.born(1);
+    world.answers(settled, "book", Outcome::Refused);
+    own(&world, &engine, &[1]);
+    world.state().poison.insert(parked);
+    world.answers(parked, "book", Outcome::Succeeded);
+    block_on(replies::run_once(&engine, &mut world.clone())).unwrap();
+    assert_eq!(world.saga(parked).state(), SagaState::Parked);
+    assert_eq!(recover(&mut Recovery::default(), &engine), 1);
+    assert_eq!(world.sent(), [(fresh, "book execute".to_owned())]);
+    assert!(world.saga(old).live);
+}
