@@ -1,0 +1,98 @@
+//! Bodies and paths: read within limits, refused with the place of the fault.
+
+use axum::{
+    body::Bytes,
+    http::{HeaderMap, header},
+};
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use crate::problem::{Fault, Problem};
+
+/// The longest body that is read, in bytes.
+pub const MAX_BYTES: usize = 64 * 1024;
+
+/// Reads a JSON body and checks it.
+pub fn read<T>(headers: &HeaderMap, body: &Bytes) -> Result<T, Problem>
+where
+    T: DeserializeOwned + garde::Validate<Context = ()>,
+{
+    if body.is_empty() {
+        return Err(Problem::Unreadable("The body is missing.".to_owned()));
+    }
+    if let Some(kind) = headers.get(header::CONTENT_TYPE) {
+        let kind = kind.to_str().unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+        if kind != "application/json" && !kind.ends_with("+json") {
+            return Err(Problem::NotJson);
+        }
+    }
+    amends_protocol::wire::check(body).map_err(|e| Problem::Unreadable(format!("The body is {e}.")))?;
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let value: T = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let inner = error.inner();
+        if inner.is_data() {
+            let detail = inner.to_string();
+            let detail = detail.split(" at line ").next().unwrap_or_default();
+            Problem::Invalid(vec![Fault::at(pointer(&error.path().to_string()), detail)])
+        } else {
+            Problem::Unreadable(inner.to_string())
+        }
+    })?;
+    json.end().map_err(|e| Problem::Unreadable(e.to_string()))?;
+    value.validate().map_err(|report| {
+        let faults =
+            report.iter().map(|(path, error)| Fault::at(pointer(&path.to_string()), error.message()));
+        Problem::Invalid(faults.collect())
+    })?;
+    Ok(value)
+}
+
+/// `lines[0].quantity` as a JSON pointer.
+fn pointer(path: &str) -> String {
+    if path == "." || path.is_empty() {
+        return String::new();
+    }
+    let mut pointer = String::from("/");
+    for character in path.chars() {
+        match character {
+            '.' | '[' => pointer.push('/'),
+            ']' => {}
+            '~' => pointer.push_str("~0"),
+            '/' => pointer.push_str("~1"),
+            // serde names are Rust's or the wire's; validation's are Rust's.
+            other => pointer.push(other),
+        }
+    }
+    pointer.split('/').map(camel).collect::<Vec<_>>().join("/")
+}
+
+fn camel(snake: &str) -> String {
+    let mut words = snake.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |name, word| {
+        let mut letters = word.chars();
+        let head = letters.next().map(|c| c.to_ascii_uppercase()).into_iter();
+        name + &head.chain(letters).collect::<String>()
+    })
+}
+
+/// An id in the path.
+pub fn id(name: &'static str, text: &str) -> Result<Uuid, Problem> {
+    // Only the hyphenated form: an id has one spelling.
+    match Uuid::try_parse(text) {
+        Ok(id) if text.len() == 36 => Ok(id),
+        _ => Err(Problem::Invalid(vec![Fault::parameter(name, "not a UUID")])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_becomes_the_pointer_that_the_client_sees() {
+        assert_eq!(pointer("lines[0].unit_price"), "/lines/0/unitPrice");
+        assert_eq!(pointer("shippingAddress.postalCode"), "/shippingAddress/postalCode");
+        assert_eq!(pointer("."), "");
+    }
+}

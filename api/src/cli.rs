@@ -1,0 +1,110 @@
+//! The command line: a subcommand a role.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Durable sagas for orders: reserve, pay, ship, and make amends for whatever fails.
+#[derive(Debug, Parser)]
+#[command(name = "amends", version, max_term_width = 100)]
+pub struct Cli {
+    /// A TOML file of settings; `amends config` prints them all.
+    #[arg(long, global = true, value_name = "FILE", env = "AMENDS_CONFIG")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub flags: Flags,
+    #[command(subcommand)]
+    pub role: Role,
+}
+
+/// Settings that can be given as flags.
+#[derive(Debug, Args)]
+pub struct Flags {
+    /// Where to listen.
+    #[arg(long, global = true, value_name = "ADDR:PORT")]
+    listen: Option<String>,
+    /// Let anybody in who reaches the api (there are no tokens yet).
+    #[arg(long, global = true)]
+    no_auth: bool,
+    /// Kafka's bootstrap servers.
+    #[arg(long, global = true, value_name = "HOST:PORT,…")]
+    kafka_brokers: Option<String>,
+    /// An order still PENDING after this long cancels itself.
+    #[arg(long, global = true, value_name = "TIME")]
+    pending_timeout: Option<String>,
+    /// What is logged: `info`, `amends_engine=debug,info`.
+    #[arg(long, global = true, value_name = "FILTER")]
+    log: Option<String>,
+    /// Any other setting: `--set stuck_after=1m`.
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("must be KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+impl Flags {
+    /// As `key=value`, for [`crate::settings::Settings::read`].
+    pub fn pairs(&self) -> Vec<(String, String)> {
+        let mut pairs = self.set.clone();
+        let named = [
+            ("listen", &self.listen),
+            ("kafka_brokers", &self.kafka_brokers),
+            ("pending_timeout", &self.pending_timeout),
+            ("log", &self.log),
+        ];
+        pairs.extend(named.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?))));
+        if self.no_auth {
+            pairs.push(("no_auth".to_owned(), "true".to_owned()));
+        }
+        pairs
+    }
+}
+
+/// What this process is.
+#[derive(Debug, Subcommand)]
+pub enum Role {
+    /// Everything on this machine: a private Postgres, a Kafka broker, all roles.
+    Dev(Dev),
+    /// Takes orders over HTTP; the operators' API.
+    Api,
+    /// Drives sagas.
+    Engine,
+    /// Does a participant's steps.
+    Worker {
+        /// Which.
+        name: Worker,
+    },
+    /// Creates databases, roles and tables, or brings them up to date.
+    Migrate,
+    /// Prints the settings in force, commented, secrets hidden.
+    Config,
+}
+
+/// The workers that come with Amends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Worker {
+    Inventory,
+    Payment,
+    Shipment,
+    Notification,
+}
+
+/// Options of `amends dev`.
+#[derive(Debug, Args)]
+pub struct Dev {
+    /// Where data is kept between runs.
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    pub data: PathBuf,
+    /// Empties the data directory first.
+    #[arg(long)]
+    pub fresh: bool,
+    /// Takes the sample orders through every outcome.
+    #[arg(long)]
+    pub samples: bool,
+    /// Ends after the samples; status 0 only if each ended as it should.
+    #[arg(long)]
+    pub once: bool,
+}

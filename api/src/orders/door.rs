@@ -1,0 +1,153 @@
+//! Group commit at the door: orders that arrive while a commit is under way go together in the next.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU16, Ordering},
+};
+
+use amends_engine::{
+    core::{NewSaga, start},
+    port::{self, Inputs},
+};
+use amends_postgres::orders::{NewOrder, Placed};
+use amends_protocol::SLOTS;
+use amends_workflows::order_fulfilment as workflow;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::request;
+use crate::state::Api;
+
+/// Most orders of a transaction.
+const BATCH: usize = 500;
+/// Orders that may wait; one more is sent away.
+const WAITING: usize = 8192;
+
+/// An order at the door, and where its answer goes.
+struct Waiting {
+    order: NewOrder,
+    answer: oneshot::Sender<Result<Placed, Error>>,
+}
+
+/// Why an order was not taken in.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// More are waiting than can be served in time.
+    #[error("too many orders are waiting")]
+    Full,
+    /// The store's word; after `Unavailable` the order exists or does not.
+    #[error(transparent)]
+    Store(#[from] port::Error),
+    /// The process is stopping.
+    #[error("this process is stopping")]
+    Closed,
+}
+
+/// Where orders are handed in.
+#[derive(Debug, Clone)]
+pub struct Door(mpsc::Sender<Waiting>);
+
+/// What takes them in.
+pub struct Porter {
+    waiting: mpsc::Receiver<Waiting>,
+    slot: AtomicU16,
+}
+
+/// A door and its porter.
+pub fn door() -> (Door, Porter) {
+    let (sender, waiting) = mpsc::channel(WAITING);
+    (Door(sender), Porter { waiting, slot: AtomicU16::new(rand::random_range(0..SLOTS)) })
+}
+
+impl Door {
+    /// Hands an order in; answers once it is committed (or refused).
+    pub async fn place(
+        &self,
+        subject: &str,
+        idempotency: Option<String>,
+        request: &request::NewOrder,
+    ) -> Result<Placed, Error> {
+        let id = Uuid::now_v7();
+        let order = NewOrder {
+            id,
+            saga: NewSaga { id: Uuid::now_v7(), slot: 0, business_key: id.to_string() },
+            subject: subject.to_owned(),
+            idempotency: idempotency.map(|key| (key, request.fingerprint())),
+            customer_id: request.customer_id.clone(),
+            currency: request.currency.clone(),
+            total: request.total(),
+            lines: request.lines_json(),
+            data: request.input(),
+            personal: request.personal(),
+        };
+        let (answer, answered) = oneshot::channel();
+        self.0.try_send(Waiting { order, answer }).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => Error::Full,
+            mpsc::error::TrySendError::Closed(_) => Error::Closed,
+        })?;
+        answered.await.map_err(|_| Error::Closed)?
+    }
+}
+
+impl Porter {
+    /// Takes orders in until told to stop, and then those that are already waiting.
+    pub async fn run(mut self, api: Arc<Api>, stop: CancellationToken) {
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            let taken = tokio::select! {
+                taken = self.waiting.recv_many(&mut batch, BATCH) => taken,
+                () = stop.cancelled() => {
+                    self.waiting.close();
+                    self.waiting.recv_many(&mut batch, BATCH).await
+                }
+            };
+            if taken == 0 {
+                return;
+            }
+            metrics::histogram!("amends_api_batch_size").record(taken as f64);
+            self.take_in(&api, std::mem::take(&mut batch)).await;
+        }
+    }
+
+    /// One transaction for all of them; then their first commands are sent.
+    async fn take_in(&self, api: &Arc<Api>, mut batch: Vec<Waiting>) {
+        // All that are born together have one home, so that their messages stay together.
+        let slot = self.slot.fetch_add(1, Ordering::Relaxed) % SLOTS;
+        for waiting in &mut batch {
+            waiting.order.saga.slot = slot;
+        }
+        let (orders, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|w| (w.order, w.answer)).unzip();
+        let birth = |order: &NewOrder, now| start(&api.fulfilment, order.saga.clone(), &order.data, now);
+        let placed = match api.orders.place(&orders, birth).await {
+            Ok(placed) => placed,
+            Err(error) => {
+                for answer in answers {
+                    let _ = answer.send(Err(error.clone().into()));
+                }
+                return;
+            }
+        };
+        let mut births = Vec::new();
+        for ((order, placed), answer) in orders.into_iter().zip(placed).zip(answers) {
+            if let Placed::New { change, .. } = &placed {
+                let inputs =
+                    Inputs { saga_id: order.saga.id, data: order.data, personal: Some(order.personal) };
+                births.push((change.saga.clone(), change.sends.clone(), inputs));
+            }
+            // A client that went away finds its order by its key.
+            let _ = answer.send(Ok(placed));
+        }
+        let api = Arc::clone(api);
+        tokio::spawn(async move {
+            if let Err(error) = api.engine.send(births).await {
+                tracing::warn!(%error, "committed, not sent: it will be sent when it is due");
+            }
+        });
+    }
+}
+
+/// The newest definition of the orders' workflow.
+pub fn fulfilment(catalog: &amends_engine::core::Catalog) -> Option<amends_engine::core::Definition> {
+    catalog.iter().filter(|d| d.name == workflow::NAME).max_by_key(|d| d.version).cloned()
+}

@@ -1,0 +1,167 @@
+//! What a request for an order may say. Everything is checked here, at the edge.
+
+use amends_protocol::Json;
+use amends_workflows::order_fulfilment::{Line, OrderInput, Personal};
+use garde::Validate;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// `POST /api/orders`.
+#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewOrder {
+    /// Who buys: only a storefront may say so for its customers.
+    #[garde(custom(identifier))]
+    pub customer_id: String,
+    /// ISO 4217, upper case.
+    #[garde(custom(currency_code))]
+    pub currency: String,
+    /// What is bought.
+    #[garde(length(min = 1, max = 100), dive, custom(total_fits))]
+    pub lines: Vec<NewLine>,
+    /// How it is paid.
+    #[garde(dive)]
+    pub payment: Payment,
+    /// Where it goes.
+    #[garde(dive)]
+    pub shipping_address: Address,
+}
+
+/// A line of an order.
+#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewLine {
+    /// What.
+    #[garde(custom(identifier))]
+    pub product_id: String,
+    /// How many.
+    #[garde(range(min = 1, max = 1_000_000))]
+    pub quantity: i64,
+    /// Each, in minor units of the order's currency.
+    #[garde(range(min = 0))]
+    pub unit_price: i64,
+}
+
+/// How an order is paid.
+#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Payment {
+    /// A method that the gateway knows; any other is declined.
+    #[garde(custom(text))]
+    pub method: String,
+}
+
+/// Where an order goes. Personal: kept in one table, and in the `ship` command.
+#[derive(Clone, Serialize, Deserialize, Validate)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Address {
+    #[garde(custom(text))]
+    pub name: String,
+    #[garde(custom(text))]
+    pub line1: String,
+    #[garde(inner(custom(text)))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line2: Option<String>,
+    #[garde(custom(text))]
+    pub city: String,
+    #[garde(inner(custom(text)))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    #[garde(custom(text))]
+    pub postal_code: String,
+    /// ISO 3166-1 alpha-2.
+    #[garde(custom(country_code))]
+    pub country: String,
+}
+
+impl std::fmt::Debug for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Address(hidden)")
+    }
+}
+
+fn identifier(text: &str, (): &()) -> garde::Result {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    match text.chars().count() {
+        1..=64 if text.chars().all(fits) => Ok(()),
+        _ => Err(garde::Error::new("must be 1-64 of A-Z a-z 0-9 . _ -")),
+    }
+}
+
+/// Text that people write: 1–200 characters, no control characters.
+pub fn text(text: &str, (): &()) -> garde::Result {
+    match text.chars().count() {
+        1..=200 if !text.chars().any(char::is_control) => Ok(()),
+        _ => Err(garde::Error::new("must be 1-200 characters, none of them a control character")),
+    }
+}
+
+fn currency_code(code: &str, (): &()) -> garde::Result {
+    let upper = code.len() == 3 && code.bytes().all(|b| b.is_ascii_uppercase());
+    match iso_currency::Currency::from_code(code) {
+        Some(_) if upper => Ok(()),
+        _ => Err(garde::Error::new("must be an ISO 4217 code in upper case")),
+    }
+}
+
+fn country_code(code: &str, (): &()) -> garde::Result {
+    let upper = code.len() == 2 && code.bytes().all(|b| b.is_ascii_uppercase());
+    match rust_iso3166::from_alpha2(code) {
+        Some(_) if upper => Ok(()),
+        _ => Err(garde::Error::new("must be an ISO 3166-1 alpha-2 code in upper case")),
+    }
+}
+
+fn total(lines: &[NewLine]) -> Option<i64> {
+    lines.iter().try_fold(0_i64, |sum, line| sum.checked_add(line.unit_price.checked_mul(line.quantity)?))
+}
+
+#[allow(clippy::ptr_arg)] // garde passes the field as it is
+fn total_fits(lines: &Vec<NewLine>, (): &()) -> garde::Result {
+    // A negative price is a fault of its line; the sum is only for what is sound.
+    match total(lines) {
+        Some(_) => Ok(()),
+        None => Err(garde::Error::new("the total is larger than can be counted")),
+    }
+}
+
+impl NewOrder {
+    /// In minor units. Checked to fit.
+    pub fn total(&self) -> i64 {
+        total(&self.lines).unwrap_or(i64::MAX)
+    }
+
+    /// SHA-256 of what the request says, however it was spelt.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let canonical = serde_json::to_vec(self).unwrap_or_default();
+        Sha256::digest(canonical).into()
+    }
+
+    /// The order's lines as they are shown.
+    pub fn lines_json(&self) -> Json {
+        Json::of(&self.lines).unwrap_or_default()
+    }
+
+    /// What the saga is born with, without personal fields.
+    pub fn input(&self) -> Json {
+        let line = |l: &NewLine| Line {
+            product_id: l.product_id.clone(),
+            quantity: l.quantity,
+            unit_price: l.unit_price,
+        };
+        Json::of(&OrderInput {
+            customer_id: self.customer_id.clone(),
+            currency: self.currency.clone(),
+            total: self.total(),
+            lines: self.lines.iter().map(line).collect(),
+            payment_method: self.payment.method.clone(),
+        })
+        .unwrap_or_default()
+    }
+
+    /// The personal fields.
+    pub fn personal(&self) -> Json {
+        let shipping_address = serde_json::to_value(&self.shipping_address).unwrap_or_default();
+        Json::of(&Personal { shipping_address }).unwrap_or_default()
+    }
+}

@@ -1,0 +1,128 @@
+//! Orders and timelines as the world sees them.
+
+use amends_engine::core::{Entry, Event};
+use amends_postgres::orders::{OrderRow, OrderView};
+use amends_protocol::{Json, Outcome};
+use amends_workflows::order_fulfilment as order;
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+/// RFC 3339 in UTC, to the millisecond.
+pub fn instant(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// An order.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Order {
+    id: Uuid,
+    status: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heading_for: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    customer_id: String,
+    currency: String,
+    total: i64,
+    lines: Json,
+    created_at: String,
+    updated_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cancels_at: Option<String>,
+}
+
+impl Order {
+    /// As it was when it was accepted: what the first answer said, and every repetition of it.
+    pub fn accepted(row: &OrderRow) -> Self {
+        Self::with(row, order::PENDING.to_owned(), row.created_at)
+    }
+
+    /// As it is.
+    pub fn now(view: &OrderView) -> Self {
+        Self {
+            heading_for: view.heading_for.clone(),
+            reason: view.reason.as_ref().map(|r| r.code.clone()),
+            ..Self::with(&view.order, view.label.clone(), view.updated_at)
+        }
+    }
+
+    fn with(row: &OrderRow, status: String, updated_at: DateTime<Utc>) -> Self {
+        Self {
+            id: row.id,
+            // Only a pending order cancels itself.
+            cancels_at: row.cancels_at.filter(|_| status == order::PENDING).map(instant),
+            status,
+            heading_for: None,
+            reason: None,
+            customer_id: row.customer_id.clone(),
+            currency: row.currency.clone(),
+            total: row.total,
+            lines: row.lines.clone(),
+            created_at: instant(row.created_at),
+            updated_at: instant(updated_at),
+        }
+    }
+}
+
+/// One entry of a timeline.
+#[derive(Debug, Serialize)]
+pub struct Item {
+    at: String,
+    revision: u32,
+    r#type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    step: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempt: Option<u32>,
+    detail: Map<String, Value>,
+}
+
+impl From<&Entry> for Item {
+    fn from(entry: &Entry) -> Self {
+        let (event, did) = (&entry.occurrence.event, &entry.did);
+        let mut detail = Map::new();
+        let mut put = |key: &str, value: Value| {
+            if !value.is_null() {
+                detail.insert(key.to_owned(), value);
+            }
+        };
+        match event {
+            Event::Replied(reply) => {
+                put("command", json!(reply.kind));
+                put("reason", json!(reply.reason));
+                put("result", json!(reply.result));
+                if !reply.exposure.is_empty() {
+                    put("exposure", json!(reply.exposure));
+                }
+            }
+            Event::CancelRequested(by) | Event::RetryRequested(by) => put("by", json!(by)),
+            Event::Resolved(resolution) => {
+                put("by", json!(resolution.by));
+                put("outcome", json!(if resolution.done { "done" } else { "notDone" }));
+                put("reference", json!(resolution.reference));
+            }
+            Event::Poisoned(reason) => put("reason", json!(reason)),
+            Event::Started | Event::Woke => {}
+        }
+        put("status", json!(did.label));
+        put("headingFor", json!(did.heading_for));
+        if !did.sent.is_empty() {
+            put("sent", json!(did.sent));
+        }
+        put("parked", json!(did.parked));
+        put("ended", json!(did.ended));
+        put("incident", json!(did.incident));
+        put("noted", json!(did.noted.map(Outcome::as_str)));
+        Self {
+            at: instant(entry.occurrence.at),
+            revision: entry.revision,
+            r#type: event.name(),
+            step: did.step.clone(),
+            attempt: did.attempt,
+            detail,
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! `amends dev`: everything on this machine.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::{ErrorKind, Write},
+    net::SocketAddr,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use amends_embedded::{Broker, BrokerOptions, Postgres, PostgresOptions};
+use amends_kafka::topics;
+use anyhow::{Context, Result, bail};
+use metrics_exporter_prometheus::PrometheusHandle;
+use secrecy::ExposeSecret;
+use sha2::{Digest, Sha256};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{Process, all_topics, api, engine, kafka, migrate, worker};
+use crate::{
+    cli::{Dev, Worker},
+    samples,
+    settings::Settings,
+};
+
+/// The embedded broker allows a session this short.
+const EMBEDDED_SESSION: Duration = Duration::from_secs(3);
+
+/// Runs everything until told to stop.
+pub async fn run(
+    options: Dev,
+    mut settings: Settings,
+    metrics: PrometheusHandle,
+    stop: CancellationToken,
+) -> Result<ExitCode> {
+    let listener = listener(settings.listen, settings.no_auth).await?;
+    let data = data_directory(&options)?;
+    say(&format!("data in {}", data.display()));
+
+    let mut postgres = None;
+    let server = match &settings.database_url {
+        Some(url) => url.expose_secret().to_owned(),
+        None => {
+            say("starting Postgres");
+            let started = Postgres::start(PostgresOptions::new(data.join("postgres"))).await?;
+            let url = started.url("postgres");
+            postgres = Some(started);
+            url
+        }
+    };
+    let broker = match &settings.kafka_brokers {
+        Some(_) => None,
+        None => {
+            say("starting a Kafka broker (in memory)");
+            let broker = Broker::start(BrokerOptions::default())?;
+            for topic in all_topics(&settings) {
+                broker.create_topic(&topic.name, topic.partitions)?;
+            }
+            settings.session_timeout = EMBEDDED_SESSION;
+            Some(broker)
+        }
+    };
+    let brokers = broker.as_ref().map(Broker::bootstrap_servers).or(settings.kafka_brokers.clone());
+    let brokers = brokers.unwrap_or_default();
+
+    say("bringing the databases up to date");
+    let secret = secret(&data)?;
+    let passwords: HashMap<_, _> =
+        migrate::DATABASES.iter().map(|(name, _)| (*name, derived(&secret, name))).collect();
+    migrate::migrate(&server, &passwords).await?;
+    let url = |name: &'static str| migrate::role_url(&server, name, &passwords[name]);
+    settings.engine_database_url = Some(url("engine")?.into());
+    settings.api_database_url = None;
+    settings.inventory_database_url = Some(url("inventory")?.into());
+    settings.payment_database_url = Some(url("payment")?.into());
+    settings.shipment_database_url = Some(url("shipment")?.into());
+    settings.notification_database_url = Some(url("notification")?.into());
+
+    let kafka = kafka(&settings, brokers.clone());
+    super::within(&settings, "the broker", amends_kafka::check(&kafka, settings.start_timeout)).await?;
+    topics::ensure(&kafka, &all_topics(&settings), settings.start_timeout).await?;
+    say("starting the roles");
+    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+    settings.listen = Some(loopback);
+    let tasks = TaskTracker::new();
+    // The roles stop before what they stand on.
+    let mut process = Process { settings, kafka, metrics, stop: stop.child_token(), tasks };
+    for name in [Worker::Payment, Worker::Shipment, Worker::Notification] {
+        worker::start(name, &process, false).await?;
+    }
+    let inventory = worker::start(Worker::Inventory, &process, true).await?;
+    process.settings.inventory_url = inventory.map(|a| format!("http://{a}")).unwrap_or_default();
+    engine::start(&process, false).await?;
+    let address = api::start(&process, Some(listener)).await?;
+    println!("ready http://{address}");
+    std::io::stdout().flush()?;
+
+    let mut code = ExitCode::SUCCESS;
+    if options.samples || options.once {
+        let url = format!("http://{address}");
+        let all_well = tokio::select! {
+            all_well = samples::run(&url) => all_well?,
+            () = stop.cancelled() => false,
+        };
+        if options.once {
+            code = if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+            stop.cancel();
+        } else if !stop.is_cancelled() {
+            samples::invite(&url, &server, &brokers);
+        }
+    }
+    stop.cancelled().await;
+    say("stopping");
+    process.tasks.close();
+    process.tasks.wait().await;
+    drop(broker);
+    if let Some(postgres) = postgres {
+        postgres.stop().await;
+    }
+    Ok(code)
+}
+
+fn say(what: &str) {
+    eprintln!("amends: {what}");
+}
+
+/// The address asked for, or 8080, or any.
+async fn listener(wanted: Option<SocketAddr>, no_auth: bool) -> Result<TcpListener> {
+    if let Some(address) = wanted {
+        if !address.ip().is_loopback() && !no_auth {
+            bail!(
+                "setting listen: {address} is not a loopback address, and there are no tokens yet: add --no-auth to let anybody in"
+            );
+        }
+        return super::listen(address).await;
+    }
+    match TcpListener::bind(("127.0.0.1", 8080)).await {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            say("port 8080 is taken; taking a free one");
+            super::listen(SocketAddr::from(([127, 0, 0, 1], 0))).await
+        }
+        Err(error) => Err(error).context("cannot listen on 127.0.0.1:8080"),
+    }
+}
+
+/// Made if missing; emptied if `--fresh` and if it is ours.
+fn data_directory(options: &Dev) -> Result<PathBuf> {
+    const MARK: &str = "amends-data";
+    let data = std::path::absolute(&options.data)?;
+    if options.fresh && data.exists() {
+        let ours = data.join(MARK).exists() || fs::read_dir(&data)?.next().is_none();
+        if !ours {
+            bail!("--fresh: {} was not made by `amends dev`; it is left alone", data.display());
+        }
+        fs::remove_dir_all(&data).with_context(|| format!("emptying {}", data.display()))?;
+    }
+    fs::create_dir_all(&data).with_context(|| format!("making {}", data.display()))?;
+    fs::write(data.join(MARK), "made by `amends dev`\n")?;
+    Ok(data)
+}
+
+/// What the roles' passwords are derived from; drawn once, kept with the data.
+fn secret(data: &Path) -> Result<String> {
+    let path = data.join("secret");
+    match fs::read_to_string(&path) {
+        Ok(secret) if secret.len() == 64 => return Ok(secret),
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error).context("reading the data directory's secret"),
+    }
+    let bytes: [u8; 32] = rand::random();
+    let secret: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+    file.write_all(secret.as_bytes())?;
+    Ok(secret)
+}
+
+fn derived(secret: &str, name: &str) -> String {
+    let digest = Sha256::digest(format!("{secret}/{name}"));
+    digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+}

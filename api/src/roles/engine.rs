@@ -1,0 +1,128 @@
+//! `amends engine`: drives sagas.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use amends_engine::{
+    port::Clock,
+    runtime::{Engine, Error, Ownership, recovery::Recovery, replies, rest, timers},
+};
+use amends_kafka::{KafkaSink, KafkaSource};
+use amends_postgres::{MIGRATOR, PgSagaStore, deployment::deployment, events::EventLog};
+use amends_workflows as workflows;
+use anyhow::Result;
+use tokio_util::sync::CancellationToken;
+
+use super::{Process, REPLIES, database, listen, serve};
+use crate::{clock::TokioClock, publisher, routes, upkeep};
+
+/// The consumer group whose members share the slots.
+const GROUP: &str = "amends-engine";
+/// Rest between looks for slots to recover.
+const RECOVERY_POLL: Duration = Duration::from_millis(100);
+
+/// Starts its loops and, where it is a process of its own, its listener.
+pub async fn start(process: &Process, observed: bool) -> Result<()> {
+    let settings = &process.settings;
+    let pool = database(process, "engine_database_url", &MIGRATOR).await?;
+    let deployment = deployment(&pool).await?;
+    let ownership = Ownership::default();
+    let engine = Arc::new(Engine {
+        store: PgSagaStore::new(pool.clone()),
+        sink: KafkaSink::new(&process.kafka)?,
+        clock: TokioClock::default(),
+        catalog: workflows::catalog(workflows::Settings { pending_timeout: settings.pending_timeout }),
+        key: deployment.key,
+        epoch: deployment.epoch,
+        ownership: ownership.clone(),
+    });
+    let mut source = KafkaSource::subscribe(&process.kafka, GROUP, &[REPLIES])?;
+    let stop = || process.stop.clone();
+
+    let (shared, stopping) = (Arc::clone(&engine), stop());
+    process.tasks.spawn(async move {
+        let mut failures = 0;
+        while !stopping.is_cancelled() {
+            let taken = replies::run_once(&*shared, &mut source).await.map(|_| Duration::ZERO);
+            pause("replies", taken, &mut failures, &stopping, &shared.clock).await;
+        }
+    });
+    let (shared, stopping) = (Arc::clone(&engine), stop());
+    process.tasks.spawn(async move {
+        let (mut timers, mut failures) = (timers::Timers::default(), 0);
+        while !stopping.is_cancelled() {
+            let taken = timers.run_once(&shared).await;
+            let idle = taken.map(|n| if n < timers::BATCH as usize { timers::POLL } else { Duration::ZERO });
+            pause("timers", idle, &mut failures, &stopping, &shared.clock).await;
+        }
+    });
+    let (shared, stopping) = (Arc::clone(&engine), stop());
+    process.tasks.spawn(async move {
+        let (mut recovery, mut failures) = (Recovery::default(), 0);
+        while !stopping.is_cancelled() {
+            let sent = recovery.run_once(&shared).await.map(|_| RECOVERY_POLL);
+            pause("recovery", sent, &mut failures, &stopping, &shared.clock).await;
+        }
+    });
+    let publisher = publisher::Publisher {
+        store: PgSagaStore::new(pool.clone()),
+        log: EventLog::new(pool.clone()),
+        sink: KafkaSink::in_order(&process.kafka)?,
+        ownership,
+    };
+    let stopping = stop();
+    process.tasks.spawn(async move {
+        let (clock, mut failures) = (TokioClock::default(), 0);
+        while !stopping.is_cancelled() {
+            let read = publisher.run_once().await;
+            let idle = read.map(|n| if n == 0 { publisher::POLL } else { Duration::ZERO });
+            pause("publisher", idle, &mut failures, &stopping, &clock).await;
+        }
+    });
+    upkeep::of_engine(process, pool.clone()).await?;
+    if observed && let Some(address) = settings.listen {
+        let listener = listen(address).await?;
+        tracing::info!("drives sagas; health and metrics on http://{}", listener.local_addr()?);
+        let ready = routes::health::Ready::database(pool);
+        serve(process, listener, routes::guarded(routes::health::router(ready, process.metrics.clone())));
+    }
+    Ok(())
+}
+
+/// Rests after a turn: as long as the loop wants, or, after a failure, longer each time. A running role
+/// outlives its broker and its database.
+async fn pause(
+    name: &'static str,
+    turn: Result<Duration, Error>,
+    failures: &mut u32,
+    stop: &CancellationToken,
+    clock: &TokioClock,
+) {
+    let idle = match turn {
+        Ok(idle) => {
+            if *failures > 0 {
+                tracing::info!(name, "going on after {failures} failures");
+            }
+            *failures = 0;
+            idle
+        }
+        Err(error) => {
+            *failures += 1;
+            metrics::counter!("amends_engine_loop_failures_total", "loop" => name).increment(1);
+            // Once is news; the same again every time is not.
+            if failures.is_power_of_two() {
+                tracing::warn!(name, %error, failures, "trying again");
+            }
+            rest(*failures, clock.jitter())
+        }
+    };
+    if !idle.is_zero() {
+        wait(stop, clock.sleep(idle)).await;
+    }
+}
+
+async fn wait(stop: &CancellationToken, sleep: impl Future<Output = ()>) {
+    tokio::select! {
+        () = sleep => {}
+        () = stop.cancelled() => {}
+    }
+}

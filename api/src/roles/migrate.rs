@@ -1,0 +1,128 @@
+//! `amends migrate`: databases, login roles and tables.
+
+use std::{collections::HashMap, str::FromStr};
+
+use anyhow::{Context, Result};
+use secrecy::ExposeSecret;
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection, PgConnection,
+    migrate::Migrator,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use crate::settings::Settings;
+
+/// A database, and the role that logs in there; both are called `amends_<name>`.
+pub const DATABASES: [(&str, &Migrator); 5] = [
+    ("engine", &amends_postgres::MIGRATOR),
+    ("inventory", &amends_inventory::MIGRATOR),
+    ("payment", &amends_payment::MIGRATOR),
+    ("shipment", &amends_shipment::MIGRATOR),
+    ("notification", &amends_notification::MIGRATOR),
+];
+
+/// Creates what is missing on `database_url`'s server and brings it up to date. For a role that it had to create
+/// without being told a password, it draws one and prints the role's setting.
+pub async fn run(settings: &Settings) -> Result<()> {
+    let server = settings.database("database_url")?.to_owned();
+    let urls = [
+        &settings.engine_database_url,
+        &settings.inventory_database_url,
+        &settings.payment_database_url,
+        &settings.shipment_database_url,
+        &settings.notification_database_url,
+    ];
+    let mut passwords = HashMap::new();
+    for ((name, _), url) in DATABASES.iter().zip(urls) {
+        let password = url.as_ref().and_then(|u| password(u.expose_secret()));
+        passwords.extend(password.map(|p| (*name, p)));
+    }
+    for made in migrate(&server, &passwords).await? {
+        if let Some(password) = made.drawn {
+            let url = role_url(&server, made.name, &password)?;
+            println!("AMENDS_{}_DATABASE_URL={url}", made.name.to_ascii_uppercase());
+        }
+        eprintln!("amends: database amends_{} is up to date", made.name);
+    }
+    Ok(())
+}
+
+/// A database that was brought up to date.
+pub struct Made {
+    pub name: &'static str,
+    /// The password that was drawn for its role.
+    pub drawn: Option<String>,
+}
+
+/// Creates what is missing; roles get these passwords.
+pub async fn migrate(server: &str, passwords: &HashMap<&'static str, String>) -> Result<Vec<Made>> {
+    let options = PgConnectOptions::from_str(server).context("database_url")?;
+    let mut admin = options.connect().await.context("the server of database_url cannot be reached")?;
+    let mut made = Vec::new();
+    for (name, migrator) in DATABASES {
+        let drawn = role(&mut admin, name, passwords.get(name)).await?;
+        let database = format!("amends_{name}");
+        let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")
+            .bind(&database)
+            .fetch_one(&mut admin)
+            .await?;
+        if !there {
+            // Names are ours, none is anybody's input.
+            execute(&mut admin, format!("CREATE DATABASE {database}")).await?;
+        }
+        execute(&mut admin, format!("REVOKE CONNECT ON DATABASE {database} FROM PUBLIC")).await?;
+        execute(&mut admin, format!("GRANT CONNECT ON DATABASE {database} TO {database}")).await?;
+        let pool =
+            PgPoolOptions::new().max_connections(2).connect_with(options.clone().database(&database)).await?;
+        migrator.run(&pool).await.with_context(|| format!("database {database}"))?;
+        if name == "engine" {
+            let key: [u8; 32] = rand::random();
+            let key: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+            amends_postgres::deployment::ensure_deployment(&pool, &key).await?;
+        }
+        pool.close().await;
+        made.push(Made { name, drawn });
+    }
+    admin.close().await?;
+    Ok(made)
+}
+
+/// Makes the login role. Answers the password if it had to draw one.
+async fn role(admin: &mut PgConnection, name: &str, password: Option<&String>) -> Result<Option<String>> {
+    let role = format!("amends_{name}");
+    let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)")
+        .bind(&role)
+        .fetch_one(&mut *admin)
+        .await?;
+    let drawn = (!there && password.is_none()).then(|| {
+        let bytes: [u8; 16] = rand::random();
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    });
+    if let Some(password) = password.or(drawn.as_ref()) {
+        let verb = if there { "ALTER" } else { "CREATE" };
+        let quoted: String =
+            sqlx::query_scalar("SELECT quote_literal($1)").bind(password).fetch_one(&mut *admin).await?;
+        execute(admin, format!("{verb} ROLE {role} LOGIN PASSWORD {quoted}")).await?;
+    }
+    Ok(drawn)
+}
+
+async fn execute(admin: &mut PgConnection, sql: String) -> Result<()> {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(admin).await?;
+    Ok(())
+}
+
+/// A role's own URL on a server.
+pub fn role_url(server: &str, name: &str, password: &str) -> Result<String> {
+    let mut url = reqwest::Url::parse(server).context("database_url")?;
+    let role = format!("amends_{name}");
+    url.set_path(&role);
+    let fits = url.set_username(&role).and_then(|()| url.set_password(Some(password)));
+    fits.ok().context("database_url cannot carry a user")?;
+    Ok(url.into())
+}
+
+fn password(url: &str) -> Option<String> {
+    let url = reqwest::Url::parse(url).ok()?;
+    url.password().map(str::to_owned)
+}

@@ -1,0 +1,114 @@
+//! `amends worker NAME`: does a participant's steps.
+
+use std::{net::SocketAddr, time::Duration};
+
+use amends_kafka::{KafkaSink, KafkaSource};
+use amends_notification::{Recorder, TOPICS};
+use amends_worker::{Health, Settings};
+use anyhow::Result;
+use axum::Router;
+use sqlx::PgPool;
+
+use super::{Process, database, listen, serve};
+use crate::{
+    cli::Worker,
+    routes::{guarded, health},
+    upkeep,
+};
+
+/// Rest of the notification worker after a failure.
+const REST: Duration = Duration::from_secs(1);
+
+/// Starts a worker and, where it is a process of its own (or has something to serve), its listener, whose
+/// address is answered.
+pub async fn start(name: Worker, process: &Process, observed: bool) -> Result<Option<SocketAddr>> {
+    match name {
+        Worker::Inventory => {
+            let pool = database(process, "inventory_database_url", &amends_inventory::MIGRATOR).await?;
+            let settings = tuned(process, amends_inventory::settings());
+            let (source, sink) = transport(process, &settings)?;
+            let worker = amends_inventory::worker(pool.clone(), source, sink, settings.clone());
+            let health = worker.health();
+            process.tasks.spawn(worker.run(process.stop.clone()));
+            upkeep::of_worker(process, pool.clone(), settings).await?;
+            let routes = amends_inventory::router(pool.clone());
+            serve_health(process, "inventory", ready(pool, health), routes, observed).await
+        }
+        Worker::Payment => {
+            let pool = database(process, "payment_database_url", &amends_payment::MIGRATOR).await?;
+            let mut settings = tuned(process, amends_payment::settings());
+            settings.call_timeout = process.settings.payment_call_timeout;
+            let (source, sink) = transport(process, &settings)?;
+            let worker = amends_payment::worker(pool.clone(), source, sink, settings.clone());
+            let health = worker.health();
+            process.tasks.spawn(worker.run(process.stop.clone()));
+            upkeep::of_worker(process, pool.clone(), settings).await?;
+            serve_health(process, "payment", ready(pool, health), Router::new(), observed).await
+        }
+        Worker::Shipment => {
+            let pool = database(process, "shipment_database_url", &amends_shipment::MIGRATOR).await?;
+            let mut settings = tuned(process, amends_shipment::settings());
+            settings.call_timeout = process.settings.shipment_call_timeout;
+            let (source, sink) = transport(process, &settings)?;
+            let worker = amends_shipment::worker(pool.clone(), source, sink, settings.clone());
+            let health = worker.health();
+            process.tasks.spawn(worker.run(process.stop.clone()));
+            upkeep::of_worker(process, pool.clone(), settings).await?;
+            serve_health(process, "shipment", ready(pool, health), Router::new(), observed).await
+        }
+        Worker::Notification => {
+            let pool = database(process, "notification_database_url", &amends_notification::MIGRATOR).await?;
+            let source = KafkaSource::subscribe(&process.kafka, "amends-notification", &TOPICS)?;
+            let mut recorder = Recorder::new(pool.clone(), source, KafkaSink::new(&process.kafka)?);
+            let stop = process.stop.clone();
+            process.tasks.spawn(async move {
+                while !stop.is_cancelled() {
+                    if let Err(error) = recorder.run_once().await {
+                        tracing::warn!(%error, "notification: trying again");
+                        tokio::select! {
+                            () = tokio::time::sleep(REST) => {}
+                            () = stop.cancelled() => {}
+                        }
+                    }
+                }
+            });
+            serve_health(process, "notification", health::Ready::database(pool), Router::new(), observed)
+                .await
+        }
+    }
+}
+
+fn tuned(process: &Process, mut settings: Settings) -> Settings {
+    settings.horizon = process.settings.horizon;
+    settings
+}
+
+fn transport(process: &Process, settings: &Settings) -> Result<(KafkaSource, KafkaSink)> {
+    let group = format!("amends-{}", settings.name);
+    let source = KafkaSource::subscribe(&process.kafka, &group, &[&settings.command_topic])?;
+    Ok((source, KafkaSink::new(&process.kafka)?))
+}
+
+/// Both the database, asked now, and the transport, as the worker last found it.
+fn ready(pool: PgPool, worker: Health) -> health::Ready {
+    let transport = health::Ready::asking(move || {
+        let answers = worker.readiness().transport;
+        async move { vec![("broker", answers)] }
+    });
+    health::Ready::database(pool).and(transport)
+}
+
+async fn serve_health(
+    process: &Process,
+    name: &str,
+    ready: health::Ready,
+    routes: Router,
+    observed: bool,
+) -> Result<Option<SocketAddr>> {
+    let Some(address) = process.settings.listen.filter(|_| observed) else { return Ok(None) };
+    let listener = listen(address).await?;
+    let address = listener.local_addr()?;
+    tracing::info!("{name} works; listens on http://{address}");
+    serve(process, listener, guarded(routes.merge(health::router(ready, process.metrics.clone()))));
+    Ok(Some(address))
+}

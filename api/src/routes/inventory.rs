@@ -1,0 +1,45 @@
+//! `/api/inventory/*`: forwarded to the inventory worker, whose stock it is.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{OriginalUri, State},
+    http::{HeaderMap, Method, header},
+    response::{IntoResponse, Response},
+    routing::any,
+};
+
+use crate::{problem::Problem, state::Api};
+
+const LONGEST: Duration = Duration::from_secs(5);
+
+pub fn router() -> Router<Arc<Api>> {
+    Router::new().route("/api/inventory", any(forward)).route("/api/inventory/{*rest}", any(forward))
+}
+
+async fn forward(
+    State(api): State<Arc<Api>>,
+    method: Method,
+    OriginalUri(uri): OriginalUri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let away = || Problem::Unavailable("The inventory worker is away.".to_owned());
+    let path = uri.path_and_query().map_or("/", |p| p.as_str());
+    let url = format!("{}{path}", api.inventory_url.trim_end_matches('/'));
+    let mut request = api.http.request(method, url).timeout(LONGEST).body(body);
+    if let Some(kind) = headers.get(header::CONTENT_TYPE) {
+        request = request.header(header::CONTENT_TYPE, kind);
+    }
+    let answer = request.send().await.map_err(|_| away())?;
+    let status = answer.status();
+    let kept = [header::CONTENT_TYPE, header::ALLOW, header::RETRY_AFTER];
+    let headers: HeaderMap = kept
+        .into_iter()
+        .filter_map(|name| Some((name.clone(), answer.headers().get(&name)?.clone())))
+        .collect();
+    let bytes = answer.bytes().await.map_err(|_| away())?;
+    Ok((status, headers, bytes).into_response())
+}

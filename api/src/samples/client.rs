@@ -1,0 +1,59 @@
+//! A client of our own API.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+
+/// How long something that is just starting may be unavailable.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Client {
+    url: String,
+    http: reqwest::Client,
+}
+
+impl Client {
+    pub fn new(url: &str) -> Self {
+        Self { url: url.to_owned(), http: reqwest::Client::new() }
+    }
+
+    pub async fn get(&self, path: &str) -> Result<Value> {
+        self.send(Method::GET, path, None).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        self.send(Method::POST, path, Some(body)).await
+    }
+
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Value> {
+        self.send(Method::PUT, path, Some(body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Result<Value> {
+        self.send(Method::DELETE, path, None).await
+    }
+
+    /// Sends, again while it is answered 503; anything but success is an error that says what was answered.
+    async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+        let began = Instant::now();
+        loop {
+            let mut request = self.http.request(method.clone(), format!("{}{path}", self.url));
+            if let Some(body) = body {
+                request = request.json(body);
+            }
+            let answer = request.send().await?;
+            let status = answer.status();
+            if status == StatusCode::SERVICE_UNAVAILABLE && began.elapsed() < PATIENCE {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                continue;
+            }
+            let text = answer.text().await?;
+            if !status.is_success() {
+                bail!("{method} {path} was answered {status}: {text}");
+            }
+            return Ok(serde_json::from_str(&text).unwrap_or_default());
+        }
+    }
+}

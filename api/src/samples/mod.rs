@@ -1,0 +1,259 @@
+//! Sample orders through every outcome, over HTTP like anybody else's, their timelines printed as they happen.
+
+mod client;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use client::Client;
+
+/// A sample that has not ended after this long has failed.
+const LONGEST: Duration = Duration::from_secs(60);
+/// Between two looks at a timeline.
+const LOOK: Duration = Duration::from_millis(40);
+
+/// An order, and how it should end.
+struct Sample {
+    title: &'static str,
+    product: &'static str,
+    method: &'static str,
+    country: &'static str,
+    ends: &'static str,
+    reason: Option<&'static str>,
+    twist: Twist,
+}
+
+/// What else happens to a sample.
+#[derive(PartialEq)]
+enum Twist {
+    None,
+    /// Cancelled as soon as the payment is under way.
+    Cancel,
+    /// Found parked, and resolved by hand.
+    Resolve,
+}
+
+const MUG: &str = "sample-mug";
+const SOLD_OUT: &str = "sample-sold-out";
+
+const SAMPLES: [Sample; 8] = [
+    sample("an order is fulfilled", MUG, "card_approved", "AT", "FULFILLED", None, Twist::None),
+    sample(
+        "the product is out of stock",
+        SOLD_OUT,
+        "card_approved",
+        "AT",
+        "FAILED",
+        Some("out_of_stock"),
+        Twist::None,
+    ),
+    sample(
+        "the card is declined",
+        MUG,
+        "card_declined",
+        "AT",
+        "PAYMENT_FAILED",
+        Some("card_declined"),
+        Twist::None,
+    ),
+    sample(
+        "the carrier refuses",
+        MUG,
+        "card_approved",
+        "AQ",
+        "SHIPMENT_FAILED",
+        Some("carrier_refused"),
+        Twist::None,
+    ),
+    sample(
+        "cancelled while a slow card is charged",
+        MUG,
+        "card_slow",
+        "AT",
+        "CANCELLED",
+        None,
+        Twist::Cancel,
+    ),
+    sample("the gateway's answer gets lost", MUG, "card_lost_reply", "AT", "FULFILLED", None, Twist::None),
+    sample("the gateway errs twice", MUG, "card_error_twice", "AT", "FULFILLED", None, Twist::None),
+    sample(
+        "the refund is refused: parked, then resolved by an operator",
+        MUG,
+        "card_refund_refused",
+        "AQ",
+        "SHIPMENT_FAILED",
+        Some("carrier_refused"),
+        Twist::Resolve,
+    ),
+];
+
+const fn sample(
+    title: &'static str,
+    product: &'static str,
+    method: &'static str,
+    country: &'static str,
+    ends: &'static str,
+    reason: Option<&'static str>,
+    twist: Twist,
+) -> Sample {
+    Sample { title, product, method, country, ends, reason, twist }
+}
+
+/// Places the samples one after the other; answers whether each ended as it should.
+pub async fn run(url: &str) -> Result<bool> {
+    let client = Client::new(url);
+    client.put(&format!("/api/inventory/{SOLD_OUT}/stock"), &json!({ "onHand": 0 })).await?;
+    client.put(&format!("/api/inventory/{MUG}/stock"), &json!({ "onHand": 1000 })).await?;
+    let mut well = 0;
+    for (n, sample) in SAMPLES.iter().enumerate() {
+        println!("\n{} of {}: {}", n + 1, SAMPLES.len(), sample.title);
+        match sample.take(&client).await {
+            Ok(()) => well += 1,
+            Err(error) => println!("  NOT as it should be: {error:#}"),
+        }
+    }
+    println!("\n{well} of {} samples ended as they should", SAMPLES.len());
+    Ok(well == SAMPLES.len())
+}
+
+/// What to try next.
+pub fn invite(url: &str, database: &str, brokers: &str) {
+    let place = json!({
+        "customerId": "c-1001", "currency": "EUR",
+        "lines": [{ "productId": MUG, "quantity": 2, "unitPrice": 1250 }],
+        "payment": { "method": "card_approved" },
+        "shippingAddress": { "name": "Test Customer", "line1": "1 Long Street", "city": "Vienna",
+                             "postalCode": "1010", "country": "AT" },
+    });
+    println!("\n  orders    {url}/api/orders");
+    println!("  stock     {url}/api/inventory/{MUG}");
+    println!("  sagas     {url}/admin/sagas?state=parked");
+    println!("  health    {url}/health/ready");
+    println!("  metrics   {url}/metrics");
+    println!("  Postgres  {}", without_password(database));
+    println!("  Kafka     {brokers}");
+    println!(
+        "\nPlace an order:\n\n  curl -si {url}/api/orders -H 'content-type: application/json' \\\n    -H 'idempotency-key: my-first-order' -d '{place}'\n"
+    );
+    println!("Ctrl-C stops everything.");
+}
+
+fn without_password(url: &str) -> String {
+    match reqwest::Url::parse(url) {
+        Ok(mut url) => {
+            let _ = url.set_password(None);
+            url.to_string()
+        }
+        Err(_) => String::new(),
+    }
+}
+
+impl Sample {
+    async fn take(&self, client: &Client) -> Result<()> {
+        let order = json!({
+            "customerId": "c-1001", "currency": "EUR",
+            "lines": [{ "productId": self.product, "quantity": 2, "unitPrice": 1250 }],
+            "payment": { "method": self.method },
+            "shippingAddress": { "name": "Test Customer", "line1": "1 Long Street", "city": "Vienna",
+                                 "postalCode": "1010", "country": self.country },
+        });
+        let began = Instant::now();
+        let placed = client.post("/api/orders", &order).await?;
+        let id = placed["id"].as_str().context("the answer has no id")?.to_owned();
+        println!("  order {id}: 2 x {}, 25.00 EUR, {}, to {}", self.product, self.method, self.country);
+        let mut seen = 0;
+        let mut twisted = self.twist == Twist::None;
+        loop {
+            anyhow::ensure!(began.elapsed() < LONGEST, "it has not ended after {}s", LONGEST.as_secs());
+            let timeline = client.get(&format!("/api/orders/{id}/timeline")).await?;
+            let items = timeline["items"].as_array().cloned().unwrap_or_default();
+            for item in items.iter().skip(seen) {
+                println!("  {}", line(&items[0], item));
+            }
+            seen = items.len();
+            let last = items.last().cloned().unwrap_or_default();
+            if !twisted {
+                twisted = self.twist(client, &id, &items).await?;
+            } else if !last["detail"]["ended"].is_null() {
+                break;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        let now = client.get(&format!("/api/orders/{id}")).await?;
+        let (status, reason) = (now["status"].as_str().unwrap_or(""), now["reason"].as_str());
+        anyhow::ensure!(status == self.ends, "it ended {status}, not {}", self.ends);
+        anyhow::ensure!(reason == self.reason, "its reason is {reason:?}, not {:?}", self.reason);
+        let because = reason.map(|r| format!(" ({r})")).unwrap_or_default();
+        println!("  = {status}{because}, as it should be, after {:.1} s", began.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// Does what else happens, once its moment has come; answers whether it has.
+    async fn twist(&self, client: &Client, id: &str, items: &[Value]) -> Result<bool> {
+        match self.twist {
+            Twist::None => Ok(true),
+            Twist::Cancel => {
+                let paying = items.iter().any(|i| i["detail"]["status"] == "CONFIRMED");
+                if paying {
+                    client.delete(&format!("/api/orders/{id}")).await?;
+                    println!("  > DELETE /api/orders/{id}: 202, a promise that it ends CANCELLED");
+                }
+                Ok(paying)
+            }
+            Twist::Resolve => {
+                let parked = client.get("/admin/sagas?state=parked&limit=500").await?;
+                let found = parked["items"].as_array().into_iter().flatten().find(|s| s["businessKey"] == id);
+                let Some(saga) = found else { return Ok(false) };
+                let (saga_id, reason) =
+                    (saga["id"].as_str().unwrap_or(""), saga["reason"].as_str().unwrap_or(""));
+                println!("  > GET /admin/sagas?state=parked finds it: {reason}");
+                let body = json!({
+                    "outcome": "done", "reason": "refunded by bank transfer", "reference": "BT-1",
+                });
+                client.post(&format!("/admin/sagas/{saga_id}/resolve"), &body).await?;
+                println!("  > POST /admin/sagas/{saga_id}/resolve: refunded by bank transfer, BT-1");
+                Ok(true)
+            }
+        }
+    }
+}
+
+/// A timeline's item for a person: when, the status, what happened, and what the engine did then.
+fn line(first: &Value, item: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("").to_owned();
+    let at = |item: &Value| chrono::DateTime::parse_from_rfc3339(item["at"].as_str().unwrap_or("")).ok();
+    let since = at(item).zip(at(first)).map_or(0, |(now, then)| (now - then).num_milliseconds());
+    let detail = &item["detail"];
+    let mut what = match item["type"].as_str().unwrap_or("") {
+        "started" => "accepted".to_owned(),
+        "woke" => format!("{}: it was time", text(&item["step"])),
+        "cancel_requested" => format!("{} asked to cancel", text(&detail["by"]["who"])),
+        "resolved" => {
+            format!("resolved by hand as {} ({})", text(&detail["outcome"]), text(&detail["by"]["why"]))
+        }
+        other => {
+            let command = match detail["command"].as_str() {
+                Some("compensate") => "undoing ",
+                Some("probe") => "asked about ",
+                _ => "",
+            };
+            let reason = detail["reason"]["code"].as_str().map(|r| format!(" ({r})")).unwrap_or_default();
+            let attempt = item["attempt"].as_u64().filter(|n| *n > 1);
+            let attempt = attempt.map(|n| format!(", attempt {n}")).unwrap_or_default();
+            format!("{command}{}: {}{attempt}{reason}", text(&item["step"]), other.replace('_', " "))
+        }
+    };
+    let sent: Vec<_> = detail["sent"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if !sent.is_empty() {
+        what += &format!(" -> {}", sent.join(", "));
+    }
+    if let Some(parked) = detail["parked"]["code"].as_str() {
+        what += &format!("; PARKED: {parked}");
+    }
+    if let Some(heading) = detail["headingFor"].as_str() {
+        what += &format!("; heading for {heading}");
+    }
+    format!("{:>7.3} s  {:<15} {what}", since as f64 / 1000.0, text(&detail["status"]))
+}

@@ -1,0 +1,36 @@
+//! Logs to stderr, metrics for `/metrics`.
+
+use std::io::IsTerminal;
+
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::{EnvFilter, fmt, prelude::*};
+
+use crate::settings::{LogFormat, Settings};
+
+/// Starts logging; answers what is wrong with the filter.
+pub fn logs(settings: &Settings) -> Result<(), String> {
+    // The scheduler tells of its own start at this level, and of nothing else.
+    let filter = format!("tokio_cron_scheduler=warn,{}", settings.log);
+    let filter = EnvFilter::try_new(filter).map_err(|e| format!("setting: log: {e}"))?;
+    let colours = std::io::stderr().is_terminal();
+    let registry = tracing_subscriber::registry().with(filter);
+    let started = match settings.log_format {
+        LogFormat::Text => {
+            let layer = fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false);
+            registry.with(layer).try_init()
+        }
+        LogFormat::Json => registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init(),
+    };
+    started.map_err(|e| e.to_string())
+}
+
+/// Starts counting; the handle renders what was counted.
+pub fn metrics() -> Result<PrometheusHandle, BuildError> {
+    const SECONDS: [f64; 14] =
+        [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+    const SIZES: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), &SIZES)?
+        .install_recorder()
+}

@@ -1,0 +1,113 @@
+//! What is done every so often, by tokio-cron-scheduler. Any number of processes may do it at once.
+
+use std::{fmt::Display, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use amends_postgres::upkeep::Upkeep;
+use amends_worker::{PgRows, Settings, expire_rows};
+use anyhow::Result;
+use sqlx::PgPool;
+use tokio_cron_scheduler::{Job, JobScheduler};
+
+use crate::roles::Process;
+
+const KEYS: u32 = 5_000;
+/// Partitions are made for this many months ahead.
+const MONTHS: u16 = 3;
+
+const OFTEN: Duration = Duration::from_secs(10);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Starts the engine's upkeep.
+pub async fn of_engine(process: &Process, pool: PgPool) -> Result<()> {
+    let stuck_after = process.settings.stuck_after;
+    let scheduler = JobScheduler::new().await?;
+    let upkeep = || Upkeep::new(pool.clone());
+    every(&scheduler, MINUTE, "expiry of idempotency keys", upkeep(), |upkeep| async move {
+        while upkeep.expire_keys(KEYS).await? >= u64::from(KEYS) {}
+        Ok::<_, amends_postgres::Error>(())
+    })
+    .await?;
+    every(&scheduler, HOUR, "partitions", upkeep(), |upkeep| async move {
+        upkeep.ensure_partitions(MONTHS).await.map(drop)
+    })
+    .await?;
+    every(&scheduler, OFTEN, "marking the stuck", upkeep(), move |upkeep| async move {
+        for saga in upkeep.mark_stuck(stuck_after).await? {
+            tracing::warn!(%saga, "stuck: where it is for {}s", stuck_after.as_secs());
+        }
+        Ok::<_, amends_postgres::Error>(())
+    })
+    .await?;
+    every(&scheduler, OFTEN, "sweep for missed wake-ups", upkeep(), |upkeep| async move {
+        for saga in upkeep.sweep_missed().await? {
+            tracing::error!(%saga, "was live and had no time to wake; woken");
+        }
+        Ok::<_, amends_postgres::Error>(())
+    })
+    .await?;
+    every(&scheduler, OFTEN, "counts", upkeep(), |upkeep| async move {
+        for count in upkeep.counts().await? {
+            let labels = [("workflow", count.workflow.clone()), ("state", count.state.as_str().to_owned())];
+            metrics::gauge!("amends_engine_sagas", &labels).set(count.sagas as f64);
+            metrics::gauge!("amends_engine_sagas_stuck", &labels).set(count.stuck as f64);
+        }
+        Ok::<_, amends_postgres::Error>(())
+    })
+    .await?;
+    until_stopped(process, scheduler).await
+}
+
+/// Starts a worker's upkeep.
+pub async fn of_worker(process: &Process, pool: PgPool, settings: Settings) -> Result<()> {
+    let scheduler = JobScheduler::new().await?;
+    every(
+        &scheduler,
+        HOUR,
+        "expiry of worker rows",
+        (PgRows::new(pool), settings),
+        |(rows, settings)| async move {
+            let gone = expire_rows(&rows, &settings).await?;
+            tracing::info!(worker = settings.name, rows = gone, "forgot rows past two horizons");
+            Ok::<_, amends_worker::store::Error>(())
+        },
+    )
+    .await?;
+    until_stopped(process, scheduler).await
+}
+
+async fn until_stopped(process: &Process, mut scheduler: JobScheduler) -> Result<()> {
+    scheduler.start().await?;
+    let stop = process.stop.clone();
+    process.tasks.spawn(async move {
+        stop.cancelled().await;
+        let _ = scheduler.shutdown().await;
+    });
+    Ok(())
+}
+
+/// Schedules one piece of upkeep; a failure is logged and it is done again next time.
+async fn every<T, F, E>(
+    scheduler: &JobScheduler,
+    period: Duration,
+    name: &'static str,
+    with: T,
+    work: impl Fn(T) -> F + Send + Sync + 'static,
+) -> Result<()>
+where
+    T: Clone + Send + Sync + 'static,
+    F: Future<Output = Result<(), E>> + Send + 'static,
+    E: Display + Send + 'static,
+{
+    let work = Arc::new(work);
+    let run = move |_, _| -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let (work, with) = (Arc::clone(&work), with.clone());
+        Box::pin(async move {
+            if let Err(error) = work(with).await {
+                tracing::warn!(name, %error, "upkeep failed; it will be done again");
+            }
+        })
+    };
+    scheduler.add(Job::new_repeated_async(period, run)?).await?;
+    Ok(())
+}

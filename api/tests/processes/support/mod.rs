@@ -1,0 +1,240 @@
+//! A deployment of one test's own: databases, a broker, and processes that can be killed.
+
+pub mod client;
+
+use std::{
+    collections::BTreeMap,
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use amends_embedded::{Broker, BrokerOptions, Postgres, PostgresOptions};
+use amends_testkit::{TestDatabase, eventually};
+use sqlx::{PgPool, migrate::Migrator, postgres::PgPoolOptions};
+
+use client::Client;
+
+/// Long enough for anything that a test waits for, on a busy machine.
+pub const LONG: Duration = Duration::from_secs(90);
+
+const DATABASES: [(&str, &Migrator); 5] = [
+    ("engine", &amends_postgres::MIGRATOR),
+    ("inventory", &amends_inventory::MIGRATOR),
+    ("payment", &amends_payment::MIGRATOR),
+    ("shipment", &amends_shipment::MIGRATOR),
+    ("notification", &amends_notification::MIGRATOR),
+];
+
+const EVENTS: [&str; 8] = amends_workflows::events::TYPES;
+
+/// Databases, a broker, and what a process needs to find them.
+pub struct Stack {
+    databases: BTreeMap<&'static str, Database>,
+    pub broker: Broker,
+    /// A server of its own, where a test restarts it.
+    pub server: Option<Postgres>,
+    settings: BTreeMap<String, String>,
+    inventory: SocketAddr,
+}
+
+/// One role's database.
+struct Database {
+    /// The owner's connections.
+    pool: PgPool,
+    /// The login role's connection string.
+    url: String,
+    /// Drops it in the end.
+    _clone: Option<TestDatabase>,
+}
+
+/// A running role. Dropped, it is killed.
+pub struct Process {
+    child: Child,
+    pub address: SocketAddr,
+    role: String,
+}
+
+impl Stack {
+    /// Everything that roles stand on, and no role yet.
+    pub async fn new() -> Self {
+        let mut databases = BTreeMap::new();
+        for (name, migrator) in DATABASES {
+            let clone = amends_testkit::database(migrator, name).await;
+            let (pool, url) = (clone.pool.clone(), clone.role_url(&format!("amends_{name}")));
+            databases.insert(name, Database { pool, url, _clone: Some(clone) });
+        }
+        let key = "5a".repeat(32);
+        amends_postgres::deployment::ensure_deployment(&databases["engine"].pool, &key).await.unwrap();
+        Self::over(databases, None)
+    }
+
+    /// The same on a server of the test's own, which `amends migrate` has furnished.
+    pub async fn on_own_server(data: &Path) -> Self {
+        let server = Postgres::start(PostgresOptions::new(data)).await.unwrap();
+        let migrate = |url: String| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_amends"));
+            command.arg("migrate").env_clear().env("DATABASE_URL", url).output().unwrap()
+        };
+        let output = migrate(server.url("postgres"));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let printed = String::from_utf8(output.stdout).unwrap();
+        assert!(migrate(server.url("postgres")).stdout.is_empty(), "a second time there is nothing to tell");
+        let mut databases = BTreeMap::new();
+        for (name, _) in DATABASES {
+            let prefix = format!("AMENDS_{}_DATABASE_URL=", name.to_ascii_uppercase());
+            let url =
+                printed.lines().find_map(|line| line.strip_prefix(&prefix)).expect("its URL").to_owned();
+            let pool = PgPoolOptions::new().connect_lazy(&server.url(&format!("amends_{name}"))).unwrap();
+            databases.insert(name, Database { pool, url, _clone: None });
+        }
+        Self::over(databases, Some(server))
+    }
+
+    fn over(databases: BTreeMap<&'static str, Database>, server: Option<Postgres>) -> Self {
+        let broker = Broker::start(BrokerOptions::default()).unwrap();
+        let stack = Self { databases, broker, server, settings: BTreeMap::new(), inventory: free_address() };
+        stack.create_topics();
+        stack
+    }
+
+    /// All topics, as they are made when a deployment starts.
+    pub fn create_topics(&self) {
+        for topic in ["inventory.commands", "payment.commands", "shipment.commands", "saga.replies"] {
+            self.broker.create_topic(topic, 4).unwrap();
+            self.broker.create_topic(&format!("{topic}.DLT"), 1).unwrap();
+        }
+        for topic in EVENTS {
+            self.broker.create_topic(topic, 3).unwrap();
+            self.broker.create_topic(&format!("{topic}.DLT"), 1).unwrap();
+        }
+    }
+
+    /// A setting for every process that is started from now on.
+    pub fn set(&mut self, key: &str, value: &str) -> &mut Self {
+        self.settings.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// A database, as its owner.
+    pub fn pool(&self, name: &str) -> &PgPool {
+        &self.databases[name].pool
+    }
+
+    /// Starts a role (`["worker", "payment"]`) without waiting for it.
+    pub fn spawn(&self, role: &[&str]) -> Process {
+        let address = if role == ["worker", "inventory"] { self.inventory } else { free_address() };
+        self.spawn_at(role, address)
+    }
+
+    fn spawn_at(&self, role: &[&str], address: SocketAddr) -> Process {
+        let child = self.command(role, address).spawn().expect("the binary under test starts");
+        Process { child, address, role: role.join(" ") }
+    }
+
+    /// Runs a role that is expected to end by itself, with other settings.
+    pub fn output(&self, role: &[&str], settings: &[(&str, &str)]) -> Output {
+        let mut command = self.command(role, free_address());
+        command.env("AMENDS_START_TIMEOUT", "2s").envs(settings.iter().copied());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).output().expect("the binary under test starts")
+    }
+
+    fn command(&self, role: &[&str], address: SocketAddr) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_amends"));
+        command
+            .args(role)
+            .env_clear()
+            .env("AMENDS_LISTEN", address.to_string())
+            .env("AMENDS_INVENTORY_URL", format!("http://{}", self.inventory))
+            .env("AMENDS_SESSION_TIMEOUT", "3s")
+            .env("AMENDS_LOG", std::env::var("TEST_LOG").unwrap_or_else(|_| "warn".to_owned()))
+            .env("KAFKA_BROKERS", self.broker.bootstrap_servers())
+            .envs(&self.settings)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        for (name, database) in &self.databases {
+            command.env(format!("AMENDS_{}_DATABASE_URL", name.to_ascii_uppercase()), &database.url);
+        }
+        command
+    }
+
+    /// Starts a role and waits until it is ready.
+    pub async fn start(&self, role: &[&str]) -> Process {
+        let process = self.spawn(role);
+        process.ready().await;
+        process
+    }
+
+    /// One of each, ready.
+    pub async fn start_all(&self) -> Vec<Process> {
+        let mut all = Vec::new();
+        for role in ALL {
+            all.push(self.spawn(role));
+        }
+        for process in &all {
+            process.ready().await;
+        }
+        all
+    }
+
+    /// Sets a product's stock over the inventory worker's own listener.
+    pub async fn stock(&self, product: &str, on_hand: i64) {
+        let client = Client::at(self.inventory);
+        let (status, _) = client
+            .put(&format!("/api/inventory/{product}/stock"), &serde_json::json!({ "onHand": on_hand }))
+            .await;
+        assert_eq!(status, 200);
+    }
+}
+
+/// One of each role; the api last.
+pub const ALL: [&[&str]; 6] = [
+    &["worker", "inventory"],
+    &["worker", "payment"],
+    &["worker", "shipment"],
+    &["worker", "notification"],
+    &["engine"],
+    &["api"],
+];
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port")
+}
+
+impl Process {
+    /// A client of its listener.
+    pub fn client(&self) -> Client {
+        Client::at(self.address)
+    }
+
+    /// Waits until it says that it is ready.
+    pub async fn ready(&self) {
+        let client = self.client();
+        eventually(&format!("{} is ready", self.role), LONG, || {
+            let client = client.clone();
+            async move { (client.try_get("/health/ready").await?.0 == 200).then_some(()) }
+        })
+        .await;
+    }
+
+    /// kill -9, and the same role again at the same place.
+    pub fn kill_and_restart(&mut self, stack: &Stack) {
+        self.kill();
+        let role: Vec<&str> = self.role.split(' ').collect();
+        let again = stack.spawn_at(&role, self.address);
+        *self = again;
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,258 @@
+//! Orders over HTTP: idempotency, stock, bad input, time, operators.
+
+use std::collections::HashSet;
+
+use amends_testkit::eventually;
+use futures::future::join_all;
+use serde_json::{Value, json};
+
+use crate::{
+    books,
+    support::{LONG, Stack, client::order},
+};
+
+#[tokio::test]
+async fn twenty_parallel_posts_with_one_key_are_one_order() {
+    let stack = Stack::new().await;
+    let apis = [stack.start(&["api"]).await, stack.start(&["api"]).await];
+    let clients = apis.each_ref().map(|api| api.client());
+    let body = order("mug", 1, "card_approved", "AT");
+    let answers =
+        join_all((0..20).map(|n| clients[n % 2].try_place(&body, Some("one-key"))).collect::<Vec<_>>()).await;
+    let answers: Vec<_> = answers.into_iter().map(|a| a.expect("an answer")).collect();
+    assert!(answers.iter().all(|a| a.status == 201), "{answers:?}");
+    assert!(
+        answers.iter().all(|a| a.body == answers[0].body),
+        "every answer is the first one's: {answers:?}"
+    );
+    assert_eq!(answers.iter().filter(|a| !a.replayed).count(), 1, "one placed it");
+    let orders: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM orders").fetch_one(stack.pool("engine")).await.unwrap();
+    assert_eq!(orders, 1);
+
+    // Spelt otherwise it is the same request; with another quantity it is not.
+    let mut respelt = body.clone();
+    respelt["lines"][0] = json!({ "unitPrice": 1250, "quantity": 1, "productId": "mug" });
+    assert!(clients[0].try_place(&respelt, Some("one-key")).await.unwrap().replayed);
+    let other = clients[1].try_place(&order("mug", 2, "card_approved", "AT"), Some("one-key")).await.unwrap();
+    assert_eq!((other.status, other.body["type"].as_str()), (422, Some("/problems/idempotency-key-reused")));
+}
+
+#[tokio::test]
+async fn two_apis_with_crossed_keys_answer_all_and_place_each_once() {
+    let stack = Stack::new().await;
+    let apis = [stack.start(&["api"]).await, stack.start(&["api"]).await];
+    let clients = apis.each_ref().map(|api| api.client());
+    let body = order("mug", 1, "card_approved", "AT");
+    let mut requests = Vec::new();
+    for n in 0..200 {
+        // One api hears the keys in one order, the other in reverse.
+        for (client, key) in [(&clients[0], n), (&clients[1], 199 - n)] {
+            let key = format!("key-{key}");
+            let body = &body;
+            requests.push(async move {
+                (key.clone(), client.try_place(body, Some(&key)).await.expect("an answer"))
+            });
+        }
+    }
+    let mut ids: std::collections::HashMap<String, HashSet<String>> = Default::default();
+    for (key, answer) in join_all(requests).await {
+        assert_eq!(answer.status, 201, "{}", answer.body);
+        ids.entry(key).or_default().insert(answer.body["id"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(ids.len(), 200);
+    assert!(ids.values().all(|of_key| of_key.len() == 1), "a key stands for one order");
+}
+
+#[tokio::test]
+async fn fifty_orders_for_thirty_pieces_fulfil_thirty() {
+    let stack = Stack::new().await;
+    let all = stack.start_all().await;
+    stack.stock("rare", 30).await;
+    let client = all[5].client();
+    let body = order("rare", 1, "card_approved", "AT");
+    let ids = join_all((0..50).map(|_| client.place(&body)).collect::<Vec<_>>()).await;
+    let mut ends = Vec::new();
+    for id in &ids {
+        let end = eventually("the order ends", LONG, || {
+            let client = client.clone();
+            async move {
+                let order = client.get(&format!("/api/orders/{id}")).await;
+                matches!(order["status"].as_str(), Some("FULFILLED" | "FAILED")).then_some(order)
+            }
+        })
+        .await;
+        ends.push(end);
+    }
+    let fulfilled = ends.iter().filter(|o| o["status"] == "FULFILLED").count();
+    assert_eq!(fulfilled, 30);
+    assert!(ends.iter().filter(|o| o["status"] == "FAILED").all(|o| o["reason"] == "out_of_stock"));
+    books::settle(&stack).await;
+    books::balance(&stack).await;
+}
+
+#[tokio::test]
+async fn a_pending_order_cancels_itself_and_its_late_reservation_is_released() {
+    let mut stack = Stack::new().await;
+    stack.set("AMENDS_PENDING_TIMEOUT", "2s");
+    // Nobody reserves yet: the command waits on its topic.
+    let running = [stack.start(&["engine"]).await, stack.start(&["api"]).await];
+    let client = running[1].client();
+    let id = client.place(&order("mug", 3, "card_approved", "AT")).await;
+    let undoing = client.becomes(&id, "CANCELLING").await;
+    assert_eq!(
+        (&undoing["headingFor"], &undoing["reason"]),
+        (&"CANCELLED".into(), &"pending_timeout".into())
+    );
+    let _inventory = stack.start(&["worker", "inventory"]).await;
+    stack.stock("mug", 10).await;
+    client.becomes(&id, "CANCELLED").await;
+    books::settle(&stack).await;
+    let stock = running[1].client().get("/api/inventory/mug").await;
+    assert_eq!((&stock["onHand"], &stock["reserved"]), (&10.into(), &0.into()));
+}
+
+#[tokio::test]
+async fn a_pending_order_cancels_itself_although_the_engine_was_down_over_its_deadline() {
+    let mut stack = Stack::new().await;
+    stack.set("AMENDS_PENDING_TIMEOUT", "1s");
+    let api = stack.start(&["api"]).await;
+    let client = api.client();
+    let id = client.place(&order("mug", 3, "card_approved", "AT")).await;
+    let pending = client.get(&format!("/api/orders/{id}")).await;
+    eventually("its time is over", LONG, || {
+        let pool = stack.pool("engine").clone();
+        let cancels_at = pending["cancelsAt"].as_str().unwrap().to_owned();
+        async move {
+            let over: bool = sqlx::query_scalar("SELECT now() > $1::timestamptz")
+                .bind(cancels_at)
+                .fetch_one(&pool)
+                .await
+                .unwrap();
+            over.then_some(())
+        }
+    })
+    .await;
+    assert_eq!(client.get(&format!("/api/orders/{id}")).await["status"], "PENDING");
+    let _workers = [stack.start(&["worker", "inventory"]).await, stack.start(&["engine"]).await];
+    assert_eq!(client.becomes(&id, "CANCELLED").await["reason"], "pending_timeout");
+}
+
+#[tokio::test]
+async fn a_parked_order_is_found_and_mended_over_admin() {
+    let stack = Stack::new().await;
+    let all = stack.start_all().await;
+    stack.stock("mug", 10).await;
+    let client = all[5].client();
+    let id = client.place(&order("mug", 2, "card_refund_refused", "AQ")).await;
+    let found = parked(&client, &id).await;
+    assert_eq!((&found["step"], &found["reason"]), (&"pay".into(), &"refund_refused".into()));
+    let path = format!("/admin/sagas/{}", found["id"].as_str().unwrap());
+    let saga = client.get(&path).await;
+    assert_eq!(saga["actions"], json!(["retry", "resolve done"]));
+    assert_eq!(
+        saga["holds"]["certain"],
+        json!([
+            { "kind": "stock_reserved", "unit": "mug", "amount": 2 },
+            { "kind": "money_captured", "unit": "EUR", "amount": 2500 },
+        ])
+    );
+
+    // Not without a reason, not against what is legal, not without evidence.
+    let (status, problem) = client.post(&format!("{path}/retry"), &json!({})).await;
+    assert_eq!(
+        (status, &problem["errors"][0]["detail"]),
+        (400, &"missing field `reason`".into()),
+        "{problem}"
+    );
+    let (status, problem) = client.post(&format!("{path}/cancel"), &json!({ "reason": "no" })).await;
+    assert_eq!((status, &problem["type"]), (409, &"/problems/not-legal-now".into()));
+    let (status, problem) =
+        client.post(&format!("{path}/resolve"), &json!({ "outcome": "done", "reason": "x" })).await;
+    assert_eq!((status, &problem["errors"][0]["pointer"]), (400, &"/reference".into()));
+
+    // A retry is a new attempt, refused again.
+    let (status, _) = client.post(&format!("{path}/retry"), &json!({ "reason": "perhaps now" })).await;
+    assert_eq!(status, 200);
+    let again = parked(&client, &id).await;
+    assert_eq!(again["reason"], "refund_refused");
+
+    let body = json!({ "outcome": "done", "reason": "refunded by bank transfer", "reference": "BT-1" });
+    let (status, _) = client.post(&format!("{path}/resolve"), &body).await;
+    assert_eq!(status, 200);
+    assert_eq!(client.becomes(&id, "SHIPMENT_FAILED").await["reason"], "carrier_refused");
+    let timeline = client.get(&format!("/api/orders/{id}/timeline")).await;
+    let resolved = timeline["items"].as_array().unwrap().iter().find(|i| i["type"] == "resolved").unwrap();
+    assert_eq!(resolved["detail"]["by"]["why"], "refunded by bank transfer");
+    assert_eq!(resolved["detail"]["reference"], "BT-1");
+}
+
+async fn parked(client: &crate::support::client::Client, order: &str) -> Value {
+    eventually("it is parked", LONG, || async move {
+        let page = client.get("/admin/sagas?state=parked").await;
+        let found = page["items"].as_array()?.iter().find(|s| s["businessKey"] == order).cloned()?;
+        Some(found)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_cannot_be_known_parks_and_is_resolved_by_evidence() {
+    let stack = Stack::new().await;
+    let all = stack.start_all().await;
+    stack.stock("mug", 10).await;
+    let client = all[5].client();
+    let id = client.place(&order("mug", 2, "card_approved", "BV")).await;
+    let found = parked(&client, &id).await;
+    assert_eq!((&found["step"], &found["reason"]), (&"ship".into(), &"outcome_unknown".into()));
+    let path = format!("/admin/sagas/{}/resolve", found["id"].as_str().unwrap());
+    let body = json!({ "outcome": "notDone", "reason": "the carrier looked", "reference": "C-7" });
+    assert_eq!(client.post(&path, &body).await.0, 200);
+    client.becomes(&id, "SHIPMENT_FAILED").await;
+}
+
+#[tokio::test]
+async fn a_cancelled_order_ends_cancelled_and_a_shipped_one_cannot_be() {
+    let stack = Stack::new().await;
+    let all = stack.start_all().await;
+    stack.stock("mug", 10).await;
+    let client = all[5].client();
+    let slow = client.place(&order("mug", 1, "card_slow", "AT")).await;
+    client.becomes(&slow, "CONFIRMED").await;
+    let (status, body) = client.delete(&format!("/api/orders/{slow}")).await;
+    assert_eq!(
+        (status, &body["status"], &body["headingFor"]),
+        (202, &"CANCELLING".into(), &"CANCELLED".into())
+    );
+    assert_eq!(client.delete(&format!("/api/orders/{slow}")).await.0, 202, "it is on the way there");
+    client.becomes(&slow, "CANCELLED").await;
+    let (status, problem) = client.delete(&format!("/api/orders/{slow}")).await;
+    assert_eq!((status, &problem["type"]), (409, &"/problems/cannot-cancel".into()));
+
+    let quick = client.place(&order("mug", 1, "card_approved", "AT")).await;
+    client.becomes(&quick, "FULFILLED").await;
+    assert_eq!(client.delete(&format!("/api/orders/{quick}")).await.0, 409);
+    books::settle(&stack).await;
+    books::balance(&stack).await;
+}
+
+#[tokio::test]
+async fn a_poison_saga_parks_alone_and_the_rest_of_its_batch_goes_on() {
+    let stack = Stack::new().await;
+    sqlx::raw_sql("ALTER TABLE timeline ADD CONSTRAINT poison CHECK (body->'event'->'replied'->'reason'->>'code' IS DISTINCT FROM 'card_declined')")
+        .execute(stack.pool("engine"))
+        .await
+        .unwrap();
+    let all = stack.start_all().await;
+    stack.stock("mug", 1000).await;
+    let client = all[5].client();
+    let bodies: Vec<Value> = (0..40)
+        .map(|n| order("mug", 1, if n == 17 { "card_declined" } else { "card_approved" }, "AT"))
+        .collect();
+    let ids = join_all(bodies.iter().map(|body| client.place(body)).collect::<Vec<_>>()).await;
+    for (n, id) in ids.iter().enumerate().filter(|(n, _)| *n != 17) {
+        let order = client.becomes(id, "FULFILLED").await;
+        assert_eq!(order["status"], "FULFILLED", "{n}");
+    }
+    assert_eq!(parked(&client, &ids[17]).await["reason"], "poisoned");
+}
