@@ -1,6 +1,7 @@
 //! A workflow to test the engine with, and fakes of its ports.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod worker;
 pub(crate) mod world;
 
 use std::time::Duration;

@@ -1,0 +1,317 @@
+//! Whatever happens in whatever order: commands and replies lost, repeated, late and overtaking each other,
+//! workers that fail, refuse, hang, crash and change their minds, people who cancel, retry and resolve. Once the
+//! world is healed, a saga has ended and nothing is left of what was undone.
+
+mod support;
+
+use std::time::Duration;
+
+use amends_engine::core::{
+    Actor, Decision, Definition, Entry, Event, Occurrence, Resolution, Saga, SagaOutcome, State,
+    Status as Known, StepKind, start, transition,
+};
+use amends_engine::dialogue::Dialogue;
+use amends_protocol::{Exposure, Kind, id};
+use proptest::prelude::*;
+use support::worker::{Sent, Worker};
+use support::{possible, stay, wakes};
+
+#[derive(Debug, Clone, Copy)]
+enum Action {
+    Arrive {
+        which: u16,
+        again: bool,
+    },
+    LoseCommand(u16),
+    Answer {
+        which: u16,
+        again: bool,
+    },
+    LoseReply(u16),
+    Finish(u16),
+    Betray(u16),
+    Pass(u32),
+    Wake,
+    /// Everything that is on its way arrives, and the saga's time comes.
+    Round,
+    Cancel,
+    Retry,
+    Resolve {
+        done: bool,
+    },
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let which = any::<u16>;
+    prop_oneof![
+        30 => (which(), prop::bool::weighted(0.2)).prop_map(|(which, again)| Action::Arrive { which, again }),
+        3 => which().prop_map(Action::LoseCommand),
+        30 => (which(), prop::bool::weighted(0.2)).prop_map(|(which, again)| Action::Answer { which, again }),
+        3 => which().prop_map(Action::LoseReply),
+        10 => which().prop_map(Action::Finish),
+        2 => which().prop_map(Action::Betray),
+        15 => prop_oneof![0..2_000_u32, 0..20_000_u32, 0..200_000_u32].prop_map(Action::Pass),
+        10 => Just(Action::Wake),
+        20 => Just(Action::Round),
+        1 => Just(Action::Cancel),
+        3 => Just(Action::Retry),
+        4 => any::<bool>().prop_map(|done| Action::Resolve { done }),
+    ]
+}
+
+/// Calls that end in any way, or mostly without an answer.
+fn fates() -> impl Strategy<Value = Vec<u8>> {
+    let silent = prop_oneof![20 => Just(91_u8), 1 => any::<u8>()];
+    prop_oneof![
+        2 => prop::collection::vec(any::<u8>(), 1..40),
+        1 => prop::collection::vec(silent, 5..40),
+    ]
+}
+
+struct World {
+    definition: Definition,
+    saga: Dialogue,
+    replayed: Saga,
+    commands: Vec<Sent>,
+    worker: Worker,
+    promised: bool,
+}
+
+impl World {
+    fn new(rooms: u16, fates: Vec<u8>) -> Self {
+        let (definition, input) = (stay(), serde_json::json!({ "rooms": rooms }));
+        let saga = Dialogue::begin(definition.clone(), input.clone());
+        let new = amends_engine::core::NewSaga {
+            id: saga.saga.id,
+            slot: saga.saga.slot,
+            business_key: saga.saga.business_key.clone(),
+        };
+        let replayed = start(&definition, new, &input.into(), saga.now).saga;
+        let worker = Worker::new(definition.clone(), saga.saga.id, fates);
+        let mut world = Self { definition, saga, replayed, commands: Vec::new(), worker, promised: false };
+        world.send();
+        world
+    }
+
+    /// Takes what was sent; checks that compensations go in reverse.
+    fn send(&mut self) {
+        for send in std::mem::take(&mut self.saga.sent) {
+            let saga = &self.saga.saga;
+            let row = id::execute(saga.id, self.definition.steps[send.step].name, send.part, send.generation);
+            let command =
+                saga.state.commands.iter().find(|c| c.id(saga.id, &self.definition) == row).unwrap();
+            let begins = command.undo.as_ref().is_some_and(|u| u.issued_at == self.saga.now && u.asks == 1);
+            let late = self.saga.entries.last().is_some_and(|e| e.did.incident.is_some());
+            if send.kind == Kind::Compensate && begins && !late {
+                let above = saga.state.commands.iter().filter(|c| c.step > send.step);
+                for later in above {
+                    assert!(
+                        later.status.needs_no_undo() || later.is_undone(),
+                        "undone out of turn: {later:?}"
+                    );
+                }
+            }
+            self.commands.push(Sent { row, send });
+        }
+    }
+
+    /// An event happens; everything that must hold after every event is checked.
+    fn happens(&mut self, event: Event) {
+        let before = self.saga.saga.clone();
+        let written = self.saga.entries.len();
+        self.saga.happens(event.clone());
+        let after = &self.saga.saga;
+        for entry in &self.saga.entries[written..] {
+            assert_eq!(entry.revision, before.revision + 1, "revisions without a gap");
+            let stored = Entry::from_stored(entry.revision, entry.occurrence.at, &entry.body());
+            assert_eq!(&stored.unwrap(), entry);
+            let Occurrence { event, at, jitter } = entry.occurrence.clone();
+            match transition(&self.definition, &self.replayed, &Occurrence { event, at, jitter }) {
+                Decision::Changed(change) if change.entry.did == entry.did => self.replayed = change.saga,
+                other => panic!("decided otherwise when replayed: {other:?}"),
+            }
+        }
+        self.replayed.wake_at = after.wake_at;
+        assert_eq!(&self.replayed, after, "the history gives the row");
+        let state: State = serde_json::from_str(&serde_json::to_string(&after.state).unwrap()).unwrap();
+        assert_eq!(state, after.state, "the row can be stored");
+        if before.outcome.is_some() {
+            assert_eq!((before.outcome, &before.label), (after.outcome, &after.label), "an outcome is final");
+        }
+        if after.outcome == Some(SagaOutcome::Undone) && before.outcome.is_none() {
+            let open = |c: &&amends_engine::core::CommandState| !c.status.needs_no_undo() && !c.is_undone();
+            assert_eq!(after.state.commands.iter().find(open), None, "undone, but for one");
+        }
+        if matches!(event, Event::CancelRequested(_)) && self.saga.last.is_none() {
+            self.promised = true;
+        }
+        if self.promised {
+            assert!(
+                ["UNDOING", "CANCELLED"].contains(&after.label.as_str()),
+                "a promise broken: {}",
+                after.label
+            );
+        }
+        self.send();
+    }
+
+    fn does(&mut self, action: Action) {
+        let pick = |which: u16, len: usize| (len > 0).then(|| usize::from(which) % len);
+        match action {
+            Action::Arrive { which, again } => {
+                if let Some(at) = pick(which, self.commands.len()) {
+                    let sent = if again { self.commands[at].clone() } else { self.commands.remove(at) };
+                    self.worker.hears(&sent);
+                }
+            }
+            Action::LoseCommand(which) => {
+                if let Some(at) = pick(which, self.commands.len()) {
+                    self.commands.remove(at);
+                }
+            }
+            Action::Answer { which, again } => {
+                if let Some(at) = pick(which, self.worker.replies.len()) {
+                    let replies = &mut self.worker.replies;
+                    let reply = if again { replies[at].clone() } else { replies.remove(at) };
+                    self.happens(Event::Replied(reply));
+                }
+            }
+            Action::LoseReply(which) => {
+                if let Some(at) = pick(which, self.worker.replies.len()) {
+                    let key = self.worker.replies[at].row_key;
+                    if !self.worker.rows.get(&key).is_some_and(|r| r.owes_reply) {
+                        self.worker.replies.remove(at);
+                    }
+                }
+            }
+            Action::Finish(which) => {
+                if let Some(at) = pick(which, self.worker.rows.len()) {
+                    let key = *self.worker.rows.keys().nth(at).unwrap();
+                    self.worker.finishes(key);
+                }
+            }
+            Action::Betray(which) => {
+                if let Some(at) = pick(which, self.worker.rows.len()) {
+                    let (key, row) = self.worker.rows.iter().nth(at).unwrap();
+                    if self.definition.steps[row.step].kind != StepKind::Retriable {
+                        self.worker.betrays(*key);
+                    }
+                }
+            }
+            Action::Pass(millis) => self.saga.now += Duration::from_millis(millis.into()),
+            Action::Wake => self.happens(Event::Woke),
+            Action::Round => self.round(),
+            Action::Cancel => self.happens(Event::CancelRequested(Actor::new("guest", ""))),
+            Action::Retry => self.happens(Event::RetryRequested(Actor::new("operator", ""))),
+            Action::Resolve { done } => self.resolve(done),
+        }
+    }
+
+    /// An operator who knows says what became of what is parked; it is settled on the other side too.
+    fn resolve(&mut self, done: bool) {
+        let Some(command) = self.saga.saga.parked_command().cloned() else { return };
+        let key = command.id(self.saga.saga.id, &self.definition);
+        let undoing = command.undo.as_ref().is_some_and(|u| u.parked.is_some());
+        let exposure = held(&self.definition, command.step, command.part);
+        let by = Actor::new("operator", "asked");
+        let resolution = Resolution { by, done, reference: "R-1".to_owned(), exposure };
+        self.happens(Event::Resolved(resolution));
+        if self.saga.last.is_none() && self.worker.rows.contains_key(&key) {
+            self.worker.by_hand(key, done && !undoing);
+        } else if self.saga.last.is_none() && done && !undoing {
+            // By hand, though the command never came.
+            self.worker.done_by_hand(key, command.step, command.part);
+        }
+    }
+
+    /// The world is well again: everything arrives, every call ends as it should, and operators retry.
+    fn heals(&mut self) {
+        self.worker.fates.clear();
+        for _ in 0..2000 {
+            if self.saga.saga.parked {
+                self.happens(Event::RetryRequested(Actor::new("operator", "")));
+            }
+            let saga = &self.saga.saga;
+            if self.commands.is_empty() && self.worker.is_at_rest() && !saga.live && !saga.parked {
+                return;
+            }
+            self.round();
+        }
+        panic!("no end");
+    }
+
+    /// Everything that is on its way arrives, calls end, and the saga's time comes.
+    fn round(&mut self) {
+        for sent in std::mem::take(&mut self.commands) {
+            self.worker.hears(&sent);
+        }
+        let keys: Vec<_> = self.worker.rows.keys().copied().collect();
+        keys.into_iter().for_each(|key| self.worker.finishes(key));
+        for reply in std::mem::take(&mut self.worker.replies) {
+            self.happens(Event::Replied(reply));
+        }
+        if let Some(at) = self.saga.saga.wake_at.filter(|_| self.commands.is_empty()) {
+            self.saga.now = self.saga.now.max(at);
+            self.happens(Event::Woke);
+        }
+    }
+
+    /// What must hold at the end.
+    fn is_well(&self) {
+        let saga = &self.saga.saga;
+        self.saga.replays();
+        assert!(saga.outcome.is_some() && !saga.parked && !saga.live);
+        for row in self.worker.rows.values() {
+            assert!(row.effects <= 1, "at most one effect a command: {row:?}");
+        }
+        let effects = |step: usize, part: u16| {
+            self.worker.rows.values().filter(|r| (r.step, r.part) == (step, part) && r.effect).count()
+        };
+        let mut held_now = Vec::new();
+        for step in 0..self.definition.steps.len() {
+            for part in 0..saga.parts(step) {
+                let expected = usize::from(saga.outcome == Some(SagaOutcome::Completed));
+                assert_eq!(effects(step, part), expected, "effects of {step}/{part}");
+                if expected == 1 {
+                    amends_protocol::add_exposure(&mut held_now, &held(&self.definition, step, part));
+                }
+            }
+        }
+        assert_eq!((self.saga.holds(), possible(&self.saga)), (held_now, vec![]), "what it holds");
+        if self.promised {
+            assert_eq!(saga.label, "CANCELLED");
+        }
+        assert!(
+            saga.state
+                .commands
+                .iter()
+                .all(|c| c.due().is_none() && c.status != Known::Backoff || c.undo.is_some())
+        );
+        wakes(&self.saga);
+    }
+}
+
+fn held(definition: &Definition, step: usize, part: u16) -> Vec<Exposure> {
+    let data = amends_protocol::Json::null();
+    let input = amends_engine::core::Input { data: &data, personal: None };
+    let call = amends_engine::core::Call { saga_id: uuid::Uuid::nil(), business_key: "", part, input };
+    (definition.steps[step].may_hold)(&call)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_every_saga_ends_done_or_undone(
+        rooms in 1..=2_u16,
+        fates in fates(),
+        actions in prop::collection::vec(action(), 0..150),
+    ) {
+        let mut world = World::new(rooms, fates);
+        for action in actions {
+            world.does(action);
+        }
+        world.heals();
+        world.is_well();
+    }
+}

@@ -1,0 +1,311 @@
+//! A worker as the protocol's table has it, for one saga: a row a command, effects that are counted, and a
+//! fate that decides how each call ends.
+
+use std::collections::BTreeMap;
+
+use amends_engine::core::{Call, Definition, Input, ReplyEvent, Send};
+use amends_protocol::{Exposure, Json, Kind, Outcome, Reason, id, negated};
+use uuid::Uuid;
+
+/// A command on its way.
+#[derive(Debug, Clone)]
+pub(crate) struct Sent {
+    pub(crate) row: Uuid,
+    pub(crate) send: Send,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    Started,
+    Succeeded,
+    Refused,
+    FailedTransient,
+    FailedForGood,
+    Undoing,
+    Undone,
+    Tombstone,
+}
+
+/// What the worker remembers of a command, and what it did to the world.
+#[derive(Debug, Clone)]
+pub(crate) struct Row {
+    pub(crate) step: usize,
+    pub(crate) part: u16,
+    pub(crate) status: Status,
+    attempt: u32,
+    /// A call got no answer.
+    unsure: bool,
+    /// A compensation is remembered, of this attempt.
+    undo: Option<u32>,
+    /// The last undo that failed.
+    undo_failed: Option<(Outcome, u32)>,
+    /// Whether its effect is in the world.
+    pub(crate) effect: bool,
+    /// How often it took effect.
+    pub(crate) effects: u32,
+    /// Its success comes after the engine was told of something else: whoever so misleads must say so for sure.
+    pub(crate) owes_reply: bool,
+}
+
+pub(crate) struct Worker {
+    definition: Definition,
+    saga: Uuid,
+    pub(crate) rows: BTreeMap<Uuid, Row>,
+    /// Answers on their way.
+    pub(crate) replies: Vec<ReplyEvent>,
+    /// How calls end, in turn; empty: as they should.
+    pub(crate) fates: Vec<u8>,
+    next: usize,
+}
+
+impl Worker {
+    pub(crate) fn new(definition: Definition, saga: Uuid, fates: Vec<u8>) -> Self {
+        Self { definition, saga, rows: BTreeMap::new(), replies: Vec::new(), fates, next: 0 }
+    }
+
+    /// Below 100; 0: as it should.
+    fn fate(&mut self) -> u8 {
+        self.next += 1;
+        if self.fates.is_empty() { 0 } else { self.fates[self.next % self.fates.len()] % 100 }
+    }
+
+    /// A command arrives.
+    pub(crate) fn hears(&mut self, sent: &Sent) {
+        let fate = self.fate();
+        let (kind, attempt) = (sent.send.kind, sent.send.attempt);
+        if fate >= 95 {
+            return self.says(sent.row, &sent.send, kind, Outcome::Unsupported, attempt);
+        }
+        let Some(row) = self.rows.get(&sent.row).cloned() else {
+            return match kind {
+                Kind::Execute if fate >= 93 => {
+                    self.says(sent.row, &sent.send, kind, Outcome::Expired, attempt)
+                }
+                Kind::Execute => self.execute(sent, fate),
+                Kind::Probe => self.says(sent.row, &sent.send, kind, Outcome::NotSeen, attempt),
+                Kind::Compensate | Kind::Fence => {
+                    self.insert(sent, Status::Tombstone);
+                    self.says(sent.row, &sent.send, kind, Outcome::Succeeded, attempt);
+                }
+            };
+        };
+        let busy = if row.unsure && fate % 2 == 1 { Outcome::Unknown } else { Outcome::InFlight };
+        let undone = match (row.status, kind) {
+            (Status::Started, Kind::Compensate) => {
+                self.row(sent.row).undo = Some(attempt);
+                busy
+            }
+            (Status::Started, _) | (Status::Undoing, Kind::Compensate) => busy,
+            (Status::Undoing | Status::Undone | Status::Tombstone, Kind::Execute | Kind::Probe) => {
+                Outcome::Fenced
+            }
+            (Status::FailedTransient, Kind::Execute) if attempt > row.attempt => {
+                return self.execute(sent, fate);
+            }
+            (Status::Succeeded, Kind::Compensate) => match row.undo_failed {
+                Some((outcome, at)) if attempt <= at => {
+                    return self.says(sent.row, &sent.send, kind, outcome, at);
+                }
+                _ => return self.undo(sent.row, &sent.send, attempt, fate),
+            },
+            (_, Kind::Compensate) => {
+                if row.status != Status::Undone {
+                    self.row(sent.row).status = Status::Tombstone;
+                }
+                Outcome::Succeeded
+            }
+            (Status::Succeeded, _) => Outcome::Succeeded,
+            (Status::Refused, _) => Outcome::Refused,
+            (Status::FailedTransient, _) => Outcome::FailedTransient,
+            (Status::FailedForGood, _) => Outcome::FailedForGood,
+            (_, Kind::Fence) => unreachable!("the engine sends no fence"),
+        };
+        let attempt = if kind == Kind::Compensate { attempt } else { row.attempt };
+        self.says(sent.row, &sent.send, kind, undone, attempt);
+    }
+
+    /// Nothing is under way and nothing on its way.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let busy = |r: &Row| matches!(r.status, Status::Started | Status::Undoing);
+        self.replies.is_empty() && !self.rows.values().any(busy)
+    }
+
+    /// A call outside ends, or its answer is lost.
+    pub(crate) fn finishes(&mut self, key: Uuid) {
+        let fate = self.fate();
+        let row = self.rows[&key].clone();
+        let send = self.send(&row);
+        match row.status {
+            Status::Started => {
+                let status = match fate {
+                    // Not sure of the first call, it is never recorded as without effect.
+                    _ if row.unsure && fate < 80 => Status::Succeeded,
+                    0..50 => Status::Succeeded,
+                    50..60 => Status::Refused,
+                    60..70 => Status::FailedTransient,
+                    70..80 => Status::FailedForGood,
+                    _ => return self.row(key).unsure = true,
+                };
+                self.settles(key, &send, status);
+            }
+            Status::Undoing if fate < 60 => self.undone(key, &send, row.undo.unwrap_or(1)),
+            Status::Undoing => self.row(key).unsure = true,
+            _ => {}
+        }
+    }
+
+    /// What was refused takes effect after all, and the worker says so.
+    pub(crate) fn betrays(&mut self, key: Uuid) {
+        let row = self.row(key);
+        if row.status == Status::Refused {
+            row.owes_reply = true;
+            let send = self.send(&self.rows[&key].clone());
+            self.settles(key, &send, Status::Succeeded);
+        }
+    }
+
+    /// Somebody settles it by hand, on the other side.
+    pub(crate) fn by_hand(&mut self, key: Uuid, effect: bool) {
+        let row = self.row(key);
+        row.effects += u32::from(effect && !row.effect);
+        row.effect = effect;
+        row.undo = None;
+        row.status = match (effect, row.status) {
+            (true, _) => Status::Succeeded,
+            (false, Status::Succeeded | Status::Undoing | Status::Undone) => Status::Undone,
+            (false, _) => Status::Tombstone,
+        };
+    }
+
+    /// Somebody does it by hand, though the command never came.
+    pub(crate) fn done_by_hand(&mut self, row: Uuid, step: usize, part: u16) {
+        let at = chrono::DateTime::UNIX_EPOCH;
+        let kind = Kind::Execute;
+        let send = Send { kind, step, part, generation: 1, attempt: 1, issued_at: at, deadline: at };
+        self.insert(&Sent { row, send }, Status::Started);
+        self.by_hand(row, true);
+    }
+
+    fn execute(&mut self, sent: &Sent, fate: u8) {
+        self.insert(sent, Status::Started);
+        let status = match fate {
+            0..55 => Status::Succeeded,
+            55..62 => Status::Refused,
+            62..72 => Status::FailedTransient,
+            72..75 => Status::FailedForGood,
+            _ => return,
+        };
+        self.settles(sent.row, &sent.send, status);
+    }
+
+    fn insert(&mut self, sent: &Sent, status: Status) {
+        let (step, part, attempt) = (sent.send.step, sent.send.part, sent.send.attempt);
+        let row = Row {
+            step,
+            part,
+            status,
+            attempt,
+            unsure: false,
+            undo: None,
+            undo_failed: None,
+            effect: false,
+            effects: 0,
+            owes_reply: false,
+        };
+        let row = Row { owes_reply: self.rows.get(&sent.row).is_some_and(|r| r.owes_reply), ..row };
+        self.rows.insert(sent.row, row);
+    }
+
+    fn settles(&mut self, key: Uuid, send: &Send, status: Status) {
+        let row = self.row(key);
+        row.status = status;
+        row.unsure = false;
+        let (attempt, undo) = (row.attempt, row.undo.take());
+        let outcome = match status {
+            Status::Succeeded => {
+                row.effect = true;
+                row.effects += 1;
+                Outcome::Succeeded
+            }
+            Status::Refused => Outcome::Refused,
+            Status::FailedTransient => Outcome::FailedTransient,
+            _ => Outcome::FailedForGood,
+        };
+        self.says(key, send, Kind::Execute, outcome, attempt);
+        match undo {
+            Some(attempt) if outcome == Outcome::Succeeded => self.undo(key, send, attempt, 0),
+            Some(attempt) => {
+                self.row(key).status = Status::Tombstone;
+                self.says(key, send, Kind::Compensate, Outcome::Succeeded, attempt);
+            }
+            None => {}
+        }
+    }
+
+    fn undo(&mut self, key: Uuid, send: &Send, attempt: u32, fate: u8) {
+        let outcome = match fate {
+            0..60 => return self.undone(key, send, attempt),
+            60..75 => Outcome::FailedTransient,
+            75..82 => Outcome::Refused,
+            _ => {
+                let row = self.row(key);
+                (row.status, row.undo) = (Status::Undoing, Some(attempt));
+                return;
+            }
+        };
+        self.row(key).undo_failed = Some((outcome, attempt));
+        self.says(key, send, Kind::Compensate, outcome, attempt);
+    }
+
+    fn undone(&mut self, key: Uuid, send: &Send, attempt: u32) {
+        let row = self.row(key);
+        (row.status, row.effect, row.unsure) = (Status::Undone, false, false);
+        self.says(key, send, Kind::Compensate, Outcome::Succeeded, attempt);
+    }
+
+    fn says(&mut self, key: Uuid, send: &Send, kind: Kind, outcome: Outcome, attempt: u32) {
+        let step = &self.definition.steps[send.step];
+        let data = Json::null();
+        let call = Call {
+            saga_id: self.saga,
+            business_key: "",
+            part: send.part,
+            input: Input { data: &data, personal: None },
+        };
+        let held = (step.may_hold)(&call);
+        let exposure: Vec<Exposure> = match (kind, self.rows.get(&key).map(|r| r.status)) {
+            (Kind::Execute | Kind::Probe, _) if outcome == Outcome::Succeeded => held,
+            (Kind::Compensate, Some(Status::Undone)) if outcome == Outcome::Succeeded => negated(&held),
+            _ => Vec::new(),
+        };
+        let reason = (outcome == Outcome::Refused).then(|| Reason::new("no", ""));
+        self.replies.push(ReplyEvent {
+            command_id: id::of(kind, key),
+            kind,
+            row_key: key,
+            step: step.name.to_owned(),
+            attempt,
+            outcome,
+            result: None,
+            reason,
+            exposure,
+        });
+    }
+
+    fn row(&mut self, key: Uuid) -> &mut Row {
+        self.rows.get_mut(&key).expect("a row that is there")
+    }
+
+    fn send(&self, row: &Row) -> Send {
+        let at = chrono::DateTime::UNIX_EPOCH;
+        Send {
+            kind: Kind::Execute,
+            step: row.step,
+            part: row.part,
+            generation: 1,
+            attempt: row.attempt,
+            issued_at: at,
+            deadline: at,
+        }
+    }
+}
