@@ -3,7 +3,6 @@
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
     sync::atomic::{AtomicU32, Ordering},
-    thread,
 };
 
 use sqlx::{
@@ -12,13 +11,16 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use crate::server::{ROLE_PASSWORD, Server, server};
+use crate::{
+    janitor,
+    server::{ROLE_PASSWORD, Server, server},
+};
 
 /// The services' login roles. They exist before anything is migrated, so that migrations can grant to them.
 pub const LOGIN_ROLES: [&str; 5] =
     ["amends_engine", "amends_inventory", "amends_payment", "amends_shipment", "amends_notification"];
 
-/// A database of the test's own. It is dropped with this value.
+/// A database of the test's own. It is dropped soon after this value.
 #[derive(Debug)]
 pub struct TestDatabase {
     /// Connections of the owner, who is also the superuser.
@@ -27,7 +29,6 @@ pub struct TestDatabase {
     pub url: String,
     name: String,
     owner: PgConnectOptions,
-    admin: PgConnectOptions,
 }
 
 /// A database with these migrations, named after the service.
@@ -36,7 +37,7 @@ pub async fn database(migrator: &'static Migrator, name: &str) -> TestDatabase {
     let server = server().await;
     let template = template(server, migrator, name).await;
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let name = format!("{name}_{}_{:08x}_{count}", std::process::id(), rand::random::<u32>());
+    let name = format!("{name}_{count}{}", janitor::mark());
     let mut connection = server.connect().await;
     execute(&mut connection, format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
     let _ = connection.close().await;
@@ -44,8 +45,7 @@ pub async fn database(migrator: &'static Migrator, name: &str) -> TestDatabase {
     let owner = server.options(&name);
     // Few connections, many tests: none is kept that is not needed.
     let pool = PgPoolOptions::new().max_connections(10).connect_lazy_with(owner.clone());
-    let admin = server.options(server.name());
-    TestDatabase { pool, url: url(&owner, None), name, owner, admin }
+    TestDatabase { pool, url: url(&owner, None), name, owner }
 }
 
 impl TestDatabase {
@@ -62,20 +62,7 @@ impl TestDatabase {
 
 impl Drop for TestDatabase {
     fn drop(&mut self) {
-        let (admin, name) = (self.admin.clone(), std::mem::take(&mut self.name));
-        // A thread, for the test's runtime is busy with dropping us, or may be gone.
-        let dropping = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async {
-                let mut connection = PgConnection::connect_with(&admin).await?;
-                let sql = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
-                sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await?;
-                connection.close().await
-            })?;
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
-        });
-        // A test that has stopped the server cannot drop anything: that is no failure.
-        let _ = dropping.join();
+        janitor::drop_database(std::mem::take(&mut self.name));
     }
 }
 

@@ -7,6 +7,7 @@
 mod apache;
 mod broker;
 mod database;
+mod janitor;
 mod scratch;
 mod server;
 

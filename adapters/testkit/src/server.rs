@@ -6,7 +6,7 @@ use amends_embedded::{Postgres, PostgresOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::sync::OnceCell;
 
-use crate::{LOGIN_ROLES, scratch};
+use crate::{LOGIN_ROLES, janitor, scratch};
 
 /// The password of every login role on a test server.
 pub(crate) const ROLE_PASSWORD: &str = "amends-test";
@@ -36,6 +36,7 @@ pub(crate) async fn server() -> &'static Server {
                 Err(_) => embedded().await,
             };
             server.make_roles().await;
+            janitor::start(server.options.clone());
             server
         })
         .await
@@ -55,11 +56,6 @@ impl Server {
     /// How the superuser connects to a database.
     pub(crate) fn options(&self, database: &str) -> PgConnectOptions {
         self.options.clone().database(database)
-    }
-
-    /// The database that it was named with.
-    pub(crate) fn name(&self) -> &str {
-        self.options.get_database().unwrap_or("postgres")
     }
 
     /// A connection to the database that it was named with.

@@ -53,12 +53,15 @@ async fn a_database_is_gone_with_its_test() {
     let name = dropped.name().to_owned();
     count(&dropped).await;
     drop(dropped);
-    let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")
-        .bind(name)
-        .fetch_one(&kept.pool)
-        .await
-        .unwrap();
-    assert!(!there);
+    eventually("it is gone", Duration::from_secs(30), async || {
+        let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")
+            .bind(&name)
+            .fetch_one(&kept.pool)
+            .await
+            .unwrap();
+        (!there).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
