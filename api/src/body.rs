@@ -4,7 +4,8 @@ use axum::{
     body::Bytes,
     http::{HeaderMap, header},
 };
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::problem::{Fault, Problem};
@@ -15,7 +16,7 @@ pub const MAX_BYTES: usize = 64 * 1024;
 /// Reads a JSON body and checks it.
 pub fn read<T>(headers: &HeaderMap, body: &Bytes) -> Result<T, Problem>
 where
-    T: DeserializeOwned + garde::Validate<Context = ()>,
+    T: DeserializeOwned + Serialize + garde::Validate<Context = ()>,
 {
     if body.is_empty() {
         return Err(Problem::Unreadable("The body is missing.".to_owned()));
@@ -26,25 +27,53 @@ where
             return Err(Problem::NotJson);
         }
     }
-    amends_protocol::wire::check(body).map_err(|e| Problem::Unreadable(format!("The body is {e}.")))?;
+    amends_protocol::wire::check(body).map_err(|e| Problem::Unreadable(format!("It is refused: {e}.")))?;
     let mut json = serde_json::Deserializer::from_slice(body);
     let value: T = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let inner = error.inner();
         if inner.is_data() {
             let detail = inner.to_string();
             let detail = detail.split(" at line ").next().unwrap_or_default();
-            Problem::Invalid(vec![Fault::at(pointer(&error.path().to_string()), detail)])
+            let mut place = pointer(&error.path().to_string());
+            if let Some(field) = detail.strip_prefix("missing field `") {
+                place = format!("{place}/{}", field.trim_end_matches('`'));
+            }
+            Problem::Invalid(vec![Fault::at(place, detail)])
         } else {
             Problem::Unreadable(inner.to_string())
         }
     })?;
     json.end().map_err(|e| Problem::Unreadable(e.to_string()))?;
+    let mut faults = Vec::new();
+    let read = serde_json::to_value(&value).unwrap_or_default();
+    objects(&serde_json::from_slice(body).unwrap_or_default(), &read, "", &mut faults);
+    if !faults.is_empty() {
+        return Err(Problem::Invalid(faults));
+    }
     value.validate().map_err(|report| {
         let faults =
             report.iter().map(|(path, error)| Fault::at(pointer(&path.to_string()), error.message()));
         Problem::Invalid(faults.collect())
     })?;
     Ok(value)
+}
+
+/// serde reads an array where an object is meant, its fields in order. Nobody has promised that.
+fn objects(sent: &Value, read: &Value, place: &str, faults: &mut Vec<Fault>) {
+    match (sent, read) {
+        (Value::Object(sent), Value::Object(read)) => {
+            for (field, value) in read {
+                objects(sent.get(field).unwrap_or(&Value::Null), value, &format!("{place}/{field}"), faults);
+            }
+        }
+        (_, Value::Object(_)) => faults.push(Fault::at(place, "must be an object")),
+        (Value::Array(sent), Value::Array(read)) => {
+            for (n, (sent, read)) in sent.iter().zip(read).enumerate() {
+                objects(sent, read, &format!("{place}/{n}"), faults);
+            }
+        }
+        _ => {}
+    }
 }
 
 /// `lines[0].quantity` as a JSON pointer.

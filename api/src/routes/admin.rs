@@ -19,7 +19,7 @@ use axum::{
     routing::{get, post},
 };
 use garde::Validate;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -207,7 +207,7 @@ fn legal(detail: &Detail, definition: &Definition) -> Vec<&'static str> {
 }
 
 /// Why an operator does something.
-#[derive(Debug, Deserialize, Validate)]
+#[derive(Debug, Serialize, Deserialize, Validate)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Because {
     #[garde(custom(request::text))]
@@ -215,7 +215,7 @@ struct Because {
 }
 
 /// What an operator knows from elsewhere.
-#[derive(Debug, Deserialize, Validate)]
+#[derive(Debug, Serialize, Deserialize, Validate)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Resolve {
     #[garde(skip)]
@@ -227,7 +227,7 @@ struct Resolve {
     reference: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum Done {
     Done,
