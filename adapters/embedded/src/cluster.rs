@@ -56,7 +56,7 @@ impl Cluster {
         }
         cluster.password = cluster.keep_password()?;
         if !cluster.data().exists() {
-            cluster.create(options.fsync)?;
+            cluster.create(options)?;
         }
         Ok(cluster)
     }
@@ -115,14 +115,15 @@ impl Cluster {
     }
 
     /// `initdb` beside its final place, so that half a cluster is never taken for one.
-    fn create(&self, sync: bool) -> Result<(), Error> {
+    fn create(&self, options: &PostgresOptions) -> Result<(), Error> {
         tracing::info!(directory = %self.directory.display(), "making a Postgres cluster");
         let draft = self.directory.join("cluster.new");
         remove(&draft)?;
         let mut initdb = self.run_as.command(&self.bin.join("initdb"), &self.directory);
         initdb.arg("-D").arg(&draft).arg("--pwfile").arg(self.directory.join("password"));
-        initdb.args(["-U", SUPERUSER, "-E", "UTF8", "--no-locale", "--auth=scram-sha-256"]);
-        if !sync {
+        initdb.args(["-U", SUPERUSER, "-E", "UTF8", "--no-locale"]);
+        initdb.arg(if options.scram { "--auth=scram-sha-256" } else { "--auth=password" });
+        if !options.fsync {
             initdb.arg("--no-sync");
         }
         let output = initdb.output().map_err(|error| Error::io("running initdb in", &draft, error))?;

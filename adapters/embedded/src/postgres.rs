@@ -31,6 +31,9 @@ pub struct PostgresOptions {
     pub data_dir: PathBuf,
     /// Whether commits survive a power cut. Off is for tests.
     pub fsync: bool,
+    /// Whether passwords are asked for by SCRAM. Its arithmetic costs 50 ms a connection in a build that is not
+    /// optimised: off is for tests, which connect a lot. Decided when the cluster is made.
+    pub scram: bool,
     /// Whether an existing cluster is thrown away first.
     pub fresh: bool,
     /// The port, or a free one.
@@ -42,7 +45,14 @@ pub struct PostgresOptions {
 impl PostgresOptions {
     /// A durable cluster in this directory, on a free port.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
-        Self { data_dir: data_dir.into(), fsync: true, fresh: false, port: None, settings: Vec::new() }
+        Self {
+            data_dir: data_dir.into(),
+            fsync: true,
+            scram: true,
+            fresh: false,
+            port: None,
+            settings: Vec::new(),
+        }
     }
 }
 

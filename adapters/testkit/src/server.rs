@@ -45,6 +45,7 @@ pub(crate) async fn server() -> &'static Server {
 async fn embedded() -> Server {
     let mut options = PostgresOptions::new(scratch::directory().join("postgres"));
     options.fsync = false;
+    options.scram = false;
     options.settings =
         vec![("shared_buffers".into(), "64MB".into()), ("max_connections".into(), "400".into())];
     let postgres = Postgres::start(options).await.expect("a Postgres for tests starts");
