@@ -9,7 +9,8 @@ CREATE TABLE deployment (
 );
 
 -- A saga's row is also its outbox and its timers. An ordinary update touches no indexed column, so that it is
--- heap-only: no index may mention revision, label, step or since.
+-- heap-only: no index may mention revision, label, step or since. A row doubles in its life: with pages filled to
+-- 40 % all these updates find room beside it (with 50 % nine of ten), and the table ends up no larger.
 CREATE TABLE sagas (
     id               uuid        NOT NULL,
     wake_at          timestamptz,
@@ -116,7 +117,7 @@ RETURN (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || repeat
 
 -- What has no month yet, and ids that are no UUIDv7 of our time.
 CREATE TABLE sagas_default PARTITION OF sagas DEFAULT
-    WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+    WITH (fillfactor = 40, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 CREATE TABLE saga_inputs_default PARTITION OF saga_inputs DEFAULT;
 CREATE TABLE timeline_default PARTITION OF timeline DEFAULT;
 
@@ -142,7 +143,7 @@ BEGIN
         high := least_id((month AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC');
         FOR parent IN
             SELECT * FROM (VALUES
-                ('sagas', 'id', 'WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0)'),
+                ('sagas', 'id', 'WITH (fillfactor = 40, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0)'),
                 ('saga_inputs', 'saga_id', ''),
                 ('timeline', 'saga_id', '')) AS p (name, key, storage)
         LOOP

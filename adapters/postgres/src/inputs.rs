@@ -31,7 +31,8 @@ pub(crate) async fn of(executor: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Ve
 pub(crate) async fn rows(executor: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<Row>, sqlx::Error> {
     sqlx::query_as(
         "SELECT i.saga_id, i.data, p.data AS personal
-         FROM saga_inputs AS i LEFT JOIN personal AS p ON p.saga_id = i.saga_id WHERE i.saga_id = ANY($1)",
+         FROM UNNEST($1::uuid[]) AS w (id)
+         JOIN saga_inputs AS i ON i.saga_id = w.id LEFT JOIN personal AS p ON p.saga_id = w.id",
     )
     .bind(ids)
     .fetch_all(executor)

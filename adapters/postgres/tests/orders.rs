@@ -225,6 +225,42 @@ async fn births_are_dated_by_the_database() {
 }
 
 #[tokio::test]
+async fn orders_whose_commits_answer_is_lost_are_answered_as_if_nothing_had_been_wrong() {
+    let (world, direct) = orders().await;
+    let proxy =
+        support::proxy::losing_the_answer_to("COMMIT", &world.database.role_url("amends_engine")).await;
+    let store = OrderStore::new(connect(&proxy.url));
+    let known = place(&direct, &[order(Some(("known", 1)))]).await;
+    let batch = [order(Some(("k", 1))), order(None), order(Some(("known", 1)))];
+    let answers = place(&store, &batch).await;
+    assert_eq!((new(&answers[0]).id, new(&answers[1]).id), (batch[0].id, batch[1].id));
+    assert_eq!(answers[2], Placed::Replayed(Box::new(new(&known[0]).clone())));
+    assert_eq!(rows(world.owner()).await, [3, 3, 3, 3, 3, 2]);
+}
+
+#[tokio::test]
+async fn orders_that_the_server_gave_up_on_are_not_there_at_all() {
+    let (world, store) = orders().await;
+    let paused = world.pause_before_commit(5).await;
+    let batch = [order(Some(("k", 1)))];
+    let placing = async { store.place(&batch, birth).await };
+    let meanwhile = async {
+        world.until_waiting("advisory", 1).await;
+        sqlx::query(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'",
+        )
+        .execute(world.owner())
+        .await
+        .unwrap();
+        paused.end().await;
+    };
+    let (refused, ()) = tokio::join!(placing, meanwhile);
+    assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
+    assert_eq!(rows(world.owner()).await, [0; 6]);
+    new(&place(&store, &batch).await[0]);
+}
+
+#[tokio::test]
 async fn without_a_database_nothing_is_placed_and_it_is_said_soon() {
     let store = OrderStore::new(connect("postgres://nobody@127.0.0.1:1/nowhere"));
     let begun = std::time::Instant::now();

@@ -1,12 +1,24 @@
 //! A world in Postgres, seen as the service sees it: with its role's rights and its pool's settings.
 #![allow(dead_code)]
 
-use amends_engine::core::{Change, Entry};
-use amends_postgres::{Birth, MIGRATOR, PgSagaStore, conformance::World, pool};
+pub mod proxy;
+
+use std::time::Duration;
+
+use amends_engine::{
+    core::{Change, Entry, Saga},
+    port::SagaStore,
+};
+use amends_postgres::{
+    Birth, MIGRATOR, PgSagaStore,
+    conformance::{World, birth},
+    pool,
+};
 use amends_protocol::Json;
-use amends_testkit::{TestDatabase, database};
+use amends_testkit::{TestDatabase, database, eventually};
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
+use serde_json::json;
+use sqlx::{AssertSqlSafe, PgPool, Transaction};
 use uuid::Uuid;
 
 pub struct Postgres {
@@ -33,6 +45,59 @@ impl Postgres {
     /// The owner's.
     pub fn owner(&self) -> &PgPool {
         &self.database.pool
+    }
+
+    /// A store whose connections go through the proxy.
+    pub fn behind(&self, proxy: &proxy::Proxy) -> PgSagaStore {
+        PgSagaStore::new(connect(&proxy.url))
+    }
+
+    /// A new errand in the store.
+    pub async fn errand(&self, slot: u16) -> Saga {
+        let now = self.store.load(&[]).await.unwrap().now;
+        let birth = birth(slot, now);
+        self.create(&birth, &Json::from(json!({"lines": []})), &Json::from(json!({"name": "Test"}))).await;
+        birth.saga
+    }
+
+    /// From now on what appends to this slot pauses between that and its commit, until the answer is dropped.
+    pub async fn pause_before_commit(&self, slot: u16) -> Paused {
+        let mut held = self.owner().begin().await.unwrap();
+        sqlx::query("SELECT pg_advisory_xact_lock(1)").execute(&mut *held).await.unwrap();
+        let pause = format!(
+            "CREATE FUNCTION pause() RETURNS trigger LANGUAGE plpgsql
+             AS 'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END';
+             CREATE CONSTRAINT TRIGGER pause AFTER INSERT ON timeline DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW WHEN (NEW.slot = {slot}) EXECUTE FUNCTION pause()"
+        );
+        sqlx::raw_sql(AssertSqlSafe(pause)).execute(self.owner()).await.unwrap();
+        Paused(held)
+    }
+
+    /// Waits until so many connections wait for a lock of this kind.
+    pub async fn until_waiting(&self, kind: &str, connections: i64) {
+        eventually("connections wait for a lock", Duration::from_secs(20), || async {
+            let waiting: i64 = sqlx::query_scalar(
+                "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = $1
+                 AND (database IS NULL OR database = (SELECT oid FROM pg_database WHERE datname = current_database()))",
+            )
+            .bind(kind)
+            .fetch_one(self.owner())
+            .await
+            .unwrap();
+            (waiting == connections).then_some(())
+        })
+        .await;
+    }
+}
+
+/// Writers that wait to commit.
+pub struct Paused(Transaction<'static, sqlx::Postgres>);
+
+impl Paused {
+    /// Lets them go on.
+    pub async fn end(self) {
+        self.0.rollback().await.unwrap();
     }
 }
 

@@ -1,0 +1,216 @@
+//! What an operator sees.
+
+mod support;
+
+use std::time::Duration;
+
+use amends_engine::{
+    core::{Saga, SagaOutcome, SagaState},
+    port::SagaStore,
+};
+use amends_postgres::{
+    admin::{Admin, Filter},
+    conformance::{World, moved},
+    upkeep::{Count, Upkeep},
+};
+use amends_protocol::Reason;
+use chrono::TimeDelta;
+use support::{Postgres, world};
+use uuid::Uuid;
+
+async fn changed(world: &Postgres, change: impl FnOnce(&mut Saga)) -> Saga {
+    let saga = world.errand(1).await;
+    let mut write = moved(&saga, 1, saga.born_at);
+    change(&mut write.saga);
+    world.store().commit(std::slice::from_ref(&write)).await.unwrap();
+    write.saga
+}
+
+/// One of each state, in the order of [`STATES`].
+async fn one_of_each(world: &Postgres) -> Vec<Saga> {
+    vec![
+        changed(world, |_| {}).await,
+        changed(world, |saga| {
+            saga.state.direction = amends_engine::core::Direction::Undoing;
+            saga.heading_for = Some("CANCELLED".into());
+            saga.reason = Some(Reason::new("changed_mind", ""));
+        })
+        .await,
+        changed(world, |saga| {
+            saga.parked = true;
+            saga.live = false;
+            saga.reason = Some(Reason::new("card_declined", ""));
+            saga.state.commands[0].parked = Some(Reason::new("refund_refused", "the bank says no"));
+        })
+        .await,
+        changed(world, |saga| {
+            saga.live = false;
+            saga.outcome = Some(SagaOutcome::Completed);
+        })
+        .await,
+        changed(world, |saga| {
+            saga.live = false;
+            saga.outcome = Some(SagaOutcome::Undone);
+            saga.step = "carry".into();
+        })
+        .await,
+    ]
+}
+
+const STATES: [SagaState; 5] =
+    [SagaState::Running, SagaState::Compensating, SagaState::Parked, SagaState::Completed, SagaState::Undone];
+
+async fn listed(admin: &Admin, filter: Filter) -> Vec<Uuid> {
+    let page = admin.list(&Filter { limit: 100, ..filter }).await.unwrap();
+    assert_eq!(page.next, None);
+    page.items.into_iter().map(|item| item.id).collect()
+}
+
+#[tokio::test]
+async fn sagas_are_listed_by_state() {
+    let world = world().await;
+    let admin = Admin::new(world.pool());
+    let sagas = one_of_each(&world).await;
+    for (state, saga) in STATES.into_iter().zip(&sagas) {
+        assert_eq!(saga.state(), state);
+        let filter = Filter { state: Some(state), limit: 10, ..Filter::default() };
+        let page = admin.list(&filter).await.unwrap();
+        assert_eq!(
+            page.items.iter().map(|item| (item.id, item.state)).collect::<Vec<_>>(),
+            [(saga.id, state)]
+        );
+    }
+    // An orphan makes an ended saga live again; its state stays.
+    let orphan = changed(&world, |saga| saga.outcome = Some(SagaOutcome::Undone)).await;
+    let undone = Filter { state: Some(SagaState::Undone), ..Filter::default() };
+    assert_eq!(listed(&admin, undone).await, [orphan.id, sagas[4].id]);
+    let running = Filter { state: Some(SagaState::Running), ..Filter::default() };
+    assert_eq!(listed(&admin, running).await, [sagas[0].id]);
+}
+
+#[tokio::test]
+async fn a_line_says_why() {
+    let world = world().await;
+    let admin = Admin::new(world.pool());
+    let sagas = one_of_each(&world).await;
+    let page = admin.list(&Filter { limit: 10, ..Filter::default() }).await.unwrap();
+    let reason = |saga: &Saga| {
+        let item = page.items.iter().find(|item| item.id == saga.id).unwrap();
+        assert_eq!(
+            (&item.business_key, &item.step, &item.label),
+            (&saga.business_key, &saga.step, &saga.label)
+        );
+        assert_eq!((item.since, item.born_at, item.updated_at), (saga.since, saga.born_at, saga.born_at));
+        item.reason.clone().map(|reason| reason.code)
+    };
+    assert_eq!(reason(&sagas[0]), None);
+    assert_eq!(reason(&sagas[1]).as_deref(), Some("changed_mind"));
+    assert_eq!(reason(&sagas[2]).as_deref(), Some("refund_refused"), "why it is parked, not why it failed");
+}
+
+#[tokio::test]
+async fn sagas_are_listed_by_step_and_age() {
+    let world = world().await;
+    let admin = Admin::new(world.pool());
+    let sagas = one_of_each(&world).await;
+    let old = changed(&world, |saga| saga.since -= TimeDelta::hours(1)).await;
+    let at_carry = Filter { step: Some("carry".into()), ..Filter::default() };
+    assert_eq!(listed(&admin, at_carry).await, [sagas[4].id]);
+    let aged = Filter { older_than: Some(Duration::from_secs(1800)), ..Filter::default() };
+    assert_eq!(listed(&admin, aged).await, [old.id]);
+    let nowhere = Filter { step: Some("'; DROP TABLE sagas".into()), ..Filter::default() };
+    assert_eq!(listed(&admin, nowhere).await.len(), 0);
+}
+
+#[tokio::test]
+async fn pages_follow_each_other_newest_first_without_gap_or_overlap() {
+    let world = world().await;
+    let admin = Admin::new(world.pool());
+    let mut ids = Vec::new();
+    for _ in 0..7 {
+        ids.push(world.errand(1).await.id);
+    }
+    ids.sort_by(|a, b| b.cmp(a));
+    let mut seen = Vec::new();
+    let mut filter = Filter { limit: 3, ..Filter::default() };
+    let mut pages = 0;
+    loop {
+        let page = admin.list(&filter).await.unwrap();
+        pages += 1;
+        seen.extend(page.items.iter().map(|item| item.id));
+        match page.next {
+            Some(next) => filter.after = Some(next),
+            None => break,
+        }
+        // Whoever is born meanwhile is newer, and moves no page.
+        world.errand(1).await;
+    }
+    assert_eq!((seen, pages), (ids, 3));
+}
+
+#[tokio::test]
+async fn one_saga_is_shown_with_everything() {
+    let world = world().await;
+    let admin = Admin::new(world.pool());
+    let saga = changed(&world, |_| {}).await;
+    let detail = admin.get(saga.id).await.unwrap().unwrap();
+    assert_eq!(detail.saga, saga);
+    assert_eq!(detail.timeline, world.timeline(saga.id).await);
+    assert_eq!(detail.inputs, world.store().inputs(&[saga.id]).await.unwrap()[0]);
+    assert_eq!((detail.stuck_at, detail.updated_at), (None, saga.born_at));
+    assert!(detail.now > saga.born_at);
+    assert_eq!(admin.get(Uuid::now_v7()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn what_a_program_cannot_read_is_listed_all_the_same() {
+    let world = world().await;
+    let admin = Admin::new(world.pool());
+    let saga = world.errand(1).await;
+    sqlx::query("UPDATE sagas SET state = '{}'").execute(world.owner()).await.unwrap();
+    assert_eq!(listed(&admin, Filter::default()).await, [saga.id]);
+    let refused = admin.get(saga.id).await;
+    assert!(matches!(refused, Err(amends_postgres::Error::Unreadable(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn whoever_has_waited_too_long_is_stuck_until_it_moves_on() {
+    let world = world().await;
+    let (admin, upkeep) = (Admin::new(world.pool()), Upkeep::new(world.pool()));
+    one_of_each(&world).await;
+    let saga = changed(&world, |saga| saga.since -= TimeDelta::minutes(10)).await;
+    let five_minutes = Duration::from_secs(300);
+    assert_eq!(upkeep.mark_stuck(five_minutes).await.unwrap(), [saga.id]);
+    assert_eq!(upkeep.mark_stuck(five_minutes).await.unwrap(), [] as [Uuid; 0], "once");
+    let stuck = || Filter { stuck: Some(true), ..Filter::default() };
+    assert_eq!(listed(&admin, stuck()).await, [saga.id]);
+    assert_eq!(listed(&admin, Filter { stuck: Some(false), ..Filter::default() }).await.len(), 5);
+
+    // Asking again is no progress.
+    let asked = moved(&saga, 1, saga.born_at);
+    world.store().commit(std::slice::from_ref(&asked)).await.unwrap();
+    assert_eq!(listed(&admin, stuck()).await, [saga.id]);
+    let mut on = moved(&asked.saga, 1, saga.born_at);
+    on.saga.step = "carry".into();
+    world.store().commit(std::slice::from_ref(&on)).await.unwrap();
+    assert_eq!(listed(&admin, stuck()).await.len(), 0);
+}
+
+#[tokio::test]
+async fn what_has_not_ended_is_counted_by_state() {
+    let world = world().await;
+    let upkeep = Upkeep::new(world.pool());
+    one_of_each(&world).await;
+    // Parked while another command is still awaited; ended, and live for an orphan.
+    changed(&world, |saga| saga.parked = true).await;
+    changed(&world, |saga| saga.outcome = Some(SagaOutcome::Completed)).await;
+    changed(&world, |saga| saga.since -= TimeDelta::minutes(10)).await;
+    upkeep.mark_stuck(Duration::from_secs(300)).await.unwrap();
+    let count = |state, sagas, stuck| Count { workflow: "errand".into(), state, sagas, stuck };
+    let expected = [
+        count(SagaState::Compensating, 1, 0),
+        count(SagaState::Parked, 2, 0),
+        count(SagaState::Running, 2, 1),
+    ];
+    assert_eq!(upkeep.counts().await.unwrap(), expected);
+}

@@ -1,0 +1,251 @@
+//! A batch is committed once, whatever becomes of the connection, and touches no more than it must.
+
+mod support;
+
+use std::time::Duration;
+
+use amends_engine::{
+    core::{Change, Decision, Definition, Event, NewSaga, Occurrence, ReplyEvent, Saga, start, transition},
+    port::{Error, SagaStore, Wants, Write},
+};
+use amends_postgres::{
+    Birth, PgSagaStore,
+    conformance::{World, moved},
+};
+use amends_protocol::{Exposure, Json, Kind, Outcome, id};
+use amends_testkit::eventually;
+use amends_workflows::order_fulfilment;
+use uuid::Uuid;
+
+use support::{Postgres, connect, proxy, world};
+
+const BOTH: Wants = Wants { data: true, personal: true };
+
+fn marked(saga: &Saga) -> Write {
+    let write = moved(saga, 2, saga.born_at);
+    Write { saga: Saga { label: "MARKED".into(), ..write.saga }, wants: BOTH, ..write }
+}
+
+async fn revision(world: &Postgres, saga: &Saga) -> u32 {
+    world.store().load(&[saga.id]).await.unwrap().sagas[0].revision
+}
+
+#[tokio::test]
+async fn a_commit_whose_answer_is_lost_is_answered_as_if_nothing_had_been_wrong() {
+    let world = world().await;
+    let url = world.database.role_url("amends_engine");
+    let proxy = proxy::losing_the_answer_to("MARKED", &url).await;
+    let store = world.behind(&proxy);
+    let (fresh, stale) = (world.errand(1).await, world.errand(2).await);
+    world.store().commit(&[moved(&stale, 1, stale.born_at)]).await.unwrap();
+
+    let written = store.commit(&[marked(&fresh), marked(&stale)]).await.unwrap();
+    assert_eq!(
+        written,
+        world.store().inputs(&[fresh.id]).await.unwrap(),
+        "only what was written, with its input"
+    );
+    assert_eq!((revision(&world, &fresh).await, revision(&world, &stale).await), (3, 2));
+    assert_eq!(world.timeline(fresh.id).await.len(), 3);
+}
+
+#[tokio::test]
+async fn the_question_whether_it_happened_waits_for_the_backend_that_is_still_at_it() {
+    let world = world().await;
+    let proxy = proxy::faithful(&world.database.role_url("amends_engine")).await;
+    let store = world.behind(&proxy);
+    let saga = world.errand(7).await;
+    let paused = world.pause_before_commit(7).await;
+    let commit = async { store.commit(&[marked(&saga)]).await };
+    let meanwhile = async {
+        world.until_waiting("advisory", 1).await;
+        proxy.cut();
+        world.until_waiting("transactionid", 1).await;
+        paused.end().await;
+    };
+    let (written, ()) = tokio::join!(commit, meanwhile);
+    assert_eq!(written.unwrap().len(), 1);
+    assert_eq!(revision(&world, &saga).await, 3);
+}
+
+#[tokio::test]
+async fn a_commit_that_did_not_happen_is_said_to_be_unavailable() {
+    let world = world().await;
+    let saga = world.errand(7).await;
+    let paused = world.pause_before_commit(7).await;
+    let commit = async { world.store().commit(&[marked(&saga)]).await };
+    let meanwhile = async {
+        world.until_waiting("advisory", 1).await;
+        sqlx::query(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'",
+        )
+        .execute(world.owner())
+        .await
+        .unwrap();
+        paused.end().await;
+    };
+    let (refused, ()) = tokio::join!(commit, meanwhile);
+    assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
+    assert_eq!(revision(&world, &saga).await, 1);
+    assert_eq!(world.store().commit(&[marked(&saga)]).await.unwrap().len(), 1, "the same again works");
+}
+
+#[tokio::test]
+async fn what_fails_only_when_it_commits_is_no_success() {
+    let world = world().await;
+    let saga = world.errand(1).await;
+    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
+                  AS 'BEGIN RAISE EXCEPTION ''no'' USING ERRCODE = ''check_violation''; END';
+                  CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON timeline DEFERRABLE INITIALLY DEFERRED
+                  FOR EACH ROW EXECUTE FUNCTION refuse()";
+    sqlx::raw_sql(refuse).execute(world.owner()).await.unwrap();
+    let refused = world.store().commit(&[marked(&saga)]).await;
+    assert!(matches!(refused, Err(Error::Data(_))), "{refused:?}");
+    assert_eq!(revision(&world, &saga).await, 1);
+}
+
+#[tokio::test]
+async fn batches_of_the_same_sagas_in_other_orders_do_not_deadlock() {
+    let world = world().await;
+    let mut sagas = Vec::new();
+    for slot in 0..20 {
+        sagas.push(world.errand(slot % 3).await);
+    }
+    let other = PgSagaStore::new(connect(&world.database.role_url("amends_engine")));
+    for round in 0..50 {
+        let forth: Vec<Write> = sagas.iter().map(|saga| moved(saga, 1, saga.born_at)).collect();
+        let back: Vec<Write> = forth.iter().rev().cloned().collect();
+        let (one, two) = tokio::join!(world.store().commit(&forth), other.commit(&back));
+        assert_eq!(one.unwrap().len() + two.unwrap().len(), sagas.len(), "round {round}");
+        sagas.iter_mut().for_each(|saga| saga.revision += 1);
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_is_left_out_and_stops_nobody() {
+    let world = world().await;
+    let (newer, damaged, sound) = (world.errand(1).await, world.errand(1).await, world.errand(1).await);
+    for (saga, sql) in [
+        (&newer, "UPDATE sagas SET state_version = 99, wake_at = now() WHERE id = $1"),
+        (&damaged, "UPDATE sagas SET state = '{}', wake_at = now() WHERE id = $1"),
+        (&sound, "UPDATE sagas SET wake_at = now() WHERE id = $1"),
+    ] {
+        sqlx::query(sql).bind(saga.id).execute(world.owner()).await.unwrap();
+    }
+    let loaded = world.store().load(&[newer.id, damaged.id, sound.id]).await.unwrap();
+    assert_eq!(loaded.sagas.iter().map(|saga| saga.id).collect::<Vec<_>>(), [sound.id]);
+    let scan =
+        amends_engine::port::DueScan { slots: vec![1], not_before: None, overdue: Duration::ZERO, limit: 2 };
+    let due = world.store().due(&scan).await.unwrap();
+    assert!(due.sagas.iter().all(|saga| saga.id == sound.id));
+    // Put off, the damaged one leaves its place to others; the newer program's is untouched.
+    let due = world.store().due(&scan).await.unwrap();
+    assert_eq!(due.sagas.iter().map(|saga| saga.id).collect::<Vec<_>>(), [sound.id]);
+    let awake: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM sagas WHERE wake_at <= now()")
+        .fetch_all(world.owner())
+        .await
+        .unwrap();
+    assert!(awake.contains(&newer.id) && !awake.contains(&damaged.id));
+}
+
+/// What the server counted for the tables whose name begins so, once all connections but the owner's are closed.
+async fn counted(world: &Postgres, what: &'static str, tables: &str) -> i64 {
+    world.pool().close().await;
+    eventually("the connections are gone", Duration::from_secs(10), || async {
+        let others: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'amends_engine'",
+        )
+        .fetch_one(world.owner())
+        .await
+        .unwrap();
+        (others == 0).then_some(())
+    })
+    .await;
+    let sql = format!("SELECT COALESCE(sum({what}), 0)::int8 FROM pg_stat_user_tables WHERE relname ~ $1");
+    sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+        .bind(format!("^{tables}"))
+        .fetch_one(world.owner())
+        .await
+        .unwrap()
+}
+
+/// What the saga's row is after its present step has succeeded, by the core.
+fn succeeded(definition: &Definition, saga: &Saga, step: &str) -> Write {
+    assert_eq!(saga.step, step);
+    let command_id = id::execute(saga.id, step, 0, 1);
+    let reply = ReplyEvent {
+        command_id,
+        kind: Kind::Execute,
+        row_key: command_id,
+        step: step.to_owned(),
+        attempt: 1,
+        outcome: Outcome::Succeeded,
+        result: None,
+        reason: None,
+        exposure: vec![Exposure::new("money_captured", "EUR", 2500)],
+    };
+    let occurrence = Occurrence { event: Event::Replied(reply), at: saga.born_at, jitter: 0 };
+    let Decision::Changed(change) = transition(definition, saga, &occurrence) else {
+        panic!("{step} changes nothing")
+    };
+    Write {
+        read_revision: saga.revision,
+        saga: change.saga,
+        entries: vec![change.entry],
+        wants: Wants::default(),
+    }
+}
+
+#[tokio::test]
+async fn the_updates_of_an_orders_life_are_heap_only_but_the_last() {
+    let world = world().await;
+    let definition = order_fulfilment::definition(Duration::from_secs(900));
+    let now = world.store().load(&[]).await.unwrap().now;
+    let births: Vec<Change> = (0..330)
+        .map(|_| {
+            let id = Uuid::now_v7();
+            start(&definition, NewSaga { id, slot: 1, business_key: id.to_string() }, &Json::null(), now)
+        })
+        .collect();
+    let data = Json::null();
+    let rows: Vec<Birth<'_>> =
+        births.iter().map(|change| Birth { change, data: &data, personal: None }).collect();
+    world.store.create(&rows).await.unwrap();
+    let mut sagas: Vec<Saga> = births.into_iter().map(|birth| birth.saga).collect();
+    for step in ["reserve", "pay", "ship", "take"] {
+        let writes: Vec<Write> = sagas.iter().map(|saga| succeeded(&definition, saga, step)).collect();
+        for batch in 0..10 {
+            let batch: Vec<Write> = writes.iter().skip(batch).step_by(10).cloned().collect();
+            assert_eq!(world.store().commit(&batch).await.unwrap().len(), 33);
+        }
+        sagas = writes.into_iter().map(|write| write.saga).collect();
+    }
+    assert_eq!(counted(&world, "n_tup_upd", "sagas_").await, 4 * 330);
+    let heap_only = counted(&world, "n_tup_hot_upd", "sagas_").await;
+    // The last one ends the saga, and with it its place among the live. Autovacuum may be in the way of a few others.
+    assert!(heap_only > 900, "{heap_only} of {}", 3 * 330);
+}
+
+#[tokio::test]
+async fn a_batch_finds_its_rows_by_key_and_only_in_their_partitions() {
+    let world = world().await;
+    let mut sagas = Vec::new();
+    for _ in 0..300 {
+        sagas.push(world.errand(1).await);
+    }
+    let few: Vec<Write> = sagas.iter().step_by(30).map(marked).collect();
+    let ids: Vec<Uuid> = few.iter().map(|write| write.saga.id).collect();
+    assert_eq!(world.store().commit(&few).await.unwrap().len(), 10);
+    assert_eq!(world.store().load(&ids).await.unwrap().sagas.len(), 10);
+    assert_eq!(world.store().inputs(&ids).await.unwrap().len(), 10);
+    world.store().reschedule(&[(ids[0], 3, None)]).await.unwrap();
+
+    for table in ["sagas", "saga_inputs", "personal", "timeline"] {
+        assert_eq!(counted(&world, "seq_scan", table).await, 0, "{table}");
+    }
+    // Ten each to write and to read, and one; nothing else was so much as looked at.
+    assert_eq!(counted(&world, "idx_tup_fetch", "sagas").await, 21);
+    assert_eq!(counted(&world, "idx_tup_fetch", "saga_inputs").await, 20);
+    assert_eq!(counted(&world, "idx_scan", "sagas_default").await, 0);
+    assert_eq!(counted(&world, "idx_scan", "saga_inputs_default").await, 0);
+}

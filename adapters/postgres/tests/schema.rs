@@ -1,0 +1,101 @@
+//! Rights, versions, and the deployment's row.
+
+mod support;
+
+use amends_postgres::{
+    deployment::{self, deployment, ensure_deployment},
+    pool::{self, check, schema_is_current},
+};
+use sqlx::AssertSqlSafe;
+use support::{connect, world};
+use uuid::Uuid;
+
+async fn is_denied(pool: &sqlx::PgPool, sql: &str) -> bool {
+    let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await;
+    done.is_err_and(|error| error.to_string().contains("permission denied"))
+}
+
+#[tokio::test]
+async fn the_engine_cannot_rewrite_history() {
+    let world = world().await;
+    world.errand(1).await;
+    let partition: String = sqlx::query_scalar("SELECT tableoid::regclass::text FROM timeline")
+        .fetch_one(world.owner())
+        .await
+        .unwrap();
+    for table in ["timeline", partition.as_str(), "saga_inputs", "strays"] {
+        for sql in ["DELETE FROM {}", "UPDATE {} SET saga_id = saga_id", "TRUNCATE {}"] {
+            let sql = sql.replace("{}", table);
+            assert!(is_denied(&world.pool(), &sql).await, "{sql}");
+        }
+    }
+    for sql in [
+        "DELETE FROM sagas",
+        "UPDATE sagas SET id = id",
+        "UPDATE sagas SET slot = 0",
+        "UPDATE sagas SET business_key = ''",
+        "DELETE FROM orders",
+        "UPDATE orders SET total = 0",
+        "UPDATE deployment SET epoch = 9",
+        "DROP TABLE timeline",
+        "SELECT setval('timeline_position', 1)",
+        "DELETE FROM _sqlx_migrations",
+    ] {
+        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&world.pool()).await.map(drop);
+        let said = done.unwrap_err().to_string();
+        assert!(said.contains("permission denied") || said.contains("must be owner"), "{sql}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_else_may_make_partitions() {
+    let world = world().await;
+    let inventory = connect(&world.database.role_url("amends_inventory"));
+    assert!(is_denied(&inventory, "SELECT ensure_partitions(1)").await);
+    assert!(is_denied(&inventory, "SELECT FROM orders").await);
+}
+
+#[tokio::test]
+async fn a_migrated_database_is_current_for_the_engine() {
+    let world = world().await;
+    check(&world.pool()).await.unwrap();
+    schema_is_current(&world.pool()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_older_a_newer_and_another_schema_are_told_apart() {
+    let world = world().await;
+    let migrations = |sql: &'static str| {
+        let owner = world.owner();
+        async move { sqlx::query(sql).execute(owner).await.unwrap() }
+    };
+    migrations("UPDATE _sqlx_migrations SET checksum = '\\x00' WHERE version = 1").await;
+    assert!(matches!(schema_is_current(&world.pool()).await, Err(pool::Error::Different(1))));
+    migrations("UPDATE _sqlx_migrations SET version = 9001").await;
+    assert!(matches!(schema_is_current(&world.pool()).await, Err(pool::Error::Newer(9001))));
+    migrations("DELETE FROM _sqlx_migrations").await;
+    assert!(matches!(schema_is_current(&world.pool()).await, Err(pool::Error::Older)));
+    migrations("DROP TABLE _sqlx_migrations").await;
+    assert!(matches!(schema_is_current(&world.pool()).await, Err(pool::Error::Older)));
+}
+
+#[tokio::test]
+async fn the_deployments_key_is_made_once() {
+    let world = world().await;
+    assert!(matches!(deployment(&world.pool()).await, Err(deployment::Error::Missing)));
+    assert!(matches!(ensure_deployment(world.owner(), "short").await, Err(deployment::Error::Key(_))));
+    let (first, second) = ("ab".repeat(32), "cd".repeat(32));
+    ensure_deployment(world.owner(), &first).await.unwrap();
+    ensure_deployment(world.owner(), &second).await.unwrap();
+    let kept = deployment(&world.pool()).await.unwrap();
+    let command = Uuid::now_v7();
+    let expected = amends_protocol::TokenKey::from_hex(&first).unwrap().token(command);
+    assert_eq!((kept.epoch, kept.key.token(command)), (0, expected));
+}
+
+#[tokio::test]
+async fn a_start_without_a_database_gives_up() {
+    assert!(matches!(pool::connect("not a url", 1, "test"), Err(pool::Error::Url(_))));
+    let wrong = world().await.database.role_url("amends_engine").replace("amends-test", "wrong");
+    assert!(matches!(check(&connect(&wrong)).await, Err(pool::Error::Unreachable(_))));
+}

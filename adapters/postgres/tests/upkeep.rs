@@ -1,0 +1,124 @@
+//! What is done every so often.
+
+mod support;
+
+use std::time::Duration;
+
+use amends_engine::port::{DueScan, SagaStore};
+use amends_postgres::{conformance::World, upkeep::Upkeep};
+use support::{Postgres, world};
+use uuid::Uuid;
+
+async fn partitions(world: &Postgres, table: &str) -> Vec<String> {
+    sqlx::query_scalar(
+        "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = $1::text::regclass ORDER BY 1",
+    )
+    .bind(table)
+    .fetch_all(world.owner())
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn partitions_are_made_ahead_by_the_role_that_may_not_make_tables() {
+    let world = world().await;
+    let upkeep = Upkeep::new(world.pool());
+    assert_eq!(upkeep.ensure_partitions(3).await.unwrap(), 0, "the migration made them");
+    assert_eq!(upkeep.ensure_partitions(14).await.unwrap(), 11 * 3);
+    for table in ["sagas", "saga_inputs", "timeline"] {
+        assert_eq!(partitions(&world, table).await.len(), 1 + 15, "{table}");
+    }
+    let refused = sqlx::query("CREATE TABLE mine ()").execute(&world.pool()).await;
+    assert!(refused.unwrap_err().to_string().contains("permission denied"));
+}
+
+#[tokio::test]
+async fn new_sagas_live_in_this_months_partition() {
+    let world = world().await;
+    let saga = world.errand(1).await;
+    for (table, key) in [("sagas", "id"), ("saga_inputs", "saga_id"), ("timeline", "saga_id")] {
+        let sql = format!("SELECT tableoid::regclass::text FROM {table} WHERE {key} = $1");
+        let found: String = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+            .bind(saga.id)
+            .fetch_one(world.owner())
+            .await
+            .unwrap();
+        assert_eq!(found, format!("{table}_{}", saga.born_at.format("%Y%m")));
+    }
+}
+
+#[tokio::test]
+async fn rows_that_came_before_their_partition_move_into_it() {
+    let world = world().await;
+    let upkeep = Upkeep::new(world.pool());
+    let saga = world.errand(1).await;
+    // As if nobody had kept up: a saga of the month after the last partition.
+    let late: Uuid = sqlx::query_scalar(
+        "UPDATE sagas SET id = least_id(now() + interval '4 months 2 days') WHERE id = $1 RETURNING id",
+    )
+    .bind(saga.id)
+    .fetch_one(world.owner())
+    .await
+    .unwrap();
+    let home = || async {
+        let sql = "SELECT tableoid::regclass::text FROM sagas WHERE id = $1";
+        let table: String = sqlx::query_scalar(sql).bind(late).fetch_one(world.owner()).await.unwrap();
+        table
+    };
+    assert_eq!(home().await, "sagas_default");
+    assert!(upkeep.ensure_partitions(6).await.unwrap() > 0);
+    assert_ne!(home().await, "sagas_default");
+    assert_eq!(world.store().load(&[late]).await.unwrap().sagas.len(), 1);
+}
+
+#[tokio::test]
+async fn partitions_are_made_while_sagas_are_born() {
+    let world = world().await;
+    let upkeep = Upkeep::new(world.pool());
+    let births = async {
+        for _ in 0..20 {
+            world.errand(1).await;
+        }
+    };
+    let (made, ()) = tokio::join!(upkeep.ensure_partitions(10), births);
+    assert_eq!(made.unwrap(), 7 * 3);
+}
+
+#[tokio::test]
+async fn expired_keys_go_in_bounded_batches_and_others_stay() {
+    let world = world().await;
+    let upkeep = Upkeep::new(world.pool());
+    sqlx::query(
+        "INSERT INTO idempotency_keys (subject, key, order_id, fingerprint, expires_at)
+         SELECT 's', n::text, gen_random_uuid(), decode(repeat('00', 32), 'hex'), now() + (n - 5) * interval '1 hour'
+         FROM generate_series(1, 10) AS n",
+    )
+    .execute(world.owner())
+    .await
+    .unwrap();
+    assert_eq!(upkeep.expire_keys(3).await.unwrap(), 3);
+    assert_eq!(upkeep.expire_keys(3).await.unwrap(), 2);
+    assert_eq!(upkeep.expire_keys(3).await.unwrap(), 0);
+    let left: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM idempotency_keys").fetch_one(world.owner()).await.unwrap();
+    assert_eq!(left, 5);
+}
+
+#[tokio::test]
+async fn a_live_saga_without_a_time_to_wake_is_woken() {
+    let world = world().await;
+    let upkeep = Upkeep::new(world.pool());
+    let (missed, ended) = (world.errand(1).await, world.errand(1).await);
+    world.errand(1).await;
+    world.store().reschedule(&[(missed.id, 1, None), (ended.id, 1, None)]).await.unwrap();
+    sqlx::query("UPDATE sagas SET live = false WHERE id = $1")
+        .bind(ended.id)
+        .execute(world.owner())
+        .await
+        .unwrap();
+    assert_eq!(upkeep.sweep_missed().await.unwrap(), [missed.id]);
+    let scan = DueScan { slots: vec![1], not_before: None, overdue: Duration::ZERO, limit: 9 };
+    let due = world.store().due(&scan).await.unwrap().sagas;
+    assert_eq!(due.iter().map(|saga| saga.id).collect::<Vec<_>>(), [missed.id]);
+    assert_eq!(upkeep.sweep_missed().await.unwrap(), [] as [Uuid; 0]);
+}
