@@ -223,6 +223,28 @@ fn a_success_after_its_compensation_was_done_holds_nothing() {
     wakes(&stay);
 }
 
+#[test]
+fn what_a_compensation_did_not_give_back_is_still_held_and_an_incident() {
+    let mut stay = waiting_for("confirm");
+    stay.cancels().succeeds("confirm compensate");
+    let mut less = stay.reply("charge compensate", Outcome::Succeeded);
+    less.exposure[0].amount += 30;
+    stay.happens(Event::Replied(less));
+    assert_eq!(stay.entries.last().unwrap().did.incident.as_deref(), Some("exposure_not_netted"));
+    stay.succeeds("book compensate").label("CANCELLED");
+    assert_eq!(stay.holds(), [Exposure::new("money_captured", "EUR", 30)]);
+}
+
+#[test]
+fn a_compensation_that_a_worker_is_too_old_for_is_sent_sooner_than_after_silence() {
+    let mut stay = waiting_for("charge");
+    stay.cancels().sent.clear();
+    stay.answers("charge compensate", Outcome::Unsupported);
+    stay.answers("charge compensate", Outcome::Unsupported).is_ignored(Nothing::Duplicate);
+    stay.passes(SECOND).expect(&["charge compensate"]);
+    assert_eq!(stay.saga.state.commands[1].undo.as_ref().unwrap().attempt, 1);
+}
+
 // ---- expired --------------------------------------------------------------------------------------------------
 
 #[test]

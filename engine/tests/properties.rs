@@ -123,6 +123,7 @@ impl World {
         let after = &self.saga.saga;
         for entry in &self.saga.entries[written..] {
             assert_eq!(entry.revision, before.revision + 1, "revisions without a gap");
+            assert!(entry.did.ended.is_none() || before.outcome.is_none(), "a saga ends once");
             let stored = Entry::from_stored(entry.revision, entry.occurrence.at, &entry.body());
             assert_eq!(&stored.unwrap(), entry);
             let Occurrence { event, at, jitter } = entry.occurrence.clone();
@@ -135,6 +136,15 @@ impl World {
         assert_eq!(&self.replayed, after, "the history gives the row");
         let state: State = serde_json::from_str(&serde_json::to_string(&after.state).unwrap()).unwrap();
         assert_eq!(state, after.state, "the row can be stored");
+        let incident = self.saga.entries.last().and_then(|e| e.did.incident.as_deref());
+        assert_ne!(incident, Some("exposure_not_netted"));
+        if before.label == "CONFIRMED" {
+            assert_eq!(after.label, "CONFIRMED", "past the pivot there is no way back");
+        }
+        if after.reason != before.reason && after.reason.as_ref().is_some_and(|r| r.code == "too_late") {
+            assert_eq!(before.label, "NEW", "the timeout is over once its step is done");
+            assert!(self.saga.now >= after.born_at + Duration::from_secs(900), "nothing is early");
+        }
         if before.outcome.is_some() {
             assert_eq!((before.outcome, &before.label), (after.outcome, &after.label), "an outcome is final");
         }
@@ -152,7 +162,25 @@ impl World {
                 after.label
             );
         }
+        self.knows_what_it_holds();
+        let commands = after.state.commands.iter().filter(|_| after.state.poisoned.is_none());
+        let next = commands.filter_map(|c| c.due()).chain(after.state.timeout_at).min();
+        assert!(
+            (after.live, after.wake_at.is_some()) == (next.is_some(), next.is_some())
+                && after.wake_at <= next
+        );
         self.send();
+    }
+
+    /// Whatever is in the world, the saga says that it holds it, or that it may.
+    fn knows_what_it_holds(&self) {
+        let mut said = self.saga.holds();
+        said.extend(possible(&self.saga));
+        for row in self.worker.rows.values().filter(|r| r.effect && !r.owes_reply) {
+            for exposure in held(&self.definition, row.step, row.part) {
+                assert!(said.contains(&exposure), "{exposure:?} is held, and only {said:?} is known");
+            }
+        }
     }
 
     fn does(&mut self, action: Action) {
@@ -215,12 +243,15 @@ impl World {
         let exposure = held(&self.definition, command.step, command.part);
         let by = Actor::new("operator", "asked");
         let resolution = Resolution { by, done, reference: "R-1".to_owned(), exposure };
-        self.happens(Event::Resolved(resolution));
-        if self.saga.last.is_none() && self.worker.rows.contains_key(&key) {
+        let worker = self.worker.clone();
+        if self.worker.rows.contains_key(&key) {
             self.worker.by_hand(key, done && !undoing);
-        } else if self.saga.last.is_none() && done && !undoing {
-            // By hand, though the command never came.
+        } else if done && !undoing {
             self.worker.done_by_hand(key, command.step, command.part);
+        }
+        self.happens(Event::Resolved(resolution));
+        if self.saga.last.is_some() {
+            self.worker = worker;
         }
     }
 

@@ -331,9 +331,10 @@ impl Saga {
     /// What the saga certainly holds, and what it may hold besides because an answer is still open.
     pub fn holds(&self, definition: &Definition, input: Input<'_>) -> (Vec<Exposure>, Vec<Exposure>) {
         let (mut certain, mut possible) = (Vec::new(), Vec::new());
-        for command in self.state.commands.iter().filter(|c| !c.is_undone()) {
+        for command in &self.state.commands {
+            // Of what was undone nothing is left, unless less was given back than was held.
             add_exposure(&mut certain, &command.held);
-            if command.held.is_empty() && command.may_hold() {
+            if command.held.is_empty() && !command.is_undone() && command.may_hold() {
                 let call = self.call(command.part, input);
                 add_exposure(&mut possible, &(definition.steps[command.step].may_hold)(&call));
             }

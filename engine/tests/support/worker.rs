@@ -47,6 +47,7 @@ pub(crate) struct Row {
     pub(crate) owes_reply: bool,
 }
 
+#[derive(Debug, Clone)]
 pub(crate) struct Worker {
     definition: Definition,
     saga: Uuid,

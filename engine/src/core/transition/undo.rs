@@ -102,7 +102,14 @@ impl Deciding<'_> {
             }
             Outcome::InFlight => return Err(Decision::Nothing(Nothing::InFlight)),
             _ if older || undo.parked.is_some() => return Err(DUPLICATE),
-            Outcome::Unsupported => undo.due_at = Some(now + policy.delay(undo.asks, jitter)),
+            // Sent again sooner than after silence, once.
+            Outcome::Unsupported => {
+                let sooner = now + policy.delay(undo.asks, jitter);
+                if undo.asks == 0 || undo.due_at.is_none_or(|due| due <= sooner) {
+                    return Err(DUPLICATE);
+                }
+                undo.due_at = Some(sooner);
+            }
             Outcome::FailedTransient => {
                 undo.attempt = undo.attempt.max(reply.attempt);
                 undo.failures += 1;
