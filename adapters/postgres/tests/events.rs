@@ -66,7 +66,7 @@ async fn a_writer_paused_before_its_commit_is_neither_skipped_nor_waited_for() {
         (world.errand(7).await, world.errand(7).await, world.errand(8).await);
     publish(&log, &[7, 8]).await;
 
-    let paused = world.pause_before_commit(7).await;
+    let paused = world.pause_before_commit(slow.id).await;
     let slow_writer = append(&world, &mut slow, 1);
     let others = async {
         world.until_waiting("advisory", 1).await;

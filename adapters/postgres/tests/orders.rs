@@ -241,8 +241,8 @@ async fn orders_whose_commits_answer_is_lost_are_answered_as_if_nothing_had_been
 #[tokio::test]
 async fn orders_that_the_server_gave_up_on_are_not_there_at_all() {
     let (world, store) = orders().await;
-    let paused = world.pause_before_commit(5).await;
     let batch = [order(Some(("k", 1)))];
+    let paused = world.pause_before_commit(batch[0].saga.id).await;
     let placing = async { store.place(&batch, birth).await };
     let meanwhile = async {
         world.until_waiting("advisory", 1).await;

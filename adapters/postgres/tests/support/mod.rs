@@ -60,25 +60,25 @@ impl Postgres {
         birth.saga
     }
 
-    /// From now on what appends to this slot pauses between that and its commit, until the answer is dropped.
-    pub async fn pause_before_commit(&self, slot: u16) -> Paused {
+    /// From now on whoever appends to this saga's timeline pauses between that and its commit.
+    pub async fn pause_before_commit(&self, saga_id: Uuid) -> Paused {
         let mut held = self.owner().begin().await.unwrap();
         sqlx::query("SELECT pg_advisory_xact_lock(1)").execute(&mut *held).await.unwrap();
         let pause = format!(
             "CREATE FUNCTION pause() RETURNS trigger LANGUAGE plpgsql
              AS 'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END';
              CREATE CONSTRAINT TRIGGER pause AFTER INSERT ON timeline DEFERRABLE INITIALLY DEFERRED
-             FOR EACH ROW WHEN (NEW.slot = {slot}) EXECUTE FUNCTION pause()"
+             FOR EACH ROW WHEN (NEW.saga_id = '{saga_id}') EXECUTE FUNCTION pause()"
         );
         sqlx::raw_sql(AssertSqlSafe(pause)).execute(self.owner()).await.unwrap();
         Paused(held)
     }
 
-    /// Waits until so many connections wait for a lock of this kind.
+    /// Waits until so many connections wait for a lock of this kind (a pattern).
     pub async fn until_waiting(&self, kind: &str, connections: i64) {
         eventually("connections wait for a lock", Duration::from_secs(20), || async {
             let waiting: i64 = sqlx::query_scalar(
-                "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = $1
+                "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype LIKE $1
                  AND (database IS NULL OR database = (SELECT oid FROM pg_database WHERE datname = current_database()))",
             )
             .bind(kind)
