@@ -9,17 +9,22 @@ use std::{any::Any, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::DefaultBodyLimit,
+    body::Body,
+    extract::{DefaultBodyLimit, Request},
     http::StatusCode,
-    middleware::map_response,
+    middleware::{Next, from_fn, map_response},
     response::{IntoResponse, Response},
 };
-use tower_http::{catch_panic::CatchPanicLayer, limit::RequestBodyLimitLayer, timeout::TimeoutLayer};
+use bytes::BytesMut;
+use futures::StreamExt;
+use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 
 use crate::{body::MAX_BYTES, problem::Problem, state::Api};
 
 /// No request takes longer.
 const LONGEST: Duration = Duration::from_secs(30);
+/// Of a body that is too long so much is read, in bytes, before the connection is given up.
+const DROPPED: usize = 16 << 20;
 
 /// The api's routes.
 pub fn router(api: Arc<Api>) -> Router {
@@ -33,9 +38,8 @@ pub fn guarded(routes: Router) -> Router {
     routes
         .fallback(async || Problem::NotFound("There is nothing at this path.".to_owned()))
         .layer(map_response(as_problem))
-        .layer(DefaultBodyLimit::max(MAX_BYTES))
-        .layer(RequestBodyLimitLayer::new(MAX_BYTES))
-        .layer(map_response(as_problem))
+        .layer(from_fn(whole_body))
+        .layer(DefaultBodyLimit::disable())
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, LONGEST))
         .layer(CatchPanicLayer::custom(|panic: Box<dyn Any + Send + 'static>| {
             let what =
@@ -43,6 +47,29 @@ pub fn guarded(routes: Router) -> Router {
             tracing::error!(panic = what.unwrap_or("?"), "a handler panicked");
             Problem::Internal.into_response()
         }))
+}
+
+/// Reads the body before anything is answered: a client that is answered while it still sends may see a broken
+/// connection instead of the answer. What is too long is read and dropped, within reason.
+async fn whole_body(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let (mut kept, mut length) = (BytesMut::new(), 0);
+    let mut stream = body.into_data_stream();
+    while let Some(chunk) = stream.next().await {
+        let Ok(chunk) = chunk else {
+            return Problem::Unreadable("The body ended before its time.".to_owned()).into_response();
+        };
+        length += chunk.len();
+        if length <= MAX_BYTES {
+            kept.extend_from_slice(&chunk);
+        } else if length > DROPPED {
+            break;
+        }
+    }
+    if length > MAX_BYTES {
+        return Problem::TooLarge.into_response();
+    }
+    next.run(Request::from_parts(parts, Body::from(kept.freeze()))).await
 }
 
 async fn as_problem(response: Response) -> Response {

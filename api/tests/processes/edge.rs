@@ -20,7 +20,17 @@ fn bad_bodies() -> Vec<(&'static str, String)> {
         ("missing", String::new()),
         ("not JSON", "{\"customerId\":".to_owned()),
         ("not an object", "[]".to_owned()),
-        ("fields without names", json!(["c-1", "EUR", [["mug", 1, 1]], ["card_approved"], order("mug", 1, "x", "AT")["shippingAddress"]]).to_string()),
+        (
+            "fields without names",
+            json!([
+                "c-1",
+                "EUR",
+                [["mug", 1, 1]],
+                ["card_approved"],
+                order("mug", 1, "x", "AT")["shippingAddress"]
+            ])
+            .to_string(),
+        ),
         ("a line without names", bad(|b| b["lines"][0] = json!(["mug", 1, 1250]))),
         ("nested too deep", nested),
         ("more after the end", format!("{} {{}}", order("mug", 1, "card_approved", "AT"))),
