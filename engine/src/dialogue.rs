@@ -48,6 +48,11 @@ impl Dialogue {
         Self { definition, input, saga, entries: vec![entry], sent: sends, now, last: None }
     }
 
+    /// What the saga was born with.
+    pub fn birth(&self) -> (NewSaga, Json) {
+        (Self::new_saga(), self.input.clone())
+    }
+
     fn new_saga() -> NewSaga {
         let id = Uuid::from_u128(0x0198_0000_0000_7000_8000_0000_0000_0001);
         NewSaga { id, slot: 7, business_key: "order-1".to_owned() }

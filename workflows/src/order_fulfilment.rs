@@ -185,7 +185,8 @@ pub fn definition(pending_timeout: Duration) -> Definition {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use amends_engine::dialogue::Dialogue;
+    use amends_engine::{core::replay, dialogue::Dialogue};
+    use amends_protocol::Outcome;
 
     fn order() -> Dialogue {
         let input = OrderInput {
@@ -207,5 +208,30 @@ mod tests {
         order.expect(&["take execute"]).succeeds("take execute").label(FULFILLED).expect(&[]);
         order.replays();
         insta::assert_snapshot!(order.timeline());
+    }
+
+    #[test]
+    fn an_answer_after_the_deadline_does_not_save_the_order_though_it_is_heard_before_the_clock() {
+        for (outcome, held) in [(Outcome::Succeeded, 1), (Outcome::Refused, 0)] {
+            let mut order = order();
+            order.now += Duration::from_secs(901);
+            order.answers("reserve execute", outcome).label(CANCELLING);
+            assert_eq!(order.holds().len(), held, "a late reservation is held until it is released");
+            order
+                .expect(&["reserve execute", "reserve compensate"])
+                .succeeds("reserve compensate")
+                .label(CANCELLED);
+            assert!(order.holds().is_empty());
+            order.replays();
+        }
+    }
+
+    #[test]
+    fn a_deadline_that_was_promised_holds_though_the_setting_has_changed() {
+        let mut order = order();
+        order.passes(Duration::from_secs(600)).label(PENDING);
+        let (new, input) = order.birth();
+        let replayed = replay(&definition(Duration::from_secs(60)), new, &input, &order.entries).unwrap();
+        assert_eq!(replayed.state, order.saga.state);
     }
 }

@@ -136,8 +136,10 @@ async fn a_restart_of_postgres_delays_orders_and_loses_none() {
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         }
         // As `pg_ctl -m immediate`: no checkpoint, recovery at the next start, which follows by itself.
-        let pid = std::fs::read_to_string(stack.server.as_ref().unwrap().directory().join("cluster/postmaster.pid"))
-            .unwrap();
+        let pid = std::fs::read_to_string(
+            stack.server.as_ref().unwrap().directory().join("cluster/postmaster.pid"),
+        )
+        .unwrap();
         let killed = Command::new("kill").args(["-QUIT", pid.lines().next().unwrap()]).status().unwrap();
         assert!(killed.success());
     };

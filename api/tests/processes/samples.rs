@@ -1,15 +1,17 @@
 //! `amends dev`: the samples, and what it leaves behind.
 
 use std::{
+    fs,
     io::{BufRead, BufReader},
-    process::{Command, Stdio},
+    path::Path,
+    process::{Child, Command, Stdio},
 };
 
 use amends_testkit::eventually;
 
 use crate::support::{LONG, client::Client};
 
-fn dev(data: &std::path::Path, arguments: &[&str]) -> Command {
+fn dev(data: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_amends"));
     command.args(["dev", "--listen", "127.0.0.1:0", "--data"]).arg(data).args(arguments);
     command.env_remove("DATABASE_URL").env_remove("KAFKA_BROKERS").stdin(Stdio::null());
@@ -29,45 +31,71 @@ fn every_sample_ends_as_it_should() {
 #[tokio::test]
 async fn after_kill_9_of_everything_the_same_data_starts_by_itself_and_the_order_goes_on() {
     let data = tempfile::tempdir().unwrap();
-    let mut first = dev(data.path(), &[]).stdout(Stdio::piped()).spawn().unwrap();
-    let url = ready(&mut first);
-    let client = Client::new(&url);
+    let mut first = Dev::start(data.path());
+    let client = Client::new(&first.url);
     let put = client.put("/api/inventory/mug/stock", &serde_json::json!({ "onHand": 5 })).await;
     assert_eq!(put.0, 200, "{}", put.1);
     let order = client.place(&crate::support::client::order("mug", 1, "card_slow", "AT")).await;
     client.becomes(&order, "CONFIRMED").await;
-    first.kill().unwrap();
-    first.wait().unwrap();
+    first.kill();
 
-    let mut second = dev(data.path(), &[]).stdout(Stdio::piped()).spawn().unwrap();
-    let client = Client::new(&ready(&mut second));
+    let second = Dev::start(data.path());
+    let client = Client::new(&second.url);
     client.becomes(&order, "FULFILLED").await;
-    let stock = client.get("/api/inventory/mug").await;
-    assert_eq!((&stock["onHand"], &stock["reserved"]), (&4.into(), &0.into()));
-    stop(second).await;
-}
-
-fn ready(process: &mut std::process::Child) -> String {
-    let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-    let line = lines.map_while(Result::ok).find(|line| line.starts_with("ready "));
-    line.expect("it says when it is ready")["ready ".len()..].to_owned()
-}
-
-/// Ctrl-C, and no process is left.
-async fn stop(mut process: std::process::Child) {
-    let group = process.id();
-    let children = || {
-        let path = format!("/proc/{group}/task/{group}/children");
-        std::fs::read_to_string(path).unwrap_or_default()
-    };
-    let before: Vec<String> = children().split_whitespace().map(str::to_owned).collect();
-    Command::new("kill").args(["-INT", &group.to_string()]).status().unwrap();
-    eventually("it ends at Ctrl-C", LONG, || {
-        let ended = process.try_wait().unwrap();
-        async move { ended }
+    // The saga is complete with take.
+    eventually("the piece is taken", LONG, || async {
+        let stock = client.get("/api/inventory/mug").await;
+        (stock["onHand"] == 4 && stock["reserved"] == 0).then_some(())
     })
     .await;
-    for child in before {
-        assert!(!std::path::Path::new(&format!("/proc/{child}")).exists(), "process {child} is left behind");
+    second.stop().await;
+}
+
+/// A running `amends dev`. Dropped, it is killed.
+struct Dev {
+    process: Child,
+    url: String,
+}
+
+impl Dev {
+    fn start(data: &Path) -> Self {
+        let mut process = dev(data, &[]).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let ready =
+            lines.map_while(Result::ok).find_map(|line| line.strip_prefix("ready ").map(str::to_owned));
+        Self { process, url: ready.expect("it says when it is ready") }
+    }
+
+    fn kill(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+
+    /// Ctrl-C, and no process is left.
+    async fn stop(mut self) {
+        let id = self.process.id();
+        let children: Vec<String> = fs::read_dir(format!("/proc/{id}/task"))
+            .unwrap()
+            .filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok())
+            .flat_map(|children| children.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+            .collect();
+        assert!(!children.is_empty(), "Postgres is a child of it");
+        Command::new("kill").args(["-INT", &id.to_string()]).status().unwrap();
+        let process = &mut self.process;
+        let status = eventually("it ends at Ctrl-C", LONG, || {
+            let ended = process.try_wait().unwrap();
+            async move { ended }
+        })
+        .await;
+        assert!(status.success(), "{status}");
+        for child in children {
+            assert!(!Path::new(&format!("/proc/{child}")).exists(), "process {child} is left behind");
+        }
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        self.kill();
     }
 }

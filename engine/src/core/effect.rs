@@ -160,6 +160,9 @@ pub struct Did {
     /// The label it will have, where it began to be undone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heading_for: Option<String>,
+    /// When it will be cancelled unless a step has succeeded by then; with the birth only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_at: Option<DateTime<Utc>>,
     /// The step it concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,

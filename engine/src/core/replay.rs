@@ -1,6 +1,6 @@
 //! A saga's row from its timeline.
 
-use super::{Decision, Definition, Entry, Event, NewSaga, Saga, start, transition};
+use super::{Decision, Definition, Entry, Event, NewSaga, Saga, transition, transition::born};
 use amends_protocol::Json;
 
 /// Where a history and the core disagree.
@@ -36,7 +36,8 @@ pub fn replay(
     if first.revision != 1 || first.occurrence.event != Event::Started {
         return Err(Mismatch::Birth);
     }
-    let mut saga = start(definition, new, input, first.occurrence.at).saga;
+    // What was promised at birth holds, whatever the definition would promise today.
+    let mut saga = born(definition, new, input, first.occurrence.at, first.did.timeout_at).saga;
     for entry in rest {
         if entry.revision != saga.revision + 1 {
             return Err(Mismatch::Gap { expected: saga.revision + 1, found: entry.revision });

@@ -7,6 +7,8 @@ use amends_protocol::{
     wire,
 };
 
+use uuid::Uuid;
+
 use super::{Engine, Error};
 use crate::{
     core::{Input, Saga, Send, command},
@@ -70,10 +72,15 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
                 topic: format!("{}.commands", step.participant),
                 placement: Placement::Together,
                 key: saga.id,
-                traceparent: None,
+                traceparent: Some(traceparent(saga.id, command.command_id)),
                 bytes: wire::write(&command),
             });
         }
         Ok(())
     }
+}
+
+/// W3C Trace Context, version 00, sampled: the saga is the trace, and each command a span of it.
+fn traceparent(saga: Uuid, command: Uuid) -> String {
+    format!("00-{}-{}-01", saga.simple(), &command.simple().to_string()[..16])
 }

@@ -30,6 +30,17 @@ pub(crate) const RESEND: TimeDelta = TimeDelta::seconds(5);
 
 /// A saga's birth: its row, its first entry and its first step's commands.
 pub fn start(definition: &Definition, new: NewSaga, input: &Json, now: DateTime<Utc>) -> Change {
+    born(definition, new, input, now, definition.timeout.map(|t| now + t.after))
+}
+
+/// The same with a promise that was given when the definition may have promised something else.
+pub(super) fn born(
+    definition: &Definition,
+    new: NewSaga,
+    input: &Json,
+    now: DateTime<Utc>,
+    timeout_at: Option<DateTime<Utc>>,
+) -> Change {
     let saga = Saga {
         id: new.id,
         slot: new.slot,
@@ -49,7 +60,7 @@ pub fn start(definition: &Definition, new: NewSaga, input: &Json, now: DateTime<
         born_at: now,
         state: State {
             direction: Direction::Forward,
-            timeout_at: definition.timeout.map(|t| now + t.after),
+            timeout_at,
             parts: parts_of(definition, input),
             commands: Vec::new(),
             poisoned: None,
@@ -57,6 +68,7 @@ pub fn start(definition: &Definition, new: NewSaga, input: &Json, now: DateTime<
     };
     let mut step = Deciding::new(definition, &saga, now, 0);
     step.did.label = Some(step.saga.label.clone());
+    step.did.timeout_at = timeout_at;
     step.send_step(0);
     step.finish(&Occurrence { event: Event::Started, at: now, jitter: 0 })
 }
@@ -66,7 +78,11 @@ pub fn transition(definition: &Definition, saga: &Saga, occurrence: &Occurrence)
     let mut deciding = Deciding::new(definition, saga, occurrence.at, occurrence.jitter);
     let verdict = match &occurrence.event {
         Event::Started => Err(DUPLICATE),
-        Event::Replied(reply) => deciding.answer(reply),
+        Event::Replied(reply) => {
+            // An answer that comes after the saga's time does not save it, though it be heard before the clock.
+            deciding.time_out();
+            deciding.answer(reply)
+        }
         Event::Woke => deciding.wake(),
         Event::CancelRequested(_) => deciding.cancel(),
         Event::RetryRequested(_) => deciding.retry(),

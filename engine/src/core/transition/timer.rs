@@ -9,11 +9,7 @@ impl Deciding<'_> {
     /// The saga's `wake_at` has come.
     pub(super) fn wake(&mut self) -> Verdict {
         self.woken = true;
-        let timed_out = self.saga.state.timeout_at.is_some_and(|at| at <= self.now);
-        if timed_out && self.saga.state.direction == Direction::Forward {
-            let reason = self.definition.timeout.map_or("timeout", |t| t.reason);
-            let heading = self.definition.labels.cancelled;
-            self.give_up(heading, Some(Reason::new(reason, "")));
+        if self.time_out() {
             return Ok(());
         }
         let due: Vec<usize> = (0..self.saga.state.commands.len())
@@ -26,6 +22,18 @@ impl Deciding<'_> {
             self.act(at);
         }
         Ok(())
+    }
+
+    /// Cancels a saga whose time is over; answers whether it was.
+    pub(super) fn time_out(&mut self) -> bool {
+        let over = self.saga.state.timeout_at.is_some_and(|at| at <= self.now)
+            && self.saga.state.direction == Direction::Forward;
+        if over {
+            let reason = self.definition.timeout.map_or("timeout", |t| t.reason);
+            let heading = self.definition.labels.cancelled;
+            self.give_up(heading, Some(Reason::new(reason, "")));
+        }
+        over
     }
 
     fn act(&mut self, at: usize) {
