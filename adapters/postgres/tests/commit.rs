@@ -5,19 +5,12 @@ mod support;
 use std::time::Duration;
 
 use amends_engine::{
-    core::{Change, Decision, Definition, Event, NewSaga, Occurrence, ReplyEvent, Saga, start, transition},
-    port::{Error, SagaStore, Wants, Write},
+    core::Saga,
+    port::{DueScan, Error, SagaStore, Wants, Write},
 };
-use amends_postgres::{
-    Birth, PgSagaStore,
-    conformance::{World, moved},
-};
-use amends_protocol::{Exposure, Json, Kind, Outcome, id};
-use amends_testkit::eventually;
-use amends_workflows::order_fulfilment;
+use amends_postgres::conformance::{World, moved};
+use support::{Postgres, proxy, world};
 use uuid::Uuid;
-
-use support::{Postgres, connect, proxy, world};
 
 const BOTH: Wants = Wants { data: true, personal: true };
 
@@ -139,8 +132,7 @@ async fn a_row_that_cannot_be_read_is_left_out_and_stops_nobody() {
     }
     let loaded = world.store().load(&[newer.id, damaged.id, sound.id]).await.unwrap();
     assert_eq!(loaded.sagas.iter().map(|saga| saga.id).collect::<Vec<_>>(), [sound.id]);
-    let scan =
-        amends_engine::port::DueScan { slots: vec![1], not_before: None, overdue: Duration::ZERO, limit: 2 };
+    let scan = DueScan { slots: vec![1], not_before: None, overdue: Duration::ZERO, limit: 2 };
     let due = world.store().due(&scan).await.unwrap();
     assert!(due.sagas.iter().all(|saga| saga.id == sound.id));
     // Put off, the damaged one leaves its place to others; the newer program's is untouched.
@@ -151,84 +143,6 @@ async fn a_row_that_cannot_be_read_is_left_out_and_stops_nobody() {
         .await
         .unwrap();
     assert!(awake.contains(&newer.id) && !awake.contains(&damaged.id));
-}
-
-/// What the server counted for the tables whose name begins so, once all connections but the owner's are closed.
-async fn counted(world: &Postgres, what: &'static str, tables: &str) -> i64 {
-    world.pool().close().await;
-    eventually("the connections are gone", Duration::from_secs(10), || async {
-        let others: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'amends_engine'",
-        )
-        .fetch_one(world.owner())
-        .await
-        .unwrap();
-        (others == 0).then_some(())
-    })
-    .await;
-    let sql = format!("SELECT COALESCE(sum({what}), 0)::int8 FROM pg_stat_user_tables WHERE relname ~ $1");
-    sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
-        .bind(format!("^{tables}"))
-        .fetch_one(world.owner())
-        .await
-        .unwrap()
-}
-
-/// What the saga's row is after its present step has succeeded, by the core.
-fn succeeded(definition: &Definition, saga: &Saga, step: &str) -> Write {
-    assert_eq!(saga.step, step);
-    let command_id = id::execute(saga.id, step, 0, 1);
-    let reply = ReplyEvent {
-        command_id,
-        kind: Kind::Execute,
-        row_key: command_id,
-        step: step.to_owned(),
-        attempt: 1,
-        outcome: Outcome::Succeeded,
-        result: None,
-        reason: None,
-        exposure: vec![Exposure::new("money_captured", "EUR", 2500)],
-    };
-    let occurrence = Occurrence { event: Event::Replied(reply), at: saga.born_at, jitter: 0 };
-    let Decision::Changed(change) = transition(definition, saga, &occurrence) else {
-        panic!("{step} changes nothing")
-    };
-    Write {
-        read_revision: saga.revision,
-        saga: change.saga,
-        entries: vec![change.entry],
-        wants: Wants::default(),
-    }
-}
-
-#[tokio::test]
-async fn the_updates_of_an_orders_life_are_heap_only_but_the_last() {
-    let world = world().await;
-    let definition = order_fulfilment::definition(Duration::from_secs(900));
-    let now = world.store().load(&[]).await.unwrap().now;
-    let births: Vec<Change> = (0..330)
-        .map(|_| {
-            let id = Uuid::now_v7();
-            start(&definition, NewSaga { id, slot: 1, business_key: id.to_string() }, &Json::null(), now)
-        })
-        .collect();
-    let data = Json::null();
-    let rows: Vec<Birth<'_>> =
-        births.iter().map(|change| Birth { change, data: &data, personal: None }).collect();
-    world.store.create(&rows).await.unwrap();
-    let mut sagas: Vec<Saga> = births.into_iter().map(|birth| birth.saga).collect();
-    for step in ["reserve", "pay", "ship", "take"] {
-        let writes: Vec<Write> = sagas.iter().map(|saga| succeeded(&definition, saga, step)).collect();
-        for batch in 0..10 {
-            let batch: Vec<Write> = writes.iter().skip(batch).step_by(10).cloned().collect();
-            assert_eq!(world.store().commit(&batch).await.unwrap().len(), 33);
-        }
-        sagas = writes.into_iter().map(|write| write.saga).collect();
-    }
-    assert_eq!(counted(&world, "n_tup_upd", "sagas_").await, 4 * 330);
-    let heap_only = counted(&world, "n_tup_hot_upd", "sagas_").await;
-    // The last one ends the saga, and with it its place among the live. Autovacuum may be in the way of a few others.
-    assert!(heap_only > 900, "{heap_only} of {}", 3 * 330);
 }
 
 #[tokio::test]
@@ -246,11 +160,11 @@ async fn a_batch_finds_its_rows_by_key_and_only_in_their_partitions() {
     world.store().reschedule(&[(ids[0], 3, None)]).await.unwrap();
 
     for table in ["sagas", "saga_inputs", "personal", "timeline"] {
-        assert_eq!(counted(&world, "seq_scan", table).await, 0, "{table}");
+        assert_eq!(world.counted("seq_scan", table).await, 0, "{table}");
     }
     // A hundred each to write and to read, and one; nothing else was so much as looked at.
-    assert_eq!(counted(&world, "idx_tup_fetch", "sagas").await, 201);
-    assert_eq!(counted(&world, "idx_tup_fetch", "saga_inputs").await, 200);
-    assert_eq!(counted(&world, "idx_scan", "sagas_default").await, 0);
-    assert_eq!(counted(&world, "idx_scan", "saga_inputs_default").await, 0);
+    assert_eq!(world.counted("idx_tup_fetch", "sagas").await, 201);
+    assert_eq!(world.counted("idx_tup_fetch", "saga_inputs").await, 200);
+    assert_eq!(world.counted("idx_scan", "sagas_default").await, 0);
+    assert_eq!(world.counted("idx_scan", "saga_inputs_default").await, 0);
 }

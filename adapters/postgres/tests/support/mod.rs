@@ -74,6 +74,28 @@ impl Postgres {
         Paused(held)
     }
 
+    /// What the server counted for the tables whose name begins so, once all connections but the owner's are closed.
+    pub async fn counted(&self, what: &'static str, tables: &str) -> i64 {
+        self.pool().close().await;
+        eventually("the connections are gone", Duration::from_secs(10), || async {
+        let others: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'amends_engine'",
+        )
+        .fetch_one(self.owner())
+        .await
+        .unwrap();
+        (others == 0).then_some(())
+    })
+    .await;
+        let sql =
+            format!("SELECT COALESCE(sum({what}), 0)::int8 FROM pg_stat_user_tables WHERE relname ~ $1");
+        sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+            .bind(format!("^{tables}"))
+            .fetch_one(self.owner())
+            .await
+            .unwrap()
+    }
+
     /// Waits until so many connections wait for a lock of this kind (a pattern).
     pub async fn until_waiting(&self, kind: &str, connections: i64) {
         eventually("connections wait for a lock", Duration::from_secs(20), || async {
