@@ -4,14 +4,16 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use amends_embedded::{Postgres, PostgresOptions, postgres::Error};
+use amends_testkit::eventually;
 use sqlx::{Connection, PgConnection};
 
-fn options(directory: &tempfile::TempDir) -> PostgresOptions {
-    PostgresOptions { fsync: false, ..PostgresOptions::new(directory.path().join("data")) }
+/// A power cut is not among these tests.
+fn options(directory: &Path) -> PostgresOptions {
+    PostgresOptions { fsync: false, ..PostgresOptions::new(directory.join("data")) }
 }
 
 async fn number(url: &str, sql: &'static str) -> i32 {
@@ -27,17 +29,17 @@ fn postmaster(server: &Postgres) -> Option<String> {
 #[tokio::test]
 async fn what_was_written_is_there_after_a_restart_and_gone_when_fresh() {
     let directory = tempfile::tempdir().unwrap();
-    let server = Postgres::start(options(&directory)).await.unwrap();
+    let server = Postgres::start(options(directory.path())).await.unwrap();
     let mut connection = PgConnection::connect(&server.url("postgres")).await.unwrap();
     sqlx::query("CREATE TABLE kept AS SELECT 7 AS n").execute(&mut connection).await.unwrap();
     drop(connection);
     server.stop().await;
 
-    let server = Postgres::start(options(&directory)).await.unwrap();
+    let server = Postgres::start(options(directory.path())).await.unwrap();
     assert_eq!(number(&server.url("postgres"), "SELECT n FROM kept").await, 7);
     server.stop().await;
 
-    let server = Postgres::start(PostgresOptions { fresh: true, ..options(&directory) }).await.unwrap();
+    let server = Postgres::start(PostgresOptions { fresh: true, ..options(directory.path()) }).await.unwrap();
     assert_eq!(
         number(&server.url("postgres"), "SELECT count(*)::int FROM pg_class WHERE relname = 'kept'").await,
         0
@@ -47,7 +49,7 @@ async fn what_was_written_is_there_after_a_restart_and_gone_when_fresh() {
 #[tokio::test]
 async fn only_who_knows_the_password_gets_in() {
     let directory = tempfile::tempdir().unwrap();
-    let server = Postgres::start(options(&directory)).await.unwrap();
+    let server = Postgres::start(options(directory.path())).await.unwrap();
     let guess = format!("postgres://postgres:guess@127.0.0.1:{}/postgres", server.port());
     let refused = PgConnection::connect(&guess).await.unwrap_err();
     assert!(refused.to_string().contains("password authentication failed"), "{refused}");
@@ -59,47 +61,41 @@ async fn only_who_knows_the_password_gets_in() {
 #[tokio::test]
 async fn a_second_server_on_the_same_data_is_refused_and_the_first_goes_on() {
     let directory = tempfile::tempdir().unwrap();
-    let first = Postgres::start(options(&directory)).await.unwrap();
-    assert!(matches!(Postgres::start(options(&directory)).await, Err(Error::InUse(_))));
+    let first = Postgres::start(options(directory.path())).await.unwrap();
+    assert!(matches!(Postgres::start(options(directory.path())).await, Err(Error::InUse(_))));
     assert_eq!(number(&first.url("postgres"), "SELECT 1").await, 1);
 }
 
 #[tokio::test]
 async fn killed_alone_it_comes_back_on_the_same_port() {
     let directory = tempfile::tempdir().unwrap();
-    let server = Postgres::start(options(&directory)).await.unwrap();
+    let server = Postgres::start(options(directory.path())).await.unwrap();
     let killed = postmaster(&server).unwrap();
     assert!(Command::new("kill").args(["-9", &killed]).status().unwrap().success());
 
-    let back = async {
-        loop {
-            if let Ok(connection) = PgConnection::connect(&server.url("postgres")).await
-                && postmaster(&server).is_some_and(|running| running != killed)
-            {
-                return connection;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), back).await.expect("it is back");
+    eventually("it is back", Duration::from_secs(30), async || {
+        let again = postmaster(&server).filter(|running| *running != killed)?;
+        PgConnection::connect(&server.url("postgres")).await.ok().map(|_| again)
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_pid_file_that_names_somebody_else_stops_nothing() {
     let directory = tempfile::tempdir().unwrap();
-    let server = Postgres::start(options(&directory)).await.unwrap();
+    let server = Postgres::start(options(directory.path())).await.unwrap();
     let pid_file = server.directory().join("cluster/postmaster.pid");
     let stale = std::fs::read_to_string(&pid_file).unwrap().replacen(&postmaster(&server).unwrap(), "1", 1);
     server.stop().await;
     std::fs::write(&pid_file, stale).unwrap();
-    Postgres::start(options(&directory)).await.unwrap();
+    Postgres::start(options(directory.path())).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_cluster_half_made_is_made_again() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(directory.path().join("data/cluster.new/base")).unwrap();
-    let server = Postgres::start(options(&directory)).await.unwrap();
+    let server = Postgres::start(options(directory.path())).await.unwrap();
     assert_eq!(number(&server.url("postgres"), "SELECT 1").await, 1);
 }
 
@@ -111,7 +107,7 @@ async fn as_root_a_directory_out_of_reach_is_replaced_by_the_same_other_one_each
         return; // Whoever is not root runs the server as themselves, wherever they can write.
     }
     std::fs::set_permissions(home.path(), PermissionsExt::from_mode(0o700)).unwrap();
-    let asked = options(&home);
+    let asked = options(home.path());
     let server = Postgres::start(asked.clone()).await.unwrap();
     let used = server.directory().to_owned();
     assert_ne!(used, asked.data_dir);
@@ -126,7 +122,7 @@ async fn as_root_a_directory_out_of_reach_is_replaced_by_the_same_other_one_each
 #[tokio::test]
 async fn holds_a_server_when_asked_to() {
     let Some(directory) = std::env::var_os("HOLD_A_SERVER_IN") else { return };
-    let server = Postgres::start(PostgresOptions::new(directory)).await.unwrap();
+    let server = Postgres::start(options(Path::new(&directory))).await.unwrap();
     let mut connection = PgConnection::connect(&server.url("postgres")).await.unwrap();
     sqlx::query("CREATE TABLE kept AS SELECT 7 AS n").execute(&mut connection).await.unwrap();
     println!("\nholding {}", postmaster(&server).unwrap());
@@ -149,23 +145,21 @@ fn hold(directory: &Path) -> (Child, String) {
 #[tokio::test]
 async fn a_server_ends_with_the_process_that_started_it_though_that_was_killed() {
     let directory = tempfile::tempdir().unwrap();
-    let (mut holder, server) = hold(&directory.path().join("data"));
+    let (mut holder, server) = hold(directory.path());
     holder.kill().unwrap();
     holder.wait().unwrap();
-    let begun = Instant::now();
-    while Path::new("/proc").join(&server).exists() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "the server is still there");
-        tokio::task::yield_now().await;
-    }
+    eventually("the server is gone", Duration::from_secs(30), async || {
+        (!Path::new("/proc").join(&server).exists()).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn after_kill_9_of_everything_the_next_start_finds_what_was_committed() {
     let directory = tempfile::tempdir().unwrap();
-    let data = directory.path().join("data");
-    let (mut holder, server) = hold(&data);
+    let (mut holder, server) = hold(directory.path());
     assert!(Command::new("kill").args(["-9", &server, &holder.id().to_string()]).status().unwrap().success());
     holder.wait().unwrap();
-    let server = Postgres::start(PostgresOptions::new(data)).await.unwrap();
+    let server = Postgres::start(options(directory.path())).await.unwrap();
     assert_eq!(number(&server.url("postgres"), "SELECT n FROM kept").await, 7);
 }
