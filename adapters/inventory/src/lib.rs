@@ -1,1 +1,36 @@
-//! amends-inventory
+//! The inventory worker: stock and reservations, in its own database.
+//!
+//! Steps: `reserve` (`{"lines":[{"productId":"mug-blue","quantity":2}]}`, several lines all or nothing; its
+//! compensation releases) and `take` (`{"reservation":"<id of the reserve>"}`: what was reserved has been
+//! shipped). Its HTTP side is [`router`].
+#![warn(missing_docs)]
+
+mod executor;
+mod http;
+mod problem;
+mod stock;
+
+use amends_protocol::transport::{Sink, Source};
+use amends_worker::{PgRows, Settings, Transactional};
+use sqlx::PgPool;
+
+pub use executor::Inventory;
+pub use http::router;
+
+/// The migrations of the inventory database.
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/inventory");
+
+/// The settings of the inventory worker, to start from.
+pub fn settings() -> Settings {
+    Settings::new("inventory")
+}
+
+/// The worker. Its `run` is for the role to drive.
+pub fn worker<S: Source, K: Sink>(
+    pool: PgPool,
+    source: S,
+    sink: K,
+    settings: Settings,
+) -> Transactional<PgRows, Inventory, S, K> {
+    Transactional::new(PgRows::new(pool), Inventory, source, sink, settings)
+}

@@ -1,1 +1,37 @@
-//! amends-payment
+//! The payment worker: charges and refunds at a payment gateway.
+//!
+//! Step: `pay` (`{"amount":2500,"currency":"EUR","method":"card_approved"}`); its compensation refunds. The
+//! gateway is a port ([`PaymentGateway`]); the one that comes with it ([`BuiltInGateway`]) keeps its own books.
+#![warn(missing_docs)]
+
+mod books;
+mod executor;
+mod gateway;
+
+use std::time::Duration;
+
+use amends_protocol::transport::{Sink, Source};
+use amends_worker::{External, PgRows, Settings};
+use sqlx::PgPool;
+
+pub use executor::Payments;
+pub use gateway::{BuiltInGateway, Charge, Error, PaymentGateway, Receipt, Refund};
+
+/// The migrations of the payment database.
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/payment");
+
+/// The settings of the payment worker, to start from. A call may take 5 s: two more than `card_slow`.
+pub fn settings() -> Settings {
+    Settings { call_timeout: Duration::from_secs(5), ..Settings::new("payment") }
+}
+
+/// The worker, with the built-in gateway. Its `run` is for the role to drive.
+pub fn worker<S: Source, K: Sink + 'static>(
+    pool: PgPool,
+    source: S,
+    sink: K,
+    settings: Settings,
+) -> External<PgRows, Payments<BuiltInGateway>, S, K> {
+    let gateway = BuiltInGateway::new(pool.clone());
+    External::new(PgRows::new(pool), Payments::new(gateway), source, sink, settings)
+}

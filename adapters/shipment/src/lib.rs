@@ -1,1 +1,40 @@
-//! amends-shipment
+//! The shipment worker: bookings at a carrier, and their cancellation.
+//!
+//! Step: `ship` (`{"shippingAddress":{"name":…,"line1":…,"city":…,"postalCode":…,"country":"AT"},"lines":[…]}`);
+//! its compensation cancels the booking. The carrier is a port ([`Carrier`]); the one that comes with it
+//! ([`BuiltInCarrier`]) keeps its own books. Addresses are personal: they are neither logged, nor kept in the
+//! worker's row once the command is settled.
+#![warn(missing_docs)]
+
+mod books;
+mod carrier;
+mod executor;
+
+use std::time::Duration;
+
+use amends_protocol::transport::{Sink, Source};
+use amends_worker::{External, PgRows, Settings};
+use sqlx::PgPool;
+
+pub use carrier::{Booking, BuiltInCarrier, Carrier, Error, Parcel};
+pub use executor::Shipments;
+
+/// The migrations of the shipment database.
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/shipment");
+
+/// The settings of the shipment worker, to start from. A call may take 2 s: a carrier that is silent longer
+/// is asked, and the saga hears soon that nobody knows.
+pub fn settings() -> Settings {
+    Settings { call_timeout: Duration::from_secs(2), ..Settings::new("shipment") }
+}
+
+/// The worker, with the built-in carrier. Its `run` is for the role to drive.
+pub fn worker<S: Source, K: Sink + 'static>(
+    pool: PgPool,
+    source: S,
+    sink: K,
+    settings: Settings,
+) -> External<PgRows, Shipments<BuiltInCarrier>, S, K> {
+    let carrier = BuiltInCarrier::new(pool.clone());
+    External::new(PgRows::new(pool), Shipments::new(carrier), source, sink, settings)
+}

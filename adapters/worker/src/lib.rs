@@ -1,1 +1,56 @@
-//! amends-worker
+//! The executor SDK: everything about being a worker except the business. It keeps the promises of
+//! `docs/PROTOCOL.md` ("The worker's row", "Two kinds of executor") and needs nothing of the engine.
+//!
+//! Write an executor, and hand it to one of two workers:
+//!
+//! * a [`TransactionalExecutor`] to [`Transactional`]: its effects live in the worker's own database;
+//! * an [`ExternalExecutor`] to [`External`]: its effect is a call to someone else.
+//!
+//! Both are plain futures over ports: the rows ([`Rows`], in Postgres [`PgRows`]), the transport
+//! ([`amends_protocol::transport`]) and the [`Clock`]. They spawn nothing, and dropping them at any await is a
+//! crash from which the rows recover.
+//!
+//! ```no_run
+//! use amends_protocol::transport::{Sink, Source};
+//! use amends_worker::{Answer, PgRows, PgTx, Settings, Transactional, TransactionalExecutor, Work, store};
+//!
+//! struct Nothing;
+//! impl TransactionalExecutor<PgTx> for Nothing {
+//!     async fn run(&self, _: &mut PgTx, work: &[Work]) -> Result<Vec<Answer>, store::Error> {
+//!         Ok(work.iter().map(|_| Answer::succeeded(None, vec![])).collect())
+//!     }
+//! }
+//!
+//! async fn serve(pool: sqlx::PgPool, source: impl Source, sink: impl Sink) {
+//!     let worker = Transactional::new(PgRows::new(pool), Nothing, source, sink, Settings::new("nothing"));
+//!     worker.run(tokio_util::sync::CancellationToken::new()).await;
+//! }
+//! ```
+#![warn(missing_docs)]
+
+mod clock;
+pub mod decide;
+mod desk;
+mod executor;
+mod external;
+mod group_commit;
+mod health;
+mod inbox;
+mod outbox;
+mod postgres;
+pub mod row;
+mod settings;
+pub mod store;
+mod transactional;
+mod upkeep;
+
+pub use clock::{Backoff, Clock, TokioClock, within};
+pub use executor::{Action, Answer, ExternalExecutor, LookUp, Port, TransactionalExecutor, Void, Work};
+pub use external::{Calls, External, Intake, Recovery};
+pub use group_commit::GroupCommit;
+pub use health::{Health, Readiness};
+pub use postgres::{PgRows, PgTx};
+pub use settings::Settings;
+pub use store::{Locked, Rows};
+pub use transactional::Transactional;
+pub use upkeep::expire_rows;

@@ -1,0 +1,199 @@
+//! The business: reserve, release, take. Decided in memory, for the whole batch, on locked rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use amends_protocol::{Exposure, Json};
+use amends_worker::{Action, Answer, PgTx, TransactionalExecutor, Work, store::Error};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::stock::{Books, Move, Reserved, Status};
+
+/// The inventory's executor.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Inventory;
+
+const EXPOSURE: &str = "stock_reserved";
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Reserve {
+    lines: Vec<Line>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Line {
+    product_id: String,
+    quantity: i64,
+}
+
+#[derive(Deserialize)]
+struct Take {
+    reservation: Uuid,
+}
+
+/// What a piece of work asks, read.
+enum Asked {
+    Reserve(BTreeMap<String, i64>),
+    Release { reservation: Uuid },
+    Take { reservation: Uuid },
+    Nonsense(Answer),
+}
+
+impl Asked {
+    fn read(work: &Work) -> Self {
+        let step = work.command.step.as_str();
+        match (work.action, step) {
+            (Action::Execute, "reserve") => match work.command.payload.read::<Reserve>() {
+                Ok(reserve) => merged(reserve.lines).map_or_else(Asked::Nonsense, Asked::Reserve),
+                Err(_) => bad_payload("no lines of productId and quantity"),
+            },
+            (Action::Undo, "reserve") => Asked::Release { reservation: work.target() },
+            (Action::Execute, "take") => match work.command.payload.read::<Take>() {
+                Ok(Take { reservation }) => Asked::Take { reservation },
+                Err(_) => bad_payload("no reservation"),
+            },
+            (Action::Undo, "take") => {
+                Asked::Nonsense(Answer::failed_for_good("no_compensation", "what has been taken has been shipped"))
+            }
+            _ => Asked::Nonsense(Answer::failed_for_good("unknown_step", "inventory knows reserve and take")),
+        }
+    }
+}
+
+fn bad_payload(text: &str) -> Asked {
+    Asked::Nonsense(Answer::failed_for_good("bad_payload", text))
+}
+
+/// Quantities by product.
+fn merged(lines: Vec<Line>) -> Result<BTreeMap<String, i64>, Answer> {
+    let mut wanted = BTreeMap::new();
+    for Line { product_id, quantity } in lines {
+        let sum: &mut i64 = wanted.entry(product_id).or_default();
+        *sum = (quantity > 0)
+            .then(|| sum.checked_add(quantity))
+            .flatten()
+            .ok_or_else(|| Answer::failed_for_good("bad_payload", "a quantity is out of range"))?;
+    }
+    if wanted.is_empty() {
+        return Err(Answer::failed_for_good("bad_payload", "no lines"));
+    }
+    Ok(wanted)
+}
+
+impl TransactionalExecutor<PgTx> for Inventory {
+    async fn run(&self, tx: &mut PgTx, work: &[Work]) -> Result<Vec<Answer>, Error> {
+        let asked: Vec<Asked> = work.iter().map(Asked::read).collect();
+        let (mut reservations, mut products) = (BTreeSet::new(), BTreeSet::new());
+        for asked in &asked {
+            match asked {
+                Asked::Reserve(wanted) => products.extend(wanted.keys().cloned()),
+                Asked::Release { reservation } | Asked::Take { reservation } => {
+                    reservations.insert(*reservation);
+                }
+                Asked::Nonsense(_) => {}
+            }
+        }
+        let mut books = Books::open(tx, &reservations, products).await?;
+        let answers = work.iter().zip(asked).map(|(work, asked)| books.act(work, asked)).collect();
+        books.write(tx).await?;
+        Ok(answers)
+    }
+}
+
+impl Books {
+    fn act(&mut self, work: &Work, asked: Asked) -> Answer {
+        match asked {
+            Asked::Reserve(wanted) => self.reserve(work, &wanted),
+            Asked::Release { reservation } => self.release(work, reservation),
+            Asked::Take { reservation } => self.take(work, reservation),
+            Asked::Nonsense(answer) => answer,
+        }
+    }
+
+    /// All lines or none.
+    fn reserve(&mut self, work: &Work, wanted: &BTreeMap<String, i64>) -> Answer {
+        for (product, quantity) in wanted {
+            match self.stock.get(product) {
+                None => return Answer::refused("unknown_product", &format!("no product {product}")),
+                Some(stock) if stock.on_hand - stock.reserved < *quantity => {
+                    return Answer::refused("out_of_stock", &format!("not enough of {product}"));
+                }
+                Some(_) => {}
+            }
+        }
+        let mut lines = BTreeMap::new();
+        let mut held = Vec::with_capacity(wanted.len());
+        for (product, &quantity) in wanted {
+            if let Some(stock) = self.stock.get_mut(product) {
+                stock.reserved += quantity;
+            }
+            let saga_id = work.command.saga_id;
+            lines.insert(product.clone(), Reserved { saga_id, quantity, status: Status::Held });
+            held.push(Exposure::new(EXPOSURE, product, quantity));
+            self.moved(work, product, "reserved", quantity);
+        }
+        self.reservations.insert(work.command.command_id, lines);
+        Answer::succeeded(None, held)
+    }
+
+    fn release(&mut self, work: &Work, reservation: Uuid) -> Answer {
+        let lines = match self.held(reservation) {
+            Ok(lines) => lines,
+            // Released under this very command can only be read from its row; so this was somebody else.
+            Err(Status::Released) => return Answer::succeeded(None, Vec::new()),
+            Err(_) => return Answer::refused("already_taken", "the reserved stock has been shipped"),
+        };
+        let mut given_back = Vec::with_capacity(lines.len());
+        for (product, quantity) in lines {
+            if let Some(stock) = self.stock.get_mut(&product) {
+                stock.reserved -= quantity;
+            }
+            self.moved(work, &product, "released", quantity);
+            given_back.push(Exposure::new(EXPOSURE, product, -quantity));
+        }
+        self.mark(reservation, Status::Released);
+        Answer::succeeded(None, given_back)
+    }
+
+    fn take(&mut self, work: &Work, reservation: Uuid) -> Answer {
+        let lines = match self.held(reservation) {
+            Ok(lines) => lines,
+            Err(Status::Taken) => return Answer::refused("already_taken", "another command took this reservation"),
+            Err(_) => return Answer::refused("not_reserved", "there is no such reservation any more"),
+        };
+        let mut shipped = Vec::with_capacity(lines.len());
+        for (product, quantity) in lines {
+            if let Some(stock) = self.stock.get_mut(&product) {
+                stock.on_hand -= quantity;
+                stock.reserved -= quantity;
+                stock.shipped += quantity;
+            }
+            self.moved(work, &product, "taken", quantity);
+            shipped.push(Exposure::new(EXPOSURE, product, -quantity));
+        }
+        self.mark(reservation, Status::Taken);
+        Answer::succeeded(Json::of(&serde_json::json!({ "reservation": reservation })).ok(), shipped)
+    }
+
+    /// The lines that a reservation holds; otherwise what became of it.
+    fn held(&self, reservation: Uuid) -> Result<Vec<(String, i64)>, Status> {
+        let lines = self.reservations.get(&reservation).ok_or(Status::Released)?;
+        match lines.values().find(|line| line.status != Status::Held) {
+            Some(line) => Err(line.status),
+            None => Ok(lines.iter().map(|(product, line)| (product.clone(), line.quantity)).collect()),
+        }
+    }
+
+    fn mark(&mut self, reservation: Uuid, status: Status) {
+        for line in self.reservations.get_mut(&reservation).into_iter().flat_map(BTreeMap::values_mut) {
+            line.status = status;
+        }
+    }
+
+    fn moved(&mut self, work: &Work, product: &str, kind: &'static str, quantity: i64) {
+        let command_id = work.command.command_id;
+        self.moves.push(Move { product_id: product.to_owned(), kind, quantity, command_id });
+    }
+}

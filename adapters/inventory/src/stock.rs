@@ -1,0 +1,174 @@
+//! Tables `stock`, `reservations` and `moves`: read and locked once a batch, written once a batch.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use amends_worker::store::Error;
+use sqlx::{FromRow, PgConnection};
+use uuid::Uuid;
+
+/// The stock of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stock {
+    pub(crate) on_hand: i64,
+    pub(crate) reserved: i64,
+    pub(crate) shipped: i64,
+}
+
+/// What a reserve command holds of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reserved {
+    pub(crate) saga_id: Uuid,
+    pub(crate) quantity: i64,
+    pub(crate) status: Status,
+}
+
+/// What became of a reservation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    Held,
+    Released,
+    Taken,
+}
+
+impl Status {
+    fn as_str(self) -> &'static str {
+        match self {
+            Status::Held => "held",
+            Status::Released => "released",
+            Status::Taken => "taken",
+        }
+    }
+
+    fn of(word: &str) -> Result<Self, Error> {
+        [Status::Held, Status::Released, Status::Taken]
+            .into_iter()
+            .find(|s| s.as_str() == word)
+            .ok_or_else(|| Error::Unavailable(format!("reservation status {word} is not known")))
+    }
+}
+
+/// A line of the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Move {
+    pub(crate) product_id: String,
+    pub(crate) kind: &'static str,
+    pub(crate) quantity: i64,
+    pub(crate) command_id: Uuid,
+}
+
+/// What a batch is about, locked: reservations first, then stock, both in the order of their keys, in every
+/// process.
+#[derive(Debug, Default)]
+pub(crate) struct Books {
+    pub(crate) stock: BTreeMap<String, Stock>,
+    pub(crate) reservations: BTreeMap<Uuid, BTreeMap<String, Reserved>>,
+    pub(crate) moves: Vec<Move>,
+}
+
+#[derive(FromRow)]
+struct ReservationRow {
+    command_id: Uuid,
+    product_id: String,
+    saga_id: Uuid,
+    quantity: i64,
+    status: String,
+}
+
+#[derive(FromRow)]
+struct StockRow {
+    product_id: String,
+    on_hand: i64,
+    reserved: i64,
+    shipped: i64,
+}
+
+impl Books {
+    /// Reads and locks these reservations, their products, and the products that are to be reserved.
+    pub(crate) async fn open(
+        db: &mut PgConnection,
+        reservations: &BTreeSet<Uuid>,
+        products: BTreeSet<String>,
+    ) -> Result<Self, Error> {
+        let mut books = Self::default();
+        let mut products = products;
+        if !reservations.is_empty() {
+            let rows: Vec<ReservationRow> = sqlx::query_as(
+                "SELECT command_id, product_id, saga_id, quantity, status FROM reservations
+                 WHERE command_id = ANY($1) ORDER BY command_id, product_id FOR UPDATE",
+            )
+            .bind(reservations.iter().copied().collect::<Vec<_>>())
+            .fetch_all(&mut *db)
+            .await?;
+            for ReservationRow { command_id, product_id, saga_id, quantity, status } in rows {
+                let status = Status::of(&status)?;
+                products.insert(product_id.clone());
+                let lines = books.reservations.entry(command_id).or_default();
+                lines.insert(product_id, Reserved { saga_id, quantity, status });
+            }
+        }
+        if !products.is_empty() {
+            let rows: Vec<StockRow> = sqlx::query_as(
+                "SELECT product_id, on_hand, reserved, shipped FROM stock
+                 WHERE product_id = ANY($1) ORDER BY product_id FOR UPDATE",
+            )
+            .bind(products.into_iter().collect::<Vec<_>>())
+            .fetch_all(&mut *db)
+            .await?;
+            books.stock = rows
+                .into_iter()
+                .map(|r| (r.product_id, Stock { on_hand: r.on_hand, reserved: r.reserved, shipped: r.shipped }))
+                .collect();
+        }
+        Ok(books)
+    }
+
+    /// Writes what the ledger says has moved.
+    pub(crate) async fn write(&self, db: &mut PgConnection) -> Result<(), Error> {
+        if self.moves.is_empty() {
+            return Ok(());
+        }
+        let moved: BTreeSet<&str> = self.moves.iter().map(|m| m.product_id.as_str()).collect();
+        let stock: Vec<(&str, &Stock)> =
+            moved.iter().filter_map(|p| self.stock.get_key_value(*p)).map(|(p, s)| (p.as_str(), s)).collect();
+        sqlx::query(
+            "UPDATE stock AS s SET on_hand = n.on_hand, reserved = n.reserved, shipped = n.shipped
+             FROM UNNEST($1::text[], $2::int8[], $3::int8[], $4::int8[]) AS n (product_id, on_hand, reserved, shipped)
+             WHERE s.product_id = n.product_id",
+        )
+        .bind(stock.iter().map(|(p, _)| *p).collect::<Vec<_>>())
+        .bind(stock.iter().map(|(_, s)| s.on_hand).collect::<Vec<_>>())
+        .bind(stock.iter().map(|(_, s)| s.reserved).collect::<Vec<_>>())
+        .bind(stock.iter().map(|(_, s)| s.shipped).collect::<Vec<_>>())
+        .execute(&mut *db)
+        .await?;
+
+        let lines: Vec<(Uuid, &String, &Reserved)> = (self.reservations.iter())
+            .flat_map(|(id, lines)| lines.iter().map(|(p, r)| (*id, p, r)))
+            .collect();
+        sqlx::query(
+            "INSERT INTO reservations (command_id, product_id, saga_id, quantity, status)
+             SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::uuid[], $4::int8[], $5::text[])
+             ON CONFLICT (command_id, product_id) DO UPDATE SET status = excluded.status
+             WHERE reservations.status <> excluded.status",
+        )
+        .bind(lines.iter().map(|(id, ..)| *id).collect::<Vec<_>>())
+        .bind(lines.iter().map(|(_, p, _)| p.as_str()).collect::<Vec<_>>())
+        .bind(lines.iter().map(|(.., r)| r.saga_id).collect::<Vec<_>>())
+        .bind(lines.iter().map(|(.., r)| r.quantity).collect::<Vec<_>>())
+        .bind(lines.iter().map(|(.., r)| r.status.as_str()).collect::<Vec<_>>())
+        .execute(&mut *db)
+        .await?;
+
+        sqlx::query(
+            "INSERT INTO moves (product_id, kind, quantity, command_id)
+             SELECT * FROM UNNEST($1::text[], $2::text[], $3::int8[], $4::uuid[])",
+        )
+        .bind(self.moves.iter().map(|m| m.product_id.as_str()).collect::<Vec<_>>())
+        .bind(self.moves.iter().map(|m| m.kind).collect::<Vec<_>>())
+        .bind(self.moves.iter().map(|m| m.quantity).collect::<Vec<_>>())
+        .bind(self.moves.iter().map(|m| m.command_id).collect::<Vec<_>>())
+        .execute(&mut *db)
+        .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,150 @@
+//! The built-in gateway's books: tables `gateway_charges`, `gateway_refunds` and `gateway_faults`.
+
+use std::collections::{HashMap, HashSet};
+
+use sqlx::{FromRow, PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::gateway::{Charge, Error, Receipt, Refund};
+
+/// How often `card_error_twice` is out of order.
+const FAULTS: i32 = 2;
+
+/// What became of a charge, and whether this call is the first that got so far.
+#[derive(Debug, Clone)]
+pub(crate) struct Charged {
+    pub(crate) answer: Result<Receipt, Error>,
+    pub(crate) is_new: bool,
+}
+
+#[derive(Debug, Clone, FromRow)]
+struct ChargeRow {
+    key: Uuid,
+    charge_id: Uuid,
+    amount: i64,
+    currency: String,
+    declined: Option<String>,
+}
+
+impl ChargeRow {
+    fn answer(self) -> Result<Receipt, Error> {
+        match self.declined {
+            Some(code) => Err(Error::Declined { code }),
+            None => Ok(Receipt { id: self.charge_id, amount: self.amount, currency: self.currency }),
+        }
+    }
+}
+
+/// Charges many at once, in one transaction; each key once.
+pub(crate) async fn charge(pool: &PgPool, mut charges: Vec<Charge>) -> Result<Vec<Charged>, sqlx::Error> {
+    let asked: Vec<Uuid> = charges.iter().map(|c| c.key).collect();
+    charges.sort_by_key(|c| c.key);
+    charges.dedup_by_key(|c| c.key);
+    let mut tx = pool.begin().await?;
+    let out_of_order = faults(&mut tx, &charges).await?;
+    charges.retain(|c| !out_of_order.contains(&c.key));
+    let inserted: HashSet<Uuid> = sqlx::query_scalar(
+        "INSERT INTO gateway_charges (key, charge_id, amount, currency, method, declined)
+         SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::int8[], $4::text[], $5::text[], $6::text[])
+         ON CONFLICT (key) DO NOTHING RETURNING key",
+    )
+    .bind(charges.iter().map(|c| c.key).collect::<Vec<_>>())
+    .bind(charges.iter().map(|_| Uuid::now_v7()).collect::<Vec<_>>())
+    .bind(charges.iter().map(|c| c.amount).collect::<Vec<_>>())
+    .bind(charges.iter().map(|c| c.currency.as_str()).collect::<Vec<_>>())
+    .bind(charges.iter().map(|c| c.method.as_str()).collect::<Vec<_>>())
+    .bind(charges.iter().map(|c| declined(&c.method)).collect::<Vec<_>>())
+    .fetch_all(&mut *tx)
+    .await?
+    .into_iter()
+    .collect();
+    let found = find(&mut tx, &asked).await?;
+    tx.commit().await?;
+    let answer = |key: &Uuid| Charged {
+        answer: found.get(key).cloned().map_or(Err(Error::Unavailable), ChargeRow::answer),
+        is_new: inserted.contains(key),
+    };
+    Ok(asked.iter().map(answer).collect())
+}
+
+/// Why a method is declined.
+fn declined(method: &str) -> Option<&'static str> {
+    match method {
+        "card_approved" | "card_slow" | "card_lost_reply" | "card_error_twice" | "card_refund_refused" => None,
+        "card_declined" => Some("card_declined"),
+        _ => Some("unknown_method"),
+    }
+}
+
+/// The keys for which the gateway is out of order this time.
+async fn faults(db: &mut PgConnection, charges: &[Charge]) -> Result<Vec<Uuid>, sqlx::Error> {
+    let faulty: Vec<Uuid> = charges.iter().filter(|c| c.method == "card_error_twice").map(|c| c.key).collect();
+    if faulty.is_empty() {
+        return Ok(faulty);
+    }
+    let calls: Vec<(Uuid, i32)> = sqlx::query_as(
+        "INSERT INTO gateway_faults AS f (key, calls) SELECT key, 1 FROM UNNEST($1::uuid[]) AS key
+         ON CONFLICT (key) DO UPDATE SET calls = f.calls + 1 RETURNING key, calls",
+    )
+    .bind(faulty)
+    .fetch_all(db)
+    .await?;
+    Ok(calls.into_iter().filter(|(_, calls)| *calls <= FAULTS).map(|(key, _)| key).collect())
+}
+
+async fn find(db: &mut PgConnection, keys: &[Uuid]) -> Result<HashMap<Uuid, ChargeRow>, sqlx::Error> {
+    let rows: Vec<ChargeRow> = sqlx::query_as(
+        "SELECT key, charge_id, amount, currency, declined FROM gateway_charges WHERE key = ANY($1)",
+    )
+    .bind(keys)
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.key, row)).collect())
+}
+
+/// Refunds many at once, in one transaction; each charge once.
+pub(crate) async fn refund(
+    pool: &PgPool,
+    refunds: Vec<Refund>,
+) -> Result<Vec<Result<Receipt, Error>>, sqlx::Error> {
+    let mut sorted = refunds.clone();
+    sorted.sort_by_key(|r| r.charge);
+    sorted.dedup_by_key(|r| r.charge);
+    let mut tx = pool.begin().await?;
+    sqlx::query(
+        "INSERT INTO gateway_refunds (key, refund_id, charge_key, amount, currency)
+         SELECT r.key, r.refund_id, c.key, c.amount, c.currency
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[]) AS r (key, refund_id, charge)
+         JOIN gateway_charges c ON c.key = r.charge
+         WHERE c.declined IS NULL AND c.method <> 'card_refund_refused'
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(sorted.iter().map(|r| r.key).collect::<Vec<_>>())
+    .bind(sorted.iter().map(|_| Uuid::now_v7()).collect::<Vec<_>>())
+    .bind(sorted.iter().map(|r| r.charge).collect::<Vec<_>>())
+    .execute(&mut *tx)
+    .await?;
+    let rows: Vec<(Uuid, Uuid, i64, String)> =
+        sqlx::query_as("SELECT key, refund_id, amount, currency FROM gateway_refunds WHERE key = ANY($1)")
+            .bind(refunds.iter().map(|r| r.key).collect::<Vec<_>>())
+            .fetch_all(&mut *tx)
+            .await?;
+    tx.commit().await?;
+    let found: HashMap<Uuid, Receipt> =
+        rows.into_iter().map(|(key, id, amount, currency)| (key, Receipt { id, amount, currency })).collect();
+    let refused = || Error::Declined { code: "refund_refused".into() };
+    Ok(refunds.iter().map(|r| found.get(&r.key).cloned().ok_or_else(refused)).collect())
+}
+
+/// What was answered under a key, charge or refund.
+pub(crate) async fn look_up(pool: &PgPool, key: Uuid) -> Result<Result<Option<Receipt>, Error>, sqlx::Error> {
+    let row: Option<ChargeRow> = sqlx::query_as(
+        "SELECT key, charge_id, amount, currency, declined FROM gateway_charges WHERE key = $1
+         UNION ALL
+         SELECT key, refund_id, amount, currency, NULL FROM gateway_refunds WHERE key = $1",
+    )
+    .bind(key)
+    .fetch_optional(pool)
+    .await?;
+    Ok(row.map(ChargeRow::answer).transpose())
+}

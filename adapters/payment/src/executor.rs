@@ -1,0 +1,100 @@
+//! The business: pay and refund.
+
+use std::time::Duration;
+
+use amends_protocol::{Exposure, Json, Kind, Reason, negated};
+use amends_worker::{Answer, ExternalExecutor, LookUp, Port, Work};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::gateway::{Charge, Error, PaymentGateway, Receipt, Refund};
+
+/// The payment executor, over a gateway.
+#[derive(Debug)]
+pub struct Payments<G> {
+    gateway: G,
+}
+
+impl<G> Payments<G> {
+    /// Payments through this gateway.
+    pub fn new(gateway: G) -> Self {
+        Self { gateway }
+    }
+}
+
+#[derive(Deserialize)]
+struct Pay {
+    amount: i64,
+    currency: String,
+    method: String,
+}
+
+impl<G: PaymentGateway> ExternalExecutor for Payments<G> {
+    fn port(&self) -> Port {
+        Port {
+            idempotent: true,
+            first_answer_binds: true,
+            can_look_up: true,
+            can_void: false,
+            keeps_keys_for: Duration::MAX,
+        }
+    }
+
+    async fn execute(&self, work: &Work) -> Answer {
+        if work.command.step != "pay" {
+            return Answer::failed_for_good("unknown_step", "payment knows pay");
+        }
+        let Ok(Pay { amount, currency, method }) = work.command.payload.read() else {
+            return Answer::failed_for_good("bad_payload", "not an amount, a currency and a method");
+        };
+        if amount < 0 || !is_currency(&currency) {
+            return Answer::failed_for_good("bad_payload", "the amount or the currency is out of range");
+        }
+        answer(self.gateway.charge(Charge { key: work.command.command_id, amount, currency, method }).await)
+    }
+
+    async fn undo(&self, work: &Work) -> Answer {
+        let refund = Refund { key: work.command.command_id, charge: work.target() };
+        match self.gateway.refund(refund).await {
+            Ok(receipt) => refunded(work, &receipt),
+            Err(error) => answer(Err(error)),
+        }
+    }
+
+    async fn look_up(&self, work: &Work) -> LookUp {
+        match self.gateway.look_up(work.command.command_id).await {
+            Ok(None) => LookUp::Nothing,
+            Ok(Some(receipt)) if work.command.kind == Kind::Compensate => LookUp::Found(refunded(work, &receipt)),
+            Ok(Some(receipt)) => LookUp::Found(answer(Ok(receipt))),
+            // A decline under this key; all else means that the gateway did not answer the question.
+            Err(Error::Declined { code }) => LookUp::Found(answer(Err(Error::Declined { code }))),
+            Err(Error::Unavailable) => LookUp::NoAnswer(Reason::new("gateway_unavailable", "")),
+            Err(Error::NoAnswer) => LookUp::NoAnswer(Reason::new("no_answer", "")),
+        }
+    }
+}
+
+fn is_currency(text: &str) -> bool {
+    text.len() == 3 && text.bytes().all(|b| b.is_ascii_uppercase())
+}
+
+fn answer(charged: Result<Receipt, Error>) -> Answer {
+    match charged {
+        Ok(Receipt { id, amount, currency }) => {
+            let captured = Exposure::new("money_captured", currency, amount);
+            Answer::succeeded(Json::of(&json!({ "chargeId": id })).ok(), some(captured))
+        }
+        Err(Error::Declined { code }) => Answer::Refused(Reason::new(code, "")),
+        Err(Error::Unavailable) => Answer::failed_for_now("gateway_unavailable", "the gateway is out of order"),
+        Err(Error::NoAnswer) => Answer::unknown("no_answer"),
+    }
+}
+
+fn refunded(work: &Work, receipt: &Receipt) -> Answer {
+    Answer::succeeded(Json::of(&json!({ "refundId": receipt.id })).ok(), negated(&work.held))
+}
+
+/// Nothing is held of an order that costs nothing.
+fn some(exposure: Exposure) -> Vec<Exposure> {
+    if exposure.amount == 0 { Vec::new() } else { vec![exposure] }
+}

@@ -1,0 +1,50 @@
+//! Waiting, as a port: instants come from the worker's database, only pauses from here.
+
+use std::{future::Future, time::Duration};
+
+use futures::future::{Either, select};
+
+/// Lets time pass. A simulator has its own.
+pub trait Clock: Send + Sync {
+    /// Ends after `pause`.
+    fn sleep(&self, pause: Duration) -> impl Future<Output = ()> + Send;
+}
+
+/// The clock of a tokio runtime.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TokioClock;
+
+impl Clock for TokioClock {
+    async fn sleep(&self, pause: Duration) {
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// The future's value, or none once `limit` has passed. A value that is there counts, however late.
+pub async fn within<C: Clock, F: Future>(clock: &C, limit: Duration, future: F) -> Option<F::Output> {
+    let (future, sleep) = (std::pin::pin!(future), std::pin::pin!(clock.sleep(limit)));
+    match select(future, sleep).await {
+        Either::Left((value, _)) => Some(value),
+        Either::Right(_) => None,
+    }
+}
+
+/// Pauses between repetitions: doubling from a tenth of a second to ten seconds, jittered.
+#[derive(Debug, Default)]
+pub struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    /// The next pause.
+    pub fn pause(&mut self) -> Duration {
+        let longest = Duration::from_secs(10).min(Duration::from_millis(100) * 2_u32.pow(self.failures.min(7)));
+        self.failures += 1;
+        longest.mul_f64(rand::random_range(0.5..1.0))
+    }
+
+    /// It worked: the next pause is short again.
+    pub fn reset(&mut self) {
+        self.failures = 0;
+    }
+}

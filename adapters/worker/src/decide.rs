@@ -1,0 +1,135 @@
+//! What a command does to its row: the table of the protocol, and nothing else. Pure.
+
+use amends_protocol::{Command, Kind, Outcome};
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::row::{Row, Status};
+
+/// What a row says at a moment: the rows of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum State {
+    /// There is no row.
+    Nothing,
+    /// Committed, not begun.
+    Accepted,
+    /// A call outside is under way.
+    Started,
+    /// It took effect.
+    Succeeded,
+    /// A business no.
+    Refused,
+    /// Without effect; a higher attempt may do it.
+    FailedTransient,
+    /// Without effect, for good.
+    FailedForGood,
+    /// A call got no answer, and none is under way.
+    Unknown,
+    /// An undo call is under way.
+    Undoing,
+    /// An undo call got no answer, and none is under way.
+    UndoUnknown,
+    /// Undone.
+    Undone,
+    /// It never takes effect.
+    Tombstone,
+}
+
+/// What to do about a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Decision {
+    /// Nothing: the row has seen a newer epoch.
+    Ignore,
+    /// Answer this; the row stays as it is.
+    Say(Outcome),
+    /// Answer with the recorded reply of the execute.
+    Recorded,
+    /// Answer with the recorded reply of the undo.
+    RecordedUndo,
+    /// Do it, at the command's attempt.
+    Execute,
+    /// Undo it, at the command's attempt.
+    Undo,
+    /// Leave a tombstone, and answer this.
+    Bury(Outcome),
+    /// Remember the compensation until the outcome is known, and answer `in_flight`.
+    Remember,
+    /// Ask outside what became of it, and answer then; a compensation is remembered.
+    Ask,
+}
+
+/// The state of a row. A lapsed lease means that its caller was lost: nobody knows what became of the call.
+pub fn state(row: Option<&Row>, now: DateTime<Utc>) -> State {
+    let Some(row) = row else { return State::Nothing };
+    // Without an owner a row that is not unsure has yet to begin its (undo) call.
+    let called = row.lease.is_some_and(|l| if l.owner.is_some() { l.until > now } else { !row.unsure });
+    match row.status {
+        Status::Accepted => State::Accepted,
+        Status::Started if called => State::Started,
+        Status::Started => State::Unknown,
+        Status::Succeeded => State::Succeeded,
+        Status::Refused => State::Refused,
+        Status::FailedTransient => State::FailedTransient,
+        Status::FailedForGood => State::FailedForGood,
+        Status::Undoing if called => State::Undoing,
+        Status::Undoing => State::UndoUnknown,
+        Status::Undone => State::Undone,
+        Status::Tombstone => State::Tombstone,
+    }
+}
+
+/// Decides about a command: the row first, then the horizon.
+pub fn decide(row: Option<&Row>, command: &Command, now: DateTime<Utc>, horizon: TimeDelta) -> Decision {
+    use Decision::{Ask, Bury, Execute, Ignore, Recorded, RecordedUndo, Remember, Say, Undo};
+    use Kind as K;
+    use State as S;
+
+    if row.is_some_and(|r| command.epoch < r.epoch) {
+        return Ignore;
+    }
+    let too_old = now - command.issued_at > horizon;
+    let another_attempt = row.is_some_and(|r| command.attempt > r.attempt);
+    let undo_failed_before =
+        row.and_then(|r| r.undone.as_ref()).is_some_and(|record| command.attempt <= record.attempt);
+
+    match (state(row, now), command.kind) {
+        (S::Nothing, K::Execute) if too_old => Say(Outcome::Expired),
+        (S::Nothing, _) if too_old => Say(Outcome::Unknown),
+        (S::Nothing, K::Execute) => Execute,
+        (S::Nothing, K::Compensate) => Bury(Outcome::Succeeded),
+        (S::Nothing, K::Probe) => Say(Outcome::NotSeen),
+        (S::Nothing, K::Fence) => Bury(Outcome::Fenced),
+
+        (S::Accepted, K::Execute | K::Probe) => Say(Outcome::InFlight),
+        (S::Accepted, K::Compensate) => Bury(Outcome::Succeeded),
+        (S::Accepted, K::Fence) => Bury(Outcome::Fenced),
+
+        (S::Started, K::Compensate) => Remember,
+        (S::Started, K::Execute | K::Probe | K::Fence) => Say(Outcome::InFlight),
+
+        (S::Succeeded, K::Compensate) if undo_failed_before => RecordedUndo,
+        (S::Succeeded, K::Compensate) => Undo,
+        (S::Succeeded, K::Execute | K::Probe | K::Fence) => Recorded,
+
+        (S::Refused, K::Compensate) => Say(Outcome::Succeeded),
+        (S::Refused, K::Execute | K::Probe | K::Fence) => Recorded,
+
+        (S::FailedTransient, K::Execute) if another_attempt => Execute,
+        (S::FailedTransient | S::FailedForGood, K::Execute | K::Probe) => Recorded,
+        (S::FailedTransient | S::FailedForGood, K::Compensate) => Bury(Outcome::Succeeded),
+        (S::FailedTransient | S::FailedForGood, K::Fence) => Bury(Outcome::Fenced),
+
+        (S::Unknown, _) => Ask,
+
+        (S::Undoing, K::Compensate) => Say(Outcome::InFlight),
+        (S::UndoUnknown, K::Compensate) => Ask,
+        (S::Undone, K::Compensate) => RecordedUndo,
+        (S::Undoing | S::UndoUnknown | S::Undone, K::Execute | K::Probe | K::Fence) => Say(Outcome::Fenced),
+
+        (S::Tombstone, K::Compensate) => Say(Outcome::Succeeded),
+        (S::Tombstone, K::Execute | K::Probe | K::Fence) => Say(Outcome::Fenced),
+    }
+}
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

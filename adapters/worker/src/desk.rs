@@ -1,0 +1,148 @@
+//! One transaction's worth of decisions: the rows it holds, what was decided about them so far, and the
+//! replies that follow once it has committed.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use amends_protocol::{Command, Outcome, Reply, wire};
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use crate::{
+    decide::{Decision, decide},
+    inbox::Delivery,
+    outbox::Answered,
+    row::Row,
+    settings::Settings,
+    store::{Error, Locked, Rows},
+};
+
+/// What is left for the caller to do about a command; all else the desk has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ruling {
+    /// Do it.
+    Execute,
+    /// Undo it.
+    Undo,
+    /// Ask outside what became of it.
+    Ask,
+}
+
+pub(crate) struct Desk {
+    pub(crate) now: DateTime<Utc>,
+    pub(crate) rows: HashMap<Uuid, Row>,
+    pub(crate) answered: Vec<Answered>,
+    horizon: TimeDelta,
+    inserted: HashSet<Uuid>,
+    changed: HashSet<Uuid>,
+}
+
+impl Desk {
+    /// A desk for commands whose rows are locked.
+    pub(crate) fn new(locked: Locked, commands: &[&Command], settings: &Settings) -> Self {
+        Self {
+            now: locked.now,
+            inserted: commands.iter().map(|c| c.row_key()).filter(|k| !locked.rows.contains_key(k)).collect(),
+            rows: locked.rows,
+            horizon: TimeDelta::from_std(settings.horizon).unwrap_or(TimeDelta::MAX),
+            answered: Vec::with_capacity(commands.len()),
+            changed: HashSet::new(),
+        }
+    }
+
+    /// Decides about a command. Answers it, or says what has to be done first.
+    pub(crate) fn hear(&mut self, command: &Command, traceparent: Option<&str>) -> Option<Ruling> {
+        let (key, now) = (command.row_key(), self.now);
+        if wire::is_newer(command.schema_version) {
+            self.answer(command.reply(Outcome::Unsupported, now), traceparent);
+            return None;
+        }
+        let decision = decide(self.rows.get(&key), command, now, self.horizon);
+        if decision == Decision::Ignore {
+            return None;
+        }
+        if self.rows.get_mut(&key).is_some_and(|row| row.see_epoch(command.epoch)) {
+            self.changed.insert(key);
+        }
+        let row = self.rows.get(&key);
+        let say = |row: Option<&Row>, outcome| match row {
+            Some(row) => row.reply(command, outcome, now),
+            None => command.reply(outcome, now),
+        };
+        let reply = match decision {
+            Decision::Ignore => None,
+            Decision::Execute => return Some(Ruling::Execute),
+            Decision::Undo => return Some(Ruling::Undo),
+            Decision::Ask => return Some(Ruling::Ask),
+            Decision::Say(outcome) => Some(say(row, outcome)),
+            Decision::Recorded => row.and_then(|r| r.recorded(command, now)),
+            Decision::RecordedUndo => row.and_then(|r| r.recorded_undo(command, now)),
+            Decision::Bury(outcome) => {
+                let row = self.change(command);
+                row.bury();
+                Some(row.reply(command, outcome, now))
+            }
+            Decision::Remember => {
+                let row = self.change(command);
+                row.undo = Some(command.clone());
+                Some(row.reply(command, Outcome::InFlight, now))
+            }
+        };
+        if let Some(reply) = reply {
+            self.answer(reply, traceparent);
+        }
+        None
+    }
+
+    /// The row of a command, to be changed; made if there is none.
+    pub(crate) fn change(&mut self, command: &Command) -> &mut Row {
+        let key = command.row_key();
+        self.changed.insert(key);
+        self.rows.entry(key).or_insert_with(|| Row::new(command))
+    }
+
+    /// A row that there is, to be changed.
+    pub(crate) fn change_row(&mut self, key: Uuid) -> Option<&mut Row> {
+        let row = self.rows.get_mut(&key)?;
+        self.changed.insert(key);
+        Some(row)
+    }
+
+    pub(crate) fn answer(&mut self, reply: Reply, traceparent: Option<&str>) {
+        self.answered.push(Answered { reply, traceparent: traceparent.map(Into::into) });
+    }
+
+    /// Writes what changed and commits. The replies may go out then, and not before.
+    pub(crate) async fn commit<R: Rows>(self, rows: &R, mut tx: R::Tx) -> Result<Vec<Answered>, Error> {
+        let changed: Vec<Row> = self.changed.iter().filter_map(|key| self.rows.get(key).cloned()).collect();
+        let unused: Vec<Uuid> =
+            self.inserted.into_iter().filter(|key| !self.rows.contains_key(key)).collect();
+        rows.write(&mut tx, &changed).await?;
+        rows.remove(&mut tx, &unused).await?;
+        rows.commit(tx).await?;
+        Ok(self.answered)
+    }
+}
+
+/// A batch in parts: halved whenever its data is at fault, until the command that causes it is alone.
+pub(crate) struct Parts<'a>(VecDeque<&'a [Delivery]>);
+
+impl<'a> Parts<'a> {
+    pub(crate) fn new(whole: &'a [Delivery]) -> Self {
+        Self(VecDeque::from([whole]))
+    }
+
+    pub(crate) fn next(&mut self) -> Option<&'a [Delivery]> {
+        self.0.pop_front()
+    }
+
+    /// Puts the halves of a part back, in order; one that cannot be halved is the poison.
+    pub(crate) fn halve(&mut self, part: &'a [Delivery]) -> Option<&'a Delivery> {
+        if let [poison] = part {
+            return Some(poison);
+        }
+        let (first, second) = part.split_at(part.len() / 2);
+        self.0.push_front(second);
+        self.0.push_front(first);
+        None
+    }
+}

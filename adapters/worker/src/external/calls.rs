@@ -1,0 +1,228 @@
+//! Makes the calls, side by side, and writes down what they came to, together.
+
+use std::{collections::HashMap, pin::pin, sync::Arc};
+
+use amends_protocol::transport::Sink;
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    Asker, Call, Error, Shared, call,
+    round::{Finished, round},
+    settle::{Next, Report, settle},
+};
+use crate::{
+    clock::{Backoff, Clock},
+    desk::Desk,
+    executor::ExternalExecutor,
+    outbox::{self, Answered},
+    store::{self, Rows},
+};
+
+/// The loop that calls.
+pub struct Calls<R, E, K, C> {
+    shared: Arc<Shared<R, E, K, C>>,
+    begun: mpsc::UnboundedReceiver<Call>,
+    running: FuturesUnordered<BoxFuture<'static, Finished>>,
+    /// Finished, not yet written down.
+    finished: Vec<Finished>,
+    /// Committed, not yet sent.
+    owed: Vec<Answered>,
+}
+
+impl<R, E, K, C> Calls<R, E, K, C>
+where
+    R: Rows + 'static,
+    E: ExternalExecutor + 'static,
+    K: Sink + 'static,
+    C: Clock + 'static,
+{
+    pub(super) fn new(shared: Arc<Shared<R, E, K, C>>, begun: mpsc::UnboundedReceiver<Call>) -> Self {
+        Self { shared, begun, running: FuturesUnordered::new(), finished: Vec::new(), owed: Vec::new() }
+    }
+
+    pub(super) async fn run(&mut self, stop: &CancellationToken) {
+        let shared = self.shared.clone();
+        let mut backoff = Backoff::default();
+        loop {
+            futures::select_biased! {
+                () = stop.cancelled().fuse() => return,
+                () = self.wait().fuse() => {}
+            }
+            match self.write_down().await {
+                Ok(()) => backoff.reset(),
+                Err(error) => shared.pause(&mut backoff, &error, stop).await,
+            }
+        }
+    }
+
+    /// Waits until no call is under way and all outcomes are sent.
+    pub(super) async fn finish(&mut self) {
+        let shared = self.shared.clone();
+        let mut backoff = Backoff::default();
+        self.start_begun();
+        while !(self.running.is_empty() && self.finished.is_empty() && self.owed.is_empty()) {
+            if let Err(error) = self.run_once().await {
+                shared.pause(&mut backoff, &error, &CancellationToken::new()).await;
+            }
+        }
+    }
+
+    /// Waits until a call has finished, then commits the outcomes of all that have, and sends their replies.
+    /// After an error nothing is lost: they are committed or sent the next time.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn run_once(&mut self) -> Result<(), Error> {
+        self.wait().await;
+        self.write_down().await
+    }
+
+    /// Drives the calls until something is there to be written down. May be dropped at any time.
+    async fn wait(&mut self) {
+        while self.finished.is_empty() && self.owed.is_empty() {
+            futures::select_biased! {
+                finished = self.running.select_next_some() => self.finished.push(finished),
+                begun = self.begun.recv().fuse() => match begun {
+                    Some(call) => self.start(call),
+                    // No more will begin; what runs is still to finish.
+                    None if self.running.is_empty() => std::future::pending().await,
+                    None => if let Some(finished) = self.running.next().await {
+                        self.finished.push(finished);
+                    },
+                },
+            }
+        }
+        self.start_begun();
+        while let Some(Some(finished)) = self.running.next().now_or_never() {
+            self.finished.push(finished);
+        }
+    }
+
+    fn start_begun(&mut self) {
+        while let Ok(call) = self.begun.try_recv() {
+            self.start(call);
+        }
+    }
+
+    fn start(&self, call: Call) {
+        let shared = self.shared.clone();
+        shared.in_flight().insert(call.work.target());
+        metrics::gauge!("amends_worker_calls_in_flight", "worker" => shared.settings.name.clone()).increment(1);
+        self.running.push(async move { round(&shared, call).await }.boxed());
+    }
+
+    async fn write_down(&mut self) -> Result<(), Error> {
+        let written = self.commit().await;
+        self.shared.heard(&written);
+        written?;
+        let sent = outbox::send(&self.shared.sink, &self.shared.settings, self.owed.clone()).await;
+        self.shared.health.transport(sent.is_ok());
+        sent?;
+        self.owed.clear();
+        Ok(())
+    }
+
+    /// Commits the outcomes of all that have finished. The other calls go on meanwhile.
+    async fn commit(&mut self) -> Result<(), Error> {
+        if self.finished.is_empty() {
+            return Ok(());
+        }
+        let Self { shared, running, finished, .. } = self;
+        let mut finished_meanwhile = Vec::new();
+        let committed = {
+            let mut committing = pin!(shared.commit(finished).fuse());
+            loop {
+                futures::select_biased! {
+                    committed = committing => break committed,
+                    finished = running.select_next_some() => finished_meanwhile.push(finished),
+                }
+            }
+        };
+        let Written { answered, mut undos } = match committed {
+            Ok(written) => written,
+            Err(error) => {
+                finished.extend(finished_meanwhile);
+                return Err(error.into());
+            }
+        };
+        self.owed.extend(answered);
+        for over in std::mem::replace(finished, finished_meanwhile) {
+            let key = over.call.work.target();
+            self.shared.in_flight().remove(&key);
+            metrics::gauge!("amends_worker_calls_in_flight", "worker" => self.shared.settings.name.clone())
+                .decrement(1);
+            if let Some(undo) = undos.remove(&key) {
+                self.start(Call { permit: over.call.permit, ..undo });
+            }
+        }
+        if self.shared.has_backlog() {
+            self.shared.freed.notify_one();
+        }
+        Ok(())
+    }
+}
+
+/// What follows from a commit.
+#[derive(Default)]
+struct Written {
+    answered: Vec<Answered>,
+    /// Compensations to begin, by row.
+    undos: HashMap<Uuid, Call>,
+}
+
+impl<R: Rows, E: ExternalExecutor, K, C: Clock> Shared<R, E, K, C> {
+    /// Commits outcomes in one transaction; one by one if the data of one of them is at fault.
+    async fn commit(&self, finished: &[Finished]) -> Result<Written, store::Error> {
+        match self.commit_together(finished).await {
+            Err(store::Error::Poison(_)) if finished.len() > 1 => {
+                let mut all = Written::default();
+                for one in finished.chunks(1) {
+                    let written = Box::pin(self.commit(one)).await?;
+                    all.answered.extend(written.answered);
+                    all.undos.extend(written.undos);
+                }
+                Ok(all)
+            }
+            Err(store::Error::Poison(reason)) => {
+                // The row stays started; its lease lapses, and its outcome is asked for again.
+                let command = finished.first().map(|f| f.call.work.target());
+                tracing::error!(worker = self.settings.name, ?command, reason, "outcome cannot be stored");
+                Ok(Written::default())
+            }
+            written => written,
+        }
+    }
+
+    async fn commit_together(&self, finished: &[Finished]) -> Result<Written, store::Error> {
+        let mut keys: Vec<Uuid> = finished.iter().map(|f| f.call.work.target()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let mut tx = self.rows.begin().await?;
+        let locked = self.rows.get(&mut tx, &keys).await?;
+        let mut desk = Desk::new(locked, &[], &self.settings);
+        let port = self.executor.port();
+        let mut undos = HashMap::new();
+        for done in finished {
+            let (key, now) = (done.call.work.target(), desk.now);
+            let asker = done.call.asker.as_ref();
+            let report = Report {
+                key,
+                action: done.call.work.action,
+                found: done.found.clone(),
+                unsure: done.unsure,
+                asker: asker.map(|a| &a.command),
+                traceparent: asker.and_then(|a| a.traceparent.as_deref()),
+            };
+            if settle(&mut desk, report, port, self.owner) == Next::Undo
+                && let Some(row) = desk.change_row(key)
+                && let Some(undo) = call(row, self.lease(now), now, port.keeps_keys_for)
+            {
+                undos.insert(key, Call { asker: Some(Asker::of_undo(&undo)), ..undo });
+            }
+        }
+        Ok(Written { answered: desk.commit(&self.rows, tx).await?, undos })
+    }
+}

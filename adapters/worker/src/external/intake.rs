@@ -1,0 +1,156 @@
+//! Accepts commands, and begins what can begin right away.
+
+use std::sync::Arc;
+
+use amends_protocol::{
+    Kind, Outcome,
+    transport::{Batch, Sink, Source},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Asker, Call, Error, Shared, call};
+use crate::{
+    clock::{Backoff, Clock},
+    desk::{Desk, Parts, Ruling},
+    executor::ExternalExecutor,
+    inbox::{self, Delivery},
+    outbox::{self, Answered},
+    row::{Lease, Said, Status},
+    store::{self, Rows},
+};
+
+/// The loop that accepts commands.
+pub struct Intake<R, E, S, K, C> {
+    shared: Arc<Shared<R, E, K, C>>,
+    source: S,
+}
+
+impl<R, E, S, K, C> Intake<R, E, S, K, C>
+where
+    R: Rows,
+    E: ExternalExecutor,
+    S: Source,
+    K: Sink,
+    C: Clock,
+{
+    pub(super) fn new(shared: Arc<Shared<R, E, K, C>>, source: S) -> Self {
+        Self { shared, source }
+    }
+
+    pub(super) async fn run(&mut self, stop: &CancellationToken) {
+        let mut backoff = Backoff::default();
+        while !stop.is_cancelled() {
+            match self.run_once().await {
+                Ok(()) => backoff.reset(),
+                Err(error) => self.shared.pause(&mut backoff, &error, stop).await,
+            }
+        }
+    }
+
+    /// Receives a batch, accepts its commands in one transaction, answers what can be answered at once and
+    /// moves the offsets. After an error the batch will be received again.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn run_once(&mut self) -> Result<(), Error> {
+        let settings = &self.shared.settings;
+        let received = self.source.receive(settings.batch_max, settings.patience).await;
+        self.shared.health.transport(received.is_ok());
+        let batch = received?;
+        if batch.messages.is_empty() {
+            return Ok(());
+        }
+        let receipt = batch.receipt;
+        let accepted = self.accept(batch).await;
+        self.shared.heard(&accepted);
+        match &accepted {
+            Ok(()) => self.source.commit(receipt)?,
+            Err(_) => self.source.rewind()?,
+        }
+        accepted
+    }
+
+    async fn accept(&self, batch: Batch) -> Result<(), Error> {
+        let Shared { settings, sink, .. } = &*self.shared;
+        outbox::count_batch(settings, batch.messages.len());
+        let (deliveries, mut letters) = inbox::open(batch);
+        let mut answered = Vec::new();
+        let mut parts = Parts::new(&deliveries);
+        while let Some(part) = parts.next() {
+            match self.transact(part).await {
+                Ok(replies) => answered.extend(replies),
+                Err(store::Error::Poison(reason)) => {
+                    letters.extend(parts.halve(part).map(|poison| (poison.message.clone(), reason)));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        inbox::dead_letter(sink, settings, &letters).await?;
+        Ok(outbox::send(sink, settings, answered).await?)
+    }
+
+    async fn transact(&self, deliveries: &[Delivery]) -> Result<Vec<Answered>, store::Error> {
+        if deliveries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let shared = &*self.shared;
+        let commands = inbox::known(deliveries);
+        let mut tx = shared.rows.begin().await?;
+        let locked = shared.rows.lock(&mut tx, &commands).await?;
+        let mut desk = Desk::new(locked, &commands, &shared.settings);
+        let mut begun = Vec::new();
+        for delivery in deliveries {
+            if let Some(ruling) = desk.hear(&delivery.command, delivery.message.traceparent.as_deref()) {
+                begun.extend(self.begin(&mut desk, ruling, delivery));
+            }
+        }
+        let answered = desk.commit(&shared.rows, tx).await?;
+        shared.begin(begun);
+        Ok(answered)
+    }
+
+    /// Accepts a command. Its call begins now if there is room for it and nobody waits longer; otherwise the
+    /// row is due, and the recovery loop begins it.
+    fn begin(&self, desk: &mut Desk, ruling: Ruling, delivery: &Delivery) -> Option<Call> {
+        let (shared, now, command) = (&*self.shared, desk.now, &delivery.command);
+        let permit = if shared.has_backlog() { None } else { shared.permit() };
+        let row = desk.change(command);
+        match ruling {
+            Ruling::Execute => {
+                row.status = Status::Accepted;
+                row.attempt = command.attempt;
+                row.command = Some(command.clone());
+                row.said = Said::default();
+                row.unsure = false;
+                row.started_at = None;
+            }
+            Ruling::Undo => {
+                row.status = Status::Undoing;
+                row.undo = Some(command.clone());
+                row.unsure = false;
+                row.started_at = None;
+            }
+            Ruling::Ask => {
+                row.unsure = true;
+                if command.kind == Kind::Compensate {
+                    row.undo = Some(command.clone());
+                }
+            }
+        }
+        let Some(permit) = permit else {
+            row.lease = Some(Lease { owner: None, until: now });
+            shared.set_backlog(true);
+            if ruling == Ruling::Ask {
+                let reply = row.reply(command, Outcome::InFlight, now);
+                desk.answer(reply, delivery.message.traceparent.as_deref());
+            }
+            return None;
+        };
+        if row.status == Status::Accepted {
+            row.status = Status::Started;
+        }
+        let asker = Asker { command: command.clone(), traceparent: delivery.message.traceparent.clone() };
+        let begun = call(row, shared.lease(now), now, shared.executor.port().keeps_keys_for)?;
+        Some(Call { asker: Some(asker), permit: Some(permit), ..begun })
+    }
+}

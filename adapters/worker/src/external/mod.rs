@@ -1,0 +1,250 @@
+//! The worker of an [`ExternalExecutor`]: three loops over one table of rows.
+//!
+//! * [`Intake`] accepts commands; their offsets may move then. What can begin right away is committed as
+//!   started, with owner and lease, in the same transaction.
+//! * [`Calls`] makes the calls side by side, within a bound, and commits the outcomes of all that have
+//!   finished together. Replies go out after the commit.
+//! * [`Recovery`] goes on from the rows: what was accepted and not begun, calls whose instance was lost, and
+//!   calls that got no answer.
+//!
+//! A call that got no answer leaves its row `started` and `unsure`. Such a row is settled only by an answer
+//! under its key; see [`settle`](self) for what counts as one.
+
+mod calls;
+mod intake;
+mod recovery;
+mod round;
+mod settle;
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use amends_protocol::{
+    Command,
+    transport::{self, Sink, Source},
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::FutureExt;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+pub use calls::Calls;
+pub use intake::Intake;
+pub use recovery::Recovery;
+
+use crate::{
+    clock::{Backoff, Clock, TokioClock, within},
+    executor::{Action, ExternalExecutor, Work},
+    health::Health,
+    row::{Lease, Row, Status},
+    settings::Settings,
+    store::{self, Rows},
+};
+
+/// Why a loop's step was not done. It may be repeated.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The transport.
+    #[error(transparent)]
+    Transport(#[from] transport::Error),
+}
+
+/// A worker whose effects are calls to someone else.
+pub struct External<R, E, S, K, C = TokioClock> {
+    intake: Intake<R, E, S, K, C>,
+    calls: Calls<R, E, K, C>,
+    recovery: Recovery<R, E, K, C>,
+    shared: Arc<Shared<R, E, K, C>>,
+}
+
+impl<R, E, S, K> External<R, E, S, K>
+where
+    R: Rows + 'static,
+    E: ExternalExecutor + 'static,
+    S: Source,
+    K: Sink + 'static,
+{
+    /// A worker on a tokio runtime.
+    pub fn new(rows: R, executor: E, source: S, sink: K, settings: Settings) -> Self {
+        Self::with_clock(rows, executor, source, sink, settings, TokioClock)
+    }
+}
+
+impl<R, E, S, K, C> External<R, E, S, K, C>
+where
+    R: Rows + 'static,
+    E: ExternalExecutor + 'static,
+    S: Source,
+    K: Sink + 'static,
+    C: Clock + 'static,
+{
+    /// A worker with a clock of its own.
+    pub fn with_clock(rows: R, executor: E, source: S, sink: K, settings: Settings, clock: C) -> Self {
+        let (begin, begun) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            owner: Uuid::new_v4(),
+            permits: Arc::new(Semaphore::new(settings.concurrency)),
+            in_flight: Mutex::default(),
+            backlog: AtomicBool::new(true),
+            freed: Notify::new(),
+            health: Health::default(),
+            begin,
+            rows,
+            executor,
+            sink,
+            clock,
+            settings,
+        });
+        Self {
+            intake: Intake::new(shared.clone(), source),
+            calls: Calls::new(shared.clone(), begun),
+            recovery: Recovery::new(shared.clone()),
+            shared,
+        }
+    }
+
+    /// Its readiness.
+    pub fn health(&self) -> Health {
+        self.shared.health.clone()
+    }
+
+    /// The loops, for who drives them by hand.
+    pub fn loops(self) -> (Intake<R, E, S, K, C>, Calls<R, E, K, C>, Recovery<R, E, K, C>) {
+        (self.intake, self.calls, self.recovery)
+    }
+
+    /// Works until told to stop; outlives outages. Stopping, it takes no more commands and waits a while for
+    /// the calls under way; what is not finished then, another instance takes over.
+    pub async fn run(mut self, stop: CancellationToken) {
+        futures::join!(self.intake.run(&stop), self.recovery.run(&stop), self.calls.run(&stop));
+        let (clock, grace) = (&self.shared.clock, self.shared.settings.grace);
+        if within(clock, grace, self.calls.finish()).await.is_none() {
+            tracing::warn!(worker = self.shared.settings.name, "stopped with calls under way");
+        }
+    }
+}
+
+/// What the loops have in common.
+struct Shared<R, E, K, C> {
+    rows: R,
+    executor: E,
+    sink: K,
+    clock: C,
+    settings: Settings,
+    health: Health,
+    /// This instance, in the rows that it calls for.
+    owner: Uuid,
+    /// One for each call that may be under way.
+    permits: Arc<Semaphore>,
+    /// The rows that this instance calls for.
+    in_flight: Mutex<HashSet<Uuid>>,
+    /// Whether there may be rows that were accepted and not begun. Those come first.
+    backlog: AtomicBool,
+    /// Calls have ended, so that others may begin.
+    freed: Notify,
+    begin: mpsc::UnboundedSender<Call>,
+}
+
+impl<R, E: ExternalExecutor, K, C: Clock> Shared<R, E, K, C> {
+    fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        self.permits.clone().try_acquire_owned().ok()
+    }
+
+    fn lease(&self, now: DateTime<Utc>) -> Lease {
+        let lease = TimeDelta::from_std(self.settings.lease).unwrap_or(TimeDelta::MAX);
+        Lease { owner: Some(self.owner), until: now + lease }
+    }
+
+    /// Hands over calls whose rows are committed.
+    fn begin(&self, calls: Vec<Call>) {
+        for call in calls {
+            // The loop that calls lives as long as this one: nothing is lost but in a crash.
+            let _ = self.begin.send(call);
+        }
+    }
+
+    fn has_backlog(&self) -> bool {
+        self.backlog.load(Ordering::Relaxed)
+    }
+
+    fn set_backlog(&self, backlog: bool) {
+        self.backlog.store(backlog, Ordering::Relaxed);
+    }
+
+    fn in_flight(&self) -> MutexGuard<'_, HashSet<Uuid>> {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn heard<T>(&self, result: &Result<T, Error>) {
+        match result {
+            Ok(_) => self.health.database(true),
+            Err(Error::Store(_)) => self.health.database(false),
+            Err(Error::Transport(_)) => self.health.transport(false),
+        }
+    }
+
+    /// Waits before a repetition, unless told to stop.
+    async fn pause(&self, backoff: &mut Backoff, error: &Error, stop: &CancellationToken) {
+        tracing::warn!(worker = self.settings.name, %error, "will try again");
+        futures::select_biased! {
+            () = stop.cancelled().fuse() => {}
+            () = self.clock.sleep(backoff.pause()).fuse() => {}
+        }
+    }
+}
+
+/// A call to be made: its row is committed as started (or undoing), owned by this instance.
+struct Call {
+    work: Work,
+    /// An earlier call under this key got no answer, or its caller was lost.
+    unsure: bool,
+    /// A compensation is remembered: the key may be voided.
+    unwanted: bool,
+    /// The port may have forgotten the key.
+    stale: bool,
+    asker: Option<Asker>,
+    /// Room among the calls; given back when the call is over.
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Who waits for the outcome of a call, beyond the command itself.
+struct Asker {
+    command: Command,
+    traceparent: Option<String>,
+}
+
+impl Asker {
+    /// A compensation that was remembered waits for its own outcome.
+    fn of_undo(call: &Call) -> Self {
+        Self { command: call.work.command.clone(), traceparent: None }
+    }
+}
+
+/// Begins or resumes the call that a row stands for: writes owner and lease into the row.
+fn call(row: &mut Row, lease: Lease, now: DateTime<Utc>, keeps_keys_for: Duration) -> Option<Call> {
+    let (action, command) = match row.status {
+        Status::Started => (Action::Execute, row.command.clone()?),
+        Status::Undoing => (Action::Undo, row.undo.clone()?),
+        _ => return None,
+    };
+    let started_at = *row.started_at.get_or_insert(now);
+    row.lease = Some(lease);
+    Some(Call {
+        work: Work { action, command, held: row.said.exposure.clone() },
+        unsure: row.unsure,
+        unwanted: action == Action::Execute && row.undo.is_some(),
+        stale: (now - started_at).to_std().is_ok_and(|age| age > keeps_keys_for),
+        asker: None,
+        permit: None,
+    })
+}

@@ -1,0 +1,128 @@
+//! Goes on from the rows, not from the transport: what is due is called for again.
+
+use std::sync::Arc;
+
+use amends_protocol::transport::Sink;
+use futures::FutureExt;
+use tokio_util::sync::CancellationToken;
+
+use super::{Call, Error, Shared, call};
+use crate::{
+    clock::{Backoff, Clock},
+    desk::Desk,
+    executor::ExternalExecutor,
+    row::Status,
+    store::Rows,
+};
+
+/// The loop that begins and resumes calls from their rows.
+pub struct Recovery<R, E, K, C> {
+    shared: Arc<Shared<R, E, K, C>>,
+}
+
+impl<R, E, K, C> Recovery<R, E, K, C>
+where
+    R: Rows,
+    E: ExternalExecutor,
+    K: Sink,
+    C: Clock,
+{
+    pub(super) fn new(shared: Arc<Shared<R, E, K, C>>) -> Self {
+        Self { shared }
+    }
+
+    pub(super) async fn run(&mut self, stop: &CancellationToken) {
+        let mut backoff = Backoff::default();
+        let renewing = self.renew_for_ever().fuse();
+        futures::pin_mut!(renewing);
+        while !stop.is_cancelled() {
+            let resumed = futures::select_biased! {
+                resumed = self.resume().fuse() => resumed,
+                never = renewing => match never {},
+            };
+            match resumed {
+                Ok(()) => backoff.reset(),
+                Err(error) => self.shared.pause(&mut backoff, &error, stop).await,
+            }
+            let interval = self.shared.clock.sleep(self.shared.settings.recovery_interval);
+            futures::select_biased! {
+                () = stop.cancelled().fuse() => {}
+                () = self.shared.freed.notified().fuse() => {}
+                () = interval.fuse() => {}
+                never = renewing => match never {},
+            }
+        }
+    }
+
+    /// Begins what was accepted, and takes over what was lost, as far as there is room.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn run_once(&mut self) -> Result<(), Error> {
+        self.resume().await
+    }
+
+    async fn resume(&self) -> Result<(), Error> {
+        let resumed = self.take_over().await;
+        self.shared.heard(&resumed);
+        resumed
+    }
+
+    async fn take_over(&self) -> Result<(), Error> {
+        let shared = &*self.shared;
+        let room = shared.permits.available_permits();
+        if room == 0 {
+            return Ok(());
+        }
+        let mut tx = shared.rows.begin().await?;
+        let locked = shared.rows.due(&mut tx, room).await?;
+        // Fewer than asked for: nobody waits but what others hold.
+        shared.set_backlog(locked.rows.len() >= room);
+        if locked.rows.is_empty() {
+            return Ok(());
+        }
+        let mut desk = Desk::new(locked, &[], &shared.settings);
+        let (now, lease) = (desk.now, shared.lease(desk.now));
+        let keeps = shared.executor.port().keeps_keys_for;
+        let keys: Vec<_> = desk.rows.keys().copied().collect();
+        let mut begun = Vec::with_capacity(keys.len());
+        for key in keys {
+            let Some(permit) = shared.permit() else { break };
+            let Some(row) = desk.change_row(key) else { continue };
+            // It is locked, so it is still what was read: accepted, or a call that nobody holds any more.
+            match row.status {
+                Status::Accepted => row.status = Status::Started,
+                _ => row.unsure = row.started_at.is_some(),
+            }
+            let begin = call(row, lease, now, keeps);
+            begun.extend(begin.map(|begin| Call { permit: Some(permit), ..begin }));
+        }
+        desk.commit(&shared.rows, tx).await?;
+        shared.begin(begun);
+        Ok(())
+    }
+
+    /// Renews the leases of the calls under way, well before they lapse.
+    async fn renew_for_ever(&self) -> std::convert::Infallible {
+        let shared = &*self.shared;
+        loop {
+            shared.clock.sleep(shared.settings.lease / 3).await;
+            if let Err(error) = self.renew().await {
+                // Another instance may take the calls over: that is what the rows are for.
+                tracing::warn!(worker = shared.settings.name, %error, "leases not renewed");
+            }
+        }
+    }
+
+    /// Renews the leases of the calls under way.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn renew(&self) -> Result<(), Error> {
+        let keys: Vec<_> = self.shared.in_flight().iter().copied().collect();
+        if !keys.is_empty() {
+            self.shared.rows.renew(self.shared.owner, &keys, self.shared.settings.lease).await?;
+        }
+        Ok(())
+    }
+}

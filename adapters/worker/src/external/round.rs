@@ -1,0 +1,99 @@
+//! One round of calls for a row: the call itself and, once it is unsure, what can be learnt about it.
+
+use std::future::Future;
+
+use amends_protocol::Reason;
+
+use super::{Call, Shared};
+use crate::{
+    clock::{Clock, within},
+    executor::{Action, Answer, ExternalExecutor, LookUp, Port, Void},
+};
+
+/// What a round came to.
+pub(super) struct Finished {
+    pub(super) call: Call,
+    pub(super) found: Found,
+    /// A call of this round, or one before it, got no answer.
+    pub(super) unsure: bool,
+}
+
+/// What the port said.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Found {
+    /// It answered, or nobody knows.
+    Answer(Answer),
+    /// It promised that the key never takes effect.
+    Voided,
+}
+
+/// Makes the call. If it gets no answer (or an earlier one did not), asks what became of it, and calls again
+/// under the same key where the port bears that.
+pub(super) async fn round<R, E, K, C>(shared: &Shared<R, E, K, C>, call: Call) -> Finished
+where
+    E: ExternalExecutor,
+    C: Clock,
+{
+    let port = shared.executor.port();
+    if !call.unsure {
+        match make(shared, &call).await {
+            Answer::Unknown(_) => {}
+            answer => return Finished { call, found: Found::Answer(answer), unsure: false },
+        }
+    }
+    let found = inquire(shared, &call, port).await;
+    Finished { call, found, unsure: true }
+}
+
+async fn inquire<R, E, K, C>(shared: &Shared<R, E, K, C>, call: &Call, port: Port) -> Found
+where
+    E: ExternalExecutor,
+    C: Clock,
+{
+    let (executor, work) = (&shared.executor, &call.work);
+    if call.unwanted && port.can_void {
+        match timely(shared, executor.void(work)).await {
+            Some(Void::Voided) => return Found::Voided,
+            Some(Void::TooLate) => {}
+            Some(Void::NoAnswer(reason)) => return Found::Answer(Answer::Unknown(reason)),
+            None => return no_answer(),
+        }
+    }
+    if port.can_look_up {
+        match timely(shared, executor.look_up(work)).await {
+            Some(LookUp::Found(answer)) => return Found::Answer(answer),
+            // No outcome: the call may still be on its way, or its process paused before it.
+            Some(LookUp::Nothing) => {}
+            Some(LookUp::NoAnswer(reason)) => return Found::Answer(Answer::Unknown(reason)),
+            None => return no_answer(),
+        }
+    }
+    if port.idempotent && !call.stale {
+        return Found::Answer(make(shared, call).await);
+    }
+    Found::Answer(Answer::unknown("cannot_ask_again"))
+}
+
+async fn make<R, E, K, C>(shared: &Shared<R, E, K, C>, call: &Call) -> Answer
+where
+    E: ExternalExecutor,
+    C: Clock,
+{
+    let answer = match call.work.action {
+        Action::Execute => timely(shared, shared.executor.execute(&call.work)).await,
+        Action::Undo => timely(shared, shared.executor.undo(&call.work)).await,
+    };
+    answer.unwrap_or_else(|| Answer::Unknown(Reason::new("no_answer", "")))
+}
+
+async fn timely<R, E, K, C, F>(shared: &Shared<R, E, K, C>, future: F) -> Option<F::Output>
+where
+    C: Clock,
+    F: Future,
+{
+    within(&shared.clock, shared.settings.call_timeout, future).await
+}
+
+fn no_answer() -> Found {
+    Found::Answer(Answer::unknown("no_answer"))
+}

@@ -1,0 +1,149 @@
+//! What an answer does to a row whose outcome was not known. Pure.
+//!
+//! A row leaves `started` only by the answer to a call under its key, or by a look-up that finds one; and an
+//! answer is written only where the row still waits for it. While the row is unsure `failed` is never
+//! recorded, nor `refused` unless the port's first answer binds.
+
+use amends_protocol::{Command, Kind, Outcome, Reply};
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use super::round::Found;
+use crate::{
+    desk::Desk,
+    executor::{Action, Port},
+    row::{Lease, Row, Said, Status},
+};
+
+/// What to write down: which row, which of its two calls, and what was found.
+pub(super) struct Report<'a> {
+    pub(super) key: Uuid,
+    pub(super) action: Action,
+    pub(super) found: Found,
+    pub(super) unsure: bool,
+    pub(super) asker: Option<&'a Command>,
+    pub(super) traceparent: Option<&'a str>,
+}
+
+/// What follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Nothing to call.
+    Over,
+    /// The compensation that was remembered: the row is `undoing` now.
+    Undo,
+}
+
+/// Settles a row, if the answer settles it, and answers whoever waits.
+pub(super) fn settle(desk: &mut Desk, report: Report<'_>, port: Port, owner: Uuid) -> Next {
+    let Report { key, action, found, unsure, asker, traceparent } = report;
+    let now = desk.now;
+    let Some(row) = desk.change_row(key).filter(|row| waits_for(row, action)) else {
+        // Somebody else was first, and theirs stands.
+        if let Some(asker) = asker {
+            let _ = desk.hear(asker, traceparent);
+        }
+        return Next::Over;
+    };
+    row.unsure |= unsure;
+    let (outcome, said) = match found {
+        Found::Voided => (Outcome::Fenced, Said::default()),
+        Found::Answer(answer) => answer.split(),
+    };
+    let counts = counts(outcome, row.unsure, port);
+    let mut replies = Vec::new();
+    let next = match action {
+        _ if !counts => rest(row, asker, said, now, owner, &mut replies),
+        Action::Execute => settle_execute(row, outcome, said, now, &mut replies),
+        Action::Undo => settle_undo(row, outcome, said, now, &mut replies),
+    };
+    for reply in replies {
+        desk.answer(reply, traceparent);
+    }
+    if let Some(asker) = asker.filter(|a| counts && matches!(a.kind, Kind::Probe | Kind::Fence)) {
+        let _ = desk.hear(asker, traceparent);
+    }
+    next
+}
+
+fn waits_for(row: &Row, action: Action) -> bool {
+    match action {
+        Action::Execute => row.status == Status::Started,
+        Action::Undo => row.status == Status::Undoing,
+    }
+}
+
+/// Whether an answer is an outcome.
+fn counts(outcome: Outcome, unsure: bool, port: Port) -> bool {
+    match outcome {
+        Outcome::Succeeded | Outcome::Fenced => true,
+        Outcome::Refused => !unsure || port.first_answer_binds,
+        Outcome::FailedTransient | Outcome::FailedForGood => !unsure,
+        _ => false,
+    }
+}
+
+/// Nobody knows: the row waits for another round, which the recovery loop or the next question begins.
+fn rest(
+    row: &mut Row,
+    asker: Option<&Command>,
+    said: Said,
+    now: DateTime<Utc>,
+    owner: Uuid,
+    replies: &mut Vec<Reply>,
+) -> Next {
+    row.unsure = true;
+    if row.lease.is_some_and(|l| l.owner == Some(owner)) {
+        // Doubling: as long again as it has lasted so far.
+        let lasted = row.started_at.map_or(TimeDelta::zero(), |started| now - started);
+        let pause = lasted.clamp(TimeDelta::seconds(1), TimeDelta::minutes(1));
+        row.lease = Some(Lease { owner: None, until: now + pause });
+    }
+    let Some(asker) = asker else { return Next::Over };
+    let remembered = row.undo.as_ref().filter(|undo| undo.command_id != asker.command_id);
+    for command in [Some(asker), remembered].into_iter().flatten() {
+        let mut reply = row.reply(command, Outcome::Unknown, now);
+        reply.reason.clone_from(&said.reason);
+        replies.push(reply);
+    }
+    Next::Over
+}
+
+fn settle_execute(
+    row: &mut Row,
+    outcome: Outcome,
+    said: Said,
+    now: DateTime<Utc>,
+    replies: &mut Vec<Reply>,
+) -> Next {
+    let command = row.command.clone();
+    match outcome {
+        Outcome::Fenced => row.bury(),
+        _ => row.settle(Status::settled(outcome), said),
+    }
+    replies.extend(command.and_then(|c| row.recorded(&c, now)));
+    let Some(undo) = row.undo.take() else { return Next::Over };
+    match row.status {
+        Status::Succeeded => {
+            row.status = Status::Undoing;
+            row.undo = Some(undo);
+            return Next::Undo;
+        }
+        Status::Refused => {}
+        _ => row.bury(),
+    }
+    replies.push(row.reply(&undo, Outcome::Succeeded, now));
+    Next::Over
+}
+
+fn settle_undo(row: &mut Row, outcome: Outcome, said: Said, now: DateTime<Utc>, replies: &mut Vec<Reply>) -> Next {
+    if let Some(undo) = row.undo.clone() {
+        row.settle_undo(outcome, undo.attempt, said);
+        replies.extend(row.recorded_undo(&undo, now));
+    }
+    Next::Over
+}
+
+#[cfg(test)]
+#[path = "settle_tests.rs"]
+mod tests;

@@ -1,0 +1,51 @@
+//! From messages to commands: what cannot be read is dead-lettered, what is newer than us is answered.
+
+use amends_protocol::{
+    Command,
+    transport::{self, Batch, Inbound, Sink},
+    wire,
+};
+
+use crate::settings::Settings;
+
+/// A command, and the message that brought it.
+#[derive(Debug, Clone)]
+pub(crate) struct Delivery {
+    pub(crate) command: Command,
+    pub(crate) message: Inbound,
+}
+
+/// A message for the dead letter topic, and why.
+pub(crate) type DeadLetter = (Inbound, String);
+
+/// Reads a batch. A command in a newer format than ours is a delivery all the same.
+pub(crate) fn open(batch: Batch) -> (Vec<Delivery>, Vec<DeadLetter>) {
+    let (mut deliveries, mut unreadable) = (Vec::with_capacity(batch.messages.len()), Vec::new());
+    for message in batch.messages {
+        match wire::command(&message.bytes) {
+            Ok(command) => deliveries.push(Delivery { command, message }),
+            Err(error) => unreadable.push((message, error.to_string())),
+        }
+    }
+    (deliveries, unreadable)
+}
+
+/// The commands that we understand.
+pub(crate) fn known(deliveries: &[Delivery]) -> Vec<&Command> {
+    deliveries.iter().map(|d| &d.command).filter(|c| !wire::is_newer(c.schema_version)).collect()
+}
+
+pub(crate) async fn dead_letter<K: Sink>(
+    sink: &K,
+    settings: &Settings,
+    letters: &[DeadLetter],
+) -> Result<(), transport::Error> {
+    for (message, reason) in letters {
+        // The reason may quote the message, which may hold personal data: it goes with the letter, not to the log.
+        let (worker, topic) = (&settings.name, &message.topic);
+        tracing::warn!(worker, topic, partition = message.partition, offset = message.offset, "dead letter");
+        sink.dead_letter(message, reason).await?;
+        metrics::counter!("amends_worker_dead_letters_total", "worker" => worker.clone()).increment(1);
+    }
+    Ok(())
+}

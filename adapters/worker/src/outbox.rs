@@ -1,0 +1,46 @@
+//! From replies to messages.
+
+use amends_protocol::{
+    Reply,
+    transport::{self, Outbound, Placement, Sink},
+    wire,
+};
+
+use crate::settings::Settings;
+
+/// A reply, and the trace of the command that it answers.
+#[derive(Debug, Clone)]
+pub(crate) struct Answered {
+    pub(crate) reply: Reply,
+    pub(crate) traceparent: Option<String>,
+}
+
+/// Sends replies home; ends once all are acknowledged.
+pub(crate) async fn send<K: Sink>(
+    sink: &K,
+    settings: &Settings,
+    answered: Vec<Answered>,
+) -> Result<(), transport::Error> {
+    if answered.is_empty() {
+        return Ok(());
+    }
+    for Answered { reply, .. } in &answered {
+        metrics::counter!("amends_worker_commands_total", "worker" => settings.name.clone(),
+                          "kind" => reply.kind.as_str(), "outcome" => reply.outcome.as_str())
+        .increment(1);
+    }
+    let message = |Answered { reply, traceparent }: Answered| Outbound {
+        topic: settings.reply_topic.clone(),
+        placement: Placement::Home(reply.slot),
+        key: reply.saga_id,
+        traceparent,
+        bytes: wire::write(&reply),
+    };
+    sink.send(answered.into_iter().map(message).collect()).await
+}
+
+/// Counts a batch of commands.
+pub(crate) fn count_batch(settings: &Settings, size: usize) {
+    #[expect(clippy::cast_precision_loss, reason = "a batch has far fewer than 2^52 commands")]
+    metrics::histogram!("amends_worker_batch_size", "worker" => settings.name.clone()).record(size as f64);
+}

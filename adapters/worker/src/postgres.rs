@@ -1,0 +1,260 @@
+//! The rows in Postgres: table `commands`, the same in each worker's database.
+
+use std::{collections::HashMap, time::Duration};
+
+use amends_protocol::{Command, Json};
+use chrono::{DateTime, Utc};
+use serde::{Serialize, de::DeserializeOwned};
+use sqlx::{FromRow, PgPool, Postgres, Transaction};
+use uuid::Uuid;
+
+use crate::{
+    row::{Lease, Row, Status},
+    store::{Error, Locked, Rows},
+};
+
+/// Statements on arrays get one plan, made for no particular length, and never a scan of the whole table:
+/// a plan made while the table was small must not be met again when it has grown.
+const BEGIN: &str = "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off";
+
+/// Rows in a worker's Postgres database.
+#[derive(Debug, Clone)]
+pub struct PgRows {
+    pool: PgPool,
+}
+
+impl PgRows {
+    /// Rows over this pool.
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool }
+    }
+}
+
+/// A transaction of a worker.
+pub type PgTx = Transaction<'static, Postgres>;
+
+const COLUMNS: &str = "command_id, saga_id, status, attempt, epoch, issued_at, unsure, live, owner, lease_until, \
+                       started_at, command::text, reply::text, undo::text, undo_reply::text";
+
+impl Rows for PgRows {
+    type Tx = PgTx;
+
+    async fn begin(&self) -> Result<PgTx, Error> {
+        Ok(self.pool.begin_with(BEGIN).await?)
+    }
+
+    async fn lock(&self, tx: &mut PgTx, commands: &[&Command]) -> Result<Locked, Error> {
+        let mut first: Vec<&Command> = commands.to_vec();
+        first.sort_by_key(|c| c.row_key());
+        first.dedup_by_key(|c| c.row_key());
+        let mut rows = HashMap::new();
+        // A key that is neither inserted nor there to be read was removed in between: once more.
+        loop {
+            let (inserted, now): (Vec<Uuid>, DateTime<Utc>) = sqlx::query_as(
+                "WITH inserted AS (
+                     INSERT INTO commands (command_id, saga_id, status, attempt, epoch, issued_at)
+                     SELECT c.command_id, c.saga_id, 'accepted', c.attempt, c.epoch, c.issued_at
+                     FROM UNNEST($1::uuid[], $2::uuid[], $3::int8[], $4::int8[], $5::timestamptz[])
+                          AS c (command_id, saga_id, attempt, epoch, issued_at)
+                     ORDER BY c.command_id
+                     ON CONFLICT (command_id) DO NOTHING
+                     RETURNING command_id)
+                 SELECT COALESCE(array_agg(command_id ORDER BY command_id), '{}'), clock_timestamp() FROM inserted",
+            )
+            .bind(first.iter().map(|c| c.row_key()).collect::<Vec<_>>())
+            .bind(first.iter().map(|c| c.saga_id).collect::<Vec<_>>())
+            .bind(first.iter().map(|c| i64::from(c.attempt)).collect::<Vec<_>>())
+            .bind(first.iter().map(|c| i64::from(c.epoch)).collect::<Vec<_>>())
+            .bind(first.iter().map(|c| c.issued_at).collect::<Vec<_>>())
+            .fetch_one(&mut **tx)
+            .await?;
+            first.retain(|c| inserted.binary_search(&c.row_key()).is_err());
+            if first.is_empty() {
+                return Ok(Locked { now, rows });
+            }
+            let keys: Vec<Uuid> = first.iter().map(|c| c.row_key()).collect();
+            let found = self.get(tx, &keys).await?;
+            rows.extend(found.rows);
+            first.retain(|c| !rows.contains_key(&c.row_key()));
+            if first.is_empty() {
+                return Ok(Locked { now: found.now, rows });
+            }
+        }
+    }
+
+    async fn get(&self, tx: &mut PgTx, keys: &[Uuid]) -> Result<Locked, Error> {
+        let stored: Vec<Stored> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "SELECT {COLUMNS}, clock_timestamp() AS now
+             FROM (SELECT * FROM commands WHERE command_id = ANY($1) ORDER BY command_id FOR UPDATE) AS locked"
+        )))
+        .bind(keys)
+        .fetch_all(&mut **tx)
+        .await?;
+        locked(tx, stored).await
+    }
+
+    async fn due(&self, tx: &mut PgTx, limit: usize) -> Result<Locked, Error> {
+        let stored: Vec<Stored> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "SELECT {COLUMNS}, clock_timestamp() AS now FROM commands
+             WHERE live AND lease_until <= now() ORDER BY lease_until LIMIT $1 FOR UPDATE SKIP LOCKED"
+        )))
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&mut **tx)
+        .await?;
+        locked(tx, stored).await
+    }
+
+    async fn write(&self, tx: &mut PgTx, rows: &[Row]) -> Result<(), Error> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        fn each<T>(rows: &[Row], of: impl FnMut(&Row) -> T) -> Vec<T> {
+            rows.iter().map(of).collect()
+        }
+        sqlx::query(
+            "UPDATE commands AS c
+             SET status = w.status, attempt = w.attempt, epoch = w.epoch, unsure = w.unsure,
+                 live = w.lease_until IS NOT NULL, held = w.held, owner = w.owner, lease_until = w.lease_until,
+                 started_at = w.started_at, command = w.command::json, reply = w.reply::json, undo = w.undo::json,
+                 undo_reply = w.undo_reply::json, updated_at = now()
+             FROM UNNEST($1::uuid[], $2::text[], $3::int8[], $4::int8[], $5::bool[], $6::bool[], $7::uuid[],
+                         $8::timestamptz[], $9::timestamptz[], $10::text[], $11::text[], $12::text[], $13::text[])
+                  AS w (command_id, status, attempt, epoch, unsure, held, owner, lease_until, started_at, command,
+                        reply, undo, undo_reply)
+             WHERE c.command_id = w.command_id",
+        )
+        .bind(each(rows, |r| r.key))
+        .bind(each(rows, |r| r.status.as_str()))
+        .bind(each(rows, |r| i64::from(r.attempt)))
+        .bind(each(rows, |r| i64::from(r.epoch)))
+        .bind(each(rows, |r| r.unsure))
+        .bind(each(rows, Row::is_held))
+        .bind(each(rows, |r| r.lease.and_then(|l| l.owner)))
+        .bind(each(rows, |r| r.lease.map(|l| l.until)))
+        .bind(each(rows, |r| r.started_at))
+        .bind(each(rows, |r| r.command.as_ref().map(json)))
+        .bind(each(rows, |r| Some(json(&r.said)).filter(|said| said != "{}")))
+        .bind(each(rows, |r| r.undo.as_ref().map(json)))
+        .bind(each(rows, |r| r.undone.as_ref().map(json)))
+        .execute(&mut **tx)
+        .await?;
+        Ok(())
+    }
+
+    async fn remove(&self, tx: &mut PgTx, keys: &[Uuid]) -> Result<(), Error> {
+        if !keys.is_empty() {
+            sqlx::query("DELETE FROM commands WHERE command_id = ANY($1)").bind(keys).execute(&mut **tx).await?;
+        }
+        Ok(())
+    }
+
+    async fn commit(&self, tx: PgTx) -> Result<(), Error> {
+        Ok(tx.commit().await?)
+    }
+
+    async fn renew(&self, owner: Uuid, keys: &[Uuid], lease: Duration) -> Result<(), Error> {
+        sqlx::query(
+            "UPDATE commands AS c SET lease_until = now() + $3 * interval '1 millisecond'
+             FROM (SELECT command_id FROM commands WHERE command_id = ANY($1) AND owner = $2
+                   ORDER BY command_id FOR UPDATE) AS mine
+             WHERE c.command_id = mine.command_id",
+        )
+        .bind(keys)
+        .bind(owner)
+        .bind(millis(lease))
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    async fn expire(&self, age: Duration, limit: usize) -> Result<u64, Error> {
+        let done = sqlx::query(
+            "DELETE FROM commands WHERE command_id IN (
+                 SELECT command_id FROM commands
+                 WHERE created_at < now() - $1 * interval '1 millisecond' AND NOT held
+                 LIMIT $2 FOR UPDATE SKIP LOCKED)",
+        )
+        .bind(millis(age))
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .execute(&self.pool)
+        .await?;
+        Ok(done.rows_affected())
+    }
+
+    async fn ping(&self) -> Result<(), Error> {
+        sqlx::query("SELECT 1").execute(&self.pool).await?;
+        Ok(())
+    }
+}
+
+/// The table's row as it is stored.
+#[derive(FromRow)]
+struct Stored {
+    command_id: Uuid,
+    saga_id: Uuid,
+    status: String,
+    attempt: i32,
+    epoch: i32,
+    issued_at: DateTime<Utc>,
+    unsure: bool,
+    live: bool,
+    owner: Option<Uuid>,
+    lease_until: Option<DateTime<Utc>>,
+    started_at: Option<DateTime<Utc>>,
+    command: Option<String>,
+    reply: Option<String>,
+    undo: Option<String>,
+    undo_reply: Option<String>,
+    now: DateTime<Utc>,
+}
+
+impl TryFrom<Stored> for Row {
+    type Error = Error;
+
+    fn try_from(stored: Stored) -> Result<Self, Error> {
+        let key = stored.command_id;
+        let status = Status::of(&stored.status)
+            .ok_or_else(|| Error::Unavailable(format!("row {key}: status {} is not known", stored.status)))?;
+        Ok(Row {
+            key,
+            saga_id: stored.saga_id,
+            status,
+            attempt: stored.attempt.unsigned_abs(),
+            epoch: stored.epoch.unsigned_abs(),
+            issued_at: stored.issued_at,
+            unsure: stored.unsure,
+            lease: stored
+                .lease_until
+                .filter(|_| stored.live)
+                .map(|until| Lease { owner: stored.owner, until }),
+            started_at: stored.started_at,
+            command: read(key, stored.command)?,
+            said: read(key, stored.reply)?.unwrap_or_default(),
+            undo: read(key, stored.undo)?,
+            undone: read(key, stored.undo_reply)?,
+        })
+    }
+}
+
+async fn locked(tx: &mut PgTx, stored: Vec<Stored>) -> Result<Locked, Error> {
+    let now = match stored.iter().map(|s| s.now).max() {
+        Some(now) => now,
+        None => sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&mut **tx).await?,
+    };
+    let rows = stored.into_iter().map(|s| Row::try_from(s).map(|r| (r.key, r))).collect::<Result<_, _>>()?;
+    Ok(Locked { now, rows })
+}
+
+fn json<T: Serialize>(value: &T) -> String {
+    Json::of(value).unwrap_or_default().get().to_owned()
+}
+
+fn read<T: DeserializeOwned>(key: Uuid, text: Option<String>) -> Result<Option<T>, Error> {
+    text.map(|t| serde_json::from_str(&t))
+        .transpose()
+        .map_err(|e| Error::Unavailable(format!("row {key} cannot be read: {e}")))
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}

@@ -1,0 +1,50 @@
+//! What can be set for a worker.
+
+use std::time::Duration;
+
+/// A worker's settings. Start from [`Settings::new`].
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The worker's name, in logs and metrics.
+    pub name: String,
+    /// The topic that its commands come from.
+    pub command_topic: String,
+    /// The topic that its replies go to.
+    pub reply_topic: String,
+    /// The most commands taken in one transaction.
+    pub batch_max: usize,
+    /// How long to wait for a command before looking up.
+    pub patience: Duration,
+    /// How old an execute may be when it is first seen; rows live twice as long.
+    pub horizon: Duration,
+    /// The most calls outside at a time.
+    pub concurrency: usize,
+    /// How long a call may be silent before its outcome counts as unknown.
+    pub call_timeout: Duration,
+    /// How long a call belongs to its instance unless renewed.
+    pub lease: Duration,
+    /// How often to look for calls that are due.
+    pub recovery_interval: Duration,
+    /// How long a stopping worker waits for calls under way.
+    pub grace: Duration,
+}
+
+impl Settings {
+    /// The defaults for a worker of this name: it reads `<name>.commands` and answers on `saga.replies`.
+    pub fn new(name: impl Into<String>) -> Self {
+        let name = name.into();
+        Self {
+            command_topic: format!("{name}.commands"),
+            name,
+            reply_topic: "saga.replies".into(),
+            batch_max: 500,
+            patience: Duration::from_millis(500),
+            horizon: Duration::from_hours(14 * 24),
+            concurrency: 256,
+            call_timeout: Duration::from_secs(5),
+            lease: Duration::from_secs(30),
+            recovery_interval: Duration::from_millis(500),
+            grace: Duration::from_secs(10),
+        }
+    }
+}

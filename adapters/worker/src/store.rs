@@ -1,0 +1,84 @@
+//! What the loops ask of the worker's database: the rows.
+
+use std::{collections::HashMap, future::Future, time::Duration};
+
+use amends_protocol::Command;
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use crate::row::Row;
+
+/// Why the database did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The data is at fault (SQLSTATE class 22 or 23): repeating it would fail again.
+    #[error("refused by the database: {0}")]
+    Poison(String),
+    /// The database or the way to it is at fault: repeating helps.
+    #[error("database: {0}")]
+    Unavailable(String),
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        let poisonous = error
+            .as_database_error()
+            .and_then(|e| e.code())
+            .is_some_and(|code| code.starts_with("22") || code.starts_with("23"));
+        // A class and a constraint name the fault; the message itself may quote what was sent.
+        match error.as_database_error() {
+            Some(e) if poisonous => Error::Poison(format!(
+                "SQLSTATE {}{}",
+                e.code().unwrap_or_default(),
+                e.constraint().map(|c| format!(", constraint {c}")).unwrap_or_default()
+            )),
+            _ => Error::Unavailable(error.to_string()),
+        }
+    }
+}
+
+/// Rows that this transaction holds locked.
+#[derive(Debug, Clone)]
+pub struct Locked {
+    /// The database's time, taken after the locks.
+    pub now: DateTime<Utc>,
+    /// The rows that there were; the keys without one are this transaction's to fill or remove.
+    pub rows: HashMap<Uuid, Row>,
+}
+
+/// The table of rows.
+pub trait Rows: Send + Sync {
+    /// A transaction. Dropped, it leaves nothing.
+    type Tx: Send;
+
+    /// Begins a transaction.
+    fn begin(&self) -> impl Future<Output = Result<Self::Tx, Error>> + Send;
+
+    /// Inserts or locks the rows of these commands, in the order of their keys. The first statement of a
+    /// transaction, so that two instances cannot decide about one row at once.
+    fn lock(&self, tx: &mut Self::Tx, commands: &[&Command]) -> impl Future<Output = Result<Locked, Error>> + Send;
+
+    /// Locks rows that there are, in the order of their keys.
+    fn get(&self, tx: &mut Self::Tx, keys: &[Uuid]) -> impl Future<Output = Result<Locked, Error>> + Send;
+
+    /// Locks rows for which something outside is due, oldest first, passing over those that others hold.
+    fn due(&self, tx: &mut Self::Tx, limit: usize) -> impl Future<Output = Result<Locked, Error>> + Send;
+
+    /// Writes rows that this transaction holds.
+    fn write(&self, tx: &mut Self::Tx, rows: &[Row]) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Removes rows that this transaction inserted and does not need.
+    fn remove(&self, tx: &mut Self::Tx, keys: &[Uuid]) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Commits. After an error it may have happened: ask the rows.
+    fn commit(&self, tx: Self::Tx) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Renews the leases of an owner's calls.
+    fn renew(&self, owner: Uuid, keys: &[Uuid], lease: Duration) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Removes at most `limit` rows that are older than `age` and not held. Returns how many.
+    fn expire(&self, age: Duration, limit: usize) -> impl Future<Output = Result<u64, Error>> + Send;
+
+    /// Ends if the database answers.
+    fn ping(&self) -> impl Future<Output = Result<(), Error>> + Send;
+}

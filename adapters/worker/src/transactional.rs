@@ -1,0 +1,246 @@
+//! The worker of a [`TransactionalExecutor`]: a batch of commands is one transaction.
+
+use std::collections::HashSet;
+
+use amends_protocol::{
+    Kind, Outcome,
+    transport::{self, Batch, Sink, Source},
+};
+use futures::FutureExt;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock::{Backoff, Clock, TokioClock},
+    desk::{Desk, Parts, Ruling},
+    executor::{Action, Answer, TransactionalExecutor, Work},
+    health::Health,
+    inbox::{self, Delivery},
+    outbox::{self, Answered},
+    row::Status,
+    settings::Settings,
+    store::{self, Rows},
+};
+
+/// Why a batch was not settled. It is received again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The transport.
+    #[error(transparent)]
+    Transport(#[from] transport::Error),
+}
+
+/// A worker whose effects live in its own database.
+pub struct Transactional<R, E, S, K, C = TokioClock> {
+    rows: R,
+    executor: E,
+    source: S,
+    sink: K,
+    clock: C,
+    settings: Settings,
+    health: Health,
+}
+
+impl<R, E, S, K> Transactional<R, E, S, K>
+where
+    R: Rows,
+    E: TransactionalExecutor<R::Tx>,
+    S: Source,
+    K: Sink,
+{
+    /// A worker on a tokio runtime.
+    pub fn new(rows: R, executor: E, source: S, sink: K, settings: Settings) -> Self {
+        Self::with_clock(rows, executor, source, sink, settings, TokioClock)
+    }
+}
+
+impl<R, E, S, K, C> Transactional<R, E, S, K, C>
+where
+    R: Rows,
+    E: TransactionalExecutor<R::Tx>,
+    S: Source,
+    K: Sink,
+    C: Clock,
+{
+    /// A worker with a clock of its own.
+    pub fn with_clock(rows: R, executor: E, source: S, sink: K, settings: Settings, clock: C) -> Self {
+        Self { rows, executor, source, sink, clock, settings, health: Health::default() }
+    }
+
+    /// Its readiness.
+    pub fn health(&self) -> Health {
+        self.health.clone()
+    }
+
+    /// Works until told to stop; outlives outages. Stops between batches.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut backoff = Backoff::default();
+        while !stop.is_cancelled() {
+            let received = futures::select_biased! {
+                () = stop.cancelled().fuse() => return,
+                received = self.receive().fuse() => received,
+            };
+            let settled = match received {
+                Ok(batch) => self.settle(batch).await,
+                Err(error) => Err(error),
+            };
+            match settled {
+                Ok(()) => backoff.reset(),
+                Err(error) => {
+                    tracing::warn!(worker = self.settings.name, %error, "will try again");
+                    futures::select_biased! {
+                        () = stop.cancelled().fuse() => return,
+                        () = self.clock.sleep(backoff.pause()).fuse() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Receives a batch and settles it. After an error it will be received again.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn run_once(&mut self) -> Result<(), Error> {
+        let batch = self.receive().await?;
+        self.settle(batch).await
+    }
+
+    async fn receive(&mut self) -> Result<Batch, Error> {
+        if !self.health.readiness().database {
+            let pinged = self.rows.ping().await;
+            self.health.database(pinged.is_ok());
+            pinged?;
+        }
+        let received = self.source.receive(self.settings.batch_max, self.settings.patience).await;
+        self.health.transport(received.is_ok());
+        Ok(received?)
+    }
+
+    async fn settle(&mut self, batch: Batch) -> Result<(), Error> {
+        if batch.messages.is_empty() {
+            return Ok(());
+        }
+        let receipt = batch.receipt;
+        let settled = self.answer(batch).await;
+        match &settled {
+            Ok(()) => self.source.commit(receipt)?,
+            Err(error) => {
+                match error {
+                    Error::Store(_) => self.health.database(false),
+                    Error::Transport(_) => self.health.transport(false),
+                }
+                self.source.rewind()?;
+            }
+        }
+        settled
+    }
+
+    async fn answer(&self, batch: Batch) -> Result<(), Error> {
+        outbox::count_batch(&self.settings, batch.messages.len());
+        let (deliveries, mut letters) = inbox::open(batch);
+        let mut answered = Vec::with_capacity(deliveries.len());
+        let mut parts = Parts::new(&deliveries);
+        while let Some(part) = parts.next() {
+            match self.transact(part).await {
+                Ok(replies) => answered.extend(replies),
+                Err(store::Error::Poison(reason)) => {
+                    letters.extend(parts.halve(part).map(|poison| (poison.message.clone(), reason)));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        inbox::dead_letter(&self.sink, &self.settings, &letters).await?;
+        Ok(outbox::send(&self.sink, &self.settings, answered).await?)
+    }
+
+    /// Decides and does these commands in one transaction.
+    async fn transact(&self, deliveries: &[Delivery]) -> Result<Vec<Answered>, store::Error> {
+        if deliveries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let commands = inbox::known(deliveries);
+        let mut tx = self.rows.begin().await?;
+        let locked = self.rows.lock(&mut tx, &commands).await?;
+        let mut desk = Desk::new(locked, &commands, &self.settings);
+
+        // Commands for one row take turns: what the executor answers to the first decides the next.
+        let mut waiting: Vec<&Delivery> = deliveries.iter().collect();
+        while !waiting.is_empty() {
+            let (begun, later) = take(&mut desk, waiting);
+            let work: Vec<Work> = begun.iter().map(|(action, d)| work(&desk, *action, d)).collect();
+            if !work.is_empty() {
+                let answers = self.executor.run(&mut tx, &work).await?;
+                if answers.len() != work.len() {
+                    let (got, of) = (answers.len(), work.len());
+                    return Err(store::Error::Unavailable(format!("the executor answered {got} of {of}")));
+                }
+                for ((_, delivery), answer) in begun.into_iter().zip(answers) {
+                    record(&mut desk, delivery, answer);
+                }
+            }
+            waiting = later;
+        }
+        let answered = desk.commit(&self.rows, tx).await?;
+        self.health.database(true);
+        Ok(answered)
+    }
+}
+
+/// Decides as many commands as can be, each row's in their order. Returns those that the executor has to act
+/// on, and those that must wait for its answers.
+fn take<'a>(desk: &mut Desk, waiting: Vec<&'a Delivery>) -> (Vec<(Action, &'a Delivery)>, Vec<&'a Delivery>) {
+    let (mut begun, mut later, mut busy) = (Vec::new(), Vec::new(), HashSet::new());
+    for delivery in waiting {
+        let key = delivery.command.row_key();
+        if busy.contains(&key) {
+            later.push(delivery);
+            continue;
+        }
+        let action = match desk.hear(&delivery.command, delivery.message.traceparent.as_deref()) {
+            Some(Ruling::Execute) => Action::Execute,
+            Some(Ruling::Undo) => Action::Undo,
+            // Outside of a transaction no row here is between accepted and settled.
+            Some(Ruling::Ask) | None => continue,
+        };
+        busy.insert(key);
+        begun.push((action, delivery));
+    }
+    (begun, later)
+}
+
+fn work(desk: &Desk, action: Action, delivery: &Delivery) -> Work {
+    let held = desk.rows.get(&delivery.command.row_key()).map(|row| row.said.exposure.clone());
+    Work { action, command: delivery.command.clone(), held: held.unwrap_or_default() }
+}
+
+/// Records what the executor answered.
+fn record(desk: &mut Desk, delivery: &Delivery, answer: Answer) {
+    let (command, now) = (&delivery.command, desk.now);
+    let traceparent = delivery.message.traceparent.as_deref();
+    let (outcome, said) = answer.split();
+    if outcome == Outcome::Unknown {
+        // Nothing is recorded: the row stays as it was before this command.
+        let mut reply = command.reply(outcome, now);
+        reply.reason = said.reason;
+        return desk.answer(reply, traceparent);
+    }
+    let row = desk.change(command);
+    let reply = if command.kind == Kind::Compensate {
+        row.settle_undo(outcome, command.attempt, said);
+        row.recorded_undo(command, now)
+    } else {
+        row.attempt = command.attempt;
+        row.settle(Status::settled(outcome), said);
+        row.recorded(command, now)
+    };
+    if let Some(reply) = reply {
+        desk.answer(reply, traceparent);
+    }
+}
+
+#[cfg(test)]
+#[path = "transactional_tests.rs"]
+mod tests;
