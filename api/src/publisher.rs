@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use amends_engine::{
@@ -24,30 +24,42 @@ use uuid::Uuid;
 const BATCH: u32 = 500;
 /// Rest after finding nothing.
 pub const POLL: Duration = Duration::from_millis(25);
+/// While no position is drawn, a look finds only what was drawn before and is committed late: look so often.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// Publishes the slots that this process owns.
 pub struct Publisher<S, K> {
-    /// For the inputs of new orders.
-    pub store: S,
-    /// The timeline.
-    pub log: EventLog,
-    /// A sink that keeps the order of what it is given.
-    pub sink: K,
-    /// Which slots.
-    pub ownership: Ownership,
+    store: S,
+    log: EventLog,
+    sink: K,
+    ownership: Ownership,
+    /// The last position at the last look that found nothing, and when that was.
+    quiet: Option<(i64, Instant)>,
 }
 
 impl<S: SagaStore, K: Sink> Publisher<S, K> {
+    /// Publishes what `log` has of the slots owned. `store` is for the inputs of new orders; `sink` must keep the
+    /// order of what it is given.
+    pub fn new(store: S, log: EventLog, sink: K, ownership: Ownership) -> Self {
+        Self { store, log, sink, ownership, quiet: None }
+    }
+
     /// Publishes one batch; answers how many entries were read.
     ///
     /// # Errors
     /// Store or transport; the batch is read again.
-    pub async fn run_once(&self) -> Result<usize, Error> {
+    pub async fn run_once(&mut self) -> Result<usize, Error> {
         let slots = self.ownership.slots();
         if slots.is_empty() {
             return Ok(0);
         }
+        // The look itself costs milliseconds: first the cheap question.
+        let position = self.log.last_position().await?;
+        if self.quiet.is_some_and(|(last, at)| last == position && at.elapsed() < QUIET) {
+            return Ok(0);
+        }
         let entries = self.log.unpublished(&slots, BATCH).await?;
+        self.quiet = entries.is_empty().then(|| (position, Instant::now()));
         if entries.is_empty() {
             return Ok(0);
         }

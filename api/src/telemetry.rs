@@ -9,8 +9,8 @@ use crate::settings::{LogFormat, Settings};
 
 /// Starts logging; answers what is wrong with the filter.
 pub fn logs(settings: &Settings) -> Result<(), String> {
-    // The scheduler tells of its own start at this level, and of nothing else.
-    let filter = format!("tokio_cron_scheduler=warn,{}", settings.log);
+    // The scheduler tells of its own start, and Postgres of what it need not do.
+    let filter = format!("tokio_cron_scheduler=warn,sqlx::postgres::notice=warn,{}", settings.log);
     let filter = EnvFilter::try_new(filter).map_err(|e| format!("setting: log: {e}"))?;
     let colours = std::io::stderr().is_terminal();
     let registry = tracing_subscriber::registry().with(filter);

@@ -63,12 +63,12 @@ pub async fn start(process: &Process, observed: bool) -> Result<()> {
             pause("recovery", sent, &mut failures, &stopping, &shared.clock).await;
         }
     });
-    let publisher = publisher::Publisher {
-        store: PgSagaStore::new(pool.clone()),
-        log: EventLog::new(pool.clone()),
-        sink: KafkaSink::in_order(&process.kafka)?,
+    let mut publisher = publisher::Publisher::new(
+        PgSagaStore::new(pool.clone()),
+        EventLog::new(pool.clone()),
+        KafkaSink::in_order(&process.kafka)?,
         ownership,
-    };
+    );
     let stopping = stop();
     process.tasks.spawn(async move {
         let (clock, mut failures) = (TokioClock::default(), 0);
