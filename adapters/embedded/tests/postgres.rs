@@ -11,14 +11,13 @@ use amends_embedded::{Postgres, PostgresOptions, postgres::Error};
 use amends_testkit::eventually;
 use sqlx::{Connection, PgConnection};
 
-/// As `dev` has it: what is committed stays.
-fn durable(directory: &Path) -> PostgresOptions {
-    PostgresOptions::new(directory.join("data"))
-}
-
-/// Quick, where nothing is killed before it is read again.
+/// What is committed outlives every process. A power cut is not among these tests.
 fn options(directory: &Path) -> PostgresOptions {
-    PostgresOptions { fsync: false, ..durable(directory) }
+    PostgresOptions {
+        fsync: false,
+        settings: vec![("synchronous_commit".into(), "on".into())],
+        ..PostgresOptions::new(directory.join("data"))
+    }
 }
 
 async fn number(url: &str, sql: &'static str) -> i32 {
@@ -127,7 +126,7 @@ async fn as_root_a_directory_out_of_reach_is_replaced_by_the_same_other_one_each
 #[tokio::test]
 async fn holds_a_server_when_asked_to() {
     let Some(directory) = std::env::var_os("HOLD_A_SERVER_IN") else { return };
-    let server = Postgres::start(durable(Path::new(&directory))).await.unwrap();
+    let server = Postgres::start(options(Path::new(&directory))).await.unwrap();
     let mut connection = PgConnection::connect(&server.url("postgres")).await.unwrap();
     sqlx::query("CREATE TABLE kept AS SELECT 7 AS n").execute(&mut connection).await.unwrap();
     println!("\nholding {}", postmaster(&server).unwrap());
@@ -165,6 +164,6 @@ async fn after_kill_9_of_everything_the_next_start_finds_what_was_committed() {
     let (mut holder, server) = hold(directory.path());
     assert!(Command::new("kill").args(["-9", &server, &holder.id().to_string()]).status().unwrap().success());
     holder.wait().unwrap();
-    let server = Postgres::start(durable(directory.path())).await.unwrap();
+    let server = Postgres::start(options(directory.path())).await.unwrap();
     assert_eq!(number(&server.url("postgres"), "SELECT n FROM kept").await, 7);
 }
