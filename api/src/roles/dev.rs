@@ -46,7 +46,11 @@ pub async fn run(
         Some(url) => url.expose_secret().to_owned(),
         None => {
             say("starting Postgres");
-            let started = Postgres::start(PostgresOptions::new(data.join("postgres"))).await?;
+            let started = Postgres::start(PostgresOptions {
+                fresh: options.fresh,
+                ..PostgresOptions::new(data.join("postgres"))
+            })
+            .await?;
             let url = started.url("postgres");
             postgres = Some(started);
             url
