@@ -101,7 +101,12 @@ impl Rows for PgRows {
         .bind(i64::try_from(limit).unwrap_or(i64::MAX))
         .fetch_all(&mut **tx)
         .await?;
-        locked(tx, stored).await
+        let now = now(tx, &stored).await?;
+        // What cannot be read waits for a program that can; it must not stop the others.
+        let readable = stored.into_iter().filter_map(|stored| {
+            Row::try_from(stored).inspect_err(|why| tracing::error!(%why, "a row that is due is left out")).ok()
+        });
+        Ok(Locked { now, rows: readable.map(|row| (row.key, row)).collect() })
     }
 
     async fn write(&self, tx: &mut PgTx, rows: &[Row]) -> Result<(), Error> {
@@ -214,7 +219,7 @@ impl TryFrom<Stored> for Row {
     fn try_from(stored: Stored) -> Result<Self, Error> {
         let key = stored.command_id;
         let status = Status::of(&stored.status)
-            .ok_or_else(|| Error::Unavailable(format!("row {key}: status {} is not known", stored.status)))?;
+            .ok_or_else(|| Error::Poison(format!("row {key}: status {} is not known", stored.status)))?;
         Ok(Row {
             key,
             saga_id: stored.saga_id,
@@ -236,11 +241,15 @@ impl TryFrom<Stored> for Row {
     }
 }
 
+async fn now(tx: &mut PgTx, stored: &[Stored]) -> Result<DateTime<Utc>, Error> {
+    match stored.iter().map(|s| s.now).max() {
+        Some(now) => Ok(now),
+        None => Ok(sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&mut **tx).await?),
+    }
+}
+
 async fn locked(tx: &mut PgTx, stored: Vec<Stored>) -> Result<Locked, Error> {
-    let now = match stored.iter().map(|s| s.now).max() {
-        Some(now) => now,
-        None => sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&mut **tx).await?,
-    };
+    let now = now(tx, &stored).await?;
     let rows = stored.into_iter().map(|s| Row::try_from(s).map(|r| (r.key, r))).collect::<Result<_, _>>()?;
     Ok(Locked { now, rows })
 }
@@ -252,7 +261,7 @@ fn json<T: Serialize>(value: &T) -> String {
 fn read<T: DeserializeOwned>(key: Uuid, text: Option<String>) -> Result<Option<T>, Error> {
     text.map(|t| serde_json::from_str(&t))
         .transpose()
-        .map_err(|e| Error::Unavailable(format!("row {key} cannot be read: {e}")))
+        .map_err(|e| Error::Poison(format!("row {key} cannot be read: {e}")))
 }
 
 fn millis(duration: Duration) -> f64 {

@@ -100,8 +100,8 @@ pub struct UndoRecord {
     pub outcome: Outcome,
     /// At which attempt.
     pub attempt: u32,
-    /// What it said.
-    #[serde(flatten)]
+    /// What it said. (Not flattened: serde cannot read raw JSON through a flattened field.)
+    #[serde(default)]
     pub said: Said,
 }
 
@@ -242,5 +242,18 @@ impl Row {
         (reply.result, reply.reason) = (record.said.result.clone(), record.said.reason.clone());
         reply.exposure.clone_from(&record.said.exposure);
         Some(reply)
+    }
+}
+
+#[cfg(test)]
+mod stored {
+    use super::*;
+
+    #[test]
+    fn an_undo_record_with_a_result_is_read_as_it_was_written() {
+        let said = Said { result: Json::of(&serde_json::json!({ "refundId": 7 })).ok(), ..Said::default() };
+        let record = UndoRecord { outcome: Outcome::Succeeded, attempt: 2, said };
+        let text = serde_json::to_string(&record).unwrap();
+        assert_eq!(serde_json::from_str::<UndoRecord>(&text).unwrap(), record);
     }
 }

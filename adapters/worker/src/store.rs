@@ -11,8 +11,8 @@ use crate::row::Row;
 /// Why the database did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The data is at fault (SQLSTATE class 22 or 23): repeating it would fail again.
-    #[error("refused by the database: {0}")]
+    /// The data is at fault (SQLSTATE class 22 or 23, or a row that cannot be read): repeating it would fail again.
+    #[error("data at fault: {0}")]
     Poison(String),
     /// The database or the way to it is at fault: repeating helps.
     #[error("database: {0}")]
