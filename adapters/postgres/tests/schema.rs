@@ -96,6 +96,7 @@ async fn the_deployments_key_is_made_once() {
 #[tokio::test]
 async fn a_start_without_a_database_gives_up() {
     assert!(matches!(pool::connect("not a url", 1, "test"), Err(pool::Error::Url(_))));
-    let wrong = world().await.database.role_url("amends_engine").replace("amends-test", "wrong");
+    let world = world().await;
+    let wrong = world.database.role_url("amends_engine").replace(world.database.name(), "nowhere");
     assert!(matches!(check(&connect(&wrong)).await, Err(pool::Error::Unreachable(_))));
 }
