@@ -35,13 +35,14 @@ pub struct Publisher<S, K> {
     ownership: Ownership,
     /// The last position at the last look that found nothing, and when that was.
     quiet: Option<(i64, Instant)>,
+    turn: usize,
 }
 
 impl<S: SagaStore, K: Sink> Publisher<S, K> {
     /// Publishes what `log` has of the slots owned. `store` is for the inputs of new orders; `sink` must keep the
     /// order of what it is given.
     pub fn new(store: S, log: EventLog, sink: K, ownership: Ownership) -> Self {
-        Self { store, log, sink, ownership, quiet: None }
+        Self { store, log, sink, ownership, quiet: None, turn: 0 }
     }
 
     /// Publishes one batch; answers how many entries were read.
@@ -58,6 +59,11 @@ impl<S: SagaStore, K: Sink> Publisher<S, K> {
         if self.quiet.is_some_and(|(last, at)| last == position && at.elapsed() < QUIET) {
             return Ok(0);
         }
+        // Another slot first each time, so that none waits behind the others for ever.
+        let mut slots = slots;
+        self.turn = self.turn.wrapping_add(1);
+        let first = self.turn % slots.len();
+        slots.rotate_left(first);
         let entries = self.log.unpublished(&slots, BATCH).await?;
         self.quiet = entries.is_empty().then(|| (position, Instant::now()));
         if entries.is_empty() {

@@ -39,8 +39,6 @@ pub struct Settings {
     #[serde(with = "humantime_serde")]
     pub stuck_after: Duration,
     #[serde(with = "humantime_serde")]
-    pub key_retention: Duration,
-    #[serde(with = "humantime_serde")]
     pub horizon: Duration,
     #[serde(with = "humantime_serde")]
     pub payment_call_timeout: Duration,
@@ -65,7 +63,7 @@ pub enum LogFormat {
 pub enum Error {
     #[error("setting: {0}")]
     Invalid(String),
-    #[error("setting {0} is needed for this role: set --{flag} or {env}", flag = .0.replace('_', "-"), env = env_name(.0))]
+    #[error("setting {0} is needed for this role: --set {0}=… or {env}=…", env = env_name(.0))]
     Missing(&'static str),
 }
 
@@ -157,7 +155,6 @@ impl Settings {
                 "session_timeout" => time(self.session_timeout),
                 "pending_timeout" => time(self.pending_timeout),
                 "stuck_after" => time(self.stuck_after),
-                "key_retention" => time(self.key_retention),
                 "horizon" => time(self.horizon),
                 "payment_call_timeout" => time(self.payment_call_timeout),
                 "shipment_call_timeout" => time(self.shipment_call_timeout),

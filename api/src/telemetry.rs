@@ -24,6 +24,15 @@ pub fn logs(settings: &Settings) -> Result<(), String> {
     started.map_err(|e| e.to_string())
 }
 
+/// What should never happen.
+const RARE: [&str; 5] = [
+    "amends_engine_dead_letters_total",
+    "amends_engine_forged_replies_total",
+    "amends_engine_incidents_total",
+    "amends_engine_poisoned_total",
+    "amends_engine_strays_total",
+];
+
 /// Starts counting; the handle renders what was counted.
 pub fn metrics() -> Result<PrometheusHandle, BuildError> {
     const SECONDS: [f64; 14] =
@@ -33,4 +42,10 @@ pub fn metrics() -> Result<PrometheusHandle, BuildError> {
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
         .set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), &SIZES)?
         .install_recorder()
+        .inspect(|_| {
+            // Seen from the start, so that the first of them is an increase.
+            for name in RARE {
+                metrics::counter!(name).increment(0);
+            }
+        })
 }

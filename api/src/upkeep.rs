@@ -2,19 +2,23 @@
 
 use std::{fmt::Display, future::Future, pin::Pin, sync::Arc, time::Duration};
 
+use amends_engine::core::SagaState;
+use amends_kafka::topics;
 use amends_postgres::upkeep::Upkeep;
 use amends_worker::{PgRows, Settings, expire_rows};
+use amends_workflows::order_fulfilment;
 use anyhow::Result;
 use sqlx::PgPool;
 use tokio_cron_scheduler::{Job, JobScheduler};
 
-use crate::roles::Process;
+use crate::roles::{Process, all_topics};
 
 const KEYS: u32 = 5_000;
 /// Partitions are made for this many months ahead.
 const MONTHS: u16 = 3;
 
 const OFTEN: Duration = Duration::from_secs(10);
+const HALF_MINUTE: Duration = Duration::from_secs(30);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -47,12 +51,26 @@ pub async fn of_engine(process: &Process, pool: PgPool) -> Result<()> {
     })
     .await?;
     every(&scheduler, OFTEN, "counts", upkeep(), |upkeep| async move {
-        for count in upkeep.counts().await? {
+        let counted = upkeep.counts().await?;
+        // A gauge of what is no longer there would stand still.
+        for state in [SagaState::Running, SagaState::Compensating, SagaState::Parked] {
+            if !counted.iter().any(|c| c.workflow == order_fulfilment::NAME && c.state == state) {
+                let labels = [("workflow", order_fulfilment::NAME), ("state", state.as_str())];
+                metrics::gauge!("amends_engine_sagas", &labels).set(0.0);
+                metrics::gauge!("amends_engine_sagas_stuck", &labels).set(0.0);
+            }
+        }
+        for count in counted {
             let labels = [("workflow", count.workflow.clone()), ("state", count.state.as_str().to_owned())];
             metrics::gauge!("amends_engine_sagas", &labels).set(count.sagas as f64);
             metrics::gauge!("amends_engine_sagas_stuck", &labels).set(count.stuck as f64);
         }
         Ok::<_, amends_postgres::Error>(())
+    })
+    .await?;
+    let asked = (process.kafka.clone(), all_topics(&process.settings), process.settings.start_timeout);
+    every(&scheduler, HALF_MINUTE, "topics", asked, |(kafka, topics, patience)| async move {
+        topics::ensure(&kafka, &topics, patience).await.map(drop)
     })
     .await?;
     until_stopped(process, scheduler).await
@@ -79,7 +97,7 @@ pub async fn of_worker(process: &Process, pool: PgPool, settings: Settings) -> R
 async fn until_stopped(process: &Process, mut scheduler: JobScheduler) -> Result<()> {
     scheduler.start().await?;
     let stop = process.stop.clone();
-    process.tasks.spawn(async move {
+    process.watch("upkeep", async move {
         stop.cancelled().await;
         let _ = scheduler.shutdown().await;
     });

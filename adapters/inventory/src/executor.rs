@@ -54,9 +54,10 @@ impl Asked {
                 Ok(Take { reservation }) => Asked::Take { reservation },
                 Err(_) => bad_payload("no reservation"),
             },
-            (Action::Undo, "take") => {
-                Asked::Nonsense(Answer::failed_for_good("no_compensation", "what has been taken has been shipped"))
-            }
+            (Action::Undo, "take") => Asked::Nonsense(Answer::failed_for_good(
+                "no_compensation",
+                "what has been taken has been shipped",
+            )),
             _ => Asked::Nonsense(Answer::failed_for_good("unknown_step", "inventory knows reserve and take")),
         }
     }
@@ -160,7 +161,9 @@ impl Books {
     fn take(&mut self, work: &Work, reservation: Uuid) -> Answer {
         let lines = match self.held(reservation) {
             Ok(lines) => lines,
-            Err(Status::Taken) => return Answer::refused("already_taken", "another command took this reservation"),
+            Err(Status::Taken) => {
+                return Answer::refused("already_taken", "another command took this reservation");
+            }
             Err(_) => return Answer::refused("not_reserved", "there is no such reservation any more"),
         };
         let mut shipped = Vec::with_capacity(lines.len());

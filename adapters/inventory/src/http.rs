@@ -4,7 +4,10 @@ use amends_protocol::wire;
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Path, Query, State, rejection::{BytesRejection, PathRejection, QueryRejection}},
+    extract::{
+        DefaultBodyLimit, Path, Query, State,
+        rejection::{BytesRejection, PathRejection, QueryRejection},
+    },
     routing::{get, put},
 };
 use serde::{Deserialize, Serialize};
@@ -76,7 +79,10 @@ async fn list(
     Ok(Json(Page { items, next }))
 }
 
-async fn one(State(pool): State<PgPool>, id: Result<Path<String>, PathRejection>) -> Result<Json<Product>, Problem> {
+async fn one(
+    State(pool): State<PgPool>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Product>, Problem> {
     let id = id.map_err(|_| Problem::NotFound)?.0;
     let id = product_id(id, "productId")?;
     let product = sqlx::query_as(

@@ -50,8 +50,12 @@ impl From<sqlx::Error> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (status, slug, title, detail) = match &self {
-            Problem::Invalid(_) => (400, "invalid-request", "The request is not as it should be", "See `errors`.".into()),
-            Problem::Unreadable(why) => (400, "unreadable-body", "The body cannot be read as JSON", why.clone()),
+            Problem::Invalid(_) => {
+                (400, "invalid-request", "The request is not as it should be", "See `errors`.".into())
+            }
+            Problem::Unreadable(why) => {
+                (400, "unreadable-body", "The body cannot be read as JSON", why.clone())
+            }
             Problem::TooLarge => {
                 (413, "body-too-large", "The body is too large", "At most 64 KiB are read.".to_owned())
             }
@@ -62,9 +66,12 @@ impl IntoResponse for Problem {
             Problem::MethodNotAllowed => {
                 (405, "method-not-allowed", "Method not allowed", "See the `Allow` header.".into())
             }
-            Problem::BelowReserved { reserved } => {
-                (409, "below-reserved", "Less than is reserved", format!("{reserved} are reserved for orders."))
-            }
+            Problem::BelowReserved { reserved } => (
+                409,
+                "below-reserved",
+                "Less than is reserved",
+                format!("{reserved} are reserved for orders."),
+            ),
             Problem::Unavailable => {
                 (503, "unavailable", "Temporarily unavailable", "The inventory's database is away.".into())
             }

@@ -116,7 +116,9 @@ impl Books {
             .await?;
             books.stock = rows
                 .into_iter()
-                .map(|r| (r.product_id, Stock { on_hand: r.on_hand, reserved: r.reserved, shipped: r.shipped }))
+                .map(|r| {
+                    (r.product_id, Stock { on_hand: r.on_hand, reserved: r.reserved, shipped: r.shipped })
+                })
                 .collect();
         }
         Ok(books)

@@ -115,6 +115,20 @@ impl KafkaSource {
         self.must_rewind = false;
         Ok(())
     }
+
+    /// The topic's size could not be had at the rebalance: without it nobody would know what is ours.
+    fn count_again(&self) {
+        let unknown = {
+            let state = self.state();
+            state.count == 0 && state.progress.owned().next().is_some()
+        };
+        if unknown {
+            let member = self.consumer().client().context();
+            let found = count(self.consumer(), &member.topic);
+            tracing::warn!(topic = member.topic, ?found, "asked again how many partitions the topic has");
+            self.state().count = found.unwrap_or(0);
+        }
+    }
 }
 
 impl Source for KafkaSource {
@@ -125,6 +139,7 @@ impl Source for KafkaSource {
         if self.must_rewind {
             self.seek_back()?;
         }
+        self.count_again();
         let first = match tokio::time::timeout(patience, self.consumer().recv()).await {
             Err(_) => return Ok(Batch::default()),
             Ok(Err(error)) => return Err(failed("receiving", &error)),
@@ -233,7 +248,7 @@ impl ConsumerContext for Member {
     }
 }
 
-fn count(consumer: &BaseConsumer<Member>, topic: &str) -> Option<i32> {
+fn count(consumer: &impl Consumer<Member>, topic: &str) -> Option<i32> {
     let metadata = consumer.fetch_metadata(Some(topic), LOCAL_PATIENCE).ok()?;
     let partitions = metadata.topics().first()?.partitions().len();
     i32::try_from(partitions).ok().filter(|count| *count > 0)

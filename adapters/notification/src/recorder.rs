@@ -10,6 +10,8 @@ use sqlx::PgPool;
 
 use crate::event::{Event, template};
 
+/// Of an id, in bytes.
+const LONGEST: usize = 300;
 const BATCH: usize = 500;
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -70,6 +72,10 @@ impl<S: Source, K: Sink> Recorder<S, K> {
                     continue;
                 }
             };
+            if event.id.len().max(event.data.order_id.len()).max(event.r#type.len()) > LONGEST {
+                dead.push((message, format!("id, type, orderId: longer than {LONGEST} bytes")));
+                continue;
+            }
             let Some(sequence) = event.number() else {
                 dead.push((message, "sequence: not a number".to_owned()));
                 continue;

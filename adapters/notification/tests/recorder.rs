@@ -100,13 +100,14 @@ async fn what_cannot_be_read_is_a_dead_letter_and_the_rest_is_recorded() {
         message(2, event("order.paid", "three")),
         message(3, event("order.unheard-of", "4")),
         message(4, event("order.paid", "5")),
+        message(5, event("order.paid", "5").replace("order-1", &"o".repeat(5000))),
     ];
     let (mut recorder, log) = recorder(&database.pool, vec![batch]);
     recorder.run_once().await.unwrap();
     assert_eq!(rows(&database.pool).await, [("order.paid".to_owned(), 5, "payment-received".to_owned())]);
     let log = log.lock().unwrap().clone();
     assert!(log[0].starts_with("dead 1: ") && log[1] == "dead 2: sequence: not a number", "{log:?}");
-    assert_eq!(log[2..], ["commit"]);
+    assert_eq!(log[2..], ["dead 5: id, type, orderId: longer than 300 bytes", "commit"]);
 }
 
 #[tokio::test]

@@ -70,7 +70,9 @@ pub(crate) async fn charge(pool: &PgPool, mut charges: Vec<Charge>) -> Result<Ve
 /// Why a method is declined.
 fn declined(method: &str) -> Option<&'static str> {
     match method {
-        "card_approved" | "card_slow" | "card_lost_reply" | "card_error_twice" | "card_refund_refused" => None,
+        "card_approved" | "card_slow" | "card_lost_reply" | "card_error_twice" | "card_refund_refused" => {
+            None
+        }
         "card_declined" => Some("card_declined"),
         _ => Some("unknown_method"),
     }
@@ -78,7 +80,8 @@ fn declined(method: &str) -> Option<&'static str> {
 
 /// The keys for which the gateway is out of order this time.
 async fn faults(db: &mut PgConnection, charges: &[Charge]) -> Result<Vec<Uuid>, sqlx::Error> {
-    let faulty: Vec<Uuid> = charges.iter().filter(|c| c.method == "card_error_twice").map(|c| c.key).collect();
+    let faulty: Vec<Uuid> =
+        charges.iter().filter(|c| c.method == "card_error_twice").map(|c| c.key).collect();
     if faulty.is_empty() {
         return Ok(faulty);
     }

@@ -64,7 +64,9 @@ impl<G: PaymentGateway> ExternalExecutor for Payments<G> {
     async fn look_up(&self, work: &Work) -> LookUp {
         match self.gateway.look_up(work.command.command_id).await {
             Ok(None) => LookUp::Nothing,
-            Ok(Some(receipt)) if work.command.kind == Kind::Compensate => LookUp::Found(refunded(work, &receipt)),
+            Ok(Some(receipt)) if work.command.kind == Kind::Compensate => {
+                LookUp::Found(refunded(work, &receipt))
+            }
             Ok(Some(receipt)) => LookUp::Found(answer(Ok(receipt))),
             // A decline under this key; all else means that the gateway did not answer the question.
             Err(Error::Declined { code }) => LookUp::Found(answer(Err(Error::Declined { code }))),
@@ -85,7 +87,9 @@ fn answer(charged: Result<Receipt, Error>) -> Answer {
             Answer::succeeded(Json::of(&json!({ "chargeId": id })).ok(), some(captured))
         }
         Err(Error::Declined { code }) => Answer::Refused(Reason::new(code, "")),
-        Err(Error::Unavailable) => Answer::failed_for_now("gateway_unavailable", "the gateway is out of order"),
+        Err(Error::Unavailable) => {
+            Answer::failed_for_now("gateway_unavailable", "the gateway is out of order")
+        }
         Err(Error::NoAnswer) => Answer::unknown("no_answer"),
     }
 }

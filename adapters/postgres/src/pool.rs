@@ -12,8 +12,6 @@ use crate::MIGRATOR;
 
 /// How long a caller waits for a connection: soon enough for an answer over HTTP.
 const ACQUIRE: Duration = Duration::from_secs(3);
-/// How long a start waits for the database.
-const START: Duration = Duration::from_secs(10);
 /// A connection that has rested for so long is asked whether it still lives.
 const RESTED: Duration = Duration::from_secs(1);
 
@@ -71,11 +69,11 @@ pub fn connect(url: &str, max_connections: u32, name: &str) -> Result<PgPool, Er
     Ok(pool.connect_lazy_with(options))
 }
 
-/// Whether the database answers, within the time that a start may take.
+/// Whether the database answers within the time that a start may take.
 ///
 /// # Errors
 /// [`Error::Unreachable`].
-pub async fn check(pool: &PgPool) -> Result<(), Error> {
+pub async fn check(pool: &PgPool, patience: Duration) -> Result<(), Error> {
     let asked = async {
         loop {
             match sqlx::query("SELECT").execute(pool).await {
@@ -88,7 +86,7 @@ pub async fn check(pool: &PgPool) -> Result<(), Error> {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    match tokio::time::timeout(START, asked).await {
+    match tokio::time::timeout(patience, asked).await {
         Ok(answer) => answer.map_err(Error::Unreachable),
         Err(_) => Err(Error::Unreachable(sqlx::Error::PoolTimedOut)),
     }

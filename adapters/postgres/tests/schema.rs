@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use amends_postgres::{
     deployment::{self, deployment, ensure_deployment},
     pool::{self, check, schema_is_current},
@@ -9,6 +11,8 @@ use amends_postgres::{
 use sqlx::AssertSqlSafe;
 use support::{connect, world};
 use uuid::Uuid;
+
+const PATIENCE: Duration = Duration::from_secs(10);
 
 async fn is_denied(pool: &sqlx::PgPool, sql: &str) -> bool {
     let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await;
@@ -58,7 +62,7 @@ async fn nobody_else_may_make_partitions() {
 #[tokio::test]
 async fn a_migrated_database_is_current_for_the_engine() {
     let world = world().await;
-    check(&world.pool()).await.unwrap();
+    check(&world.pool(), PATIENCE).await.unwrap();
     schema_is_current(&world.pool()).await.unwrap();
 }
 
@@ -98,5 +102,5 @@ async fn a_start_without_a_database_gives_up() {
     assert!(matches!(pool::connect("not a url", 1, "test"), Err(pool::Error::Url(_))));
     let world = world().await;
     let wrong = world.database.role_url("amends_engine").replace(world.database.name(), "nowhere");
-    assert!(matches!(check(&connect(&wrong)).await, Err(pool::Error::Unreachable(_))));
+    assert!(matches!(check(&connect(&wrong), PATIENCE).await, Err(pool::Error::Unreachable(_))));
 }

@@ -58,7 +58,10 @@ pub(crate) async fn book(pool: &PgPool, mut parcels: Vec<Parcel>) -> Result<Vec<
 
 /// Cancels many bookings at once, in one transaction. A booking is cancelled once; one that was never made
 /// needs no cancellation.
-pub(crate) async fn cancel(pool: &PgPool, mut cancellations: Vec<(Uuid, Uuid)>) -> Result<Vec<()>, sqlx::Error> {
+pub(crate) async fn cancel(
+    pool: &PgPool,
+    mut cancellations: Vec<(Uuid, Uuid)>,
+) -> Result<Vec<()>, sqlx::Error> {
     let answers = vec![(); cancellations.len()];
     cancellations.sort_unstable();
     sqlx::query(

@@ -38,7 +38,8 @@ pub struct Backoff {
 impl Backoff {
     /// The next pause.
     pub fn pause(&mut self) -> Duration {
-        let longest = Duration::from_secs(10).min(Duration::from_millis(100) * 2_u32.pow(self.failures.min(7)));
+        let longest =
+            Duration::from_secs(10).min(Duration::from_millis(100) * 2_u32.pow(self.failures.min(7)));
         self.failures += 1;
         longest.mul_f64(rand::random_range(0.5..1.0))
     }

@@ -55,7 +55,9 @@ impl Answer {
     /// Its outcome, and what it said beyond that.
     pub(crate) fn split(self) -> (Outcome, Said) {
         match self {
-            Answer::Succeeded { result, exposure } => (Outcome::Succeeded, Said { result, reason: None, exposure }),
+            Answer::Succeeded { result, exposure } => {
+                (Outcome::Succeeded, Said { result, reason: None, exposure })
+            }
             Answer::Refused(reason) => (Outcome::Refused, Said::because(reason)),
             Answer::Failed { reason, transient: true } => (Outcome::FailedTransient, Said::because(reason)),
             Answer::Failed { reason, transient: false } => (Outcome::FailedForGood, Said::because(reason)),
@@ -105,7 +107,11 @@ pub trait TransactionalExecutor<Tx>: Send + Sync {
     ///
     /// A database error takes the whole batch back: it is tried again, or halved until the command that
     /// causes it is alone.
-    fn run(&self, tx: &mut Tx, work: &[Work]) -> impl Future<Output = Result<Vec<Answer>, store::Error>> + Send;
+    fn run(
+        &self,
+        tx: &mut Tx,
+        work: &[Work],
+    ) -> impl Future<Output = Result<Vec<Answer>, store::Error>> + Send;
 }
 
 /// What is true of the port behind an external executor.

@@ -102,11 +102,27 @@ impl Rows for PgRows {
         .fetch_all(&mut **tx)
         .await?;
         let now = now(tx, &stored).await?;
+        let (mut rows, mut unreadable) = (HashMap::new(), Vec::new());
+        for stored in stored {
+            let key = stored.command_id;
+            match Row::try_from(stored) {
+                Ok(row) => drop(rows.insert(key, row)),
+                Err(why) => {
+                    tracing::error!(%why, "a row that is due is put off");
+                    unreadable.push(key);
+                }
+            }
+        }
         // What cannot be read waits for a program that can; it must not stop the others.
-        let readable = stored.into_iter().filter_map(|stored| {
-            Row::try_from(stored).inspect_err(|why| tracing::error!(%why, "a row that is due is left out")).ok()
-        });
-        Ok(Locked { now, rows: readable.map(|row| (row.key, row)).collect() })
+        if !unreadable.is_empty() {
+            sqlx::query(
+                "UPDATE commands SET lease_until = now() + interval '1 minute' WHERE command_id = ANY($1)",
+            )
+            .bind(unreadable)
+            .execute(&mut **tx)
+            .await?;
+        }
+        Ok(Locked { now, rows })
     }
 
     async fn write(&self, tx: &mut PgTx, rows: &[Row]) -> Result<(), Error> {
@@ -148,7 +164,10 @@ impl Rows for PgRows {
 
     async fn remove(&self, tx: &mut PgTx, keys: &[Uuid]) -> Result<(), Error> {
         if !keys.is_empty() {
-            sqlx::query("DELETE FROM commands WHERE command_id = ANY($1)").bind(keys).execute(&mut **tx).await?;
+            sqlx::query("DELETE FROM commands WHERE command_id = ANY($1)")
+                .bind(keys)
+                .execute(&mut **tx)
+                .await?;
         }
         Ok(())
     }

@@ -56,7 +56,11 @@ pub trait Rows: Send + Sync {
 
     /// Inserts or locks the rows of these commands, in the order of their keys. The first statement of a
     /// transaction, so that two instances cannot decide about one row at once.
-    fn lock(&self, tx: &mut Self::Tx, commands: &[&Command]) -> impl Future<Output = Result<Locked, Error>> + Send;
+    fn lock(
+        &self,
+        tx: &mut Self::Tx,
+        commands: &[&Command],
+    ) -> impl Future<Output = Result<Locked, Error>> + Send;
 
     /// Locks rows that there are, in the order of their keys.
     fn get(&self, tx: &mut Self::Tx, keys: &[Uuid]) -> impl Future<Output = Result<Locked, Error>> + Send;
@@ -74,7 +78,12 @@ pub trait Rows: Send + Sync {
     fn commit(&self, tx: Self::Tx) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Renews the leases of an owner's calls.
-    fn renew(&self, owner: Uuid, keys: &[Uuid], lease: Duration) -> impl Future<Output = Result<(), Error>> + Send;
+    fn renew(
+        &self,
+        owner: Uuid,
+        keys: &[Uuid],
+        lease: Duration,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Removes at most `limit` rows that are older than `age` and not held. Returns how many.
     fn expire(&self, age: Duration, limit: usize) -> impl Future<Output = Result<u64, Error>> + Send;

@@ -1,8 +1,11 @@
 //! Group commit at the door: orders that arrive while a commit is under way go together in the next.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU16, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
 };
 
 use amends_engine::{
@@ -12,7 +15,10 @@ use amends_engine::{
 use amends_postgres::orders::{NewOrder, Placed};
 use amends_protocol::SLOTS;
 use amends_workflows::order_fulfilment as workflow;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -21,6 +27,8 @@ use crate::state::Api;
 
 /// Most orders of a transaction.
 const BATCH: usize = 500;
+/// No transaction takes longer.
+const LONGEST: Duration = Duration::from_secs(10);
 /// Orders that may wait; one more is sent away.
 const WAITING: usize = 8192;
 
@@ -119,7 +127,9 @@ impl Porter {
         }
         let (orders, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|w| (w.order, w.answer)).unzip();
         let birth = |order: &NewOrder, now| start(&api.fulfilment, order.saga.clone(), &order.data, now);
-        let placed = match api.orders.place(&orders, birth).await {
+        let late = |_| Err(port::Error::Unavailable(format!("no answer within {}s", LONGEST.as_secs())));
+        // Dropped like a crash: what was committed all the same is found by its key, and driven on by its rows.
+        let placed = match timeout(LONGEST, api.orders.place(&orders, birth)).await.unwrap_or_else(late) {
             Ok(placed) => placed,
             Err(error) => {
                 for answer in answers {

@@ -24,12 +24,7 @@ pub async fn start(process: &Process, listener: Option<TcpListener>) -> Result<S
         (Some(listener), _) => listener,
         (None, address) => {
             let address = address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080)));
-            if !address.ip().is_loopback() && !settings.no_auth {
-                bail!(
-                    "setting listen: {address} is not a loopback address, and there are no tokens yet: add --no-auth to let anybody in"
-                );
-            }
-            listen(address).await?
+            listen(address, settings.no_auth).await?
         }
     };
     let pool = database(process, "api_database_url", &MIGRATOR).await?;
@@ -55,7 +50,7 @@ pub async fn start(process: &Process, listener: Option<TcpListener>) -> Result<S
         metrics: process.metrics.clone(),
     });
     let address = listener.local_addr()?;
-    process.tasks.spawn(porter.run(Arc::clone(&api), process.stop.clone()));
+    process.watch("porter", porter.run(Arc::clone(&api), process.stop.clone()));
     serve(process, listener, routes::router(api));
     Ok(address)
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fs,
+    fs::{self, File},
     io::{ErrorKind, Write},
     net::SocketAddr,
     os::unix::fs::OpenOptionsExt,
@@ -18,7 +18,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use super::{Process, all_topics, api, engine, kafka, migrate, worker};
 use crate::{
@@ -38,7 +38,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<ExitCode> {
     let listener = listener(settings.listen, settings.no_auth).await?;
-    let data = data_directory(&options)?;
+    let (data, _lock) = data_directory(&options)?;
     say(&format!("data in {}", data.display()));
 
     let mut postgres = None;
@@ -75,7 +75,7 @@ pub async fn run(
     let secret = secret(&data)?;
     let passwords: HashMap<_, _> =
         migrate::DATABASES.iter().map(|(name, _)| (*name, derived(&secret, name))).collect();
-    migrate::migrate(&server, &passwords).await?;
+    migrate::migrate(&server, &passwords, settings.start_timeout).await?;
     let url = |name: &'static str| migrate::role_url(&server, name, &passwords[name]);
     settings.engine_database_url = Some(url("engine")?.into());
     settings.api_database_url = None;
@@ -90,9 +90,8 @@ pub async fn run(
     say("starting the roles");
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
     settings.listen = Some(loopback);
-    let tasks = TaskTracker::new();
     // The roles stop before what they stand on.
-    let mut process = Process { settings, kafka, metrics, stop: stop.child_token(), tasks };
+    let mut process = Process::new(settings, kafka, metrics, stop.clone());
     for name in [Worker::Payment, Worker::Shipment, Worker::Notification] {
         worker::start(name, &process, false).await?;
     }
@@ -119,8 +118,9 @@ pub async fn run(
     }
     stop.cancelled().await;
     say("stopping");
-    process.tasks.close();
-    process.tasks.wait().await;
+    if !process.ended().await {
+        code = ExitCode::FAILURE;
+    }
     drop(broker);
     if let Some(postgres) = postgres {
         postgres.stop().await;
@@ -135,37 +135,40 @@ fn say(what: &str) {
 /// The address asked for, or 8080, or any.
 async fn listener(wanted: Option<SocketAddr>, no_auth: bool) -> Result<TcpListener> {
     if let Some(address) = wanted {
-        if !address.ip().is_loopback() && !no_auth {
-            bail!(
-                "setting listen: {address} is not a loopback address, and there are no tokens yet: add --no-auth to let anybody in"
-            );
-        }
-        return super::listen(address).await;
+        return super::listen(address, no_auth).await;
     }
     match TcpListener::bind(("127.0.0.1", 8080)).await {
         Ok(listener) => Ok(listener),
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
             say("port 8080 is taken; taking a free one");
-            super::listen(SocketAddr::from(([127, 0, 0, 1], 0))).await
+            super::listen(SocketAddr::from(([127, 0, 0, 1], 0)), no_auth).await
         }
         Err(error) => Err(error).context("cannot listen on 127.0.0.1:8080"),
     }
 }
 
-/// Made if missing; emptied if `--fresh` and if it is ours.
-fn data_directory(options: &Dev) -> Result<PathBuf> {
+/// Made if missing; emptied if `--fresh` and if it is ours. The lock keeps others out until we end.
+fn data_directory(options: &Dev) -> Result<(PathBuf, File)> {
     const MARK: &str = "amends-data";
     let data = std::path::absolute(&options.data)?;
-    if options.fresh && data.exists() {
-        let ours = data.join(MARK).exists() || fs::read_dir(&data)?.next().is_none();
-        if !ours {
+    fs::create_dir_all(&data).with_context(|| format!("making {}", data.display()))?;
+    let lock = File::open(&data).with_context(|| format!("opening {}", data.display()))?;
+    if lock.try_lock().is_err() {
+        bail!("another `amends dev` runs on {}", data.display());
+    }
+    if options.fresh {
+        let entries: Vec<PathBuf> =
+            fs::read_dir(&data)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+        if !entries.is_empty() && !data.join(MARK).exists() {
             bail!("--fresh: {} was not made by `amends dev`; it is left alone", data.display());
         }
-        fs::remove_dir_all(&data).with_context(|| format!("emptying {}", data.display()))?;
+        for entry in entries {
+            let removed = if entry.is_dir() { fs::remove_dir_all(&entry) } else { fs::remove_file(&entry) };
+            removed.with_context(|| format!("removing {}", entry.display()))?;
+        }
     }
-    fs::create_dir_all(&data).with_context(|| format!("making {}", data.display()))?;
     fs::write(data.join(MARK), "made by `amends dev`\n")?;
-    Ok(data)
+    Ok((data, lock))
 }
 
 /// What the roles' passwords are derived from; drawn once, kept with the data.

@@ -3,13 +3,15 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use amends_engine::{
-    port::Clock,
+    port::{self, Clock},
     runtime::{Engine, Error, Ownership, recovery::Recovery, replies, rest, timers},
 };
 use amends_kafka::{KafkaSink, KafkaSource};
 use amends_postgres::{MIGRATOR, PgSagaStore, deployment::deployment, events::EventLog};
+use amends_protocol::transport::Source;
 use amends_workflows as workflows;
 use anyhow::Result;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Process, REPLIES, database, listen, serve};
@@ -17,6 +19,8 @@ use crate::{clock::TokioClock, publisher, routes, upkeep};
 
 /// The consumer group whose members share the slots.
 const GROUP: &str = "amends-engine";
+/// No turn of a loop takes longer.
+const TURN: Duration = Duration::from_secs(30);
 /// Rest between looks for slots to recover.
 const RECOVERY_POLL: Duration = Duration::from_millis(100);
 
@@ -39,27 +43,32 @@ pub async fn start(process: &Process, observed: bool) -> Result<()> {
     let stop = || process.stop.clone();
 
     let (shared, stopping) = (Arc::clone(&engine), stop());
-    process.tasks.spawn(async move {
+    process.watch("replies", async move {
         let mut failures = 0;
         while !stopping.is_cancelled() {
-            let taken = replies::run_once(&*shared, &mut source).await.map(|_| Duration::ZERO);
+            let taken = match timeout(TURN, replies::run_once(&*shared, &mut source)).await {
+                Ok(taken) => taken.map(|_| Duration::ZERO),
+                // Dropped like a crash: what was received comes again.
+                Err(_) => source.rewind().map_err(Error::from).and_then(|()| late()),
+            };
             pause("replies", taken, &mut failures, &stopping, &shared.clock).await;
         }
     });
     let (shared, stopping) = (Arc::clone(&engine), stop());
-    process.tasks.spawn(async move {
+    process.watch("timers", async move {
         let (mut timers, mut failures) = (timers::Timers::default(), 0);
         while !stopping.is_cancelled() {
-            let taken = timers.run_once(&shared).await;
+            let taken = timeout(TURN, timers.run_once(&shared)).await.unwrap_or_else(|_| late());
             let idle = taken.map(|n| if n < timers::BATCH as usize { timers::POLL } else { Duration::ZERO });
             pause("timers", idle, &mut failures, &stopping, &shared.clock).await;
         }
     });
     let (shared, stopping) = (Arc::clone(&engine), stop());
-    process.tasks.spawn(async move {
+    process.watch("recovery", async move {
         let (mut recovery, mut failures) = (Recovery::default(), 0);
         while !stopping.is_cancelled() {
-            let sent = recovery.run_once(&shared).await.map(|_| RECOVERY_POLL);
+            let sent = timeout(TURN, recovery.run_once(&shared)).await.unwrap_or_else(|_| late());
+            let sent = sent.map(|_: usize| RECOVERY_POLL);
             pause("recovery", sent, &mut failures, &stopping, &shared.clock).await;
         }
     });
@@ -70,22 +79,27 @@ pub async fn start(process: &Process, observed: bool) -> Result<()> {
         ownership,
     );
     let stopping = stop();
-    process.tasks.spawn(async move {
+    process.watch("publisher", async move {
         let (clock, mut failures) = (TokioClock::default(), 0);
         while !stopping.is_cancelled() {
-            let read = publisher.run_once().await;
+            let read = timeout(TURN, publisher.run_once()).await.unwrap_or_else(|_| late());
             let idle = read.map(|n| if n == 0 { publisher::POLL } else { Duration::ZERO });
             pause("publisher", idle, &mut failures, &stopping, &clock).await;
         }
     });
     upkeep::of_engine(process, pool.clone()).await?;
     if observed && let Some(address) = settings.listen {
-        let listener = listen(address).await?;
+        let listener = listen(address, settings.no_auth).await?;
         tracing::info!("drives sagas; health and metrics on http://{}", listener.local_addr()?);
-        let ready = routes::health::Ready::database(pool);
+        let ready = routes::health::Ready::database(pool).and(process.broker_ready());
         serve(process, listener, routes::guarded(routes::health::router(ready, process.metrics.clone())));
     }
     Ok(())
+}
+
+/// Neither an answer nor an error: a server that hangs, a connection that nobody has closed.
+fn late<T>() -> Result<T, Error> {
+    Err(port::Error::Unavailable(format!("no answer within {}s", TURN.as_secs())).into())
 }
 
 /// Rests after a turn: as long as the loop wants, or, after a failure, longer each time. A running role

@@ -1,11 +1,12 @@
 //! `amends migrate`: databases, login roles and tables.
 
-use std::{collections::HashMap, str::FromStr};
+use std::{borrow::Cow, collections::HashMap, str::FromStr, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use percent_encoding::percent_decode_str;
 use secrecy::ExposeSecret;
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, Connection, PgConnection,
+    AssertSqlSafe, PgConnection,
     migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
@@ -34,10 +35,11 @@ pub async fn run(settings: &Settings) -> Result<()> {
     ];
     let mut passwords = HashMap::new();
     for ((name, _), url) in DATABASES.iter().zip(urls) {
-        let password = url.as_ref().and_then(|u| password(u.expose_secret()));
-        passwords.extend(password.map(|p| (*name, p)));
+        if let Some(url) = url {
+            passwords.extend(password(name, url.expose_secret())?.map(|p| (*name, p)));
+        }
     }
-    for made in migrate(&server, &passwords).await? {
+    for made in migrate(&server, &passwords, settings.start_timeout).await? {
         if let Some(password) = made.drawn {
             let url = role_url(&server, made.name, &password)?;
             println!("AMENDS_{}_DATABASE_URL={url}", made.name.to_ascii_uppercase());
@@ -55,16 +57,23 @@ pub struct Made {
 }
 
 /// Creates what is missing; roles get these passwords.
-pub async fn migrate(server: &str, passwords: &HashMap<&'static str, String>) -> Result<Vec<Made>> {
+pub async fn migrate(
+    server: &str,
+    passwords: &HashMap<&'static str, String>,
+    patience: Duration,
+) -> Result<Vec<Made>> {
     let options = PgConnectOptions::from_str(server).context("database_url")?;
-    let mut admin = options.connect().await.context("the server of database_url cannot be reached")?;
+    let pool =
+        |options| PgPoolOptions::new().max_connections(2).acquire_timeout(patience).connect_with(options);
+    let server = pool(options.clone()).await.context("the server of database_url cannot be reached")?;
+    let mut admin = server.acquire().await?;
     let mut made = Vec::new();
     for (name, migrator) in DATABASES {
         let drawn = role(&mut admin, name, passwords.get(name)).await?;
         let database = format!("amends_{name}");
         let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")
             .bind(&database)
-            .fetch_one(&mut admin)
+            .fetch_one(&mut *admin)
             .await?;
         if !there {
             // Names are ours, none is anybody's input.
@@ -83,7 +92,8 @@ pub async fn migrate(server: &str, passwords: &HashMap<&'static str, String>) ->
         pool.close().await;
         made.push(Made { name, drawn });
     }
-    admin.close().await?;
+    drop(admin);
+    server.close().await;
     Ok(made)
 }
 
@@ -122,7 +132,31 @@ pub fn role_url(server: &str, name: &str, password: &str) -> Result<String> {
     Ok(url.into())
 }
 
-fn password(url: &str) -> Option<String> {
-    let url = reqwest::Url::parse(url).ok()?;
-    url.password().map(str::to_owned)
+/// The password in a role's URL, which must be the role's own.
+fn password(name: &str, url: &str) -> Result<Option<String>> {
+    let setting = || format!("setting {name}_database_url");
+    let url = reqwest::Url::parse(url).with_context(setting)?;
+    let role = format!("amends_{name}");
+    if url.username() != role || url.path().trim_start_matches('/') != role {
+        bail!("{}: user and database must be {role}", setting());
+    }
+    let decoded = url.password().map(|p| percent_decode_str(p).decode_utf8().map(Cow::into_owned));
+    decoded.transpose().with_context(setting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_what_the_url_means_and_not_how_it_is_spelt() {
+        let url = "postgres://amends_engine:p%40s%25s@db:5432/amends_engine";
+        assert_eq!(password("engine", url).unwrap().as_deref(), Some("p@s%s"));
+        assert_eq!(password("engine", "postgres://amends_engine@db/amends_engine").unwrap(), None);
+        assert!(password("engine", "postgres://me:x@db/amends_engine").is_err());
+        assert!(password("engine", "postgres://amends_engine:x@db/other").is_err());
+        let made =
+            role_url("postgres://postgres:a@db:5433/postgres?sslmode=disable", "payment", "x").unwrap();
+        assert_eq!(made, "postgres://amends_payment:x@db:5433/amends_payment?sslmode=disable");
+    }
 }

@@ -6,29 +6,117 @@ mod engine;
 mod migrate;
 mod worker;
 
-use std::{future::Future, net::SocketAddr, process::ExitCode, time::Duration};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use amends_kafka::{KafkaSettings, topics};
 use amends_workflows::events;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::{PgPool, migrate::Migrator};
-use tokio::{net::TcpListener, signal::unix::SignalKind};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{cli::Role, settings::Settings, telemetry};
+use crate::{cli::Role, routes, settings::Settings, telemetry};
 
 /// What every role of a process is given.
-#[derive(Clone)]
 pub struct Process {
     pub settings: Settings,
     pub kafka: KafkaSettings,
     pub metrics: PrometheusHandle,
     /// Cancelled when the process is to stop.
     pub stop: CancellationToken,
-    /// What must end before the process does.
-    pub tasks: TaskTracker,
+    /// Whether the broker answered when it was last asked.
+    broker: Arc<AtomicBool>,
+    tasks: TaskTracker,
+    /// A loop has ended unasked.
+    failed: Arc<AtomicBool>,
+}
+
+/// How often the broker is asked whether it is there.
+const BROKER_LOOK: Duration = Duration::from_secs(2);
+/// How long a stopping process waits for its loops.
+const GRACE: Duration = Duration::from_secs(20);
+
+impl Process {
+    /// A process without a role yet.
+    pub fn new(
+        settings: Settings,
+        kafka: KafkaSettings,
+        metrics: PrometheusHandle,
+        stop: CancellationToken,
+    ) -> Self {
+        let broker = Arc::new(AtomicBool::new(true));
+        let process = Self {
+            settings,
+            kafka,
+            metrics,
+            stop,
+            broker,
+            tasks: TaskTracker::new(),
+            failed: Arc::default(),
+        };
+        let (kafka, broker, stop) =
+            (process.kafka.clone(), Arc::clone(&process.broker), process.stop.clone());
+        process.watch("broker", async move {
+            while !stop.is_cancelled() {
+                broker.store(amends_kafka::check(&kafka, BROKER_LOOK).await.is_ok(), Ordering::Relaxed);
+                tokio::select! {
+                    () = tokio::time::sleep(BROKER_LOOK) => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+        });
+        process
+    }
+
+    /// Runs a loop until the process stops. A loop that ends sooner is a bug, and takes the process with it:
+    /// started again it recovers from its rows, alive without the loop it would only seem to work.
+    pub fn watch(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let (stop, failed) = (self.stop.clone(), Arc::clone(&self.failed));
+        self.tasks.spawn(async move {
+            let ended = tokio::spawn(work).await;
+            if !stop.is_cancelled() {
+                let why = ended.err().map_or_else(|| "it ended".to_owned(), |e| e.to_string());
+                tracing::error!(name, why, "a loop ended unasked; stopping the process");
+                failed.store(true, Ordering::Relaxed);
+                stop.cancel();
+            }
+        });
+    }
+
+    /// Whether the broker answers, for readiness.
+    pub fn broker_ready(&self) -> routes::health::Ready {
+        let broker = Arc::clone(&self.broker);
+        routes::health::Ready::asking(move || {
+            let answers = broker.load(Ordering::Relaxed);
+            async move { vec![("broker", answers)] }
+        })
+    }
+
+    /// Waits until all loops have ended, within reason; answers whether all was well until the stop.
+    pub async fn ended(&self) -> bool {
+        self.tasks.close();
+        if tokio::time::timeout(GRACE, self.tasks.wait()).await.is_err() {
+            tracing::warn!(
+                "not all has ended after {}s; what is left goes on from its rows",
+                GRACE.as_secs()
+            );
+        }
+        !self.failed.load(Ordering::Relaxed)
+    }
 }
 
 /// Topics of commands: each has a worker.
@@ -52,7 +140,7 @@ pub async fn run(role: Role, mut settings: Settings) -> Result<ExitCode> {
     within(&settings, "the broker", amends_kafka::check(&kafka, settings.start_timeout)).await?;
     topics::ensure(&kafka, &all_topics(&settings), settings.start_timeout).await?;
     settings.listen = settings.listen.or(default_listen(&role));
-    let process = Process { settings, kafka, metrics, stop: stop.clone(), tasks: TaskTracker::new() };
+    let process = Process::new(settings, kafka, metrics, stop.clone());
     match role {
         Role::Api => {
             let address = api::start(&process, None).await?;
@@ -66,9 +154,7 @@ pub async fn run(role: Role, mut settings: Settings) -> Result<ExitCode> {
     }
     stop.cancelled().await;
     tracing::info!("stopping");
-    process.tasks.close();
-    process.tasks.wait().await;
-    Ok(ExitCode::SUCCESS)
+    Ok(if process.ended().await { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn default_listen(role: &Role) -> Option<SocketAddr> {
@@ -80,18 +166,23 @@ fn default_listen(role: &Role) -> Option<SocketAddr> {
     Some(SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
+/// The first signal stops in good order, the second at once.
 async fn signalled(stop: CancellationToken) {
-    let terminate = async {
-        match tokio::signal::unix::signal(SignalKind::terminate()) {
-            Ok(mut signal) => signal.recv().await,
-            Err(_) => std::future::pending().await,
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return tracing::error!("signals cannot be heard");
+    };
+    let mut next = async || {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
     };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate => {}
-    }
+    next().await;
     stop.cancel();
+    next().await;
+    std::process::exit(130);
 }
 
 /// How to talk to the broker.
@@ -127,20 +218,30 @@ async fn database(process: &Process, key: &'static str, migrator: &Migrator) -> 
     let url = process.settings.database(key)?;
     let name = format!("amends-{}", key.trim_end_matches("_database_url"));
     let pool = amends_postgres::pool::connect(url, process.settings.database_connections, &name)?;
-    within(&process.settings, "the database", amends_postgres::pool::check(&pool)).await?;
+    within(
+        &process.settings,
+        "the database",
+        amends_postgres::pool::check(&pool, process.settings.start_timeout),
+    )
+    .await?;
     amends_postgres::pool::is_at(&pool, migrator).await?;
     Ok(pool)
 }
 
-/// Listens; an address that is taken is an error.
-async fn listen(address: SocketAddr) -> Result<TcpListener> {
+/// Listens; an address that is taken is an error, and so is one that others can reach unless they may.
+async fn listen(address: SocketAddr, no_auth: bool) -> Result<TcpListener> {
+    if !address.ip().is_loopback() && !no_auth {
+        bail!(
+            "setting listen: {address} is not a loopback address, and there are no tokens yet: add --no-auth to let anybody in"
+        );
+    }
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
 /// Serves until the process stops.
 fn serve(process: &Process, listener: TcpListener, router: Router) {
     let stop = process.stop.clone();
-    process.tasks.spawn(async move {
+    process.watch("listener", async move {
         let serving = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
         if let Err(error) = serving.await {
             tracing::error!(%error, "no longer listening");

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use amends_kafka::{KafkaSink, KafkaSource};
 use amends_notification::{Recorder, TOPICS};
-use amends_worker::{Health, Settings};
+use amends_worker::Settings;
 use anyhow::Result;
 use axum::Router;
 use sqlx::PgPool;
@@ -28,11 +28,10 @@ pub async fn start(name: Worker, process: &Process, observed: bool) -> Result<Op
             let settings = tuned(process, amends_inventory::settings());
             let (source, sink) = transport(process, &settings)?;
             let worker = amends_inventory::worker(pool.clone(), source, sink, settings.clone());
-            let health = worker.health();
-            process.tasks.spawn(worker.run(process.stop.clone()));
+            process.watch("inventory", worker.run(process.stop.clone()));
             upkeep::of_worker(process, pool.clone(), settings).await?;
             let routes = amends_inventory::router(pool.clone());
-            serve_health(process, "inventory", ready(pool, health), routes, observed).await
+            serve_health(process, "inventory", ready(process, pool), routes, observed).await
         }
         Worker::Payment => {
             let pool = database(process, "payment_database_url", &amends_payment::MIGRATOR).await?;
@@ -40,10 +39,9 @@ pub async fn start(name: Worker, process: &Process, observed: bool) -> Result<Op
             settings.call_timeout = process.settings.payment_call_timeout;
             let (source, sink) = transport(process, &settings)?;
             let worker = amends_payment::worker(pool.clone(), source, sink, settings.clone());
-            let health = worker.health();
-            process.tasks.spawn(worker.run(process.stop.clone()));
+            process.watch("payment", worker.run(process.stop.clone()));
             upkeep::of_worker(process, pool.clone(), settings).await?;
-            serve_health(process, "payment", ready(pool, health), Router::new(), observed).await
+            serve_health(process, "payment", ready(process, pool), Router::new(), observed).await
         }
         Worker::Shipment => {
             let pool = database(process, "shipment_database_url", &amends_shipment::MIGRATOR).await?;
@@ -51,17 +49,16 @@ pub async fn start(name: Worker, process: &Process, observed: bool) -> Result<Op
             settings.call_timeout = process.settings.shipment_call_timeout;
             let (source, sink) = transport(process, &settings)?;
             let worker = amends_shipment::worker(pool.clone(), source, sink, settings.clone());
-            let health = worker.health();
-            process.tasks.spawn(worker.run(process.stop.clone()));
+            process.watch("shipment", worker.run(process.stop.clone()));
             upkeep::of_worker(process, pool.clone(), settings).await?;
-            serve_health(process, "shipment", ready(pool, health), Router::new(), observed).await
+            serve_health(process, "shipment", ready(process, pool), Router::new(), observed).await
         }
         Worker::Notification => {
             let pool = database(process, "notification_database_url", &amends_notification::MIGRATOR).await?;
             let source = KafkaSource::subscribe(&process.kafka, "amends-notification", &TOPICS)?;
             let mut recorder = Recorder::new(pool.clone(), source, KafkaSink::new(&process.kafka)?);
             let stop = process.stop.clone();
-            process.tasks.spawn(async move {
+            process.watch("notification", async move {
                 while !stop.is_cancelled() {
                     if let Err(error) = recorder.run_once().await {
                         tracing::warn!(%error, "notification: trying again");
@@ -72,8 +69,7 @@ pub async fn start(name: Worker, process: &Process, observed: bool) -> Result<Op
                     }
                 }
             });
-            serve_health(process, "notification", health::Ready::database(pool), Router::new(), observed)
-                .await
+            serve_health(process, "notification", ready(process, pool), Router::new(), observed).await
         }
     }
 }
@@ -89,13 +85,8 @@ fn transport(process: &Process, settings: &Settings) -> Result<(KafkaSource, Kaf
     Ok((source, KafkaSink::new(&process.kafka)?))
 }
 
-/// Both the database, asked now, and the transport, as the worker last found it.
-fn ready(pool: PgPool, worker: Health) -> health::Ready {
-    let transport = health::Ready::asking(move || {
-        let answers = worker.readiness().transport;
-        async move { vec![("broker", answers)] }
-    });
-    health::Ready::database(pool).and(transport)
+fn ready(process: &Process, pool: PgPool) -> health::Ready {
+    health::Ready::database(pool).and(process.broker_ready())
 }
 
 async fn serve_health(
@@ -106,7 +97,7 @@ async fn serve_health(
     observed: bool,
 ) -> Result<Option<SocketAddr>> {
     let Some(address) = process.settings.listen.filter(|_| observed) else { return Ok(None) };
-    let listener = listen(address).await?;
+    let listener = listen(address, process.settings.no_auth).await?;
     let address = listener.local_addr()?;
     tracing::info!("{name} works; listens on http://{address}");
     serve(process, listener, guarded(routes.merge(health::router(ready, process.metrics.clone()))));

@@ -19,7 +19,11 @@ use bytes::BytesMut;
 use futures::StreamExt;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 
-use crate::{body::MAX_BYTES, problem::Problem, state::Api};
+use crate::{
+    body::MAX_BYTES,
+    problem::{Fault, Problem},
+    state::Api,
+};
 
 /// No request takes longer.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -41,6 +45,7 @@ pub fn guarded(routes: Router) -> Router {
         .layer(from_fn(whole_body))
         .layer(DefaultBodyLimit::disable())
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, LONGEST))
+        .layer(map_response(as_problem))
         .layer(CatchPanicLayer::custom(|panic: Box<dyn Any + Send + 'static>| {
             let what =
                 panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
@@ -78,6 +83,10 @@ async fn as_problem(response: Response) -> Response {
         return response;
     }
     match response.status() {
+        StatusCode::SERVICE_UNAVAILABLE => Problem::Unavailable(
+            "There was no answer in time; the same request with the same key is safe.".to_owned(),
+        )
+        .into_response(),
         StatusCode::METHOD_NOT_ALLOWED => {
             let allow = headers.get("allow").cloned();
             let mut problem = Problem::MethodNotAllowed.into_response();
@@ -87,8 +96,9 @@ async fn as_problem(response: Response) -> Response {
             problem
         }
         StatusCode::PAYLOAD_TOO_LARGE => Problem::TooLarge.into_response(),
+        // Bodies are read by us: what the framework refuses is the path or the query.
         StatusCode::BAD_REQUEST => {
-            Problem::Unreadable("The request cannot be read.".to_owned()).into_response()
+            Problem::Invalid(vec![Fault::parameter("path", "it cannot be read as UTF-8")]).into_response()
         }
         _ => response,
     }

@@ -134,8 +134,9 @@ pub fn invite(url: &str, database: &str, brokers: &str) {
     println!("  metrics   {url}/metrics");
     println!("  Postgres  {}", without_password(database));
     println!("  Kafka     {brokers}");
+    let key = uuid::Uuid::new_v4();
     println!(
-        "\nPlace an order:\n\n  curl -si {url}/api/orders -H 'content-type: application/json' \\\n    -H 'idempotency-key: my-first-order' -d '{place}'\n"
+        "\nPlace an order:\n\n  curl -si {url}/api/orders -H 'content-type: application/json' \\\n    -H 'idempotency-key: {key}' -d '{place}'\n"
     );
     println!("Ctrl-C stops everything.");
 }

@@ -7,6 +7,9 @@ use uuid::Uuid;
 
 use crate::{Json, Reply, id};
 
+/// The highest attempt: rows keep it in 32 bits with a sign.
+pub(crate) const MAX_ATTEMPT: u32 = i32::MAX as u32;
+
 /// What a command asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -120,8 +123,8 @@ impl Command {
         if self.slot >= crate::SLOTS {
             return Some("slot: out of 0-1023");
         }
-        if self.attempt == 0 || self.generation == 0 {
-            return Some("attempt, generation: count from 1");
+        if !(1..=MAX_ATTEMPT).contains(&self.attempt) || self.generation == 0 {
+            return Some("attempt, generation: count from 1; an attempt stays below 2^31");
         }
         match (self.kind, self.target) {
             (Kind::Execute, Some(_)) => Some("target: an execute has none"),

@@ -38,13 +38,6 @@ pub fn negated(held: &[Exposure]) -> Vec<Exposure> {
     held.iter().map(|h| Exposure { amount: h.amount.saturating_neg(), ..h.clone() }).collect()
 }
 
-/// Whether the deltas come to nothing.
-pub fn is_nothing(deltas: &[Exposure]) -> bool {
-    let mut sum = Vec::new();
-    add_exposure(&mut sum, deltas);
-    sum.is_empty()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -26,7 +26,7 @@ pub mod transport;
 pub mod wire;
 
 pub use command::{Command, Kind};
-pub use exposure::{Exposure, add_exposure, is_nothing, negated};
+pub use exposure::{Exposure, add_exposure, negated};
 pub use json::Json;
 pub use reply::{Outcome, Reason, Reply};
 pub use token::{KeyError, TokenKey};

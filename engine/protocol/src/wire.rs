@@ -51,6 +51,9 @@ pub fn reply(bytes: &[u8]) -> Result<Reply, Error> {
             reply.schema_version
         )));
     }
+    if !(1..=crate::command::MAX_ATTEMPT).contains(&reply.attempt) {
+        return Err(Error::Shape("attempt: counts from 1 and stays below 2^31".into()));
+    }
     if reply.slot >= crate::SLOTS {
         return Err(Error::Shape("slot: out of 0-1023".into()));
     }

@@ -53,7 +53,10 @@ where
             }
             match self.write_down().await {
                 Ok(()) => backoff.reset(),
-                Err(error) => shared.pause(&mut backoff, &error, stop).await,
+                Err(error) => {
+                    let Self { running, finished, .. } = self;
+                    meanwhile(running, finished, shared.pause(&mut backoff, &error, stop)).await;
+                }
             }
         }
     }
@@ -110,7 +113,8 @@ where
     fn start(&self, call: Call) {
         let shared = self.shared.clone();
         shared.in_flight().insert(call.work.target());
-        metrics::gauge!("amends_worker_calls_in_flight", "worker" => shared.settings.name.clone()).increment(1);
+        metrics::gauge!("amends_worker_calls_in_flight", "worker" => shared.settings.name.clone())
+            .increment(1);
         self.running.push(async move { round(&shared, call).await }.boxed());
     }
 
@@ -118,7 +122,9 @@ where
         let written = self.commit().await;
         self.shared.heard(&written);
         written?;
-        let sent = outbox::send(&self.shared.sink, &self.shared.settings, self.owed.clone()).await;
+        let Self { shared, running, finished, owed, .. } = self;
+        let sending = outbox::send(&shared.sink, &shared.settings, owed.clone());
+        let sent = meanwhile(running, finished, sending).await;
         self.shared.health.transport(sent.is_ok());
         sent?;
         self.owed.clear();
@@ -132,15 +138,7 @@ where
         }
         let Self { shared, running, finished, .. } = self;
         let mut finished_meanwhile = Vec::new();
-        let committed = {
-            let mut committing = pin!(shared.commit(finished).fuse());
-            loop {
-                futures::select_biased! {
-                    committed = committing => break committed,
-                    finished = running.select_next_some() => finished_meanwhile.push(finished),
-                }
-            }
-        };
+        let committed = meanwhile(running, &mut finished_meanwhile, shared.commit(finished)).await;
         let Written { answered, mut undos } = match committed {
             Ok(written) => written,
             Err(error) => {
@@ -162,6 +160,21 @@ where
             self.shared.freed.notify_one();
         }
         Ok(())
+    }
+}
+
+/// Waits for something while calls go on; those that finish are kept.
+async fn meanwhile<T>(
+    running: &mut FuturesUnordered<BoxFuture<'static, Finished>>,
+    finished: &mut Vec<Finished>,
+    something: impl Future<Output = T>,
+) -> T {
+    let mut something = pin!(something.fuse());
+    loop {
+        futures::select_biased! {
+            done = something => return done,
+            call = running.select_next_some() => finished.push(call),
+        }
     }
 }
 

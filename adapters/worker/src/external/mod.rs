@@ -59,6 +59,9 @@ pub enum Error {
     Transport(#[from] transport::Error),
 }
 
+/// The loops of an [`External`] worker.
+pub type Loops<R, E, S, K, C> = (Intake<R, E, S, K, C>, Calls<R, E, K, C>, Recovery<R, E, K, C>);
+
 /// A worker whose effects are calls to someone else.
 pub struct External<R, E, S, K, C = TokioClock> {
     intake: Intake<R, E, S, K, C>,
@@ -119,7 +122,7 @@ where
     }
 
     /// The loops, for who drives them by hand.
-    pub fn loops(self) -> (Intake<R, E, S, K, C>, Calls<R, E, K, C>, Recovery<R, E, K, C>) {
+    pub fn loops(self) -> Loops<R, E, S, K, C> {
         (self.intake, self.calls, self.recovery)
     }
 

@@ -136,7 +136,13 @@ fn settle_execute(
     Next::Over
 }
 
-fn settle_undo(row: &mut Row, outcome: Outcome, said: Said, now: DateTime<Utc>, replies: &mut Vec<Reply>) -> Next {
+fn settle_undo(
+    row: &mut Row,
+    outcome: Outcome,
+    said: Said,
+    now: DateTime<Utc>,
+    replies: &mut Vec<Reply>,
+) -> Next {
     if let Some(undo) = row.undo.clone() {
         row.settle_undo(outcome, undo.attempt, said);
         replies.extend(row.recorded_undo(&undo, now));

@@ -110,7 +110,7 @@ impl Deciding<'_> {
         command.parked = None;
         if only_forward || retry.allows_another(command.attempt) {
             let delay = retry.delay(command.attempt, jitter);
-            command.attempt += 1;
+            command.attempt = command.attempt.saturating_add(1);
             command.status = Status::Backoff;
             command.asks = 0;
             command.due_at = Some(now + delay);

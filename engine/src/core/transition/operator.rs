@@ -35,7 +35,7 @@ impl Deciding<'_> {
             self.concern(at);
             let command = &mut self.saga.state.commands[at];
             if let Some(undo) = command.undo.as_mut().filter(|u| u.parked.is_some()) {
-                undo.attempt += 1;
+                undo.attempt = undo.attempt.saturating_add(1);
                 undo.failures = 0;
                 undo.asks = 0;
                 self.send_undo(at);

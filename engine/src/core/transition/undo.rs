@@ -115,7 +115,7 @@ impl Deciding<'_> {
                 undo.failures += 1;
                 undo.asks = 0;
                 if policy.allows_another(undo.failures) {
-                    undo.attempt += 1;
+                    undo.attempt = undo.attempt.saturating_add(1);
                     undo.due_at = Some(now + policy.delay(undo.failures, jitter));
                 } else {
                     let text = reply.reason.as_ref().map_or("", |r| &r.code);
