@@ -1,0 +1,6 @@
+//! The inventory worker over a real Postgres, with its own login role, and a transport in memory.
+
+mod http;
+mod stock;
+mod transport;
+mod world;
