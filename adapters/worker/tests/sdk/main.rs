@@ -1,5 +1,8 @@
 //! The executor SDK, judged by the protocol: the table of rows by itself, and both kinds of worker over a real
 //! Postgres, with a transport and a gateway that the test holds in its hands.
 
+mod books;
 mod messages;
 mod table;
+mod transactional;
+mod wire;

@@ -1,0 +1,379 @@
+//! The worker whose effects live in its own database.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use amends_protocol::{Command, Json, Kind, Outcome, SCHEMA_VERSION};
+use amends_worker::{
+    Action, Answer, PgRows, PgTx, Settings, Transactional, TransactionalExecutor, Work, store,
+};
+use futures::future::join_all;
+use serde_json::json;
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::{
+    books::{books, effects, status},
+    messages::{about, again, compensate, execute, fence, probe},
+    wire::Wire,
+};
+
+/// Writes one effect for each piece of work that its business key does not forbid.
+#[derive(Clone, Default)]
+struct Ledger {
+    work: Arc<AtomicUsize>,
+    /// Whether it never comes to an end.
+    stuck: bool,
+}
+
+impl TransactionalExecutor<PgTx> for Ledger {
+    async fn run(&self, tx: &mut PgTx, work: &[Work]) -> Result<Vec<Answer>, store::Error> {
+        let mut answers = Vec::new();
+        for one in work {
+            self.work.fetch_add(1, Ordering::Relaxed);
+            answers.push(self.one(tx, one).await?);
+        }
+        if self.stuck {
+            std::future::pending::<()>().await;
+        }
+        Ok(answers)
+    }
+}
+
+impl Ledger {
+    async fn one(&self, tx: &mut PgTx, work: &Work) -> Result<Answer, store::Error> {
+        let Command { business_key, command_id, attempt, .. } = &work.command;
+        match (business_key.as_str(), work.action) {
+            ("refused", Action::Execute) => return Ok(Answer::refused("out_of_stock", "none left")),
+            ("fails once", Action::Execute) | ("undo fails once", Action::Undo) if *attempt == 1 => {
+                return Ok(Answer::failed_for_now("busy", ""));
+            }
+            ("fails for good", Action::Execute) => return Ok(Answer::failed_for_good("no_such_product", "")),
+            ("nobody knows", Action::Execute) => return Ok(Answer::unknown("nobody_knows")),
+            _ => {}
+        }
+        let amount = if business_key == "poison" { 1_000_000 } else { 1 };
+        sqlx::query("INSERT INTO effects VALUES ($1, $2)")
+            .bind(command_id)
+            .bind(amount)
+            .execute(&mut **tx)
+            .await?;
+        Ok(Answer::succeeded(Some(Json::from(json!({ "effect": command_id }))), vec![]))
+    }
+}
+
+fn worker(pool: &PgPool, wire: &Wire, ledger: Ledger) -> Transactional<PgRows, Ledger, Wire, Wire> {
+    let settings = Settings::new("payment");
+    Transactional::new(PgRows::new(pool.clone()), ledger, wire.clone(), wire.clone(), settings)
+}
+
+/// Has a worker settle these commands as one batch. Returns what it said.
+async fn settle(pool: &PgPool, wire: &Wire, commands: &[&Command]) -> Vec<(Kind, Outcome, u32)> {
+    wire.put(commands);
+    worker(pool, wire, Ledger::default()).run_once().await.unwrap();
+    wire.said()
+}
+
+async fn rows(pool: &PgPool) -> i64 {
+    sqlx::query_scalar("SELECT count(*) FROM commands").fetch_one(pool).await.unwrap()
+}
+
+#[tokio::test]
+async fn commands_for_one_row_in_one_batch_take_turns() {
+    let (books, wire, order) = (books().await, Wire::default(), execute("order"));
+    let undo = compensate(&order);
+    let said = settle(&books.pool, &wire, &[&order, &order, &undo, &order, &undo]).await;
+    let expected = [
+        (Kind::Execute, Outcome::Succeeded, 1),
+        (Kind::Execute, Outcome::Succeeded, 1),
+        (Kind::Compensate, Outcome::Succeeded, 1),
+        (Kind::Execute, Outcome::Fenced, 1),
+        (Kind::Compensate, Outcome::Succeeded, 1),
+    ];
+    assert_eq!(said, expected);
+    assert_eq!(effects(&books.pool, order.command_id).await, 1);
+    assert_eq!(effects(&books.pool, undo.command_id).await, 1);
+    assert_eq!(status(&books.pool, order.command_id).await.unwrap(), "undone");
+}
+
+#[tokio::test]
+async fn a_compensation_that_comes_first_leaves_a_tombstone() {
+    let (books, wire, order) = (books().await, Wire::default(), execute("order"));
+    let said = settle(&books.pool, &wire, &[&compensate(&order), &order]).await;
+    let expected = [(Kind::Compensate, Outcome::Succeeded, 1), (Kind::Execute, Outcome::Fenced, 1)];
+    assert_eq!(said, expected);
+    assert_eq!(effects(&books.pool, order.command_id).await, 0);
+    assert_eq!(status(&books.pool, order.command_id).await.unwrap(), "tombstone");
+}
+
+#[tokio::test]
+async fn a_poisonous_command_is_dead_lettered_alone() {
+    let (books, wire, poison) = (books().await, Wire::default(), execute("poison"));
+    let good: Vec<Command> = (0..6).map(|_| execute("order")).collect();
+    let mut batch: Vec<&Command> = good.iter().collect();
+    batch.insert(3, &poison);
+    let said = settle(&books.pool, &wire, &batch).await;
+    assert_eq!(said, [(Kind::Execute, Outcome::Succeeded, 1); 6]);
+    for order in &good {
+        assert_eq!(effects(&books.pool, order.command_id).await, 1);
+    }
+    assert_eq!(status(&books.pool, poison.command_id).await, None);
+    let letters = wire.letters();
+    assert!(letters.len() == 1 && letters[0].0 == 4 && letters[0].1.contains("23514"), "{letters:?}");
+    assert_eq!(wire.uncommitted(), 0, "the partition flows on");
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_command_are_dead_lettered_and_the_partition_flows() {
+    let (books, wire, order) = (books().await, Wire::default(), execute("order"));
+    wire.put_bytes(b"\xff\xfe not JSON");
+    wire.put_bytes("[".repeat(1000).as_bytes());
+    let untargeted = Command { target: None, ..probe(&order) };
+    let said = settle(&books.pool, &wire, &[&untargeted, &order]).await;
+    assert_eq!(said, [(Kind::Execute, Outcome::Succeeded, 1)]);
+    assert_eq!(wire.letters().iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(wire.uncommitted(), 0);
+}
+
+#[tokio::test]
+async fn a_command_of_a_newer_format_is_answered_unsupported_and_leaves_nothing() {
+    let (books, wire, order) = (books().await, Wire::default(), execute("order"));
+    let newer = Command { schema_version: SCHEMA_VERSION + 1, ..order.clone() };
+    assert_eq!(settle(&books.pool, &wire, &[&newer]).await, [(Kind::Execute, Outcome::Unsupported, 1)]);
+    assert_eq!((rows(&books.pool).await, wire.letters().len()), (0, 0));
+    assert_eq!(settle(&books.pool, &wire, &[&order]).await, [(Kind::Execute, Outcome::Succeeded, 1)]);
+}
+
+#[tokio::test]
+async fn two_instances_racing_on_the_same_commands_have_one_effect() {
+    let books = books().await;
+    let orders: Vec<Command> = (0..40).map(|_| execute("order")).collect();
+    let forwards: Vec<&Command> = orders.iter().collect();
+    let backwards: Vec<&Command> = orders.iter().rev().collect();
+    let wires: Vec<Wire> = (0..6).map(|_| Wire::default()).collect();
+    let races = wires.iter().enumerate().map(|(n, wire)| {
+        wire.put(if n % 2 == 0 { &forwards } else { &backwards });
+        let mut worker = worker(&books.pool, wire, Ledger::default());
+        tokio::spawn(async move { worker.run_once().await })
+    });
+    for done in join_all(races).await {
+        done.unwrap().unwrap();
+    }
+    for order in &orders {
+        assert_eq!(effects(&books.pool, order.command_id).await, 1);
+    }
+    for wire in wires {
+        assert_eq!(wire.said(), [(Kind::Execute, Outcome::Succeeded, 1); 40]);
+    }
+}
+
+#[tokio::test]
+async fn a_crash_between_commit_and_reply_is_made_good_by_the_recorded_reply() {
+    let (books, wire, order) = (books().await, Wire::default(), execute("order"));
+    wire.put(&[&order]);
+    wire.set_broken(true);
+    worker(&books.pool, &wire, Ledger::default()).run_once().await.unwrap_err();
+    assert_eq!(status(&books.pool, order.command_id).await.unwrap(), "succeeded", "committed");
+    assert_eq!(wire.log(), ["rewind"], "no offset moves before the replies are acknowledged");
+
+    wire.set_broken(false);
+    let ledger = Ledger::default();
+    let mut after = worker(&books.pool, &wire, ledger.clone());
+    after.run_once().await.unwrap();
+    let first = wire.replies().pop().unwrap();
+    wire.put(&[&again(&order, 4)]);
+    after.run_once().await.unwrap();
+    let second = wire.replies().pop().unwrap();
+    assert_eq!(first.outcome, Outcome::Succeeded);
+    assert_eq!(first.result, Some(Json::from(json!({ "effect": order.command_id }))));
+    assert_eq!((second.outcome, second.attempt, &second.result), (first.outcome, 1, &first.result));
+    assert_eq!(ledger.work.load(Ordering::Relaxed), 0, "answered from the record");
+    assert_eq!(effects(&books.pool, order.command_id).await, 1);
+}
+
+#[tokio::test]
+async fn a_crash_before_the_commit_leaves_nothing_and_the_command_is_done_once() {
+    let (books, wire, order) = (books().await, Wire::default(), execute("order"));
+    wire.put(&[&order]);
+    let stuck = Ledger { stuck: true, ..Ledger::default() };
+    let mut crashing = worker(&books.pool, &wire, stuck.clone());
+    let mut run = Box::pin(crashing.run_once());
+    let begun = amends_testkit::eventually("it is at work", Duration::from_secs(20), || {
+        let ended = futures::FutureExt::now_or_never(&mut run).is_some();
+        let begun = ended || stuck.work.load(Ordering::Relaxed) == 1;
+        async move { begun.then_some(!ended) }
+    });
+    assert!(begun.await, "it was to be in the middle");
+    drop(run);
+    drop(crashing);
+
+    wire.restart();
+    worker(&books.pool, &wire, Ledger::default()).run_once().await.unwrap();
+    assert_eq!(wire.said(), [(Kind::Execute, Outcome::Succeeded, 1)]);
+    assert_eq!(effects(&books.pool, order.command_id).await, 1);
+}
+
+#[tokio::test]
+async fn offsets_move_only_after_letters_and_replies_are_acknowledged() {
+    let (books, wire, order) = (books().await, Wire::default(), execute("order"));
+    wire.put_bytes(b"{");
+    settle(&books.pool, &wire, &[&order]).await;
+    assert_eq!(wire.log(), ["dead letter", "replies", "offsets"]);
+}
+
+#[tokio::test]
+async fn without_its_database_no_offset_moves_and_nothing_is_a_dead_letter() {
+    let (books, wire, order) = (books().await, Wire::default(), execute("order"));
+    let pool = PgPool::connect(&books.url).await.unwrap();
+    let mut worker = worker(&pool, &wire, Ledger::default());
+    worker.run_once().await.unwrap();
+    pool.close().await;
+    wire.put(&[&order]);
+    worker.run_once().await.unwrap_err();
+    assert_eq!((wire.uncommitted(), wire.letters().len(), wire.log().last()), (1, 0, Some(&"rewind")));
+    assert!(!worker.health().readiness().is_ready());
+}
+
+#[tokio::test]
+async fn a_refusal_stands_and_its_compensation_has_nothing_to_undo() {
+    let (books, wire, order) = (books().await, Wire::default(), execute("refused"));
+    wire.put(&[&order, &again(&order, 2), &probe(&order), &compensate(&order), &fence(&order)]);
+    worker(&books.pool, &wire, Ledger::default()).run_once().await.unwrap();
+    let replies = wire.replies();
+    let said: Vec<_> = replies.iter().map(|r| (r.kind, r.outcome)).collect();
+    let expected = [
+        (Kind::Execute, Outcome::Refused),
+        (Kind::Execute, Outcome::Refused),
+        (Kind::Probe, Outcome::Refused),
+        (Kind::Compensate, Outcome::Succeeded),
+        (Kind::Fence, Outcome::Refused),
+    ];
+    assert_eq!(said, expected);
+    assert_eq!(replies[2].reason.as_ref().unwrap().code, "out_of_stock", "the recorded reply");
+    assert_eq!(status(&books.pool, order.command_id).await.unwrap(), "refused");
+}
+
+#[tokio::test]
+async fn a_transient_failure_is_done_again_by_a_higher_attempt_only() {
+    let (books, wire, order) = (books().await, Wire::default(), execute("fails once"));
+    let failed = (Kind::Execute, Outcome::FailedTransient, 1);
+    assert_eq!(settle(&books.pool, &wire, &[&order, &order]).await, [failed, failed]);
+    let done = (Kind::Execute, Outcome::Succeeded, 2);
+    assert_eq!(settle(&books.pool, &wire, &[&again(&order, 2), &order]).await, [done, done]);
+    assert_eq!(effects(&books.pool, order.command_id).await, 1);
+}
+
+#[tokio::test]
+async fn a_failure_for_good_is_answered_from_the_record_whatever_the_attempt() {
+    let (books, wire, order) = (books().await, Wire::default(), execute("fails for good"));
+    let said = settle(&books.pool, &wire, &[&order, &again(&order, 7), &compensate(&order), &order]).await;
+    let expected = [
+        (Kind::Execute, Outcome::FailedForGood, 1),
+        (Kind::Execute, Outcome::FailedForGood, 1),
+        (Kind::Compensate, Outcome::Succeeded, 1),
+        (Kind::Execute, Outcome::Fenced, 1),
+    ];
+    assert_eq!(said, expected);
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_knows_is_not_recorded() {
+    let (books, wire, order) = (books().await, Wire::default(), execute("nobody knows"));
+    assert_eq!(settle(&books.pool, &wire, &[&order]).await, [(Kind::Execute, Outcome::Unknown, 1)]);
+    assert_eq!(rows(&books.pool).await, 0);
+}
+
+#[tokio::test]
+async fn a_probe_or_an_expired_command_leaves_no_row() {
+    let (books, wire, order) = (books().await, Wire::default(), execute("order"));
+    let long_ago = chrono::Utc::now() - chrono::TimeDelta::days(15);
+    let old = Command { issued_at: long_ago, ..execute("order") };
+    let said = settle(&books.pool, &wire, &[&probe(&order), &old, &compensate(&old), &fence(&old)]).await;
+    let expected = [
+        (Kind::Probe, Outcome::NotSeen, 1),
+        (Kind::Execute, Outcome::Expired, 1),
+        (Kind::Compensate, Outcome::Unknown, 1),
+        (Kind::Fence, Outcome::Unknown, 1),
+    ];
+    assert_eq!(said, expected);
+    assert_eq!(rows(&books.pool).await, 0);
+    assert_eq!(effects(&books.pool, old.command_id).await, 0);
+}
+
+#[tokio::test]
+async fn a_row_that_has_seen_a_newer_epoch_is_silent_to_older_commands() {
+    let (books, wire, order) = (books().await, Wire::default(), execute("order"));
+    let newer = Command { epoch: 1, ..probe(&order) };
+    let said = settle(&books.pool, &wire, &[&order, &newer, &order, &compensate(&order)]).await;
+    let expected = [(Kind::Execute, Outcome::Succeeded, 1), (Kind::Probe, Outcome::Succeeded, 1)];
+    assert_eq!(said, expected, "the older compensation has no effect and no answer");
+    let stale = settle(&books.pool, &wire, &[&compensate(&order)]).await;
+    assert_eq!(stale, [], "the epoch is written down");
+    assert_eq!(status(&books.pool, order.command_id).await.unwrap(), "succeeded");
+}
+
+#[tokio::test]
+async fn rows_expire_after_two_horizons_but_not_while_their_effect_is_held() {
+    let (books, wire) = (books().await, Wire::default());
+    let [held, undone, young] = [execute("order"), execute("order"), execute("refused")];
+    settle(&books.pool, &wire, &[&held, &undone, &compensate(&undone), &young]).await;
+    let age = |days: i32, key: Uuid| {
+        let sql = "UPDATE commands SET created_at = now() - $1 * interval '1 day' WHERE command_id = $2";
+        sqlx::query(sql).bind(days).bind(key).execute(&books.pool)
+    };
+    for (order, days) in [(&held, 29), (&undone, 29), (&young, 27)] {
+        age(days, order.command_id).await.unwrap();
+    }
+    let rows = PgRows::new(books.pool.clone());
+    assert_eq!(amends_worker::expire_rows(&rows, &Settings::new("payment")).await.unwrap(), 1);
+    assert_eq!(status(&books.pool, undone.command_id).await, None);
+    assert!(status(&books.pool, held.command_id).await.is_some());
+    assert!(status(&books.pool, young.command_id).await.is_some());
+}
+
+#[tokio::test]
+async fn trap_11_a_fence_on_a_failed_row_leaves_a_tombstone() {
+    let (books, wire, order) = (books().await, Wire::default(), execute("fails once"));
+    let later = again(&order, 2);
+    let said = settle(&books.pool, &wire, &[&order, &fence(&order), &later]).await;
+    let expected = [
+        (Kind::Execute, Outcome::FailedTransient, 1),
+        (Kind::Fence, Outcome::Fenced, 1),
+        (Kind::Execute, Outcome::Fenced, 1),
+    ];
+    assert_eq!(said, expected);
+    assert_eq!(effects(&books.pool, order.command_id).await, 0);
+}
+
+#[tokio::test]
+async fn trap_17_a_failed_undo_is_undone_by_a_later_attempt() {
+    let (books, wire, order) = (books().await, Wire::default(), execute("undo fails once"));
+    let undo = compensate(&order);
+    let said = settle(&books.pool, &wire, &[&order, &undo, &undo, &again(&undo, 2), &again(&undo, 3)]).await;
+    let expected = [
+        (Kind::Execute, Outcome::Succeeded, 1),
+        (Kind::Compensate, Outcome::FailedTransient, 1),
+        (Kind::Compensate, Outcome::FailedTransient, 1),
+        (Kind::Compensate, Outcome::Succeeded, 2),
+        (Kind::Compensate, Outcome::Succeeded, 2),
+    ];
+    assert_eq!(said, expected);
+    assert_eq!(effects(&books.pool, undo.command_id).await, 1);
+}
+
+#[tokio::test]
+async fn trap_18_a_compensation_on_a_fences_tombstone_succeeds() {
+    let (books, wire, order) = (books().await, Wire::default(), execute("order"));
+    let said = settle(&books.pool, &wire, &[&fence(&order), &about(Kind::Compensate, &order), &order]).await;
+    let expected = [
+        (Kind::Fence, Outcome::Fenced, 1),
+        (Kind::Compensate, Outcome::Succeeded, 1),
+        (Kind::Execute, Outcome::Fenced, 1),
+    ];
+    assert_eq!(said, expected);
+}
