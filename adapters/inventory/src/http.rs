@@ -163,7 +163,3 @@ fn read_on_hand(body: &[u8]) -> Result<i64, Problem> {
         .filter(|n| (0..=MOST_ON_HAND).contains(n))
         .ok_or_else(|| Problem::at("/onHand", "a whole number from 0 to 1000000000000"))
 }
-
-#[cfg(test)]
-#[path = "http_tests.rs"]
-mod tests;

@@ -30,3 +30,12 @@ pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
 pub(crate) fn error(error: &KafkaError, reason: &str) {
     tracing::debug!(%error, reason, "librdkafka");
 }
+
+/// What a thread of its own came to. Where the runtime stops first, nobody is left to hear it.
+pub(crate) async fn finished<T>(thread: tokio::task::JoinHandle<T>) -> T {
+    match thread.await {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => std::future::pending().await,
+    }
+}

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use rdkafka::{ClientConfig, admin::AdminClient, error::KafkaError};
 
-use crate::context::Quiet;
+use crate::context::{self, Quiet};
 
 /// What every client of the broker needs to know.
 #[derive(Clone)]
@@ -102,10 +102,9 @@ pub async fn check(settings: &KafkaSettings, patience: Duration) -> Result<(), E
     let admin: AdminClient<Quiet> =
         settings.client(&[]).create_with_context(Quiet).map_err(Error::Settings)?;
     let brokers = settings.brokers.clone();
-    tokio::task::spawn_blocking(move || match admin.inner().fetch_metadata(None, patience) {
+    let asking = tokio::task::spawn_blocking(move || match admin.inner().fetch_metadata(None, patience) {
         Ok(_) => Ok(()),
         Err(source) => Err(Error::Unreachable { brokers, source }),
-    })
-    .await
-    .expect("asking for metadata does not panic")
+    });
+    context::finished(asking).await
 }

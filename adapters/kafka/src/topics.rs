@@ -10,7 +10,11 @@ use rdkafka::{
     types::RDKafkaErrorCode,
 };
 
-use crate::{KafkaSettings, context::Quiet, settings::Error};
+use crate::{
+    KafkaSettings,
+    context::{self, Quiet},
+    settings::Error,
+};
 
 /// Seven days.
 const RETENTION_MS: &str = "604800000";
@@ -110,9 +114,8 @@ async fn partitions(
 ) -> Result<HashMap<String, i32>, Error> {
     let admin = admin.clone();
     let metadata = tokio::task::spawn_blocking(move || admin.client.inner().fetch_metadata(None, patience));
-    let metadata = metadata
+    let metadata = context::finished(metadata)
         .await
-        .expect("asking for metadata does not panic")
         .map_err(|source| Error::Unreachable { brokers: settings.brokers.clone(), source })?;
     let count = |topic: &rdkafka::metadata::MetadataTopic| {
         i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX)

@@ -129,7 +129,3 @@ pub fn decide(row: Option<&Row>, command: &Command, now: DateTime<Utc>, horizon:
         (S::Tombstone, K::Execute | K::Probe | K::Fence) => Say(Outcome::Fenced),
     }
 }
-
-#[cfg(test)]
-#[path = "decide_tests.rs"]
-mod tests;

@@ -240,7 +240,3 @@ fn record(desk: &mut Desk, delivery: &Delivery, answer: Answer) {
         desk.answer(reply, traceparent);
     }
 }
-
-#[cfg(test)]
-#[path = "transactional_tests.rs"]
-mod tests;

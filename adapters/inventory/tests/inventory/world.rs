@@ -7,7 +7,7 @@ use std::{
 };
 
 use amends_inventory::{MIGRATOR, router, settings, worker};
-use amends_protocol::{Command, Exposure, Reply, add_exposure};
+use amends_protocol::{Command, Exposure, Kind, Reply, add_exposure};
 use amends_testkit::TestDatabase;
 use amends_worker::Settings;
 use axum::{
@@ -141,8 +141,10 @@ pub fn deltas(reply: &Reply) -> Vec<(&str, i64)> {
 
 /// What is held by all that was answered, each command counted once.
 pub fn held(replies: &[Reply]) -> Vec<Exposure> {
+    // A probe repeats what is recorded of another command.
+    let own = replies.iter().filter(|r| matches!(r.kind, Kind::Execute | Kind::Compensate));
     let by_command: BTreeMap<_, _> =
-        replies.iter().filter(|r| !r.exposure.is_empty()).map(|r| (r.command_id, r)).collect();
+        own.filter(|r| !r.exposure.is_empty()).map(|r| (r.command_id, r)).collect();
     let mut sum = Vec::new();
     by_command.values().for_each(|reply| add_exposure(&mut sum, &reply.exposure));
     sum.sort_by(|a, b| a.unit.cmp(&b.unit));

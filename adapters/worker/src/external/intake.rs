@@ -98,14 +98,21 @@ where
         let mut tx = shared.rows.begin().await?;
         let locked = shared.rows.lock(&mut tx, &commands).await?;
         let mut desk = Desk::new(locked, &commands, &shared.settings);
-        let mut begun = Vec::new();
+        let (mut begun, mut waiting) = (Vec::new(), false);
         for delivery in deliveries {
             if let Some(ruling) = desk.hear(&delivery.command, delivery.message.traceparent.as_deref()) {
-                begun.extend(self.begin(&mut desk, ruling, delivery));
+                let call = self.begin(&mut desk, ruling, delivery);
+                waiting |= call.is_none();
+                begun.extend(call);
             }
         }
         let answered = desk.commit(&shared.rows, tx).await?;
         shared.begin(begun);
+        if waiting {
+            // Only now can the recovery loop see them.
+            shared.set_backlog(true);
+            shared.freed.notify_one();
+        }
         Ok(answered)
     }
 

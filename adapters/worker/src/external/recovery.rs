@@ -74,10 +74,17 @@ where
         if room == 0 {
             return Ok(());
         }
-        let mut tx = shared.rows.begin().await?;
-        let locked = shared.rows.due(&mut tx, room).await?;
-        // Fewer than asked for: nobody waits but what others hold.
-        shared.set_backlog(locked.rows.len() >= room);
+        // Cleared before the rows are read: what is accepted from now on says so itself.
+        shared.set_backlog(false);
+        let due = async {
+            let mut tx = shared.rows.begin().await?;
+            let locked = shared.rows.due(&mut tx, room).await?;
+            Ok::<_, Error>((tx, locked))
+        };
+        let (tx, locked) = due.await.inspect_err(|_| shared.set_backlog(true))?;
+        if locked.rows.len() >= room {
+            shared.set_backlog(true);
+        }
         if locked.rows.is_empty() {
             return Ok(());
         }
