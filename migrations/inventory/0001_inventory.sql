@@ -57,6 +57,14 @@ CREATE TABLE moves (
     at         timestamptz NOT NULL DEFAULT now()
 );
 
+-- How far the ledger has been published as domain events.
+CREATE TABLE published (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    move_id  bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 10);
+INSERT INTO published DEFAULT VALUES;
+
+GRANT SELECT, UPDATE ON published TO amends_inventory;
 GRANT SELECT, INSERT, UPDATE, DELETE ON commands TO amends_inventory;
 GRANT SELECT, INSERT, UPDATE ON stock, reservations TO amends_inventory;
 GRANT SELECT, INSERT ON moves TO amends_inventory;

@@ -197,6 +197,11 @@ impl Books {
 
     fn moved(&mut self, work: &Work, product: &str, kind: &'static str, quantity: i64) {
         let command_id = work.command.command_id;
-        self.moves.push(Move { product_id: product.to_owned(), kind, quantity, command_id });
+        self.moves.push(Move {
+            product_id: product.to_owned(),
+            kind,
+            quantity,
+            command_id: Some(command_id),
+        });
     }
 }

@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sqlx::{FromRow, PgPool};
 
-use crate::problem::Problem;
+use crate::{
+    problem::Problem,
+    stock::{Move, append},
+};
 
 const LONGEST_BODY: usize = 64 << 10;
 const MOST_ON_HAND: i64 = 1_000_000_000_000;
@@ -126,11 +129,9 @@ async fn set_stock(
             .bind(difference)
             .execute(&mut *tx)
             .await?;
-        sqlx::query("INSERT INTO moves (product_id, kind, quantity) VALUES ($1, 'adjusted', $2)")
-            .bind(&id)
-            .bind(difference)
-            .execute(&mut *tx)
-            .await?;
+        let adjusted =
+            Move { product_id: id.clone(), kind: "adjusted", quantity: difference, command_id: None };
+        append(&mut tx, &[adjusted]).await?;
     }
     tx.commit().await?;
     Ok(Json(Product { product_id: id, on_hand, reserved, available: on_hand - reserved }))

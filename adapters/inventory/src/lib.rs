@@ -2,9 +2,10 @@
 //!
 //! Steps: `reserve` (`{"lines":[{"productId":"mug-blue","quantity":2}]}`, several lines all or nothing; its
 //! compensation releases) and `take` (`{"reservation":"<id of the reserve>"}`: what was reserved has been
-//! shipped). Its HTTP side is [`router`].
+//! shipped). Its HTTP side is [`router`]; what moves is told to others by [`events`].
 #![warn(missing_docs)]
 
+pub mod events;
 mod executor;
 mod http;
 mod problem;

@@ -53,7 +53,8 @@ pub(crate) struct Move {
     pub(crate) product_id: String,
     pub(crate) kind: &'static str,
     pub(crate) quantity: i64,
-    pub(crate) command_id: Uuid,
+    /// The command that moved it; none for an adjustment.
+    pub(crate) command_id: Option<Uuid>,
 }
 
 /// What a batch is about, locked: reservations first, then stock, both in the order of their keys, in every
@@ -161,16 +162,28 @@ impl Books {
         .execute(&mut *db)
         .await?;
 
-        sqlx::query(
-            "INSERT INTO moves (product_id, kind, quantity, command_id)
-             SELECT * FROM UNNEST($1::text[], $2::text[], $3::int8[], $4::uuid[])",
-        )
-        .bind(self.moves.iter().map(|m| m.product_id.as_str()).collect::<Vec<_>>())
-        .bind(self.moves.iter().map(|m| m.kind).collect::<Vec<_>>())
-        .bind(self.moves.iter().map(|m| m.quantity).collect::<Vec<_>>())
-        .bind(self.moves.iter().map(|m| m.command_id).collect::<Vec<_>>())
-        .execute(&mut *db)
-        .await?;
+        append(db, &self.moves).await?;
         Ok(())
     }
+}
+
+/// Appends to the ledger. The lock makes the order of the numbers the order of the commits, so that who reads
+/// past a number misses nothing that commits late.
+pub(crate) async fn append(db: &mut PgConnection, moves: &[Move]) -> Result<(), sqlx::Error> {
+    const LEDGER: i64 = 0x6c65_6467_6572;
+    sqlx::query(
+        "WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock($1))
+         INSERT INTO moves (product_id, kind, quantity, command_id)
+         SELECT m.product_id, m.kind, m.quantity, m.command_id
+         FROM (SELECT count(*) FROM locked) AS held,
+              UNNEST($2::text[], $3::text[], $4::int8[], $5::uuid[]) AS m (product_id, kind, quantity, command_id)",
+    )
+    .bind(LEDGER)
+    .bind(moves.iter().map(|m| m.product_id.as_str()).collect::<Vec<_>>())
+    .bind(moves.iter().map(|m| m.kind).collect::<Vec<_>>())
+    .bind(moves.iter().map(|m| m.quantity).collect::<Vec<_>>())
+    .bind(moves.iter().map(|m| m.command_id).collect::<Vec<_>>())
+    .execute(db)
+    .await?;
+    Ok(())
 }

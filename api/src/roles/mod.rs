@@ -195,7 +195,8 @@ pub fn all_topics(settings: &Settings) -> Vec<topics::Topic> {
     let commands =
         PARTICIPANTS.map(|p| topics::Topic::new(format!("{p}.commands"), settings.command_partitions));
     let replies = topics::Topic::new(REPLIES, settings.reply_partitions);
-    let events = events::TYPES.map(|t| topics::Topic::new(t, settings.event_partitions));
+    let types = events::TYPES.into_iter().chain([amends_inventory::events::TOPIC]);
+    let events = types.map(|t| topics::Topic::new(t, settings.event_partitions));
     let with_dead_letters = |topic: topics::Topic| [topic.dead_letters(), topic];
     commands.into_iter().chain([replies]).chain(events).flat_map(with_dead_letters).collect()
 }

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use amends_inventory::events::Publisher;
 use amends_kafka::{KafkaSink, KafkaSource};
 use amends_notification::{Recorder, TOPICS};
 use amends_worker::Settings;
@@ -30,6 +31,8 @@ pub async fn start(name: Worker, process: &Process, observed: bool) -> Result<Op
             let worker = amends_inventory::worker(pool.clone(), source, sink, settings.clone());
             process.watch("inventory", worker.run(process.stop.clone()));
             upkeep::of_worker(process, pool.clone(), settings).await?;
+            let publisher = Publisher::new(pool.clone(), KafkaSink::in_order(&process.kafka)?);
+            process.watch("inventory.updated", publisher.run(process.stop.clone()));
             let routes = amends_inventory::router(pool.clone());
             serve_health(process, "inventory", ready(process, pool), routes, observed).await
         }

@@ -27,8 +27,6 @@ const DATABASES: [(&str, &Migrator); 5] = [
     ("notification", &amends_notification::MIGRATOR),
 ];
 
-const EVENTS: [&str; 8] = amends_workflows::events::TYPES;
-
 /// Databases, a broker, and what a process needs to find them.
 pub struct Stack {
     databases: BTreeMap<&'static str, Database>,
@@ -105,7 +103,7 @@ impl Stack {
             self.broker.create_topic(topic, 4).unwrap();
             self.broker.create_topic(&format!("{topic}.DLT"), 1).unwrap();
         }
-        for topic in EVENTS {
+        for topic in amends_workflows::events::TYPES.into_iter().chain([amends_inventory::events::TOPIC]) {
             self.broker.create_topic(topic, 3).unwrap();
             self.broker.create_topic(&format!("{topic}.DLT"), 1).unwrap();
         }

@@ -1,0 +1,135 @@
+//! Publishes the ledger as domain events, `inventory.updated`: reads past what has been published, sends, and
+//! moves the mark once everything is acknowledged. At least once, in order for each product.
+
+use std::time::Duration;
+
+use amends_protocol::{
+    SLOTS,
+    transport::{self, Outbound, Placement, Sink},
+    wire,
+};
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::json;
+use sqlx::{FromRow, PgPool};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// The type of the events, and their topic.
+pub const TOPIC: &str = "inventory.updated";
+
+/// Most moves of a batch.
+const BATCH: i64 = 500;
+/// Rest after finding nothing.
+const POLL: Duration = Duration::from_millis(100);
+/// Rest after a failure.
+const REST: Duration = Duration::from_secs(1);
+
+/// What a turn could not get past.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database.
+    #[error("database: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The transport.
+    #[error(transparent)]
+    Transport(#[from] transport::Error),
+}
+
+/// Publishes the ledger. Of several instances one does it at a time.
+pub struct Publisher<K> {
+    pool: PgPool,
+    sink: K,
+}
+
+#[derive(FromRow)]
+struct Move {
+    move_id: i64,
+    product_id: String,
+    kind: String,
+    quantity: i64,
+    command_id: Option<Uuid>,
+    at: DateTime<Utc>,
+}
+
+impl<K: Sink> Publisher<K> {
+    /// `sink` must keep the order of what it is given.
+    pub fn new(pool: PgPool, sink: K) -> Self {
+        Self { pool, sink }
+    }
+
+    /// Publishes until told to stop.
+    pub async fn run(self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let rest = match self.run_once().await {
+                Ok(0) => POLL,
+                Ok(_) => continue,
+                Err(error) => {
+                    tracing::warn!(%error, "inventory.updated: trying again");
+                    REST
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(rest) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// Publishes one batch; answers how many moves it had.
+    ///
+    /// # Errors
+    /// [`Error`]: the batch is published again.
+    pub async fn run_once(&self) -> Result<usize, Error> {
+        let mut tx = self.pool.begin().await?;
+        // Whoever has the row publishes; the others have nothing to do.
+        let mark: Option<i64> = sqlx::query_scalar("SELECT move_id FROM published FOR UPDATE SKIP LOCKED")
+            .fetch_optional(&mut *tx)
+            .await?;
+        let Some(mark) = mark else { return Ok(0) };
+        let moves: Vec<Move> = sqlx::query_as(
+            "SELECT move_id, product_id, kind, quantity, command_id, at FROM moves
+             WHERE move_id > $1 ORDER BY move_id LIMIT $2",
+        )
+        .bind(mark)
+        .bind(BATCH)
+        .fetch_all(&mut *tx)
+        .await?;
+        let Some(last) = moves.last().map(|m| m.move_id) else { return Ok(0) };
+        self.sink.send(moves.iter().map(Move::event).collect()).await?;
+        sqlx::query("UPDATE published SET move_id = $1").bind(last).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(moves.len())
+    }
+}
+
+impl Move {
+    /// As a structured CloudEvent 1.0.
+    fn event(&self) -> Outbound {
+        let key =
+            Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("/amends/inventory/{}", self.product_id).as_bytes());
+        let [high, low, ..] = *key.as_bytes();
+        let event = json!({
+            "specversion": "1.0",
+            "id": format!("inventory/{}", self.move_id),
+            "source": "/amends/inventory",
+            "type": TOPIC,
+            "subject": self.product_id,
+            "time": self.at.to_rfc3339_opts(SecondsFormat::Millis, true),
+            "datacontenttype": "application/json",
+            "sequence": self.move_id.to_string(),
+            "data": {
+                "productId": self.product_id,
+                "kind": self.kind,
+                "quantity": self.quantity,
+                "commandId": self.command_id,
+            },
+        });
+        Outbound {
+            topic: TOPIC.to_owned(),
+            placement: Placement::Home(u16::from_be_bytes([high, low]) % SLOTS),
+            key,
+            traceparent: None,
+            bytes: wire::write(&event),
+        }
+    }
+}
