@@ -33,6 +33,11 @@ async fn after_kill_9_of_everything_the_same_data_starts_by_itself_and_the_order
     let data = tempfile::tempdir().unwrap();
     let mut first = Dev::start(data.path());
     let client = Client::new(&first.url);
+    // Nobody else may use the data meanwhile, least of all to empty it.
+    let other = dev(data.path(), &["--fresh"]).output().unwrap();
+    let said = String::from_utf8_lossy(&other.stderr);
+    assert!(!other.status.success() && said.contains("another `amends dev` runs on"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
     let put = client.put("/api/inventory/mug/stock", &serde_json::json!({ "onHand": 5 })).await;
     assert_eq!(put.0, 200, "{}", put.1);
     let order = client.place(&crate::support::client::order("mug", 1, "card_slow", "AT")).await;
