@@ -1,0 +1,7 @@
+//! The payment worker over a real Postgres, with its own login role, and a transport in memory.
+
+mod books;
+mod methods;
+#[path = "../../../inventory/tests/inventory/transport.rs"]
+mod transport;
+mod world;

@@ -1,0 +1,167 @@
+//! A database, a topic, and workers on both.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use amends_payment::{BuiltInGateway, MIGRATOR, Payments, settings};
+use amends_protocol::{Command, Kind, Reply, add_exposure};
+use amends_testkit::TestDatabase;
+use amends_worker::{Clock, External, PgRows, Settings};
+use serde_json::json;
+use sqlx::{PgPool, postgres::PgPoolOptions};
+use tokio::sync::Notify;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::transport::{Consumer, SOON, Topics, execute};
+
+pub struct World {
+    pub database: TestDatabase,
+    /// Connections of the service's role.
+    pub pool: PgPool,
+    pub topics: Topics,
+    /// What the gateways have waited for so far.
+    pub waited: Waited,
+    stop: CancellationToken,
+    _stops: DropGuard,
+}
+
+/// A worker as these tests run it: its gateway waits by a clock of the test's own.
+pub type Worker = External<PgRows, Payments<BuiltInGateway<Waited>>, Consumer, Topics>;
+
+/// A clock that notes how long it was to wait. It waits only if it was told to stand still: until it goes on.
+#[derive(Clone, Default)]
+pub struct Waited {
+    pub pauses: Arc<Mutex<Vec<Duration>>>,
+    pub stands_still: bool,
+    pub goes_on: Arc<Notify>,
+}
+
+impl Waited {
+    /// A clock that stands still.
+    pub fn stopped() -> Self {
+        Self { stands_still: true, ..Self::default() }
+    }
+
+    /// Waits until somebody waits for it.
+    pub async fn is_waited_for(&self) {
+        let waits = async || (!self.pauses.lock().unwrap().is_empty()).then_some(());
+        amends_testkit::eventually("a call that takes its time", SOON, waits).await;
+    }
+}
+
+impl Clock for Waited {
+    async fn sleep(&self, pause: Duration) {
+        self.pauses.lock().unwrap().push(pause);
+        if self.stands_still {
+            self.goes_on.notified().await;
+        }
+    }
+}
+
+/// Calls may be silent for a fifth of a second, and nothing waits long for anything.
+pub fn short() -> Settings {
+    Settings {
+        patience: Duration::from_millis(20),
+        call_timeout: Duration::from_millis(200),
+        lease: Duration::from_millis(600),
+        recovery_interval: Duration::from_millis(20),
+        grace: Duration::from_millis(100),
+        ..settings()
+    }
+}
+
+impl World {
+    /// Without a worker.
+    pub async fn quiet() -> Self {
+        let database = amends_testkit::database(&MIGRATOR, "payment").await;
+        let url = database.role_url("amends_payment");
+        let pool = PgPoolOptions::new().max_connections(6).connect(&url).await.unwrap();
+        let stop = CancellationToken::new();
+        let (topics, waited) = (Topics::default(), Waited::default());
+        Self { database, pool, topics, waited, _stops: stop.clone().drop_guard(), stop }
+    }
+
+    /// With one worker.
+    pub async fn new() -> Self {
+        let world = Self::quiet().await;
+        world.start(world.worker(short()));
+        world
+    }
+
+    /// An instance of the worker, not yet started.
+    pub fn worker(&self, settings: Settings) -> Worker {
+        self.worker_of(self.waited.clone(), settings)
+    }
+
+    pub fn worker_of(&self, clock: Waited, settings: Settings) -> Worker {
+        let payments = Payments::new(BuiltInGateway::with_clock(self.pool.clone(), clock));
+        let (source, sink) = (self.topics.source(), self.topics.clone());
+        External::new(PgRows::new(self.pool.clone()), payments, source, sink, settings)
+    }
+
+    /// Runs a worker until the end of the test, or until it is aborted.
+    pub fn start(&self, worker: Worker) -> tokio::task::JoinHandle<()> {
+        tokio::spawn(worker.run(self.stop.clone()))
+    }
+
+    pub async fn settled(&self, command: &Command) -> Reply {
+        self.topics.settled(command).await
+    }
+
+    pub async fn count(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&self.database.pool).await.unwrap()
+    }
+
+    /// How often the key of this charge was captured, and how often refunded.
+    pub async fn effects(&self, charge: &Command) -> (i64, i64) {
+        sqlx::query_as(
+            "SELECT (SELECT count(*) FROM gateway_charges WHERE key = $1 AND declined IS NULL),
+                    (SELECT count(*) FROM gateway_refunds WHERE charge_key = $1)",
+        )
+        .bind(charge.command_id)
+        .fetch_one(&self.database.pool)
+        .await
+        .unwrap()
+    }
+
+    /// What the gateway has captured and not refunded.
+    pub async fn captured(&self) -> i64 {
+        self.count(
+            "SELECT (SELECT COALESCE(sum(amount), 0) FROM gateway_charges WHERE declined IS NULL)::int8
+                  - (SELECT COALESCE(sum(amount), 0) FROM gateway_refunds)::int8",
+        )
+        .await
+    }
+
+    /// What the worker's rows say is held.
+    pub async fn recorded(&self) -> i64 {
+        self.count(
+            "SELECT COALESCE(sum((e->>'amount')::int8), 0)::int8
+             FROM commands, json_array_elements(reply->'exposure') AS e WHERE status = 'succeeded'",
+        )
+        .await
+    }
+
+    /// What the engine has been told is held: each command counted once.
+    pub fn told(&self) -> i64 {
+        let mut replies = self.topics.replies();
+        replies.retain(|r| matches!(r.kind, Kind::Execute | Kind::Compensate) && !r.exposure.is_empty());
+        replies.sort_by_key(|r| r.command_id);
+        replies.dedup_by_key(|r| r.command_id);
+        let mut held = Vec::new();
+        replies.iter().for_each(|r| add_exposure(&mut held, &r.exposure));
+        held.iter().map(|e| e.amount).sum()
+    }
+}
+
+/// A payment of 25.00 EUR by this method.
+pub fn pay(method: &str) -> Command {
+    execute("pay", json!({ "amount": 2500, "currency": "EUR", "method": method }))
+}
+
+/// What a reply says is held more or less since.
+pub fn deltas(reply: &Reply) -> Vec<(&str, &str, i64)> {
+    reply.exposure.iter().map(|e| (e.kind.as_str(), e.unit.as_str(), e.amount)).collect()
+}
