@@ -2,7 +2,10 @@
 //! Postgres, with a transport and a gateway that the test holds in its hands.
 
 mod books;
+mod gateway;
+mod instance;
 mod messages;
 mod table;
 mod transactional;
+mod traps;
 mod wire;

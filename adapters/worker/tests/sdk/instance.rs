@@ -1,0 +1,100 @@
+//! One instance of an external worker, driven loop by loop.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use amends_protocol::{Command, Kind, Outcome};
+use amends_worker::{Calls, Clock, External, Intake, PgRows, Recovery, Settings};
+use futures::FutureExt;
+use sqlx::PgPool;
+use tokio::sync::Notify;
+
+use crate::{gateway::Gateway, wire::Wire};
+
+/// A clock whose pauses end when the test says so.
+#[derive(Clone, Default)]
+pub struct Hand(Arc<Notify>);
+
+impl Clock for Hand {
+    async fn sleep(&self, _: Duration) {
+        self.0.notified().await;
+    }
+}
+
+impl Hand {
+    /// All pauses that have begun end.
+    pub fn strike(&self) {
+        self.0.notify_waiters();
+    }
+}
+
+/// One instance. Dropping it is a crash.
+pub struct Instance {
+    pub intake: Intake<PgRows, Gateway, Wire, Wire, Hand>,
+    pub calls: Calls<PgRows, Gateway, Wire, Hand>,
+    pub recovery: Recovery<PgRows, Gateway, Wire, Hand>,
+    pub wire: Wire,
+    pub clock: Hand,
+}
+
+impl Instance {
+    /// Room for as many calls as by default.
+    pub async fn start(pool: &PgPool, gateway: &Gateway) -> Self {
+        Self::with(pool, gateway, Settings::new("payment").concurrency).await
+    }
+
+    /// Room for so many calls; it has looked at its rows once.
+    pub async fn with(pool: &PgPool, gateway: &Gateway, concurrency: usize) -> Self {
+        let mut instance = Self::unstarted(pool, gateway, concurrency);
+        instance.recover().await;
+        instance
+    }
+
+    /// Room for so many calls; it has not looked at its rows.
+    pub fn unstarted(pool: &PgPool, gateway: &Gateway, concurrency: usize) -> Self {
+        let (wire, clock) = (Wire::default(), Hand::default());
+        let settings = Settings { concurrency, ..Settings::new("payment") };
+        let rows = PgRows::new(pool.clone());
+        let (source, sink) = (wire.clone(), wire.clone());
+        let worker = External::with_clock(rows, gateway.clone(), source, sink, settings, clock.clone());
+        let (intake, calls, recovery) = worker.loops();
+        Self { intake, calls, recovery, wire, clock }
+    }
+
+    /// Takes these commands in as one batch.
+    pub async fn hear(&mut self, commands: &[&Command]) {
+        self.wire.put(commands);
+        soon(self.intake.run_once()).await.unwrap();
+    }
+
+    /// Begins what is due.
+    pub async fn recover(&mut self) {
+        soon(self.recovery.run_once()).await.unwrap();
+    }
+
+    /// Waits until a call has finished, and its outcome is committed and sent.
+    pub async fn settle(&mut self) {
+        soon(self.calls.run_once()).await.unwrap();
+    }
+
+    /// Makes the calls that were begun, as far as they go without waiting for anyone.
+    pub fn call(&mut self) {
+        assert!(self.calls.run_once().now_or_never().is_none(), "nothing was to be waited for");
+    }
+
+    /// Takes a command in, waits for one call, and returns what was said.
+    pub async fn ask(&mut self, command: &Command) -> Vec<(Kind, Outcome, u32)> {
+        self.hear(&[command]).await;
+        self.settle().await;
+        self.wire.said()
+    }
+
+    /// What was said.
+    pub fn said(&self) -> Vec<(Kind, Outcome, u32)> {
+        self.wire.said()
+    }
+}
+
+/// The future's value; a test that would wait for ever fails.
+pub async fn soon<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("it does not come to an end")
+}
