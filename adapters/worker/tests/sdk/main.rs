@@ -2,9 +2,11 @@
 //! Postgres, with a transport and a gateway that the test holds in its hands.
 
 mod books;
+mod external;
 mod gateway;
 mod instance;
 mod messages;
+mod recovery;
 mod table;
 mod transactional;
 mod traps;
