@@ -240,9 +240,7 @@ async fn retry(
     headers: HeaderMap,
     bytes: Bytes,
 ) -> Result<Json<Value>, Problem> {
-    let id = body::id("id", &id)?;
-    let because: Because = body::read(&headers, &bytes)?;
-    act(&api, id, Event::RetryRequested(Actor::new(SUBJECT, because.reason))).await
+    because(&api, &id, &headers, &bytes, Event::RetryRequested).await
 }
 
 async fn cancel(
@@ -251,9 +249,20 @@ async fn cancel(
     headers: HeaderMap,
     bytes: Bytes,
 ) -> Result<Json<Value>, Problem> {
-    let id = body::id("id", &id)?;
-    let because: Because = body::read(&headers, &bytes)?;
-    act(&api, id, Event::CancelRequested(Actor::new(SUBJECT, because.reason))).await
+    because(&api, &id, &headers, &bytes, Event::CancelRequested).await
+}
+
+/// An action that needs a reason and nothing else.
+async fn because(
+    api: &Api,
+    id: &str,
+    headers: &HeaderMap,
+    bytes: &Bytes,
+    event: fn(Actor) -> Event,
+) -> Result<Json<Value>, Problem> {
+    let id = body::id("id", id)?;
+    let because: Because = body::read(headers, bytes)?;
+    act(api, id, event(Actor::new(SUBJECT, because.reason))).await
 }
 
 async fn resolve(
