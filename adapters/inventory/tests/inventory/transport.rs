@@ -32,6 +32,7 @@ struct Inner {
     commands: Mutex<VecDeque<Inbound>>,
     arrived: Notify,
     offset: AtomicI64,
+    unsettled: AtomicUsize,
     replies: Mutex<Vec<Reply>>,
     letters: Mutex<Vec<(Inbound, String)>>,
 }
@@ -50,6 +51,7 @@ impl Topics {
             traceparent: None,
             bytes,
         };
+        self.0.unsettled.fetch_add(messages.len(), Ordering::SeqCst);
         self.0.commands.lock().unwrap().extend(messages.into_iter().map(inbound));
         self.0.arrived.notify_one();
     }
@@ -103,6 +105,11 @@ impl Topics {
     pub async fn replied(&self, count: usize) -> Vec<Reply> {
         let enough = async || Some(self.replies()).filter(|replies| replies.len() >= count);
         amends_testkit::eventually("all replies", SOON, enough).await
+    }
+
+    /// Whether the workers have accepted or answered all that was sent.
+    pub fn is_settled(&self) -> bool {
+        self.0.unsettled.load(Ordering::SeqCst) == 0
     }
 
     /// The dead letters, and why they are.
@@ -160,6 +167,7 @@ impl Source for Consumer {
     }
 
     fn commit(&mut self, _: u64) -> Result<(), Error> {
+        self.topics.0.unsettled.fetch_sub(self.taken.len(), Ordering::SeqCst);
         self.taken.clear();
         Ok(())
     }
