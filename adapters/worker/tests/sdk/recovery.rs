@@ -125,7 +125,7 @@ async fn two_instances_that_take_over_call_once() {
     let mut two = Instance::unstarted(&books.pool, &gateway, 100);
     let (first, second) =
         soon(async { tokio::join!(one.recovery.run_once(), two.recovery.run_once()) }).await;
-    (first.unwrap(), second.unwrap());
+    first.and(second).unwrap();
     one.call();
     two.call();
     assert!(orders.iter().all(|order| gateway.calls(order.command_id) == 1));

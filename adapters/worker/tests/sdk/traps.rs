@@ -121,7 +121,7 @@ async fn trap_6_what_was_accepted_begins_once_whoever_begins_it() {
     let mut second = Instance::unstarted(&books.pool, &gateway, 100);
     let (one, other) =
         soon(async { tokio::join!(first.recovery.run_once(), second.recovery.run_once()) }).await;
-    (one.unwrap(), other.unwrap());
+    one.and(other).unwrap();
     first.call();
     second.call();
     for order in &orders {
