@@ -150,25 +150,30 @@ async fn a_command_of_a_newer_format_is_answered_unsupported_and_leaves_nothing(
 }
 
 #[tokio::test]
-async fn two_instances_racing_on_the_same_commands_have_one_effect() {
+async fn instances_racing_on_the_same_commands_have_one_effect_and_one_undo() {
     let books = books().await;
     let orders: Vec<Command> = (0..40).map(|_| execute("order")).collect();
-    let forwards: Vec<&Command> = orders.iter().collect();
-    let backwards: Vec<&Command> = orders.iter().rev().collect();
-    let wires: Vec<Wire> = (0..6).map(|_| Wire::default()).collect();
-    let races = wires.iter().enumerate().map(|(n, wire)| {
-        wire.put(if n % 2 == 0 { &forwards } else { &backwards });
-        let mut worker = worker(&books.pool, wire, Ledger::default());
-        tokio::spawn(async move { worker.run_once().await })
-    });
-    for done in join_all(races).await {
-        done.unwrap().unwrap();
-    }
-    for order in &orders {
-        assert_eq!(effects(&books.pool, order.command_id).await, 1);
-    }
-    for wire in wires {
-        assert_eq!(wire.said(), [(Kind::Execute, Outcome::Succeeded, 1); 40]);
+    let undos: Vec<Command> = orders.iter().map(compensate).collect();
+    for commands in [&orders, &undos] {
+        let wires: Vec<Wire> = (0..6).map(|_| Wire::default()).collect();
+        let races = wires.iter().enumerate().map(|(n, wire)| {
+            let mut batch: Vec<&Command> = commands.iter().collect();
+            if n % 2 == 1 {
+                batch.reverse();
+            }
+            wire.put(&batch);
+            let mut worker = worker(&books.pool, wire, Ledger::default());
+            tokio::spawn(async move { worker.run_once().await })
+        });
+        for done in join_all(races).await {
+            done.unwrap().unwrap();
+        }
+        for command in commands {
+            assert_eq!(effects(&books.pool, command.command_id).await, 1, "{:?}", command.kind);
+        }
+        for wire in wires {
+            assert_eq!(wire.said(), [(commands[0].kind, Outcome::Succeeded, 1); 40]);
+        }
     }
 }
 
