@@ -75,7 +75,7 @@ async fn killed_alone_it_comes_back_on_the_same_port() {
     let directory = tempfile::tempdir().unwrap();
     let server = Postgres::start(options(directory.path())).await.unwrap();
     let killed = postmaster(&server).unwrap();
-    assert!(Command::new("kill").args(["-9", &killed]).status().unwrap().success());
+    assert!(Command::new("sh").args(["-c", &format!("kill -9 {killed}")]).status().unwrap().success());
 
     eventually("it is back", Duration::from_secs(30), async || {
         let again = postmaster(&server).filter(|running| *running != killed)?;
@@ -162,7 +162,13 @@ async fn a_server_ends_with_the_process_that_started_it_though_that_was_killed()
 async fn after_kill_9_of_everything_the_next_start_finds_what_was_committed() {
     let directory = tempfile::tempdir().unwrap();
     let (mut holder, server) = hold(directory.path());
-    assert!(Command::new("kill").args(["-9", &server, &holder.id().to_string()]).status().unwrap().success());
+    assert!(
+        Command::new("sh")
+            .args(["-c", &format!("kill -9 {server} {}", holder.id())])
+            .status()
+            .unwrap()
+            .success()
+    );
     holder.wait().unwrap();
     let server = Postgres::start(options(directory.path())).await.unwrap();
     assert_eq!(number(&server.url("postgres"), "SELECT n FROM kept").await, 7);

@@ -140,7 +140,10 @@ async fn a_restart_of_postgres_delays_orders_and_loses_none() {
             stack.server.as_ref().unwrap().directory().join("cluster/postmaster.pid"),
         )
         .unwrap();
-        let killed = signal("QUIT", pid.lines().next().unwrap());
+        let killed = Command::new("sh")
+            .args(["-c", &format!("kill -QUIT {}", pid.lines().next().unwrap())])
+            .status()
+            .unwrap();
         assert!(killed.success());
     };
     let clients = [all[5].client()];

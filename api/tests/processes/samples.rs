@@ -85,7 +85,7 @@ impl Dev {
             .flat_map(|children| children.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
             .collect();
         assert!(!children.is_empty(), "Postgres is a child of it");
-        Command::new("kill").args(["-INT", &id.to_string()]).status().unwrap();
+        Command::new("sh").args(["-c", &format!("kill -INT {id}")]).status().unwrap();
         let process = &mut self.process;
         let status = eventually("it ends at Ctrl-C", LONG, || {
             let ended = process.try_wait().unwrap();
