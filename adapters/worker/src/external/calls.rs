@@ -83,8 +83,9 @@ where
         self.write_down().await
     }
 
-    /// Drives the calls until something is there to be written down. May be dropped at any time.
-    async fn wait(&mut self) {
+    /// Drives the calls until there is an outcome to be written down, which [`run_once`](Self::run_once) does. Asks
+    /// nothing of the database; may be dropped at any time.
+    pub async fn wait(&mut self) {
         while self.finished.is_empty() && self.owed.is_empty() {
             futures::select_biased! {
                 finished = self.running.select_next_some() => self.finished.push(finished),
