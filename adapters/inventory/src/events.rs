@@ -10,7 +10,7 @@ use amends_protocol::{
 };
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::json;
-use sqlx::{FromRow, PgPool};
+use sqlx::{FromRow, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -75,12 +75,26 @@ impl<K: Sink> Publisher<K> {
         }
     }
 
-    /// Publishes one batch; answers how many moves it had.
+    /// Publishes one batch; answers how many moves it had. When this ends the mark is free for whoever is next.
     ///
     /// # Errors
     /// [`Error`]: the batch is published again.
     pub async fn run_once(&self) -> Result<usize, Error> {
         let mut tx = self.pool.begin().await?;
+        match self.publish(&mut tx).await {
+            Ok(told) => {
+                tx.commit().await?;
+                Ok(told)
+            }
+            Err(error) => {
+                // Left to itself the transaction would end a little later, and its lock with it.
+                let _ = tx.rollback().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn publish(&self, tx: &mut PgConnection) -> Result<usize, Error> {
         // Whoever has the row publishes; the others have nothing to do.
         let mark: Option<i64> = sqlx::query_scalar("SELECT move_id FROM published FOR UPDATE SKIP LOCKED")
             .fetch_optional(&mut *tx)
@@ -97,7 +111,6 @@ impl<K: Sink> Publisher<K> {
         let Some(last) = moves.last().map(|m| m.move_id) else { return Ok(0) };
         self.sink.send(moves.iter().map(Move::event).collect()).await?;
         sqlx::query("UPDATE published SET move_id = $1").bind(last).execute(&mut *tx).await?;
-        tx.commit().await?;
         Ok(moves.len())
     }
 }

@@ -26,6 +26,7 @@ use sqlx::{PgPool, migrate::Migrator};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    task::JoinError,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -88,7 +89,9 @@ impl Process {
         let (stop, failed) = (self.stop.clone(), Arc::clone(&self.failed));
         self.tasks.spawn(async move {
             let ended = tokio::spawn(work).await;
-            if !stop.is_cancelled() {
+            // Nobody else cancels it: the runtime is going down, as after a start that failed.
+            let shut_down = ended.as_ref().is_err_and(JoinError::is_cancelled);
+            if !stop.is_cancelled() && !shut_down {
                 let why = ended.err().map_or_else(|| "it ended".to_owned(), |e| e.to_string());
                 tracing::error!(name, why, "a loop ended unasked; stopping the process");
                 failed.store(true, Ordering::Relaxed);

@@ -45,6 +45,7 @@ pub(super) fn settle(desk: &mut Desk, report: Report<'_>, port: Port, owner: Uui
         }
         return Next::Over;
     };
+    let first_round = !row.unsure;
     row.unsure |= unsure;
     let (outcome, said) = match found {
         Found::Voided => (Outcome::Fenced, Said::default()),
@@ -52,8 +53,16 @@ pub(super) fn settle(desk: &mut Desk, report: Report<'_>, port: Port, owner: Uui
     };
     let counts = counts(outcome, row.unsure, port);
     let mut replies = Vec::new();
+    // What was begun from its row has no asker; but that nobody knows is news to the command itself, once.
+    let itself = match action {
+        Action::Execute => row.command.clone(),
+        Action::Undo => row.undo.clone(),
+    };
     let next = match action {
-        _ if !counts => rest(row, asker, said, now, owner, &mut replies),
+        _ if !counts => {
+            let asker = asker.or(itself.as_ref().filter(|_| first_round));
+            rest(row, asker, said, now, owner, &mut replies)
+        }
         Action::Execute => settle_execute(row, outcome, said, now, &mut replies),
         Action::Undo => settle_undo(row, outcome, said, now, &mut replies),
     };
