@@ -14,6 +14,7 @@
 
 pub mod admin;
 mod births;
+mod clock;
 mod commit;
 #[cfg(feature = "conformance")]
 pub mod conformance;
