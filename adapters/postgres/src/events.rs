@@ -85,7 +85,10 @@ impl EventLog {
                 continue;
             }
             let Some(name) = names.get(&row.entry.saga_id) else {
-                return Err(Error::Unreadable(format!("saga {} has a timeline and no row", row.entry.saga_id)));
+                return Err(Error::Unreadable(format!(
+                    "saga {} has a timeline and no row",
+                    row.entry.saga_id
+                )));
             };
             match row.read(name.clone()) {
                 Ok(entry) => entries.push(entry),

@@ -60,10 +60,7 @@ pub(crate) fn bind<'q>(
 }
 
 /// What these orders' keys stand for, by the order that asks.
-pub(crate) async fn read(
-    pool: &PgPool,
-    orders: &[&NewOrder],
-) -> Result<HashMap<Uuid, Stored>, sqlx::Error> {
+pub(crate) async fn read(pool: &PgPool, orders: &[&NewOrder]) -> Result<HashMap<Uuid, Stored>, sqlx::Error> {
     let rows: Vec<Stored> = sqlx::query_as(concat!(
         "SELECT w.id AS asked_by, k.fingerprint, ",
         order_columns!(),

@@ -6,6 +6,7 @@ use std::{
 };
 
 use amends_engine::core::{Change, Entry, NewSaga};
+use amends_pool::DatabaseClock;
 use amends_protocol::{Json, Reason};
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgConnection, PgPool, Row as _};
@@ -13,7 +14,6 @@ use uuid::Uuid;
 
 use crate::{
     Birth, Error, births,
-    clock::DatabaseClock,
     commit::ask_again,
     error, keys,
     sagas::{each, small},

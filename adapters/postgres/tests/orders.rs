@@ -227,8 +227,7 @@ async fn births_are_dated_by_the_database() {
 #[tokio::test]
 async fn orders_whose_commits_answer_is_lost_are_answered_as_if_nothing_had_been_wrong() {
     let (world, direct) = orders().await;
-    let proxy =
-        support::proxy::losing_the_answer_to("LOST", &world.database.role_url("amends_engine")).await;
+    let proxy = support::proxy::losing_the_answer_to("LOST", &world.database.role_url("amends_engine")).await;
     let store = OrderStore::new(connect(&proxy.url));
     let known = place(&direct, &[order(Some(("known", 1)))]).await;
     let lost = NewOrder { customer_id: "LOST".into(), ..order(Some(("k", 1))) };

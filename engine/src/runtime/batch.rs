@@ -153,8 +153,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             // Only an execute has a payload.
             let executes = sends.iter().filter(|send: &&Send| send.kind == Kind::Execute);
             let needs = executes.map(|send| definition.steps[send.step].needs).max();
-            let wants =
-                Wants { data: needs >= Some(Needs::Input), personal: needs >= Some(Needs::Personal) };
+            let wants = Wants { data: needs >= Some(Needs::Input), personal: needs >= Some(Needs::Personal) };
             Write { read_revision: saga.revision, saga: next, entries, wants }
         });
         let raise = if write.is_some() { None } else { raise };

@@ -12,7 +12,6 @@ use amends_engine::{
 use amends_postgres::{
     Birth, MIGRATOR, PgSagaStore,
     conformance::{World, birth},
-    pool,
 };
 use amends_protocol::Json;
 use amends_testkit::{TestDatabase, database, eventually};
@@ -33,7 +32,7 @@ pub async fn world() -> Postgres {
 }
 
 pub fn connect(url: &str) -> PgPool {
-    pool::connect(url, 5, "test").unwrap()
+    amends_pool::connect(url, 5, "test").unwrap()
 }
 
 impl Postgres {
@@ -135,13 +134,12 @@ impl World for Postgres {
     }
 
     async fn timeline(&self, saga_id: Uuid) -> Vec<Entry> {
-        let rows: Vec<(i32, DateTime<Utc>, String)> = sqlx::query_as(
-            "SELECT revision, at, body FROM timeline WHERE saga_id = $1 ORDER BY revision",
-        )
-        .bind(saga_id)
-        .fetch_all(self.owner())
-        .await
-        .unwrap();
+        let rows: Vec<(i32, DateTime<Utc>, String)> =
+            sqlx::query_as("SELECT revision, at, body FROM timeline WHERE saga_id = $1 ORDER BY revision")
+                .bind(saga_id)
+                .fetch_all(self.owner())
+                .await
+                .unwrap();
         rows.into_iter()
             .map(|(revision, at, body)| {
                 Entry::from_stored(u32::try_from(revision).unwrap(), at, &body).unwrap()

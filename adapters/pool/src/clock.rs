@@ -14,11 +14,14 @@ const FRESH: Duration = Duration::from_secs(1);
 /// What the server said last, and when that was heard. What it tells is never ahead of the server: an answer was a
 /// little old when it came.
 #[derive(Debug, Default)]
-pub(crate) struct DatabaseClock(Mutex<Option<(DateTime<Utc>, Instant)>>);
+pub struct DatabaseClock(Mutex<Option<(DateTime<Utc>, Instant)>>);
 
 impl DatabaseClock {
     /// The database's time, a little late at most.
-    pub(crate) async fn now(&self, pool: &PgPool) -> Result<DateTime<Utc>, sqlx::Error> {
+    ///
+    /// # Errors
+    /// The database's, when it is asked again.
+    pub async fn now(&self, pool: &PgPool) -> Result<DateTime<Utc>, sqlx::Error> {
         let heard = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((said, at)) = heard
             && at.elapsed() < FRESH
