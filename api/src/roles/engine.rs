@@ -106,7 +106,6 @@ pub async fn drive<S: SagaStore + 'static>(
 
 fn publish(process: &Process, pool: &PgPool, ownership: Ownership) -> Result<()> {
     let mut publisher = publisher::Publisher::new(
-        PgSagaStore::new(pool.clone()),
         EventLog::new(pool.clone()),
         KafkaSink::in_order(&process.kafka)?,
         ownership,
@@ -116,7 +115,8 @@ fn publish(process: &Process, pool: &PgPool, ownership: Ownership) -> Result<()>
         let (clock, mut failures) = (TokioClock::default(), 0);
         while !stopping.is_cancelled() {
             let read = timeout(TURN, publisher.run_once()).await.unwrap_or_else(|_| late());
-            let idle = read.map(|n| if n == 0 { publisher::POLL } else { Duration::ZERO });
+            let full = publisher::BATCH as usize;
+            let idle = read.map(|n| if n < full { publisher::POLL } else { Duration::ZERO });
             pause("publisher", idle, &mut failures, &stopping, &clock).await;
         }
     });

@@ -239,14 +239,10 @@ async fn within<T, E: std::error::Error + Send + Sync + 'static>(
 async fn database(process: &Process, key: &'static str, migrator: &Migrator) -> Result<PgPool> {
     let url = process.settings.database(key)?;
     let name = format!("amends-{}", key.trim_end_matches("_database_url"));
-    let pool = amends_postgres::pool::connect(url, process.settings.database_connections, &name)?;
-    within(
-        &process.settings,
-        "the database",
-        amends_postgres::pool::check(&pool, process.settings.start_timeout),
-    )
-    .await?;
-    amends_postgres::pool::is_at(&pool, migrator).await?;
+    let pool = amends_pool::connect(url, process.settings.database_connections, &name)?;
+    within(&process.settings, "the database", amends_pool::check(&pool, process.settings.start_timeout))
+        .await?;
+    amends_pool::is_at(&pool, migrator).await?;
     Ok(pool)
 }
 
