@@ -31,6 +31,7 @@ mod yardstick;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Cli;
 
@@ -43,12 +44,30 @@ fn main() -> ExitCode {
     let ran = runtime.block_on(async move {
         match cli.role {
             Some(args::Role::Role { which }) => roles::run(which).await,
-            None => run::run(cli.bench).await,
+            // Dropped, it takes its processes and their data with it.
+            None => tokio::select! {
+                ran = run::run(cli.bench) => ran,
+                () = stopped() => Ok(ExitCode::from(130)),
+            },
         }
     });
     match ran {
         Ok(code) => code,
         Err(error) => fail(&format!("{error:#}")),
+    }
+}
+
+/// Told to stop, by Ctrl-C or otherwise.
+async fn stopped() {
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => terminate.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminated => {}
     }
 }
 

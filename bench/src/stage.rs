@@ -4,12 +4,14 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, atomic::AtomicU16},
+    time::Duration,
 };
 
 use amends_api::{clock::TokioClock, orders::door::fulfilment};
 use amends_engine::runtime::Engine;
 use amends_kafka::{KafkaSettings, KafkaSink};
-use amends_postgres::{PgSagaStore, deployment::deployment, orders::OrderStore, pool};
+use amends_pool as pool;
+use amends_postgres::{PgSagaStore, deployment::deployment, orders::OrderStore};
 use amends_proof::deployment::{Deployment, KafkaOptions, Options, Process, free_address};
 use amends_workflows as workflows;
 use anyhow::{Context, Result, bail};
@@ -151,7 +153,9 @@ impl Stage {
         let kafka = KafkaSettings::new(deployment.kafka.address().to_string());
         let (entrance, reading) = if over_http {
             let api = roles.iter().find(|(group, _)| *group == "api").expect("it was started").1.address;
-            let reading = seen::commands::read(&kafka, mix == Mix::Undone10, Arc::clone(&ledger))?;
+            // A broker that wakes it need not be asked every few milliseconds.
+            let patient = KafkaSettings { fetch_wait: Duration::from_millis(500), ..kafka.clone() };
+            let reading = seen::commands::read(&patient, mix == Mix::Undone10, Arc::clone(&ledger))?;
             (Entrance::Http(Arc::new(Http::new(api))), Some(reading))
         } else {
             (Entrance::Births(Arc::new(births(&deployment, &kafka, mode).await?)), None)

@@ -82,8 +82,7 @@ impl Births {
         let now = Utc::now();
         let new = |id: &Uuid| NewSaga { id: *id, slot, business_key: id.to_string() };
         let changes: Vec<_> = ids.iter().map(|id| start(&self.definition, new(id), &data, now)).collect();
-        let births: Vec<_> =
-            changes.iter().map(|change| Birth { change, data: &data, personal: None }).collect();
+        let births: Vec<_> = changes.iter().map(|change| Birth { change, personal: None }).collect();
         self.engine.store.create(&births).await.context("creating sagas")?;
         ids.iter().for_each(|_| ledger.promise(three_steps::DONE));
         let births = changes.into_iter().map(|change| {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use amends_engine::core::{Call, Catalog, Definition, Labels, RetryPolicy, Step, StepKind};
+use amends_engine::core::{Call, Catalog, Definition, Labels, Needs, RetryPolicy, Step, StepKind};
 use amends_protocol::Json;
 
 /// Its name.
@@ -21,7 +21,7 @@ pub fn definition() -> Definition {
         deadline: Duration::from_secs(10),
         label_done: None,
         label_undone: "UNDONE",
-        personal: false,
+        needs: Needs::Input,
         parts: |_: &Json| 1,
         payload: |call: &Call<'_>| call.input.data.clone(),
         may_hold: |_: &Call<'_>| Vec::new(),

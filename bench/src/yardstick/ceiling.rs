@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use amends_api::{orders::door::fulfilment, state::SUBJECT};
 use amends_engine::{
     core::{
-        Change, Decision, Definition, Event, Input, NewSaga, Occurrence, ReplyEvent, Saga, Send, command,
-        start, transition,
+        Change, Decision, Definition, Event, Input, Needs, NewSaga, Occurrence, ReplyEvent, Saga, Send,
+        command, start, transition,
     },
     port::{SagaStore, Wants, Write},
 };
+use amends_pool as pool;
 use amends_postgres::{
     PgSagaStore,
     orders::{NewOrder, OrderStore, Placed},
-    pool,
 };
 use amends_protocol::{Exposure, Json, Outcome, SLOTS, TokenKey};
 use amends_workflows as workflows;
@@ -129,12 +129,12 @@ impl Ceiling {
     }
 
     fn write(&self, saga: &Saga, change: &Change) -> Write {
-        let personal = change.sends.iter().any(|send| self.definition.steps[send.step].personal);
+        let needs = change.sends.iter().map(|send| self.definition.steps[send.step].needs).max();
         Write {
             read_revision: saga.revision,
             saga: change.saga.clone(),
             entries: vec![change.entry.clone()],
-            wants: Wants { data: !change.sends.is_empty(), personal },
+            wants: Wants { data: needs >= Some(Needs::Input), personal: needs >= Some(Needs::Personal) },
         }
     }
 }
