@@ -14,7 +14,8 @@ run: build ## start everything on this machine and take the sample orders throug
 test: bootstrap ## run all tests, and say how many passed
 	@scripts/test
 
-bench: bootstrap ## measure this machine (ARGS=--quick: under six minutes; ARGS=--help)
+bench: ## measure it on this machine (ARGS=--quick: under six minutes; ARGS=--help; needs Java and maven)
+	@AMENDS_TEST_REAL_KAFKA=1 scripts/bootstrap
 	@cargo build --release -p amends-api -p amends-bench
 	@exec $(or $(CARGO_TARGET_DIR),target)/release/amends-bench $(ARGS)
 

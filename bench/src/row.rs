@@ -10,6 +10,7 @@ use crate::{
     load::{Running, ledger::Span, pace::Pace, shop::Shop},
     meter::{Meter, Snapshot, latency::Latency, postgres::Statement},
     report::{Row, progress},
+    seen,
     stage::Stage,
 };
 
@@ -55,6 +56,13 @@ pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<Row>
     let to = meter.read().await?;
     let memory_mb = meter.memory_mb();
     let statements = if args.statements { meter.postgres.statements(STATEMENTS).await? } else { Vec::new() };
+    let engine = stage.deployment.pool("engine");
+    let stored = match pace {
+        Pace::Closed(1) => {
+            seen::stored::latency(&engine, stage.mode, Duration::from_secs(args.seconds)).await?
+        }
+        _ => None,
+    };
     running.stop().await?;
     progress("what is under way comes to its end");
     let left = stage.ledger.drained(PATIENCE).await;
@@ -71,7 +79,7 @@ pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<Row>
         books.violations.push(format!("{times} requests failed: {why}"));
     }
     let wal = meter.postgres.wal(&from.postgres, &to.postgres).await?;
-    let measured = Measured { from, to, ended, answers, memory_mb, statements, books, wal };
+    let measured = Measured { from, to, ended, answers, stored, memory_mb, statements, books, wal };
     Ok(measured.row(stage, args, pace))
 }
 
@@ -81,6 +89,7 @@ struct Measured {
     to: Snapshot,
     ended: Vec<Span>,
     answers: Vec<Span>,
+    stored: Option<Latency>,
     memory_mb: BTreeMap<&'static str, f64>,
     statements: Vec<Statement>,
     books: Books,
@@ -122,6 +131,7 @@ impl Measured {
             sagas_per_s: sagas as f64 / seconds,
             latency: self.latency(&self.ended, pace),
             answer: self.latency(&self.answers, pace),
+            stored: self.stored,
             cpu_ms_per_saga: cpu_ms.iter().filter(|(group, _)| !is_load(group)).map(|(_, ms)| ms).sum(),
             cpu_ms_per_saga_by_group: cpu_ms,
             cores_busy: self.to.cpu_ms.keys().map(|group| cpu(&group)).sum::<f64>() / seconds / 1_000.0,

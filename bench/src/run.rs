@@ -7,14 +7,14 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use crate::{
     args::{Bench, Mix},
     load::pace::Pace,
     machine::Machine,
     plan::{self, Group},
-    report::{Report, Row, say, table},
+    report::{Report, Row, plots, say, table},
     row,
     stage::{self, Settings, Stage},
     yardstick,
@@ -48,6 +48,10 @@ pub async fn run(mut args: Bench) -> Result<ExitCode> {
     }
     println!("{}", table::render(&report));
     let kept = keep(&report)?;
+    let drawn = plots::write(&report.rows, &directory()?).map_err(|error| anyhow!("plots: {error}"))?;
+    if drawn {
+        say(&format!("{0}/throughput.svg, {0}/latency.svg", directory()?.display()));
+    }
     say(&format!("{} after {} s", kept.display(), begun.elapsed().as_secs()));
     let balanced = report.rows.iter().all(|row| row.books_balanced);
     Ok(if balanced { ExitCode::SUCCESS } else { ExitCode::FAILURE })

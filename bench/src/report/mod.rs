@@ -1,5 +1,6 @@
 //! What is shown and kept: one table on stdout, everything as JSON.
 
+pub mod plots;
 pub mod table;
 
 use std::{
@@ -50,11 +51,14 @@ pub struct Row {
     pub sagas: usize,
     pub sagas_per_s: f64,
     /// From POST or birth to `FULFILLED` (or to the end of what is undone), as seen by the load.
-    #[serde(flatten, serialize_with = "flat")]
+    #[serde(flatten)]
     pub latency: Option<Latency>,
     /// From POST to its answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answer: Option<Latency>,
+    /// From birth to `FULFILLED` as the database has it; with one in flight only, as a check.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stored: Option<Latency>,
     /// All processes but the load.
     pub cpu_ms_per_saga: f64,
     pub cpu_ms_per_saga_by_group: BTreeMap<&'static str, f64>,
@@ -77,11 +81,6 @@ pub struct Row {
     /// Sagas a second of all measurements of which this is the median.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<f64>,
-}
-
-/// The percentiles beside the other columns; `null` where nothing ended.
-fn flat<S: serde::Serializer>(latency: &Option<Latency>, serializer: S) -> Result<S::Ok, S::Error> {
-    latency.serialize(serializer)
 }
 
 impl Row {
@@ -111,4 +110,98 @@ pub fn say(line: &str) {
     let mut stderr = stderr().lock();
     let clear = if stderr.is_terminal() { "\r\x1b[K" } else { "" };
     let _ = writeln!(stderr, "{clear}{line}");
+}
+
+#[cfg(test)]
+pub mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A row as it might be measured.
+    pub fn row(mode: Mode, in_flight: usize) -> Row {
+        let latency = Latency::of((1..=100).map(Duration::from_millis));
+        let by_group = BTreeMap::from([("engine", 0.25), ("load", 0.125), ("postgres", 0.5)]);
+        Row {
+            mode,
+            mix: Mix::Fulfilled,
+            r#loop: "closed",
+            in_flight: Some(in_flight),
+            rate_per_s: None,
+            engines: 1,
+            lines: 1,
+            seconds: 20.0,
+            sagas: 20_000,
+            sagas_per_s: 1_000.0,
+            latency,
+            answer: None,
+            stored: None,
+            cpu_ms_per_saga: 0.75,
+            cpu_ms_per_saga_by_group: by_group,
+            cores_busy: 0.875,
+            commits_per_saga: 0.0625,
+            transactions_per_saga: 0.125,
+            wal_bytes_per_saga: 5_000.0,
+            wal: Wal { bytes: 100_000_000, commits: 1_250, records: 400_000, full_page_bytes: 0 },
+            kafka_bytes_per_saga: 3_000.0,
+            memory_mb: BTreeMap::from([("engine", 20.0)]),
+            settings: BTreeMap::new(),
+            statements: Vec::new(),
+            books_balanced: true,
+            books: Books {
+                labels: BTreeMap::from([("FULFILLED".to_owned(), 20_000)]),
+                violations: Vec::new(),
+            },
+            others: Vec::new(),
+        }
+    }
+
+    fn report(rows: Vec<Row>) -> Report {
+        let text = String::new;
+        Report {
+            machine: Machine {
+                cpu: "a CPU".into(),
+                cores: 2,
+                memory_gb: 24.0,
+                system: text(),
+                kernel: text(),
+                file_system: text(),
+                postgres: text(),
+                kafka: text(),
+                java: text(),
+                commit: text(),
+            },
+            begun_at: "2026-01-01T00:00:00Z".into(),
+            postgres_settings: BTreeMap::from([("fsync".to_owned(), "on".to_owned())]),
+            kafka_jvm: "-Xmx1g".into(),
+            reference_per_s: Some(20_000.0),
+            ceiling_per_s: Some(10_000.0),
+            rows,
+        }
+    }
+
+    #[test]
+    fn the_json_has_what_others_read() {
+        insta::assert_json_snapshot!(report(vec![row(Mode::Orders, 512)]));
+    }
+
+    #[test]
+    fn a_row_whose_books_do_not_balance_has_no_figures() {
+        let mut bad = row(Mode::Orders, 1);
+        bad.books_balanced = false;
+        bad.books.violations.push("pieces taken: 2 expected, 1 found".into());
+        let report = report(vec![row(Mode::Engine, 512), bad]);
+        insta::assert_snapshot!(table::render(&report));
+    }
+
+    #[test]
+    fn plots_are_drawn_from_three_levels_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        let rows = |levels: &[usize]| levels.iter().map(|n| row(Mode::Orders, *n)).collect::<Vec<_>>();
+        assert!(!plots::write(&rows(&[1, 512]), directory).unwrap());
+        assert!(plots::write(&rows(&[1, 32, 512]), directory).unwrap());
+        let drawn = std::fs::read_to_string(directory.join("latency.svg")).unwrap();
+        assert!(drawn.contains("orders, p99"));
+    }
 }

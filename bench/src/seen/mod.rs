@@ -8,4 +8,5 @@
 //!   what it has committed, over a socket, once a commit.
 
 pub mod commands;
+pub mod stored;
 pub mod told;
