@@ -2,7 +2,7 @@
 
 mod api;
 mod dev;
-mod engine;
+pub mod engine;
 mod migrate;
 mod worker;
 
@@ -83,6 +83,27 @@ impl Process {
         Ok(process)
     }
 
+    /// A process of its own: the broker answers, and has the topics.
+    pub async fn begin(
+        settings: Settings,
+        metrics: PrometheusHandle,
+        stop: CancellationToken,
+    ) -> Result<Self> {
+        let kafka = kafka(&settings, settings.brokers()?.to_owned());
+        within(&settings, "the broker", amends_kafka::check(&kafka, settings.start_timeout)).await?;
+        topics::ensure(&kafka, &all_topics(&settings), settings.start_timeout).await?;
+        Self::new(settings, kafka, metrics, stop)
+    }
+
+    /// Serves health and metrics, where the settings say, until the process stops.
+    pub async fn observe(&self, ready: routes::health::Ready) -> Result<()> {
+        let Some(address) = self.settings.listen else { return Ok(()) };
+        let listener = listen(address, self.settings.no_auth).await?;
+        tracing::info!("health and metrics on http://{}", listener.local_addr()?);
+        serve(self, listener, routes::guarded(routes::health::router(ready, self.metrics.clone())));
+        Ok(())
+    }
+
     /// Runs a loop until the process stops. A loop that ends sooner is a bug, and takes the process with it:
     /// started again it recovers from its rows, alive without the loop it would only seem to work.
     pub fn watch(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
@@ -139,11 +160,8 @@ pub async fn run(role: Role, mut settings: Settings) -> Result<ExitCode> {
     if let Role::Dev(options) = role {
         return dev::run(options, settings, metrics, stop).await;
     }
-    let kafka = kafka(&settings, settings.brokers()?.to_owned());
-    within(&settings, "the broker", amends_kafka::check(&kafka, settings.start_timeout)).await?;
-    topics::ensure(&kafka, &all_topics(&settings), settings.start_timeout).await?;
     settings.listen = settings.listen.or(default_listen(&role));
-    let process = Process::new(settings, kafka, metrics, stop.clone())?;
+    let process = Process::begin(settings, metrics, stop.clone()).await?;
     match role {
         Role::Api => {
             let address = api::start(&process, None).await?;
@@ -170,7 +188,7 @@ fn default_listen(role: &Role) -> Option<SocketAddr> {
 }
 
 /// The first signal stops in good order, the second at once.
-async fn signalled(stop: CancellationToken) {
+pub async fn signalled(stop: CancellationToken) {
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
