@@ -29,7 +29,7 @@ const RECOVERY_POLL: Duration = Duration::from_millis(100);
 /// What an engine drives, and whether it tells of it.
 pub struct Drives<S> {
     /// Where the sagas live.
-    pub store: fn(PgPool) -> S,
+    pub store: Box<dyn FnOnce(PgPool) -> S + Send>,
     /// Their workflows.
     pub catalog: Catalog,
     /// Whether domain events are published.
@@ -40,7 +40,7 @@ pub struct Drives<S> {
 pub async fn start(process: &Process, observed: bool) -> Result<()> {
     let pending_timeout = process.settings.pending_timeout;
     let catalog = workflows::catalog(workflows::Settings { pending_timeout });
-    drive(process, observed, Drives { store: PgSagaStore::new, catalog, publishes: true }).await
+    drive(process, observed, Drives { store: Box::new(PgSagaStore::new), catalog, publishes: true }).await
 }
 
 /// The same over any workflows.
