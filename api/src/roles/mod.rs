@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use amends_kafka::{KafkaSettings, topics};
+use amends_kafka::{Contact, KafkaSettings, topics};
 use amends_workflows::events;
 use anyhow::{Context, Result, bail};
 use axum::Router;
@@ -58,7 +58,7 @@ impl Process {
         kafka: KafkaSettings,
         metrics: PrometheusHandle,
         stop: CancellationToken,
-    ) -> Self {
+    ) -> Result<Self> {
         let broker = Arc::new(AtomicBool::new(true));
         let process = Self {
             settings,
@@ -69,18 +69,18 @@ impl Process {
             tasks: TaskTracker::new(),
             failed: Arc::default(),
         };
-        let (kafka, broker, stop) =
-            (process.kafka.clone(), Arc::clone(&process.broker), process.stop.clone());
+        let contact = Contact::new(&process.kafka)?;
+        let (broker, stop) = (Arc::clone(&process.broker), process.stop.clone());
         process.watch("broker", async move {
             while !stop.is_cancelled() {
-                broker.store(amends_kafka::check(&kafka, BROKER_LOOK).await.is_ok(), Ordering::Relaxed);
+                broker.store(contact.check(BROKER_LOOK).await.is_ok(), Ordering::Relaxed);
                 tokio::select! {
                     () = tokio::time::sleep(BROKER_LOOK) => {}
                     () = stop.cancelled() => {}
                 }
             }
         });
-        process
+        Ok(process)
     }
 
     /// A process of its own: the broker answers, and has the topics.
@@ -92,7 +92,7 @@ impl Process {
         let kafka = kafka(&settings, settings.brokers()?.to_owned());
         within(&settings, "the broker", amends_kafka::check(&kafka, settings.start_timeout)).await?;
         topics::ensure(&kafka, &all_topics(&settings), settings.start_timeout).await?;
-        Ok(Self::new(settings, kafka, metrics, stop))
+        Self::new(settings, kafka, metrics, stop)
     }
 
     /// Serves health and metrics, where the settings say, until the process stops.
@@ -208,7 +208,11 @@ pub async fn signalled(stop: CancellationToken) {
 
 /// How to talk to the broker.
 pub fn kafka(settings: &Settings, brokers: String) -> KafkaSettings {
-    KafkaSettings { session_timeout: settings.session_timeout, ..KafkaSettings::new(brokers) }
+    KafkaSettings {
+        session_timeout: settings.session_timeout,
+        fetch_wait: settings.fetch_wait,
+        ..KafkaSettings::new(brokers)
+    }
 }
 
 /// Every topic of a deployment.
