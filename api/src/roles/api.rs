@@ -41,6 +41,7 @@ pub async fn start(process: &Process, listener: Option<TcpListener>) -> Result<S
             key: deployment.key,
             epoch: deployment.epoch,
             ownership: Default::default(),
+            news: Default::default(),
         },
         orders: OrderStore::new(pool),
         door,

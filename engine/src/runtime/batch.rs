@@ -107,6 +107,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             for inputs in written {
                 again.remove(&inputs.saga_id);
                 if let Some(write) = writes.remove(&inputs.saga_id) {
+                    self.news.mark(write.saga.slot);
                     count_incidents(&write.entries);
                     let (saga, sends) =
                         (Arc::new(write.saga), sends.remove(&inputs.saga_id).unwrap_or_default());
