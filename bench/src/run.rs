@@ -7,6 +7,7 @@ use std::{
     time::Instant,
 };
 
+use amends_proof::deployment::Deployment;
 use anyhow::{Context, Result, anyhow};
 
 use crate::{
@@ -32,8 +33,7 @@ pub async fn run(mut args: Bench) -> Result<ExitCode> {
         say("yardsticks: plain SQL, and an order's rows by the engine's own SQL");
         let deployment = stage::servers(&args, Mix::Fulfilled).await?;
         let yardsticks = yardstick::measure(&deployment).await?;
-        let version = sqlx::query_scalar("SELECT current_setting('server_version')");
-        report.machine.postgres = version.fetch_one(&deployment.pool("engine")).await?;
+        report.machine.postgres = version(&deployment).await?;
         deployment.stop().await;
         say(&format!(
             "  reference {} sagas/s, ceiling {} sagas/s",
@@ -74,6 +74,7 @@ fn begin(args: &Bench) -> Report {
 async fn measure(args: &Bench, group: &Group, report: &mut Report) -> Result<()> {
     say(&format!("{} {}: starting servers and roles", table::word(&group.mode), table::word(&group.mix)));
     let deployment = stage::servers(args, group.mix).await?;
+    report.machine.postgres = version(&deployment).await?;
     let mut stage = Stage::set(deployment, args, group.mode, group.mix).await?;
     row::heat(&stage, args).await.context("before the first row")?;
     let mut most = 0.0_f64;
@@ -95,6 +96,11 @@ async fn measure(args: &Bench, group: &Group, report: &mut Report) -> Result<()>
     }
     stage.clear().await;
     Ok(())
+}
+
+async fn version(deployment: &Deployment) -> Result<String> {
+    let version = sqlx::query_scalar("SELECT current_setting('server_version')");
+    Ok(version.fetch_one(&deployment.pool("engine")).await?)
 }
 
 fn told(row: &Row) -> String {
