@@ -246,6 +246,16 @@ fn what_succeeds_after_its_compensation_was_resolved_by_hand_is_undone_again() {
     wakes(&stay);
 }
 
+#[test]
+fn what_became_due_while_a_saga_was_poisoned_is_due_at_the_operators_retry() {
+    let mut stay = waiting_for("charge");
+    stay.happens(Event::Poisoned(Reason::new("poisoned", ""))).passes(600 * SECOND).expect(&[]);
+    stay.retries();
+    assert_eq!(stay.saga.wake_at, Some(stay.now), "not in a past where no look finds it");
+    stay.passes(SECOND).expect(&["charge probe", "charge probe", "charge execute"]);
+    wakes(&stay);
+}
+
 // ---- recovery -------------------------------------------------------------------------------------------------
 
 #[test]
