@@ -3,7 +3,7 @@
 AMENDS := $(or $(CARGO_TARGET_DIR),target)/debug/amends
 ARGS ?=
 
-.PHONY: help run test build lint fmt deny real-kafka bootstrap
+.PHONY: help run test bench build lint fmt deny real-kafka bootstrap
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -13,6 +13,10 @@ run: build ## start everything on this machine and take the sample orders throug
 
 test: bootstrap ## run all tests, and say how many passed
 	@scripts/test
+
+bench: bootstrap ## measure this machine (ARGS=--quick: under six minutes; ARGS=--help)
+	@cargo build --release -p amends-api -p amends-bench
+	@exec $(or $(CARGO_TARGET_DIR),target)/release/amends-bench $(ARGS)
 
 build: bootstrap ## build the program `amends`
 	@cargo build --workspace

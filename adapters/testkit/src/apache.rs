@@ -46,9 +46,9 @@ fn start() -> Result<String, String> {
     let mut line = String::new();
     let stdout = child.stdout.take().expect("it is piped");
     BufReader::new(stdout).read_line(&mut line).map_err(|error| error.to_string())?;
-    if line.trim().is_empty() {
+    let Some(address) = line.split_whitespace().next() else {
         return Err("it ended before the broker was there".into());
-    }
+    };
     *RUNNING.lock().expect("nobody panics with the lock") = Some(child);
-    Ok(line.trim().to_owned())
+    Ok(address.to_owned())
 }

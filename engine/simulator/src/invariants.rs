@@ -280,7 +280,7 @@ pub fn timelines_replay(quiet: &Quiet<'_>) -> Vec<String> {
     quiet.each(|stored, entries| {
         let saga = &stored.saga;
         let new = NewSaga { id: saga.id, slot: saga.slot, business_key: saga.business_key.clone() };
-        match replay(&quiet.definition, new, &stored.data, entries) {
+        match replay(&quiet.definition, new, entries) {
             Err(mismatch) => Some(mismatch.to_string()),
             Ok(replayed) => {
                 // A look that writes no entry may raise it.

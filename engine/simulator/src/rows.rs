@@ -1,7 +1,7 @@
 //! A worker's database: rows with locks, and the inventory's stock.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     future::poll_fn,
     sync::Arc,
     task::Poll,
@@ -10,13 +10,18 @@ use std::{
 
 use amends_inventory::stock::{Books, Ledger, Move, Reserved, Stock};
 use amends_protocol::Command;
-use amends_worker::{Locked, Rows, row::Row, store::Error};
-use chrono::TimeDelta;
+use amends_worker::{
+    Locked, Rows,
+    row::{Row, Status},
+    store::Error,
+};
+use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::{
     executor::{Micros, World},
     faults::Fault,
+    store::short,
     world::{Down, Handle, Site, State, Watchers},
 };
 
@@ -161,6 +166,32 @@ impl SimRows {
         }
     }
 
+    /// A statement that is a transaction of its own, on rows that nobody else holds. Its answer may be lost.
+    async fn alone<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        keys: Vec<Uuid>,
+        effect: impl Fn(&mut State) -> T + Send + Clone + 'static,
+    ) -> Result<T, Error> {
+        let database = self.database;
+        loop {
+            let (keys, effect) = (keys.clone(), effect.clone());
+            let done = self.handle.ask(Site::Rows(database), Some(Fault::RowsAnswerLost), what, move |s| {
+                let db = &s.databases[database];
+                if keys.iter().any(|key| db.locks.contains_key(&Lock::Row(*key))) {
+                    return Err(db.releases);
+                }
+                let value = effect(s);
+                s.databases[database].watchers.wake();
+                Ok(value)
+            });
+            match done.await.map_err(away)? {
+                Ok(value) => return Ok(value),
+                Err(releases) => self.freed(releases).await,
+            }
+        }
+    }
+
     /// Waits until some transaction is over that was not over then.
     async fn freed(&self, releases: u64) {
         poll_fn(|cx| {
@@ -172,6 +203,15 @@ impl SimRows {
             Poll::Pending
         })
         .await;
+    }
+}
+
+impl State {
+    fn note_row(&mut self, process: usize, row: &Row) {
+        self.note(process, || {
+            format!("{} row {} {}", short(row.saga_id), short(row.key), row.status.as_str())
+        });
+        self.coverage.rows.insert(row.status.as_str());
     }
 }
 
@@ -198,6 +238,59 @@ impl Rows for SimRows {
         let open = Open { world: self.handle.world.clone(), database, id };
         self.ask("begin", |_| ()).await?;
         Ok(SimTx { rows: self.clone(), open, writes: Vec::new(), books: None })
+    }
+
+    async fn now(&self) -> Result<DateTime<Utc>, Error> {
+        let state = self.handle.state();
+        Ok(state.instant_at(state.databases[self.database].skew))
+    }
+
+    async fn insert(&self, rows: &[Row]) -> Result<HashSet<Uuid>, Error> {
+        let (database, process, rows) = (self.database, self.handle.process, rows.to_vec());
+        self.alone("insert", rows.iter().map(|row| row.key).collect(), move |s| {
+            let mut inserted = HashSet::new();
+            for row in rows.clone() {
+                if !s.databases[database].rows.contains_key(&row.key) {
+                    s.note_row(process, &row);
+                    inserted.insert(row.key);
+                    s.databases[database].rows.insert(row.key, row);
+                }
+            }
+            inserted
+        })
+        .await
+    }
+
+    async fn insert_in(&self, tx: &mut SimTx, rows: &[Row]) -> Result<bool, Error> {
+        let (database, keys) = (self.database, rows.iter().map(|row| row.key).collect::<Vec<_>>());
+        let locks = keys.iter().map(|key| Lock::Row(*key)).collect();
+        let known = move |s: &mut State| keys.iter().any(|key| s.databases[database].rows.contains_key(key));
+        let known = self.locked("insert", tx.open.id, locks, known).await?;
+        tx.writes.extend_from_slice(rows);
+        Ok(!known)
+    }
+
+    async fn settle(&self, owner: Uuid, rows: &[Row]) -> Result<HashSet<Uuid>, Error> {
+        if rows.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let (database, process, rows) = (self.database, self.handle.process, rows.to_vec());
+        self.alone("settle", rows.iter().map(|row| row.key).collect(), move |s| {
+            let mut settled = HashSet::new();
+            for new in rows.clone() {
+                let Some(row) = s.databases[database].rows.get_mut(&new.key) else { continue };
+                let mine = row.lease.is_some_and(|l| l.owner == Some(owner));
+                let same = (row.attempt, row.epoch) == (new.attempt, new.epoch);
+                if row.status == Status::Started && mine && same && row.undo.is_none() && !row.unsure {
+                    settled.insert(new.key);
+                    row.settle(new.status, new.said);
+                    let row = row.clone();
+                    s.note_row(process, &row);
+                }
+            }
+            settled
+        })
+        .await
     }
 
     async fn lock(&self, tx: &mut SimTx, commands: &[&Command]) -> Result<Locked, Error> {
@@ -255,13 +348,7 @@ impl Rows for SimRows {
             if !s.databases[database].open.contains_key(&id) {
                 return false;
             }
-            for row in &writes {
-                let of = row.command.as_ref().map_or_else(|| "?".to_owned(), |c| c.step.clone());
-                s.note(process, || {
-                    format!("{} row {of} {}", crate::store::short(row.saga_id), row.status.as_str())
-                });
-                s.coverage.rows.insert(row.status.as_str());
-            }
+            writes.iter().for_each(|row| s.note_row(process, row));
             let db = &mut s.databases[database];
             db.rows.extend(writes.into_iter().map(|row| (row.key, row)));
             if let Some(books) = books {

@@ -1,0 +1,120 @@
+//! A real Apache Kafka by `scripts/real-kafka`, which can be stopped and started on the same port and data.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use super::Error;
+
+/// How it is run.
+#[derive(Debug, Clone, Default)]
+pub struct KafkaOptions {
+    /// Options of the Java machine, instead of the script's (which are for tests: small, quick to start).
+    pub jvm: Option<String>,
+    /// Lines for `server.properties`.
+    pub properties: Vec<String>,
+}
+
+/// A running Apache Kafka. Dropped, it ends.
+#[derive(Debug)]
+pub struct Kafka {
+    running: Option<Running>,
+    address: SocketAddr,
+    data: PathBuf,
+    options: KafkaOptions,
+}
+
+#[derive(Debug)]
+struct Running {
+    /// Its standard input stays open for as long as the broker shall live.
+    script: Child,
+    pid: u32,
+}
+
+impl Kafka {
+    /// Starts it on a free port and waits until it listens.
+    pub async fn start(data: PathBuf, options: KafkaOptions) -> Result<Self, Error> {
+        let (running, address) = launch(&data, &options, None).await?;
+        Ok(Self { running: Some(running), address, data, options })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The broker's process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.running.as_ref().map(|running| running.pid)
+    }
+
+    /// kill -9; its data stays.
+    pub fn kill(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            drop(running.script.stdin.take());
+            let _ = running.script.wait();
+        }
+    }
+
+    /// Starts it again on the same port and data.
+    pub async fn restart(&mut self) -> Result<(), Error> {
+        self.kill();
+        let (running, _) = launch(&self.data, &self.options, Some(self.address.port())).await?;
+        self.running = Some(running);
+        Ok(())
+    }
+
+    /// Ends it.
+    pub fn stop(mut self) {
+        self.kill();
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+async fn launch(
+    data: &Path,
+    options: &KafkaOptions,
+    port: Option<u16>,
+) -> Result<(Running, SocketAddr), Error> {
+    let (data, options) = (data.to_owned(), options.clone());
+    let launching = tokio::task::spawn_blocking(move || blocking_launch(&data, &options, port));
+    launching.await.expect("launching does not panic")
+}
+
+fn blocking_launch(
+    data: &Path,
+    options: &KafkaOptions,
+    port: Option<u16>,
+) -> Result<(Running, SocketAddr), Error> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/real-kafka");
+    let mut command = Command::new(script);
+    command.env("KAFKA_DATA", data).env("KAFKA_PROPERTIES", options.properties.join("\n"));
+    if let Some(port) = port {
+        command.env("KAFKA_PORT", port.to_string());
+    }
+    if let Some(jvm) = &options.jvm {
+        command.env("KAFKA_JVM", jvm);
+    }
+    // A group of its own: Ctrl-C in a terminal is for us, and the broker goes last.
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut script = command.spawn().map_err(Error::io("starting scripts/real-kafka"))?;
+    let mut line = String::new();
+    let stdout = script.stdout.take().expect("it is piped");
+    BufReader::new(stdout).read_line(&mut line).map_err(Error::io("reading from scripts/real-kafka"))?;
+    let mut words = line.split_whitespace();
+    let address = words.next().and_then(|word| word.parse().ok());
+    let pid = words.next().and_then(|word| word.parse().ok());
+    match (address, pid) {
+        (Some(address), Some(pid)) => Ok((Running { script, pid }, address)),
+        _ => Err(Error::Kafka("it ended before it was there".into())),
+    }
+}

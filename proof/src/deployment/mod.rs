@@ -1,0 +1,253 @@
+//! Everything that an order needs, as separate processes on this machine: [`Deployment`] starts a Postgres and an
+//! Apache Kafka of its own and knows what each role must be told; a role is a [`Process`].
+
+mod kafka;
+mod process;
+
+use std::{
+    collections::BTreeMap,
+    fs::Permissions,
+    io,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    str::FromStr,
+};
+
+use amends_embedded::{Postgres, PostgresOptions, postgres};
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+pub use kafka::{Kafka, KafkaOptions};
+pub use process::Process;
+
+/// The databases, each named `amends_<name>` and used by the login role of the same name.
+pub const DATABASES: [&str; 5] = ["engine", "inventory", "payment", "shipment", "notification"];
+
+/// One of each role; the api last.
+pub const ROLES: [&[&str]; 6] = [
+    &["worker", "inventory"],
+    &["worker", "payment"],
+    &["worker", "shipment"],
+    &["worker", "notification"],
+    &["engine"],
+    &["api"],
+];
+
+/// What a deployment is made of.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The program `amends`.
+    pub program: PathBuf,
+    /// Settings of Postgres beyond its defaults; fsync is on.
+    pub postgres: Vec<(String, String)>,
+    /// How Apache Kafka is run.
+    pub kafka: KafkaOptions,
+    /// Settings of every role (`database_connections`, `3`).
+    pub settings: BTreeMap<String, String>,
+    /// What the roles log; to files in the deployment's directory.
+    pub log: String,
+}
+
+impl Options {
+    /// This program, otherwise defaults.
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Self {
+            program: program.into(),
+            postgres: Vec::new(),
+            kafka: KafkaOptions::default(),
+            settings: BTreeMap::new(),
+            log: "warn".into(),
+        }
+    }
+}
+
+/// Why there is no deployment, or no role in it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Postgres.
+    #[error(transparent)]
+    Postgres(#[from] postgres::Error),
+    /// A file or a process could not be handled.
+    #[error("{doing}: {source}")]
+    Io {
+        /// What was being done.
+        doing: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// Apache Kafka did not start.
+    #[error("Apache Kafka did not start: {0}")]
+    Kafka(String),
+    /// `amends migrate` failed.
+    #[error("amends migrate: {0}")]
+    Migrate(String),
+    /// A role did not become ready in time, or ended before it was.
+    #[error("amends {role} is not ready: {why}")]
+    NotReady {
+        /// The role and its name.
+        role: String,
+        /// How it ended, or how long it was waited for; and its last log lines.
+        why: String,
+    },
+    /// A database does not answer.
+    #[error("database: {0}")]
+    Database(#[from] sqlx::Error),
+}
+
+impl Error {
+    pub(crate) fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        |source| Self::Io { doing: doing.into(), source }
+    }
+}
+
+/// A Postgres with five databases, an Apache Kafka, and what a role must be told to find them. Dropped, both
+/// servers end and their data is removed.
+#[derive(Debug)]
+pub struct Deployment {
+    /// The server of all five databases.
+    pub postgres: Postgres,
+    /// The broker.
+    pub kafka: Kafka,
+    options: Options,
+    urls: BTreeMap<&'static str, String>,
+    /// Where the inventory worker listens; the api asks it there.
+    inventory: SocketAddr,
+    /// Where the roles find the broker: itself, or a proxy before it.
+    brokers: String,
+    directory: tempfile::TempDir,
+}
+
+impl Deployment {
+    /// Starts both servers and furnishes the databases by `amends migrate`; no role runs yet.
+    pub async fn start(options: Options) -> Result<Self, Error> {
+        // Others may pass through it: as root, Postgres runs as somebody else.
+        let reachable = Permissions::from_mode(0o711);
+        let directory = tempfile::Builder::new().permissions(reachable).tempdir();
+        let directory = directory.map_err(Error::io("making a directory"))?;
+        let mut server = PostgresOptions::new(directory.path().join("postgres"));
+        server.settings.clone_from(&options.postgres);
+        let (postgres, kafka) = tokio::join!(
+            Postgres::start(server),
+            Kafka::start(directory.path().join("kafka"), options.kafka.clone())
+        );
+        let (postgres, kafka) = (postgres?, kafka?);
+        let urls = migrate(&options.program, &postgres)?;
+        let (inventory, brokers) = (free_address()?, kafka.address().to_string());
+        Ok(Self { postgres, kafka, options, urls, inventory, brokers, directory })
+    }
+
+    /// Where logs are, and whatever else belongs to this deployment.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Where the inventory worker listens (the first one; others take a free port).
+    pub fn inventory(&self) -> SocketAddr {
+        self.inventory
+    }
+
+    /// Has every role that is spawned from now on look for the broker here.
+    pub fn reach_kafka_at(&mut self, address: SocketAddr) {
+        self.brokers = address.to_string();
+    }
+
+    /// Has every role that is spawned from now on look for Postgres at this address of 127.0.0.1.
+    pub fn reach_postgres_at(&mut self, port: u16) {
+        let (from, to) = (format!(":{}/", self.postgres.port()), format!(":{port}/"));
+        self.urls.values_mut().for_each(|url| *url = url.replace(&from, &to));
+    }
+
+    /// The connection string of a database's login role.
+    pub fn role_url(&self, database: &str) -> &str {
+        &self.urls[database]
+    }
+
+    /// Connections to a database as its owner, the superuser. At most four.
+    pub fn pool(&self, database: &str) -> PgPool {
+        let url = self.postgres.url(&format!("amends_{database}"));
+        let options = PgConnectOptions::from_str(&url).expect("the server's own URL");
+        PgPoolOptions::new().max_connections(4).connect_lazy_with(options.application_name("amends-proof"))
+    }
+
+    /// Starts a role (`["worker", "payment"]`) with these settings besides the deployment's, without waiting.
+    pub fn spawn(&self, role: &[&str], settings: &[(&str, &str)]) -> Result<Process, Error> {
+        self.spawn_program(&self.options.program, role, free_address()?, settings)
+    }
+
+    /// The same for the first inventory worker, which listens where the api looks for it.
+    pub fn spawn_inventory(&self, settings: &[(&str, &str)]) -> Result<Process, Error> {
+        self.spawn_program(&self.options.program, &["worker", "inventory"], self.inventory, settings)
+    }
+
+    /// Starts another program that understands the same settings, or a role at a place of its own.
+    pub fn spawn_program(
+        &self,
+        program: &Path,
+        role: &[&str],
+        address: SocketAddr,
+        settings: &[(&str, &str)],
+    ) -> Result<Process, Error> {
+        let mut command = Command::new(program);
+        command.args(role).env_clear().env("AMENDS_LISTEN", address.to_string());
+        command.env("AMENDS_INVENTORY_URL", format!("http://{}", self.inventory));
+        command.env("AMENDS_LOG", &self.options.log).env("KAFKA_BROKERS", &self.brokers);
+        for (database, url) in &self.urls {
+            command.env(format!("AMENDS_{}_DATABASE_URL", database.to_ascii_uppercase()), url);
+        }
+        let ours = self.options.settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        for (key, value) in ours.chain(settings.iter().copied()) {
+            command.env(format!("AMENDS_{}", key.to_ascii_uppercase()), value);
+        }
+        Process::spawn(command, role, address, self.directory.path())
+    }
+
+    /// One of each role, ready.
+    pub async fn start_roles(&self) -> Result<Vec<Process>, Error> {
+        let mut roles = Vec::new();
+        for role in ROLES {
+            roles.push(match role {
+                ["worker", "inventory"] => self.spawn_inventory(&[])?,
+                _ => self.spawn(role, &[])?,
+            });
+        }
+        for role in &mut roles {
+            role.ready().await?;
+        }
+        Ok(roles)
+    }
+
+    /// Ends both servers in good order and removes their data. Roles must have ended.
+    pub async fn stop(self) {
+        self.kafka.stop();
+        self.postgres.stop().await;
+    }
+}
+
+/// A free port of 127.0.0.1.
+pub fn free_address() -> Result<SocketAddr, Error> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(Error::io("looking for a port"))?;
+    listener.local_addr().map_err(Error::io("looking for a port"))
+}
+
+/// Furnishes the databases; answers each login role's connection string.
+fn migrate(program: &Path, postgres: &Postgres) -> Result<BTreeMap<&'static str, String>, Error> {
+    let mut command = Command::new(program);
+    command.arg("migrate").env_clear().env("DATABASE_URL", postgres.url("postgres")).stdin(Stdio::null());
+    let output = command.output().map_err(Error::io(format!("running {}", program.display())))?;
+    if !output.status.success() {
+        return Err(Error::Migrate(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let url = |name: &str| {
+        let prefix = format!("AMENDS_{}_DATABASE_URL=", name.to_ascii_uppercase());
+        printed.lines().find_map(|line| line.strip_prefix(&prefix)).map(str::to_owned)
+    };
+    DATABASES
+        .iter()
+        .map(|&name| Ok((name, url(name).ok_or_else(|| Error::Migrate(format!("no URL for {name}")))?)))
+        .collect()
+}

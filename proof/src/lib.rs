@@ -1,0 +1,6 @@
+//! A whole deployment of Amends on this machine that can be measured and hurt: a real Postgres, a real Apache
+//! Kafka, and every role as a process of its own.
+
+#![warn(missing_docs)]
+
+pub mod deployment;
