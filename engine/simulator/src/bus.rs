@@ -28,7 +28,7 @@ pub const REPLIES: usize = 3;
 pub const PARTITIONS: usize = 4;
 /// A consumer that is silent for so long is replaced.
 const SESSION: Micros = 6 * SECOND;
-/// JSON that a reply may carry and Postgres cannot store.
+/// JSON that a reply may carry and the simulated store refuses.
 pub const UNSTORABLE: &str = "1e999999";
 
 /// A message in a partition.

@@ -18,6 +18,7 @@ pub mod bus;
 pub mod clients;
 pub mod coverage;
 pub mod executor;
+pub mod exhaustive;
 pub mod faults;
 pub mod gateway;
 pub mod invariants;

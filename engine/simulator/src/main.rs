@@ -11,6 +11,7 @@ use std::{
 
 use amends_sim::{
     coverage::Coverage,
+    exhaustive,
     executor::SECOND,
     run::{ENDS_AT, Options, run},
     shrink::describe,
@@ -29,6 +30,9 @@ struct Args {
     /// Replays this one seed, with its trace.
     #[arg(long)]
     seed: Option<u64>,
+    /// Explores every interleaving in the small, instead.
+    #[arg(long)]
+    exhaustive: bool,
     /// Shrinks this one seed.
     #[arg(long)]
     shrink: Option<u64>,
@@ -45,6 +49,17 @@ fn main() -> ExitCode {
         report.violations.iter().for_each(|v| println!("VIOLATION {v}"));
         println!("simulate: seed {seed}, {} violations", report.violations.len());
         return ExitCode::from(u8::from(!report.violations.is_empty()));
+    }
+    if args.exhaustive {
+        let spaces = exhaustive::all();
+        let mut broken = false;
+        for (name, explore) in spaces {
+            let began = Instant::now();
+            let found = explore();
+            println!("{} ({:.1} s)", found.report(name), began.elapsed().as_secs_f64());
+            broken |= found.broken.is_some();
+        }
+        return ExitCode::from(u8::from(broken));
     }
     if let Some(seed) = args.shrink {
         print!("{}", describe(seed));

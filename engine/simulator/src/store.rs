@@ -6,7 +6,7 @@ use std::{
 };
 
 use amends_engine::{
-    core::{Change, Entry, NewSaga, Saga, SagaOutcome},
+    core::{Change, Entry, Event, NewSaga, Saga, SagaOutcome},
     port::{DueScan, Error, Inputs, Loaded, SagaStore, Stray, Write},
 };
 use amends_protocol::Json;
@@ -119,13 +119,17 @@ impl Store {
     }
 
     /// Stores a new saga.
-    pub fn create(&mut self, change: &Change, data: &Json, personal: &Json) {
+    pub fn create(&mut self, change: &Change, personal: &Json) {
         let entry = &change.entry;
+        let data = match &entry.occurrence.event {
+            Event::Started(input) => input.clone(),
+            _ => Json::null(),
+        };
         let stored = Stored {
             saga: change.saga.clone(),
             updated_at: entry.occurrence.at,
             entries: vec![(entry.revision, entry.occurrence.at, entry.body())],
-            data: data.clone(),
+            data,
             personal: Some(personal.clone()).filter(|p| !p.is_null()),
         };
         self.sagas.insert(change.saga.id, stored);
@@ -204,7 +208,7 @@ impl State {
             self.note(process, || {
                 let did = &entry.did;
                 let of = match &entry.occurrence.event {
-                    amends_engine::core::Event::Replied(r) => format!("{} {} ", r.step, r.kind.as_str()),
+                    Event::Replied(r) => format!("{} {} ", r.step, r.kind.as_str()),
                     _ => String::new(),
                 };
                 let mut line = format!(
@@ -244,7 +248,7 @@ impl State {
                 continue;
             }
             let change = birth(order, now);
-            self.store.create(&change, &order.data, &order.personal);
+            self.store.create(&change, &order.personal);
             self.store.keys.insert(key.clone(), (order.id, *body));
             self.store.orders.insert(order.id, order.saga.id);
             placed.push(Placed::New(Box::new(change)));
@@ -258,19 +262,11 @@ pub fn short(id: Uuid) -> String {
     id.simple().to_string()[24..].to_owned()
 }
 
-/// What Postgres could not store: U+0000 in text or JSON, and numbers beyond its own.
+/// What the store refuses as data: U+0000 in a column, and what stands for a message that meets a constraint.
 fn check(write: &Write, bodies: &[String]) -> Result<(), &'static str> {
     let saga = &write.saga;
-    let commands = saga.state.commands.iter();
-    let reasons = commands
-        .flat_map(|c| c.parked.iter().chain(c.undo.iter().filter_map(|u| u.parked.as_ref())))
-        .chain(saga.reason.as_ref())
-        .chain(saga.state.poisoned.as_ref());
-    let mut texts = reasons
-        .flat_map(|r| [r.code.as_str(), r.text.as_str()])
-        .chain([saga.label.as_str(), saga.step.as_str()])
-        .chain(saga.heading_for.as_deref());
-    if texts.any(|text| text.contains('\0')) || bodies.iter().any(|b| b.contains("\\u0000")) {
+    let mut columns = [saga.label.as_str(), saga.step.as_str()].into_iter().chain(saga.heading_for.as_deref());
+    if columns.any(|text| text.contains('\0')) {
         return Err("U+0000 cannot be stored");
     }
     if bodies.iter().any(|b| b.contains(crate::bus::UNSTORABLE)) {

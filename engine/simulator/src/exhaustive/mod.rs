@@ -20,6 +20,10 @@ pub trait Space {
     fn initial(&self) -> Self::State;
     /// What may happen next: what it is called, and what it leads to.
     fn next(&self, state: &Self::State) -> Vec<(String, Self::State)>;
+    /// What tells states apart.
+    fn tell(&self, state: &Self::State, into: &mut dyn Write) {
+        let _ = write!(into, "{state:?}");
+    }
     /// What is wrong with a state; `at_rest`: nothing more can happen.
     fn broken(&self, state: &Self::State, at_rest: bool) -> Option<String>;
 }
@@ -37,6 +41,22 @@ pub struct Found {
     pub broken: Option<(String, Vec<String>)>,
 }
 
+/// A search by its name.
+pub type Explore = (&'static str, fn() -> Found);
+
+/// The searches of a campaign.
+pub fn all() -> Vec<Explore> {
+    vec![
+        ("saga: duplicate, timeout, cancel", || search(&saga::TwoSteps::new(saga::SMALL), MOST)),
+        ("saga: the same, a loss and a crash", || search(&saga::TwoSteps::new(saga::LARGE), MOST)),
+        ("row: late call, lapsed lease, compensation", || search(&row::OneRow::new(row::SMALL), MOST)),
+        ("row: the same, attempts, probe, out of order", || search(&row::OneRow::new(row::LARGE), MOST)),
+    ]
+}
+
+/// No search visits more.
+pub const MOST: usize = 20_000_000;
+
 /// Feeds what is written into two hashers: states are told apart by 128 bits.
 struct Print(DefaultHasher, DefaultHasher);
 
@@ -48,10 +68,10 @@ impl Write for Print {
     }
 }
 
-fn print(state: &impl Debug) -> u128 {
+fn print<S: Space>(space: &S, state: &S::State) -> u128 {
     let mut print = Print(DefaultHasher::new(), DefaultHasher::new());
     print.1.write_u8(7);
-    let _ = write!(print, "{state:?}");
+    space.tell(state, &mut print);
     (u128::from(print.0.finish()) << 64) | u128::from(print.1.finish())
 }
 
@@ -59,7 +79,7 @@ fn print(state: &impl Debug) -> u128 {
 pub fn search<S: Space>(space: &S, most: usize) -> Found {
     let mut found = Found { states: 0, steps: 0, at_rest: 0, broken: None };
     let first = space.initial();
-    let mut seen = HashSet::from([print(&first)]);
+    let mut seen = HashSet::from([print(space, &first)]);
     // How each was reached, for people: (parent, step).
     let mut origins: Vec<(usize, String)> = vec![(0, "begin".to_owned())];
     let mut queue = VecDeque::from([(0, first)]);
@@ -84,7 +104,7 @@ pub fn search<S: Space>(space: &S, most: usize) -> Found {
         }
         for (step, state) in next {
             found.steps += 1;
-            if seen.insert(print(&state)) {
+            if seen.insert(print(space, &state)) {
                 origins.push((at, step));
                 queue.push_back((origins.len() - 1, state));
             }

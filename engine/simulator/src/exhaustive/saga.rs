@@ -1,11 +1,11 @@
 //! One saga of two steps, the pure core under two engines that read, decide, write and send one after the other,
 //! and a worker by the protocol's table (the real `decide` and `Row`).
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use amends_engine::core::{
-    Actor, Decision, Definition, Event, Input, Labels, Needs, NewSaga, Occurrence, ReplyEvent, RetryPolicy, Saga,
-    SagaOutcome, Send, Step, StepKind, command, start, transition,
+    Actor, Decision, Definition, Event, Input, Labels, Needs, NewSaga, Occurrence, ReplyEvent, RetryPolicy,
+    Saga, SagaOutcome, Send, Step, StepKind, command, start, transition,
 };
 use amends_protocol::{Exposure, Json, Outcome, Reply, TokenKey, negated};
 use amends_worker::{
@@ -34,6 +34,11 @@ pub struct Budget {
     pub failures: u8,
 }
 
+/// One duplicate, one timeout, one cancellation.
+pub const SMALL: Budget = Budget { duplicates: 1, losses: 0, timeouts: 1, cancels: 1, crashes: 0, failures: 0 };
+/// The same, a loss and a crash.
+pub const LARGE: Budget = Budget { losses: 1, crashes: 1, ..SMALL };
+
 /// What is on its way.
 #[derive(Debug, Clone, PartialEq)]
 enum Message {
@@ -46,9 +51,16 @@ enum Message {
 enum At {
     Idle,
     /// It has read the row. A frozen engine stays here, or at the next.
-    Read { saga: Box<Saga>, event: Event, message: Option<Message> },
+    Read {
+        saga: Box<Saga>,
+        event: Event,
+        message: Option<Message>,
+    },
     /// It has written, and what follows is not sent yet.
-    Written { sends: Vec<Send>, message: Option<Message> },
+    Written {
+        sends: Vec<Send>,
+        message: Option<Message>,
+    },
 }
 
 /// A state.
@@ -115,8 +127,10 @@ impl TwoSteps {
                     self.read(&mut after, e, event, Some(message.clone()));
                     next.push((format!("engine {e} reads for {} {:?}", reply.step, reply.outcome), after));
                 }
-                let quiet = state.messages.is_empty() && state.engines.iter().all(|at| matches!(at, At::Idle));
-                let due = state.saga.wake_at.filter(|_| state.saga.live && (quiet || state.left.timeouts > 0));
+                let quiet =
+                    state.messages.is_empty() && state.engines.iter().all(|at| matches!(at, At::Idle));
+                let due =
+                    state.saga.wake_at.filter(|_| state.saga.live && (quiet || state.left.timeouts > 0));
                 if let Some(at) = due {
                     let mut after = state.clone();
                     after.left.timeouts -= u8::from(!quiet);
@@ -159,7 +173,14 @@ impl TwoSteps {
         state.engines[e] = At::Read { saga: Box::new(state.saga.clone()), event, message };
     }
 
-    fn write(&self, state: &mut State, e: usize, read: &Saga, event: &Event, message: Option<Message>) -> String {
+    fn write(
+        &self,
+        state: &mut State,
+        e: usize,
+        read: &Saga,
+        event: &Event,
+        message: Option<Message>,
+    ) -> String {
         let occurrence = Occurrence { event: event.clone(), at: state.now, jitter: 0 };
         let decision = transition(&self.definition, read, &occurrence);
         if let Decision::Changed(change) = decision {
@@ -265,10 +286,25 @@ impl State {
         self.messages.extend(reply.map(|reply| Message::Reply(ReplyEvent::from(reply))));
     }
 
-    /// The same, however it came about.
+    /// The same, however it came about. The engines are alike: which is which does not matter.
     fn canonical(mut self) -> Self {
-        self.messages.sort_by_cached_key(|m| format!("{m:?}"));
+        let key = |message: &Message| match message {
+            Message::Command(s) => (0, s.step, s.kind as u8, s.attempt, 0, s.issued_at),
+            Message::Reply(r) => {
+                let step = usize::from(r.step == "second");
+                (1, step, r.kind as u8, r.attempt, r.outcome as u8, DateTime::UNIX_EPOCH)
+            }
+        };
+        self.messages.sort_by_key(key);
         self.messages.dedup();
+        let rank = |at: &At| match at {
+            At::Idle => (0, 0, 0),
+            At::Read { saga, event, .. } => (1, saga.revision, u8::from(matches!(event, Event::Woke))),
+            At::Written { sends, .. } => (2, sends.len() as u32, 0),
+        };
+        if rank(&self.engines[0]) > rank(&self.engines[1]) {
+            self.engines.swap(0, 1);
+        }
         self
     }
 }
@@ -295,8 +331,11 @@ impl Space for TwoSteps {
 
     fn next(&self, state: &State) -> Vec<(String, State)> {
         let mut next = Vec::new();
-        self.engine(state, 0, &mut next);
-        self.engine(state, 1, &mut next);
+        for (e, at) in state.engines.iter().enumerate() {
+            if e == 0 || !matches!((at, &state.engines[0]), (At::Idle, At::Idle)) {
+                self.engine(state, e, &mut next);
+            }
+        }
         for at in 0..state.messages.len() {
             self.worker(state, at, false, &mut next);
             if state.left.duplicates > 0 {
@@ -322,6 +361,53 @@ impl Space for TwoSteps {
         next.into_iter().map(|(step, state)| (step, state.canonical())).collect()
     }
 
+    fn tell(&self, state: &State, into: &mut dyn Write) {
+        let saga = |saga: &Saga, into: &mut dyn Write| {
+            let wake = saga.wake_at.map(|at| at.timestamp_micros());
+            let (since, state) = (saga.since.timestamp_micros(), saga.state.to_json());
+            let _ = write!(into, "{} {wake:?} {since} {} {state};", saga.revision, saga.label);
+        };
+        saga(&state.saga, into);
+        let _ = write!(into, "{} ", state.now.timestamp_micros());
+        let send = |s: &Send, into: &mut dyn Write| {
+            let _ = write!(into, "{} {:?} {} {};", s.step, s.kind, s.attempt, s.issued_at.timestamp_micros());
+        };
+        let message = |m: &Message, into: &mut dyn Write| match m {
+            Message::Command(s) => send(s, into),
+            Message::Reply(r) => {
+                let _ = write!(into, "{} {:?} {} {:?};", r.step, r.kind, r.attempt, r.outcome);
+            }
+        };
+        for at in &state.engines {
+            match at {
+                At::Idle => {
+                    let _ = into.write_str("idle;");
+                }
+                At::Read { saga: read, event, message: m } => {
+                    saga(read, into);
+                    let _ = into.write_str(event.name());
+                    if let Event::Replied(r) = event {
+                        message(&Message::Reply(r.clone()), into);
+                    }
+                    let _ = write!(into, "{};", m.is_some());
+                }
+                At::Written { sends, message: m } => {
+                    sends.iter().for_each(|s| send(s, into));
+                    if let Some(m) = m {
+                        message(m, into);
+                    }
+                    let _ = into.write_str("written;");
+                }
+            }
+        }
+        state.messages.iter().for_each(|m| message(m, into));
+        for (key, row) in &state.rows {
+            let undone = row.undone.as_ref().map(|u| (u.outcome, u.attempt));
+            let _ = write!(into, "{} {:?} {} {undone:?};", key.as_u128() as u16, row.status, row.attempt);
+        }
+        let _ = write!(into, "{:?} {:?} {}", state.effects.values(), state.left, state.promised);
+    }
+
     fn broken(&self, state: &State, at_rest: bool) -> Option<String> {
         if state.changed_outcome {
             return Some("an outcome changed".to_owned());
@@ -345,4 +431,3 @@ impl Space for TwoSteps {
         }
     }
 }
-
