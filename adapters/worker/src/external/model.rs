@@ -69,6 +69,7 @@ pub fn write_down(
     let mut desk = Desk::new(Locked { now, rows: HashMap::from([(key, row.clone())]) }, &[], &settings);
     let report = Report {
         key,
+        command: &done.call.work.command,
         action,
         found: done.found.clone(),
         unsure: done.unsure,
