@@ -11,8 +11,8 @@ use std::{
 
 use amends_sim::{
     coverage::Coverage,
-    exhaustive,
     executor::SECOND,
+    exhaustive,
     run::{ENDS_AT, Options, run},
     shrink::describe,
 };

@@ -265,7 +265,8 @@ pub fn short(id: Uuid) -> String {
 /// What the store refuses as data: U+0000 in a column, and what stands for a message that meets a constraint.
 fn check(write: &Write, bodies: &[String]) -> Result<(), &'static str> {
     let saga = &write.saga;
-    let mut columns = [saga.label.as_str(), saga.step.as_str()].into_iter().chain(saga.heading_for.as_deref());
+    let mut columns =
+        [saga.label.as_str(), saga.step.as_str()].into_iter().chain(saga.heading_for.as_deref());
     if columns.any(|text| text.contains('\0')) {
         return Err("U+0000 cannot be stored");
     }

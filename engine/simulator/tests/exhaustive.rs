@@ -9,7 +9,7 @@ use amends_sim::exhaustive::{
 
 #[test]
 fn a_saga_of_two_steps_is_right_in_every_interleaving() {
-    let found = search(&TwoSteps::new(saga::SMALL), MOST);
+    let found = search(&TwoSteps::new(saga::TINY), MOST);
     println!("{}", found.report("saga"));
     assert!(found.broken.is_none(), "{}", found.report("saga"));
     assert!(found.states > 1_000 && found.at_rest > 0);

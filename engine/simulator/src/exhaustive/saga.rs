@@ -35,9 +35,16 @@ pub struct Budget {
 }
 
 /// One duplicate, one timeout, one cancellation.
-pub const SMALL: Budget = Budget { duplicates: 1, losses: 0, timeouts: 1, cancels: 1, crashes: 0, failures: 0 };
-/// The same, a loss and a crash.
-pub const LARGE: Budget = Budget { losses: 1, crashes: 1, ..SMALL };
+pub const SMALL: Budget =
+    Budget { duplicates: 1, losses: 0, timeouts: 1, cancels: 1, crashes: 0, failures: 0 };
+/// A loss instead of a duplicate.
+pub const LOSS: Budget = Budget { duplicates: 0, losses: 1, ..SMALL };
+/// A crash instead of a duplicate.
+pub const CRASH: Budget = Budget { duplicates: 0, crashes: 1, ..SMALL };
+/// A failure, of an execute or of an undo, instead of a duplicate.
+pub const FAILURE: Budget = Budget { duplicates: 0, failures: 1, ..SMALL };
+/// For every day.
+pub const TINY: Budget = Budget { duplicates: 0, ..SMALL };
 
 /// What is on its way.
 #[derive(Debug, Clone, PartialEq)]
