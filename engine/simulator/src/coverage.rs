@@ -17,6 +17,8 @@ pub struct Coverage {
     pub pairs: BTreeMap<(&'static str, String), u64>,
     /// Writes that came too late, and changed nothing.
     pub stale_writes: u64,
+    /// Transactions that waited for each other.
+    pub deadlocks: u64,
     /// What rows of workers have said.
     pub rows: BTreeSet<&'static str>,
 }
@@ -103,6 +105,7 @@ impl Coverage {
         other.faults.into_iter().for_each(|(fault, n)| *self.faults.entry(fault).or_default() += n);
         other.pairs.into_iter().for_each(|(pair, n)| *self.pairs.entry(pair).or_default() += n);
         self.stale_writes += other.stale_writes;
+        self.deadlocks += other.deadlocks;
         self.rows.extend(other.rows);
     }
 
@@ -125,7 +128,9 @@ impl Coverage {
         for fault in Fault::ALL {
             text += &format!("  {:<26}{:>10}\n", fault.word(), self.faults.get(fault).unwrap_or(&0));
         }
-        text += &format!("  {:<26}{:>10}\n\n", "writes of a zombie", self.stale_writes);
+        text +=
+            &format!("  {:<26}{:>10}\n\n", "writes of a zombie", self.stale_writes).trim_end_matches('\n');
+        text += &format!("\n  {:<26}{:>10}\n\n", "deadlocks of a worker", self.deadlocks);
         text += &format!(
             "states of a worker's row met: {}\n\n",
             self.rows.iter().copied().collect::<Vec<_>>().join(", ")

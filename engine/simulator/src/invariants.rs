@@ -308,6 +308,8 @@ pub fn rows_match_timelines(quiet: &Quiet<'_>) -> Vec<String> {
                 Status::Succeeded => matches!(said, Some(R::Succeeded | R::Undoing | R::Undone)),
                 Status::Refused => matches!(said, Some(R::Refused | R::Tombstone)),
                 Status::Failed => matches!(said, Some(R::FailedTransient | R::FailedForGood | R::Tombstone)),
+                // Fenced because it is being undone; an undo that fails leaves it succeeded.
+                Status::Fenced if command.undo.is_some() && said == Some(R::Succeeded) => true,
                 Status::Fenced => matches!(said, Some(R::Tombstone | R::Undoing | R::Undone)),
                 _ => true,
             };

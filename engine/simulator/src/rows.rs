@@ -50,6 +50,7 @@ pub struct Database {
     transactions: u64,
     freed: Watchers,
     releases: u64,
+    waiting: BTreeMap<u64, Vec<Lock>>,
     /// Who waits for something to become due.
     pub watchers: Watchers,
 }
@@ -65,6 +66,7 @@ impl Database {
         for lock in self.open.remove(&transaction).unwrap_or_default() {
             self.locks.remove(&lock);
         }
+        self.waiting.remove(&transaction);
         self.releases += 1;
         self.freed.wake();
     }
@@ -82,6 +84,25 @@ impl Database {
             }
         }
         true
+    }
+
+    /// Notes that a transaction waits; answers whether that closes a circle of transactions that wait for each other.
+    fn wait(&mut self, transaction: u64, locks: Vec<Lock>) -> bool {
+        self.waiting.insert(transaction, locks);
+        let (mut reached, mut next) = (BTreeSet::new(), vec![transaction]);
+        while let Some(waiter) = next.pop() {
+            let wanted = self.waiting.get(&waiter).into_iter().flatten();
+            for holder in wanted.filter_map(|lock| self.locks.get(lock)).filter(|holder| **holder != waiter) {
+                if *holder == transaction {
+                    self.waiting.remove(&transaction);
+                    return true;
+                }
+                if reached.insert(*holder) {
+                    next.push(*holder);
+                }
+            }
+        }
+        false
     }
 
     /// When the next row is due, in simulated time.
@@ -156,10 +177,20 @@ impl SimRows {
                 if !db.open.contains_key(&transaction) {
                     return None;
                 }
-                Some(if db.take(transaction, locks) { Ok(read(s)) } else { Err(db.releases) })
+                if db.take(transaction, locks.clone()) {
+                    db.waiting.remove(&transaction);
+                    return Some(Ok(read(s)));
+                }
+                // As Postgres does: one of those who wait for each other fails.
+                if db.wait(transaction, locks) {
+                    s.coverage.deadlocks += 1;
+                    None
+                } else {
+                    Some(Err(db.releases))
+                }
             });
             match locked.await? {
-                None => return Err(Error::Unavailable("the transaction is gone".to_owned())),
+                None => return Err(Error::Unavailable("the transaction is over, or a deadlock".to_owned())),
                 Some(Ok(value)) => return Ok(value),
                 Some(Err(releases)) => self.freed(releases).await,
             }
