@@ -2,8 +2,10 @@
 
 AMENDS := $(or $(CARGO_TARGET_DIR),target)/debug/amends
 ARGS ?=
+SEEDS ?= 10000
+FIRST ?= 1
 
-.PHONY: help run test bench build lint fmt deny real-kafka bootstrap
+.PHONY: help run test simulate bench build lint fmt deny real-kafka bootstrap
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -18,6 +20,10 @@ bench: ## measure it on this machine (ARGS=--quick: under six minutes; ARGS=--he
 	@AMENDS_TEST_REAL_KAFKA=1 scripts/bootstrap
 	@cargo build --release -p amends-api -p amends-bench
 	@exec $(or $(CARGO_TARGET_DIR),target)/release/amends-bench $(ARGS)
+
+simulate: bootstrap ## run SEEDS=n seeds of the simulator, from FIRST=seed (or ARGS="--seed N", "--shrink N", "--exhaustive")
+	@cargo build --release -p amends-sim
+	@exec $(or $(CARGO_TARGET_DIR),target)/release/amends-sim --seeds $(SEEDS) --first $(FIRST) $(ARGS)
 
 build: bootstrap ## build the program `amends`
 	@cargo build --workspace

@@ -209,7 +209,9 @@ impl SagaStore for World {
         }
         let bad = |w: &&Write| {
             let poisoned = |e: &Entry| matches!(e.occurrence.event, Event::Poisoned(_));
-            state.poison.contains(&w.saga.id) && !w.entries.iter().all(poisoned)
+            let unstorable = |e: &Entry| matches!(&e.occurrence.event, Event::Replied(r) if r.reason.as_ref().is_some_and(|r| r.code == "unstorable"));
+            w.entries.iter().any(unstorable)
+                || (state.poison.contains(&w.saga.id) && !w.entries.iter().all(poisoned))
         };
         if let Some(write) = writes.iter().find(bad) {
             return Err(port::Error::Data(format!("{} is bad", write.saga.id)));
