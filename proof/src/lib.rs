@@ -4,4 +4,6 @@
 #![warn(missing_docs)]
 
 pub mod books;
+pub mod campaign;
 pub mod deployment;
+pub mod proxy;
