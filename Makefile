@@ -1,9 +1,12 @@
 # `make` alone lists what there is to make.
 
 AMENDS := $(or $(CARGO_TARGET_DIR),target)/debug/amends
+RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 ARGS ?=
+ORDERS ?= 2000
+SEED ?= 1
 
-.PHONY: help run test build lint fmt deny real-kafka bootstrap
+.PHONY: help run test build lint fmt deny campaign crash-points real-kafka bootstrap
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -26,6 +29,16 @@ fmt: ## format the code
 
 deny: ## check dependencies' licenses, sources and bans (needs cargo-deny)
 	@cargo deny check bans licenses sources
+
+campaign: bootstrap ## orders while everything fails, then the books (ORDERS=2000 SEED=1 FAULTS=…; needs Java and maven)
+	@cargo build --release -p amends-api -p amends-proof
+	@$(RELEASE)/amends-campaign --orders $(ORDERS) --seed $(SEED) $(if $(FAULTS),--faults $(FAULTS))
+
+crash-points: bootstrap ## kill at named points, then the books (ROLE=engine: only that; needs Java and maven)
+	@cargo build --release -p amends-api --features failpoints
+	@cp $(RELEASE)/amends $(RELEASE)/amends-failpoints
+	@cargo build --release -p amends-api -p amends-proof
+	@$(RELEASE)/amends-crash-points $(if $(ROLE),--role $(ROLE))
 
 real-kafka: ## run a real Apache Kafka on a free port until Ctrl-C (needs Java and maven)
 	@scripts/real-kafka

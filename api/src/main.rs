@@ -4,6 +4,7 @@
 mod body;
 mod cli;
 mod clock;
+mod failpoints;
 mod orders;
 mod problem;
 mod publisher;

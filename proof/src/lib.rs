@@ -5,5 +5,6 @@
 
 pub mod books;
 pub mod campaign;
+pub mod crash_points;
 pub mod deployment;
 pub mod proxy;

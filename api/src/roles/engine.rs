@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Process, REPLIES, database, listen, serve};
-use crate::{clock::TokioClock, publisher, routes, upkeep};
+use crate::{clock::TokioClock, failpoints::point, publisher, routes, upkeep};
 
 /// The consumer group whose members share the slots.
 const GROUP: &str = "amends-engine";
@@ -31,15 +31,15 @@ pub async fn start(process: &Process, observed: bool) -> Result<()> {
     let deployment = deployment(&pool).await?;
     let ownership = Ownership::default();
     let engine = Arc::new(Engine {
-        store: PgSagaStore::new(pool.clone()),
-        sink: KafkaSink::new(&process.kafka)?,
+        store: point("store", PgSagaStore::new(pool.clone())),
+        sink: point("sink", KafkaSink::new(&process.kafka)?),
         clock: TokioClock::default(),
         catalog: workflows::catalog(workflows::Settings { pending_timeout: settings.pending_timeout }),
         key: deployment.key,
         epoch: deployment.epoch,
         ownership: ownership.clone(),
     });
-    let mut source = KafkaSource::subscribe(&process.kafka, GROUP, &[REPLIES])?;
+    let mut source = point("source", KafkaSource::subscribe(&process.kafka, GROUP, &[REPLIES])?);
     let stop = || process.stop.clone();
 
     let (shared, stopping) = (Arc::clone(&engine), stop());
@@ -75,7 +75,7 @@ pub async fn start(process: &Process, observed: bool) -> Result<()> {
     let mut publisher = publisher::Publisher::new(
         PgSagaStore::new(pool.clone()),
         EventLog::new(pool.clone()),
-        KafkaSink::in_order(&process.kafka)?,
+        point("events", KafkaSink::in_order(&process.kafka)?),
         ownership,
     );
     let stopping = stop();

@@ -20,6 +20,12 @@ struct Arguments {
     /// Of everything that is drawn.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Only faults whose name contains this.
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Where the processes' logs go if the books do not balance.
+    #[arg(long, default_value = "target/campaign")]
+    logs: PathBuf,
     /// The program `amends`; by default the one beside this one.
     #[arg(long)]
     program: Option<PathBuf>,
@@ -35,6 +41,8 @@ async fn main() -> ExitCode {
         rate: arguments.rate,
         faults: arguments.faults.unwrap_or((arguments.orders / 300).max(21)),
         seed: arguments.seed,
+        only: arguments.only,
+        logs: arguments.logs,
     };
     match campaign::run(&campaign).await {
         Ok(outcome) => {

@@ -10,7 +10,7 @@ pub mod record;
 pub mod summary;
 pub mod workload;
 
-use std::{collections::BTreeMap, io, path::PathBuf, sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeMap, fs, io, path::{Path, PathBuf}, sync::atomic::Ordering, time::Duration};
 
 use sqlx::PgPool;
 use tokio::time::{Instant, sleep};
@@ -27,7 +27,7 @@ use nemesis::{Fault, Nemesis};
 use record::Record;
 
 /// How long everything may take to come to rest once it is healed.
-const REST: Duration = Duration::from_secs(240);
+const REST: Duration = Duration::from_secs(120);
 
 /// What a campaign is to be.
 #[derive(Debug, Clone)]
@@ -42,6 +42,10 @@ pub struct Campaign {
     pub faults: usize,
     /// Of everything that is drawn.
     pub seed: u64,
+    /// Only faults whose name contains this.
+    pub only: String,
+    /// Where the processes' logs go if the books do not balance.
+    pub logs: PathBuf,
 }
 
 /// Why there was no campaign. (Violations are an outcome.)
@@ -139,7 +143,7 @@ pub async fn run(campaign: &Campaign) -> Result<Outcome, Error> {
         placed
     };
     let (placed, faults) =
-        tokio::join!(load, nemesis.work(campaign.faults, pace, campaign.seed, &load_ended));
+        tokio::join!(load, nemesis.work(campaign, pace, &load_ended));
     let faults = faults?;
     println!("{:7.1} s  {placed} orders are placed; everything heals", begun.elapsed().as_secs_f64());
     nemesis.fleet.heal().await?;
@@ -168,8 +172,24 @@ pub async fn run(campaign: &Campaign) -> Result<Outcome, Error> {
         took: begun.elapsed(),
         seed: campaign.seed,
     };
+    if outcome.violations() > 0 {
+        keep_logs(&nemesis.fleet, &campaign.logs)?;
+    }
     nemesis.fleet.end().await;
     Ok(outcome)
+}
+
+/// Copies what the processes logged.
+fn keep_logs(fleet: &Fleet, to: &Path) -> Result<(), Error> {
+    fs::create_dir_all(to).map_err(Error::Io)?;
+    for entry in fs::read_dir(fleet.deployment.directory()).map_err(Error::Io)? {
+        let path = entry.map_err(Error::Io)?.path();
+        if let (Some(name), true) = (path.file_name(), path.extension().is_some_and(|e| e == "log")) {
+            fs::copy(&path, to.join(name)).map_err(Error::Io)?;
+        }
+    }
+    println!("logs are in {}", to.display());
+    Ok(())
 }
 
 fn told(client: &Client) -> String {

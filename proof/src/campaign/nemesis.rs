@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Error,
+    Campaign, Error,
     broker::Broker,
     client::Client,
     faults::{self, Kind},
@@ -58,16 +58,16 @@ impl Nemesis {
     /// Injects so many faults, one every `pace` if recovery is quicker, until told to stop.
     pub async fn work(
         &mut self,
-        count: usize,
+        campaign: &Campaign,
         pace: Duration,
-        seed: u64,
         stop: &CancellationToken,
     ) -> Result<Vec<Fault>, Error> {
-        let mut random = StdRng::seed_from_u64(seed ^ 0x6e65_6d65_7369_73);
+        let mut random = StdRng::seed_from_u64(campaign.seed ^ 0x6e65_6d65_7369_73);
         let (mut faults, mut deck) = (Vec::new(), Vec::new());
-        while faults.len() < count && !stop.is_cancelled() {
+        while faults.len() < campaign.faults && !stop.is_cancelled() {
             if deck.is_empty() {
                 deck = faults::ALL.to_vec();
+                deck.retain(|kind| kind.name().contains(&campaign.only));
                 deck.shuffle(&mut random);
             }
             let Some(kind) = deck.pop() else { break };
