@@ -75,7 +75,8 @@ mod armed {
     /// nothing is flushed, nobody is told.
     pub fn reached(port: &str, call: &str) {
         let Some((name, left)) = &*ARMED else { return };
-        let here = name.strip_prefix(port).and_then(|rest| rest.strip_prefix('.')).is_some_and(|rest| rest == call);
+        let here =
+            name.strip_prefix(port).and_then(|rest| rest.strip_prefix('.')).is_some_and(|rest| rest == call);
         if here && left.fetch_sub(1, Ordering::SeqCst) == 1 {
             eprintln!("failpoint {name}");
             std::process::abort();

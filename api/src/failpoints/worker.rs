@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use amends_protocol::Command;
 use amends_worker::{
-    Answer, ExternalExecutor, Locked, LookUp, Port, Rows, TransactionalExecutor, Void, Work, row::Row, store::Error,
+    Answer, ExternalExecutor, Locked, LookUp, Port, Rows, TransactionalExecutor, Void, Work, row::Row,
+    store::Error,
 };
 use uuid::Uuid;
 

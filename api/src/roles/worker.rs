@@ -35,7 +35,8 @@ pub async fn start(name: Worker, process: &Process, observed: bool) -> Result<Op
             let worker = Transactional::new(rows, executor, source, sink, settings.clone());
             process.watch("inventory", worker.run(process.stop.clone()));
             upkeep::of_worker(process, pool.clone(), settings).await?;
-            let publisher = Publisher::new(pool.clone(), point("events", KafkaSink::in_order(&process.kafka)?));
+            let publisher =
+                Publisher::new(pool.clone(), point("events", KafkaSink::in_order(&process.kafka)?));
             process.watch("inventory.updated", publisher.run(process.stop.clone()));
             let routes = amends_inventory::router(pool.clone());
             serve_health(process, "inventory", ready(process, pool), routes, observed).await
@@ -66,7 +67,8 @@ pub async fn start(name: Worker, process: &Process, observed: bool) -> Result<Op
         }
         Worker::Notification => {
             let pool = database(process, "notification_database_url", &amends_notification::MIGRATOR).await?;
-            let source = point("source", KafkaSource::subscribe(&process.kafka, "amends-notification", &TOPICS)?);
+            let source =
+                point("source", KafkaSource::subscribe(&process.kafka, "amends-notification", &TOPICS)?);
             let sink = point("sink", KafkaSink::new(&process.kafka)?);
             let mut recorder = Recorder::new(pool.clone(), source, sink);
             let stop = process.stop.clone();

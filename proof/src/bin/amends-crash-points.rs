@@ -24,7 +24,8 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let beside = || std::env::current_exe().ok().map(|me| me.with_file_name("amends-failpoints")).unwrap_or_default();
+    let beside =
+        || std::env::current_exe().ok().map(|me| me.with_file_name("amends-failpoints")).unwrap_or_default();
     let program = arguments.program.unwrap_or_else(beside);
     let wanted = |role: &&[&str]| arguments.role.as_deref().is_none_or(|name| role[role.len() - 1] == name);
     let roles = POINTS.iter().map(|(role, _)| *role).filter(wanted);

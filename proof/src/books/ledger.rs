@@ -72,13 +72,15 @@ impl Ledger {
             .bind(statuses)
             .execute(&mut *desk)
             .await?;
-        sqlx::query("INSERT INTO acted SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::boolean[])")
-            .bind(self.actions.iter().map(|a| a.saga).collect::<Vec<_>>())
-            .bind(self.actions.iter().map(|a| a.action).collect::<Vec<_>>())
-            .bind(self.actions.iter().map(|a| a.why.as_str()).collect::<Vec<_>>())
-            .bind(self.actions.iter().map(|a| a.sure).collect::<Vec<_>>())
-            .execute(&mut *desk)
-            .await?;
+        sqlx::query(
+            "INSERT INTO acted SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::boolean[])",
+        )
+        .bind(self.actions.iter().map(|a| a.saga).collect::<Vec<_>>())
+        .bind(self.actions.iter().map(|a| a.action).collect::<Vec<_>>())
+        .bind(self.actions.iter().map(|a| a.why.as_str()).collect::<Vec<_>>())
+        .bind(self.actions.iter().map(|a| a.sure).collect::<Vec<_>>())
+        .execute(&mut *desk)
+        .await?;
         sqlx::query("INSERT INTO poison SELECT * FROM UNNEST($1::text[], $2::text[], $3::boolean[])")
             .bind(self.poison.iter().map(|p| p.topic.as_str()).collect::<Vec<_>>())
             .bind(self.poison.iter().map(|p| p.mark.as_str()).collect::<Vec<_>>())
@@ -90,9 +92,11 @@ impl Ledger {
             .bind(self.letters.iter().map(|l| l.mark.as_str()).collect::<Vec<_>>())
             .execute(&mut *desk)
             .await?;
-        sqlx::raw_sql("CREATE INDEX ON told (order_id); ANALYZE told, promised, seen, acted, poison, letters")
-            .execute(desk)
-            .await?;
+        sqlx::raw_sql(
+            "CREATE INDEX ON told (order_id); ANALYZE told, promised, seen, acted, poison, letters",
+        )
+        .execute(desk)
+        .await?;
         Ok(())
     }
 }

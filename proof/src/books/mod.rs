@@ -58,7 +58,11 @@ pub async fn report(sources: &Sources, ledger: &Ledger) -> Result<Report, Error>
     let extensions = "CREATE EXTENSION IF NOT EXISTS dblink; CREATE EXTENSION IF NOT EXISTS \"uuid-ossp\"";
     sqlx::raw_sql(extensions).execute(&mut desk).await?;
     for (name, url) in DATABASES.iter().zip(&sources.databases) {
-        sqlx::query("SELECT dblink_connect($1, $2)").bind(name).bind(conninfo(url)?).execute(&mut desk).await?;
+        sqlx::query("SELECT dblink_connect($1, $2)")
+            .bind(name)
+            .bind(conninfo(url)?)
+            .execute(&mut desk)
+            .await?;
     }
     sqlx::raw_sql(GATHER).execute(&mut desk).await?;
     ledger.write(&mut desk).await?;

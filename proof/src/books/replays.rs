@@ -27,7 +27,8 @@ pub(super) struct Replayed {
 pub(super) async fn check(engine: &str) -> Result<Replayed, Error> {
     let pool = PgPoolOptions::new().max_connections(TOGETHER as u32).connect(engine).await?;
     let ids: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM sagas").fetch_all(&pool).await?;
-    let (catalog, admin) = (amends_workflows::catalog(amends_workflows::Settings::default()), Admin::new(pool.clone()));
+    let (catalog, admin) =
+        (amends_workflows::catalog(amends_workflows::Settings::default()), Admin::new(pool.clone()));
     let read = stream::iter(ids).map(|id| admin.get(id)).buffer_unordered(TOGETHER);
     let replayed = read
         .try_fold(Replayed::default(), |mut replayed, detail| {

@@ -60,7 +60,8 @@ impl fmt::Display for Report {
         writeln!(f, "| # | invariant | looked at | violations |")?;
         writeln!(f, "| --: | --- | --: | --: |")?;
         for line in &self.lines {
-            let name = INVARIANTS.iter().find(|(number, _)| *number == line.number).map_or("", |(_, name)| name);
+            let name =
+                INVARIANTS.iter().find(|(number, _)| *number == line.number).map_or("", |(_, name)| name);
             let looked_at = line.looked_at.map_or("not checked".to_owned(), |n| n.to_string());
             writeln!(f, "| {} | {name} | {looked_at} | {} |", line.number, line.violations)?;
         }

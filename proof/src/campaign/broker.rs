@@ -73,7 +73,9 @@ impl Broker {
                         return Ok(());
                     }
                 }
-                Some(Err((_, code))) if begun.elapsed() > PATIENCE => return Err(format!("making {topic}: {code}")),
+                Some(Err((_, code))) if begun.elapsed() > PATIENCE => {
+                    return Err(format!("making {topic}: {code}"));
+                }
                 Some(Err(_)) => {}
             }
             if begun.elapsed() > PATIENCE {
@@ -115,7 +117,8 @@ fn read_dead_letters(config: &ClientConfig) -> Result<Vec<Letter>, KafkaError> {
             let Some(message) = consumer.poll(PATIENCE) else { break };
             let message = message?;
             next = message.offset() + 1;
-            letters.push(Letter { topic: topic.to_owned(), mark: mark(message.payload().unwrap_or_default()) });
+            letters
+                .push(Letter { topic: topic.to_owned(), mark: mark(message.payload().unwrap_or_default()) });
         }
     }
     Ok(letters)
@@ -124,7 +127,8 @@ fn read_dead_letters(config: &ClientConfig) -> Result<Vec<Letter>, KafkaError> {
 /// What poison is recognised by, near its beginning; of anything else, its beginning.
 fn mark(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(100)]).into_owned();
-    let number = |at: usize| text[at + POISON.len()..].chars().take_while(char::is_ascii_digit).collect::<String>();
+    let number =
+        |at: usize| text[at + POISON.len()..].chars().take_while(char::is_ascii_digit).collect::<String>();
     text.find(POISON).map_or(text.clone(), |at| format!("{POISON}{}", number(at)))
 }
 
@@ -136,7 +140,9 @@ pub fn poison(number: usize) -> (&'static str, String, Vec<u8>) {
     let (kind, bytes) = match number % 4 {
         0 => ("not JSON", mark.clone().into_bytes()),
         1 => ("900 kB", format!("\"{mark}{}\"", " ".repeat(900_000)).into_bytes()),
-        2 => ("deeply nested", format!("[\"{mark}\",{}{}]", "[".repeat(5_000), "]".repeat(5_000)).into_bytes()),
+        2 => {
+            ("deeply nested", format!("[\"{mark}\",{}{}]", "[".repeat(5_000), "]".repeat(5_000)).into_bytes())
+        }
         _ => ("another shape", format!("{{\"is\":\"{mark}\",\"schemaVersion\":1}}").into_bytes()),
     };
     (kind, mark, bytes)

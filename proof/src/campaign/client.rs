@@ -124,7 +124,9 @@ impl Client {
             match self.ask(request.header("Idempotency-Key", key)).await {
                 Some(Answer { status: 422, .. }) => return,
                 Some(Answer { status, body, .. }) if status < 500 && status != 429 => {
-                    return self.record.odd(format!("a key with another order was answered {status}: {body}"));
+                    return self
+                        .record
+                        .odd(format!("a key with another order was answered {status}: {body}"));
                 }
                 _ => sleep(REST).await,
             }

@@ -65,9 +65,27 @@ use Kind::*;
 
 /// All of them.
 pub const ALL: [Kind; 21] = [
-    KillEngine, KillWorker, KillApi, StopAny, FreezeEngine, FreezeWorker, ComeAndGo, PostgresImmediate, PostgresFast,
-    TerminateBackends, BrokerKilled, BrokerFrozen, TopicRecreated, Poison, PostgresCut, PostgresSlow, PostgresHangs,
-    CommitAnswersLost, CommitsLost, BrokerCut, BrokerSlow,
+    KillEngine,
+    KillWorker,
+    KillApi,
+    StopAny,
+    FreezeEngine,
+    FreezeWorker,
+    ComeAndGo,
+    PostgresImmediate,
+    PostgresFast,
+    TerminateBackends,
+    BrokerKilled,
+    BrokerFrozen,
+    TopicRecreated,
+    Poison,
+    PostgresCut,
+    PostgresSlow,
+    PostgresHangs,
+    CommitAnswersLost,
+    CommitsLost,
+    BrokerCut,
+    BrokerSlow,
 ];
 
 /// Faults of RELIABILITY that are not injected here, and why.
@@ -119,7 +137,8 @@ pub async fn inject(
     random: &mut StdRng,
 ) -> Result<String, Error> {
     let workers = ["inventory", "payment", "shipment", "notification"];
-    let millis = |random: &mut StdRng, from: u64, to: u64| Duration::from_millis(random.random_range(from..to));
+    let millis =
+        |random: &mut StdRng, from: u64, to: u64| Duration::from_millis(random.random_range(from..to));
     let pick = |fleet: &Fleet, random: &mut StdRng, roles: &[&str]| {
         let of = fleet.of(roles);
         of[random.random_range(0..of.len())]
@@ -139,7 +158,8 @@ pub async fn inject(
             Ok(fleet.members[at].name.clone())
         }
         StopAny => {
-            let at = pick(fleet, random, &["engine", "api", "inventory", "payment", "shipment", "notification"]);
+            let at =
+                pick(fleet, random, &["engine", "api", "inventory", "payment", "shipment", "notification"]);
             let took = fleet.stop(at).await;
             fleet.spawn(at)?;
             Ok(format!("{} ({} ms to end)", fleet.members[at].name, took.as_millis()))
@@ -232,10 +252,8 @@ pub async fn inject(
         }
         CommitAnswersLost | CommitsLost => {
             let at = pick(fleet, random, &anybody);
-            let (proxy, around) = (
-                &fleet.members[at].proxy,
-                if kind == CommitsLost { Around::Before } else { Around::After },
-            );
+            let (proxy, around) =
+                (&fleet.members[at].proxy, if kind == CommitsLost { Around::Before } else { Around::After });
             let before = proxy.lost_commits();
             proxy.lose_commits(random.random_range(1..8), around);
             sleep(Duration::from_millis(1500)).await;

@@ -10,7 +10,13 @@ pub mod record;
 pub mod summary;
 pub mod workload;
 
-use std::{collections::BTreeMap, fs, io, path::{Path, PathBuf}, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::atomic::Ordering,
+    time::Duration,
+};
 
 use sqlx::PgPool;
 use tokio::time::{Instant, sleep};
@@ -142,8 +148,7 @@ pub async fn run(campaign: &Campaign) -> Result<Outcome, Error> {
         load_ended.cancel();
         placed
     };
-    let (placed, faults) =
-        tokio::join!(load, nemesis.work(campaign, pace, &load_ended));
+    let (placed, faults) = tokio::join!(load, nemesis.work(campaign, pace, &load_ended));
     let faults = faults?;
     println!("{:7.1} s  {placed} orders are placed; everything heals", begun.elapsed().as_secs_f64());
     nemesis.fleet.heal().await?;
@@ -152,7 +157,11 @@ pub async fn run(campaign: &Campaign) -> Result<Outcome, Error> {
     let settled = healed.elapsed();
     ended.cancel();
     let operator = operating.await.unwrap_or_default();
-    println!("{:7.1} s  {}; the books", begun.elapsed().as_secs_f64(), if at_rest { "all at rest" } else { "not at rest" });
+    println!(
+        "{:7.1} s  {}; the books",
+        begun.elapsed().as_secs_f64(),
+        if at_rest { "all at rest" } else { "not at rest" }
+    );
 
     let mut ledger = record.ledger();
     ledger.letters = nemesis.broker.dead_letters().await.map_err(Error::Broker)?;

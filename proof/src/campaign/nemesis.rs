@@ -106,6 +106,10 @@ fn told(fault: &Fault) -> String {
         (Some(recovery), _) => format!("an order then took {:.2} s", recovery.as_secs_f64()),
         (None, _) => format!("no order came through in {} s", PATIENCE.as_secs()),
     };
-    let ended = if fault.ended.is_empty() { String::new() } else { format!("; had ended: {}", fault.ended.join(", ")) };
+    let ended = if fault.ended.is_empty() {
+        String::new()
+    } else {
+        format!("; had ended: {}", fault.ended.join(", "))
+    };
     format!("{at:7.1} s  {}: {} ({lasted:.1} s); {after}{ended}", fault.kind.name(), fault.victim)
 }

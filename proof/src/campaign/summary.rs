@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use super::{Outcome, faults::{self, Kind}, nemesis::Fault};
+use super::{
+    Outcome,
+    faults::{self, Kind},
+    nemesis::Fault,
+};
 
 /// The value below which a share of the sorted ones lie.
 pub fn percentile(sorted: &[Duration], share: f64) -> Duration {
@@ -16,7 +20,8 @@ pub fn recovery(faults: &[Fault]) -> String {
     for fault in faults {
         by_kind.entry(fault.kind).or_default().push(fault);
     }
-    let mut table = String::from("| fault | times | p50 s | p99 s | worst s |\n| --- | --: | --: | --: | --: |\n");
+    let mut table =
+        String::from("| fault | times | p50 s | p99 s | worst s |\n| --- | --: | --: | --: | --: |\n");
     for (kind, of) in &by_kind {
         table.push_str(&line(kind.name(), of.iter().copied()));
     }
@@ -32,7 +37,8 @@ pub fn recovery(faults: &[Fault]) -> String {
 
 fn line<'a>(name: &str, of: impl Iterator<Item = &'a Fault> + Clone) -> String {
     let run = of.clone().filter(|f| f.not_run.is_none()).count();
-    let mut times: Vec<Duration> = of.clone().filter_map(|f| f.recovery.filter(|_| f.not_run.is_none())).collect();
+    let mut times: Vec<Duration> =
+        of.clone().filter_map(|f| f.recovery.filter(|_| f.not_run.is_none())).collect();
     times.sort_unstable();
     let lost = of.filter(|f| f.not_run.is_none() && f.recovery.is_none()).count();
     let seconds = |share| format!("{:.2}", percentile(&times, share).as_secs_f64());
@@ -45,10 +51,19 @@ fn line<'a>(name: &str, of: impl Iterator<Item = &'a Fault> + Clone) -> String {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "\nTime until an order placed at the fault's end was fulfilled:\n\n{}", recovery(&self.faults))?;
+        writeln!(
+            f,
+            "\nTime until an order placed at the fault's end was fulfilled:\n\n{}",
+            recovery(&self.faults)
+        )?;
         writeln!(f, "How orders ended: {}", listed(&self.statuses))?;
         writeln!(f, "Clients: {}", self.clients)?;
-        writeln!(f, "Parked, by reason: {}; done about it: {}", listed(&self.operator.parked), listed(&self.operator.done))?;
+        writeln!(
+            f,
+            "Parked, by reason: {}; done about it: {}",
+            listed(&self.operator.parked),
+            listed(&self.operator.done)
+        )?;
         writeln!(f, "Dead letters: {} of {} poison messages\n", self.letters, self.poison)?;
         writeln!(f, "{}", self.report)?;
         for odd in &self.odd {

@@ -111,11 +111,14 @@ async fn rest(crew: &Crew) {
     let begun = Instant::now();
     while begun.elapsed() < REST {
         let busy: Result<i64, _> =
-            sqlx::query_scalar("SELECT count(*) FROM sagas WHERE live OR outcome IS NULL").fetch_one(&engine).await;
-        let told: Result<i64, _> =
-            sqlx::query_scalar("SELECT count(*) FROM timeline WHERE body::jsonb -> 'did' ->> 'label' <> 'CANCELLING'")
+            sqlx::query_scalar("SELECT count(*) FROM sagas WHERE live OR outcome IS NULL")
                 .fetch_one(&engine)
                 .await;
+        let told: Result<i64, _> = sqlx::query_scalar(
+            "SELECT count(*) FROM timeline WHERE body::jsonb -> 'did' ->> 'label' <> 'CANCELLING'",
+        )
+        .fetch_one(&engine)
+        .await;
         let recorded: Result<i64, _> =
             sqlx::query_scalar("SELECT count(*) FROM notifications").fetch_one(&notification).await;
         if let (Ok(0), Ok(told), Ok(recorded)) = (busy, told, recorded)

@@ -118,7 +118,10 @@ enum Said {
     Nothing,
     AsksForEncryption,
     /// The server will answer `ReadyForQuery`. `commits`: it says COMMIT, or writes without having said BEGIN.
-    EndsExchange { writes: bool, commits: bool },
+    EndsExchange {
+        writes: bool,
+        commits: bool,
+    },
 }
 
 /// What the client has said.
@@ -234,7 +237,8 @@ mod tests {
             message(b'S', b""),
             message(b'Q', b"COMMIT\0"),
         ]);
-        let commits: Vec<bool> = said.iter().map(|s| matches!(s, Said::EndsExchange { commits: true, .. })).collect();
+        let commits: Vec<bool> =
+            said.iter().map(|s| matches!(s, Said::EndsExchange { commits: true, .. })).collect();
         assert_eq!(commits, [false, false, true]);
     }
 
