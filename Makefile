@@ -6,7 +6,7 @@ ARGS ?=
 ORDERS ?= 2000
 SEED ?= 1
 
-.PHONY: help run test build lint fmt deny campaign crash-points real-kafka bootstrap
+.PHONY: help run test bench build lint fmt deny campaign crash-points real-kafka bootstrap
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -16,6 +16,11 @@ run: build ## start everything on this machine and take the sample orders throug
 
 test: bootstrap ## run all tests, and say how many passed
 	@scripts/test
+
+bench: ## measure it on this machine (ARGS=--quick: under six minutes; ARGS=--help; needs Java and maven)
+	@AMENDS_TEST_REAL_KAFKA=1 scripts/bootstrap
+	@cargo build --release -p amends-api -p amends-bench
+	@exec $(or $(CARGO_TARGET_DIR),target)/release/amends-bench $(ARGS)
 
 build: bootstrap ## build the program `amends`
 	@cargo build --workspace

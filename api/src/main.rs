@@ -1,29 +1,18 @@
-//! `amends`: one binary, one subcommand a role. What the roles are made of is in the crates beside this one;
-//! here they are put together.
-
-mod body;
-mod cli;
-mod clock;
-mod failpoints;
-mod orders;
-mod problem;
-mod publisher;
-mod roles;
-mod routes;
-mod samples;
-mod settings;
-mod state;
-mod telemetry;
-mod upkeep;
+//! `amends`: one binary, one subcommand a role. What the roles are is in this package's library.
 
 use std::process::ExitCode;
 
+use amends_api::{
+    cli::{Cli, Role},
+    roles,
+    settings::Settings,
+    telemetry,
+};
 use clap::Parser;
 
-use crate::{
-    cli::{Cli, Role},
-    settings::Settings,
-};
+/// Batches allocate in one thread and free in another, thousands of small things at a time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

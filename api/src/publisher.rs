@@ -2,34 +2,27 @@
 //! once everything is acknowledged. At least once; in order for each order within a topic.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-use amends_engine::{
-    core::Event,
-    port::SagaStore,
-    runtime::{Error, Ownership},
-};
+use amends_engine::runtime::{Error, Ownership};
 use amends_postgres::events::EventLog;
 use amends_protocol::{
-    Json,
     transport::{Outbound, Placement, Sink},
     wire,
 };
 use amends_workflows::events::domain_events;
-use uuid::Uuid;
 
 /// Most entries of a batch.
-const BATCH: u32 = 500;
-/// Rest after finding nothing.
+pub const BATCH: u32 = 1000;
+/// Rest after a batch that is not full: entries go together rather than at once, for nobody's saga waits for them.
 pub const POLL: Duration = Duration::from_millis(25);
 /// While no position is drawn, a look finds only what was drawn before and is committed late: look so often.
 const QUIET: Duration = Duration::from_millis(500);
 
 /// Publishes the slots that this process owns.
-pub struct Publisher<S, K> {
-    store: S,
+pub struct Publisher<K> {
     log: EventLog,
     sink: K,
     ownership: Ownership,
@@ -38,11 +31,10 @@ pub struct Publisher<S, K> {
     turn: usize,
 }
 
-impl<S: SagaStore, K: Sink> Publisher<S, K> {
-    /// Publishes what `log` has of the slots owned. `store` is for the inputs of new orders; `sink` must keep the
-    /// order of what it is given.
-    pub fn new(store: S, log: EventLog, sink: K, ownership: Ownership) -> Self {
-        Self { store, log, sink, ownership, quiet: None, turn: 0 }
+impl<K: Sink> Publisher<K> {
+    /// Publishes what `log` has of the slots owned. `sink` must keep the order of what it is given.
+    pub fn new(log: EventLog, sink: K, ownership: Ownership) -> Self {
+        Self { log, sink, ownership, quiet: None, turn: 0 }
     }
 
     /// Publishes one batch; answers how many entries were read.
@@ -69,15 +61,10 @@ impl<S: SagaStore, K: Sink> Publisher<S, K> {
         if entries.is_empty() {
             return Ok(0);
         }
-        let born = entries.iter().filter(|e| e.entry.occurrence.event == Event::Started).map(|e| e.saga_id);
-        let born: Vec<Uuid> = born.collect();
-        let inputs = if born.is_empty() { Vec::new() } else { self.store.inputs(&born).await? };
-        let inputs: HashMap<Uuid, Json> = inputs.into_iter().map(|i| (i.saga_id, i.data)).collect();
         let (mut messages, mut watermarks) = (Vec::new(), BTreeMap::new());
         for read in &entries {
             watermarks.insert(read.slot, read.position);
-            let input = inputs.get(&read.saga_id);
-            for event in domain_events(read.saga_id, &read.business_key, &read.entry, input) {
+            for event in domain_events(read.saga_id, &read.business_key, &read.entry) {
                 messages.push(Outbound {
                     placement: Placement::Home(read.slot),
                     key: read.business_key.parse().unwrap_or(read.saga_id),

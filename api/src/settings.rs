@@ -38,6 +38,8 @@ pub struct Settings {
     #[serde(with = "humantime_serde")]
     pub session_timeout: Duration,
     #[serde(with = "humantime_serde")]
+    pub fetch_wait: Duration,
+    #[serde(with = "humantime_serde")]
     pub pending_timeout: Duration,
     #[serde(with = "humantime_serde")]
     pub stuck_after: Duration,
@@ -156,6 +158,7 @@ impl Settings {
                 "reply_partitions" => Some(self.reply_partitions.to_string()),
                 "event_partitions" => Some(self.event_partitions.to_string()),
                 "session_timeout" => time(self.session_timeout),
+                "fetch_wait" => time(self.fetch_wait),
                 "pending_timeout" => time(self.pending_timeout),
                 "stuck_after" => time(self.stuck_after),
                 "horizon" => time(self.horizon),

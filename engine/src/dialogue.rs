@@ -124,7 +124,7 @@ impl Dialogue {
         ReplyEvent {
             command_id: id::of(kind, row_key),
             kind,
-            row_key,
+            target: (kind != Kind::Execute).then_some(row_key),
             step: step.to_owned(),
             attempt,
             outcome,
@@ -215,7 +215,7 @@ impl Dialogue {
     /// an entry may raise.)
     #[track_caller]
     pub fn replays(&self) {
-        let mut replayed = replay(&self.definition, Self::new_saga(), &self.input, &self.entries)
+        let mut replayed = replay(&self.definition, Self::new_saga(), &self.entries)
             .unwrap_or_else(|e| panic!("{e}\n{}", self.timeline()));
         replayed.wake_at = self.saga.wake_at;
         assert_eq!(replayed, self.saga);

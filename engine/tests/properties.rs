@@ -206,7 +206,7 @@ impl World {
             }
             Action::LoseReply(which) => {
                 if let Some(at) = pick(which, self.worker.replies.len()) {
-                    let key = self.worker.replies[at].row_key;
+                    let key = self.worker.replies[at].row_key();
                     if !self.worker.rows.get(&key).is_some_and(|r| r.owes_reply) {
                         self.worker.replies.remove(at);
                     }

@@ -248,8 +248,8 @@ fn a_reply_that_names_another_kind_or_command_settles_nothing() {
     let good = stay.reply("charge execute", Outcome::Succeeded);
     let (mut kind, mut command, mut row) = (good.clone(), good.clone(), good.clone());
     kind.kind = Kind::Compensate;
-    command.command_id = id::undo(good.row_key);
-    row.row_key = id::execute(stay.saga.id, "charge", 0, 2);
+    command.command_id = id::undo(good.row_key());
+    row.target = Some(id::execute(stay.saga.id, "charge", 0, 2));
     for reply in [kind, command, row] {
         stay.happens(Event::Replied(reply)).is_ignored(Nothing::NotMine);
     }

@@ -13,10 +13,10 @@ CREATE TABLE commands (
     owner       uuid,                            -- the instance that calls
     lease_until timestamptz,                     -- until when it may; without an owner: when the row is due
     started_at  timestamptz,                     -- when the key of the present call was first used
-    command     json,                            -- the execute, until it is settled
-    reply       json,                            -- what the recorded reply says beyond its outcome
-    undo        json,                            -- the compensation that is remembered
-    undo_reply  json,                            -- the recorded reply of the compensation
+    command     text,                            -- the execute, until it is settled
+    reply       text,                            -- what the recorded reply says beyond its outcome
+    undo        text,                            -- the compensation that is remembered
+    undo_reply  text,                            -- the recorded reply of the compensation
     created_at  timestamptz NOT NULL DEFAULT now(),
     updated_at  timestamptz NOT NULL DEFAULT now(),
     CHECK (NOT live OR lease_until IS NOT NULL)

@@ -13,10 +13,10 @@ CREATE TABLE commands (
     owner       uuid,                            -- the instance that calls
     lease_until timestamptz,                     -- until when it may; without an owner: when the row is due
     started_at  timestamptz,                     -- when the key of the present call was first used
-    command     json,                            -- the execute, until it is settled
-    reply       json,                            -- what the recorded reply says beyond its outcome
-    undo        json,                            -- the compensation that is remembered
-    undo_reply  json,                            -- the recorded reply of the compensation
+    command     text,                            -- the execute, until it is settled
+    reply       text,                            -- what the recorded reply says beyond its outcome
+    undo        text,                            -- the compensation that is remembered
+    undo_reply  text,                            -- the recorded reply of the compensation
     created_at  timestamptz NOT NULL DEFAULT now(),
     updated_at  timestamptz NOT NULL DEFAULT now(),
     CHECK (NOT live OR lease_until IS NOT NULL)
@@ -30,7 +30,7 @@ CREATE INDEX commands_age ON commands USING brin (created_at);
 -- One row a key, by which a charge is repeated without effect; the first answer stands.
 CREATE TABLE gateway_charges (
     key        uuid PRIMARY KEY,
-    charge_id  uuid NOT NULL UNIQUE,
+    charge_id  uuid NOT NULL,
     amount     bigint NOT NULL CHECK (amount >= 0),
     currency   text NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
     method     text NOT NULL,
@@ -40,7 +40,7 @@ CREATE TABLE gateway_charges (
 
 CREATE TABLE gateway_refunds (
     key        uuid PRIMARY KEY,
-    refund_id  uuid NOT NULL UNIQUE,
+    refund_id  uuid NOT NULL,
     charge_key uuid NOT NULL UNIQUE REFERENCES gateway_charges (key),
     amount     bigint NOT NULL CHECK (amount >= 0),
     currency   text NOT NULL,

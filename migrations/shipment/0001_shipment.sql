@@ -13,10 +13,10 @@ CREATE TABLE commands (
     owner       uuid,                            -- the instance that calls
     lease_until timestamptz,                     -- until when it may; without an owner: when the row is due
     started_at  timestamptz,                     -- when the key of the present call was first used
-    command     json,                            -- the execute, until it is settled
-    reply       json,                            -- what the recorded reply says beyond its outcome
-    undo        json,                            -- the compensation that is remembered
-    undo_reply  json,                            -- the recorded reply of the compensation
+    command     text,                            -- the execute, until it is settled
+    reply       text,                            -- what the recorded reply says beyond its outcome
+    undo        text,                            -- the compensation that is remembered
+    undo_reply  text,                            -- the recorded reply of the compensation
     created_at  timestamptz NOT NULL DEFAULT now(),
     updated_at  timestamptz NOT NULL DEFAULT now(),
     CHECK (NOT live OR lease_until IS NOT NULL)
@@ -30,7 +30,7 @@ CREATE INDEX commands_age ON commands USING brin (created_at);
 -- repeated without effect. No address is kept.
 CREATE TABLE carrier_bookings (
     key             uuid PRIMARY KEY,
-    tracking_number text UNIQUE,  -- none if it was refused
+    tracking_number text,  -- none if it was refused
     country         text NOT NULL CHECK (country ~ '^[A-Z]{2}$'),
     created_at      timestamptz NOT NULL DEFAULT now()
 );

@@ -86,8 +86,12 @@ pub fn types(entry: &Entry) -> Vec<&'static str> {
     types
 }
 
-/// The domain events of an entry. `input` is the saga's, for `order.created`.
-pub fn domain_events(saga_id: Uuid, order_id: &str, entry: &Entry, input: Option<&Json>) -> Vec<DomainEvent> {
+/// The domain events of an entry.
+pub fn domain_events(saga_id: Uuid, order_id: &str, entry: &Entry) -> Vec<DomainEvent> {
+    let input = match &entry.occurrence.event {
+        Event::Started(input) => Some(input),
+        _ => None,
+    };
     let event = |r#type: &str| DomainEvent {
         specversion: "1.0".to_owned(),
         id: format!("{saga_id}/{}/{type}", entry.revision),

@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use amends_engine::core::{Call, Definition, Labels, RetryPolicy, SagaTimeout, Step, StepKind};
+use amends_engine::core::{Call, Definition, Labels, Needs, RetryPolicy, SagaTimeout, Step, StepKind};
 use amends_protocol::{Exposure, Json, id};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -143,7 +143,7 @@ pub fn definition(pending_timeout: Duration) -> Definition {
         deadline,
         label_done: None,
         label_undone: FAILED,
-        personal: false,
+        needs: Needs::Input,
         parts: one_part,
         payload,
         may_hold: nothing,
@@ -170,12 +170,13 @@ pub fn definition(pending_timeout: Duration) -> Definition {
             Step {
                 label_done: Some(FULFILLED),
                 label_undone: SHIPMENT_FAILED,
-                personal: true,
+                needs: Needs::Personal,
                 may_hold: label_bought,
                 ..step("ship", "shipment", StepKind::Pivot, ship_payload)
             },
             Step {
                 retry: RetryPolicy::attempts(None),
+                needs: Needs::Nothing,
                 ..step("take", "inventory", StepKind::Retriable, take_payload)
             },
         ],
@@ -230,8 +231,8 @@ mod tests {
     fn a_deadline_that_was_promised_holds_though_the_setting_has_changed() {
         let mut order = order();
         order.passes(Duration::from_secs(600)).label(PENDING);
-        let (new, input) = order.birth();
-        let replayed = replay(&definition(Duration::from_secs(60)), new, &input, &order.entries).unwrap();
+        let (new, _) = order.birth();
+        let replayed = replay(&definition(Duration::from_secs(60)), new, &order.entries).unwrap();
         assert_eq!(replayed.state, order.saga.state);
     }
 }

@@ -3,8 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use amends_worker::store::Error;
-use sqlx::{FromRow, PgConnection};
+use sqlx::{FromRow, PgConnection, Postgres, postgres::PgArguments, query::Query};
 use uuid::Uuid;
+
+/// Part of a statement that appends to the ledger. The lock makes the order of the numbers the order of the commits,
+/// so that who reads past a number misses nothing that commits late.
+macro_rules! appended {
+    () => {
+        "locked AS MATERIALIZED (SELECT pg_advisory_xact_lock($1)), appended AS (
+            INSERT INTO moves (product_id, kind, quantity, command_id)
+            SELECT m.product_id, m.kind, m.quantity, m.command_id
+            FROM (SELECT count(*) FROM locked) AS held,
+                 UNNEST($2::text[], $3::text[], $4::int8[], $5::uuid[]) AS m (product_id, kind, quantity, command_id))"
+    };
+}
 
 /// The stock of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,57 +145,51 @@ impl Books {
         let moved: BTreeSet<&str> = self.moves.iter().map(|m| m.product_id.as_str()).collect();
         let stock: Vec<(&str, &Stock)> =
             moved.iter().filter_map(|p| self.stock.get_key_value(*p)).map(|(p, s)| (p.as_str(), s)).collect();
-        sqlx::query(
-            "UPDATE stock AS s SET on_hand = n.on_hand, reserved = n.reserved, shipped = n.shipped
-             FROM UNNEST($1::text[], $2::int8[], $3::int8[], $4::int8[]) AS n (product_id, on_hand, reserved, shipped)
-             WHERE s.product_id = n.product_id",
-        )
-        .bind(stock.iter().map(|(p, _)| *p).collect::<Vec<_>>())
-        .bind(stock.iter().map(|(_, s)| s.on_hand).collect::<Vec<_>>())
-        .bind(stock.iter().map(|(_, s)| s.reserved).collect::<Vec<_>>())
-        .bind(stock.iter().map(|(_, s)| s.shipped).collect::<Vec<_>>())
-        .execute(&mut *db)
-        .await?;
-
         let lines: Vec<(Uuid, &String, &Reserved)> = (self.reservations.iter())
             .flat_map(|(id, lines)| lines.iter().map(|(p, r)| (*id, p, r)))
             .collect();
-        sqlx::query(
-            "INSERT INTO reservations (command_id, product_id, saga_id, quantity, status)
-             SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::uuid[], $4::int8[], $5::text[])
-             ON CONFLICT (command_id, product_id) DO UPDATE SET status = excluded.status
-             WHERE reservations.status <> excluded.status",
-        )
-        .bind(lines.iter().map(|(id, ..)| *id).collect::<Vec<_>>())
-        .bind(lines.iter().map(|(_, p, _)| p.as_str()).collect::<Vec<_>>())
-        .bind(lines.iter().map(|(.., r)| r.saga_id).collect::<Vec<_>>())
-        .bind(lines.iter().map(|(.., r)| r.quantity).collect::<Vec<_>>())
-        .bind(lines.iter().map(|(.., r)| r.status.as_str()).collect::<Vec<_>>())
-        .execute(&mut *db)
-        .await?;
-
-        append(db, &self.moves).await?;
+        let written = sqlx::query(concat!(
+            "WITH ",
+            appended!(),
+            ", kept AS (
+                INSERT INTO reservations (command_id, product_id, saga_id, quantity, status)
+                SELECT * FROM UNNEST($6::uuid[], $7::text[], $8::uuid[], $9::int8[], $10::text[])
+                ON CONFLICT (command_id, product_id) DO UPDATE SET status = excluded.status
+                WHERE reservations.status <> excluded.status)
+             UPDATE stock AS s SET on_hand = n.on_hand, reserved = n.reserved, shipped = n.shipped
+             FROM UNNEST($11::text[], $12::int8[], $13::int8[], $14::int8[])
+                  AS n (product_id, on_hand, reserved, shipped)
+             WHERE s.product_id = n.product_id"
+        ));
+        bind(written, &self.moves)
+            .bind(lines.iter().map(|(id, ..)| *id).collect::<Vec<_>>())
+            .bind(lines.iter().map(|(_, p, _)| p.as_str()).collect::<Vec<_>>())
+            .bind(lines.iter().map(|(.., r)| r.saga_id).collect::<Vec<_>>())
+            .bind(lines.iter().map(|(.., r)| r.quantity).collect::<Vec<_>>())
+            .bind(lines.iter().map(|(.., r)| r.status.as_str()).collect::<Vec<_>>())
+            .bind(stock.iter().map(|(p, _)| *p).collect::<Vec<_>>())
+            .bind(stock.iter().map(|(_, s)| s.on_hand).collect::<Vec<_>>())
+            .bind(stock.iter().map(|(_, s)| s.reserved).collect::<Vec<_>>())
+            .bind(stock.iter().map(|(_, s)| s.shipped).collect::<Vec<_>>())
+            .execute(&mut *db)
+            .await?;
         Ok(())
     }
 }
 
-/// Appends to the ledger. The lock makes the order of the numbers the order of the commits, so that who reads
-/// past a number misses nothing that commits late.
-pub(crate) async fn append(db: &mut PgConnection, moves: &[Move]) -> Result<(), sqlx::Error> {
+/// Binds its parameters.
+fn bind<'q>(query: Query<'q, Postgres, PgArguments>, moves: &'q [Move]) -> Query<'q, Postgres, PgArguments> {
     const LEDGER: i64 = 0x6c65_6467_6572;
-    sqlx::query(
-        "WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock($1))
-         INSERT INTO moves (product_id, kind, quantity, command_id)
-         SELECT m.product_id, m.kind, m.quantity, m.command_id
-         FROM (SELECT count(*) FROM locked) AS held,
-              UNNEST($2::text[], $3::text[], $4::int8[], $5::uuid[]) AS m (product_id, kind, quantity, command_id)",
-    )
-    .bind(LEDGER)
-    .bind(moves.iter().map(|m| m.product_id.as_str()).collect::<Vec<_>>())
-    .bind(moves.iter().map(|m| m.kind).collect::<Vec<_>>())
-    .bind(moves.iter().map(|m| m.quantity).collect::<Vec<_>>())
-    .bind(moves.iter().map(|m| m.command_id).collect::<Vec<_>>())
-    .execute(db)
-    .await?;
+    query
+        .bind(LEDGER)
+        .bind(moves.iter().map(|m| m.product_id.as_str()).collect::<Vec<_>>())
+        .bind(moves.iter().map(|m| m.kind).collect::<Vec<_>>())
+        .bind(moves.iter().map(|m| m.quantity).collect::<Vec<_>>())
+        .bind(moves.iter().map(|m| m.command_id).collect::<Vec<_>>())
+}
+
+/// Appends to the ledger.
+pub(crate) async fn append(db: &mut PgConnection, moves: &[Move]) -> Result<(), sqlx::Error> {
+    bind(sqlx::query(concat!("WITH ", appended!(), " SELECT")), moves).execute(db).await?;
     Ok(())
 }

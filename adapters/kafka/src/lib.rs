@@ -18,6 +18,6 @@ mod sink;
 mod source;
 pub mod topics;
 
-pub use settings::{Error, KafkaSettings, check};
+pub use settings::{Contact, Error, KafkaSettings, check};
 pub use sink::KafkaSink;
 pub use source::KafkaSource;

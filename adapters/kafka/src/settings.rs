@@ -1,6 +1,6 @@
 //! Where the broker is and how long to be patient with it.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use rdkafka::{ClientConfig, admin::AdminClient, error::KafkaError};
 
@@ -18,8 +18,8 @@ pub struct KafkaSettings {
     pub session_timeout: Duration,
     /// How long a message may take to be acknowledged before its sender is told that it was not.
     pub delivery_timeout: Duration,
-    /// How long the broker may hold a fetch when there is nothing new. The embedded one does not wake it, so this is
-    /// latency there.
+    /// How long the broker may hold a fetch when there is nothing new. A real one wakes it when there is; the embedded
+    /// one does not, so that this is latency there.
     pub fetch_wait: Duration,
     /// Further properties of librdkafka, such as `security.protocol`. They override ours.
     pub properties: BTreeMap<String, String>,
@@ -33,7 +33,7 @@ impl KafkaSettings {
             client_id: "amends".into(),
             session_timeout: Duration::from_secs(6),
             delivery_timeout: Duration::from_secs(10),
-            fetch_wait: Duration::from_millis(10),
+            fetch_wait: Duration::from_millis(500),
             properties: BTreeMap::new(),
         }
     }
@@ -97,14 +97,42 @@ pub enum Error {
     },
 }
 
+/// A client that only asks whether a broker answers. It is kept, for it has connections and threads.
+#[derive(Clone)]
+pub struct Contact {
+    admin: Arc<AdminClient<Quiet>>,
+    brokers: String,
+}
+
+impl Contact {
+    /// Makes the client.
+    ///
+    /// # Errors
+    /// [`Error::Settings`].
+    pub fn new(settings: &KafkaSettings) -> Result<Self, Error> {
+        let admin = settings.client(&[]).create_with_context(Quiet).map_err(Error::Settings)?;
+        Ok(Self { admin: Arc::new(admin), brokers: settings.brokers.clone() })
+    }
+
+    /// Whether a broker answers in time.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`].
+    pub async fn check(&self, patience: Duration) -> Result<(), Error> {
+        let Self { admin, brokers } = self.clone();
+        let asking =
+            tokio::task::spawn_blocking(move || match admin.inner().fetch_metadata(None, patience) {
+                Ok(_) => Ok(()),
+                Err(source) => Err(Error::Unreachable { brokers, source }),
+            });
+        context::finished(asking).await
+    }
+}
+
 /// Whether a broker answers: for the start of a role, which gives up after a while. A running role never does.
+///
+/// # Errors
+/// As [`Contact`]'s.
 pub async fn check(settings: &KafkaSettings, patience: Duration) -> Result<(), Error> {
-    let admin: AdminClient<Quiet> =
-        settings.client(&[]).create_with_context(Quiet).map_err(Error::Settings)?;
-    let brokers = settings.brokers.clone();
-    let asking = tokio::task::spawn_blocking(move || match admin.inner().fetch_metadata(None, patience) {
-        Ok(_) => Ok(()),
-        Err(source) => Err(Error::Unreachable { brokers, source }),
-    });
-    context::finished(asking).await
+    Contact::new(settings)?.check(patience).await
 }

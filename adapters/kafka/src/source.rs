@@ -26,6 +26,9 @@ use crate::{
 /// How long a consumer is given before another takes its place.
 const RENEWAL: Duration = Duration::from_secs(2);
 
+/// So often the broker is told which offsets are settled. What is not told in time is received again, and known.
+const COMMIT_EVERY: Duration = Duration::from_millis(100);
+
 /// How long local work of the client, such as a seek, and a look at the topic may take.
 const LOCAL_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -136,6 +139,12 @@ impl KafkaSource {
         messages
     }
 
+    /// Commits the offsets that are settled.
+    fn flush(&self) -> Result<(), Error> {
+        let consumer = self.consumer();
+        commit(consumer, consumer.client().context()).map_err(|error| failed("committing", &error))
+    }
+
     fn seek_back(&mut self) -> Result<(), Error> {
         let from = self.state().progress.unsettled();
         if !from.is_empty() {
@@ -194,7 +203,7 @@ fn join(
     ]);
     let member = Member {
         topic: topics.first().map_or_else(String::new, |&topic| topic.into()),
-        state: Mutex::new(State { progress, count: 0 }),
+        state: Mutex::new(State { progress, ..State::default() }),
     };
     let consumer: StreamConsumer<Member> =
         config.create_with_context(member).map_err(settings::Error::Settings)?;
@@ -214,10 +223,16 @@ impl Source for KafkaSource {
             self.seek_back()?;
         }
         self.count_again();
-        let first = match tokio::time::timeout(patience, self.consumer().recv()).await {
-            Err(_) => return Ok(Batch::default()),
-            Ok(Ok(message)) => Ok(inbound(&message)),
-            Ok(Err(error)) => Err(error),
+        let begun = Instant::now();
+        let first = loop {
+            let left = patience.saturating_sub(begun.elapsed());
+            let due = self.state().uncommitted_for();
+            match tokio::time::timeout(due.map_or(left, |due| left.min(due)), self.consumer().recv()).await {
+                Ok(Ok(message)) => break Ok(inbound(&message)),
+                Ok(Err(error)) => break Err(error),
+                Err(_) if due.is_some_and(|due| due <= left) => self.flush()?,
+                Err(_) => return Ok(Batch::default()),
+            }
         };
         let first = first.or_else(|error| self.past_errors(error))?;
         let messages = self.drain(first, max);
@@ -226,13 +241,13 @@ impl Source for KafkaSource {
     }
 
     fn commit(&mut self, receipt: u64) -> Result<(), Error> {
-        let settled = self.state().progress.settle(receipt);
-        if settled.is_empty() {
-            return Ok(());
-        }
-        self.consumer()
-            .commit(&list(&settled), CommitMode::Async)
-            .map_err(|error| failed("committing", &error))
+        let due = {
+            let mut state = self.state();
+            let settled = state.progress.settle(receipt);
+            state.uncommitted.extend(settled);
+            state.uncommitted_for() == Some(Duration::ZERO)
+        };
+        if due { self.flush() } else { Ok(()) }
     }
 
     fn rewind(&mut self) -> Result<(), Error> {
@@ -256,6 +271,7 @@ impl Drop for KafkaSource {
     /// Leaves the group, so that others have the partitions at once. librdkafka waits for the broker's answer for as
     /// long as the broker is away; we do not.
     fn drop(&mut self) {
+        let _ = self.flush();
         let consumer = self.consumer.take();
         let (left, leaving) = mpsc::channel();
         thread::spawn(move || {
@@ -278,6 +294,17 @@ struct Member {
 struct State {
     progress: Progress,
     count: i32,
+    /// Settled, and the broker has not been told.
+    uncommitted: BTreeMap<Partition, i64>,
+    committed_at: Option<Instant>,
+}
+
+impl State {
+    /// In how long the broker is to be told; `None` if there is nothing to tell.
+    fn uncommitted_for(&self) -> Option<Duration> {
+        let since = self.committed_at.map_or(COMMIT_EVERY, |at| at.elapsed());
+        (!self.uncommitted.is_empty()).then(|| COMMIT_EVERY.saturating_sub(since))
+    }
 }
 
 impl Member {
@@ -297,6 +324,15 @@ impl ClientContext for Member {
 }
 
 impl ConsumerContext for Member {
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        // Whoever has them next need not begin where we began.
+        if let Rebalance::Revoke(_) = rebalance
+            && let Err(error) = commit(consumer, self)
+        {
+            tracing::debug!(topic = self.topic, %error, "offsets were not committed before a rebalance");
+        }
+    }
+
     fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
             Rebalance::Assign(list) => {
@@ -308,7 +344,10 @@ impl ConsumerContext for Member {
                 tracing::debug!(topic = self.topic, assigned = ?partitions(list), count = state.count, "rebalanced");
             }
             Rebalance::Revoke(list) => {
-                self.state().progress.revoked(&partitions(list));
+                let revoked = partitions(list);
+                let mut state = self.state();
+                state.uncommitted.retain(|partition, _| !revoked.contains(partition));
+                state.progress.revoked(&revoked);
                 tracing::debug!(topic = self.topic, revoked = ?partitions(list), "rebalanced");
             }
             Rebalance::Error(error) => tracing::warn!(topic = self.topic, %error, "rebalance failed"),
@@ -321,6 +360,16 @@ impl ConsumerContext for Member {
             tracing::debug!(topic = self.topic, %error, "offsets were not committed");
         }
     }
+}
+
+/// Tells the broker what is settled.
+fn commit<C: ConsumerContext>(consumer: &impl Consumer<C>, member: &Member) -> KafkaResult<()> {
+    let settled = {
+        let mut state = member.state();
+        state.committed_at = Some(Instant::now());
+        std::mem::take(&mut state.uncommitted)
+    };
+    if settled.is_empty() { Ok(()) } else { consumer.commit(&list(&settled), CommitMode::Async) }
 }
 
 fn count(consumer: &impl Consumer<Member>, topic: &str) -> Option<i32> {

@@ -1,8 +1,8 @@
 //! The built-in gateway's books: tables `gateway_charges`, `gateway_refunds` and `gateway_faults`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-use sqlx::{FromRow, PgConnection, PgPool};
+use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
 use crate::gateway::{Charge, Error, Receipt, Refund};
@@ -35,18 +35,17 @@ impl ChargeRow {
     }
 }
 
-/// Charges many at once, in one transaction; each key once.
+/// Charges many at once, by one statement where all are new; each key once.
 pub(crate) async fn charge(pool: &PgPool, mut charges: Vec<Charge>) -> Result<Vec<Charged>, sqlx::Error> {
     let asked: Vec<Uuid> = charges.iter().map(|c| c.key).collect();
     charges.sort_by_key(|c| c.key);
     charges.dedup_by_key(|c| c.key);
-    let mut tx = pool.begin().await?;
-    let out_of_order = faults(&mut tx, &charges).await?;
+    let out_of_order = faults(pool, &charges).await?;
     charges.retain(|c| !out_of_order.contains(&c.key));
-    let inserted: HashSet<Uuid> = sqlx::query_scalar(
+    let inserted: Vec<ChargeRow> = sqlx::query_as(
         "INSERT INTO gateway_charges (key, charge_id, amount, currency, method, declined)
          SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::int8[], $4::text[], $5::text[], $6::text[])
-         ON CONFLICT (key) DO NOTHING RETURNING key",
+         ON CONFLICT (key) DO NOTHING RETURNING key, charge_id, amount, currency, declined",
     )
     .bind(charges.iter().map(|c| c.key).collect::<Vec<_>>())
     .bind(charges.iter().map(|_| Uuid::now_v7()).collect::<Vec<_>>())
@@ -54,15 +53,15 @@ pub(crate) async fn charge(pool: &PgPool, mut charges: Vec<Charge>) -> Result<Ve
     .bind(charges.iter().map(|c| c.currency.as_str()).collect::<Vec<_>>())
     .bind(charges.iter().map(|c| c.method.as_str()).collect::<Vec<_>>())
     .bind(charges.iter().map(|c| declined(&c.method)).collect::<Vec<_>>())
-    .fetch_all(&mut *tx)
-    .await?
-    .into_iter()
-    .collect();
-    let found = find(&mut tx, &asked).await?;
-    tx.commit().await?;
-    let answer = |key: &Uuid| Charged {
-        answer: found.get(key).cloned().map_or(Err(Error::Unavailable), ChargeRow::answer),
-        is_new: inserted.contains(key),
+    .fetch_all(pool)
+    .await?;
+    let new: HashMap<Uuid, ChargeRow> = inserted.into_iter().map(|row| (row.key, row)).collect();
+    let known: Vec<Uuid> = charges.iter().map(|c| c.key).filter(|key| !new.contains_key(key)).collect();
+    let known = if known.is_empty() { HashMap::new() } else { find(pool, &known).await? };
+    let answer = |key: &Uuid| {
+        let row = new.get(key).or_else(|| known.get(key)).cloned();
+        let answer = row.map_or(Err(Error::Unavailable), ChargeRow::answer);
+        Charged { answer, is_new: new.contains_key(key) }
     };
     Ok(asked.iter().map(answer).collect())
 }
@@ -79,7 +78,7 @@ fn declined(method: &str) -> Option<&'static str> {
 }
 
 /// The keys for which the gateway is out of order this time.
-async fn faults(db: &mut PgConnection, charges: &[Charge]) -> Result<Vec<Uuid>, sqlx::Error> {
+async fn faults(pool: &PgPool, charges: &[Charge]) -> Result<Vec<Uuid>, sqlx::Error> {
     let faulty: Vec<Uuid> =
         charges.iter().filter(|c| c.method == "card_error_twice").map(|c| c.key).collect();
     if faulty.is_empty() {
@@ -90,17 +89,17 @@ async fn faults(db: &mut PgConnection, charges: &[Charge]) -> Result<Vec<Uuid>, 
          ON CONFLICT (key) DO UPDATE SET calls = f.calls + 1 RETURNING key, calls",
     )
     .bind(faulty)
-    .fetch_all(db)
+    .fetch_all(pool)
     .await?;
     Ok(calls.into_iter().filter(|(_, calls)| *calls <= FAULTS).map(|(key, _)| key).collect())
 }
 
-async fn find(db: &mut PgConnection, keys: &[Uuid]) -> Result<HashMap<Uuid, ChargeRow>, sqlx::Error> {
+async fn find(pool: &PgPool, keys: &[Uuid]) -> Result<HashMap<Uuid, ChargeRow>, sqlx::Error> {
     let rows: Vec<ChargeRow> = sqlx::query_as(
         "SELECT key, charge_id, amount, currency, declined FROM gateway_charges WHERE key = ANY($1)",
     )
     .bind(keys)
-    .fetch_all(db)
+    .fetch_all(pool)
     .await?;
     Ok(rows.into_iter().map(|row| (row.key, row)).collect())
 }

@@ -19,7 +19,7 @@ use crate::{
 
 /// A saga's state as a word, of a table called `s`: [`Saga::state`] in SQL.
 pub(crate) const STATE: &str = "CASE WHEN s.parked THEN 'parked' WHEN s.outcome IS NOT NULL THEN s.outcome \
-     WHEN s.state ->> 'direction' = 'undoing' THEN 'compensating' ELSE 'running' END";
+     WHEN s.heading_for IS NOT NULL THEN 'compensating' ELSE 'running' END";
 
 /// The state of that word.
 pub(crate) fn state_of(word: &str) -> Option<SagaState> {
@@ -119,8 +119,8 @@ impl Admin {
     pub async fn list(&self, filter: &Filter) -> Result<Page, Error> {
         let mut query = QueryBuilder::new("SELECT s.id, s.business_key, s.workflow, s.workflow_version, ");
         query.push(STATE).push(
-            " AS state_word, s.label, s.step, s.reason::text AS reason, s.since, s.stuck_at, s.born_at, s.updated_at,
-              s.state::text AS state
+            " AS state_word, s.label, s.step, s.reason, s.since, s.stuck_at, s.born_at, s.updated_at,
+              s.state
               FROM sagas AS s WHERE true",
         );
         // As the partial indexes say it.
@@ -173,8 +173,8 @@ impl Admin {
             stuck_at,
             updated_at,
             inputs: inputs
-                .map(Inputs::from)
-                .ok_or_else(|| Error::Unreadable(format!("saga {saga_id} has no input")))?,
+                .ok_or_else(|| Error::Unreadable(format!("saga {saga_id} has no input")))?
+                .read()?,
             timeline: timeline.into_iter().map(timeline::Row::read).collect::<Result<_, _>>()?,
             now,
         }))

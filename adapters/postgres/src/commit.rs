@@ -6,13 +6,13 @@ use amends_engine::{
     core::Entry,
     port::{Inputs, Wants, Write},
 };
-use sqlx::{PgConnection, PgPool, types::Json};
+use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::{
     Error, error,
     inputs::{self, Row},
-    sagas::{CORE, STATE_VERSION, each, int, small, stored},
+    sagas::{CORE, STATE_VERSION, each, int, json, small, stored},
     timeline,
 };
 
@@ -20,34 +20,36 @@ use crate::{
 /// cannot deadlock); then, and only then, their slots are locked; then their entries are numbered and appended.
 /// Each part reads the one before it, which is what orders them. `IN (…) IS TRUE` keeps the entries in order,
 /// where a join would not.
-const COMMIT: &str = "
-    WITH written AS (
+const COMMIT: &str = concat!(
+    "WITH written AS (
         UPDATE sagas AS s
         SET revision = w.revision, label = w.label, heading_for = w.heading_for, reason = w.reason, outcome = w.outcome,
-            parked = w.parked, live = w.live, wake_at = w.wake_at, step = w.step, since = w.since,
-            updated_at = w.updated_at, state = w.state, core_version = $17, state_version = $18,
+            parked = w.flags & 1 <> 0, live = w.flags & 2 <> 0, wake_at = w.wake_at, step = w.step, since = w.since,
+            updated_at = w.updated_at, state = w.state, core_version = $13, state_version = $14,
             stuck_at = CASE WHEN s.since = w.since AND s.step = w.step THEN s.stuck_at END
-        FROM UNNEST($1::uuid[], $2::int4[], $3::int4[], $4::text[], $5::text[], $6::jsonb[], $7::text[], $8::bool[],
-                    $9::bool[], $10::timestamptz[], $11::text[], $12::timestamptz[], $13::timestamptz[], $14::jsonb[],
-                    $15::bool[], $16::bool[])
-             AS w (id, read_revision, revision, label, heading_for, reason, outcome, parked, live, wake_at, step, since,
-                   updated_at, state, wants_data, wants_personal)
+        FROM UNNEST($1::uuid[], $2::int4[], $3::int4[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int2[],
+                    $9::timestamptz[], $10::text[], $11::timestamptz[], $12::timestamptz[], $22::text[])
+             AS w (id, read_revision, revision, label, heading_for, reason, outcome, flags, wake_at, step, since,
+                   updated_at, state)
         WHERE s.id = w.id AND s.revision = w.read_revision
-        RETURNING s.id, s.slot, w.wants_data, w.wants_personal
+        RETURNING s.id, s.slot, w.flags
     ), locked AS MATERIALIZED (
-        SELECT pg_advisory_xact_lock($19, slot) FROM (SELECT DISTINCT slot::int4 FROM written ORDER BY 1) AS slots
+        SELECT pg_advisory_xact_lock($15, slot) FROM (SELECT DISTINCT slot::int4 FROM written ORDER BY 1) AS slots
     ), appended AS (
         INSERT INTO timeline (saga_id, slot, revision, at, body, batch)
-        SELECT e.saga_id, e.slot, e.revision, e.at, e.body::jsonb, $20
+        SELECT e.saga_id, e.slot, e.revision, e.at, e.body, $16
         FROM (SELECT count(*) FROM locked) AS held,
-             UNNEST($21::uuid[], $22::int2[], $23::int4[], $24::timestamptz[], $25::text[])
+             UNNEST($17::uuid[], $18::int2[], $19::int4[], $20::timestamptz[], $21::text[])
              AS e (saga_id, slot, revision, at, body)
         WHERE (e.saga_id IN (SELECT id FROM written)) IS TRUE
     )
     SELECT id AS saga_id,
-           CASE WHEN wants_data THEN (SELECT data FROM saga_inputs WHERE saga_id = id) END AS data,
-           CASE WHEN wants_personal THEN (SELECT data FROM personal WHERE saga_id = id) END AS personal
-    FROM written";
+           CASE WHEN flags & 4 <> 0 THEN (SELECT ",
+    inputs::input!(),
+    " FROM timeline WHERE saga_id = id AND revision = 1) END AS data,
+           CASE WHEN flags & 8 <> 0 THEN (SELECT data FROM personal WHERE saga_id = id) END AS personal
+    FROM written"
+);
 
 /// How often a lost answer is asked for, and how long each time.
 const ASKS: u32 = 5;
@@ -62,7 +64,7 @@ pub(crate) async fn commit(pool: &PgPool, writes: &[Write]) -> Result<Vec<Inputs
     let batch = timeline::new_batch();
     let mut connection = pool.acquire().await.map_err(error::of)?;
     match run(&mut connection, &writes, batch).await {
-        Ok(rows) => Ok(rows.into_iter().map(Inputs::from).collect()),
+        Ok(rows) => rows.into_iter().map(Row::read).collect(),
         Err(error) if error::leaves_open(&error) => {
             // Not another's: this connection may be broken.
             drop(connection.detach());
@@ -83,17 +85,13 @@ async fn run(connection: &mut PgConnection, writes: &[&Write], batch: i64) -> Re
         .bind(each(writes, |w| int(w.saga.revision)))
         .bind(each(writes, |w| w.saga.label.as_str()))
         .bind(each(writes, |w| w.saga.heading_for.as_deref()))
-        .bind(each(writes, |w| w.saga.reason.as_ref().map(Json)))
+        .bind(each(writes, |w| w.saga.reason.as_ref().map(json)))
         .bind(each(writes, |w| w.saga.outcome.map(stored)))
-        .bind(each(writes, |w| w.saga.parked))
-        .bind(each(writes, |w| w.saga.live))
+        .bind(each(writes, |w| flags(w)))
         .bind(each(writes, |w| w.saga.wake_at))
         .bind(each(writes, |w| w.saga.step.as_str()))
         .bind(each(writes, |w| w.saga.since))
         .bind(each(writes, |w| updated_at(w).unwrap_or(w.saga.since)))
-        .bind(each(writes, |w| Json(&w.saga.state)))
-        .bind(each(writes, |w| w.wants.data))
-        .bind(each(writes, |w| w.wants.personal))
         .bind(CORE)
         .bind(STATE_VERSION)
         .bind(timeline::LOCK)
@@ -103,8 +101,17 @@ async fn run(connection: &mut PgConnection, writes: &[&Write], batch: i64) -> Re
         .bind(each(&entries, |(_, entry)| int(entry.revision)))
         .bind(each(&entries, |(_, entry)| entry.occurrence.at))
         .bind(each(&entries, |(_, entry)| entry.body()))
+        .bind(each(writes, |w| w.saga.state.to_json()))
         .fetch_all(connection)
         .await
+}
+
+/// What can be said with one bit each: of the row, and of what is wanted back.
+fn flags(write: &Write) -> i16 {
+    [write.saga.parked, write.saga.live, write.wants.data, write.wants.personal]
+        .into_iter()
+        .rev()
+        .fold(0, |flags, flag| flags << 1 | i16::from(flag))
 }
 
 /// The answer was lost: did it happen? Says so as if nothing had been wrong.

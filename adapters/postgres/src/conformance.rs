@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use amends_engine::{
     core::{
-        Call, Change, Definition, Did, Entry, Event, Labels, NewSaga, Occurrence, RetryPolicy, Saga,
+        Call, Change, Definition, Did, Entry, Event, Labels, Needs, NewSaga, Occurrence, RetryPolicy, Saga,
         SagaOutcome, Step, StepKind, start,
     },
     port::{DueScan, Error, SagaStore, Stray, Wants, Write},
@@ -22,7 +22,7 @@ pub trait World: Sync {
     /// The store.
     fn store(&self) -> &Self::Store;
     /// Stores a new saga.
-    fn create(&self, change: &Change, data: &Json, personal: &Json) -> impl Future<Output = ()>;
+    fn create(&self, change: &Change, personal: &Json) -> impl Future<Output = ()>;
     /// A saga's entries, by revision.
     fn timeline(&self, saga_id: Uuid) -> impl Future<Output = Vec<Entry>>;
     /// How many strays are kept.
@@ -42,6 +42,7 @@ macro_rules! conformance {
             a_stale_write_does_not_stop_its_batch
             inputs_come_back_as_far_as_they_are_wanted
             what_cannot_be_stored_is_a_data_error_and_writes_nothing
+            a_nul_within_json_is_stored_and_read_back
             the_longest_overdue_come_first_and_no_more_than_asked_for
             nothing_is_due_before_its_time_by_the_stores_clock
             only_live_sagas_of_the_slots_are_due
@@ -71,7 +72,7 @@ pub fn errand() -> Definition {
         deadline: Duration::from_secs(10),
         label_done: None,
         label_undone: "UNDONE",
-        personal: true,
+        needs: Needs::Personal,
         parts: |_| 1,
         payload: |call: &Call<'_>| call.input.data.clone(),
         may_hold: |_| Vec::new(),
@@ -87,8 +88,13 @@ pub fn errand() -> Definition {
 
 /// The birth of an errand.
 pub fn birth(slot: u16, now: DateTime<Utc>) -> Change {
+    birth_with(&Json::from(json!({"slot": slot})), slot, now)
+}
+
+/// The birth of an errand with this input.
+pub fn birth_with(input: &Json, slot: u16, now: DateTime<Utc>) -> Change {
     let id = Uuid::now_v7();
-    start(&errand(), NewSaga { id, slot, business_key: format!("errand {id}") }, &Json::null(), now)
+    start(&errand(), NewSaga { id, slot, business_key: format!("errand {id}") }, input, now)
 }
 
 /// A next row: the entries are wake-ups, the last of them at `at`.
@@ -130,7 +136,7 @@ async fn stored(world: &impl World, slot: u16, change: impl FnOnce(&mut Saga, Da
     let now = now(world).await;
     let mut birth = birth(slot, now);
     change(&mut birth.saga, now);
-    world.create(&birth, &Json::from(json!({"slot": slot})), &Json::from(json!({"name": "Test"}))).await;
+    world.create(&birth, &Json::from(json!({"name": "Test"}))).await;
     birth.saga
 }
 
@@ -145,7 +151,7 @@ async fn due(world: &impl World, scan: &DueScan) -> Vec<Uuid> {
 /// Row, first entry and time come back as they went in.
 pub async fn what_was_born_is_read_back(world: &impl World) {
     let birth = birth(7, now(world).await);
-    world.create(&birth, &Json::null(), &Json::null()).await;
+    world.create(&birth, &Json::null()).await;
     let loaded = world.store().load(&[Uuid::now_v7(), birth.saga.id]).await.unwrap();
     assert_eq!(loaded.sagas, std::slice::from_ref(&birth.saga));
     assert!(loaded.now >= birth.saga.born_at);
@@ -242,8 +248,8 @@ pub async fn inputs_come_back_as_far_as_they_are_wanted(world: &impl World) {
         (Wants { data: false, personal: true }, (Json::null(), Some(personal.clone()))),
         (Wants { data: true, personal: true }, (data.clone(), Some(personal.clone()))),
     ] {
-        let birth = birth(1, now(world).await);
-        world.create(&birth, &data, &personal).await;
+        let birth = birth_with(&data, 1, now(world).await);
+        world.create(&birth, &personal).await;
         let write = Write { wants, ..moved(&birth.saga, 1, birth.saga.born_at) };
         let answer = world.store().commit(&[write]).await.unwrap().pop().unwrap();
         assert_eq!((answer.data, answer.personal), expected, "{wants:?}");
@@ -253,30 +259,39 @@ pub async fn inputs_come_back_as_far_as_they_are_wanted(world: &impl World) {
             (birth.saga.id, data.clone(), Some(personal.clone()))
         );
     }
-    let impersonal = birth(1, now(world).await);
-    world.create(&impersonal, &data, &Json::null()).await;
+    let impersonal = birth_with(&data, 1, now(world).await);
+    world.create(&impersonal, &Json::null()).await;
     let all = world.store().inputs(&[impersonal.saga.id]).await.unwrap().pop().unwrap();
     assert_eq!((all.data, all.personal), (data, None));
 }
 
-/// A NUL, in a column or within JSON, fails as data; the others of the batch can then be written without it.
+/// A NUL in a column fails as data; the others of the batch can then be written without it.
 pub async fn what_cannot_be_stored_is_a_data_error_and_writes_nothing(world: &impl World) {
     let (good, bad) = (stored(world, 1, |_, _| {}).await, stored(world, 1, |_, _| {}).await);
     let at = now(world).await;
     let sound = moved(&good, 1, at);
-    let mut column = moved(&bad, 1, at);
-    column.saga.label = "NUL \0".into();
-    let mut state = moved(&bad, 1, at);
-    state.saga.state.poisoned = Some(Reason::new("nul", "\0"));
-    let mut entry = moved(&bad, 1, at);
-    entry.entries[0].did.parked = Some(Reason::new("nul", "\0"));
-    for poison in [column, state, entry] {
+    let (mut label, mut heading) = (moved(&bad, 1, at), moved(&bad, 1, at));
+    label.saga.label = "NUL \0".into();
+    heading.saga.heading_for = Some("NUL \0".into());
+    for poison in [label, heading] {
         let refused = world.store().commit(&[sound.clone(), poison]).await;
         assert!(matches!(refused, Err(Error::Data(_))), "{refused:?}");
         assert_eq!((load(world, good.id).await, load(world, bad.id).await), (good.clone(), bad.clone()));
     }
     assert_eq!(commit(world, &[sound]).await, [good.id]);
     assert_eq!((world.timeline(good.id).await.len(), world.timeline(bad.id).await.len()), (2, 1));
+}
+
+/// JSON can say what text cannot hold.
+pub async fn a_nul_within_json_is_stored_and_read_back(world: &impl World) {
+    let odd = birth(1, now(world).await);
+    world.create(&odd, &Json::null()).await;
+    let mut write = moved(&odd.saga, 1, odd.saga.born_at);
+    write.saga.state.poisoned = Some(Reason::new("nul", "\0"));
+    write.entries[0].did.parked = Some(Reason::new("nul", "\0"));
+    assert_eq!(commit(world, std::slice::from_ref(&write)).await, [odd.saga.id]);
+    assert_eq!(load(world, odd.saga.id).await, write.saga);
+    assert_eq!(world.timeline(odd.saga.id).await[1], write.entries[0]);
 }
 
 /// By `wake_at`, across slots.
@@ -361,7 +376,7 @@ pub async fn those_that_changed_lately_are_in_flight(world: &impl World) {
     stored(world, 2, |_, _| {}).await;
     stored(world, 1, |saga, _| saga.live = false).await;
     let old = birth(1, now - TimeDelta::seconds(60));
-    world.create(&old, &Json::null(), &Json::null()).await;
+    world.create(&old, &Json::null()).await;
     fresh.sort();
     let within = Duration::from_secs(30);
     let mut pages = Vec::new();

@@ -1,6 +1,9 @@
 //! The timeline in order, for the publisher of domain events.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use amends_engine::core::Entry;
 use sqlx::{FromRow, PgPool};
@@ -31,12 +34,25 @@ pub struct Unpublished {
 #[derive(Debug, Clone)]
 pub struct EventLog {
     pool: PgPool,
+    /// What never changes of sagas that were met lately.
+    names: Arc<Mutex<HashMap<Uuid, Name>>>,
 }
+
+/// What never changes of a saga.
+#[derive(Debug, Clone, FromRow)]
+struct Name {
+    business_key: String,
+    workflow: String,
+    workflow_version: i32,
+}
+
+/// So many sagas are remembered: a saga's entries come within seconds of each other.
+const REMEMBERED: usize = 50_000;
 
 impl EventLog {
     /// Over these connections.
     pub fn new(pool: PgPool) -> Self {
-        Self { pool }
+        Self { pool, names: Arc::default() }
     }
 
     /// Reads entries past the watermarks of these slots, at most `limit`, in the order of their positions. None is
@@ -47,16 +63,13 @@ impl EventLog {
     /// The database's.
     pub async fn unpublished(&self, slots: &[u16], limit: u32) -> Result<Vec<Unpublished>, Error> {
         let mut rows: Vec<Row> = sqlx::query_as(
-            "SELECT t.position, t.slot, t.saga_id, s.business_key, s.workflow, s.workflow_version, t.revision, t.at,
-                    t.body::text AS body
-             FROM (SELECT t.*
-                   FROM UNNEST($1::int2[]) AS own (slot)
-                   LEFT JOIN publisher_watermarks AS w ON w.slot = own.slot
-                   CROSS JOIN LATERAL (SELECT * FROM timeline AS t
-                                       WHERE t.slot = own.slot AND t.position > COALESCE(w.position, 0)
-                                       ORDER BY t.position LIMIT $2) AS t
-                   LIMIT $2) AS t
-             JOIN sagas AS s ON s.id = t.saga_id",
+            "SELECT t.position, t.slot, t.saga_id, t.revision, t.at, t.body
+             FROM UNNEST($1::int2[]) AS own (slot)
+             LEFT JOIN publisher_watermarks AS w ON w.slot = own.slot
+             CROSS JOIN LATERAL (SELECT * FROM timeline AS t
+                                 WHERE t.slot = own.slot AND t.position > COALESCE(w.position, 0)
+                                 ORDER BY t.position LIMIT $2) AS t
+             LIMIT $2",
         )
         .bind(sagas::each(slots, |slot| sagas::small(*slot)))
         .bind(i64::from(limit))
@@ -64,13 +77,20 @@ impl EventLog {
         .await
         .map_err(error::of)?;
         rows.sort_by_key(|row| row.position);
+        let names = self.names(&rows).await?;
         let (mut entries, mut stopped) = (Vec::with_capacity(rows.len()), HashSet::new());
         for row in rows {
             let slot = row.slot;
             if stopped.contains(&slot) {
                 continue;
             }
-            match row.read() {
+            let Some(name) = names.get(&row.entry.saga_id) else {
+                return Err(Error::Unreadable(format!(
+                    "saga {} has a timeline and no row",
+                    row.entry.saga_id
+                )));
+            };
+            match row.read(name.clone()) {
                 Ok(entry) => entries.push(entry),
                 Err(why) => {
                     // A newer program's, most likely, and left to that program: nothing may be skipped.
@@ -80,6 +100,42 @@ impl EventLog {
             }
         }
         Ok(entries)
+    }
+
+    /// What the sagas of these entries are called; most are remembered.
+    async fn names(&self, rows: &[Row]) -> Result<HashMap<Uuid, Name>, Error> {
+        let remembered = || self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names = HashMap::new();
+        let mut unknown = BTreeSet::new();
+        {
+            let known = remembered();
+            for id in rows.iter().map(|row| row.entry.saga_id) {
+                match known.get(&id) {
+                    Some(name) => _ = names.insert(id, name.clone()),
+                    None => _ = unknown.insert(id),
+                }
+            }
+        }
+        if unknown.is_empty() {
+            return Ok(names);
+        }
+        let found: Vec<Named> = sqlx::query_as(
+            "SELECT s.id, s.business_key, s.workflow, s.workflow_version
+             FROM UNNEST($1::uuid[]) AS w (id) JOIN sagas AS s ON s.id = w.id",
+        )
+        .bind(unknown.into_iter().collect::<Vec<_>>())
+        .fetch_all(&self.pool)
+        .await
+        .map_err(error::of)?;
+        let mut known = remembered();
+        if known.len() + found.len() > REMEMBERED {
+            known.clear();
+        }
+        for Named { id, name } in found {
+            known.insert(id, name.clone());
+            names.insert(id, name);
+        }
+        Ok(names)
     }
 
     /// The last position that was drawn, by whomever; cheap. As long as it stays the same, a look can find only what
@@ -119,27 +175,32 @@ impl EventLog {
     }
 }
 
+/// A saga with its name.
+#[derive(FromRow)]
+struct Named {
+    id: Uuid,
+    #[sqlx(flatten)]
+    name: Name,
+}
+
 /// An entry as it is stored.
 #[derive(FromRow)]
 struct Row {
     position: i64,
     slot: i16,
-    business_key: String,
-    workflow: String,
-    workflow_version: i32,
     #[sqlx(flatten)]
     entry: timeline::Row,
 }
 
 impl Row {
-    fn read(self) -> Result<Unpublished, Error> {
+    fn read(self, name: Name) -> Result<Unpublished, Error> {
         Ok(Unpublished {
             position: self.position,
             slot: u16::try_from(self.slot).unwrap_or_default(),
             saga_id: self.entry.saga_id,
-            business_key: self.business_key,
-            workflow: self.workflow,
-            workflow_version: u32::try_from(self.workflow_version).unwrap_or_default(),
+            business_key: name.business_key,
+            workflow: name.workflow,
+            workflow_version: u32::try_from(name.workflow_version).unwrap_or_default(),
             entry: self.entry.read()?,
         })
     }

@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgConnection};
+use sqlx::{FromRow, PgPool, Postgres, postgres::PgArguments, query::Query};
 use uuid::Uuid;
 
 use crate::{
@@ -31,37 +30,37 @@ pub(crate) fn first_of_each(orders: &[NewOrder]) -> Vec<&NewOrder> {
     keyed
 }
 
-/// Takes keys that are free or expired, in the order given (sorted, so that two doors cannot deadlock), and answers
-/// for which orders, and with the time afterwards. Who else is just taking one is waited for. A key that is not
-/// free is locked, so that it does not expire before it is read.
-pub(crate) async fn take(
-    connection: &mut PgConnection,
-    orders: &[&NewOrder],
-) -> Result<(Vec<Uuid>, DateTime<Utc>), sqlx::Error> {
-    sqlx::query_as(
-        "WITH taken AS (
-             INSERT INTO idempotency_keys AS k (subject, key, order_id, fingerprint, expires_at)
-             SELECT w.*, clock_timestamp() + interval '24 hours'
-             FROM UNNEST($1::text[], $2::text[], $3::uuid[], $4::bytea[]) AS w
-             ON CONFLICT (subject, key) DO UPDATE
-             SET order_id = EXCLUDED.order_id, fingerprint = EXCLUDED.fingerprint, expires_at = EXCLUDED.expires_at
-             WHERE k.expires_at <= clock_timestamp()
-             RETURNING order_id)
-         SELECT COALESCE(array_agg(order_id), '{}'), clock_timestamp() FROM taken",
-    )
-    .bind(each(orders, |order| order.subject.as_str()))
-    .bind(each(orders, |order| order.idempotency.as_ref().map(|(key, _)| key.as_str())))
-    .bind(each(orders, |order| order.id))
-    .bind(each(orders, |order| order.idempotency.as_ref().map(|(_, fingerprint)| fingerprint.as_slice())))
-    .fetch_one(connection)
-    .await
+/// Part of a statement that takes the keys that are free or expired, in the order given (sorted, so that two doors
+/// cannot deadlock), and answers for which orders. Who else is just taking one is waited for.
+macro_rules! take {
+    () => {
+        "taken AS (
+            INSERT INTO idempotency_keys AS k (subject, key, order_id, fingerprint, expires_at)
+            SELECT w.*, clock_timestamp() + interval '24 hours'
+            FROM UNNEST($18::text[], $19::text[], $20::uuid[], $21::bytea[]) AS w
+            ON CONFLICT (subject, key) DO UPDATE
+            SET order_id = EXCLUDED.order_id, fingerprint = EXCLUDED.fingerprint, expires_at = EXCLUDED.expires_at
+            WHERE k.expires_at <= clock_timestamp()
+            RETURNING order_id
+        )"
+    };
+}
+pub(crate) use take;
+
+/// Binds its parameters.
+pub(crate) fn bind<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    orders: &[&'q NewOrder],
+) -> Query<'q, Postgres, PgArguments> {
+    query
+        .bind(each(orders, |order| order.subject.as_str()))
+        .bind(each(orders, |order| order.idempotency.as_ref().map(|(key, _)| key.as_str())))
+        .bind(each(orders, |order| order.id))
+        .bind(each(orders, |order| order.idempotency.as_ref().map(|(_, fingerprint)| fingerprint.as_slice())))
 }
 
 /// What these orders' keys stand for, by the order that asks.
-pub(crate) async fn read(
-    connection: &mut PgConnection,
-    orders: &[&NewOrder],
-) -> Result<HashMap<Uuid, Stored>, sqlx::Error> {
+pub(crate) async fn read(pool: &PgPool, orders: &[&NewOrder]) -> Result<HashMap<Uuid, Stored>, sqlx::Error> {
     let rows: Vec<Stored> = sqlx::query_as(concat!(
         "SELECT w.id AS asked_by, k.fingerprint, ",
         order_columns!(),
@@ -72,7 +71,7 @@ pub(crate) async fn read(
     .bind(each(orders, |order| order.id))
     .bind(each(orders, |order| order.subject.as_str()))
     .bind(each(orders, |order| order.idempotency.as_ref().map(|(key, _)| key.as_str())))
-    .fetch_all(connection)
+    .fetch_all(pool)
     .await?;
     Ok(rows.into_iter().map(|row| (row.asked_by, row)).collect())
 }

@@ -9,7 +9,6 @@
 //! | `conformance` | what any `SagaStore` must do, as a suite of tests (with the feature of that name) |
 //! | [`upkeep`] | what is done every so often |
 //! | [`deployment`] | what is true of the whole deployment |
-//! | [`pool`] | connections, and whether the schema is this program's |
 #![warn(missing_docs)]
 
 pub mod admin;
@@ -23,7 +22,6 @@ pub mod events;
 mod inputs;
 mod keys;
 pub mod orders;
-pub mod pool;
 mod sagas;
 mod store;
 mod strays;

@@ -1,11 +1,15 @@
 //! Orders: placed many at once, in one transaction with their sagas.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use amends_engine::core::{Change, Entry, NewSaga};
+use amends_pool::DatabaseClock;
 use amends_protocol::{Json, Reason};
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgConnection, PgPool};
+use sqlx::{FromRow, PgConnection, PgPool, Row as _};
 use uuid::Uuid;
 
 use crate::{
@@ -88,7 +92,7 @@ pub struct OrderView {
 /// The columns of [`OrderRow`], of a table called `o`. By name, so that a new one does not break who runs already.
 macro_rules! order_columns {
     () => {
-        "o.id, o.saga_id, o.subject, o.customer_id, o.currency, o.total, o.lines, o.created_at, o.cancels_at"
+        "o.id, o.saga_id, o.subject, o.customer_id, o.currency, o.total, o.lines::json AS lines, o.created_at, o.cancels_at"
     };
 }
 pub(crate) use order_columns;
@@ -115,12 +119,13 @@ pub enum Placed {
 #[derive(Debug, Clone)]
 pub struct OrderStore {
     pool: PgPool,
+    clock: Arc<DatabaseClock>,
 }
 
 impl OrderStore {
     /// Over these connections.
     pub fn new(pool: PgPool) -> Self {
-        Self { pool }
+        Self { pool, clock: Arc::default() }
     }
 
     /// Places orders in one transaction, and answers for each in turn. `birth` gets the database's time. Orders
@@ -159,51 +164,51 @@ impl OrderStore {
         if orders.is_empty() {
             return Ok(Vec::new());
         }
-        // The first of the batch with a key asks for it; the others see what becomes of that.
-        let asking = keys::first_of_each(orders);
-        let mut tx = self.pool.begin().await.map_err(error::of)?;
-        let (taken, now) = keys::take(&mut tx, &asking).await.map_err(error::of)?;
-        let taken: HashSet<Uuid> = taken.into_iter().collect();
-        let (new, losers): (Vec<&NewOrder>, Vec<&NewOrder>) =
-            orders.iter().partition(|order| order.idempotency.is_none() || taken.contains(&order.id));
-        let rows: Vec<(OrderRow, Change)> = new
+        let now = self.clock.now(&self.pool).await.map_err(error::of)?;
+        let rows: Vec<(OrderRow, Change)> = orders
             .iter()
             .map(|order| {
                 let change = birth(order, now);
                 (order.row(&change), change)
             })
             .collect();
-        if !new.is_empty() {
-            insert(&mut tx, &new, &rows).await.map_err(error::of)?;
-        }
-        let stored = if losers.is_empty() {
-            HashMap::new()
-        } else {
-            keys::read(&mut tx, &losers).await.map_err(error::of)?
-        };
-        match tx.commit().await {
-            Err(error) if error::leaves_open(&error) && !new.is_empty() => {
-                self.read_back(&rows, &error).await?
+        let mut connection = self.pool.acquire().await.map_err(error::of)?;
+        let placed = match insert(&mut connection, orders, &rows).await {
+            Ok(placed) => {
+                // Given back before another is asked for.
+                drop(connection);
+                placed
             }
-            committed => committed.map_err(error::of)?,
-        }
-
-        let mut rows: HashMap<Uuid, (OrderRow, Change)> =
-            rows.into_iter().map(|row| (row.0.id, row)).collect();
-        let placed = orders.iter().map(|order| {
-            if let Some((row, change)) = rows.remove(&order.id) {
+            Err(lost) if error::leaves_open(&lost) => {
+                // Not another's: this connection may be broken.
+                drop(connection.detach());
+                self.read_back(&rows, &lost).await?
+            }
+            Err(error) => return Err(error::of(error)),
+        };
+        let losers: Vec<&NewOrder> = orders.iter().filter(|order| !placed.contains(&order.id)).collect();
+        let stored = match losers.is_empty() {
+            true => HashMap::new(),
+            false => keys::read(&self.pool, &losers).await.map_err(error::of)?,
+        };
+        let answers = orders.iter().zip(rows).map(|(order, (row, change))| {
+            if placed.contains(&order.id) {
                 return Ok(Placed::New { order: Box::new(row), change: Box::new(change) });
             }
             let stored = stored.get(&order.id).ok_or_else(|| unexplained(order))?;
             let same = order.idempotency.as_ref().is_some_and(|(_, own)| stored.fingerprint == own);
             Ok(if same { Placed::Replayed(Box::new(stored.order.clone())) } else { Placed::KeyReused })
         });
-        placed.collect()
+        answers.collect()
     }
 
-    /// The answer to the commit was lost: did it happen? The slots' locks wait for the backend that may still be
+    /// The answer was lost: did it happen, and for which? The slots' locks wait for the backend that may still be
     /// at it.
-    async fn read_back(&self, rows: &[(OrderRow, Change)], lost: &sqlx::Error) -> Result<(), Error> {
+    async fn read_back(
+        &self,
+        rows: &[(OrderRow, Change)],
+        lost: &sqlx::Error,
+    ) -> Result<HashSet<Uuid>, Error> {
         metrics::counter!("amends_postgres_commits_read_back_total").increment(1);
         tracing::warn!(%lost, "the answer to a commit was lost; reading it back");
         let mut slots = each(rows, |(_, change)| i32::from(small(change.saga.slot)));
@@ -219,16 +224,18 @@ impl OrderStore {
                 .bind(slots)
                 .execute(&mut *tx)
                 .await?;
-            let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM orders WHERE id = ANY($1))")
+            let there: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM orders WHERE id = ANY($1)")
                 .bind(ids)
-                .fetch_one(&mut *tx)
+                .fetch_all(&mut *tx)
                 .await?;
             tx.rollback().await?;
-            Ok(there)
+            Ok(HashSet::from_iter(there))
         };
-        match ask_again(|| async { ask().await.map_err(error::of) }).await? {
-            true => Ok(()),
-            false => Err(Error::Unavailable(format!("nothing was placed: {lost}"))),
+        let there: HashSet<Uuid> = ask_again(|| async { ask().await.map_err(error::of) }).await?;
+        // None, though each had a key that somebody else may have: what is certain is that nothing was placed.
+        match there.is_empty() {
+            true => Err(Error::Unavailable(format!("nothing was placed: {lost}"))),
+            false => Ok(there),
         }
     }
 
@@ -241,7 +248,7 @@ impl OrderStore {
             concat!(
                 "SELECT ",
                 order_columns!(),
-                ", s.label, s.heading_for, s.reason, s.updated_at, p.data AS personal
+                ", s.label, s.heading_for, s.reason::json AS reason, s.updated_at, p.data::json AS personal
                  FROM orders AS o JOIN sagas AS s ON s.id = o.saga_id LEFT JOIN personal AS p ON p.saga_id = s.id
                  WHERE o.id = $1"
             ),
@@ -293,37 +300,51 @@ impl NewOrder {
     }
 }
 
-/// Orders and the births of their sagas.
+/// Keys, orders and the births of their sagas: one statement, one transaction, one round trip. An order with a key
+/// is placed only if the key was taken for it. Answers for which orders.
+const PLACE: &str = concat!(
+    "WITH ",
+    keys::take!(),
+    ", new AS MATERIALIZED (SELECT * FROM ",
+    births::columns!(),
+    ", $22::uuid[], $23::bool[], $24::timestamptz[], $25::int8[], $26::text[], $27::text[], $28::text[], $29::text[])
+            AS w (",
+    births::names!(),
+    ", order_id, keyed, cancels_at, total, subject, customer_id, currency, lines)
+        WHERE NOT keyed OR order_id IN (SELECT order_id FROM taken)
+    ), placed AS (
+        INSERT INTO orders (id, saga_id, created_at, cancels_at, total, subject, customer_id, currency, lines)
+        SELECT order_id, saga_id, at, cancels_at, total, subject, customer_id, currency, lines FROM new
+    ), ",
+    births::birth!(),
+    " SELECT order_id FROM new"
+);
+
 async fn insert(
     connection: &mut PgConnection,
-    orders: &[&NewOrder],
+    orders: &[NewOrder],
     rows: &[(OrderRow, Change)],
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO orders (id, saga_id, created_at, cancels_at, total, subject, customer_id, currency, lines)
-         SELECT w.id, w.saga_id, w.created_at, w.cancels_at, w.total, w.subject, w.customer_id, w.currency, w.lines::json
-         FROM UNNEST($1::uuid[], $2::uuid[], $3::timestamptz[], $4::timestamptz[], $5::int8[], $6::text[], $7::text[],
-                     $8::text[], $9::text[])
-              AS w (id, saga_id, created_at, cancels_at, total, subject, customer_id, currency, lines)",
-    )
-    .bind(each(rows, |(row, _)| row.id))
-    .bind(each(rows, |(row, _)| row.saga_id))
-    .bind(each(rows, |(row, _)| row.created_at))
-    .bind(each(rows, |(row, _)| row.cancels_at))
-    .bind(each(rows, |(row, _)| row.total))
-    .bind(each(rows, |(row, _)| row.subject.as_str()))
-    .bind(each(rows, |(row, _)| row.customer_id.as_str()))
-    .bind(each(rows, |(row, _)| row.currency.as_str()))
-    .bind(each(rows, |(row, _)| row.lines.get()))
-    .execute(&mut *connection)
-    .await?;
+) -> Result<HashSet<Uuid>, sqlx::Error> {
     let births: Vec<Birth<'_>> = orders
         .iter()
         .zip(rows)
-        .map(|(order, (_, change))| Birth { change, data: &order.data, personal: Some(&order.personal) })
+        .map(|(order, (_, change))| Birth { change, personal: Some(&order.personal) })
         .collect();
-    // Last, for it locks slots until the commit.
-    births::insert(connection, &births, timeline::new_batch()).await
+    // The first of the batch with a key asks for it; the others see what becomes of that.
+    let asking = keys::first_of_each(orders);
+    let query = births::bind(sqlx::query(PLACE), &births, timeline::new_batch());
+    let placed = keys::bind(query, &asking)
+        .bind(each(orders, |order| order.id))
+        .bind(each(orders, |order| order.idempotency.is_some()))
+        .bind(each(rows, |(row, _)| row.cancels_at))
+        .bind(each(orders, |order| order.total))
+        .bind(each(orders, |order| order.subject.as_str()))
+        .bind(each(orders, |order| order.customer_id.as_str()))
+        .bind(each(orders, |order| order.currency.as_str()))
+        .bind(each(orders, |order| order.lines.get()))
+        .fetch_all(connection)
+        .await?;
+    placed.iter().map(|row| row.try_get(0)).collect()
 }
 
 /// A key that is neither ours nor anybody's.

@@ -20,8 +20,8 @@ pub(crate) const CORE: i16 = CORE_VERSION as i16;
 
 /// The columns of [`Row`], of a table called `s`.
 pub(crate) const COLUMNS: &str = "s.id, s.slot, s.business_key, s.workflow, s.workflow_version, s.core_version, \
-     s.state_version, s.revision, s.label, s.heading_for, s.reason::text AS reason, s.outcome, s.parked, s.live, s.wake_at, s.step, \
-     s.since, s.born_at, s.state::text AS state";
+     s.state_version, s.revision, s.label, s.heading_for, s.reason, s.outcome, s.parked, s.live, s.wake_at, s.step, \
+     s.since, s.born_at, s.state";
 
 /// A row as it is stored.
 #[derive(Debug, FromRow)]
@@ -93,6 +93,11 @@ pub(crate) fn stored(outcome: SagaOutcome) -> &'static str {
         SagaOutcome::Completed => "completed",
         SagaOutcome::Undone => "undone",
     }
+}
+
+/// A reason as it is stored.
+pub(crate) fn json(reason: &Reason) -> String {
+    serde_json::to_string(reason).expect("a reason is two strings")
 }
 
 /// A query for [`COLUMNS`] of the rows that `select` finds. Each comes with the database's time, `clock.now`, and

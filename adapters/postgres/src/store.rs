@@ -32,7 +32,8 @@ impl PgSagaStore {
     /// The database's. If it is away, it may have happened.
     pub async fn create(&self, births: &[Birth<'_>]) -> Result<(), Error> {
         let mut connection = self.pool.acquire().await.map_err(error::of)?;
-        births::insert(&mut connection, births, timeline::new_batch()).await.map_err(error::of)
+        births::insert(&mut connection, births, timeline::new_batch()).await.map_err(error::of)?;
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Table `strays`: successes that no saga here ordered.
 
 use amends_engine::port::Stray;
-use sqlx::{PgPool, types::Json};
+use sqlx::PgPool;
 
 use crate::{Error, error, sagas::each};
 
@@ -11,12 +11,12 @@ pub(crate) async fn keep(pool: &PgPool, strays: &[Stray]) -> Result<(), Error> {
     strays.sort_by_key(|stray| (stray.saga_id, stray.command_id));
     sqlx::query(
         "INSERT INTO strays (saga_id, command_id, reply)
-         SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::jsonb[])
+         SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::text[])
          ON CONFLICT (saga_id, command_id) DO NOTHING",
     )
     .bind(each(&strays, |stray| stray.saga_id))
     .bind(each(&strays, |stray| stray.command_id))
-    .bind(each(&strays, |stray| Json(&stray.reply)))
+    .bind(each(&strays, |stray| stray.reply.get()))
     .execute(pool)
     .await
     .map_err(error::of)?;

@@ -40,10 +40,8 @@ pub(crate) async fn of(executor: impl PgExecutor<'_>, saga_id: Uuid) -> Result<V
 
 /// The same as it is stored.
 pub(crate) async fn rows(executor: impl PgExecutor<'_>, saga_id: Uuid) -> Result<Vec<Row>, sqlx::Error> {
-    sqlx::query_as(
-        "SELECT saga_id, revision, at, body::text AS body FROM timeline WHERE saga_id = $1 ORDER BY revision",
-    )
-    .bind(saga_id)
-    .fetch_all(executor)
-    .await
+    sqlx::query_as("SELECT saga_id, revision, at, body FROM timeline WHERE saga_id = $1 ORDER BY revision")
+        .bind(saga_id)
+        .fetch_all(executor)
+        .await
 }

@@ -45,7 +45,7 @@ impl Upkeep {
         let done = sqlx::query(
             "DELETE FROM idempotency_keys WHERE (subject, key) IN (
                  SELECT subject, key FROM idempotency_keys WHERE expires_at <= clock_timestamp()
-                 ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED)",
+                 LIMIT $1 FOR UPDATE SKIP LOCKED)",
         )
         .bind(i64::from(batch))
         .execute(&self.pool)

@@ -21,7 +21,7 @@ fn succeeded(definition: &Definition, saga: &Saga, step: &str) -> Write {
     let reply = ReplyEvent {
         command_id,
         kind: Kind::Execute,
-        row_key: command_id,
+        target: None,
         step: step.to_owned(),
         attempt: 1,
         outcome: Outcome::Succeeded,
@@ -52,9 +52,7 @@ async fn the_updates_of_an_orders_life_are_heap_only_but_the_last() {
             start(&definition, NewSaga { id, slot: 1, business_key: id.to_string() }, &Json::null(), now)
         })
         .collect();
-    let data = Json::null();
-    let rows: Vec<Birth<'_>> =
-        births.iter().map(|change| Birth { change, data: &data, personal: None }).collect();
+    let rows: Vec<Birth<'_>> = births.iter().map(|change| Birth { change, personal: None }).collect();
     world.store.create(&rows).await.unwrap();
     let mut sagas: Vec<Saga> = births.into_iter().map(|birth| birth.saga).collect();
     for step in ["reserve", "pay", "ship", "take"] {

@@ -4,9 +4,10 @@ mod support;
 
 use std::time::Duration;
 
+use amends_pool::{check, is_at};
 use amends_postgres::{
+    MIGRATOR,
     deployment::{self, deployment, ensure_deployment},
-    pool::{self, check, schema_is_current},
 };
 use sqlx::AssertSqlSafe;
 use support::{connect, world};
@@ -27,7 +28,7 @@ async fn the_engine_cannot_rewrite_history() {
         .fetch_one(world.owner())
         .await
         .unwrap();
-    for table in ["timeline", partition.as_str(), "saga_inputs", "strays"] {
+    for table in ["timeline", partition.as_str(), "strays"] {
         for sql in ["DELETE FROM {}", "UPDATE {} SET saga_id = saga_id", "TRUNCATE {}"] {
             let sql = sql.replace("{}", table);
             assert!(is_denied(&world.pool(), &sql).await, "{sql}");
@@ -63,7 +64,7 @@ async fn nobody_else_may_make_partitions() {
 async fn a_migrated_database_is_current_for_the_engine() {
     let world = world().await;
     check(&world.pool(), PATIENCE).await.unwrap();
-    schema_is_current(&world.pool()).await.unwrap();
+    is_at(&world.pool(), &MIGRATOR).await.unwrap();
 }
 
 #[tokio::test]
@@ -74,13 +75,13 @@ async fn an_older_a_newer_and_another_schema_are_told_apart() {
         async move { sqlx::query(sql).execute(owner).await.unwrap() }
     };
     migrations("UPDATE _sqlx_migrations SET checksum = '\\x00' WHERE version = 1").await;
-    assert!(matches!(schema_is_current(&world.pool()).await, Err(pool::Error::Different(1))));
+    assert!(matches!(is_at(&world.pool(), &MIGRATOR).await, Err(amends_pool::Error::Different(1))));
     migrations("UPDATE _sqlx_migrations SET version = 9001").await;
-    assert!(matches!(schema_is_current(&world.pool()).await, Err(pool::Error::Newer(9001))));
+    assert!(matches!(is_at(&world.pool(), &MIGRATOR).await, Err(amends_pool::Error::Newer(9001))));
     migrations("DELETE FROM _sqlx_migrations").await;
-    assert!(matches!(schema_is_current(&world.pool()).await, Err(pool::Error::Older)));
+    assert!(matches!(is_at(&world.pool(), &MIGRATOR).await, Err(amends_pool::Error::Older)));
     migrations("DROP TABLE _sqlx_migrations").await;
-    assert!(matches!(schema_is_current(&world.pool()).await, Err(pool::Error::Older)));
+    assert!(matches!(is_at(&world.pool(), &MIGRATOR).await, Err(amends_pool::Error::Older)));
 }
 
 #[tokio::test]
@@ -99,8 +100,8 @@ async fn the_deployments_key_is_made_once() {
 
 #[tokio::test]
 async fn a_start_without_a_database_gives_up() {
-    assert!(matches!(pool::connect("not a url", 1, "test"), Err(pool::Error::Url(_))));
+    assert!(matches!(amends_pool::connect("not a url", 1, "test"), Err(amends_pool::Error::Url(_))));
     let world = world().await;
     let wrong = world.database.role_url("amends_engine").replace(world.database.name(), "nowhere");
-    assert!(matches!(check(&connect(&wrong), PATIENCE).await, Err(pool::Error::Unreachable(_))));
+    assert!(matches!(check(&connect(&wrong), PATIENCE).await, Err(amends_pool::Error::Unreachable(_))));
 }

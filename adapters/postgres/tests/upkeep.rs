@@ -24,8 +24,8 @@ async fn partitions_are_made_ahead_by_the_role_that_may_not_make_tables() {
     let world = world().await;
     let upkeep = Upkeep::new(world.pool());
     assert_eq!(upkeep.ensure_partitions(3).await.unwrap(), 0, "the migration made them");
-    assert_eq!(upkeep.ensure_partitions(14).await.unwrap(), 11 * 3);
-    for table in ["sagas", "saga_inputs", "timeline"] {
+    assert_eq!(upkeep.ensure_partitions(14).await.unwrap(), 11 * 2);
+    for table in ["sagas", "timeline"] {
         assert_eq!(partitions(&world, table).await.len(), 1 + 15, "{table}");
     }
     let refused = sqlx::query("CREATE TABLE mine ()").execute(&world.pool()).await;
@@ -36,7 +36,7 @@ async fn partitions_are_made_ahead_by_the_role_that_may_not_make_tables() {
 async fn new_sagas_live_in_this_months_partition() {
     let world = world().await;
     let saga = world.errand(1).await;
-    for (table, key) in [("sagas", "id"), ("saga_inputs", "saga_id"), ("timeline", "saga_id")] {
+    for (table, key) in [("sagas", "id"), ("timeline", "saga_id")] {
         let sql = format!("SELECT tableoid::regclass::text FROM {table} WHERE {key} = $1");
         let found: String = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
             .bind(saga.id)
@@ -81,7 +81,7 @@ async fn partitions_are_made_while_sagas_are_born() {
         }
     };
     let (made, ()) = tokio::join!(upkeep.ensure_partitions(10), births);
-    assert_eq!(made.unwrap(), 7 * 3);
+    assert_eq!(made.unwrap(), 7 * 2);
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ impl BookingRow {
     }
 }
 
-/// Books many parcels at once, in one transaction; each key once. Answers each in its place.
+/// Books many parcels at once, by one statement where all are new; each key once. Answers each in its place.
 pub(crate) async fn book(pool: &PgPool, mut parcels: Vec<Parcel>) -> Result<Vec<Answered>, sqlx::Error> {
     let asked: Vec<Uuid> = parcels.iter().map(|p| p.key).collect();
     parcels.sort_by_key(|p| p.key);
@@ -36,23 +36,27 @@ pub(crate) async fn book(pool: &PgPool, mut parcels: Vec<Parcel>) -> Result<Vec<
         let goes_there = p.country != REFUSED && p.country != SILENT;
         goes_there.then(|| format!("TRK-{}", Uuid::now_v7().simple()))
     };
-    let mut tx = pool.begin().await?;
-    sqlx::query(
+    let booked: Vec<BookingRow> = sqlx::query_as(
         "INSERT INTO carrier_bookings (key, tracking_number, country)
-         SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::text[]) ON CONFLICT (key) DO NOTHING",
+         SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::text[]) ON CONFLICT (key) DO NOTHING
+         RETURNING key, tracking_number, country",
     )
     .bind(parcels.iter().map(|p| p.key).collect::<Vec<_>>())
     .bind(parcels.iter().map(tracking).collect::<Vec<_>>())
     .bind(parcels.iter().map(|p| p.country.as_str()).collect::<Vec<_>>())
-    .execute(&mut *tx)
+    .fetch_all(pool)
     .await?;
-    let rows: Vec<BookingRow> =
-        sqlx::query_as("SELECT key, tracking_number, country FROM carrier_bookings WHERE key = ANY($1)")
-            .bind(&asked)
-            .fetch_all(&mut *tx)
-            .await?;
-    tx.commit().await?;
-    let found: HashMap<Uuid, Answered> = rows.into_iter().map(|row| (row.key, row.answered())).collect();
+    let mut found: HashMap<Uuid, Answered> =
+        booked.into_iter().map(|row| (row.key, row.answered())).collect();
+    let known: Vec<Uuid> = parcels.iter().map(|p| p.key).filter(|key| !found.contains_key(key)).collect();
+    if !known.is_empty() {
+        let rows: Vec<BookingRow> =
+            sqlx::query_as("SELECT key, tracking_number, country FROM carrier_bookings WHERE key = ANY($1)")
+                .bind(known)
+                .fetch_all(pool)
+                .await?;
+        found.extend(rows.into_iter().map(|row| (row.key, row.answered())));
+    }
     Ok(asked.iter().map(|key| found.get(key).cloned().unwrap_or(Answered::Silence)).collect())
 }
 

@@ -60,6 +60,11 @@ impl TestBroker {
         Duration::from_secs(if self.is_real() { 6 } else { 3 })
     }
 
+    /// How long it may hold a fetch: the embedded one is not woken by what comes.
+    pub fn fetch_wait(&self) -> Duration {
+        Duration::from_millis(if self.is_real() { 500 } else { 10 })
+    }
+
     /// A name that no other test has, for a topic or a group.
     pub fn unique(&self, name: &str) -> String {
         format!("{:016x}.{name}", rand::random::<u64>())

@@ -123,6 +123,25 @@ impl Desk {
     }
 }
 
+/// Splits a batch: executes that are the only word about their row and that a worker without that row would do at
+/// once, and all the rest.
+pub(crate) fn apart(
+    deliveries: Vec<Delivery>,
+    now: DateTime<Utc>,
+    settings: &Settings,
+) -> (Vec<Delivery>, Vec<Delivery>) {
+    let horizon = TimeDelta::from_std(settings.horizon).unwrap_or(TimeDelta::MAX);
+    let mut words: HashMap<Uuid, usize> = HashMap::with_capacity(deliveries.len());
+    for delivery in &deliveries {
+        *words.entry(delivery.command.row_key()).or_default() += 1;
+    }
+    deliveries.into_iter().partition(|Delivery { command, .. }| {
+        words.get(&command.row_key()) == Some(&1)
+            && !wire::is_newer(command.schema_version)
+            && decide(None, command, now, horizon) == Decision::Execute
+    })
+}
+
 /// A batch in parts: halved whenever its data is at fault, until the command that causes it is alone.
 pub(crate) struct Parts<'a>(VecDeque<&'a [Delivery]>);
 

@@ -106,7 +106,8 @@ pub trait TransactionalExecutor<Tx>: Send + Sync {
     /// order, and once a batch.
     ///
     /// A database error takes the whole batch back: it is tried again, or halved until the command that
-    /// causes it is alone.
+    /// causes it is alone. Commands that seem new are done on trial: if one of them turns out to be known, the
+    /// transaction is dropped, and with it what was done. So nothing may be done outside of the transaction.
     fn run(
         &self,
         tx: &mut Tx,

@@ -1,11 +1,16 @@
 //! The rows in Postgres: table `commands`, the same in each worker's database.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
+use amends_pool::DatabaseClock;
 use amends_protocol::{Command, Json};
 use chrono::{DateTime, Utc};
 use serde::{Serialize, de::DeserializeOwned};
-use sqlx::{FromRow, PgPool, Postgres, Transaction};
+use sqlx::{FromRow, PgPool, Postgres, Transaction, postgres::PgArguments, query::QueryScalar};
 use uuid::Uuid;
 
 use crate::{
@@ -13,20 +18,18 @@ use crate::{
     store::{Error, Locked, Rows},
 };
 
-/// Statements on arrays get one plan, made for no particular length, and never a scan of the whole table:
-/// a plan made while the table was small must not be met again when it has grown.
-const BEGIN: &str = "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off";
-
 /// Rows in a worker's Postgres database.
 #[derive(Debug, Clone)]
 pub struct PgRows {
     pool: PgPool,
+    clock: Arc<DatabaseClock>,
 }
 
 impl PgRows {
-    /// Rows over this pool.
+    /// Rows over these connections. Made by [`amends_pool::connect`] they get one plan for arrays of any length, and
+    /// never a scan of the whole table: a plan made while it was small must not be met again when it has grown.
     pub fn new(pool: PgPool) -> Self {
-        Self { pool }
+        Self { pool, clock: Arc::default() }
     }
 }
 
@@ -34,13 +37,50 @@ impl PgRows {
 pub type PgTx = Transaction<'static, Postgres>;
 
 const COLUMNS: &str = "command_id, saga_id, status, attempt, epoch, issued_at, unsure, live, owner, lease_until, \
-                       started_at, command::text, reply::text, undo::text, undo_reply::text";
+                       started_at, command, reply, undo, undo_reply";
 
 impl Rows for PgRows {
     type Tx = PgTx;
 
     async fn begin(&self) -> Result<PgTx, Error> {
-        Ok(self.pool.begin_with(BEGIN).await?)
+        Ok(self.pool.begin().await?)
+    }
+
+    async fn now(&self) -> Result<DateTime<Utc>, Error> {
+        Ok(self.clock.now(&self.pool).await?)
+    }
+
+    async fn insert(&self, rows: &[Row]) -> Result<HashSet<Uuid>, Error> {
+        let inserted: Vec<Uuid> = insert(rows).fetch_all(&self.pool).await?;
+        Ok(inserted.into_iter().collect())
+    }
+
+    async fn insert_in(&self, tx: &mut PgTx, rows: &[Row]) -> Result<bool, Error> {
+        Ok(rows.is_empty() || insert(rows).fetch_all(&mut **tx).await?.len() == rows.len())
+    }
+
+    async fn settle(&self, owner: Uuid, rows: &[Row]) -> Result<HashSet<Uuid>, Error> {
+        let sorted = sorted(rows);
+        let settled: Vec<Uuid> = sqlx::query_scalar(
+            "UPDATE commands AS c
+             SET status = w.status, live = false, held = w.held, owner = NULL, lease_until = NULL, started_at = NULL,
+                 command = NULL, reply = w.reply, updated_at = now()
+             FROM UNNEST($1::uuid[], $2::text[], $3::int4[], $4::int4[], $5::bool[], $6::text[])
+                  AS w (command_id, status, attempt, epoch, held, reply)
+             WHERE c.command_id = w.command_id AND c.status = 'started' AND c.owner = $7 AND c.undo IS NULL
+               AND c.attempt = w.attempt AND c.epoch = w.epoch AND NOT c.unsure
+             RETURNING c.command_id",
+        )
+        .bind(each(&sorted, |r| r.key))
+        .bind(each(&sorted, |r| r.status.as_str()))
+        .bind(each(&sorted, |r| int(r.attempt)))
+        .bind(each(&sorted, |r| int(r.epoch)))
+        .bind(each(&sorted, |r| r.is_held()))
+        .bind(each(&sorted, |r| said(r)))
+        .bind(owner)
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(settled.into_iter().collect())
     }
 
     async fn lock(&self, tx: &mut PgTx, commands: &[&Command]) -> Result<Locked, Error> {
@@ -129,15 +169,13 @@ impl Rows for PgRows {
         if rows.is_empty() {
             return Ok(());
         }
-        fn each<T>(rows: &[Row], of: impl FnMut(&Row) -> T) -> Vec<T> {
-            rows.iter().map(of).collect()
-        }
+        let rows = &sorted(rows)[..];
         sqlx::query(
             "UPDATE commands AS c
              SET status = w.status, attempt = w.attempt, epoch = w.epoch, unsure = w.unsure,
                  live = w.lease_until IS NOT NULL, held = w.held, owner = w.owner, lease_until = w.lease_until,
-                 started_at = w.started_at, command = w.command::json, reply = w.reply::json, undo = w.undo::json,
-                 undo_reply = w.undo_reply::json, updated_at = now()
+                 started_at = w.started_at, command = w.command, reply = w.reply, undo = w.undo,
+                 undo_reply = w.undo_reply, updated_at = now()
              FROM UNNEST($1::uuid[], $2::text[], $3::int8[], $4::int8[], $5::bool[], $6::bool[], $7::uuid[],
                          $8::timestamptz[], $9::timestamptz[], $10::text[], $11::text[], $12::text[], $13::text[])
                   AS w (command_id, status, attempt, epoch, unsure, held, owner, lease_until, started_at, command,
@@ -149,12 +187,12 @@ impl Rows for PgRows {
         .bind(each(rows, |r| i64::from(r.attempt)))
         .bind(each(rows, |r| i64::from(r.epoch)))
         .bind(each(rows, |r| r.unsure))
-        .bind(each(rows, Row::is_held))
+        .bind(each(rows, |r| r.is_held()))
         .bind(each(rows, |r| r.lease.and_then(|l| l.owner)))
         .bind(each(rows, |r| r.lease.map(|l| l.until)))
         .bind(each(rows, |r| r.started_at))
         .bind(each(rows, |r| r.command.as_ref().map(json)))
-        .bind(each(rows, |r| Some(json(&r.said)).filter(|said| said != "{}")))
+        .bind(each(rows, |r| said(r)))
         .bind(each(rows, |r| r.undo.as_ref().map(json)))
         .bind(each(rows, |r| r.undone.as_ref().map(json)))
         .execute(&mut **tx)
@@ -209,6 +247,56 @@ impl Rows for PgRows {
         sqlx::query("SELECT 1").execute(&self.pool).await?;
         Ok(())
     }
+}
+
+/// Inserts rows, each if there is none of its key, in the order of their keys; answers for which.
+fn insert(rows: &[Row]) -> QueryScalar<'_, Postgres, Uuid, PgArguments> {
+    let rows = &sorted(rows)[..];
+    sqlx::query_scalar(
+        "INSERT INTO commands (command_id, saga_id, status, attempt, epoch, issued_at, live, held, owner, lease_until,
+                               started_at, command, reply)
+         SELECT w.command_id, w.saga_id, w.status, w.attempt, w.epoch, w.issued_at, w.lease_until IS NOT NULL, w.held,
+                w.owner, w.lease_until, w.started_at, w.command, w.reply
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::int4[], $5::int4[], $6::timestamptz[], $7::bool[],
+                     $8::uuid[], $9::timestamptz[], $10::timestamptz[], $11::text[], $12::text[])
+              AS w (command_id, saga_id, status, attempt, epoch, issued_at, held, owner, lease_until, started_at,
+                    command, reply)
+         ON CONFLICT (command_id) DO NOTHING
+         RETURNING command_id",
+    )
+    .bind(each(rows, |r| r.key))
+    .bind(each(rows, |r| r.saga_id))
+    .bind(each(rows, |r| r.status.as_str()))
+    .bind(each(rows, |r| int(r.attempt)))
+    .bind(each(rows, |r| int(r.epoch)))
+    .bind(each(rows, |r| r.issued_at))
+    .bind(each(rows, |r| r.is_held()))
+    .bind(each(rows, |r| r.lease.and_then(|l| l.owner)))
+    .bind(each(rows, |r| r.lease.map(|l| l.until)))
+    .bind(each(rows, |r| r.started_at))
+    .bind(each(rows, |r| r.command.as_ref().map(json)))
+    .bind(each(rows, |r| said(r)))
+}
+
+/// In the order of their keys, so that batches cannot deadlock.
+fn sorted(rows: &[Row]) -> Vec<&Row> {
+    let mut sorted: Vec<&Row> = rows.iter().collect();
+    sorted.sort_unstable_by_key(|row| row.key);
+    sorted
+}
+
+fn each<T>(rows: &[&Row], of: impl FnMut(&&Row) -> T) -> Vec<T> {
+    rows.iter().map(of).collect()
+}
+
+/// What the row says beyond its outcome, if anything.
+fn said(row: &Row) -> Option<String> {
+    Some(json(&row.said)).filter(|said| said != "{}")
+}
+
+/// As Postgres counts; the table's checks refuse what does not fit.
+fn int(n: u32) -> i32 {
+    i32::try_from(n).unwrap_or(-1)
 }
 
 /// The table's row as it is stored.

@@ -1,6 +1,10 @@
 //! What the loops ask of the worker's database: the rows.
 
-use std::{collections::HashMap, future::Future, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    future::Future,
+    time::Duration,
+};
 
 use amends_protocol::Command;
 use chrono::{DateTime, Utc};
@@ -51,6 +55,18 @@ pub trait Rows: Send + Sync {
     /// A transaction. Dropped, it leaves nothing.
     type Tx: Send;
 
+    /// The database's time, a little late at most.
+    fn now(&self) -> impl Future<Output = Result<DateTime<Utc>, Error>> + Send;
+
+    /// Inserts rows, each if there is none of its key, in a transaction of its own; answers for which keys. After an
+    /// error it may have happened: ask the rows.
+    fn insert(&self, rows: &[Row]) -> impl Future<Output = Result<HashSet<Uuid>, Error>> + Send;
+
+    /// Writes rows that `owner` calls for and that nobody has touched since, in a transaction of its own; answers for
+    /// which keys. (Touched: another owner, a compensation remembered, a later attempt, an answer that never came.)
+    /// After an error it may have happened: ask the rows.
+    fn settle(&self, owner: Uuid, rows: &[Row]) -> impl Future<Output = Result<HashSet<Uuid>, Error>> + Send;
+
     /// Begins a transaction.
     fn begin(&self) -> impl Future<Output = Result<Self::Tx, Error>> + Send;
 
@@ -61,6 +77,10 @@ pub trait Rows: Send + Sync {
         tx: &mut Self::Tx,
         commands: &[&Command],
     ) -> impl Future<Output = Result<Locked, Error>> + Send;
+
+    /// Inserts rows that nobody has met before, as the last statement of a transaction: answers whether all were new.
+    /// If not, the transaction must be dropped.
+    fn insert_in(&self, tx: &mut Self::Tx, rows: &[Row]) -> impl Future<Output = Result<bool, Error>> + Send;
 
     /// Locks rows that there are, in the order of their keys.
     fn get(&self, tx: &mut Self::Tx, keys: &[Uuid]) -> impl Future<Output = Result<Locked, Error>> + Send;

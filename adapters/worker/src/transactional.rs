@@ -1,24 +1,25 @@
 //! The worker of a [`TransactionalExecutor`]: a batch of commands is one transaction.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use amends_protocol::{
     Kind, Outcome,
     transport::{self, Batch, Sink, Source},
 };
+use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::{Backoff, Clock, TokioClock},
-    desk::{Desk, Parts, Ruling},
+    desk::{Desk, Parts, Ruling, apart},
     executor::{Action, Answer, TransactionalExecutor, Work},
     health::Health,
     inbox::{self, Delivery},
     outbox::{self, Answered},
-    row::Status,
+    row::{Row, Status},
     settings::Settings,
-    store::{self, Rows},
+    store::{self, Locked, Rows},
 };
 
 /// Why a batch was not settled. It is received again.
@@ -142,6 +143,7 @@ where
         outbox::count_batch(&self.settings, batch.messages.len());
         let (deliveries, mut letters) = inbox::open(batch);
         let mut answered = Vec::with_capacity(deliveries.len());
+        let deliveries = self.try_new(deliveries, &mut answered).await?;
         let mut parts = Parts::new(&deliveries);
         while let Some(part) = parts.next() {
             match self.transact(part).await {
@@ -154,6 +156,59 @@ where
         }
         inbox::dead_letter(&self.sink, &self.settings, &letters).await?;
         Ok(outbox::send(&self.sink, &self.settings, answered).await?)
+    }
+
+    /// Does commands that seem new, on trial: first the work, then the rows with what came of it, inserted once. If one
+    /// of them is there already, nothing has happened. Answers what is left for a transaction that locks rows first.
+    async fn try_new(
+        &self,
+        deliveries: Vec<Delivery>,
+        answered: &mut Vec<Answered>,
+    ) -> Result<Vec<Delivery>, Error> {
+        let now = self.rows.now().await?;
+        let (new, mut left) = apart(deliveries, now, &self.settings);
+        if new.is_empty() {
+            return Ok(left);
+        }
+        match self.try_together(&new, now).await {
+            Ok(Some(replies)) => answered.extend(replies),
+            Ok(None) | Err(store::Error::Poison(_)) => left.extend(new),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(left)
+    }
+
+    async fn try_together(
+        &self,
+        new: &[Delivery],
+        now: DateTime<Utc>,
+    ) -> Result<Option<Vec<Answered>>, store::Error> {
+        let nothing = Locked { now, rows: HashMap::new() };
+        let mut desk = Desk::new(nothing, &[], &self.settings);
+        let work: Vec<Work> = new.iter().map(|delivery| work(&desk, Action::Execute, delivery)).collect();
+        let mut tx = self.rows.begin().await?;
+        let answers = self.work(&mut tx, &work).await?;
+        for (delivery, answer) in new.iter().zip(answers) {
+            record(&mut desk, delivery, answer);
+        }
+        let rows: Vec<Row> = std::mem::take(&mut desk.rows).into_values().collect();
+        if !self.rows.insert_in(&mut tx, &rows).await? {
+            metrics::counter!("amends_worker_trials_failed_total", "worker" => self.settings.name.clone())
+                .increment(1);
+            return Ok(None);
+        }
+        self.rows.commit(tx).await?;
+        self.health.database(true);
+        Ok(Some(desk.answered))
+    }
+
+    async fn work(&self, tx: &mut R::Tx, work: &[Work]) -> Result<Vec<Answer>, store::Error> {
+        let answers = self.executor.run(tx, work).await?;
+        if answers.len() != work.len() {
+            let (got, of) = (answers.len(), work.len());
+            return Err(store::Error::Unavailable(format!("the executor answered {got} of {of}")));
+        }
+        Ok(answers)
     }
 
     /// Decides and does these commands in one transaction.
@@ -172,11 +227,7 @@ where
             let (begun, later) = take(&mut desk, waiting);
             let work: Vec<Work> = begun.iter().map(|(action, d)| work(&desk, *action, d)).collect();
             if !work.is_empty() {
-                let answers = self.executor.run(&mut tx, &work).await?;
-                if answers.len() != work.len() {
-                    let (got, of) = (answers.len(), work.len());
-                    return Err(store::Error::Unavailable(format!("the executor answered {got} of {of}")));
-                }
+                let answers = self.work(&mut tx, &work).await?;
                 for ((_, delivery), answer) in begun.into_iter().zip(answers) {
                     record(&mut desk, delivery, answer);
                 }

@@ -1,18 +1,44 @@
 //! The workers' ports: rows and executors.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use amends_protocol::Command;
 use amends_worker::{
     Answer, ExternalExecutor, Locked, LookUp, Port, Rows, TransactionalExecutor, Void, Work, row::Row,
     store::Error,
 };
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::Failing;
 
 impl<R: Rows> Rows for Failing<R> {
     type Tx = R::Tx;
+
+    async fn now(&self) -> Result<DateTime<Utc>, Error> {
+        self.port.now().await
+    }
+
+    async fn insert(&self, rows: &[Row]) -> Result<HashSet<Uuid>, Error> {
+        self.before("insert");
+        let inserted = self.port.insert(rows).await;
+        self.after("insert");
+        inserted
+    }
+
+    async fn settle(&self, owner: Uuid, rows: &[Row]) -> Result<HashSet<Uuid>, Error> {
+        self.before("settle");
+        let settled = self.port.settle(owner, rows).await;
+        self.after("settle");
+        settled
+    }
+
+    async fn insert_in(&self, tx: &mut R::Tx, rows: &[Row]) -> Result<bool, Error> {
+        self.before("insert_in");
+        let inserted = self.port.insert_in(tx, rows).await;
+        self.after("insert_in");
+        inserted
+    }
 
     async fn begin(&self) -> Result<R::Tx, Error> {
         self.port.begin().await

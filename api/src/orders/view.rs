@@ -105,7 +105,7 @@ impl From<&Entry> for Item {
                 put("reference", json!(resolution.reference));
             }
             Event::Poisoned(reason) => put("reason", json!(reason)),
-            Event::Started | Event::Woke => {}
+            Event::Started(_) | Event::Woke => {}
         }
         put("status", json!(did.label));
         put("headingFor", json!(did.heading_for));

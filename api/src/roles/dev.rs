@@ -29,6 +29,8 @@ use crate::{
 
 /// The embedded broker allows a session this short.
 const EMBEDDED_SESSION: Duration = Duration::from_secs(3);
+/// It does not wake a fetch that waits.
+const EMBEDDED_FETCH_WAIT: Duration = Duration::from_millis(10);
 
 /// Runs everything until told to stop.
 pub async fn run(
@@ -65,6 +67,7 @@ pub async fn run(
                 broker.create_topic(&topic.name, topic.partitions)?;
             }
             settings.session_timeout = EMBEDDED_SESSION;
+            settings.fetch_wait = EMBEDDED_FETCH_WAIT;
             Some(broker)
         }
     };
@@ -91,7 +94,7 @@ pub async fn run(
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
     settings.listen = Some(loopback);
     // The roles stop before what they stand on.
-    let mut process = Process::new(settings, kafka, metrics, stop.clone());
+    let mut process = Process::new(settings, kafka, metrics, stop.clone())?;
     for name in [Worker::Payment, Worker::Shipment, Worker::Notification] {
         worker::start(name, &process, false).await?;
     }

@@ -3,7 +3,8 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use amends_engine::{
-    port::{self, Clock},
+    core::Catalog,
+    port::{self, Clock, SagaStore},
     runtime::{Engine, Error, Ownership, recovery::Recovery, replies, rest, timers},
 };
 use amends_kafka::{KafkaSink, KafkaSource};
@@ -11,10 +12,11 @@ use amends_postgres::{MIGRATOR, PgSagaStore, deployment::deployment, events::Eve
 use amends_protocol::transport::Source;
 use amends_workflows as workflows;
 use anyhow::Result;
+use sqlx::PgPool;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Process, REPLIES, database, listen, serve};
+use super::{Process, REPLIES, database};
 use crate::{clock::TokioClock, failpoints::point, publisher, routes, upkeep};
 
 /// The consumer group whose members share the slots.
@@ -24,17 +26,38 @@ const TURN: Duration = Duration::from_secs(30);
 /// Rest between looks for slots to recover.
 const RECOVERY_POLL: Duration = Duration::from_millis(100);
 
+/// What an engine drives, and whether it tells of it.
+pub struct Drives<S> {
+    /// Where the sagas live.
+    pub store: Box<dyn FnOnce(PgPool) -> S + Send>,
+    /// Their workflows.
+    pub catalog: Catalog,
+    /// Whether domain events are published.
+    pub publishes: bool,
+}
+
 /// Starts its loops and, where it is a process of its own, its listener.
 pub async fn start(process: &Process, observed: bool) -> Result<()> {
-    let settings = &process.settings;
+    let pending_timeout = process.settings.pending_timeout;
+    let catalog = workflows::catalog(workflows::Settings { pending_timeout });
+    let store = Box::new(|pool| point("store", PgSagaStore::new(pool)));
+    drive(process, observed, Drives { store, catalog, publishes: true }).await
+}
+
+/// The same over any workflows.
+pub async fn drive<S: SagaStore + 'static>(
+    process: &Process,
+    observed: bool,
+    Drives { store, catalog, publishes }: Drives<S>,
+) -> Result<()> {
     let pool = database(process, "engine_database_url", &MIGRATOR).await?;
     let deployment = deployment(&pool).await?;
     let ownership = Ownership::default();
     let engine = Arc::new(Engine {
-        store: point("store", PgSagaStore::new(pool.clone())),
+        store: store(pool.clone()),
         sink: point("sink", KafkaSink::new(&process.kafka)?),
         clock: TokioClock::default(),
-        catalog: workflows::catalog(workflows::Settings { pending_timeout: settings.pending_timeout }),
+        catalog,
         key: deployment.key,
         epoch: deployment.epoch,
         ownership: ownership.clone(),
@@ -72,28 +95,32 @@ pub async fn start(process: &Process, observed: bool) -> Result<()> {
             pause("recovery", sent, &mut failures, &stopping, &shared.clock).await;
         }
     });
+    if publishes {
+        publish(process, &pool, ownership)?;
+    }
+    upkeep::of_engine(process, pool.clone()).await?;
+    if observed {
+        process.observe(routes::health::Ready::database(pool).and(process.broker_ready())).await?;
+    }
+    Ok(())
+}
+
+fn publish(process: &Process, pool: &PgPool, ownership: Ownership) -> Result<()> {
     let mut publisher = publisher::Publisher::new(
-        PgSagaStore::new(pool.clone()),
         EventLog::new(pool.clone()),
         point("events", KafkaSink::in_order(&process.kafka)?),
         ownership,
     );
-    let stopping = stop();
+    let stopping = process.stop.clone();
     process.watch("publisher", async move {
         let (clock, mut failures) = (TokioClock::default(), 0);
         while !stopping.is_cancelled() {
             let read = timeout(TURN, publisher.run_once()).await.unwrap_or_else(|_| late());
-            let idle = read.map(|n| if n == 0 { publisher::POLL } else { Duration::ZERO });
+            let full = publisher::BATCH as usize;
+            let idle = read.map(|n| if n < full { publisher::POLL } else { Duration::ZERO });
             pause("publisher", idle, &mut failures, &stopping, &clock).await;
         }
     });
-    upkeep::of_engine(process, pool.clone()).await?;
-    if observed && let Some(address) = settings.listen {
-        let listener = listen(address, settings.no_auth).await?;
-        tracing::info!("drives sagas; health and metrics on http://{}", listener.local_addr()?);
-        let ready = routes::health::Ready::database(pool).and(process.broker_ready());
-        serve(process, listener, routes::guarded(routes::health::router(ready, process.metrics.clone())));
-    }
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 mod api;
 mod dev;
-mod engine;
+pub mod engine;
 mod migrate;
 mod worker;
 
@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use amends_kafka::{KafkaSettings, topics};
+use amends_kafka::{Contact, KafkaSettings, topics};
 use amends_workflows::events;
 use anyhow::{Context, Result, bail};
 use axum::Router;
@@ -58,7 +58,7 @@ impl Process {
         kafka: KafkaSettings,
         metrics: PrometheusHandle,
         stop: CancellationToken,
-    ) -> Self {
+    ) -> Result<Self> {
         let broker = Arc::new(AtomicBool::new(true));
         let process = Self {
             settings,
@@ -69,18 +69,39 @@ impl Process {
             tasks: TaskTracker::new(),
             failed: Arc::default(),
         };
-        let (kafka, broker, stop) =
-            (process.kafka.clone(), Arc::clone(&process.broker), process.stop.clone());
+        let contact = Contact::new(&process.kafka)?;
+        let (broker, stop) = (Arc::clone(&process.broker), process.stop.clone());
         process.watch("broker", async move {
             while !stop.is_cancelled() {
-                broker.store(amends_kafka::check(&kafka, BROKER_LOOK).await.is_ok(), Ordering::Relaxed);
+                broker.store(contact.check(BROKER_LOOK).await.is_ok(), Ordering::Relaxed);
                 tokio::select! {
                     () = tokio::time::sleep(BROKER_LOOK) => {}
                     () = stop.cancelled() => {}
                 }
             }
         });
-        process
+        Ok(process)
+    }
+
+    /// A process of its own: the broker answers, and has the topics.
+    pub async fn begin(
+        settings: Settings,
+        metrics: PrometheusHandle,
+        stop: CancellationToken,
+    ) -> Result<Self> {
+        let kafka = kafka(&settings, settings.brokers()?.to_owned());
+        within(&settings, "the broker", amends_kafka::check(&kafka, settings.start_timeout)).await?;
+        topics::ensure(&kafka, &all_topics(&settings), settings.start_timeout).await?;
+        Self::new(settings, kafka, metrics, stop)
+    }
+
+    /// Serves health and metrics, where the settings say, until the process stops.
+    pub async fn observe(&self, ready: routes::health::Ready) -> Result<()> {
+        let Some(address) = self.settings.listen else { return Ok(()) };
+        let listener = listen(address, self.settings.no_auth).await?;
+        tracing::info!("health and metrics on http://{}", listener.local_addr()?);
+        serve(self, listener, routes::guarded(routes::health::router(ready, self.metrics.clone())));
+        Ok(())
     }
 
     /// Runs a loop until the process stops. A loop that ends sooner is a bug, and takes the process with it:
@@ -139,11 +160,8 @@ pub async fn run(role: Role, mut settings: Settings) -> Result<ExitCode> {
     if let Role::Dev(options) = role {
         return dev::run(options, settings, metrics, stop).await;
     }
-    let kafka = kafka(&settings, settings.brokers()?.to_owned());
-    within(&settings, "the broker", amends_kafka::check(&kafka, settings.start_timeout)).await?;
-    topics::ensure(&kafka, &all_topics(&settings), settings.start_timeout).await?;
     settings.listen = settings.listen.or(default_listen(&role));
-    let process = Process::new(settings, kafka, metrics, stop.clone());
+    let process = Process::begin(settings, metrics, stop.clone()).await?;
     match role {
         Role::Api => {
             let address = api::start(&process, None).await?;
@@ -170,7 +188,7 @@ fn default_listen(role: &Role) -> Option<SocketAddr> {
 }
 
 /// The first signal stops in good order, the second at once.
-async fn signalled(stop: CancellationToken) {
+pub async fn signalled(stop: CancellationToken) {
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
@@ -190,7 +208,11 @@ async fn signalled(stop: CancellationToken) {
 
 /// How to talk to the broker.
 pub fn kafka(settings: &Settings, brokers: String) -> KafkaSettings {
-    KafkaSettings { session_timeout: settings.session_timeout, ..KafkaSettings::new(brokers) }
+    KafkaSettings {
+        session_timeout: settings.session_timeout,
+        fetch_wait: settings.fetch_wait,
+        ..KafkaSettings::new(brokers)
+    }
 }
 
 /// Every topic of a deployment.
@@ -221,14 +243,10 @@ async fn within<T, E: std::error::Error + Send + Sync + 'static>(
 async fn database(process: &Process, key: &'static str, migrator: &Migrator) -> Result<PgPool> {
     let url = process.settings.database(key)?;
     let name = format!("amends-{}", key.trim_end_matches("_database_url"));
-    let pool = amends_postgres::pool::connect(url, process.settings.database_connections, &name)?;
-    within(
-        &process.settings,
-        "the database",
-        amends_postgres::pool::check(&pool, process.settings.start_timeout),
-    )
-    .await?;
-    amends_postgres::pool::is_at(&pool, migrator).await?;
+    let pool = amends_pool::connect(url, process.settings.database_connections, &name)?;
+    within(&process.settings, "the database", amends_pool::check(&pool, process.settings.start_timeout))
+        .await?;
+    amends_pool::is_at(&pool, migrator).await?;
     Ok(pool)
 }
 

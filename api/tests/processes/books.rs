@@ -157,11 +157,11 @@ async fn effects(stack: &Stack, orders: &[Order], violations: &mut Vec<String>) 
 /// 3, 8 and 13: one outcome each, which never changed, and a timeline without a gap.
 async fn outcomes(stack: &Stack, violations: &mut Vec<String>) {
     let rows: Vec<(Uuid, String, i64, i64, i64, i64)> = sqlx::query_as(
-        "SELECT s.id, s.label, count(*) FILTER (WHERE t.body->'did'->>'ended' IS NOT NULL), s.revision::int8,
+        "SELECT s.id, s.label, count(*) FILTER (WHERE t.body::json->'did'->>'ended' IS NOT NULL), s.revision::int8,
                 count(t.revision), max(t.revision)::int8
          FROM sagas s LEFT JOIN timeline t ON t.saga_id = s.id
          GROUP BY s.id, s.label, s.revision, s.outcome, s.parked
-         HAVING s.outcome IS NULL OR s.parked OR count(*) FILTER (WHERE t.body->'did'->>'ended' IS NOT NULL) <> 1
+         HAVING s.outcome IS NULL OR s.parked OR count(*) FILTER (WHERE t.body::json->'did'->>'ended' IS NOT NULL) <> 1
              OR count(t.revision) <> s.revision OR max(t.revision) <> s.revision",
     )
     .fetch_all(stack.pool("engine"))
@@ -183,7 +183,7 @@ async fn replays(stack: &Stack, orders: &[Order], violations: &mut Vec<String>) 
         let definition = catalog.get(&detail.saga.workflow, detail.saga.workflow_version).unwrap();
         let new =
             NewSaga { id: *saga, slot: detail.saga.slot, business_key: detail.saga.business_key.clone() };
-        match replay(definition, new, &detail.inputs.data, &detail.timeline) {
+        match replay(definition, new, &detail.timeline) {
             // `wake_at` is a lower bound that a look without an entry may raise.
             Ok(mut replayed) => {
                 replayed.wake_at = detail.saga.wake_at;

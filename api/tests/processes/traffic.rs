@@ -239,7 +239,7 @@ async fn a_cancelled_order_ends_cancelled_and_a_shipped_one_cannot_be() {
 #[tokio::test]
 async fn a_poison_saga_parks_alone_and_the_rest_of_its_batch_goes_on() {
     let stack = Stack::new().await;
-    sqlx::raw_sql("ALTER TABLE timeline ADD CONSTRAINT poison CHECK (body->'event'->'replied'->'reason'->>'code' IS DISTINCT FROM 'card_declined')")
+    sqlx::raw_sql("ALTER TABLE timeline ADD CONSTRAINT poison CHECK (body::json->'event'->'replied'->'reason'->>'code' IS DISTINCT FROM 'card_declined')")
         .execute(stack.pool("engine"))
         .await
         .unwrap();

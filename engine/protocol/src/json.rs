@@ -28,6 +28,14 @@ impl Json {
         serde_json::from_str(self.0.get())
     }
 
+    /// JSON from its text.
+    ///
+    /// # Errors
+    /// Where the text is no JSON.
+    pub fn from_text(text: String) -> Result<Self, serde_json::Error> {
+        RawValue::from_string(text).map(Self)
+    }
+
     /// Its text.
     pub fn get(&self) -> &str {
         self.0.get()

@@ -64,7 +64,7 @@ pub struct Call<'a> {
     pub business_key: &'a str,
     /// Which of the step's commands.
     pub part: u16,
-    /// The saga's immutable input and, for a step with [`Step::personal`], its personal fields.
+    /// The saga's immutable input and, for a step with [`Needs::Personal`], its personal fields.
     pub input: Input<'a>,
 }
 
@@ -75,6 +75,17 @@ pub struct Input<'a> {
     pub data: &'a Json,
     /// Personal fields, where the step needs them.
     pub personal: Option<&'a Json>,
+}
+
+/// What of a saga's input a step's payload is made from. What is not needed is not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Needs {
+    /// Nothing of it: the saga's id is enough.
+    Nothing,
+    /// Everything but personal fields.
+    Input,
+    /// Personal fields as well.
+    Personal,
 }
 
 /// One step of a workflow.
@@ -96,8 +107,8 @@ pub struct Step {
     pub label_done: Option<&'static str>,
     /// The saga's label once everything is undone because this step was refused or given up.
     pub label_undone: &'static str,
-    /// Whether the payload needs personal fields.
-    pub personal: bool,
+    /// What the payload is made from.
+    pub needs: Needs,
     /// How many commands the step has (one per warehouse), from the saga's input.
     pub parts: fn(&Json) -> u16,
     /// The command's payload.

@@ -21,8 +21,8 @@ pub struct Occurrence {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
-    /// The saga was born. Only ever the first.
-    Started,
+    /// The saga was born with this input, personal fields apart. Only ever the first.
+    Started(Json),
     /// A worker answered.
     Replied(ReplyEvent),
     /// Its `wake_at` has come.
@@ -78,8 +78,9 @@ pub struct ReplyEvent {
     pub command_id: Uuid,
     /// Its kind.
     pub kind: Kind,
-    /// The execute that it is about.
-    pub row_key: Uuid,
+    /// The execute that it is about, where it is about another command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Uuid>,
     /// Name of the step.
     pub step: String,
     /// The attempt that the worker's row stands at.
@@ -97,10 +98,17 @@ pub struct ReplyEvent {
     pub exposure: Vec<Exposure>,
 }
 
+impl ReplyEvent {
+    /// The execute that it is about.
+    pub fn row_key(&self) -> Uuid {
+        self.target.unwrap_or(self.command_id)
+    }
+}
+
 impl From<Reply> for ReplyEvent {
     fn from(reply: Reply) -> Self {
         Self {
-            row_key: reply.row_key(),
+            target: reply.target,
             command_id: reply.command_id,
             kind: reply.kind,
             step: reply.step,
@@ -117,7 +125,7 @@ impl Event {
     /// The word for a timeline: what happened.
     pub fn name(&self) -> &'static str {
         match self {
-            Event::Started => "started",
+            Event::Started(_) => "started",
             Event::Replied(reply) => reply.outcome.as_str(),
             Event::Woke => "woke",
             Event::CancelRequested(_) => "cancel_requested",

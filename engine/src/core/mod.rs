@@ -10,7 +10,7 @@ mod retry;
 mod saga;
 pub mod transition;
 
-pub use definition::{Call, Catalog, Definition, Fault, Input, Labels, SagaTimeout, Step, StepKind};
+pub use definition::{Call, Catalog, Definition, Fault, Input, Labels, Needs, SagaTimeout, Step, StepKind};
 pub use effect::{Change, Decision, Did, Entry, Illegal, Nothing, Send};
 pub use event::{Actor, Event, Occurrence, ReplyEvent, Resolution};
 pub use message::{command, outstanding};

@@ -1,7 +1,6 @@
 //! A saga's row from its timeline.
 
 use super::{Decision, Definition, Entry, Event, NewSaga, Saga, transition, transition::born};
-use amends_protocol::Json;
 
 /// Where a history and the core disagree.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -26,16 +25,11 @@ pub enum Mismatch {
 ///
 /// # Errors
 /// The first [`Mismatch`].
-pub fn replay(
-    definition: &Definition,
-    new: NewSaga,
-    input: &Json,
-    entries: &[Entry],
-) -> Result<Saga, Mismatch> {
+pub fn replay(definition: &Definition, new: NewSaga, entries: &[Entry]) -> Result<Saga, Mismatch> {
     let (first, rest) = entries.split_first().ok_or(Mismatch::Birth)?;
-    if first.revision != 1 || first.occurrence.event != Event::Started {
+    let (1, Event::Started(input)) = (first.revision, &first.occurrence.event) else {
         return Err(Mismatch::Birth);
-    }
+    };
     // What was promised at birth holds, whatever the definition would promise today.
     let mut saga = born(definition, new, input, first.occurrence.at, first.did.timeout_at).saga;
     for entry in rest {

@@ -1,7 +1,10 @@
 //! A saga: what its row says.
 
 use amends_protocol::{Exposure, Json, Outcome, Reason, add_exposure, id};
-use chrono::{DateTime, Utc};
+use chrono::{
+    DateTime, Utc,
+    serde::{ts_microseconds, ts_microseconds_option},
+};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -96,14 +99,15 @@ impl SagaState {
     }
 }
 
-/// The part of a saga that only the core reads.
+/// The part of a saga that only the core reads. Its instants are written as microseconds since 1970, as Postgres
+/// counts them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct State {
     /// Which way it goes.
     pub direction: Direction,
     /// When it is cancelled unless a step has succeeded by then.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "ts_microseconds_option", skip_serializing_if = "Option::is_none")]
     pub timeout_at: Option<DateTime<Utc>>,
     /// How many commands each step has; empty where every step has one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -113,6 +117,13 @@ pub struct State {
     /// The row could not be written with what had come; an operator must look.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poisoned: Option<Reason>,
+}
+
+impl State {
+    /// The JSON that is stored.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a state has string keys and finite numbers only")
+    }
 }
 
 /// Which way a saga goes.
@@ -143,14 +154,15 @@ pub struct CommandState {
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub attempt: u32,
     /// When first issued.
+    #[serde(with = "ts_microseconds")]
     pub issued_at: DateTime<Utc>,
     /// When the present attempt was issued; its deadline counts from here.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "ts_microseconds_option", skip_serializing_if = "Option::is_none")]
     pub sent_at: Option<DateTime<Utc>>,
     /// What is known of it.
     pub status: Status,
     /// When there is something to do about it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "ts_microseconds_option", skip_serializing_if = "Option::is_none")]
     pub due_at: Option<DateTime<Utc>>,
     /// Questions asked since the last answer.
     #[serde(default, skip_serializing_if = "is_zero32")]
@@ -215,12 +227,13 @@ pub struct Undo {
     /// From 1; never restarted.
     pub attempt: u32,
     /// When first issued.
+    #[serde(with = "ts_microseconds")]
     pub issued_at: DateTime<Utc>,
     /// The effect is undone or can never happen.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub done: bool,
     /// When to send it again.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "ts_microseconds_option", skip_serializing_if = "Option::is_none")]
     pub due_at: Option<DateTime<Utc>>,
     /// Sent since the last answer.
     #[serde(default, skip_serializing_if = "is_zero32")]

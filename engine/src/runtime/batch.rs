@@ -5,13 +5,13 @@ use std::{
     sync::Arc,
 };
 
-use amends_protocol::{Reason, transport::Sink};
+use amends_protocol::{Kind, Reason, transport::Sink};
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::{Engine, Error, dispatch::Outgoing};
 use crate::{
-    core::{Decision, Entry, Event, Illegal, Nothing, Occurrence, Saga, Send, transition},
+    core::{Decision, Entry, Event, Illegal, Needs, Nothing, Occurrence, Saga, Send, transition},
     port::{self, Clock, Inputs, Loaded, SagaStore, Wants, Write},
 };
 
@@ -150,8 +150,10 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             }
         }
         let write = next.map(|next| {
-            let personal = sends.iter().any(|s: &Send| definition.steps[s.step].personal);
-            let wants = Wants { data: !sends.is_empty(), personal };
+            // Only an execute has a payload.
+            let executes = sends.iter().filter(|send: &&Send| send.kind == Kind::Execute);
+            let needs = executes.map(|send| definition.steps[send.step].needs).max();
+            let wants = Wants { data: needs >= Some(Needs::Input), personal: needs >= Some(Needs::Personal) };
             Write { read_revision: saga.revision, saga: next, entries, wants }
         });
         let raise = if write.is_some() { None } else { raise };

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{Engine, Error};
 use crate::{
-    core::{Input, Saga, Send, command},
+    core::{Input, Needs, Saga, Send, command},
     port::{Clock, Inputs, SagaStore},
 };
 
@@ -65,7 +65,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             .ok_or_else(|| Error::UnknownWorkflow(format!("{}@{}", saga.workflow, saga.workflow_version)))?;
         for send in sends {
             let step = &definition.steps[send.step];
-            let personal = inputs.personal.as_ref().filter(|_| step.personal);
+            let personal = inputs.personal.as_ref().filter(|_| step.needs == Needs::Personal);
             let input = Input { data: &inputs.data, personal };
             let command = command(definition, saga, send, input, self.epoch, &self.key);
             into.push(Outbound {

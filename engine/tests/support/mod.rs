@@ -6,7 +6,7 @@ pub(crate) mod world;
 
 use std::time::Duration;
 
-use amends_engine::core::{Call, Definition, Input, Labels, RetryPolicy, SagaTimeout, Step, StepKind};
+use amends_engine::core::{Call, Definition, Input, Labels, Needs, RetryPolicy, SagaTimeout, Step, StepKind};
 use amends_engine::dialogue::Dialogue;
 use amends_protocol::{Exposure, Json, Outcome};
 use serde_json::json;
@@ -24,7 +24,7 @@ pub(crate) fn stay() -> Definition {
         deadline: Duration::from_secs(10),
         label_done,
         label_undone,
-        personal: false,
+        needs: Needs::Input,
         parts: |_| 1,
         payload: |call| json!({ "part": call.part }).into(),
         may_hold: |_| Vec::new(),

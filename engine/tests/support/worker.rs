@@ -283,7 +283,7 @@ impl Worker {
         self.replies.push(ReplyEvent {
             command_id: id::of(kind, key),
             kind,
-            row_key: key,
+            target: (kind != Kind::Execute).then_some(key),
             step: step.name.to_owned(),
             attempt,
             outcome,

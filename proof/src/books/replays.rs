@@ -49,7 +49,7 @@ fn one(catalog: &amends_engine::core::Catalog, detail: &Detail, replayed: &mut R
         return replayed.mismatches.push(format!("saga {}: no such workflow", saga.id));
     };
     let new = NewSaga { id: saga.id, slot: saga.slot, business_key: saga.business_key.clone() };
-    match replay(definition, new, &detail.inputs.data, &detail.timeline) {
+    match replay(definition, new, &detail.timeline) {
         // `wake_at` is a lower bound that a look without an entry may raise.
         Ok(mut row) => {
             row.wake_at = saga.wake_at;

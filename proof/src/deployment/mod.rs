@@ -6,8 +6,10 @@ mod process;
 
 use std::{
     collections::BTreeMap,
+    fs::Permissions,
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     str::FromStr,
@@ -122,7 +124,10 @@ pub struct Deployment {
 impl Deployment {
     /// Starts both servers and furnishes the databases by `amends migrate`; no role runs yet.
     pub async fn start(options: Options) -> Result<Self, Error> {
-        let directory = tempfile::tempdir().map_err(Error::io("making a directory"))?;
+        // Others may pass through it: as root, Postgres runs as somebody else.
+        let reachable = Permissions::from_mode(0o711);
+        let directory = tempfile::Builder::new().permissions(reachable).tempdir();
+        let directory = directory.map_err(Error::io("making a directory"))?;
         let mut server = PostgresOptions::new(directory.path().join("postgres"));
         server.settings.clone_from(&options.postgres);
         let (postgres, kafka) = tokio::join!(

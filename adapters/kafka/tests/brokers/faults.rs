@@ -15,6 +15,7 @@ fn start(partitions: i32) -> (Broker, KafkaSettings) {
     broker.create_topic(TOPIC, partitions).unwrap();
     let settings = KafkaSettings {
         session_timeout: Duration::from_secs(3),
+        fetch_wait: Duration::from_millis(10),
         delivery_timeout: Duration::from_millis(500),
         ..KafkaSettings::new(broker.bootstrap_servers())
     };

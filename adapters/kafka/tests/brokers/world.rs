@@ -12,6 +12,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) fn settings(broker: TestBroker) -> KafkaSettings {
     KafkaSettings {
         session_timeout: broker.session_timeout(),
+        fetch_wait: broker.fetch_wait(),
         ..KafkaSettings::new(broker.bootstrap_servers())
     }
 }

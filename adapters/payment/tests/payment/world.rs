@@ -139,7 +139,7 @@ impl World {
     pub async fn recorded(&self) -> i64 {
         self.count(
             "SELECT COALESCE(sum((e->>'amount')::int8), 0)::int8
-             FROM commands, json_array_elements(reply->'exposure') AS e WHERE status = 'succeeded'",
+             FROM commands, json_array_elements(reply::json->'exposure') AS e WHERE status = 'succeeded'",
         )
         .await
     }

@@ -12,7 +12,6 @@ use amends_engine::{
 use amends_postgres::{
     Birth, MIGRATOR, PgSagaStore,
     conformance::{World, birth},
-    pool,
 };
 use amends_protocol::Json;
 use amends_testkit::{TestDatabase, database, eventually};
@@ -33,7 +32,7 @@ pub async fn world() -> Postgres {
 }
 
 pub fn connect(url: &str) -> PgPool {
-    pool::connect(url, 5, "test").unwrap()
+    amends_pool::connect(url, 5, "test").unwrap()
 }
 
 impl Postgres {
@@ -56,7 +55,7 @@ impl Postgres {
     pub async fn errand(&self, slot: u16) -> Saga {
         let now = self.store.load(&[]).await.unwrap().now;
         let birth = birth(slot, now);
-        self.create(&birth, &Json::from(json!({"lines": []})), &Json::from(json!({"name": "Test"}))).await;
+        self.create(&birth, &Json::from(json!({"name": "Test"}))).await;
         birth.saga
     }
 
@@ -130,18 +129,17 @@ impl World for Postgres {
         &self.store
     }
 
-    async fn create(&self, change: &Change, data: &Json, personal: &Json) {
-        self.store.create(&[Birth { change, data, personal: Some(personal) }]).await.unwrap();
+    async fn create(&self, change: &Change, personal: &Json) {
+        self.store.create(&[Birth { change, personal: Some(personal) }]).await.unwrap();
     }
 
     async fn timeline(&self, saga_id: Uuid) -> Vec<Entry> {
-        let rows: Vec<(i32, DateTime<Utc>, String)> = sqlx::query_as(
-            "SELECT revision, at, body::text FROM timeline WHERE saga_id = $1 ORDER BY revision",
-        )
-        .bind(saga_id)
-        .fetch_all(self.owner())
-        .await
-        .unwrap();
+        let rows: Vec<(i32, DateTime<Utc>, String)> =
+            sqlx::query_as("SELECT revision, at, body FROM timeline WHERE saga_id = $1 ORDER BY revision")
+                .bind(saga_id)
+                .fetch_all(self.owner())
+                .await
+                .unwrap();
         rows.into_iter()
             .map(|(revision, at, body)| {
                 Entry::from_stored(u32::try_from(revision).unwrap(), at, &body).unwrap()

@@ -1,6 +1,10 @@
 //! Makes the calls, side by side, and writes down what they came to, together.
 
-use std::{collections::HashMap, pin::pin, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    pin::pin,
+    sync::Arc,
+};
 
 use amends_protocol::transport::Sink;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -11,7 +15,7 @@ use uuid::Uuid;
 use super::{
     Asker, Call, Error, Shared, call,
     round::{Finished, round},
-    settle::{Next, Report, settle},
+    settle::{Next, Report, settle, settled},
 };
 use crate::{
     clock::{Backoff, Clock},
@@ -188,13 +192,50 @@ struct Written {
 }
 
 impl<R: Rows, E: ExternalExecutor, K, C: Clock> Shared<R, E, K, C> {
-    /// Commits outcomes in one transaction; one by one if the data of one of them is at fault.
+    /// Commits outcomes: those that are plain by one statement, which passes over rows that anybody has touched
+    /// since; the others in a transaction that locks their rows first.
     async fn commit(&self, finished: &[Finished]) -> Result<Written, store::Error> {
+        let now = self.rows.now().await?;
+        let (mut rows, mut plain, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        for done in finished {
+            match settled(done) {
+                Some(row) => {
+                    rows.push(row);
+                    plain.push(done);
+                }
+                None => others.push(done),
+            }
+        }
+        let settled = match self.rows.settle(self.owner, &rows).await {
+            _ if rows.is_empty() => HashSet::new(),
+            Ok(settled) => settled,
+            Err(store::Error::Poison(_)) => HashSet::new(),
+            Err(error) => return Err(error),
+        };
+        let mut written = Written::default();
+        for (row, done) in rows.iter().zip(plain) {
+            if !settled.contains(&row.key) {
+                others.push(done);
+            } else if let Some(reply) = row.recorded(&done.call.work.command, now) {
+                let traceparent = done.call.asker.as_ref().and_then(|asker| asker.traceparent.clone());
+                written.answered.push(Answered { reply, traceparent });
+            }
+        }
+        if !others.is_empty() {
+            let more = self.commit_locked(&others).await?;
+            written.answered.extend(more.answered);
+            written.undos = more.undos;
+        }
+        Ok(written)
+    }
+
+    /// Commits outcomes in one transaction; one by one if the data of one of them is at fault.
+    async fn commit_locked(&self, finished: &[&Finished]) -> Result<Written, store::Error> {
         match self.commit_together(finished).await {
             Err(store::Error::Poison(_)) if finished.len() > 1 => {
                 let mut all = Written::default();
                 for one in finished.chunks(1) {
-                    let written = Box::pin(self.commit(one)).await?;
+                    let written = Box::pin(self.commit_locked(one)).await?;
                     all.answered.extend(written.answered);
                     all.undos.extend(written.undos);
                 }
@@ -210,7 +251,7 @@ impl<R: Rows, E: ExternalExecutor, K, C: Clock> Shared<R, E, K, C> {
         }
     }
 
-    async fn commit_together(&self, finished: &[Finished]) -> Result<Written, store::Error> {
+    async fn commit_together(&self, finished: &[&Finished]) -> Result<Written, store::Error> {
         let mut keys: Vec<Uuid> = finished.iter().map(|f| f.call.work.target()).collect();
         keys.sort_unstable();
         keys.dedup();

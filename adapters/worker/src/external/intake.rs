@@ -1,6 +1,6 @@
 //! Accepts commands, and begins what can begin right away.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use amends_protocol::{
     Kind, Outcome,
@@ -11,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 use super::{Asker, Call, Error, Shared, call};
 use crate::{
     clock::{Backoff, Clock},
-    desk::{Desk, Parts, Ruling},
+    desk::{Desk, Parts, Ruling, apart},
     executor::ExternalExecutor,
     inbox::{self, Delivery},
     outbox::{self, Answered},
-    row::{Lease, Said, Status},
+    row::{Lease, Row, Said, Status},
     store::{self, Rows},
 };
 
@@ -74,6 +74,7 @@ where
         let Shared { settings, sink, .. } = &*self.shared;
         outbox::count_batch(settings, batch.messages.len());
         let (deliveries, mut letters) = inbox::open(batch);
+        let deliveries = self.begin_new(deliveries).await?;
         let mut answered = Vec::new();
         let mut parts = Parts::new(&deliveries);
         while let Some(part) = parts.next() {
@@ -87,6 +88,51 @@ where
         }
         inbox::dead_letter(sink, settings, &letters).await?;
         Ok(outbox::send(sink, settings, answered).await?)
+    }
+
+    /// Begins what is new and has room, by one statement: the rows are committed as started. Answers what is left for
+    /// a transaction that locks rows first.
+    async fn begin_new(&self, deliveries: Vec<Delivery>) -> Result<Vec<Delivery>, Error> {
+        let shared = &*self.shared;
+        if shared.has_backlog() {
+            return Ok(deliveries);
+        }
+        let now = shared.rows.now().await?;
+        let (new, mut left) = apart(deliveries, now, &shared.settings);
+        let keeps = shared.executor.port().keeps_keys_for;
+        let (mut rows, mut begun) = (Vec::with_capacity(new.len()), Vec::with_capacity(new.len()));
+        for delivery in new {
+            let Some(permit) = shared.permit() else {
+                left.push(delivery);
+                continue;
+            };
+            let mut row = Row::new(&delivery.command);
+            row.status = Status::Started;
+            row.command = Some(delivery.command.clone());
+            let Some(call) = call(&mut row, shared.lease(now), now, keeps) else { continue };
+            rows.push(row);
+            begun.push((delivery, Call { permit: Some(permit), ..call }));
+        }
+        if rows.is_empty() {
+            return Ok(left);
+        }
+        let inserted = match shared.rows.insert(&rows).await {
+            Ok(inserted) => inserted,
+            // Halved where rows are locked first.
+            Err(store::Error::Poison(_)) => HashSet::new(),
+            Err(error) => return Err(error.into()),
+        };
+        let mut calls = Vec::with_capacity(inserted.len());
+        for (delivery, call) in begun {
+            if inserted.contains(&call.work.target()) {
+                let Delivery { command, message } = delivery;
+                calls.push(Call { asker: Some(Asker { command, traceparent: message.traceparent }), ..call });
+            } else {
+                left.push(delivery);
+            }
+        }
+        shared.begin(calls);
+        Ok(left)
     }
 
     async fn transact(&self, deliveries: &[Delivery]) -> Result<Vec<Answered>, store::Error> {

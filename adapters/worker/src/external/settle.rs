@@ -8,7 +8,7 @@ use amends_protocol::{Command, Kind, Outcome, Reply};
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use super::round::Found;
+use super::round::{Finished, Found};
 use crate::{
     desk::Desk,
     executor::{Action, Port},
@@ -32,6 +32,26 @@ pub(super) enum Next {
     Over,
     /// The compensation that was remembered: the row is `undoing` now.
     Undo,
+}
+
+/// The row as a plain outcome leaves it: the first call under its key was answered, and nobody has asked for anything
+/// but the execute. `None` if there is more to it.
+pub(super) fn settled(done: &Finished) -> Option<Row> {
+    let Finished { call, found: Found::Answer(answer), unsure: false } = done else { return None };
+    if call.work.action != Action::Execute || call.unwanted {
+        return None;
+    }
+    // Whoever asks for something else must be answered from the row.
+    if call.asker.as_ref().is_some_and(|asker| asker.command.kind != Kind::Execute) {
+        return None;
+    }
+    let (outcome, said) = answer.clone().split();
+    if outcome == Outcome::Unknown {
+        return None;
+    }
+    let mut row = Row::new(&call.work.command);
+    row.settle(Status::settled(outcome), said);
+    Some(row)
 }
 
 /// Settles a row, if the answer settles it, and answers whoever waits.

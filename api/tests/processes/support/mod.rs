@@ -146,6 +146,7 @@ impl Stack {
             .env("AMENDS_LISTEN", address.to_string())
             .env("AMENDS_INVENTORY_URL", format!("http://{}", self.inventory))
             .env("AMENDS_SESSION_TIMEOUT", "3s")
+            .env("AMENDS_FETCH_WAIT", "10ms")
             .env("AMENDS_COMMAND_PARTITIONS", "4")
             .env("AMENDS_REPLY_PARTITIONS", "4")
             .env("AMENDS_LOG", std::env::var("TEST_LOG").unwrap_or_else(|_| "warn".to_owned()))

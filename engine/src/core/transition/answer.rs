@@ -15,8 +15,8 @@ impl Deciding<'_> {
         let saga = self.saga.id;
         // Mostly it is the newest.
         let found =
-            self.saga.state.commands.iter().rposition(|c| c.id(saga, self.definition) == reply.row_key);
-        let Some(at) = found.filter(|_| reply.command_id == id::of(reply.kind, reply.row_key)) else {
+            self.saga.state.commands.iter().rposition(|c| c.id(saga, self.definition) == reply.row_key());
+        let Some(at) = found.filter(|_| reply.command_id == id::of(reply.kind, reply.row_key())) else {
             return Err(Decision::Nothing(Nothing::NotMine));
         };
         self.concern(at);

@@ -70,14 +70,14 @@ pub(super) fn born(
     step.did.label = Some(step.saga.label.clone());
     step.did.timeout_at = timeout_at;
     step.send_step(0);
-    step.finish(&Occurrence { event: Event::Started, at: now, jitter: 0 })
+    step.finish(&Occurrence { event: Event::Started(input.clone()), at: now, jitter: 0 })
 }
 
 /// Decides what an event means for a saga.
 pub fn transition(definition: &Definition, saga: &Saga, occurrence: &Occurrence) -> Decision {
     let mut deciding = Deciding::new(definition, saga, occurrence.at, occurrence.jitter);
     let verdict = match &occurrence.event {
-        Event::Started => Err(DUPLICATE),
+        Event::Started(_) => Err(DUPLICATE),
         Event::Replied(reply) => {
             // An answer that comes after the saga's time does not save it, though it be heard before the clock.
             deciding.time_out();

@@ -1,4 +1,8 @@
-//! Connections, and whether the schema is this program's.
+//! Connections to any of the databases, whether a schema is this program's, and what time it is there.
+
+#![warn(missing_docs)]
+
+mod clock;
 
 use std::{collections::HashMap, str::FromStr, time::Duration};
 
@@ -8,7 +12,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use crate::MIGRATOR;
+pub use clock::DatabaseClock;
 
 /// How long a caller waits for a connection: soon enough for an answer over HTTP.
 const ACQUIRE: Duration = Duration::from_secs(3);
@@ -35,7 +39,7 @@ pub enum Error {
     Different(i64),
 }
 
-/// Connections to the engine's database, made when they are first needed. `name` is what the server calls them.
+/// Connections to a service's database, made when they are first needed. `name` is what the server calls them.
 ///
 /// Its statements find rows by key, in batches whose size the planner cannot know: one plan for all, made for
 /// index look-ups, even while the tables are new and small.
@@ -92,18 +96,10 @@ pub async fn check(pool: &PgPool, patience: Duration) -> Result<(), Error> {
     }
 }
 
-/// Whether the database is at this program's schema.
+/// Whether the database is at the schema that these migrations lead to.
 ///
 /// # Errors
 /// [`Error::Older`], [`Error::Newer`], [`Error::Different`] or [`Error::Unreachable`].
-pub async fn schema_is_current(pool: &PgPool) -> Result<(), Error> {
-    is_at(pool, &MIGRATOR).await
-}
-
-/// The same for any of the databases, with its migrations.
-///
-/// # Errors
-/// As [`schema_is_current`].
 pub async fn is_at(pool: &PgPool, migrator: &Migrator) -> Result<(), Error> {
     let applied =
         sqlx::query_as("SELECT version, checksum FROM _sqlx_migrations WHERE success").fetch_all(pool).await;

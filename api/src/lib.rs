@@ -1,0 +1,18 @@
+//! What the program `amends` is made of: its roles, and what they share. Here the crates beside this one are put
+//! together; `main.rs` only chooses a role. A library, so that the benchmark can run the same roles over other
+//! workflows.
+
+pub mod body;
+pub mod cli;
+pub mod clock;
+pub mod failpoints;
+pub mod orders;
+pub mod problem;
+pub mod publisher;
+pub mod roles;
+pub mod routes;
+mod samples;
+pub mod settings;
+pub mod state;
+pub mod telemetry;
+mod upkeep;

@@ -1,0 +1,207 @@
+//! What is shown and kept: one table on stdout, everything as JSON.
+
+pub mod plots;
+pub mod table;
+
+use std::{
+    collections::BTreeMap,
+    io::{IsTerminal, Write as _, stderr},
+};
+
+use serde::Serialize;
+
+use crate::{
+    args::{Mix, Mode},
+    books::Books,
+    machine::Machine,
+    meter::{
+        latency::Latency,
+        postgres::{Statement, Wal},
+    },
+};
+
+/// All of a run, as it is written.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub machine: Machine,
+    pub begun_at: String,
+    /// Servers' settings.
+    pub postgres_settings: BTreeMap<String, String>,
+    pub kafka_jvm: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference_per_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ceiling_per_s: Option<f64>,
+    pub rows: Vec<Row>,
+}
+
+/// One row. A row whose books do not balance has no figures in the table; here they are, for whoever looks for the
+/// reason.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    pub mode: Mode,
+    pub mix: Mix,
+    pub r#loop: &'static str,
+    pub in_flight: Option<usize>,
+    pub rate_per_s: Option<f64>,
+    pub engines: usize,
+    pub lines: usize,
+    pub seconds: f64,
+    /// Ended in the window.
+    pub sagas: usize,
+    pub sagas_per_s: f64,
+    /// From POST or birth to `FULFILLED` (or to the end of what is undone), as seen by the load.
+    #[serde(flatten)]
+    pub latency: Option<Latency>,
+    /// From POST to its answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Latency>,
+    /// From birth to `FULFILLED` as the database has it; with one in flight only, as a check.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stored: Option<Latency>,
+    /// All processes but the load.
+    pub cpu_ms_per_saga: f64,
+    pub cpu_ms_per_saga_by_group: BTreeMap<&'static str, f64>,
+    /// Cores that all of them, the load too, kept busy.
+    pub cores_busy: f64,
+    /// Commit records in the WAL, of all databases.
+    pub commits_per_saga: f64,
+    /// Transactions that ended well, reading ones too.
+    pub transactions_per_saga: f64,
+    pub wal_bytes_per_saga: f64,
+    pub wal: Wal,
+    pub kafka_bytes_per_saga: f64,
+    /// Proportional set size by group, at the end of the window.
+    pub memory_mb: BTreeMap<&'static str, f64>,
+    pub settings: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub statements: Vec<Statement>,
+    pub books_balanced: bool,
+    pub books: Books,
+    /// Sagas a second of all measurements of which this is the median.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<f64>,
+}
+
+impl Row {
+    /// `orders, 512 in flight`.
+    pub fn title(&self) -> String {
+        let mix = match self.mix {
+            Mix::Fulfilled => String::new(),
+            mix => format!(" {}", table::word(&mix)),
+        };
+        let pace = match (self.in_flight, self.rate_per_s) {
+            (Some(places), _) => format!("{places} in flight"),
+            (_, rate) => format!("{:.0}/s arriving", rate.unwrap_or_default()),
+        };
+        format!("{}{mix}, {pace}", table::word(&self.mode))
+    }
+}
+
+/// One line on stderr: on a terminal over the last one.
+pub fn progress(line: &str) {
+    let mut stderr = stderr().lock();
+    let _ = if stderr.is_terminal() { write!(stderr, "\r\x1b[K  {line}") } else { Ok(()) };
+    let _ = stderr.flush();
+}
+
+/// A line on stderr that stays.
+pub fn say(line: &str) {
+    let mut stderr = stderr().lock();
+    let clear = if stderr.is_terminal() { "\r\x1b[K" } else { "" };
+    let _ = writeln!(stderr, "{clear}{line}");
+}
+
+#[cfg(test)]
+pub mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A row as it might be measured.
+    pub fn row(mode: Mode, in_flight: usize) -> Row {
+        let latency = Latency::of((1..=100).map(Duration::from_millis));
+        let by_group = BTreeMap::from([("engine", 0.25), ("load", 0.125), ("postgres", 0.5)]);
+        Row {
+            mode,
+            mix: Mix::Fulfilled,
+            r#loop: "closed",
+            in_flight: Some(in_flight),
+            rate_per_s: None,
+            engines: 1,
+            lines: 1,
+            seconds: 20.0,
+            sagas: 20_000,
+            sagas_per_s: 1_000.0,
+            latency,
+            answer: None,
+            stored: None,
+            cpu_ms_per_saga: 0.75,
+            cpu_ms_per_saga_by_group: by_group,
+            cores_busy: 0.875,
+            commits_per_saga: 0.0625,
+            transactions_per_saga: 0.125,
+            wal_bytes_per_saga: 5_000.0,
+            wal: Wal { bytes: 100_000_000, commits: 1_250, records: 400_000, full_page_bytes: 0 },
+            kafka_bytes_per_saga: 3_000.0,
+            memory_mb: BTreeMap::from([("engine", 20.0)]),
+            settings: BTreeMap::new(),
+            statements: Vec::new(),
+            books_balanced: true,
+            books: Books {
+                labels: BTreeMap::from([("FULFILLED".to_owned(), 20_000)]),
+                violations: Vec::new(),
+            },
+            others: Vec::new(),
+        }
+    }
+
+    fn report(rows: Vec<Row>) -> Report {
+        let text = String::new;
+        Report {
+            machine: Machine {
+                cpu: "a CPU".into(),
+                cores: 2,
+                memory_gb: 24.0,
+                system: text(),
+                kernel: text(),
+                file_system: text(),
+                postgres: text(),
+                kafka: text(),
+                java: text(),
+                commit: text(),
+            },
+            begun_at: "2026-01-01T00:00:00Z".into(),
+            postgres_settings: BTreeMap::from([("fsync".to_owned(), "on".to_owned())]),
+            kafka_jvm: "-Xmx1g".into(),
+            reference_per_s: Some(20_000.0),
+            ceiling_per_s: Some(10_000.0),
+            rows,
+        }
+    }
+
+    #[test]
+    fn the_json_has_what_others_read() {
+        insta::assert_json_snapshot!(report(vec![row(Mode::Orders, 512)]));
+    }
+
+    #[test]
+    fn a_row_whose_books_do_not_balance_has_no_figures() {
+        let mut bad = row(Mode::Orders, 1);
+        bad.books_balanced = false;
+        bad.books.violations.push("pieces taken: 2 expected, 1 found".into());
+        let report = report(vec![row(Mode::Engine, 512), bad]);
+        insta::assert_snapshot!(table::render(&report));
+    }
+
+    #[test]
+    fn plots_are_drawn_from_three_levels_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        let rows = |levels: &[usize]| levels.iter().map(|n| row(Mode::Orders, *n)).collect::<Vec<_>>();
+        assert!(!plots::write(&rows(&[1, 512]), directory).unwrap());
+        assert!(plots::write(&rows(&[1, 32, 512]), directory).unwrap());
+        let drawn = std::fs::read_to_string(directory.join("latency.svg")).unwrap();
+        assert!(drawn.contains("orders, p99"));
+    }
+}

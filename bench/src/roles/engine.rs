@@ -1,0 +1,102 @@
+//! The program's engine over another workflow, without a publisher, that tells the load what has ended.
+
+use std::{
+    io::Write as _,
+    net::{SocketAddr, TcpStream},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use amends_api::roles::{
+    Process,
+    engine::{Drives, drive},
+};
+use amends_engine::port::{DueScan, Error, Inputs, Loaded, SagaStore, Stray, Write};
+use amends_postgres::PgSagaStore;
+use amends_workflows::{self as workflows, order_fulfilment};
+use anyhow::{Context, Result};
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::three_steps;
+
+/// Starts it.
+pub async fn start(process: &Process, tell: SocketAddr, three_steps: bool) -> Result<()> {
+    let load = TcpStream::connect(tell).context("the load does not listen")?;
+    load.set_nodelay(true)?;
+    let pending_timeout = process.settings.pending_timeout;
+    let catalog = match three_steps {
+        true => three_steps::catalog(),
+        false => workflows::catalog(workflows::Settings { pending_timeout }),
+    };
+    let store = Box::new(move |pool| Telling { store: PgSagaStore::new(pool), load: Mutex::new(load) });
+    drive(process, true, Drives { store, catalog, publishes: false }).await
+}
+
+/// A store that tells of every saga that it has just seen fulfilled, or ended otherwise: one write a commit.
+struct Telling {
+    store: PgSagaStore,
+    load: Mutex<TcpStream>,
+}
+
+/// Whether the customer has now what there is to have: the last step of an order comes after it.
+fn is_news(write: &Write) -> bool {
+    let fulfilled = order_fulfilment::FULFILLED;
+    write.entries.iter().any(|entry| {
+        entry.did.label.as_deref() == Some(fulfilled)
+            || (entry.did.ended.is_some() && write.saga.label != fulfilled)
+    })
+}
+
+impl Telling {
+    fn tell(&self, writes: &[Write], written: &[Inputs]) {
+        let mut news: Vec<Uuid> = writes.iter().filter(|w| is_news(w)).map(|w| w.saga.id).collect();
+        if written.len() < writes.len() {
+            news.retain(|id| written.iter().any(|inputs| inputs.saga_id == *id));
+        }
+        if !news.is_empty() {
+            let bytes: Vec<u8> = news.iter().flat_map(|id| *id.as_bytes()).collect();
+            let mut load = self.load.lock().unwrap_or_else(PoisonError::into_inner);
+            // The load has gone: so shall we.
+            let _ = load.write_all(&bytes);
+        }
+    }
+}
+
+impl SagaStore for Telling {
+    async fn load(&self, ids: &[Uuid]) -> Result<Loaded, Error> {
+        self.store.load(ids).await
+    }
+
+    async fn due(&self, scan: &DueScan) -> Result<Loaded, Error> {
+        self.store.due(scan).await
+    }
+
+    async fn in_flight(
+        &self,
+        slots: &[u16],
+        within: Duration,
+        after: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Loaded, Error> {
+        self.store.in_flight(slots, within, after, limit).await
+    }
+
+    async fn commit(&self, writes: &[Write]) -> Result<Vec<Inputs>, Error> {
+        let written = self.store.commit(writes).await?;
+        self.tell(writes, &written);
+        Ok(written)
+    }
+
+    async fn reschedule(&self, sagas: &[(Uuid, u32, Option<DateTime<Utc>>)]) -> Result<(), Error> {
+        self.store.reschedule(sagas).await
+    }
+
+    async fn inputs(&self, ids: &[Uuid]) -> Result<Vec<Inputs>, Error> {
+        self.store.inputs(ids).await
+    }
+
+    async fn keep_strays(&self, strays: &[Stray]) -> Result<(), Error> {
+        self.store.keep_strays(strays).await
+    }
+}

@@ -1,0 +1,35 @@
+//! Processes of the benchmark's own, on the same library as the program's roles and told the same settings.
+
+mod engine;
+mod noop;
+mod reader;
+pub mod three_steps;
+
+use std::process::ExitCode;
+
+use amends_api::{
+    roles::{Process, signalled},
+    settings::Settings,
+    telemetry,
+};
+use anyhow::{Context, Result, anyhow};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::OwnRole;
+
+/// Runs it until it is told to stop.
+pub async fn run(role: OwnRole) -> Result<ExitCode> {
+    let settings = Settings::read(None, &[])?;
+    telemetry::logs(&settings).map_err(|why| anyhow!(why))?;
+    let metrics = telemetry::metrics().context("metrics")?;
+    let stop = CancellationToken::new();
+    tokio::spawn(signalled(stop.clone()));
+    let process = Process::begin(settings, metrics, stop.clone()).await?;
+    match role {
+        OwnRole::Engine { tell, three_steps } => engine::start(&process, tell, three_steps).await?,
+        OwnRole::Noop => noop::start(&process).await?,
+        OwnRole::Reader => reader::start(&process).await?,
+    }
+    stop.cancelled().await;
+    Ok(if process.ended().await { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,49 @@
+//! Workers that say yes to whatever comes and keep nothing.
+
+use std::time::Duration;
+
+use amends_api::roles::{PARTICIPANTS, Process, REPLIES};
+use amends_kafka::{KafkaSink, KafkaSource};
+use amends_protocol::{
+    Outcome,
+    transport::{self, Outbound, Placement, Sink, Source},
+    wire,
+};
+use anyhow::Result;
+use chrono::Utc;
+
+const BATCH: usize = 500;
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// One for each participant, side by side in one process.
+pub async fn start(process: &Process) -> Result<()> {
+    for participant in PARTICIPANTS {
+        let (group, topic) = (format!("amends-{participant}"), format!("{participant}.commands"));
+        let mut source = KafkaSource::subscribe(&process.kafka, &group, &[&topic])?;
+        let (sink, stop) = (KafkaSink::new(&process.kafka)?, process.stop.clone());
+        process.watch(participant, async move {
+            while !stop.is_cancelled() {
+                if let Err(error) = turn(&mut source, &sink).await {
+                    tracing::warn!(%error, "trying again");
+                    let _ = source.rewind();
+                }
+            }
+        });
+    }
+    process.observe(process.broker_ready()).await
+}
+
+async fn turn(source: &mut KafkaSource, sink: &KafkaSink) -> Result<(), transport::Error> {
+    let batch = source.receive(BATCH, PATIENCE).await?;
+    let now = Utc::now();
+    let commands = batch.messages.iter().filter_map(|message| wire::command(&message.bytes).ok());
+    let reply = |command: amends_protocol::Command| Outbound {
+        topic: REPLIES.to_owned(),
+        placement: Placement::Home(command.slot),
+        key: command.saga_id,
+        traceparent: None,
+        bytes: wire::write(&command.reply(Outcome::Succeeded, now)),
+    };
+    sink.send(commands.map(reply).collect()).await?;
+    source.commit(batch.receipt)
+}

@@ -1,0 +1,153 @@
+//! One row: warm-up, window, drain, books.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Result, bail};
+
+use crate::{
+    args::Bench,
+    books::{self, Books},
+    load::{Running, ledger::Span, pace::Pace, shop::Shop},
+    meter::{Meter, Snapshot, latency::Latency, postgres::Statement},
+    report::{Row, progress},
+    seen,
+    stage::Stage,
+};
+
+/// How long what is under way may take to end once nothing new begins.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// How long the roles run before the first row, so that the servers' code is compiled and their caches are filled.
+const HEAT: Duration = Duration::from_secs(4);
+/// How many are in flight meanwhile.
+const HEAT_IN_FLIGHT: usize = 256;
+/// Statements shown of each database.
+const STATEMENTS: i32 = 12;
+
+/// Lets servers and roles run for a while.
+pub async fn heat(stage: &Stage, args: &Bench) -> Result<()> {
+    let shop = Shop::new(stage.mix, args.lines);
+    let running = Running::start(&stage.entrance, shop, Pace::Closed(HEAT_IN_FLIGHT), &stage.ledger);
+    tokio::time::sleep(HEAT).await;
+    running.stop().await?;
+    let left = stage.ledger.drained(PATIENCE).await;
+    let (ended, _, failures) = stage.ledger.take();
+    if ended.is_empty() || left > 0 {
+        bail!("nothing goes through: {left} of {} did not end; {failures:?}", ended.len() + left);
+    }
+    Ok(())
+}
+
+/// Measures one row.
+pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<Row> {
+    let meter = Meter::of(stage).await?;
+    let shop = Shop::new(stage.mix, args.lines);
+    let running = Running::start(&stage.entrance, shop, pace, &stage.ledger);
+    tokio::time::sleep(Duration::from_secs(args.warm_up)).await;
+    if args.statements {
+        meter.postgres.watch_statements().await?;
+    }
+    let from = meter.read().await?;
+    let before = stage.ledger.ended();
+    for second in 1..=args.seconds {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let ended = stage.ledger.ended() - before;
+        progress(&format!("{second} of {} s, {:.0} sagas/s", args.seconds, ended as f64 / second as f64));
+    }
+    let to = meter.read().await?;
+    let memory_mb = meter.memory_mb();
+    let statements = if args.statements { meter.postgres.statements(STATEMENTS).await? } else { Vec::new() };
+    let engine = stage.deployment.pool("engine");
+    let stored = match pace {
+        Pace::Closed(1) => {
+            seen::stored::latency(&engine, stage.mode, Duration::from_secs(args.seconds)).await?
+        }
+        _ => None,
+    };
+    running.stop().await?;
+    progress("what is under way comes to its end");
+    let left = stage.ledger.drained(PATIENCE).await;
+    let (ended, answers, failures) = stage.ledger.take();
+    if let Some(fallen) = stage.fallen() {
+        bail!(fallen);
+    }
+    progress("the books");
+    let mut books = books::check(stage, PATIENCE).await?;
+    if left > 0 {
+        books.violations.push(format!("{left} were not seen to end within {} s", PATIENCE.as_secs()));
+    }
+    for (why, times) in &failures {
+        books.violations.push(format!("{times} requests failed: {why}"));
+    }
+    let wal = meter.postgres.wal(&from.postgres, &to.postgres).await?;
+    let measured = Measured { from, to, ended, answers, stored, memory_mb, statements, books, wal };
+    Ok(measured.row(stage, args, pace))
+}
+
+/// What a window came to, before it is divided.
+struct Measured {
+    from: Snapshot,
+    to: Snapshot,
+    ended: Vec<Span>,
+    answers: Vec<Span>,
+    stored: Option<Latency>,
+    memory_mb: BTreeMap<&'static str, f64>,
+    statements: Vec<Statement>,
+    books: Books,
+    wal: crate::meter::postgres::Wal,
+}
+
+impl Measured {
+    /// In a closed loop latency is of what ended in the window; in an open one of what should have begun in it, so
+    /// that what waits for an overloaded server is not left out.
+    fn latency(&self, spans: &[Span], pace: Pace) -> Option<Latency> {
+        let inside = |span: &&Span| {
+            let at = if let Pace::Closed(_) = pace { span.to } else { span.from };
+            self.from.at <= at && at < self.to.at
+        };
+        Latency::of(spans.iter().filter(inside).map(Span::long))
+    }
+
+    fn row(self, stage: &Stage, args: &Bench, pace: Pace) -> Row {
+        let seconds = self.to.at.duration_since(self.from.at).as_secs_f64();
+        let in_window = |span: &&Span| self.from.at <= span.to && span.to < self.to.at;
+        let sagas = self.ended.iter().filter(in_window).count();
+        let each = |total: f64| total / (sagas.max(1)) as f64;
+        let cpu = |group: &&'static str| self.to.cpu_ms[*group] - self.from.cpu_ms[*group];
+        let cpu_ms: BTreeMap<&'static str, f64> =
+            self.to.cpu_ms.keys().map(|group| (*group, each(cpu(&group)))).collect();
+        let transactions =
+            |counters: &crate::meter::postgres::Counters| counters.transactions.values().sum::<i64>();
+        let is_load = |group: &str| group == "load";
+        Row {
+            mode: stage.mode,
+            mix: stage.mix,
+            r#loop: if let Pace::Closed(_) = pace { "closed" } else { "open" },
+            in_flight: if let Pace::Closed(places) = pace { Some(places) } else { None },
+            rate_per_s: if let Pace::Open(rate) = pace { Some(rate) } else { None },
+            engines: args.engines,
+            lines: args.lines,
+            seconds,
+            sagas,
+            sagas_per_s: sagas as f64 / seconds,
+            latency: self.latency(&self.ended, pace),
+            answer: self.latency(&self.answers, pace),
+            stored: self.stored,
+            cpu_ms_per_saga: cpu_ms.iter().filter(|(group, _)| !is_load(group)).map(|(_, ms)| ms).sum(),
+            cpu_ms_per_saga_by_group: cpu_ms,
+            cores_busy: self.to.cpu_ms.keys().map(|group| cpu(&group)).sum::<f64>() / seconds / 1_000.0,
+            commits_per_saga: each(self.wal.commits as f64),
+            transactions_per_saga: each(
+                (transactions(&self.to.postgres) - transactions(&self.from.postgres)) as f64,
+            ),
+            wal_bytes_per_saga: each(self.wal.bytes as f64),
+            wal: self.wal,
+            kafka_bytes_per_saga: each(self.to.kafka_bytes.saturating_sub(self.from.kafka_bytes) as f64),
+            memory_mb: self.memory_mb,
+            settings: crate::stage::Settings::of(args, stage.mix).roles,
+            statements: self.statements,
+            books_balanced: self.books.violations.is_empty(),
+            books: self.books,
+            others: Vec::new(),
+        }
+    }
+}

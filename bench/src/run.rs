@@ -1,0 +1,135 @@
+//! A run: yardsticks, groups of rows, report.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::{
+    args::{Bench, Mix},
+    load::pace::Pace,
+    machine::Machine,
+    plan::{self, Group},
+    report::{Report, Row, plots, say, table},
+    row,
+    stage::{self, Settings, Stage},
+    yardstick,
+};
+
+/// Runs what the command line asks for; fails if any row's books do not balance.
+pub async fn run(mut args: Bench) -> Result<ExitCode> {
+    if args.quick {
+        args.warm_up = args.warm_up.min(4);
+    }
+    let begun = Instant::now();
+    let groups = plan::groups(&args)?;
+    let mut report = begin(&args);
+    if !args.no_yardsticks {
+        say("yardsticks: plain SQL, and an order's rows by the engine's own SQL");
+        let deployment = stage::servers(&args, Mix::Fulfilled).await?;
+        let yardsticks = yardstick::measure(&deployment).await?;
+        let version = sqlx::query_scalar("SELECT current_setting('server_version')");
+        report.machine.postgres = version.fetch_one(&deployment.pool("engine")).await?;
+        deployment.stop().await;
+        say(&format!(
+            "  reference {} sagas/s, ceiling {} sagas/s",
+            table::thousands(yardsticks.reference_per_s),
+            table::thousands(yardsticks.ceiling_per_s)
+        ));
+        report.reference_per_s = Some(yardsticks.reference_per_s);
+        report.ceiling_per_s = Some(yardsticks.ceiling_per_s);
+    }
+    for group in &groups {
+        measure(&args, group, &mut report).await?;
+    }
+    println!("{}", table::render(&report));
+    let kept = keep(&report)?;
+    let drawn = plots::write(&report.rows, &directory()?).map_err(|error| anyhow!("plots: {error}"))?;
+    if drawn {
+        say(&format!("{0}/throughput.svg, {0}/latency.svg", directory()?.display()));
+    }
+    say(&format!("{} after {} s", kept.display(), begun.elapsed().as_secs()));
+    let balanced = report.rows.iter().all(|row| row.books_balanced);
+    Ok(if balanced { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn begin(args: &Bench) -> Report {
+    let settings = Settings::of(args, Mix::Fulfilled);
+    Report {
+        machine: Machine::here(&std::env::temp_dir()),
+        begun_at: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
+        postgres_settings: settings.postgres.into_iter().collect(),
+        kafka_jvm: settings.jvm,
+        reference_per_s: None,
+        ceiling_per_s: None,
+        rows: Vec::new(),
+    }
+}
+
+/// Rows of one mode and mix, on servers of their own.
+async fn measure(args: &Bench, group: &Group, report: &mut Report) -> Result<()> {
+    say(&format!("{} {}: starting servers and roles", table::word(&group.mode), table::word(&group.mix)));
+    let deployment = stage::servers(args, group.mix).await?;
+    let mut stage = Stage::set(deployment, args, group.mode, group.mix).await?;
+    row::heat(&stage, args).await.context("before the first row")?;
+    let mut most = 0.0_f64;
+    for asked in &group.loops {
+        let pace = asked.pace(most);
+        let mut rows = Vec::new();
+        for _ in 0..args.times.max(1) {
+            let row = row::measure(&mut stage, args, pace).await?;
+            say(&told(&row));
+            rows.push(row);
+        }
+        let row = median(rows);
+        if let Pace::Closed(_) = pace {
+            most = most.max(row.sagas_per_s);
+        }
+        report.rows.push(row);
+        // What has been measured is kept, whatever happens later.
+        keep(report)?;
+    }
+    stage.clear().await;
+    Ok(())
+}
+
+fn told(row: &Row) -> String {
+    let books = if row.books_balanced { "books balanced" } else { "BOOKS DO NOT BALANCE" };
+    let latency =
+        row.latency.map(|l| format!("p50 {:.1} ms, p99 {:.1} ms", l.p50_ms, l.p99_ms)).unwrap_or_default();
+    format!("  {}: {} sagas/s, {latency}, {books}", row.title(), table::thousands(row.sagas_per_s))
+}
+
+/// By sagas a second. One whose books do not balance is not passed over.
+fn median(mut rows: Vec<Row>) -> Row {
+    let all: Vec<f64> = rows.iter().map(|row| row.sagas_per_s).collect();
+    rows.sort_by(|a, b| {
+        a.books_balanced.cmp(&b.books_balanced).then(a.sagas_per_s.total_cmp(&b.sagas_per_s))
+    });
+    let unbalanced = rows.iter().position(|row| !row.books_balanced);
+    let mut row = rows.swap_remove(unbalanced.unwrap_or((rows.len() - 1) / 2));
+    if all.len() > 1 {
+        row.others = all;
+    }
+    row
+}
+
+/// Writes it; answers where.
+fn keep(report: &Report) -> Result<PathBuf> {
+    let directory = directory()?;
+    fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
+    let path = directory.join("latest.json");
+    fs::write(&path, serde_json::to_vec_pretty(report)?)
+        .with_context(|| format!("writing {}", path.display()))?;
+    Ok(path)
+}
+
+/// `target/bench`, beside the profile that this program is in.
+fn directory() -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    Ok(program.parent().and_then(Path::parent).context("where is the target directory?")?.join("bench"))
+}

@@ -1,0 +1,226 @@
+//! A deployment with the roles that a mode needs.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicU16},
+    time::Duration,
+};
+
+use amends_api::{clock::TokioClock, orders::door::fulfilment};
+use amends_engine::runtime::Engine;
+use amends_kafka::{KafkaSettings, KafkaSink};
+use amends_pool as pool;
+use amends_postgres::{PgSagaStore, deployment::deployment, orders::OrderStore};
+use amends_proof::deployment::{Deployment, KafkaOptions, Options, Process, free_address};
+use amends_workflows as workflows;
+use anyhow::{Context, Result, bail};
+use tokio::task::JoinHandle;
+
+use crate::{
+    args::{Bench, Mix, Mode},
+    load::{
+        Entrance,
+        births::Births,
+        http::Http,
+        ledger::Ledger,
+        shop::{PRODUCTS, product},
+    },
+    roles::three_steps,
+    seen,
+};
+
+/// Postgres' settings, besides `--postgres`. `fsync` and `synchronous_commit` are on, as always.
+const POSTGRES: [(&str, &str); 9] = [
+    ("fsync", "on"),
+    ("synchronous_commit", "on"),
+    ("full_page_writes", "on"),
+    ("shared_buffers", "1GB"),
+    ("max_wal_size", "8GB"),
+    ("checkpoint_timeout", "30min"),
+    ("autovacuum", "on"),
+    ("jit", "off"),
+    // So that a row's WAL is still there to be counted after it.
+    ("wal_keep_size", "8GB"),
+];
+
+/// Kafka's Java machine, unless `--jvm` says otherwise.
+const JVM: &str = "-Xms1g -Xmx1g -XX:+UseSerialGC";
+
+/// How long a call to the gateway may take where answers are lost, so that they do not fill a closed loop.
+const LOST_AFTER: (&str, &str) = ("payment_call_timeout", "1s");
+
+/// Roles of one mode, and a load's way in.
+pub struct Stage {
+    pub deployment: Deployment,
+    pub mode: Mode,
+    pub mix: Mix,
+    pub ledger: Arc<Ledger>,
+    pub entrance: Entrance,
+    /// What each process is counted as.
+    pub roles: Vec<(&'static str, Process)>,
+    reading: Option<JoinHandle<()>>,
+}
+
+/// Everything about servers and roles that was set.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub postgres: Vec<(String, String)>,
+    pub jvm: String,
+    pub roles: BTreeMap<String, String>,
+}
+
+impl Settings {
+    /// Ours, and what the command line changes.
+    pub fn of(args: &Bench, mix: Mix) -> Self {
+        let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        let mut postgres: Vec<_> = POSTGRES.iter().map(own).collect();
+        if args.statements {
+            postgres.push(own(&("shared_preload_libraries", "pg_stat_statements")));
+        }
+        postgres.retain(|(key, _)| args.postgres.iter().all(|(other, _)| other != key));
+        postgres.extend(args.postgres.iter().cloned());
+        let mut roles = BTreeMap::new();
+        if mix == Mix::Timeouts1 {
+            roles.extend([own(&LOST_AFTER)]);
+        }
+        roles.extend(args.set.iter().cloned());
+        Self { postgres, jvm: args.jvm.clone().unwrap_or_else(|| JVM.to_owned()), roles }
+    }
+}
+
+/// Servers, without roles.
+pub async fn servers(args: &Bench, mix: Mix) -> Result<Deployment> {
+    let settings = Settings::of(args, mix);
+    let mut options = Options::new(program(args)?);
+    options.postgres = settings.postgres;
+    options.kafka = KafkaOptions { jvm: Some(settings.jvm), properties: Vec::new() };
+    options.settings = settings.roles;
+    options.log.clone_from(&args.log);
+    Ok(Deployment::start(options).await?)
+}
+
+fn program(args: &Bench) -> Result<PathBuf> {
+    if let Some(program) = &args.program {
+        return Ok(program.clone());
+    }
+    let beside = std::env::current_exe()?.with_file_name("amends");
+    if !beside.exists() {
+        bail!("{} is missing: build amends-api with the same profile", beside.display());
+    }
+    Ok(beside)
+}
+
+impl Stage {
+    /// Starts what the mode needs, and puts stock in.
+    pub async fn set(deployment: Deployment, args: &Bench, mode: Mode, mix: Mix) -> Result<Self> {
+        let ledger = Arc::new(Ledger::default());
+        let mut roles: Vec<(&'static str, Process)> = Vec::new();
+        let own = std::env::current_exe()?;
+        let spawn_own = |role: &[&str]| deployment.spawn_program(&own, role, free_address()?, &[]);
+        if mode == Mode::Engine {
+            roles.push(("workers", spawn_own(&["role", "noop"])?));
+        } else {
+            roles.push(("workers", deployment.spawn_inventory(&[])?));
+            roles.push(("workers", deployment.spawn(&["worker", "payment"], &[])?));
+            roles.push(("workers", deployment.spawn(&["worker", "shipment"], &[])?));
+        }
+        let over_http = matches!(mode, Mode::Orders | Mode::Everything);
+        let tell = seen::told::listen(Arc::clone(&ledger)).await?.to_string();
+        for _ in 0..args.engines.max(1) {
+            roles.push((
+                "engine",
+                match mode {
+                    Mode::Engine => spawn_own(&["role", "engine", &tell, "--three-steps"])?,
+                    Mode::Workers => spawn_own(&["role", "engine", &tell])?,
+                    Mode::Orders | Mode::Everything => deployment.spawn(&["engine"], &[])?,
+                },
+            ));
+        }
+        if over_http {
+            roles.push(("api", deployment.spawn(&["api"], &[])?));
+        }
+        if mode == Mode::Everything {
+            roles.push(("notification", deployment.spawn(&["worker", "notification"], &[])?));
+            roles.push(("reader", spawn_own(&["role", "reader"])?));
+        }
+        for (_, role) in &mut roles {
+            role.ready().await?;
+        }
+        if mode != Mode::Engine {
+            stock(&deployment).await.context("putting stock in")?;
+        }
+        let kafka = KafkaSettings::new(deployment.kafka.address().to_string());
+        let (entrance, reading) = if over_http {
+            let api = roles.iter().find(|(group, _)| *group == "api").expect("it was started").1.address;
+            // A broker that wakes it need not be asked every few milliseconds.
+            let patient = KafkaSettings { fetch_wait: Duration::from_millis(500), ..kafka.clone() };
+            let reading = seen::commands::read(&patient, mix == Mix::Undone10, Arc::clone(&ledger))?;
+            (Entrance::Http(Arc::new(Http::new(api))), Some(reading))
+        } else {
+            (Entrance::Births(Arc::new(births(&deployment, &kafka, mode).await?)), None)
+        };
+        Ok(Self { deployment, mode, mix, ledger, entrance, roles, reading })
+    }
+
+    /// A role that has ended unasked, and its last words.
+    pub fn fallen(&mut self) -> Option<String> {
+        let fallen = self.roles.iter_mut().find_map(|(_, role)| (!role.is_running()).then_some(role));
+        fallen.map(|role| format!("{} has ended: {}", role.role, role.last_words()))
+    }
+
+    /// Ends everything in good order.
+    pub async fn clear(self) {
+        if let Some(reading) = self.reading {
+            reading.abort();
+            // Its consumer leaves before the broker does.
+            let _ = reading.await;
+        }
+        drop(self.entrance);
+        let mut stopping = tokio::task::JoinSet::new();
+        for (_, role) in self.roles {
+            stopping.spawn(role.stop());
+        }
+        while stopping.join_next().await.is_some() {}
+        self.deployment.stop().await;
+    }
+}
+
+/// Enough of everything, over the inventory worker's own HTTP.
+async fn stock(deployment: &Deployment) -> Result<()> {
+    let (client, inventory) = (reqwest::Client::new(), deployment.inventory());
+    for n in 0..PRODUCTS {
+        let url = format!("http://{inventory}/api/inventory/{}/stock", product(n));
+        let request =
+            client.put(url).header("content-type", "application/json").body(r#"{"onHand":1000000000}"#);
+        request.send().await?.error_for_status()?;
+    }
+    Ok(())
+}
+
+async fn births(deployment: &Deployment, kafka: &KafkaSettings, mode: Mode) -> Result<Births> {
+    let pool = pool::connect(deployment.role_url("engine"), 4, "amends-bench")?;
+    let this = deployment_of(&pool).await?;
+    let (catalog, orders) = match mode {
+        Mode::Engine => (three_steps::catalog(), None),
+        _ => (workflows::catalog(workflows::Settings::default()), Some(OrderStore::new(pool.clone()))),
+    };
+    let definition = match mode {
+        Mode::Engine => three_steps::definition(),
+        _ => fulfilment(&catalog).context("no workflow for orders")?,
+    };
+    let engine = Engine {
+        store: PgSagaStore::new(pool),
+        sink: KafkaSink::new(kafka)?,
+        clock: TokioClock::default(),
+        catalog,
+        key: this.key,
+        epoch: this.epoch,
+        ownership: Default::default(),
+    };
+    Ok(Births { engine: Arc::new(engine), orders, definition, slot: AtomicU16::new(0) })
+}
+
+async fn deployment_of(pool: &sqlx::PgPool) -> Result<amends_postgres::deployment::Deployment> {
+    deployment(pool).await.context("the engine's database")
+}
