@@ -35,11 +35,13 @@ fmt: ## format the code
 deny: ## check dependencies' licenses, sources and bans (needs cargo-deny)
 	@cargo deny check bans licenses sources
 
-campaign: bootstrap ## orders while everything fails, then the books (ORDERS=2000 SEED=1 FAULTS=…; needs Java and maven)
+campaign: ## orders while everything fails, then the books (ORDERS=2000 SEED=1 FAULTS=…; needs Java and maven)
+	@AMENDS_TEST_REAL_KAFKA=1 scripts/bootstrap
 	@cargo build --release -p amends-api -p amends-proof
 	@$(RELEASE)/amends-campaign --orders $(ORDERS) --seed $(SEED) $(if $(FAULTS),--faults $(FAULTS))
 
-crash-points: bootstrap ## kill at named points, then the books (ROLE=engine: only that; needs Java and maven)
+crash-points: ## kill at named points, then the books (ROLE=engine: only that; needs Java and maven)
+	@AMENDS_TEST_REAL_KAFKA=1 scripts/bootstrap
 	@cargo build --release -p amends-api --features failpoints
 	@cp $(RELEASE)/amends $(RELEASE)/amends-failpoints
 	@cargo build --release -p amends-api -p amends-proof

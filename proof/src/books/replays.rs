@@ -29,17 +29,27 @@ pub(super) async fn check(engine: &str) -> Result<Replayed, Error> {
     let ids: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM sagas").fetch_all(&pool).await?;
     let (catalog, admin) =
         (amends_workflows::catalog(amends_workflows::Settings::default()), Admin::new(pool.clone()));
-    let read = stream::iter(ids).map(|id| admin.get(id)).buffer_unordered(TOGETHER);
+    let read = stream::iter(ids).map(|id| read(&admin, id)).buffer_unordered(TOGETHER);
     let replayed = read
-        .try_fold(Replayed::default(), |mut replayed, detail| {
-            if let Some(detail) = detail {
-                one(&catalog, &detail, &mut replayed);
+        .try_fold(Replayed::default(), |mut replayed, read| {
+            match read {
+                Ok(Some(detail)) => one(&catalog, &detail, &mut replayed),
+                Ok(None) => {}
+                Err(why) => replayed.mismatches.push(why),
             }
             std::future::ready(Ok(replayed))
         })
         .await?;
     pool.close().await;
     Ok(replayed)
+}
+
+/// A saga with everything; or why it cannot be read.
+async fn read(admin: &Admin, id: Uuid) -> Result<Result<Option<Detail>, String>, Error> {
+    match admin.get(id).await {
+        Err(amends_postgres::Error::Unreadable(why)) => Ok(Err(why)),
+        read => Ok(Ok(read?)),
+    }
 }
 
 fn one(catalog: &amends_engine::core::Catalog, detail: &Detail, replayed: &mut Replayed) {

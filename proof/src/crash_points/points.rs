@@ -28,7 +28,9 @@ pub const POINTS: [(&[&str], &[&str]); 6] = [
     (
         &["worker", "inventory"],
         &[
-            "rows.insert_in.before", "rows.insert_in.after", "rows.lock.before",
+            "rows.insert_in.before",
+            "rows.insert_in.after",
+            "rows.lock.before",
             "rows.lock.after",
             "executor.run.before",
             "executor.run.after",
@@ -65,9 +67,20 @@ pub const POINTS: [(&[&str], &[&str]); 6] = [
 
 /// Of a worker that calls outside. `insert` accepts, `settle` writes the outcome down.
 const EXTERNAL: [&str; 23] = [
-    "rows.insert.before", "rows.insert.after", "rows.settle.before", "rows.settle.after", "rows.lock.before",
-    "rows.lock.after", "rows.get.before", "rows.get.after", "rows.due.after", "rows.write.before",
-    "rows.write.after", "rows.commit.before", "rows.commit.after", "executor.execute.before",
+    "rows.insert.before",
+    "rows.insert.after",
+    "rows.settle.before",
+    "rows.settle.after",
+    "rows.lock.before",
+    "rows.lock.after",
+    "rows.get.before",
+    "rows.get.after",
+    "rows.due.after",
+    "rows.write.before",
+    "rows.write.after",
+    "rows.commit.before",
+    "rows.commit.after",
+    "executor.execute.before",
     "executor.execute.after",
     "executor.undo.before",
     "executor.undo.after",
