@@ -57,7 +57,14 @@ impl Fleet {
         let kafka_proxy = Proxy::listen(Protocol::Bytes).await.map_err(Error::proxy)?;
         let advertised = format!("advertised.listeners=PLAINTEXT://{}", kafka_proxy.address());
         options.kafka.properties.push(advertised);
-        options.kafka.properties.push("group.min.session.timeout.ms=1000".into());
+        for property in [
+            "group.min.session.timeout.ms=1000",
+            // A killed broker may come back once its old session is over: 9 s unless set otherwise.
+            "broker.session.timeout.ms=3000",
+            "broker.heartbeat.interval.ms=500",
+        ] {
+            options.kafka.properties.push(property.into());
+        }
         let session = format!("{}s", SESSION.as_secs());
         for (key, value) in [
             ("session_timeout", session.as_str()),
