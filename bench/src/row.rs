@@ -134,7 +134,7 @@ impl Measured {
             stored: self.stored,
             cpu_ms_per_saga: cpu_ms.iter().filter(|(group, _)| !is_load(group)).map(|(_, ms)| ms).sum(),
             cpu_ms_per_saga_by_group: cpu_ms,
-            cores_busy: self.to.cpu_ms.keys().map(|group| cpu(group)).sum::<f64>() / seconds / 1_000.0,
+            cores_busy: self.to.cpu_ms.keys().map(cpu).sum::<f64>() / seconds / 1_000.0,
             commits_per_saga: each(self.wal.commits as f64),
             transactions_per_saga: each(
                 (transactions(&self.to.postgres) - transactions(&self.from.postgres)) as f64,

@@ -179,11 +179,12 @@ impl State {
                 reply.outcome = Outcome::Succeeded;
                 self.append(topic, partition, wire::write(&reply), None, Some(Poison::Unreadable));
             }
-        } else if topic != REPLIES && self.strikes(Fault::Unsupported, 0.01) {
-            if let Ok(mut command) = wire::command(&bytes) {
-                command.schema_version += 1;
-                bytes = wire::write(&command);
-            }
+        } else if topic != REPLIES
+            && self.strikes(Fault::Unsupported, 0.01)
+            && let Ok(mut command) = wire::command(&bytes)
+        {
+            command.schema_version += 1;
+            bytes = wire::write(&command);
         }
         self.append(topic, partition, bytes, traceparent, poison);
     }

@@ -128,8 +128,7 @@ impl Coverage {
         for fault in Fault::ALL {
             text += &format!("  {:<26}{:>10}\n", fault.word(), self.faults.get(fault).unwrap_or(&0));
         }
-        text +=
-            &format!("  {:<26}{:>10}\n\n", "writes of a zombie", self.stale_writes).trim_end_matches('\n');
+        text += format!("  {:<26}{:>10}\n\n", "writes of a zombie", self.stale_writes).trim_end_matches('\n');
         text += &format!("\n  {:<26}{:>10}\n\n", "deadlocks of a worker", self.deadlocks);
         text += &format!(
             "states of a worker's row met: {}\n\n",

@@ -386,7 +386,7 @@ pub fn finished_or_parked(quiet: &Quiet<'_>) -> Vec<String> {
         let saga = &stored.saga;
         let reason = saga.parked_reason().is_some_and(|r| !r.code.is_empty());
         let finished = saga.outcome.is_some() && saga.state.direction == Direction::Ended && !saga.live;
-        (!finished && !(saga.parked && reason)).then(|| format!("unfinished at {}", saga.step))
+        (!(finished || saga.parked && reason)).then(|| format!("unfinished at {}", saga.step))
     })
 }
 

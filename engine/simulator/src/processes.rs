@@ -80,6 +80,7 @@ pub fn engine(handle: &Handle) -> SimEngine {
         key: TokenKey::new([7; 32]),
         epoch: 1,
         ownership: Ownership::default(),
+        news: amends_engine::runtime::News::default(),
     }
 }
 

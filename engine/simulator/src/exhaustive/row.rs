@@ -89,7 +89,8 @@ pub struct State {
 
 /// The space.
 pub struct OneRow {
-    budget: Budget,
+    /// How much may happen.
+    pub budget: Budget,
     /// A planted bug, to see that the search finds it.
     pub planted: Option<Planted>,
 }
