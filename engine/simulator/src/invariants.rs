@@ -332,10 +332,14 @@ pub fn timers_are_on_time(quiet: &Quiet<'_>) -> Vec<String> {
     })
 }
 
-/// Compensations run in reverse, only for steps that may have run.
+/// Compensations run in reverse, only for steps that may have run, and not once the pivot has succeeded.
 pub fn compensations_in_reverse(quiet: &Quiet<'_>) -> Vec<String> {
     quiet.each(|_, entries| {
         let (mut sent, mut undoing): (BTreeSet<usize>, Vec<usize>) = (BTreeSet::new(), Vec::new());
+        let mut past_pivot = entries.iter().skip_while(|e| e.did.label.as_deref() != Some(order::FULFILLED));
+        if past_pivot.any(|e| e.did.heading_for.is_some()) {
+            return Some("undone past the point of no return".to_owned());
+        }
         for entry in entries {
             for what in &entry.did.sent {
                 let (name, kind) = what.split_once(' ')?;
