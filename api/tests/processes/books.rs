@@ -32,5 +32,9 @@ pub async fn balance(stack: &Stack) {
     let violations: i64 =
         report.lines.iter().filter(|line| line.number != DOMAIN_EVENTS).map(|line| line.violations).sum();
     assert_eq!(violations, 0, "{report}");
-    assert_eq!(count(stack.pool("engine"), "SELECT count(*) FROM sagas WHERE parked").await, 0, "parked sagas");
+    assert_eq!(
+        count(stack.pool("engine"), "SELECT count(*) FROM sagas WHERE parked").await,
+        0,
+        "parked sagas"
+    );
 }

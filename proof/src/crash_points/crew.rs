@@ -42,6 +42,7 @@ impl Crew {
             ("reply_partitions", "2"),
             ("payment_call_timeout", "300ms"),
             ("shipment_call_timeout", "300ms"),
+            ("call_lease", "2s"),
             ("start_timeout", "30s"),
         ] {
             options.settings.insert(key.to_owned(), value.to_owned());
