@@ -1,9 +1,15 @@
 # `make` alone lists what there is to make.
 
 AMENDS := $(or $(CARGO_TARGET_DIR),target)/debug/amends
+RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 ARGS ?=
+SEEDS ?= 10000
+FIRST ?= 1
 
-.PHONY: help run test bench build lint fmt deny real-kafka bootstrap
+ORDERS ?= 2000
+SEED ?= 1
+
+.PHONY: help run test simulate bench campaign crash-points build lint fmt deny real-kafka bootstrap
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -17,7 +23,11 @@ test: bootstrap ## run all tests, and say how many passed
 bench: ## measure it on this machine (ARGS=--quick: under six minutes; ARGS=--help; needs Java and maven)
 	@AMENDS_TEST_REAL_KAFKA=1 scripts/bootstrap
 	@cargo build --release -p amends-api -p amends-bench
-	@exec $(or $(CARGO_TARGET_DIR),target)/release/amends-bench $(ARGS)
+	@exec $(RELEASE)/amends-bench $(ARGS)
+
+simulate: bootstrap ## run SEEDS=n seeds of the simulator, from FIRST=seed (or ARGS="--seed N", "--shrink N", "--exhaustive")
+	@cargo build --release -p amends-sim
+	@exec $(RELEASE)/amends-sim --seeds $(SEEDS) --first $(FIRST) $(ARGS)
 
 build: bootstrap ## build the program `amends`
 	@cargo build --workspace
@@ -31,6 +41,18 @@ fmt: ## format the code
 
 deny: ## check dependencies' licenses, sources and bans (needs cargo-deny)
 	@cargo deny check bans licenses sources
+
+campaign: ## orders while everything fails, then the books (ORDERS=2000 SEED=1 FAULTS=…; needs Java and maven)
+	@AMENDS_TEST_REAL_KAFKA=1 scripts/bootstrap
+	@cargo build --release -p amends-api -p amends-proof
+	@$(RELEASE)/amends-campaign --orders $(ORDERS) --seed $(SEED) $(if $(FAULTS),--faults $(FAULTS))
+
+crash-points: ## kill at named points, then the books (ROLE=engine: only that; needs Java and maven)
+	@AMENDS_TEST_REAL_KAFKA=1 scripts/bootstrap
+	@cargo build --release -p amends-api --features failpoints
+	@cp $(RELEASE)/amends $(RELEASE)/amends-failpoints
+	@cargo build --release -p amends-api -p amends-proof
+	@$(RELEASE)/amends-crash-points $(if $(ROLE),--role $(ROLE))
 
 real-kafka: ## run a real Apache Kafka on a free port until Ctrl-C (needs Java and maven)
 	@scripts/real-kafka

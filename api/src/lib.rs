@@ -5,6 +5,7 @@
 pub mod body;
 pub mod cli;
 pub mod clock;
+pub mod failpoints;
 pub mod orders;
 pub mod problem;
 pub mod publisher;

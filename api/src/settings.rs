@@ -11,7 +11,10 @@ use serde::Deserialize;
 pub const DEFAULTS: &str = include_str!("../amends.default.toml");
 
 /// Environment variables that are the tests' own.
+#[cfg(not(feature = "failpoints"))]
 const NOT_SETTINGS: [&str; 2] = ["AMENDS_TEST_", "AMENDS_CONFIG"];
+#[cfg(feature = "failpoints")]
+const NOT_SETTINGS: [&str; 3] = ["AMENDS_TEST_", "AMENDS_CONFIG", "AMENDS_FAILPOINT"];
 
 /// Every setting. See `amends.default.toml` for what each is for.
 #[derive(Debug, Clone, Deserialize)]

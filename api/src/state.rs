@@ -5,10 +5,10 @@ use amends_kafka::KafkaSink;
 use amends_postgres::{PgSagaStore, orders::OrderStore};
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use crate::{clock::TokioClock, orders::door::Door};
+use crate::{clock::TokioClock, failpoints::Point, orders::door::Door};
 
 /// The engine over Postgres, Kafka and tokio.
-pub type PgEngine = Engine<PgSagaStore, KafkaSink, TokioClock>;
+pub type PgEngine = Engine<Point<PgSagaStore>, Point<KafkaSink>, TokioClock>;
 
 /// What the api's handlers share.
 pub struct Api {

@@ -130,7 +130,7 @@ impl Measured {
         let each = |total: f64| total / sagas.max(1) as f64;
         let grown = |group: &&'static str| self.to.cpu_ms[*group] - self.from.cpu_ms[*group];
         let cpu_ms: BTreeMap<&'static str, f64> =
-            self.to.cpu_ms.keys().map(|group| (*group, each(grown(&group)))).collect();
+            self.to.cpu_ms.keys().map(|group| (*group, each(grown(group)))).collect();
         let transactions = |counters: &Counters| counters.transactions.values().sum::<i64>();
         Figures {
             seconds,
@@ -141,7 +141,7 @@ impl Measured {
             stored: self.stored,
             cpu_ms_per_saga: cpu_ms.iter().filter(|(group, _)| **group != "load").map(|(_, ms)| ms).sum(),
             cpu_ms_per_saga_by_group: cpu_ms,
-            cores_busy: self.to.cpu_ms.keys().map(|group| grown(&group)).sum::<f64>() / seconds / 1_000.0,
+            cores_busy: self.to.cpu_ms.keys().map(grown).sum::<f64>() / seconds / 1_000.0,
             commits_per_saga: each(self.wal.commits as f64),
             transactions_per_saga: each(
                 (transactions(&self.to.postgres) - transactions(&self.from.postgres)) as f64,

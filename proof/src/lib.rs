@@ -3,4 +3,8 @@
 
 #![warn(missing_docs)]
 
+pub mod books;
+pub mod campaign;
+pub mod crash_points;
 pub mod deployment;
+pub mod proxy;

@@ -25,6 +25,11 @@ struct Span {
 }
 
 impl Progress {
+    /// Of a member that joins anew: it owns nothing yet, and no receipt of before is one of its own.
+    pub(crate) fn next_life(&self) -> Self {
+        Self { generation: self.generation + 1, receipts: self.receipts, ..Self::default() }
+    }
+
     /// Owned now, sorted.
     pub(crate) fn owned(&self) -> impl Iterator<Item = &Partition> {
         self.owned.iter()

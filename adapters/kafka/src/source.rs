@@ -13,7 +13,7 @@ use rdkafka::{
     ClientContext, Message, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance, StreamConsumer},
-    error::{KafkaError, KafkaResult},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::{BorrowedMessage, Headers},
 };
 
@@ -22,6 +22,9 @@ use crate::{
     progress::{Partition, Progress},
     settings,
 };
+
+/// How long a consumer is given before another takes its place.
+const RENEWAL: Duration = Duration::from_secs(2);
 
 /// So often the broker is told which offsets are settled. What is not told in time is received again, and known.
 const COMMIT_EVERY: Duration = Duration::from_millis(100);
@@ -35,8 +38,14 @@ const LOCAL_PATIENCE: Duration = Duration::from_secs(2);
 /// eager strategy every member would lose all of its partitions at each rebalance, and everything unsettled would be
 /// received again.
 pub struct KafkaSource {
+    settings: KafkaSettings,
+    group: String,
+    topics: Vec<String>,
     /// Always there, until the source is dropped.
     consumer: Option<StreamConsumer<Member>>,
+    /// A topic is gone, or is another of the same name: the consumer would wait for the old one for ever.
+    must_renew: bool,
+    renewed_at: Option<Instant>,
     /// An error that came after messages: it is told next time.
     failed: Option<Error>,
     /// A rewind that did not succeed: nothing may be received before it does.
@@ -50,28 +59,52 @@ impl KafkaSource {
         group: &str,
         topics: &[&str],
     ) -> Result<Self, settings::Error> {
-        let millis = |duration: Duration| duration.as_millis().to_string();
-        let config = settings.client(&[
-            ("group.id", group),
-            ("auto.offset.reset", "earliest"),
-            ("enable.auto.commit", "false"),
-            ("enable.auto.offset.store", "false"),
-            ("partition.assignment.strategy", "cooperative-sticky"),
-            ("session.timeout.ms", &millis(settings.session_timeout)),
-            // Heartbeats are how a member learns of a rebalance.
-            ("heartbeat.interval.ms", &millis(settings.session_timeout / 6)),
-            ("fetch.wait.max.ms", &millis(settings.fetch_wait)),
-            ("fetch.queue.backoff.ms", "10"),
-            ("fetch.error.backoff.ms", "100"),
-        ]);
-        let member = Member {
-            topic: topics.first().map_or_else(String::new, |&topic| topic.into()),
-            state: Mutex::default(),
-        };
-        let consumer: StreamConsumer<Member> =
-            config.create_with_context(member).map_err(settings::Error::Settings)?;
-        consumer.subscribe(topics).map_err(settings::Error::Settings)?;
-        Ok(Self { consumer: Some(consumer), failed: None, must_rewind: false })
+        let consumer = join(settings, group, topics, Progress::default())?;
+        Ok(Self {
+            settings: settings.clone(),
+            group: group.to_owned(),
+            topics: topics.iter().map(|&topic| topic.to_owned()).collect(),
+            consumer: Some(consumer),
+            must_renew: false,
+            renewed_at: None,
+            failed: None,
+            must_rewind: false,
+        })
+    }
+
+    /// Joins the group anew, with a consumer that has never heard of the topic as it was. The old one leaves by
+    /// itself.
+    fn renew(&mut self) -> Result<(), Error> {
+        if self.renewed_at.is_some_and(|at| at.elapsed() < RENEWAL) {
+            return Ok(());
+        }
+        self.renewed_at = Some(Instant::now());
+        let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
+        let progress = self.state().progress.next_life();
+        let renewed = join(&self.settings, &self.group, &topics, progress);
+        let renewed = renewed.map_err(|error| Error(format!("joining again: {error}")))?;
+        tracing::warn!(group = self.group, "a topic is not what it was; joined the group again");
+        let old = self.consumer.replace(renewed);
+        thread::spawn(move || drop(old));
+        (self.must_renew, self.must_rewind) = (false, false);
+        Ok(())
+    }
+
+    /// librdkafka queues its errors, several a second while the broker is away. Those that are over by now are not
+    /// told one by one: after each, callers rest.
+    fn past_errors(&mut self, mut error: KafkaError) -> Result<Inbound, Error> {
+        loop {
+            self.must_renew |= matches!(
+                error.rdkafka_error_code(),
+                Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownPartition)
+            );
+            let consumer = self.consumer.as_ref().expect("it is not dropped yet");
+            match consumer.stream().next().now_or_never().flatten() {
+                Some(Ok(message)) => return Ok(inbound(&message)),
+                Some(Err(next)) => error = next,
+                None => return Err(failed("receiving", &error)),
+            }
+        }
     }
 
     fn consumer(&self) -> &StreamConsumer<Member> {
@@ -84,16 +117,23 @@ impl KafkaSource {
 
     /// Takes what is there. There is no await in it: what it has taken cannot be dropped half-way.
     fn drain(&mut self, first: Inbound, max: usize) -> Vec<Inbound> {
-        let mut messages = vec![first];
+        let (mut messages, mut failure) = (vec![first], None);
         let mut stream = self.consumer.as_ref().expect("it is not dropped yet").stream();
         while messages.len() < max {
             match stream.next().now_or_never().flatten() {
                 Some(Ok(message)) => messages.push(inbound(&message)),
                 Some(Err(error)) => {
-                    self.failed = Some(failed("receiving", &error));
+                    failure = Some(error);
                     break;
                 }
                 None => break,
+            }
+        }
+        drop(stream);
+        if let Some(error) = failure {
+            match self.past_errors(error) {
+                Ok(message) => messages.push(message),
+                Err(error) => self.failed = Some(error),
             }
         }
         messages
@@ -140,10 +180,44 @@ impl KafkaSource {
     }
 }
 
+/// A consumer that is a member of this group and reads these topics.
+fn join(
+    settings: &KafkaSettings,
+    group: &str,
+    topics: &[&str],
+    progress: Progress,
+) -> Result<StreamConsumer<Member>, settings::Error> {
+    let millis = |duration: Duration| duration.as_millis().to_string();
+    let config = settings.client(&[
+        ("group.id", group),
+        ("auto.offset.reset", "earliest"),
+        ("enable.auto.commit", "false"),
+        ("enable.auto.offset.store", "false"),
+        ("partition.assignment.strategy", "cooperative-sticky"),
+        ("session.timeout.ms", &millis(settings.session_timeout)),
+        // Heartbeats are how a member learns of a rebalance.
+        ("heartbeat.interval.ms", &millis(settings.session_timeout / 6)),
+        ("fetch.wait.max.ms", &millis(settings.fetch_wait)),
+        ("fetch.queue.backoff.ms", "10"),
+        ("fetch.error.backoff.ms", "100"),
+    ]);
+    let member = Member {
+        topic: topics.first().map_or_else(String::new, |&topic| topic.into()),
+        state: Mutex::new(State { progress, ..State::default() }),
+    };
+    let consumer: StreamConsumer<Member> =
+        config.create_with_context(member).map_err(settings::Error::Settings)?;
+    consumer.subscribe(topics).map_err(settings::Error::Settings)?;
+    Ok(consumer)
+}
+
 impl Source for KafkaSource {
     async fn receive(&mut self, max: usize, patience: Duration) -> Result<Batch, Error> {
         if let Some(error) = self.failed.take() {
             return Err(error);
+        }
+        if self.must_renew {
+            self.renew()?;
         }
         if self.must_rewind {
             self.seek_back()?;
@@ -154,12 +228,13 @@ impl Source for KafkaSource {
             let left = patience.saturating_sub(begun.elapsed());
             let due = self.state().uncommitted_for();
             match tokio::time::timeout(due.map_or(left, |due| left.min(due)), self.consumer().recv()).await {
-                Ok(Ok(message)) => break inbound(&message),
-                Ok(Err(error)) => return Err(failed("receiving", &error)),
+                Ok(Ok(message)) => break Ok(inbound(&message)),
+                Ok(Err(error)) => break Err(error),
                 Err(_) if due.is_some_and(|due| due <= left) => self.flush()?,
                 Err(_) => return Ok(Batch::default()),
             }
         };
+        let first = first.or_else(|error| self.past_errors(error))?;
         let messages = self.drain(first, max);
         let receipt = self.state().progress.received(&messages);
         Ok(Batch { messages, receipt })

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::request;
-use crate::state::Api;
+use crate::{failpoints::reached, state::Api};
 
 /// Most orders of a transaction.
 const BATCH: usize = 500;
@@ -129,7 +129,10 @@ impl Porter {
         let birth = |order: &NewOrder, now| start(&api.fulfilment, order.saga.clone(), &order.data, now);
         let late = |_| Err(port::Error::Unavailable(format!("no answer within {}s", LONGEST.as_secs())));
         // Dropped like a crash: what was committed all the same is found by its key, and driven on by its rows.
-        let placed = match timeout(LONGEST, api.orders.place(&orders, birth)).await.unwrap_or_else(late) {
+        reached("orders", "place.before");
+        let placed = timeout(LONGEST, api.orders.place(&orders, birth)).await.unwrap_or_else(late);
+        reached("orders", "place.after");
+        let placed = match placed {
             Ok(placed) => placed,
             Err(error) => {
                 for answer in answers {

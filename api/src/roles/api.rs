@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use super::{Process, database, listen, serve};
 use crate::{
     clock::TokioClock,
+    failpoints::point,
     orders::door::{door, fulfilment},
     routes,
     state::Api,
@@ -34,13 +35,14 @@ pub async fn start(process: &Process, listener: Option<TcpListener>) -> Result<S
     let (door, porter) = door();
     let api = Arc::new(Api {
         engine: Engine {
-            store: PgSagaStore::new(pool.clone()),
-            sink: KafkaSink::new(&process.kafka)?,
+            store: point("store", PgSagaStore::new(pool.clone())),
+            sink: point("sink", KafkaSink::new(&process.kafka)?),
             clock: TokioClock::default(),
             catalog,
             key: deployment.key,
             epoch: deployment.epoch,
             ownership: Default::default(),
+            news: Default::default(),
         },
         orders: OrderStore::new(pool),
         door,

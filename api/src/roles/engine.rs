@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use amends_engine::{
     core::Catalog,
     port::{self, Clock, SagaStore},
-    runtime::{Engine, Error, Ownership, recovery::Recovery, replies, rest, timers},
+    runtime::{Engine, Error, News, Ownership, recovery::Recovery, replies, rest, timers},
 };
 use amends_kafka::{KafkaSink, KafkaSource};
 use amends_postgres::{MIGRATOR, PgSagaStore, deployment::deployment, events::EventLog};
@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Process, REPLIES, database};
-use crate::{clock::TokioClock, publisher, routes, upkeep};
+use crate::{clock::TokioClock, failpoints::point, publisher, routes, upkeep};
 
 /// The consumer group whose members share the slots.
 const GROUP: &str = "amends-engine";
@@ -40,7 +40,8 @@ pub struct Drives<S> {
 pub async fn start(process: &Process, observed: bool) -> Result<()> {
     let pending_timeout = process.settings.pending_timeout;
     let catalog = workflows::catalog(workflows::Settings { pending_timeout });
-    drive(process, observed, Drives { store: Box::new(PgSagaStore::new), catalog, publishes: true }).await
+    let store = Box::new(|pool| point("store", PgSagaStore::new(pool)));
+    drive(process, observed, Drives { store, catalog, publishes: true }).await
 }
 
 /// The same over any workflows.
@@ -51,17 +52,18 @@ pub async fn drive<S: SagaStore + 'static>(
 ) -> Result<()> {
     let pool = database(process, "engine_database_url", &MIGRATOR).await?;
     let deployment = deployment(&pool).await?;
-    let ownership = Ownership::default();
+    let (ownership, news) = (Ownership::default(), News::default());
     let engine = Arc::new(Engine {
         store: store(pool.clone()),
-        sink: KafkaSink::new(&process.kafka)?,
+        sink: point("sink", KafkaSink::new(&process.kafka)?),
         clock: TokioClock::default(),
         catalog,
         key: deployment.key,
         epoch: deployment.epoch,
         ownership: ownership.clone(),
+        news: news.clone(),
     });
-    let mut source = KafkaSource::subscribe(&process.kafka, GROUP, &[REPLIES])?;
+    let mut source = point("source", KafkaSource::subscribe(&process.kafka, GROUP, &[REPLIES])?);
     let stop = || process.stop.clone();
 
     let (shared, stopping) = (Arc::clone(&engine), stop());
@@ -95,7 +97,7 @@ pub async fn drive<S: SagaStore + 'static>(
         }
     });
     if publishes {
-        publish(process, &pool, ownership)?;
+        publish(process, &pool, ownership, news)?;
     }
     upkeep::of_engine(process, pool.clone()).await?;
     if observed {
@@ -104,11 +106,12 @@ pub async fn drive<S: SagaStore + 'static>(
     Ok(())
 }
 
-fn publish(process: &Process, pool: &PgPool, ownership: Ownership) -> Result<()> {
+fn publish(process: &Process, pool: &PgPool, ownership: Ownership, news: News) -> Result<()> {
     let mut publisher = publisher::Publisher::new(
         EventLog::new(pool.clone()),
-        KafkaSink::in_order(&process.kafka)?,
+        point("events", KafkaSink::in_order(&process.kafka)?),
         ownership,
+        news,
     );
     let stopping = process.stop.clone();
     process.watch("publisher", async move {

@@ -2,10 +2,12 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use amends_inventory::events::Publisher;
+use amends_inventory::{Inventory, events::Publisher};
 use amends_kafka::{KafkaSink, KafkaSource};
 use amends_notification::{Recorder, TOPICS};
-use amends_worker::Settings;
+use amends_payment::{BuiltInGateway, Payments};
+use amends_shipment::{BuiltInCarrier, Shipments};
+use amends_worker::{External, PgRows, Settings, Transactional};
 use anyhow::Result;
 use axum::Router;
 use sqlx::PgPool;
@@ -13,6 +15,7 @@ use sqlx::PgPool;
 use super::{Process, database, listen, serve};
 use crate::{
     cli::Worker,
+    failpoints::{Point, point},
     routes::{guarded, health},
     upkeep,
 };
@@ -28,10 +31,12 @@ pub async fn start(name: Worker, process: &Process, observed: bool) -> Result<Op
             let pool = database(process, "inventory_database_url", &amends_inventory::MIGRATOR).await?;
             let settings = tuned(process, amends_inventory::settings());
             let (source, sink) = transport(process, &settings)?;
-            let worker = amends_inventory::worker(pool.clone(), source, sink, settings.clone());
+            let (rows, executor) = (point("rows", PgRows::new(pool.clone())), point("executor", Inventory));
+            let worker = Transactional::new(rows, executor, source, sink, settings.clone());
             process.watch("inventory", worker.run(process.stop.clone()));
             upkeep::of_worker(process, pool.clone(), settings).await?;
-            let publisher = Publisher::new(pool.clone(), KafkaSink::in_order(&process.kafka)?);
+            let publisher =
+                Publisher::new(pool.clone(), point("events", KafkaSink::in_order(&process.kafka)?));
             process.watch("inventory.updated", publisher.run(process.stop.clone()));
             let routes = amends_inventory::router(pool.clone());
             serve_health(process, "inventory", ready(process, pool), routes, observed).await
@@ -41,7 +46,9 @@ pub async fn start(name: Worker, process: &Process, observed: bool) -> Result<Op
             let mut settings = tuned(process, amends_payment::settings());
             settings.call_timeout = process.settings.payment_call_timeout;
             let (source, sink) = transport(process, &settings)?;
-            let worker = amends_payment::worker(pool.clone(), source, sink, settings.clone());
+            let payments = point("executor", Payments::new(BuiltInGateway::new(pool.clone())));
+            let rows = point("rows", PgRows::new(pool.clone()));
+            let worker = External::new(rows, payments, source, sink, settings.clone());
             process.watch("payment", worker.run(process.stop.clone()));
             upkeep::of_worker(process, pool.clone(), settings).await?;
             serve_health(process, "payment", ready(process, pool), Router::new(), observed).await
@@ -51,15 +58,19 @@ pub async fn start(name: Worker, process: &Process, observed: bool) -> Result<Op
             let mut settings = tuned(process, amends_shipment::settings());
             settings.call_timeout = process.settings.shipment_call_timeout;
             let (source, sink) = transport(process, &settings)?;
-            let worker = amends_shipment::worker(pool.clone(), source, sink, settings.clone());
+            let shipments = point("executor", Shipments::new(BuiltInCarrier::new(pool.clone())));
+            let rows = point("rows", PgRows::new(pool.clone()));
+            let worker = External::new(rows, shipments, source, sink, settings.clone());
             process.watch("shipment", worker.run(process.stop.clone()));
             upkeep::of_worker(process, pool.clone(), settings).await?;
             serve_health(process, "shipment", ready(process, pool), Router::new(), observed).await
         }
         Worker::Notification => {
             let pool = database(process, "notification_database_url", &amends_notification::MIGRATOR).await?;
-            let source = KafkaSource::subscribe(&process.kafka, "amends-notification", &TOPICS)?;
-            let mut recorder = Recorder::new(pool.clone(), source, KafkaSink::new(&process.kafka)?);
+            let source =
+                point("source", KafkaSource::subscribe(&process.kafka, "amends-notification", &TOPICS)?);
+            let sink = point("sink", KafkaSink::new(&process.kafka)?);
+            let mut recorder = Recorder::new(pool.clone(), source, sink);
             let stop = process.stop.clone();
             process.watch("notification", async move {
                 while !stop.is_cancelled() {
@@ -82,10 +93,10 @@ fn tuned(process: &Process, mut settings: Settings) -> Settings {
     settings
 }
 
-fn transport(process: &Process, settings: &Settings) -> Result<(KafkaSource, KafkaSink)> {
+fn transport(process: &Process, settings: &Settings) -> Result<(Point<KafkaSource>, Point<KafkaSink>)> {
     let group = format!("amends-{}", settings.name);
     let source = KafkaSource::subscribe(&process.kafka, &group, &[&settings.command_topic])?;
-    Ok((source, KafkaSink::new(&process.kafka)?))
+    Ok((point("source", source), point("sink", KafkaSink::new(&process.kafka)?)))
 }
 
 fn ready(process: &Process, pool: PgPool) -> health::Ready {

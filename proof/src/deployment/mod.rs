@@ -183,6 +183,16 @@ impl Deployment {
         self.spawn_program(&self.options.program, &["worker", "inventory"], self.inventory, settings)
     }
 
+    /// The same for any role at a place of its own, with settings that come before the deployment's.
+    pub fn spawn_at(
+        &self,
+        role: &[&str],
+        address: SocketAddr,
+        settings: &[(&str, &str)],
+    ) -> Result<Process, Error> {
+        self.spawn_program(&self.options.program, role, address, settings)
+    }
+
     /// Starts another program that understands the same settings, or a role at a place of its own.
     pub fn spawn_program(
         &self,

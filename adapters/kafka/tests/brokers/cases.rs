@@ -281,6 +281,34 @@ pub(crate) async fn a_topic_that_grows_is_noticed_where_the_broker_can(broker: T
     }
 }
 
+pub(crate) async fn a_topic_deleted_and_made_again_is_read_on_where_the_broker_can(broker: TestBroker) {
+    if !broker.is_real() {
+        return; // It can only forget everything, see `faults`.
+    }
+    let topic = broker.topic("replies", 4).await;
+    let sink = sink(broker);
+    let mut source = source(broker, &topic, &topic);
+    scatter(&sink, &topic, 0..40).await;
+    let batch = expect(&mut source, 0..40).await;
+    source.commit(batch.receipt).unwrap();
+
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", broker.bootstrap_servers()).create().unwrap();
+    admin.delete_topics(&[&topic], &AdminOptions::new()).await.unwrap();
+    let again = [Topic::new(&topic, 4)];
+    topics::ensure(&settings(broker), &again, PATIENCE).await.unwrap();
+    let (begun, mut missing) = (Instant::now(), BTreeSet::from([0, 1, 2, 3]));
+    while !missing.is_empty() {
+        assert!(begun.elapsed() < PATIENCE, "nothing comes from partitions {missing:?}");
+        // Again and again, as the engine does while there is no answer; errors are told meanwhile.
+        let messages = (0..4).map(|home| message(&topic, Placement::Home(home), home)).collect();
+        let _ = sink.send(messages).await;
+        let Ok(batch) = source.receive(100, Duration::from_millis(100)).await else { continue };
+        missing.retain(|partition| batch.messages.iter().all(|message| message.partition != *partition));
+        source.commit(batch.receipt).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_broker_that_is_not_there_is_one_line() {
     // A port that was free a moment ago.

@@ -127,3 +127,32 @@ async fn domain_events_go_on_after_the_broker_has_forgotten_their_producer() {
     broker.create_topic(TOPIC, 2).unwrap();
     resend_until(&sink, &mut source, 0, "after", 0).await;
 }
+
+#[tokio::test]
+async fn an_outage_that_is_over_is_not_told_of_error_by_error() {
+    let (broker, settings) = start(2);
+    let sink = KafkaSink::new(&settings).unwrap();
+    let mut source = KafkaSource::subscribe(&settings, "group", &[TOPIC]).unwrap();
+    send(&sink, 0, "before").await;
+    receive(&mut source, "before").await;
+
+    // Whoever receives is busy meanwhile, with a send that fails again and again.
+    broker.set_reachable(false);
+    for _ in 0..10 {
+        sink.send(one(0, "away")).await.unwrap_err();
+    }
+    broker.set_reachable(true);
+    send(&sink, 0, "after").await;
+    let (begun, mut errors) = (Instant::now(), 0);
+    loop {
+        match source.receive(10, Duration::from_millis(100)).await {
+            Ok(batch) if batch.messages.iter().any(|message| text(message) == "after") => break,
+            Ok(_) => {}
+            // After each, callers rest longer.
+            Err(_) => errors += 1,
+        }
+        assert!(begun.elapsed() < PATIENCE, "it has not come");
+    }
+    // What was queued is one; the last attempt to connect may fail after it.
+    assert!(errors <= 2, "{errors} errors about what was over");
+}

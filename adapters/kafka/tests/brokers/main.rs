@@ -42,4 +42,5 @@ on_every_broker!(
     topics_with_other_partitions_than_the_settings_are_told_of,
     missing_topics_are_made_where_the_broker_can,
     a_topic_that_grows_is_noticed_where_the_broker_can,
+    a_topic_deleted_and_made_again_is_read_on_where_the_broker_can,
 );

@@ -11,8 +11,9 @@ use std::{
 };
 
 use amends_embedded::{Broker, BrokerOptions, Postgres, PostgresOptions};
+use amends_proof::books::Sources;
 use amends_testkit::{TestDatabase, eventually};
-use sqlx::{PgPool, migrate::Migrator, postgres::PgPoolOptions};
+use sqlx::{ConnectOptions, PgPool, migrate::Migrator, postgres::PgPoolOptions};
 
 use client::Client;
 
@@ -118,6 +119,12 @@ impl Stack {
     /// A database, as its owner.
     pub fn pool(&self, name: &str) -> &PgPool {
         &self.databases[name].pool
+    }
+
+    /// All databases, as their owner.
+    pub fn sources(&self) -> Sources {
+        let url = |name: &str| self.pool(name).connect_options().to_url_lossy().to_string();
+        Sources { desk: url("engine"), databases: DATABASES.map(|(name, _)| url(name)) }
     }
 
     /// Starts a role (`["worker", "payment"]`) without waiting for it.

@@ -1,0 +1,59 @@
+//! `amends-campaign`: orders, faults, and then the books. Ends with 1 if they do not balance.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use amends_proof::campaign::{self, Campaign, faults::ALL};
+use clap::Parser;
+
+/// Places orders while everything fails, and then counts the books.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// How many orders.
+    #[arg(long, default_value_t = 2000)]
+    orders: usize,
+    /// How many orders a second; by default so many that there are five seconds for each fault, at most 100.
+    #[arg(long)]
+    rate: Option<f64>,
+    /// How many faults; by default one for every 300 orders, and at least 21: each kind once.
+    #[arg(long)]
+    faults: Option<usize>,
+    /// Of everything that is drawn.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Only faults whose name contains this.
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Where the processes' logs go if the books do not balance.
+    #[arg(long, default_value = "target/campaign")]
+    logs: PathBuf,
+    /// The program `amends`; by default the one beside this one.
+    #[arg(long)]
+    program: Option<PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let beside = || std::env::current_exe().ok().map(|me| me.with_file_name("amends")).unwrap_or_default();
+    let faults = arguments.faults.unwrap_or((arguments.orders / 300).max(ALL.len()));
+    let leisurely = arguments.orders as f64 / (faults.max(1) as f64 * 5.0);
+    let campaign = Campaign {
+        program: arguments.program.unwrap_or_else(beside),
+        orders: arguments.orders,
+        rate: arguments.rate.unwrap_or(leisurely.clamp(1.0, 100.0)),
+        faults,
+        seed: arguments.seed,
+        only: arguments.only,
+        logs: arguments.logs,
+    };
+    match campaign::run(&campaign).await {
+        Ok(outcome) => {
+            println!("{outcome}");
+            if outcome.violations() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("campaign: {error}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,154 @@
+-- Copies of all five databases, as they are now, in temporary tables of this session. The connections `engine`,
+-- `inventory`, `payment`, `shipment` and `notification` are open (dblink). JSON is cast at its source, whatever
+-- the type of its column.
+
+CREATE TEMP TABLE sagas AS SELECT * FROM dblink('engine', $$
+    SELECT id, business_key, revision, label, outcome, live, parked, state::jsonb FROM sagas $$)
+    AS t (id uuid, order_id text, revision integer, label text, outcome text, live boolean, parked boolean,
+          state jsonb);
+CREATE UNIQUE INDEX ON sagas (id);
+
+CREATE TEMP TABLE orders AS SELECT * FROM dblink('engine', $$
+    SELECT o.id, o.saga_id, o.total, o.currency,
+           (SELECT sum((line ->> 'quantity')::bigint)::bigint FROM jsonb_array_elements(o.lines::jsonb) AS line)
+    FROM orders AS o $$)
+    AS t (id uuid, saga_id uuid, total bigint, currency text, pieces bigint);
+CREATE UNIQUE INDEX ON orders (id);
+CREATE UNIQUE INDEX ON orders (saga_id);
+
+CREATE TEMP TABLE timeline AS SELECT * FROM dblink('engine', $$
+    SELECT saga_id, revision, at, body::jsonb -> 'event', body::jsonb -> 'did' FROM timeline $$)
+    AS t (saga_id uuid, revision integer, at timestamptz, event jsonb, did jsonb);
+CREATE UNIQUE INDEX ON timeline (saga_id, revision);
+
+CREATE TEMP TABLE keys AS SELECT * FROM dblink('engine', 'SELECT subject, key, order_id FROM idempotency_keys')
+    AS t (subject text, key text, order_id uuid);
+CREATE INDEX ON keys (key);
+
+CREATE TEMP TABLE strays AS SELECT * FROM dblink('engine', 'SELECT saga_id, command_id FROM strays')
+    AS t (saga_id uuid, command_id uuid);
+
+CREATE TEMP TABLE stock AS SELECT * FROM dblink('inventory',
+    'SELECT product_id, adjusted, on_hand, reserved, shipped FROM stock')
+    AS t (product_id text, adjusted bigint, on_hand bigint, reserved bigint, shipped bigint);
+
+CREATE TEMP TABLE reservations AS SELECT * FROM dblink('inventory',
+    'SELECT command_id, product_id, saga_id, quantity, status FROM reservations')
+    AS t (command_id uuid, product_id text, saga_id uuid, quantity bigint, status text);
+CREATE INDEX ON reservations (saga_id);
+
+CREATE TEMP TABLE moves AS SELECT * FROM dblink('inventory',
+    'SELECT product_id, kind, quantity, command_id FROM moves')
+    AS t (product_id text, kind text, quantity bigint, command_id uuid);
+
+CREATE TEMP TABLE charges AS SELECT * FROM dblink('payment',
+    'SELECT key, amount, currency, declined FROM gateway_charges')
+    AS t (key uuid, amount bigint, currency text, declined text);
+CREATE INDEX ON charges (key);
+
+CREATE TEMP TABLE refunds AS SELECT * FROM dblink('payment',
+    'SELECT key, charge_key, amount FROM gateway_refunds')
+    AS t (key uuid, charge_key uuid, amount bigint);
+CREATE INDEX ON refunds (charge_key);
+
+CREATE TEMP TABLE bookings AS SELECT * FROM dblink('shipment',
+    'SELECT b.key, c.key FROM carrier_bookings AS b LEFT JOIN carrier_cancellations AS c ON c.booking_key = b.key
+     WHERE b.tracking_number IS NOT NULL')
+    AS t (key uuid, cancelled uuid);
+CREATE INDEX ON bookings (key);
+
+CREATE TEMP TABLE worker_rows AS
+    SELECT 'inventory' AS worker, * FROM dblink('inventory', 'SELECT command_id, saga_id, status, live FROM commands')
+        AS t (command_id uuid, saga_id uuid, status text, live boolean)
+    UNION ALL
+    SELECT 'payment', * FROM dblink('payment', 'SELECT command_id, saga_id, status, live FROM commands')
+        AS t (command_id uuid, saga_id uuid, status text, live boolean)
+    UNION ALL
+    SELECT 'shipment', * FROM dblink('shipment', 'SELECT command_id, saga_id, status, live FROM commands')
+        AS t (command_id uuid, saga_id uuid, status text, live boolean);
+CREATE INDEX ON worker_rows (command_id);
+
+CREATE TEMP TABLE notified AS SELECT * FROM dblink('notification',
+    'SELECT order_id, event_id, event_type FROM notifications')
+    AS t (order_id text, event_id text, event_type text);
+CREATE INDEX ON notified (event_id);
+
+-- Every command that a saga's row says it sent, with the id that the protocol gives it.
+CREATE TEMP TABLE sent AS
+    SELECT s.id AS saga_id, c.step_no, c.step, c.part, c.generation, c.status, c.undo_asked, c.undone, c.parked,
+           c.held, CASE c.step WHEN 'pay' THEN 'payment' WHEN 'ship' THEN 'shipment' ELSE 'inventory' END AS worker,
+           uuid_generate_v5(s.id, c.step || '/' || c.part || '/' || c.generation) AS command_id
+    FROM sagas AS s, LATERAL (
+        SELECT (e ->> 'step')::integer AS step_no,
+               (ARRAY['reserve', 'pay', 'ship', 'take'])[(e ->> 'step')::integer + 1] AS step,
+               coalesce((e ->> 'part')::integer, 0) AS part, coalesce((e ->> 'generation')::integer, 1) AS generation,
+               e ->> 'status' AS status, e -> 'undo' IS NOT NULL AS undo_asked,
+               coalesce((e -> 'undo' ->> 'done')::boolean, false) AS undone,
+               coalesce(e -> 'parked', e -> 'undo' -> 'parked') ->> 'code' AS parked,
+               coalesce(e -> 'held', '[]') AS held
+        FROM jsonb_array_elements(s.state -> 'commands') AS e) AS c;
+CREATE UNIQUE INDEX ON sent (command_id);
+CREATE INDEX ON sent (saga_id);
+
+-- What timelines say was sent, by name (`pay execute 2`), and when first.
+CREATE TEMP TABLE dispatched AS
+    SELECT t.saga_id, split_part(split_part(name, ' ', 1), '/', 1) AS step, split_part(name, ' ', 2) AS kind,
+           min(t.revision) AS first_revision
+    FROM timeline AS t, LATERAL jsonb_array_elements_text(coalesce(t.did -> 'sent', '[]')) AS name
+    GROUP BY 1, 2, 3;
+CREATE UNIQUE INDEX ON dispatched (saga_id, step, kind);
+
+-- What people did, by the timelines.
+CREATE TEMP TABLE actions AS
+    SELECT saga_id, revision, did ->> 'step' AS step, key AS action,
+           CASE key WHEN 'resolved' THEN value -> 'by' ELSE value END ->> 'why' AS why,
+           CASE key WHEN 'resolved' THEN value -> 'by' ELSE value END ->> 'who' AS who,
+           coalesce((value ->> 'done')::boolean, false) AS done
+    FROM timeline, LATERAL jsonb_each(CASE jsonb_typeof(event) WHEN 'object' THEN event ELSE '{}' END)
+    WHERE key IN ('cancel_requested', 'retry_requested', 'resolved');
+
+-- What was settled by hand, with evidence from the other side: `undone` of a compensation, `done` of an execute.
+CREATE TEMP TABLE by_hand AS
+    SELECT a.saga_id, a.step, CASE WHEN d.saga_id IS NULL THEN 'done' ELSE 'undone' END AS what
+    FROM actions AS a LEFT JOIN dispatched AS d
+      ON (d.saga_id, d.step, d.kind) = (a.saga_id, a.step, 'compensate') AND d.first_revision < a.revision
+    WHERE a.action = 'resolved' AND a.done;
+
+-- What the gateway's books and the carrier's say of each saga. What was given back by hand counts as given back.
+CREATE TEMP TABLE paid AS
+    SELECT c.saga_id, g.currency, count(*) AS charges, sum(g.amount)::bigint AS captured,
+           sum(coalesce(r.amount, CASE WHEN h.saga_id IS NOT NULL THEN g.amount END, 0))::bigint AS given_back
+    FROM charges AS g
+    LEFT JOIN refunds AS r ON r.charge_key = g.key
+    LEFT JOIN sent AS c ON c.command_id = g.key
+    LEFT JOIN by_hand AS h ON (h.saga_id, h.step, h.what) = (c.saga_id, 'pay', 'undone')
+    WHERE g.declined IS NULL
+    GROUP BY 1, 2;
+CREATE INDEX ON paid (saga_id);
+
+CREATE TEMP TABLE shipped AS
+    SELECT saga_id, count(*) AS labels FROM (
+        SELECT c.saga_id FROM bookings AS b LEFT JOIN sent AS c ON c.command_id = b.key WHERE b.cancelled IS NULL
+        UNION ALL SELECT saga_id FROM by_hand WHERE (step, what) = ('ship', 'done')) AS labels
+    GROUP BY 1;
+CREATE INDEX ON shipped (saga_id);
+
+CREATE TEMP TABLE taken AS
+    SELECT saga_id, sum(quantity) FILTER (WHERE status = 'taken')::bigint AS pieces,
+           sum(quantity) FILTER (WHERE status = 'held')::bigint AS held
+    FROM reservations GROUP BY 1;
+CREATE INDEX ON taken (saga_id);
+
+-- What is found: one row a violation; and how much was looked at.
+CREATE TEMP TABLE violations (invariant integer NOT NULL, what text NOT NULL);
+CREATE TEMP TABLE looked_at (invariant integer NOT NULL, things bigint NOT NULL);
+
+-- What is known from outside (see the ledger); filled before the report where it is known.
+CREATE TEMP TABLE told (key text, order_id uuid NOT NULL);
+CREATE TEMP TABLE promised (order_id uuid NOT NULL);
+CREATE TEMP TABLE seen (order_id uuid NOT NULL, status text NOT NULL);
+CREATE TEMP TABLE acted (saga_id uuid NOT NULL, action text NOT NULL, why text NOT NULL, sure boolean NOT NULL);
+CREATE TEMP TABLE poison (topic text NOT NULL, mark text NOT NULL, sure boolean NOT NULL);
+CREATE TEMP TABLE letters (topic text NOT NULL, mark text NOT NULL);
+
+ANALYZE;

@@ -1,0 +1,83 @@
+//! Replays every timeline through the pure core: it must come to the stored row, and every time the clock moved
+//! a saga, something was due by the time that the database gave.
+
+use amends_engine::core::{Event, NewSaga, replay};
+use amends_postgres::admin::{Admin, Detail};
+use futures::{StreamExt, TryStreamExt, stream};
+use sqlx::postgres::PgPoolOptions;
+use uuid::Uuid;
+
+use super::Error;
+
+/// Sagas read side by side.
+const TOGETHER: usize = 4;
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(super) struct Replayed {
+    /// Timelines that replay to another row, or not at all.
+    pub(super) mismatches: Vec<String>,
+    /// Times that the clock moved a saga.
+    pub(super) wakes: i64,
+    /// Of these, the ones that the core would not have taken at that time.
+    pub(super) early: Vec<String>,
+}
+
+/// Replays all sagas of the engine's database.
+pub(super) async fn check(engine: &str) -> Result<Replayed, Error> {
+    let pool = PgPoolOptions::new().max_connections(TOGETHER as u32).connect(engine).await?;
+    let ids: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM sagas").fetch_all(&pool).await?;
+    let (catalog, admin) =
+        (amends_workflows::catalog(amends_workflows::Settings::default()), Admin::new(pool.clone()));
+    let read = stream::iter(ids).map(|id| read(&admin, id)).buffer_unordered(TOGETHER);
+    let replayed = read
+        .try_fold(Replayed::default(), |mut replayed, read| {
+            match read {
+                Ok(Some(detail)) => one(&catalog, &detail, &mut replayed),
+                Ok(None) => {}
+                Err(why) => replayed.mismatches.push(why),
+            }
+            std::future::ready(Ok(replayed))
+        })
+        .await?;
+    pool.close().await;
+    Ok(replayed)
+}
+
+/// A saga with everything; or why it cannot be read.
+async fn read(admin: &Admin, id: Uuid) -> Result<Result<Option<Detail>, String>, Error> {
+    match admin.get(id).await {
+        Err(amends_postgres::Error::Unreadable(why)) => Ok(Err(why)),
+        read => Ok(Ok(read?)),
+    }
+}
+
+fn one(catalog: &amends_engine::core::Catalog, detail: &Detail, replayed: &mut Replayed) {
+    let saga = &detail.saga;
+    replayed.wakes += detail.timeline.iter().filter(|e| e.occurrence.event == Event::Woke).count() as i64;
+    let Some(definition) = catalog.get(&saga.workflow, saga.workflow_version) else {
+        return replayed.mismatches.push(format!("saga {}: no such workflow", saga.id));
+    };
+    let new = NewSaga { id: saga.id, slot: saga.slot, business_key: saga.business_key.clone() };
+    match replay(definition, new, &detail.timeline) {
+        // `wake_at` is a lower bound that a look without an entry may raise.
+        Ok(mut row) => {
+            row.wake_at = saga.wake_at;
+            if row != *saga {
+                replayed.mismatches.push(format!("saga {}: its timeline replays to another row", saga.id));
+            }
+        }
+        Err(why) => {
+            use amends_engine::core::Mismatch::Decision;
+            let woke = |revision| {
+                detail.timeline.iter().any(|e| e.revision == revision && e.occurrence.event == Event::Woke)
+            };
+            let told = format!("saga {}: {why}", saga.id);
+            match why {
+                // With nothing due the core decides nothing.
+                Decision(revision) if woke(revision) => replayed.early.push(told),
+                _ => replayed.mismatches.push(told),
+            }
+        }
+    }
+}

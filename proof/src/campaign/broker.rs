@@ -1,0 +1,163 @@
+//! What a campaign does to the broker's topics: poison, deletion, and a look at the dead letters.
+
+use std::{net::SocketAddr, time::Duration};
+
+use rdkafka::{
+    ClientConfig, Message, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+    producer::{FutureProducer, FutureRecord},
+    types::RDKafkaErrorCode,
+};
+use tokio::time::{Instant, sleep};
+
+use crate::books::Letter;
+
+/// Topics of commands and replies: those that can be deleted without loss, for the rows are the record.
+pub const TOPICS: [&str; 4] = ["inventory.commands", "payment.commands", "shipment.commands", "saga.replies"];
+/// A topic of domain events that a worker reads.
+const EVENTS: &str = "order.created";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Topics that take poison.
+pub fn poisonable() -> impl Iterator<Item = &'static str> {
+    TOPICS.into_iter().chain([EVENTS])
+}
+
+/// Clients of the broker itself, not by way of the proxy's faults.
+pub struct Broker {
+    config: ClientConfig,
+    admin: AdminClient<DefaultClientContext>,
+}
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Broker")
+    }
+}
+
+impl Broker {
+    /// Of the broker at this address.
+    pub fn new(address: SocketAddr) -> Result<Self, KafkaError> {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", address.to_string()).set("reconnect.backoff.max.ms", "500");
+        // Its word is the campaign's; librdkafka's own on a broker that is down is not news.
+        config.set("log_level", "0");
+        Ok(Self { admin: config.create()?, config })
+    }
+
+    /// Deletes a topic and makes it again, with so many partitions.
+    pub async fn recreate(&self, topic: &str, partitions: usize) -> Result<(), String> {
+        let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
+        let deleted = self.admin.delete_topics(&[topic], &options).await.map_err(|e| e.to_string())?;
+        match deleted.into_iter().next() {
+            Some(Err((_, code))) if code != RDKafkaErrorCode::UnknownTopicOrPartition => {
+                return Err(format!("deleting {topic}: {code}"));
+            }
+            _ => {}
+        }
+        let begun = Instant::now();
+        let wanted = i32::try_from(partitions).unwrap_or(i32::MAX);
+        loop {
+            let new = NewTopic::new(topic, wanted, TopicReplication::Fixed(1));
+            let made = self.admin.create_topics(&[new], &options).await.map_err(|e| e.to_string())?;
+            match made.into_iter().next() {
+                Some(Ok(_)) | None => return Ok(()),
+                // Not gone yet; or a producer asked for it and had it made, with one partition.
+                Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
+                    let more = [NewPartitions::new(topic, partitions)];
+                    let grown = self.admin.create_partitions(&more, &options).await;
+                    if grown.is_ok_and(|each| each.iter().all(Result::is_ok)) {
+                        return Ok(());
+                    }
+                }
+                Some(Err((_, code))) if begun.elapsed() > PATIENCE => {
+                    return Err(format!("making {topic}: {code}"));
+                }
+                Some(Err(_)) => {}
+            }
+            if begun.elapsed() > PATIENCE {
+                return Err(format!("making {topic}: it neither is there nor can be made"));
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Produces bytes to a partition that the broker chooses.
+    pub async fn produce(&self, topic: &str, bytes: &[u8]) -> Result<(), String> {
+        let mut config = self.config.clone();
+        config.set("acks", "all").set("message.timeout.ms", "15000");
+        let producer: FutureProducer = config.create().map_err(|e| e.to_string())?;
+        let record = FutureRecord::<(), _>::to(topic).payload(bytes);
+        producer.send(record, PATIENCE).await.map(drop).map_err(|(e, _)| e.to_string())
+    }
+
+    /// Everything that is in the dead letter topics of all topics that take poison.
+    pub async fn dead_letters(&self) -> Result<Vec<Letter>, String> {
+        let config = self.config.clone();
+        let reading = tokio::task::spawn_blocking(move || read_dead_letters(&config));
+        reading.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+    }
+}
+
+fn read_dead_letters(config: &ClientConfig) -> Result<Vec<Letter>, KafkaError> {
+    let mut letters = Vec::new();
+    for topic in poisonable() {
+        let dead = format!("{topic}.DLT");
+        let consumer: BaseConsumer =
+            config.clone().set("group.id", "amends-campaign").set("enable.auto.commit", "false").create()?;
+        let (_, end) = consumer.fetch_watermarks(&dead, 0, PATIENCE)?;
+        let mut all = TopicPartitionList::new();
+        all.add_partition_offset(&dead, 0, Offset::Beginning)?;
+        consumer.assign(&all)?;
+        let mut next = 0;
+        while next < end {
+            let Some(message) = consumer.poll(PATIENCE) else { break };
+            let message = message?;
+            next = message.offset() + 1;
+            letters
+                .push(Letter { topic: topic.to_owned(), mark: mark(message.payload().unwrap_or_default()) });
+        }
+    }
+    Ok(letters)
+}
+
+/// What poison is recognised by, near its beginning; of anything else, its beginning.
+fn mark(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(100)]).into_owned();
+    let number =
+        |at: usize| text[at + POISON.len()..].chars().take_while(char::is_ascii_digit).collect::<String>();
+    text.find(POISON).map_or(text.clone(), |at| format!("{POISON}{}", number(at)))
+}
+
+const POISON: &str = "poison-";
+
+/// A message that nobody can read, of one of several kinds, and what it is recognised by.
+pub fn poison(number: usize) -> (&'static str, String, Vec<u8>) {
+    let mark = format!("{POISON}{number}");
+    let (kind, bytes) = match number % 4 {
+        0 => ("not JSON", mark.clone().into_bytes()),
+        1 => ("900 kB", format!("\"{mark}{}\"", " ".repeat(900_000)).into_bytes()),
+        2 => {
+            ("deeply nested", format!("[\"{mark}\",{}{}]", "[".repeat(5_000), "]".repeat(5_000)).into_bytes())
+        }
+        _ => ("another shape", format!("{{\"is\":\"{mark}\",\"schemaVersion\":1}}").into_bytes()),
+    };
+    (kind, mark, bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn poison_is_recognised_among_dead_letters() {
+        for number in 0..8 {
+            let (_, expected, bytes) = poison(number);
+            assert_eq!(mark(&bytes), expected);
+        }
+        assert_eq!(mark(b"{\"commandId\":1}"), "{\"commandId\":1}");
+    }
+}

@@ -1,0 +1,200 @@
+//! A client as anybody writes one: it sends a key, and asks again with it whenever it is not sure.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use super::record::Record;
+
+/// A client's patience with one request.
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// Rest before it asks again.
+const REST: Duration = Duration::from_millis(100);
+
+/// What clients came across.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Requests without an answer in time: cut, refused, or too slow.
+    pub unanswered: AtomicU64,
+    /// Requests answered 429 or 503.
+    pub turned_away: AtomicU64,
+    /// Answers that repeated an earlier one.
+    pub replayed: AtomicU64,
+    /// Cancellations answered 202, and 409.
+    pub cancelled: AtomicU64,
+    /// Cancellations that came too late.
+    pub too_late: AtomicU64,
+}
+
+/// A client of several apis.
+#[derive(Debug, Clone)]
+pub struct Client {
+    apis: Arc<Vec<String>>,
+    http: reqwest::Client,
+    turn: Arc<AtomicUsize>,
+    record: Record,
+    counts: Arc<Counts>,
+}
+
+/// What was answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body, as far as it is JSON.
+    pub body: Value,
+    replayed: bool,
+}
+
+impl Client {
+    /// A client that asks these in turn, and writes down what it is told.
+    pub fn new(apis: &[SocketAddr], record: Record) -> Self {
+        let http = reqwest::Client::builder().timeout(TIMEOUT).build().expect("a client without TLS");
+        let apis = Arc::new(apis.iter().map(|a| format!("http://{a}")).collect());
+        Self { apis, http, turn: Arc::default(), record, counts: Arc::default() }
+    }
+
+    /// What it came across, and all its clones.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    fn api(&self) -> &str {
+        &self.apis[self.turn.fetch_add(1, Ordering::Relaxed) % self.apis.len()]
+    }
+
+    async fn ask(&self, request: reqwest::RequestBuilder) -> Option<Answer> {
+        let answer = async {
+            let answer = request.send().await.ok()?;
+            let status = answer.status().as_u16();
+            let replayed = answer.headers().get("idempotency-replayed").is_some_and(|v| v == "true");
+            Some(Answer { status, replayed, body: answer.json().await.unwrap_or_default() })
+        };
+        let answer = answer.await;
+        match &answer {
+            None => drop(self.counts.unanswered.fetch_add(1, Ordering::Relaxed)),
+            Some(Answer { status: 429 | 503, .. }) => {
+                self.counts.turned_away.fetch_add(1, Ordering::Relaxed);
+            }
+            Some(Answer { status, body, .. }) if *status >= 500 => {
+                self.record.odd(format!("answered {status}: {body}"));
+            }
+            Some(_) => {}
+        }
+        answer
+    }
+
+    /// Places an order; asks again with its key until it is told the order's id.
+    pub async fn place(&self, order: &Value, key: &str) -> Option<Uuid> {
+        loop {
+            let request = self.http.post(format!("{}/api/orders", self.api())).json(order);
+            match self.ask(request.header("Idempotency-Key", key)).await {
+                Some(Answer { status: 201, body, replayed }) => {
+                    let id = body["id"].as_str().and_then(|id| id.parse().ok());
+                    let Some(id) = id else {
+                        self.record.odd(format!("201 without an id: {body}"));
+                        return None;
+                    };
+                    self.counts.replayed.fetch_add(u64::from(replayed), Ordering::Relaxed);
+                    self.record.told(key, id);
+                    return Some(id);
+                }
+                Some(Answer { status, body, .. }) if status < 500 && status != 429 => {
+                    self.record.odd(format!("an order was answered {status}: {body}"));
+                    return None;
+                }
+                _ => sleep(REST).await,
+            }
+        }
+    }
+
+    /// Uses a key again for another order: that must be refused.
+    pub async fn misuse(&self, order: &Value, key: &str) {
+        loop {
+            let request = self.http.post(format!("{}/api/orders", self.api())).json(order);
+            match self.ask(request.header("Idempotency-Key", key)).await {
+                Some(Answer { status: 422, .. }) => return,
+                Some(Answer { status, body, .. }) if status < 500 && status != 429 => {
+                    return self
+                        .record
+                        .odd(format!("a key with another order was answered {status}: {body}"));
+                }
+                _ => sleep(REST).await,
+            }
+        }
+    }
+
+    /// Cancels an order; asks again until it is told something.
+    pub async fn cancel(&self, id: Uuid) {
+        loop {
+            match self.ask(self.http.delete(format!("{}/api/orders/{id}", self.api()))).await {
+                Some(Answer { status: 202, .. }) => {
+                    self.counts.cancelled.fetch_add(1, Ordering::Relaxed);
+                    return self.record.promised(id);
+                }
+                Some(Answer { status: 409, .. }) => {
+                    self.counts.too_late.fetch_add(1, Ordering::Relaxed);
+                    return;
+                }
+                Some(Answer { status, body, .. }) if status < 500 && status != 429 => {
+                    return self.record.odd(format!("cancelling {id} was answered {status}: {body}"));
+                }
+                _ => sleep(REST).await,
+            }
+        }
+    }
+
+    /// Looks at an order until it has ended, or for so long; answers the last status seen.
+    pub async fn watch(&self, id: Uuid, patience: Duration, pace: Duration) -> Option<String> {
+        let begun = Instant::now();
+        let mut last = None;
+        while begun.elapsed() < patience {
+            match self.ask(self.http.get(format!("{}/api/orders/{id}", self.api()))).await {
+                Some(Answer { status: 200, body, .. }) => {
+                    let status = body["status"].as_str().unwrap_or_default().to_owned();
+                    let ended = !matches!(status.as_str(), "PENDING" | "CONFIRMED" | "PAID" | "CANCELLING");
+                    if ended {
+                        self.record.seen(id, &status);
+                        return Some(status);
+                    }
+                    last = Some(status);
+                }
+                Some(Answer { status: 404, .. }) => self.record.odd(format!("order {id} is not found")),
+                _ => {}
+            }
+            sleep(pace).await;
+        }
+        last
+    }
+
+    /// Reads what an operator sees.
+    pub async fn get(&self, path: &str) -> Option<Answer> {
+        self.ask(self.http.get(format!("{}{path}", self.api()))).await
+    }
+
+    /// Does what an operator does. `None`: it may have been done or not.
+    pub async fn act(&self, path: &str, body: &Value) -> Option<Answer> {
+        self.ask(self.http.post(format!("{}{path}", self.api())).json(body)).await
+    }
+
+    /// Sets a product's stock.
+    pub async fn stock(&self, product: &str, on_hand: i64) {
+        let body = json!({ "onHand": on_hand });
+        loop {
+            let path = format!("{}/api/inventory/{product}/stock", self.api());
+            match self.ask(self.http.put(path).json(&body)).await {
+                Some(Answer { status: 200, .. }) => return,
+                _ => sleep(REST).await,
+            }
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! The faults that are injected, and how.
+
+use std::time::Duration;
+
+use rand::{RngExt, rngs::StdRng};
+use rustix::process::Signal;
+use tokio::time::sleep;
+
+use super::{
+    Error,
+    broker::{self, Broker},
+    fleet::{Fleet, SESSION},
+    record::Record,
+};
+use crate::{books::Poison, proxy::Around};
+
+/// What can go wrong here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// kill -9 of an engine.
+    KillEngine,
+    /// kill -9 of a worker.
+    KillWorker,
+    /// kill -9 of an api.
+    KillApi,
+    /// SIGTERM, and started again.
+    StopAny,
+    /// An engine frozen past its session, then thawed.
+    FreezeEngine,
+    /// A worker frozen past its session, then thawed.
+    FreezeWorker,
+    /// One more of a role, and killed again.
+    ComeAndGo,
+    /// Postgres stops at once; recovery at its next start.
+    PostgresImmediate,
+    /// Postgres stops in good order.
+    PostgresFast,
+    /// Half of all backends are terminated.
+    TerminateBackends,
+    /// kill -9 of the broker, and started again.
+    BrokerKilled,
+    /// The broker frozen, then thawed.
+    BrokerFrozen,
+    /// A topic of commands or replies deleted and made again.
+    TopicRecreated,
+    /// Messages that nobody can read.
+    Poison,
+    /// A process' connections to Postgres cut, and refused for a while.
+    PostgresCut,
+    /// A process' connections to Postgres slow.
+    PostgresSlow,
+    /// A process' connections to Postgres open and silent.
+    PostgresHangs,
+    /// Answers to COMMIT lost.
+    CommitAnswersLost,
+    /// COMMITs lost on their way.
+    CommitsLost,
+    /// Half of the connections to the broker cut, several times.
+    BrokerCut,
+    /// Connections to the broker slow.
+    BrokerSlow,
+}
+
+use Kind::*;
+
+/// All of them.
+pub const ALL: [Kind; 21] = [
+    KillEngine,
+    KillWorker,
+    KillApi,
+    StopAny,
+    FreezeEngine,
+    FreezeWorker,
+    ComeAndGo,
+    PostgresImmediate,
+    PostgresFast,
+    TerminateBackends,
+    BrokerKilled,
+    BrokerFrozen,
+    TopicRecreated,
+    Poison,
+    PostgresCut,
+    PostgresSlow,
+    PostgresHangs,
+    CommitAnswersLost,
+    CommitsLost,
+    BrokerCut,
+    BrokerSlow,
+];
+
+/// Faults of RELIABILITY that are not injected here, and why.
+pub const NOT_RUN: [(&str, &str); 6] = [
+    ("clocks apart", "needs a clock of its own for each process; the simulator's"),
+    ("disk full", "needs a small file system mounted, which needs rights that a runner does not give"),
+    ("failover to a synchronous standby", "one Postgres on this machine"),
+    ("old and new version side by side", "there is one version so far"),
+    ("the broker loses acknowledged messages without being told to", "stands in for it: the topic recreated"),
+    ("10 MB message", "the broker itself refuses more than 1 MB; 900 kB is produced"),
+];
+
+impl Kind {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            KillEngine => "engine killed (-9)",
+            KillWorker => "worker killed (-9)",
+            KillApi => "api killed (-9)",
+            StopAny => "process stopped (TERM), started again",
+            FreezeEngine => "engine frozen past its session, thawed",
+            FreezeWorker => "worker frozen past its session, thawed",
+            ComeAndGo => "one more process, killed again",
+            PostgresImmediate => "Postgres stopped at once",
+            PostgresFast => "Postgres stopped in good order",
+            TerminateBackends => "half of the backends terminated",
+            BrokerKilled => "broker killed (-9)",
+            BrokerFrozen => "broker frozen, thawed",
+            TopicRecreated => "topic deleted and made again",
+            Poison => "poison messages",
+            PostgresCut => "way to Postgres cut",
+            PostgresSlow => "way to Postgres slow (50 ms each way)",
+            PostgresHangs => "way to Postgres open and silent",
+            CommitAnswersLost => "answers to COMMIT lost",
+            CommitsLost => "COMMITs lost on their way",
+            BrokerCut => "half of the ways to the broker cut",
+            BrokerSlow => "way to the broker slow (50 ms each way)",
+        }
+    }
+}
+
+/// Injects a fault and ends it; answers what it was done to. What is done to a process ends when the process is
+/// started again or goes on; what is done to a server, when the server is there again or starts by itself.
+pub async fn inject(
+    kind: Kind,
+    fleet: &mut Fleet,
+    broker: &Broker,
+    record: &Record,
+    random: &mut StdRng,
+) -> Result<String, Error> {
+    let workers = ["inventory", "payment", "shipment", "notification"];
+    let millis =
+        |random: &mut StdRng, from: u64, to: u64| Duration::from_millis(random.random_range(from..to));
+    let pick = |fleet: &Fleet, random: &mut StdRng, roles: &[&str]| {
+        let of = fleet.of(roles);
+        of[random.random_range(0..of.len())]
+    };
+    let anybody = ["engine", "api", "inventory", "payment", "shipment"];
+    match kind {
+        KillEngine | KillWorker | KillApi => {
+            let roles: &[&str] = match kind {
+                KillEngine => &["engine"],
+                KillApi => &["api"],
+                _ => &workers,
+            };
+            let at = pick(fleet, random, roles);
+            fleet.kill(at);
+            sleep(millis(random, 0, 2000)).await;
+            fleet.spawn(at)?;
+            Ok(fleet.members[at].name.clone())
+        }
+        StopAny => {
+            let at =
+                pick(fleet, random, &["engine", "api", "inventory", "payment", "shipment", "notification"]);
+            let took = fleet.stop(at).await;
+            fleet.spawn(at)?;
+            Ok(format!("{} ({} ms to end)", fleet.members[at].name, took.as_millis()))
+        }
+        FreezeEngine | FreezeWorker => {
+            let at = pick(fleet, random, if kind == FreezeEngine { &["engine"] } else { &workers });
+            fleet.freeze(at);
+            sleep(SESSION + millis(random, 500, 2000)).await;
+            fleet.thaw(at);
+            Ok(fleet.members[at].name.clone())
+        }
+        ComeAndGo => {
+            let at = pick(fleet, random, &["engine", "inventory", "payment", "shipment"]);
+            let another = fleet.spawn_another(at)?;
+            sleep(millis(random, 500, 2500)).await;
+            drop(another);
+            Ok(format!("beside {}", fleet.members[at].name))
+        }
+        PostgresImmediate => fleet.signal_postgres(Signal::QUIT).map(|()| "server".into()),
+        PostgresFast => fleet.signal_postgres(Signal::INT).map(|()| "server".into()),
+        TerminateBackends => {
+            let pool = fleet.deployment.pool("engine");
+            let share = random.random_range(0.3..0.9_f64);
+            let ended: Result<i64, _> = sqlx::query_scalar(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                 WHERE usename LIKE 'amends%' AND random() < $1",
+            )
+            .bind(share)
+            .fetch_one(&pool)
+            .await;
+            pool.close().await;
+            Ok(format!("{} backends", ended?))
+        }
+        BrokerKilled => {
+            fleet.deployment.kafka.kill();
+            sleep(millis(random, 0, 2000)).await;
+            fleet.deployment.kafka.restart().await?;
+            Ok("broker".into())
+        }
+        BrokerFrozen => {
+            let pid = fleet.deployment.kafka.pid().and_then(|p| i32::try_from(p).ok());
+            let pid = pid.and_then(rustix::process::Pid::from_raw);
+            let signal = |signal| pid.map(|pid| rustix::process::kill_process(pid, signal));
+            signal(Signal::STOP);
+            sleep(millis(random, 2000, 6000)).await;
+            signal(Signal::CONT);
+            Ok("broker".into())
+        }
+        TopicRecreated => {
+            let topic = broker::TOPICS[random.random_range(0..broker::TOPICS.len())];
+            let partitions = random.random_range(4..9);
+            record.deletes(topic);
+            match broker.recreate(topic, partitions).await {
+                Ok(()) => Ok(format!("{topic}, now {partitions} partitions")),
+                Err(why) => Err(Error::NotInjected(why)),
+            }
+        }
+        Poison => {
+            let (mut kinds, count) = (Vec::new(), random.random_range(2..6));
+            let topics: Vec<_> = broker::poisonable().collect();
+            for _ in 0..count {
+                let topic = topics[random.random_range(0..topics.len())];
+                let (kind, mark, bytes) = broker::poison(random.random_range(0..1_000_000));
+                let produced = broker.produce(topic, &bytes).await;
+                // What the broker did not acknowledge may be there all the same.
+                record.poisoned(self::Poison { topic: topic.into(), mark, sure: produced.is_ok() });
+                kinds.push(kind);
+            }
+            Ok(kinds.join(", "))
+        }
+        PostgresCut => {
+            let at = pick(fleet, random, &anybody);
+            let proxy = &fleet.members[at].proxy;
+            proxy.refuse(true);
+            let cut = proxy.cut(|| true);
+            sleep(millis(random, 0, 3000)).await;
+            proxy.refuse(false);
+            Ok(format!("{}, {cut} connections", fleet.members[at].name))
+        }
+        PostgresSlow | PostgresHangs => {
+            let at = pick(fleet, random, &anybody);
+            let proxy = &fleet.members[at].proxy;
+            match kind {
+                PostgresSlow => proxy.slow(Duration::from_millis(50)),
+                _ => proxy.hang(true),
+            }
+            sleep(millis(random, 2000, 4000)).await;
+            proxy.heal();
+            Ok(fleet.members[at].name.clone())
+        }
+        CommitAnswersLost | CommitsLost => {
+            let at = pick(fleet, random, &anybody);
+            let (proxy, around) =
+                (&fleet.members[at].proxy, if kind == CommitsLost { Around::Before } else { Around::After });
+            let before = proxy.lost_commits();
+            proxy.lose_commits(random.random_range(1..8), around);
+            sleep(Duration::from_millis(1500)).await;
+            proxy.heal();
+            Ok(format!("{}, {} of them", fleet.members[at].name, proxy.lost_commits() - before))
+        }
+        BrokerCut => {
+            let mut cut = 0;
+            for _ in 0..random.random_range(1..4) {
+                cut += fleet.kafka_proxy.cut(|| random.random_bool(0.5));
+                sleep(Duration::from_millis(500)).await;
+            }
+            Ok(format!("{cut} connections"))
+        }
+        BrokerSlow => {
+            fleet.kafka_proxy.slow(Duration::from_millis(50));
+            sleep(millis(random, 2000, 4000)).await;
+            fleet.kafka_proxy.heal();
+            Ok("everybody".into())
+        }
+    }
+}

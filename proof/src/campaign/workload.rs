@@ -1,0 +1,136 @@
+//! Orders of every outcome, placed at a steady rate, whether or not they are answered in time.
+
+use std::time::Duration;
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use serde_json::{Value, json};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::client::Client;
+
+/// Products with enough of them.
+const PRODUCTS: u32 = 12;
+/// How long a client that wants to know looks at its order.
+const WATCH: Duration = Duration::from_secs(20);
+
+/// What a client does with its order.
+#[derive(Debug, Clone, PartialEq)]
+struct Plan {
+    order: Value,
+    key: String,
+    /// So many of the same request at once.
+    copies: usize,
+    /// Uses the key again for another order.
+    misuses: bool,
+    /// Cancels it after so long.
+    cancels: Option<Duration>,
+    /// Wants to know how it ends.
+    watches: bool,
+}
+
+/// Puts stock in: enough of most, some of one, none of another.
+pub async fn stock(client: &Client, orders: usize) {
+    for product in 0..PRODUCTS {
+        client.stock(&format!("product-{product}"), 10_000_000).await;
+    }
+    client.stock("canary", 1_000_000).await;
+    client.stock("scarce", i64::try_from(orders / 100).unwrap_or(i64::MAX)).await;
+    client.stock("none-left", 0).await;
+}
+
+/// Places so many orders at so many a second, until told to stop; answers how many, and waits until every client
+/// has its answer.
+pub async fn run(client: &Client, orders: usize, rate: f64, seed: u64, stop: &CancellationToken) -> usize {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut ticks = interval(Duration::from_secs_f64(1.0 / rate));
+    // Open loop: what was late is made up for.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let mut clients = JoinSet::new();
+    let mut placed = 0;
+    while placed < orders && !stop.is_cancelled() {
+        ticks.tick().await;
+        let plan = plan(placed, seed, &mut random);
+        clients.spawn(follow(client.clone(), plan));
+        placed += 1;
+        while clients.try_join_next().is_some() {}
+    }
+    while clients.join_next().await.is_some() {}
+    placed
+}
+
+fn plan(number: usize, seed: u64, random: &mut StdRng) -> Plan {
+    let (method, country, scarce) = match random.random_range(0..1000) {
+        0..60 => ("card_declined", "AT", None),
+        60..110 => ("card_approved", "AQ", None),
+        110..150 => ("card_approved", "AT", Some("none-left")),
+        150..160 => ("card_approved", "AT", Some("unheard-of")),
+        160..185 => ("card_approved", "AT", Some("scarce")),
+        185..230 => ("card_lost_reply", "AT", None),
+        230..280 => ("card_error_twice", "AT", None),
+        280..285 => ("card_slow", "AT", None),
+        285..295 => ("card_refund_refused", "AQ", None),
+        295..297 => ("card_approved", "BV", None),
+        _ => ("card_approved", "AT", None),
+    };
+    let lines = if random.random_bool(0.2) { random.random_range(2..5) } else { 1 };
+    let mut lines: Vec<Value> = (0..lines)
+        .map(|_| {
+            let product = format!("product-{}", random.random_range(0..PRODUCTS));
+            json!({ "productId": product, "quantity": random.random_range(1..4), "unitPrice": random.random_range(1..5000) })
+        })
+        .collect();
+    if let Some(product) = scarce {
+        lines[0]["productId"] = json!(product);
+    }
+    let currency = if random.random_bool(0.2) { "JPY" } else { "EUR" };
+    let copies = if random.random_bool(0.05) { random.random_range(2..4) } else { 1 };
+    let cancels = random.random_bool(0.06).then(|| Duration::from_millis(random.random_range(0..1500)));
+    Plan {
+        order: order(lines, currency, method, country),
+        key: format!("{seed}-{number}"),
+        copies,
+        misuses: random.random_bool(0.01),
+        cancels: cancels.filter(|_| country != "BV"),
+        watches: random.random_bool(0.1),
+    }
+}
+
+/// A request for an order.
+pub fn order(lines: Vec<Value>, currency: &str, method: &str, country: &str) -> Value {
+    json!({
+        "customerId": "c-1001", "currency": currency, "lines": lines, "payment": { "method": method },
+        "shippingAddress": { "name": "Test Customer", "line1": "1 Long Street", "city": "Vienna",
+                             "postalCode": "1010", "country": country },
+    })
+}
+
+async fn follow(client: Client, plan: Plan) {
+    let copies = (0..plan.copies).map(|_| client.place(&plan.order, &plan.key));
+    let Some(Some(id)) = futures::future::join_all(copies).await.pop() else { return };
+    if plan.misuses {
+        let mut other = plan.order.clone();
+        other["customerId"] = json!("c-2002");
+        client.misuse(&other, &plan.key).await;
+    }
+    if let Some(after) = plan.cancels {
+        sleep(after).await;
+        client.cancel(id).await;
+    }
+    if plan.watches {
+        client.watch(id, WATCH, Duration::from_millis(500)).await;
+    }
+}
+
+/// Places an order and waits until it is fulfilled; answers how long that took.
+pub async fn canary(client: &Client, key: &str, patience: Duration) -> Option<Duration> {
+    let begun = Instant::now();
+    let line = json!({ "productId": "canary", "quantity": 1, "unitPrice": 100 });
+    let id = client.place(&order(vec![line], "EUR", "card_approved", "AT"), key).await?;
+    let left = patience.saturating_sub(begun.elapsed());
+    let status = client.watch(id, left, Duration::from_millis(25)).await;
+    (status.as_deref() == Some("FULFILLED")).then(|| begun.elapsed())
+}

@@ -1,0 +1,153 @@
+//! Crash points: a process killed before and after each call of each port, while an order goes forward, is
+//! compensated, times out or is cancelled; and then the books.
+
+mod crew;
+mod points;
+mod scenario;
+
+use std::{fmt, path::Path, time::Duration};
+
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    books::{self, Report, Sources},
+    deployment,
+};
+use crew::Crew;
+pub use points::POINTS;
+pub use scenario::Scenario;
+
+/// How long a deployment may take to come to rest.
+const REST: Duration = Duration::from_secs(60);
+
+/// Why the points were not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Servers or processes did not start.
+    #[error(transparent)]
+    Deployment(#[from] deployment::Error),
+    /// The books cannot be read.
+    #[error(transparent)]
+    Books(#[from] books::Error),
+}
+
+/// What became of one point in one scenario.
+#[derive(Debug, Clone)]
+pub struct Crash {
+    /// How long after the death the order had ended as it should; `None` if the point was not reached.
+    pub recovered: Option<Duration>,
+    /// What is wrong.
+    pub wrong: Option<String>,
+}
+
+/// A role's points.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Its name.
+    pub role: &'static str,
+    /// Each point, and what became of it in each scenario.
+    pub points: Vec<(&'static str, Vec<Crash>)>,
+    /// The books of its deployment.
+    pub report: Report,
+    /// Answers that no client should get.
+    pub odd: Vec<String>,
+}
+
+impl Outcome {
+    /// Points at which a process died in some scenario.
+    pub fn reached(&self) -> usize {
+        self.points.iter().filter(|(_, crashes)| crashes.iter().any(|c| c.recovered.is_some())).count()
+    }
+
+    /// Deaths.
+    pub fn crashes(&self) -> usize {
+        self.points.iter().flat_map(|(_, crashes)| crashes).filter(|c| c.recovered.is_some()).count()
+    }
+
+    /// Orders that ended otherwise, the books' violations, and answers that no client should get.
+    pub fn violations(&self) -> i64 {
+        let wrong = self.points.iter().flat_map(|(_, crashes)| crashes).filter(|c| c.wrong.is_some()).count();
+        self.report.violations() + (wrong + self.odd.len()) as i64
+    }
+}
+
+/// Runs the points of one role on a deployment of its own. `program` has the feature `failpoints`.
+///
+/// # Errors
+/// [`Error`]: they could not be run.
+pub async fn run(program: &Path, role: &[&str]) -> Result<Outcome, Error> {
+    let found = POINTS.iter().find(|(of, _)| *of == role);
+    let (role, points) = found.map_or(("", &[][..]), |(role, points)| (role[role.len() - 1], *points));
+    let mut crew = Crew::start(program).await?;
+    let mut each = Vec::new();
+    for point in points.iter().copied() {
+        let mut crashes = Vec::new();
+        for (number, scenario) in scenario::ALL.into_iter().enumerate() {
+            // One that was not reached in the scenario before is armed still.
+            if number == 0 || crew.died.is_some() {
+                crew.arm(role, point).await?;
+            }
+            let wrong = scenario.run(&mut crew, &format!("{role}-{point}-{number}")).await;
+            let recovered = crew.died.map(|died| died.elapsed());
+            if let Some(wrong) = &wrong {
+                println!("{role} {point}, {}: {wrong}", scenario.name());
+            }
+            crashes.push(Crash { recovered, wrong });
+        }
+        println!("{}", line(role, point, &crashes));
+        each.push((point, crashes));
+    }
+    crew.disarm().await?;
+    rest(&crew).await;
+    let report = books::report(&Sources::of(&crew.deployment), &crew.record.ledger()).await?;
+    let outcome = Outcome { role, points: each, report, odd: crew.record.oddities() };
+    crew.end().await;
+    Ok(outcome)
+}
+
+/// Waits until nothing is under way and all events are recorded. If that does not come, the books say so.
+async fn rest(crew: &Crew) {
+    let (engine, notification) = (crew.deployment.pool("engine"), crew.deployment.pool("notification"));
+    let begun = Instant::now();
+    while begun.elapsed() < REST {
+        let busy: Result<i64, _> =
+            sqlx::query_scalar("SELECT count(*) FROM sagas WHERE live OR outcome IS NULL")
+                .fetch_one(&engine)
+                .await;
+        let told: Result<i64, _> = sqlx::query_scalar(
+            "SELECT count(*) FROM timeline WHERE body::jsonb -> 'did' ->> 'label' <> 'CANCELLING'",
+        )
+        .fetch_one(&engine)
+        .await;
+        let recorded: Result<i64, _> =
+            sqlx::query_scalar("SELECT count(*) FROM notifications").fetch_one(&notification).await;
+        if let (Ok(0), Ok(told), Ok(recorded)) = (busy, told, recorded)
+            && told == recorded
+        {
+            return;
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+fn line(role: &str, point: &str, crashes: &[Crash]) -> String {
+    let cell = |crash: &Crash| match (&crash.wrong, crash.recovered) {
+        (Some(_), _) => "**wrong**".to_owned(),
+        (None, Some(after)) => format!("{:.1} s", after.as_secs_f64()),
+        (None, None) => "–".to_owned(),
+    };
+    let cells: Vec<_> = crashes.iter().map(cell).collect();
+    format!("| {role} | `{point}` | {} |", cells.join(" | "))
+}
+
+/// The heads of the table that [`Outcome`]s are shown in.
+pub fn heads() -> String {
+    let names: Vec<_> = scenario::ALL.iter().map(|s| s.name()).collect();
+    format!("| role | point | {} |\n| --- | --- | --: | --: | --: | --: |", names.join(" | "))
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.points.iter().try_for_each(|(point, crashes)| writeln!(f, "{}", line(self.role, point, crashes)))
+    }
+}

@@ -1,0 +1,100 @@
+//! What an order goes through while a process dies.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use super::crew::Crew;
+use crate::campaign::workload::order;
+
+/// Longer than anything recovers in.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PACE: Duration = Duration::from_millis(20);
+/// What a saga may be pending for where it is to time out, and a little more.
+pub const PENDING: Duration = Duration::from_secs(1);
+const PENDING_OVER: Duration = Duration::from_millis(1400);
+
+/// What an order goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scenario {
+    /// Every step succeeds; the payment's first answer is lost.
+    Forward,
+    /// The carrier refuses: refund and release.
+    Compensating,
+    /// Nobody reserves in time: the saga's own timeout undoes it, with the reserve on its way.
+    TimingOut,
+    /// Cancelled while the carrier is asked.
+    Cancelled,
+}
+
+/// All of them.
+pub const ALL: [Scenario; 4] =
+    [Scenario::Forward, Scenario::Compensating, Scenario::TimingOut, Scenario::Cancelled];
+
+impl Scenario {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Scenario::Forward => "forward",
+            Scenario::Compensating => "compensating",
+            Scenario::TimingOut => "timing out",
+            Scenario::Cancelled => "cancelled",
+        }
+    }
+
+    /// Takes an order through it, whoever dies; answers what is wrong with how it ended.
+    pub async fn run(self, crew: &mut Crew, key: &str) -> Option<String> {
+        match self {
+            Scenario::Forward => ends(crew, key, "card_lost_reply", "AT", "FULFILLED").await,
+            Scenario::Compensating => ends(crew, key, "card_approved", "AQ", "SHIPMENT_FAILED").await,
+            Scenario::TimingOut => {
+                crew.freeze("inventory");
+                let id = place(crew, key, "card_approved", "AT", PENDING).await?;
+                crew.pass(PENDING_OVER).await;
+                crew.thaw("inventory");
+                status(crew, id, &["CANCELLED"]).await
+            }
+            Scenario::Cancelled => {
+                crew.freeze("shipment");
+                let id = place(crew, key, "card_approved", "AT", Duration::ZERO).await?;
+                if let Some(wrong) = status(crew, id, &["PAID"]).await {
+                    crew.thaw("shipment");
+                    return Some(wrong);
+                }
+                crew.cancel(id).await;
+                crew.thaw("shipment");
+                status(crew, id, &["CANCELLED"]).await
+            }
+        }
+    }
+}
+
+async fn ends(crew: &mut Crew, key: &str, method: &str, country: &str, end: &str) -> Option<String> {
+    let id = place(crew, key, method, country, Duration::ZERO).await?;
+    status(crew, id, &[end]).await
+}
+
+async fn place(crew: &mut Crew, key: &str, method: &str, country: &str, pending: Duration) -> Option<Uuid> {
+    let line: Value = json!({ "productId": "mug", "quantity": 2, "unitPrice": 1250 });
+    let client = if pending.is_zero() { crew.client.clone() } else { crew.hasty.clone() };
+    let order = order(vec![line], "EUR", method, country);
+    crew.meanwhile(client.place(&order, key)).await
+}
+
+/// Waits until an order has one of these statuses; answers what it had instead.
+async fn status(crew: &mut Crew, id: Uuid, wanted: &[&str]) -> Option<String> {
+    let (begun, mut last) = (Instant::now(), String::new());
+    while begun.elapsed() < PATIENCE {
+        let client = crew.client.clone();
+        if let Some(answer) = crew.meanwhile(async { client.get(&format!("/api/orders/{id}")).await }).await {
+            last = answer.body["status"].as_str().unwrap_or("nothing").to_owned();
+            if wanted.contains(&last.as_str()) {
+                return None;
+            }
+        }
+        crew.meanwhile(sleep(PACE)).await;
+    }
+    Some(format!("order {id} is {last} and not {}", wanted.join(" or ")))
+}

@@ -1,0 +1,254 @@
+//! Postgres' protocol, as far as it takes to see where a write is committed: at the end of an exchange that the
+//! server closes with `ReadyForQuery`, idle, be it a COMMIT or a statement that is its own transaction.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Mutex,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+};
+
+use super::{Around, Control, lock};
+
+/// Asks for encryption; answered by one byte.
+const SSL_REQUEST: u32 = 80_877_103;
+const GSS_REQUEST: u32 = 80_877_104;
+
+/// What the client has asked and the server not yet answered.
+#[derive(Debug, Default)]
+struct Conversation {
+    /// For each exchange under way: whether it may write.
+    exchanges: VecDeque<bool>,
+    /// Answers of one byte that are to come.
+    bytes: usize,
+}
+
+/// Carries both directions until one end closes, or a commit is to be lost.
+pub(super) async fn carry(client: TcpStream, server: TcpStream, control: &Control) {
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let conversation = Mutex::new(Conversation::default());
+    tokio::select! {
+        () = ask(from_client, to_server, &conversation, control) => {}
+        () = answer(from_server, to_client, &conversation, control) => {}
+    }
+}
+
+async fn ask(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    conversation: &Mutex<Conversation>,
+    control: &Control,
+) {
+    let (mut buffer, mut client) = (vec![0; 64 * 1024], Client::default());
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        client.pending.extend_from_slice(&buffer[..read]);
+        while let Some(said) = client.next() {
+            match said {
+                Said::Nothing => {}
+                Said::AsksForEncryption => lock(conversation).bytes += 1,
+                Said::EndsExchange { writes, commits } => {
+                    if commits && control.is_losing(Around::Before) && control.loses(Around::Before) {
+                        return;
+                    }
+                    lock(conversation).exchanges.push_back(writes);
+                }
+            }
+        }
+        control.hold_up().await;
+        if to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn answer(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    conversation: &Mutex<Conversation>,
+    control: &Control,
+) {
+    let (mut buffer, mut pending, mut held) = (vec![0; 64 * 1024], Vec::new(), Vec::new());
+    let mut failed = false;
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        pending.extend_from_slice(&buffer[..read]);
+        loop {
+            if lock(conversation).bytes > 0 && !pending.is_empty() {
+                lock(conversation).bytes -= 1;
+                held.push(pending.remove(0));
+                continue;
+            }
+            let Some(message) = take(&mut pending, true) else { break };
+            let (kind, status) = (message[0], message[message.len() - 1]);
+            held.extend_from_slice(&message);
+            match kind {
+                b'E' => failed = true,
+                b'Z' => {
+                    let writes = lock(conversation).exchanges.pop_front().unwrap_or(false);
+                    let committed = writes && !failed && status == b'I';
+                    if committed && control.is_losing(Around::After) && control.loses(Around::After) {
+                        return;
+                    }
+                    failed = false;
+                }
+                _ => {}
+            }
+        }
+        let may_be_lost = control.is_losing(Around::After)
+            && lock(conversation).exchanges.front().copied().unwrap_or(false);
+        if !may_be_lost && !held.is_empty() {
+            control.hold_up().await;
+            if to.write_all(&held).await.is_err() {
+                return;
+            }
+            held.clear();
+        }
+    }
+}
+
+/// What a message of the client means for transactions.
+#[derive(Debug, PartialEq, Eq)]
+enum Said {
+    Nothing,
+    AsksForEncryption,
+    /// The server will answer `ReadyForQuery`. `commits`: it says COMMIT, or writes without having said BEGIN.
+    EndsExchange {
+        writes: bool,
+        commits: bool,
+    },
+}
+
+/// What the client has said.
+#[derive(Debug, Default)]
+struct Client {
+    pending: Vec<u8>,
+    started: bool,
+    /// Prepared statements by name: whether they write.
+    statements: HashMap<Vec<u8>, bool>,
+    /// Whether this exchange executes one that does.
+    writes: bool,
+    in_transaction: bool,
+}
+
+impl Client {
+    fn next(&mut self) -> Option<Said> {
+        let message = take(&mut self.pending, self.started)?;
+        if !self.started {
+            let code = u32::from_be_bytes(message.get(4..8)?.try_into().ok()?);
+            self.started = code != SSL_REQUEST && code != GSS_REQUEST;
+            return Some(if self.started { Said::Nothing } else { Said::AsksForEncryption });
+        }
+        let body = &message[5..];
+        Some(match message[0] {
+            b'P' => {
+                let (name, rest) = text(body);
+                let writes = writes(text(rest).0);
+                self.statements.insert(name.to_vec(), writes);
+                Said::Nothing
+            }
+            b'B' => {
+                let (_, rest) = text(body);
+                self.writes |= self.statements.get(text(rest).0).copied().unwrap_or(false);
+                Said::Nothing
+            }
+            b'S' => {
+                let writes = std::mem::take(&mut self.writes);
+                Said::EndsExchange { writes, commits: writes && !self.in_transaction }
+            }
+            b'Q' => {
+                let sql = text(body).0.to_ascii_uppercase();
+                let commits = sql.starts_with(b"COMMIT");
+                let ends = commits || sql.starts_with(b"ROLLBACK") && !sql.starts_with(b"ROLLBACK TO");
+                self.in_transaction = !ends && (self.in_transaction || sql.starts_with(b"BEGIN"));
+                Said::EndsExchange { writes: commits || writes(&sql), commits }
+            }
+            _ => Said::Nothing,
+        })
+    }
+}
+
+/// Takes a whole message off the front.
+fn take(pending: &mut Vec<u8>, typed: bool) -> Option<Vec<u8>> {
+    let at = usize::from(typed);
+    let length = u32::from_be_bytes(pending.get(at..at + 4)?.try_into().ok()?);
+    let whole = at + usize::try_from(length).ok()?.max(4);
+    if pending.len() < whole {
+        return None;
+    }
+    let rest = pending.split_off(whole);
+    Some(std::mem::replace(pending, rest))
+}
+
+/// Up to the zero, and what follows it.
+fn text(bytes: &[u8]) -> (&[u8], &[u8]) {
+    match bytes.iter().position(|b| *b == 0) {
+        Some(end) => (&bytes[..end], &bytes[end + 1..]),
+        None => (bytes, &[]),
+    }
+}
+
+fn writes(sql: &[u8]) -> bool {
+    let sql = sql.to_ascii_uppercase();
+    let has = |word: &[u8]| sql.windows(word.len()).any(|w| w == word);
+    has(b"INSERT") || has(b"UPDATE") || has(b"DELETE")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
+        [&[kind][..], &length, body].concat()
+    }
+
+    fn client(said: &[Vec<u8>]) -> Vec<Said> {
+        let mut client = Client { started: true, pending: said.concat(), ..Client::default() };
+        std::iter::from_fn(|| client.next()).filter(|said| *said != Said::Nothing).collect()
+    }
+
+    #[test]
+    fn a_write_outside_of_a_transaction_commits_at_its_sync() {
+        let bind = message(b'B', b"\0s1\0\0\0");
+        let parse = message(b'P', b"s1\0insert into t values ($1)\0\0\0");
+        let sync = message(b'S', b"");
+        let once = [parse, bind.clone(), sync.clone()].concat();
+        let again = [bind, sync].concat();
+        let commit = Said::EndsExchange { writes: true, commits: true };
+        assert_eq!(client(&[once]), [Said::EndsExchange { writes: true, commits: true }]);
+        assert_eq!(
+            client(&[message(b'P', b"s1\0INSERT\0\0\0"), again.clone(), again]),
+            [commit, Said::EndsExchange { writes: true, commits: true }]
+        );
+    }
+
+    #[test]
+    fn in_a_transaction_only_its_commit_commits() {
+        let said = client(&[
+            message(b'Q', b"BEGIN\0"),
+            message(b'P', b"\0update t set a = 1\0\0\0"),
+            message(b'B', b"\0\0\0\0"),
+            message(b'S', b""),
+            message(b'Q', b"COMMIT\0"),
+        ]);
+        let commits: Vec<bool> =
+            said.iter().map(|s| matches!(s, Said::EndsExchange { commits: true, .. })).collect();
+        assert_eq!(commits, [false, false, true]);
+    }
+
+    #[test]
+    fn a_message_is_taken_once_it_is_whole() {
+        let whole = message(b'S', b"abc");
+        let mut pending = whole[..6].to_vec();
+        assert_eq!(take(&mut pending, true), None);
+        pending.extend_from_slice(&whole[6..]);
+        assert_eq!(take(&mut pending, true), Some(whole));
+        assert!(pending.is_empty());
+    }
+}

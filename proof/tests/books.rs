@@ -1,0 +1,86 @@
+//! The books can be wrong, and say so: every invariant is violated on purpose, and each is found.
+
+use amends_proof::books::{self, Action, Ledger, Letter, Poison, Sources};
+use amends_testkit::TestDatabase;
+use sqlx::AssertSqlSafe;
+use uuid::Uuid;
+
+/// Violations on purpose; the comment says of which invariant.
+const ENGINE: &str = "
+-- 3 and 8: it has ended, and its timeline is not there. 5: nothing of it took effect. 7: nobody was told of it.
+INSERT INTO sagas (id, since, born_at, updated_at, revision, workflow_version, slot, core_version, state_version, live,
+                   parked, outcome, workflow, business_key, step, label, state)
+VALUES ('00000000-0000-7000-8000-000000000001', now(), now(), now(), 3, 1, 1, 1, 1, false, false, 'completed',
+        'order_fulfilment', 'a', 'take', 'FULFILLED', '{\"direction\":\"ended\",\"commands\":[]}'),
+-- 9: its payment has succeeded, and no worker knows of it. 11: it was undone, and nothing compensated the payment.
+       ('00000000-0000-7000-8000-000000000002', now(), now(), now(), 1, 1, 1, 1, 1, false, false, 'undone',
+        'order_fulfilment', 'b', 'pay', 'CANCELLED',
+        '{\"direction\":\"ended\",\"commands\":[{\"step\":1,\"issuedAt\":1,\"status\":\"succeeded\"}]}'),
+-- 13: neither ended nor parked.
+       ('00000000-0000-7000-8000-000000000003', now(), now(), now(), 2, 1, 1, 1, 1, true, false, NULL,
+        'order_fulfilment', 'c', 'reserve', 'PENDING', '{\"direction\":\"forward\",\"commands\":[]}');
+INSERT INTO orders (id, saga_id, created_at, total, subject, customer_id, currency, lines)
+VALUES ('00000000-0000-7000-8000-00000000000a', '00000000-0000-7000-8000-000000000001', now(), 100, 's', 'c', 'EUR',
+        '[{\"quantity\":1}]');
+-- 10: the clock moved it though nothing was due. 12: an incident.
+INSERT INTO timeline (saga_id, at, batch, revision, slot, body)
+VALUES ('00000000-0000-7000-8000-000000000003', now(), 1, 1, 1,
+        '{\"event\":{\"started\":{\"lines\":[]}},\"did\":{\"label\":\"PENDING\"}}'),
+       ('00000000-0000-7000-8000-000000000003', now(), 1, 2, 1, '{\"event\":\"woke\",\"did\":{\"incident\":\"late_success\"}}');
+";
+/// 1: on hand, and no move put it there. 6: moved twice by one command.
+const INVENTORY: &str = "
+INSERT INTO stock (product_id, adjusted, on_hand) VALUES ('mug', 5, 5);
+INSERT INTO moves (product_id, kind, quantity, command_id)
+VALUES ('cup', 'reserved', 1, '00000000-0000-7000-8000-0000000000ff'),
+       ('cup', 'reserved', 1, '00000000-0000-7000-8000-0000000000ff');
+";
+/// 2 and 4: captured for nobody.
+const PAYMENT: &str = "
+INSERT INTO gateway_charges (key, charge_id, amount, currency, method)
+VALUES ('00000000-0000-7000-8000-0000000000fe', '00000000-0000-7000-8000-0000000000fd', 100, 'EUR', 'card_approved');
+";
+/// 18: told to a customer, and it never happened.
+const NOTIFICATION: &str = "
+INSERT INTO notifications (order_id, event_id, event_type, sequence, template)
+VALUES ('a', 'x/1/order.paid', 'order.paid', 1, 'payment-received');
+";
+
+async fn databases() -> (Vec<TestDatabase>, Sources) {
+    let databases = vec![
+        amends_testkit::database(&amends_postgres::MIGRATOR, "engine").await,
+        amends_testkit::database(&amends_inventory::MIGRATOR, "inventory").await,
+        amends_testkit::database(&amends_payment::MIGRATOR, "payment").await,
+        amends_testkit::database(&amends_shipment::MIGRATOR, "shipment").await,
+        amends_testkit::database(&amends_notification::MIGRATOR, "notification").await,
+    ];
+    let url = |at: usize| databases[at].url.clone();
+    let sources = Sources { desk: url(0), databases: [url(0), url(1), url(2), url(3), url(4)] };
+    (databases, sources)
+}
+
+#[tokio::test]
+async fn of_nothing_nothing_is_wrong() {
+    let (_databases, sources) = databases().await;
+    let report = books::report(&sources, &Ledger::default()).await.unwrap();
+    assert_eq!(report.violations(), 0, "{report}");
+}
+
+#[tokio::test]
+async fn every_invariant_can_be_violated_and_is_found() {
+    let (databases, sources) = databases().await;
+    for (at, sql) in [(0, ENGINE), (1, INVENTORY), (2, PAYMENT), (4, NOTIFICATION)] {
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&databases[at].pool).await.unwrap();
+    }
+    let nobody = Uuid::nil();
+    let ledger = Ledger {
+        told: vec![(Some("key".into()), nobody)],
+        actions: vec![Action { saga: nobody, action: "resolved", why: "because".into(), sure: true }],
+        poison: vec![Poison { topic: "saga.replies".into(), mark: "poison-1".into(), sure: true }],
+        letters: vec![Letter { topic: "saga.replies".into(), mark: "a reply".into() }],
+        ..Ledger::default()
+    };
+    let report = books::report(&sources, &ledger).await.unwrap();
+    let blind: Vec<i32> = report.lines.iter().filter(|l| l.violations == 0).map(|l| l.number).collect();
+    assert!(blind.is_empty(), "not found: {blind:?}\n{report}");
+}
