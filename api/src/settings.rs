@@ -51,6 +51,8 @@ pub struct Settings {
     #[serde(with = "humantime_serde")]
     pub shipment_call_timeout: Duration,
     #[serde(with = "humantime_serde")]
+    pub call_lease: Duration,
+    #[serde(with = "humantime_serde")]
     pub start_timeout: Duration,
     pub log: String,
     pub log_format: LogFormat,
@@ -166,6 +168,7 @@ impl Settings {
                 "horizon" => time(self.horizon),
                 "payment_call_timeout" => time(self.payment_call_timeout),
                 "shipment_call_timeout" => time(self.shipment_call_timeout),
+                "call_lease" => time(self.call_lease),
                 "start_timeout" => time(self.start_timeout),
                 "log" => text(&self.log),
                 "log_format" => text(if self.log_format == LogFormat::Json { "json" } else { "text" }),
