@@ -3,10 +3,13 @@
 AMENDS := $(or $(CARGO_TARGET_DIR),target)/debug/amends
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 ARGS ?=
+SEEDS ?= 10000
+FIRST ?= 1
+
 ORDERS ?= 2000
 SEED ?= 1
 
-.PHONY: help run test bench build lint fmt deny campaign crash-points real-kafka bootstrap
+.PHONY: help run test simulate bench guard campaign crash-points build lint fmt deny real-kafka bootstrap
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -20,7 +23,16 @@ test: bootstrap ## run all tests, and say how many passed
 bench: ## measure it on this machine (ARGS=--quick: under six minutes; ARGS=--help; needs Java and maven)
 	@AMENDS_TEST_REAL_KAFKA=1 scripts/bootstrap
 	@cargo build --release -p amends-api -p amends-bench
-	@exec $(or $(CARGO_TARGET_DIR),target)/release/amends-bench $(ARGS)
+	@exec $(RELEASE)/amends-bench $(ARGS)
+
+guard: ## count instructions, WAL and commits of an order, and compare with the baseline (ARGS=--write: a new one)
+	@AMENDS_GUARD=1 scripts/bootstrap
+	@cargo build --release -p amends-guard
+	@exec $(RELEASE)/amends-guard $(ARGS)
+
+simulate: bootstrap ## run SEEDS=n seeds of the simulator, from FIRST=seed (or ARGS="--seed N", "--shrink N", "--exhaustive")
+	@cargo build --release -p amends-sim
+	@exec $(RELEASE)/amends-sim --seeds $(SEEDS) --first $(FIRST) $(ARGS)
 
 build: bootstrap ## build the program `amends`
 	@cargo build --workspace

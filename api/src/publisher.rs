@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amends_engine::runtime::{Error, Ownership};
+use amends_engine::runtime::{Error, News, Ownership};
 use amends_postgres::events::EventLog;
 use amends_protocol::{
     transport::{Outbound, Placement, Sink},
@@ -18,23 +18,24 @@ use amends_workflows::events::domain_events;
 pub const BATCH: u32 = 1000;
 /// Rest after a batch that is not full: entries go together rather than at once, for nobody's saga waits for them.
 pub const POLL: Duration = Duration::from_millis(25);
-/// While no position is drawn, a look finds only what was drawn before and is committed late: look so often.
-const QUIET: Duration = Duration::from_millis(500);
+/// What others have committed (orders at a door, an operator's action) is looked for so often, if this engine has not
+/// met their sagas before.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// Publishes the slots that this process owns.
 pub struct Publisher<K> {
     log: EventLog,
     sink: K,
     ownership: Ownership,
-    /// The last position at the last look that found nothing, and when that was.
-    quiet: Option<(i64, Instant)>,
+    news: News,
+    swept_at: Option<Instant>,
     turn: usize,
 }
 
 impl<K: Sink> Publisher<K> {
     /// Publishes what `log` has of the slots owned. `sink` must keep the order of what it is given.
-    pub fn new(log: EventLog, sink: K, ownership: Ownership) -> Self {
-        Self { log, sink, ownership, quiet: None, turn: 0 }
+    pub fn new(log: EventLog, sink: K, ownership: Ownership, news: News) -> Self {
+        Self { log, sink, ownership, news, swept_at: None, turn: 0 }
     }
 
     /// Publishes one batch; answers how many entries were read.
@@ -42,22 +43,31 @@ impl<K: Sink> Publisher<K> {
     /// # Errors
     /// Store or transport; the batch is read again.
     pub async fn run_once(&mut self) -> Result<usize, Error> {
-        let slots = self.ownership.slots();
+        let (assignment, _) = self.ownership.now();
+        let mut slots = self.news.take();
+        let sweep = self.swept_at.is_none_or(|at| at.elapsed() >= SWEEP);
+        if sweep {
+            // To look into every slot costs milliseconds.
+            slots = self.ownership.slots();
+            self.swept_at = Some(Instant::now());
+        }
+        slots.retain(|&slot| assignment.owns(slot));
         if slots.is_empty() {
             return Ok(0);
         }
-        // The look itself costs milliseconds: first the cheap question.
-        let position = self.log.last_position().await?;
-        if self.quiet.is_some_and(|(last, at)| last == position && at.elapsed() < QUIET) {
-            return Ok(0);
+        let published = self.publish(&mut slots).await;
+        if !matches!(published, Ok(entries) if entries < BATCH as usize) {
+            // There is more, or it is to be read again.
+            slots.iter().for_each(|&slot| self.news.mark(slot));
         }
+        published
+    }
+
+    async fn publish(&mut self, slots: &mut [u16]) -> Result<usize, Error> {
         // Another slot first each time, so that none waits behind the others for ever.
-        let mut slots = slots;
         self.turn = self.turn.wrapping_add(1);
-        let first = self.turn % slots.len();
-        slots.rotate_left(first);
-        let entries = self.log.unpublished(&slots, BATCH).await?;
-        self.quiet = entries.is_empty().then(|| (position, Instant::now()));
+        slots.rotate_left(self.turn % slots.len());
+        let entries = self.log.unpublished(slots, BATCH).await?;
         if entries.is_empty() {
             return Ok(0);
         }

@@ -6,7 +6,7 @@
 //! that differ in one saga agree in all of them about once in 2^28.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -98,17 +98,15 @@ async fn sagas(stage: &Stage, engine: &PgPool, books: &mut Books) -> Result<()> 
     let labels: Vec<(String, i64)> =
         sqlx::query_as("SELECT label, count(*) FROM sagas GROUP BY label").fetch_all(engine).await?;
     books.labels = labels.into_iter().collect();
-    for label in promised
-        .labels
-        .keys()
-        .map(|label| (*label).to_owned())
-        .chain(books.labels.keys().cloned())
-        .collect::<std::collections::BTreeSet<_>>()
-    {
-        let expected = promised.labels.get(label.as_str()).copied().unwrap_or_default();
-        let found = books.labels.get(&label).copied().unwrap_or_default();
+    let found = std::mem::take(&mut books.labels);
+    let labels: BTreeSet<&str> =
+        promised.labels.keys().copied().chain(found.keys().map(String::as_str)).collect();
+    for label in labels {
+        let expected = promised.labels.get(label).copied().unwrap_or_default();
+        let found = found.get(label).copied().unwrap_or_default();
         books.same(&format!("sagas that end {label}"), expected.cast_signed(), found);
     }
+    books.labels = found;
     let done = if stage.mode == Mode::Engine { three_steps::DONE } else { FULFILLED };
     let odd: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM sagas WHERE live OR parked OR outcome IS DISTINCT FROM CASE label WHEN $1 THEN 'completed' ELSE 'undone' END",

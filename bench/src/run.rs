@@ -7,6 +7,7 @@ use std::{
     time::Instant,
 };
 
+use amends_proof::deployment::Deployment;
 use anyhow::{Context, Result, anyhow};
 
 use crate::{
@@ -32,8 +33,7 @@ pub async fn run(mut args: Bench) -> Result<ExitCode> {
         say("yardsticks: plain SQL, and an order's rows by the engine's own SQL");
         let deployment = stage::servers(&args, Mix::Fulfilled).await?;
         let yardsticks = yardstick::measure(&deployment).await?;
-        let version = sqlx::query_scalar("SELECT current_setting('server_version')");
-        report.machine.postgres = version.fetch_one(&deployment.pool("engine")).await?;
+        report.machine.postgres = version(&deployment).await?;
         deployment.stop().await;
         say(&format!(
             "  reference {} sagas/s, ceiling {} sagas/s",
@@ -74,6 +74,7 @@ fn begin(args: &Bench) -> Report {
 async fn measure(args: &Bench, group: &Group, report: &mut Report) -> Result<()> {
     say(&format!("{} {}: starting servers and roles", table::word(&group.mode), table::word(&group.mix)));
     let deployment = stage::servers(args, group.mix).await?;
+    report.machine.postgres = version(&deployment).await?;
     let mut stage = Stage::set(deployment, args, group.mode, group.mix).await?;
     row::heat(&stage, args).await.context("before the first row")?;
     let mut most = 0.0_f64;
@@ -87,7 +88,7 @@ async fn measure(args: &Bench, group: &Group, report: &mut Report) -> Result<()>
         }
         let row = median(rows);
         if let Pace::Closed(_) = pace {
-            most = most.max(row.sagas_per_s);
+            most = most.max(rate(&row));
         }
         report.rows.push(row);
         // What has been measured is kept, whatever happens later.
@@ -97,23 +98,32 @@ async fn measure(args: &Bench, group: &Group, report: &mut Report) -> Result<()>
     Ok(())
 }
 
+async fn version(deployment: &Deployment) -> Result<String> {
+    let version = sqlx::query_scalar("SELECT current_setting('server_version')");
+    Ok(version.fetch_one(&deployment.pool("engine")).await?)
+}
+
 fn told(row: &Row) -> String {
-    let books = if row.books_balanced { "books balanced" } else { "BOOKS DO NOT BALANCE" };
-    let latency =
-        row.latency.map(|l| format!("p50 {:.1} ms, p99 {:.1} ms", l.p50_ms, l.p99_ms)).unwrap_or_default();
-    format!("  {}: {} sagas/s, {latency}, {books}", row.title(), table::thousands(row.sagas_per_s))
+    let Some(figures) = &row.figures else {
+        return format!("  {}: THE BOOKS DO NOT BALANCE: {}", row.title(), row.books.violations.join("; "));
+    };
+    let rate = table::thousands(figures.sagas_per_s);
+    let latency = figures.latency.map(|l| format!("p50 {:.1} ms, p99 {:.1} ms", l.p50_ms, l.p99_ms));
+    format!("  {}: {rate} sagas/s, {}, books balanced", row.title(), latency.unwrap_or_default())
+}
+
+fn rate(row: &Row) -> f64 {
+    row.figures.as_ref().map_or(0.0, |figures| figures.sagas_per_s)
 }
 
 /// By sagas a second. One whose books do not balance is not passed over.
 fn median(mut rows: Vec<Row>) -> Row {
-    let all: Vec<f64> = rows.iter().map(|row| row.sagas_per_s).collect();
-    rows.sort_by(|a, b| {
-        a.books_balanced.cmp(&b.books_balanced).then(a.sagas_per_s.total_cmp(&b.sagas_per_s))
-    });
+    rows.sort_by(|a, b| a.books_balanced.cmp(&b.books_balanced).then(rate(a).total_cmp(&rate(b))));
+    let all: Vec<f64> = rows.iter().map(rate).collect();
     let unbalanced = rows.iter().position(|row| !row.books_balanced);
     let mut row = rows.swap_remove(unbalanced.unwrap_or((rows.len() - 1) / 2));
-    if all.len() > 1 {
-        row.others = all;
+    if let Some(figures) = row.figures.as_mut().filter(|_| all.len() > 1) {
+        figures.all_sagas_per_s = all;
     }
     row
 }
@@ -132,4 +142,24 @@ fn keep(report: &Report) -> Result<PathBuf> {
 fn directory() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     Ok(program.parent().and_then(Path::parent).context("where is the target directory?")?.join("bench"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{args::Mode, report::tests::row};
+
+    #[test]
+    fn the_median_is_shown_unless_one_does_not_balance() {
+        let of = |rate: f64| {
+            let mut row = row(Mode::Orders, 1);
+            row.figures.as_mut().unwrap().sagas_per_s = rate;
+            row
+        };
+        let shown = median(vec![of(300.0), of(100.0), of(200.0)]).figures.unwrap();
+        assert_eq!((shown.sagas_per_s, shown.all_sagas_per_s), (200.0, vec![100.0, 200.0, 300.0]));
+        let mut bad = of(400.0);
+        (bad.books_balanced, bad.figures) = (false, None);
+        assert!(!median(vec![of(300.0), bad, of(200.0)]).books_balanced);
+    }
 }

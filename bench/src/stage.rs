@@ -217,6 +217,7 @@ async fn births(deployment: &Deployment, kafka: &KafkaSettings, mode: Mode) -> R
         key: this.key,
         epoch: this.epoch,
         ownership: Default::default(),
+        news: Default::default(),
     };
     Ok(Births { engine: Arc::new(engine), orders, definition, slot: AtomicU16::new(0) })
 }

@@ -134,6 +134,20 @@ fn a_poison_saga_parks_alone_and_its_message_is_dead_lettered() {
 }
 
 #[test]
+fn of_a_sagas_replies_only_the_one_that_cannot_be_stored_is_dead_lettered() {
+    let (world, engine) = World::new();
+    let a = world.born(1);
+    let mut bad = world.answer(a, "book", Kind::Execute, Outcome::FailedTransient);
+    bad.reason = Some(amends_protocol::Reason::new("unstorable", ""));
+    world.delivers(&bad);
+    world.answers(a, "book", Outcome::Succeeded);
+    run(&world, &engine).unwrap();
+    assert_eq!(world.state().dead, [(0, format!("{a} is bad"))]);
+    assert_eq!(world.sent(), [(a, "charge execute".to_owned())], "the sound one counted");
+    assert_eq!(world.saga(a).parked_reason().unwrap().code, "poisoned");
+}
+
+#[test]
 fn what_cannot_be_read_or_is_forged_is_dead_lettered_and_the_rest_goes_on() {
     let (world, engine) = World::new();
     let a = world.born(1);

@@ -202,7 +202,9 @@ fn an_unknown_outcome_resolved_by_evidence_counts_as_its_outcome() {
     stay.resolves(true, key()).label("CONFIRMED").expect(&["file execute"]);
     assert!(stay.holds().contains(&key()[0]));
     let mut stay = unknown_until_parked("confirm");
-    stay.resolves(false, key()).expect(&["charge compensate"]).label("UNDOING");
+    stay.resolves(false, key()).expect(&["confirm compensate"]).label("UNDOING");
+    // Its worker does not know better, and will undo what turns up.
+    stay.answers("confirm compensate", Outcome::Unknown).expect(&["charge compensate"]);
     stay.succeeds("charge compensate").succeeds("book compensate").label("UNCONFIRMED");
     assert_eq!(stay.holds(), []);
     // And if the evidence was wrong, the effect is undone all the same.
@@ -210,6 +212,47 @@ fn an_unknown_outcome_resolved_by_evidence_counts_as_its_outcome() {
     stay.succeeds("confirm execute").expect(&["confirm compensate"]).label("UNCONFIRMED");
     stay.succeeds("confirm compensate").label("UNCONFIRMED").expect(&[]);
     assert_eq!(stay.holds(), []);
+    wakes(&stay);
+}
+
+#[test]
+fn what_was_resolved_as_not_done_is_undone_by_its_worker_all_the_same() {
+    let mut stay = unknown_until_parked("charge");
+    // A charge that is on its way lands after somebody has looked, and its reply is lost.
+    stay.resolves(false, vec![]).expect(&["charge compensate"]);
+    stay.answers("charge compensate", Outcome::InFlight).passes(5 * SECOND).expect(&["charge compensate"]);
+    stay.succeeds("charge compensate").expect(&["book compensate"]);
+    stay.succeeds("book compensate").label("DECLINED");
+    wakes(&stay);
+}
+
+#[test]
+fn what_succeeds_after_its_compensation_was_resolved_by_hand_is_undone_again() {
+    let mut stay = waiting_for("charge");
+    stay.cancels().expect(&["charge compensate"]);
+    stay.answers("charge compensate", Outcome::Unknown).resolves(true, vec![]).expect(&["book compensate"]);
+    stay.succeeds("book compensate").label("CANCELLED");
+    stay.succeeds("charge execute").expect(&["charge compensate"]).label("CANCELLED");
+    assert_eq!(stay.holds(), [Exposure::new("money_captured", "EUR", 100)]);
+    stay.answers("charge compensate", Outcome::FailedTransient).passes(SECOND).expect(&["charge compensate"]);
+    stay.succeeds("charge compensate").succeeds("charge execute").expect(&[]);
+    assert_eq!(stay.holds(), []);
+    wakes(&stay);
+    // But what was known to have happened, and was undone by hand, stays undone.
+    let mut stay = waiting_for("confirm");
+    stay.cancels().succeeds("confirm compensate").refuses("charge compensate", "no").resolves(true, vec![]);
+    stay.sent.clear();
+    stay.succeeds("charge execute").expect(&[]);
+    wakes(&stay);
+}
+
+#[test]
+fn what_became_due_while_a_saga_was_poisoned_is_due_at_the_operators_retry() {
+    let mut stay = waiting_for("charge");
+    stay.happens(Event::Poisoned(Reason::new("poisoned", ""))).passes(600 * SECOND).expect(&[]);
+    stay.retries();
+    assert_eq!(stay.saga.wake_at, Some(stay.now), "not in a past where no look finds it");
+    stay.passes(SECOND).expect(&["charge probe", "charge probe", "charge execute"]);
     wakes(&stay);
 }
 

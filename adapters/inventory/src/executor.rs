@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use amends_protocol::{Exposure, Json};
-use amends_worker::{Action, Answer, PgTx, TransactionalExecutor, Work, store::Error};
+use amends_worker::{Action, Answer, TransactionalExecutor, Work, store::Error};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use crate::stock::{Books, Move, Reserved, Status};
+use crate::stock::{Books, Ledger, Move, Reserved, Status};
 
 /// The inventory's executor.
 #[derive(Debug, Clone, Copy, Default)]
@@ -83,8 +83,8 @@ fn merged(lines: Vec<Line>) -> Result<BTreeMap<String, i64>, Answer> {
     Ok(wanted)
 }
 
-impl TransactionalExecutor<PgTx> for Inventory {
-    async fn run(&self, tx: &mut PgTx, work: &[Work]) -> Result<Vec<Answer>, Error> {
+impl<Tx: Ledger> TransactionalExecutor<Tx> for Inventory {
+    async fn run(&self, tx: &mut Tx, work: &[Work]) -> Result<Vec<Answer>, Error> {
         let asked: Vec<Asked> = work.iter().map(Asked::read).collect();
         let (mut reservations, mut products) = (BTreeSet::new(), BTreeSet::new());
         for asked in &asked {
@@ -96,9 +96,9 @@ impl TransactionalExecutor<PgTx> for Inventory {
                 Asked::Nonsense(_) => {}
             }
         }
-        let mut books = Books::open(tx, &reservations, products).await?;
+        let mut books = tx.open(&reservations, products).await?;
         let answers = work.iter().zip(asked).map(|(work, asked)| books.act(work, asked)).collect();
-        books.write(tx).await?;
+        tx.write(&books).await?;
         Ok(answers)
     }
 }

@@ -9,7 +9,7 @@ pub mod events;
 mod executor;
 mod http;
 mod problem;
-mod stock;
+pub mod stock;
 
 use amends_protocol::transport::{Sink, Source};
 use amends_worker::{PgRows, Settings, Transactional};

@@ -1,8 +1,11 @@
 //! Tables `stock`, `reservations` and `moves`: read and locked once a batch, written once a batch.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+};
 
-use amends_worker::store::Error;
+use amends_worker::{PgTx, store::Error};
 use sqlx::{FromRow, PgConnection, Postgres, postgres::PgArguments, query::Query};
 use uuid::Uuid;
 
@@ -20,25 +23,34 @@ macro_rules! appended {
 
 /// The stock of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stock {
-    pub(crate) on_hand: i64,
-    pub(crate) reserved: i64,
-    pub(crate) shipped: i64,
+pub struct Stock {
+    /// In the warehouse, reserved or not.
+    pub on_hand: i64,
+    /// Of that, promised.
+    pub reserved: i64,
+    /// Gone to customers.
+    pub shipped: i64,
 }
 
 /// What a reserve command holds of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Reserved {
-    pub(crate) saga_id: Uuid,
-    pub(crate) quantity: i64,
-    pub(crate) status: Status,
+pub struct Reserved {
+    /// For whom.
+    pub saga_id: Uuid,
+    /// How many.
+    pub quantity: i64,
+    /// What became of it.
+    pub status: Status,
 }
 
 /// What became of a reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Status {
+pub enum Status {
+    /// Promised.
     Held,
+    /// Given back.
     Released,
+    /// Shipped.
     Taken,
 }
 
@@ -61,21 +73,54 @@ impl Status {
 
 /// A line of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Move {
-    pub(crate) product_id: String,
-    pub(crate) kind: &'static str,
-    pub(crate) quantity: i64,
+pub struct Move {
+    /// Of what.
+    pub product_id: String,
+    /// `reserved`, `released`, `taken`, `adjusted`.
+    pub kind: &'static str,
+    /// How many.
+    pub quantity: i64,
     /// The command that moved it; none for an adjustment.
-    pub(crate) command_id: Option<Uuid>,
+    pub command_id: Option<Uuid>,
 }
 
 /// What a batch is about, locked: reservations first, then stock, both in the order of their keys, in every
 /// process.
 #[derive(Debug, Default)]
-pub(crate) struct Books {
-    pub(crate) stock: BTreeMap<String, Stock>,
-    pub(crate) reservations: BTreeMap<Uuid, BTreeMap<String, Reserved>>,
-    pub(crate) moves: Vec<Move>,
+pub struct Books {
+    /// By product.
+    pub stock: BTreeMap<String, Stock>,
+    /// By command and product.
+    pub reservations: BTreeMap<Uuid, BTreeMap<String, Reserved>>,
+    /// What this batch moved.
+    pub moves: Vec<Move>,
+}
+
+/// A transaction that can open and write the books.
+pub trait Ledger: Send {
+    /// Reads and locks these reservations, their products, and the products that are to be reserved.
+    fn open(
+        &mut self,
+        reservations: &BTreeSet<Uuid>,
+        products: BTreeSet<String>,
+    ) -> impl Future<Output = Result<Books, Error>> + Send;
+
+    /// Writes what has moved.
+    fn write(&mut self, books: &Books) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+impl Ledger for PgTx {
+    async fn open(
+        &mut self,
+        reservations: &BTreeSet<Uuid>,
+        products: BTreeSet<String>,
+    ) -> Result<Books, Error> {
+        Books::open(self, reservations, products).await
+    }
+
+    async fn write(&mut self, books: &Books) -> Result<(), Error> {
+        books.write(self).await
+    }
 }
 
 #[derive(FromRow)]
@@ -97,7 +142,7 @@ struct StockRow {
 
 impl Books {
     /// Reads and locks these reservations, their products, and the products that are to be reserved.
-    pub(crate) async fn open(
+    async fn open(
         db: &mut PgConnection,
         reservations: &BTreeSet<Uuid>,
         products: BTreeSet<String>,
@@ -138,7 +183,7 @@ impl Books {
     }
 
     /// Writes what the ledger says has moved.
-    pub(crate) async fn write(&self, db: &mut PgConnection) -> Result<(), Error> {
+    async fn write(&self, db: &mut PgConnection) -> Result<(), Error> {
         if self.moves.is_empty() {
             return Ok(());
         }

@@ -138,18 +138,6 @@ impl EventLog {
         Ok(names)
     }
 
-    /// The last position that was drawn, by whomever; cheap. As long as it stays the same, a look can find only what
-    /// was drawn before the last look and is committed late.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn last_position(&self) -> Result<i64, Error> {
-        sqlx::query_scalar("SELECT last_value FROM timeline_position")
-            .fetch_one(&self.pool)
-            .await
-            .map_err(error::of)
-    }
-
     /// Moves watermarks on to these positions; never back.
     ///
     /// # Errors

@@ -151,14 +151,3 @@ async fn an_entry_that_cannot_be_read_stops_its_slot_and_no_other() {
     let events = log.unpublished(&[1, 2], 100).await.unwrap();
     assert_eq!((of(&events, &newer), of(&events, &sound)), (vec![1], vec![1, 2, 3]));
 }
-
-#[tokio::test]
-async fn the_last_position_tells_that_something_was_appended() {
-    let world = world().await;
-    let log = EventLog::new(world.pool());
-    let mut saga = world.errand(1).await;
-    let before = log.last_position().await.unwrap();
-    assert_eq!(log.last_position().await.unwrap(), before);
-    append(&world, &mut saga, 2).await;
-    assert_eq!(log.last_position().await.unwrap(), before + 2);
-}

@@ -46,6 +46,8 @@ mod upkeep;
 
 pub use clock::{Backoff, Clock, TokioClock, within};
 pub use executor::{Action, Answer, ExternalExecutor, LookUp, Port, TransactionalExecutor, Void, Work};
+#[doc(hidden)]
+pub use external::model;
 pub use external::{Calls, External, Intake, Recovery};
 pub use group_commit::GroupCommit;
 pub use health::{Health, Readiness};

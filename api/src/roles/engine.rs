@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use amends_engine::{
     core::Catalog,
     port::{self, Clock, SagaStore},
-    runtime::{Engine, Error, Ownership, recovery::Recovery, replies, rest, timers},
+    runtime::{Engine, Error, News, Ownership, recovery::Recovery, replies, rest, timers},
 };
 use amends_kafka::{KafkaSink, KafkaSource};
 use amends_postgres::{MIGRATOR, PgSagaStore, deployment::deployment, events::EventLog};
@@ -52,7 +52,7 @@ pub async fn drive<S: SagaStore + 'static>(
 ) -> Result<()> {
     let pool = database(process, "engine_database_url", &MIGRATOR).await?;
     let deployment = deployment(&pool).await?;
-    let ownership = Ownership::default();
+    let (ownership, news) = (Ownership::default(), News::default());
     let engine = Arc::new(Engine {
         store: store(pool.clone()),
         sink: point("sink", KafkaSink::new(&process.kafka)?),
@@ -61,6 +61,7 @@ pub async fn drive<S: SagaStore + 'static>(
         key: deployment.key,
         epoch: deployment.epoch,
         ownership: ownership.clone(),
+        news: news.clone(),
     });
     let mut source = point("source", KafkaSource::subscribe(&process.kafka, GROUP, &[REPLIES])?);
     let stop = || process.stop.clone();
@@ -96,7 +97,7 @@ pub async fn drive<S: SagaStore + 'static>(
         }
     });
     if publishes {
-        publish(process, &pool, ownership)?;
+        publish(process, &pool, ownership, news)?;
     }
     upkeep::of_engine(process, pool.clone()).await?;
     if observed {
@@ -105,11 +106,12 @@ pub async fn drive<S: SagaStore + 'static>(
     Ok(())
 }
 
-fn publish(process: &Process, pool: &PgPool, ownership: Ownership) -> Result<()> {
+fn publish(process: &Process, pool: &PgPool, ownership: Ownership, news: News) -> Result<()> {
     let mut publisher = publisher::Publisher::new(
         EventLog::new(pool.clone()),
         point("events", KafkaSink::in_order(&process.kafka)?),
         ownership,
+        news,
     );
     let stopping = process.stop.clone();
     process.watch("publisher", async move {

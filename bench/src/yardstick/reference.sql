@@ -11,6 +11,7 @@ CREATE TABLE reference_sagas (
     slot     smallint    NOT NULL,
     live     boolean     NOT NULL,
     label    text        NOT NULL,
+    step     text        NOT NULL,
     state    jsonb       NOT NULL
 ) WITH (fillfactor = 50);
 
@@ -48,16 +49,16 @@ DECLARE
 BEGIN
     FOR batch IN 1..batches LOOP
         SELECT array_agg(reference_id()) INTO ids FROM generate_series(1, 500);
-        INSERT INTO reference_sagas (id, wake_at, since, revision, slot, live, label, state)
-        SELECT id, now() + interval '5 s', now(), 1, batch % 1024, true, 'PENDING', state FROM unnest(ids) AS id;
+        INSERT INTO reference_sagas (id, wake_at, since, revision, slot, live, label, step, state)
+        SELECT id, now() + interval '5 s', now(), 1, batch % 1024, true, 'PENDING', 'reserve', state FROM unnest(ids) AS id;
         INSERT INTO reference_timeline (saga_id, seq, body) SELECT id, 1, body FROM unnest(ids) AS id;
         COMMIT;
-        FOR step IN 2..4 LOOP
+        FOR turn IN 2..4 LOOP
             PERFORM FROM reference_sagas WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
             UPDATE reference_sagas AS s
-            SET revision = step, since = now(), label = 'CONFIRMED', state = jsonb_set(s.state, '{step}', to_jsonb(step))
+            SET revision = turn, since = now(), label = 'CONFIRMED', step = 'pay', state = jsonb_set(s.state, '{turn}', to_jsonb(turn))
             WHERE s.id = ANY (ids);
-            INSERT INTO reference_timeline (saga_id, seq, body) SELECT id, step, body FROM unnest(ids) AS id;
+            INSERT INTO reference_timeline (saga_id, seq, body) SELECT id, turn, body FROM unnest(ids) AS id;
             COMMIT;
         END LOOP;
     END LOOP;

@@ -214,9 +214,10 @@ impl Status {
         matches!(self, Status::Waiting | Status::Unknown | Status::Backoff)
     }
 
-    /// Whether it is certain, without a compensation, that there is nothing to undo.
+    /// Whether it is certain, without a compensation, that there is nothing to undo. Evidence from elsewhere says
+    /// only how things were when somebody looked: a call may still have been on its way.
     pub fn needs_no_undo(self) -> bool {
-        matches!(self, Status::Refused | Status::NotDone)
+        self == Status::Refused
     }
 }
 
@@ -232,6 +233,9 @@ pub struct Undo {
     /// The effect is undone or can never happen.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub done: bool,
+    /// That it is done rests on evidence from elsewhere, not on its worker's word.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_hand: bool,
     /// When to send it again.
     #[serde(default, with = "ts_microseconds_option", skip_serializing_if = "Option::is_none")]
     pub due_at: Option<DateTime<Utc>>,
@@ -288,6 +292,11 @@ impl CommandState {
             Status::Fenced => self.undo.is_some(),
             status => status.is_open() || status == Status::Expired,
         }
+    }
+
+    /// Whether a success is news although it is called undone: it came after somebody had looked.
+    pub(super) fn is_undone_by_hand(&self) -> bool {
+        self.undo.as_ref().is_some_and(|u| u.done && u.by_hand) && self.status != Status::Succeeded
     }
 
     /// Whether its compensation says that there is no effect and never will be.

@@ -38,8 +38,8 @@ pub async fn apply<S: SagaStore, K: Sink, C: Clock>(
         tracing::warn!(saga = %saga_id, %error, "committed, not sent: it will be sent when it is due");
     }
     // The saga is well: it is the request that cannot be stored.
-    if let Some((_, why)) = outcome.poisoned.pop() {
-        return Err(port::Error::Data(why).into());
+    if let Some(poison) = outcome.poisoned.pop() {
+        return Err(port::Error::Data(poison.why).into());
     }
     if let Some((_, why)) = outcome.unknown.pop() {
         return Err(Error::UnknownWorkflow(why));

@@ -29,14 +29,23 @@ pub(super) struct Outcome {
     pub missing: Vec<Uuid>,
     /// Events (by place in the saga's list) that no command of the saga ordered.
     pub not_mine: Vec<(Uuid, usize)>,
-    /// Sagas whose events cannot be stored, and why.
-    pub poisoned: Vec<(Uuid, String)>,
+    /// Events that cannot be stored.
+    pub poisoned: Vec<Poison>,
     /// Sagas of workflows that this program does not know, and a sentence that says so.
     pub unknown: Vec<(Uuid, String)>,
     /// What was refused.
     pub illegal: Vec<(Uuid, Illegal)>,
     /// The rows as they are now.
     pub rows: Vec<Arc<Saga>>,
+}
+
+/// An event that cannot be stored.
+#[derive(Debug)]
+pub(super) struct Poison {
+    pub saga_id: Uuid,
+    /// Its place in the saga's list.
+    pub place: usize,
+    pub why: String,
 }
 
 /// What was decided for one saga.
@@ -57,6 +66,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         let occur = |event| Occurrence { event, at: DateTime::UNIX_EPOCH, jitter: 0 };
         let mut events: BTreeMap<Uuid, Vec<Occurrence>> =
             events.into_iter().map(|(id, list)| (id, list.into_iter().map(occur).collect())).collect();
+        let mut one_by_one = Vec::new();
         for _ in 0..ROUNDS {
             let loaded = match first.take() {
                 Some(loaded) => loaded,
@@ -102,11 +112,13 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
                 self.store.reschedule(&raises).await?;
             }
             let mut written = Vec::new();
-            self.write(&writes, &mut written, &mut outcome.poisoned).await?;
+            let mut refused = Vec::new();
+            self.write(&writes, &mut written, &mut refused).await?;
             let mut writes: HashMap<Uuid, Write> = writes.into_iter().map(|w| (w.saga.id, w)).collect();
             for inputs in written {
                 again.remove(&inputs.saga_id);
                 if let Some(write) = writes.remove(&inputs.saga_id) {
+                    self.news.mark(write.saga.slot);
                     count_incidents(&write.entries);
                     let (saga, sends) =
                         (Arc::new(write.saga), sends.remove(&inputs.saga_id).unwrap_or_default());
@@ -116,10 +128,14 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
                     }
                 }
             }
-            for (id, _) in &outcome.poisoned {
-                again.remove(id);
+            for (saga_id, why) in refused {
+                match again.remove(&saga_id) {
+                    Some(list) if list.len() > 1 => one_by_one.push((saga_id, list)),
+                    _ => outcome.poisoned.push(Poison { saga_id, place: 0, why }),
+                }
             }
             if again.is_empty() {
+                self.decide_one_by_one(one_by_one, &mut outcome).await?;
                 return Ok(outcome);
             }
             // Somebody else was first: what they wrote may change the answer.
@@ -129,6 +145,28 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             events = again;
         }
         Err(Error::Contended)
+    }
+
+    /// Decides a saga's events each by itself: one of them cannot be stored, and the others must not suffer for it.
+    async fn decide_one_by_one(
+        &self,
+        sagas: Vec<(Uuid, Vec<Occurrence>)>,
+        outcome: &mut Outcome,
+    ) -> Result<(), Error> {
+        for (saga_id, list) in sagas {
+            outcome.not_mine.retain(|(id, _)| *id != saga_id);
+            outcome.illegal.retain(|(id, _)| *id != saga_id);
+            for (place, occurrence) in list.into_iter().enumerate() {
+                let alone = BTreeMap::from([(saga_id, vec![occurrence.event])]);
+                let one = Box::pin(self.decide(alone, None)).await?;
+                outcome.outgoing.extend(one.outgoing);
+                outcome.not_mine.extend(one.not_mine.into_iter().map(|(id, _)| (id, place)));
+                outcome.poisoned.extend(one.poisoned.into_iter().map(|poison| Poison { place, ..poison }));
+                outcome.illegal.extend(one.illegal);
+                outcome.rows.extend(one.rows);
+            }
+        }
+        Ok(())
     }
 
     fn decide_one(&self, saga: &Saga, events: &[Occurrence], outcome: &mut Outcome) -> Option<Decided> {
@@ -165,7 +203,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         &self,
         writes: &[Write],
         written: &mut Vec<Inputs>,
-        poisoned: &mut Vec<(Uuid, String)>,
+        refused: &mut Vec<(Uuid, String)>,
     ) -> Result<(), Error> {
         let mut parts = vec![writes];
         while let Some(part) = parts.pop() {
@@ -175,7 +213,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             let began = self.clock.monotonic();
             match self.store.commit(part).await {
                 Ok(inputs) => written.extend(inputs),
-                Err(port::Error::Data(why)) if part.len() == 1 => poisoned.push((part[0].saga.id, why)),
+                Err(port::Error::Data(why)) if part.len() == 1 => refused.push((part[0].saga.id, why)),
                 Err(port::Error::Data(_)) => {
                     let (a, b) = part.split_at(part.len() / 2);
                     parts.extend([b, a]);
@@ -189,8 +227,8 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
     }
 
     /// Parks sagas whose events cannot be stored.
-    pub(super) async fn park(&self, poisoned: &[(Uuid, String)]) -> Result<(), Error> {
-        for (id, why) in poisoned {
+    pub(super) async fn park(&self, poisoned: &[Poison]) -> Result<(), Error> {
+        for Poison { saga_id: id, why, .. } in poisoned {
             metrics::counter!("amends_engine_poisoned_total").increment(1);
             tracing::error!(saga = %id, why, "a saga's events cannot be stored; parking it");
             let loaded = self.store.load(&[*id]).await?;

@@ -11,9 +11,12 @@
 pub mod apply;
 mod batch;
 mod dispatch;
+mod news;
 pub mod recovery;
 pub mod replies;
 pub mod timers;
+
+pub use news::News;
 
 use std::{
     sync::{Arc, RwLock},
@@ -44,6 +47,8 @@ pub struct Engine<S, K, C> {
     pub epoch: u32,
     /// What this process owns, as the replies loop last saw it.
     pub ownership: Ownership,
+    /// Where it has written lately.
+    pub news: News,
 }
 
 /// What a loop could not get past this time.

@@ -59,7 +59,8 @@ impl Recovery {
                     waiting.insert(saga.id, (saga, sends));
                 }
             }
-            let ids: Vec<_> = waiting.keys().copied().collect();
+            let mut ids: Vec<_> = waiting.keys().copied().collect();
+            ids.sort_unstable();
             let inputs = if ids.is_empty() { Vec::new() } else { engine.store.inputs(&ids).await? };
             let outgoing: Vec<Outgoing> = inputs
                 .into_iter()

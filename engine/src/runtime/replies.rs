@@ -1,9 +1,6 @@
 //! Takes what workers answered: all that is there, decided together, written in one transaction.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use amends_protocol::{
     Json, Outcome, Reply,
@@ -87,8 +84,8 @@ async fn take<S: SagaStore, K: Sink, C: Clock>(engine: &Engine<S, K, C>, batch: 
     engine.dispatch(std::mem::take(&mut outcome.outgoing)).await?;
 
     let mut strays = Vec::new();
-    let not_mine: HashMap<Uuid, Vec<usize>> =
-        outcome.not_mine.iter().fold(HashMap::new(), |mut all: HashMap<_, Vec<_>>, (id, place)| {
+    let not_mine: BTreeMap<Uuid, Vec<usize>> =
+        outcome.not_mine.iter().fold(BTreeMap::new(), |mut all: BTreeMap<_, Vec<_>>, (id, place)| {
             all.entry(*id).or_default().push(*place);
             all
         });
@@ -105,7 +102,11 @@ async fn take<S: SagaStore, K: Sink, C: Clock>(engine: &Engine<S, K, C>, batch: 
         engine.store.keep_strays(&strays).await?;
     }
     engine.park(&outcome.poisoned).await?;
-    for (id, why) in outcome.poisoned.iter().chain(&outcome.unknown) {
+    for poison in &outcome.poisoned {
+        let heard = by_saga.get(&poison.saga_id).and_then(|heard| heard.get(poison.place));
+        dead.extend(heard.map(|h| (&batch.messages[h.message], poison.why.clone())));
+    }
+    for (id, why) in &outcome.unknown {
         let messages = by_saga.get(id).into_iter().flatten().map(|h| &batch.messages[h.message]);
         dead.extend(messages.map(|m| (m, why.clone())));
     }

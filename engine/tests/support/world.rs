@@ -10,7 +10,7 @@ use amends_engine::core::{
     Catalog, Decision, Entry, Event, NewSaga, Occurrence, Saga, Send as Sent, start, transition,
 };
 use amends_engine::port::{self, Clock, DueScan, Inputs, Loaded, SagaStore, Stray, Write};
-use amends_engine::runtime::{Engine, Ownership};
+use amends_engine::runtime::{Engine, News, Ownership};
 use amends_protocol::transport::{self, Assignment, Batch, Inbound, Outbound, Sink, Source};
 use amends_protocol::{Command, Json, Kind, Outcome, Reply, TokenKey, id, wire};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -67,6 +67,7 @@ impl World {
             key: TokenKey::new(KEY),
             epoch: 1,
             ownership: Ownership::default(),
+            news: News::default(),
         };
         (world, engine)
     }
@@ -208,7 +209,9 @@ impl SagaStore for World {
         }
         let bad = |w: &&Write| {
             let poisoned = |e: &Entry| matches!(e.occurrence.event, Event::Poisoned(_));
-            state.poison.contains(&w.saga.id) && !w.entries.iter().all(poisoned)
+            let unstorable = |e: &Entry| matches!(&e.occurrence.event, Event::Replied(r) if r.reason.as_ref().is_some_and(|r| r.code == "unstorable"));
+            w.entries.iter().any(unstorable)
+                || (state.poison.contains(&w.saga.id) && !w.entries.iter().all(poisoned))
         };
         if let Some(write) = writes.iter().find(bad) {
             return Err(port::Error::Data(format!("{} is bad", write.saga.id)));

@@ -62,7 +62,7 @@ impl Nemesis {
         pace: Duration,
         stop: &CancellationToken,
     ) -> Result<Vec<Fault>, Error> {
-        let mut random = StdRng::seed_from_u64(campaign.seed ^ 0x6e65_6d65_7369_73);
+        let mut random = StdRng::seed_from_u64(campaign.seed ^ 0x006e_656d_6573_6973);
         let (mut faults, mut deck) = (Vec::new(), Vec::new());
         while faults.len() < campaign.faults && !stop.is_cancelled() {
             if deck.is_empty() {

@@ -75,7 +75,7 @@ fn choice(saga: Uuid, reason: &str, tries: u32, why: &str) -> (&'static str, &'s
     if tries < RETRIES {
         return ("retry", "retry_requested", json!({ "reason": why }));
     }
-    let not_done = reason == "outcome_unknown" && saga.as_u128() % 2 == 0;
+    let not_done = reason == "outcome_unknown" && saga.as_u128().is_multiple_of(2);
     let outcome = if not_done { "notDone" } else { "done" };
     let body = json!({ "outcome": outcome, "reason": why, "reference": format!("REF-{}", saga.simple()) });
     ("resolve", "resolved", body)

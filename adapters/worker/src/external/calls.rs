@@ -265,6 +265,7 @@ impl<R: Rows, E: ExternalExecutor, K, C: Clock> Shared<R, E, K, C> {
             let asker = done.call.asker.as_ref();
             let report = Report {
                 key,
+                command: &done.call.work.command,
                 action: done.call.work.action,
                 found: done.found.clone(),
                 unsure: done.unsure,

@@ -12,6 +12,8 @@
 
 mod calls;
 mod intake;
+#[doc(hidden)]
+pub mod model;
 mod recovery;
 mod round;
 mod settle;

@@ -91,9 +91,11 @@ where
         let mut desk = Desk::new(locked, &[], &shared.settings);
         let (now, lease) = (desk.now, shared.lease(desk.now));
         let keeps = shared.executor.port().keeps_keys_for;
-        let keys: Vec<_> = desk.rows.keys().copied().collect();
+        // The longest due first, and always in one order.
+        let mut keys: Vec<_> = desk.rows.values().map(|r| (r.lease.map(|l| l.until), r.key)).collect();
+        keys.sort_unstable();
         let mut begun = Vec::with_capacity(keys.len());
-        for key in keys {
+        for (_, key) in keys {
             let Some(permit) = shared.permit() else { break };
             let Some(row) = desk.change_row(key) else { continue };
             // It is locked, so it is still what was read: accepted, or a call that nobody holds any more.

@@ -18,6 +18,8 @@ use crate::{
 /// What to write down: which row, which of its two calls, and what was found.
 pub(super) struct Report<'a> {
     pub(super) key: Uuid,
+    /// The command that was called for.
+    pub(super) command: &'a Command,
     pub(super) action: Action,
     pub(super) found: Found,
     pub(super) unsure: bool,
@@ -56,13 +58,12 @@ pub(super) fn settled(done: &Finished) -> Option<Row> {
 
 /// Settles a row, if the answer settles it, and answers whoever waits.
 pub(super) fn settle(desk: &mut Desk, report: Report<'_>, port: Port, owner: Uuid) -> Next {
-    let Report { key, action, found, unsure, asker, traceparent } = report;
+    let Report { key, command, action, found, unsure, asker, traceparent } = report;
     let now = desk.now;
     let Some(row) = desk.change_row(key).filter(|row| waits_for(row, action)) else {
-        // Somebody else was first, and theirs stands.
-        if let Some(asker) = asker {
-            let _ = desk.hear(asker, traceparent);
-        }
+        // Somebody else was first, and theirs stands; or this was written before, and the answer to that was lost. What
+        // the row says is said (again) to whoever waits: perhaps nobody will ask.
+        let _ = desk.hear(asker.unwrap_or(command), traceparent);
         return Next::Over;
     };
     let first_round = !row.unsure;

@@ -78,7 +78,10 @@ fn report(row: Row, action: Action, found: Found, asker: Option<Command>, port: 
     let locked =
         Locked { now: DateTime::UNIX_EPOCH + TimeDelta::seconds(5), rows: HashMap::from([(key, row)]) };
     let mut desk = Desk::new(locked, &[], &Settings::new("test"));
-    let report = Report { key, action, found, unsure: false, asker: asker.as_ref(), traceparent: None };
+    let command = if action == Action::Execute { execute() } else { about(Kind::Compensate) };
+    let command = &command;
+    let report =
+        Report { key, command, action, found, unsure: false, asker: asker.as_ref(), traceparent: None };
     let next = settle(&mut desk, report, port, ME);
     let said = desk.answered.iter().map(|a| (a.reply.kind, a.reply.outcome)).collect();
     Settled { row: desk.rows[&key].clone(), next, said }
@@ -145,6 +148,18 @@ fn trap_7_an_outcome_is_not_written_over_anothers() {
     let undone = Row { status: Status::Undone, ..called(Status::Undoing) };
     let late = report(undone.clone(), Action::Undo, failed(), None, BINDING);
     assert_eq!(late.row, undone);
+}
+
+#[test]
+fn what_was_written_down_and_not_told_because_the_answer_to_its_commit_was_lost_is_told() {
+    let mut row = called(Status::Undoing);
+    row.settle_undo(Outcome::Succeeded, 1, Said::default());
+    let again = report(row, Action::Undo, done(), None, BINDING);
+    assert_eq!(again.said, [(Kind::Compensate, Outcome::Succeeded)]);
+    let mut row = called(Status::Started);
+    row.settle(Status::Succeeded, Said::default());
+    let again = report(row, Action::Execute, done(), None, BINDING);
+    assert_eq!(again.said, [(Kind::Execute, Outcome::Succeeded)]);
 }
 
 #[test]

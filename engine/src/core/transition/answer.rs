@@ -45,6 +45,7 @@ impl Deciding<'_> {
             meaning = Meaning::Note;
         }
         match meaning {
+            Meaning::Settle(Status::Succeeded) if self.undo_again(at, reply) => {}
             Meaning::Settle(status) => {
                 self.settle(at, status, reply);
                 match (forward, status) {

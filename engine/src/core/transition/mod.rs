@@ -130,6 +130,7 @@ impl<'a> Deciding<'a> {
         if saga.parked != self.before.parked {
             saga.since = self.now;
         }
+        self.wake_from_poison();
         let next = self.next_due();
         let saga = &mut self.saga;
         saga.live = next.is_some();
@@ -142,6 +143,21 @@ impl<'a> Deciding<'a> {
         self.did.sent = self.sends.iter().map(|s| s.name(definition)).collect();
         let entry = Entry { revision: self.saga.revision, occurrence: occurrence.clone(), did: self.did };
         Change { saga: self.saga, entry, sends: self.sends }
+    }
+
+    /// What became due while it rested is due now. Left in the past, a look that goes back only a while would pass
+    /// over it.
+    fn wake_from_poison(&mut self) {
+        if self.before.state.poisoned.is_none() || self.saga.state.poisoned.is_some() {
+            return;
+        }
+        let now = self.now;
+        for command in &mut self.saga.state.commands {
+            let undo = command.undo.as_mut().map(|undo| &mut undo.due_at);
+            for due_at in [Some(&mut command.due_at), undo].into_iter().flatten() {
+                *due_at = due_at.map(|due| due.max(now));
+            }
+        }
     }
 
     /// When there is something to do next. What is poisoned rests, but for the promise that it ends in time.

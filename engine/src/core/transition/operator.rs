@@ -77,6 +77,9 @@ impl Deciding<'_> {
         self.saga.state.poisoned = None;
         let step = self.saga.state.commands[at].step;
         if undoing {
+            if let Some(undo) = &mut self.saga.state.commands[at].undo {
+                undo.by_hand = true;
+            }
             let given_back = negated(&self.saga.state.commands[at].held);
             self.undo_done(at, &given_back);
             return Ok(());

@@ -59,6 +59,7 @@ impl Deciding<'_> {
             attempt: 1,
             issued_at,
             done: false,
+            by_hand: false,
             due_at: None,
             asks: 0,
             failures: 0,
@@ -96,6 +97,12 @@ impl Deciding<'_> {
         }
         let older = reply.attempt < undo.attempt;
         match reply.outcome {
+            // Its worker does not know either, and will undo what may yet turn up. The evidence counts till then.
+            Outcome::Unknown if command.status == Status::NotDone && !older => {
+                undo.by_hand = true;
+                self.undo_done(at, &[]);
+                return Ok(());
+            }
             Outcome::Succeeded => {
                 self.undo_done(at, &reply.exposure);
                 return Ok(());
@@ -156,6 +163,9 @@ impl Deciding<'_> {
     /// an incident, and undone at once: an ended saga is live again until it is; its outcome does not change.
     /// A step that cannot be undone counts as done.
     pub(super) fn orphan(&mut self, at: usize, reply: &ReplyEvent) {
+        if self.undo_again(at, reply) {
+            return;
+        }
         self.settle(at, Status::Succeeded, reply);
         let command = &self.saga.state.commands[at];
         if command.undo.is_some() {
@@ -169,5 +179,22 @@ impl Deciding<'_> {
         } else if is_newest && self.saga.state.direction == Direction::Forward {
             self.advance(step);
         }
+    }
+
+    /// A success of what was called undone by evidence from elsewhere: it happened after somebody had looked. It is
+    /// an incident, and undone by its worker. Answers whether it is such a success.
+    pub(super) fn undo_again(&mut self, at: usize, reply: &ReplyEvent) -> bool {
+        if !self.saga.state.commands[at].is_undone_by_hand() {
+            return false;
+        }
+        if let Some(undo) = &mut self.saga.state.commands[at].undo {
+            (undo.done, undo.by_hand) = (false, false);
+            undo.attempt = undo.attempt.saturating_add(1);
+            (undo.asks, undo.failures) = (0, 0);
+        }
+        self.did.incident = Some("late_success".to_owned());
+        self.settle(at, Status::Succeeded, reply);
+        self.send_undo(at);
+        true
     }
 }

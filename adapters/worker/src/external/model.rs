@@ -1,0 +1,82 @@
+//! What an answer does to a row, as a function: for searches over the states of a row.
+
+use std::collections::HashMap;
+
+use amends_protocol::{Command, Reply};
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{
+    Asker, Call,
+    round::{Finished, Found},
+    settle::{Next, Report, settle, settled},
+};
+use crate::{
+    desk::Desk,
+    executor::{Action, Answer, Port, Work},
+    row::{Row, Status},
+    settings::Settings,
+    store::Locked,
+};
+
+/// A call that has been answered (or has not: `Answer::Unknown`).
+#[derive(Debug, Clone)]
+pub struct Answered {
+    /// Do or undo.
+    pub action: Action,
+    /// The command that was called for.
+    pub command: Command,
+    /// Who waits for it.
+    pub asker: Option<Command>,
+    /// A compensation was remembered when it began.
+    pub unwanted: bool,
+    /// What the port said.
+    pub answer: Answer,
+    /// A call of the round, or one before it, got no answer.
+    pub unsure: bool,
+}
+
+/// Writes it down as the loop that calls does: first as a plain outcome, if it is one, and nobody has touched the
+/// row; otherwise on the locked row. Answers the row, what is replied, and whether the compensation that was
+/// remembered is to be called for now.
+pub fn write_down(
+    row: Row,
+    done: Answered,
+    port: Port,
+    owner: Uuid,
+    now: DateTime<Utc>,
+) -> (Row, Vec<Reply>, bool) {
+    let settings = Settings::new("model");
+    let Answered { action, command, asker, unwanted, answer, unsure } = done;
+    let (key, found) = (row.key, Found::Answer(answer));
+    let asker = asker.map(|command| Asker { command, traceparent: None });
+    let work = Work { action, command, held: row.said.exposure.clone() };
+    let call = Call { work, unsure: false, unwanted, stale: false, asker, permit: None };
+    let done = Finished { call, found, unsure };
+    let mine = row.lease.is_some_and(|l| l.owner == Some(owner));
+    if let Some(plain) = settled(&done)
+        && row.status == Status::Started
+        && mine
+        && row.undo.is_none()
+        && !row.unsure
+        && (row.attempt, row.epoch) == (plain.attempt, plain.epoch)
+    {
+        let mut row = row;
+        row.settle(plain.status, plain.said);
+        let reply = row.recorded(&done.call.work.command, now);
+        return (row, reply.into_iter().collect(), false);
+    }
+    let mut desk = Desk::new(Locked { now, rows: HashMap::from([(key, row.clone())]) }, &[], &settings);
+    let report = Report {
+        key,
+        command: &done.call.work.command,
+        action,
+        found: done.found.clone(),
+        unsure: done.unsure,
+        asker: done.call.asker.as_ref().map(|a| &a.command),
+        traceparent: None,
+    };
+    let next = settle(&mut desk, report, port, owner);
+    let row = desk.rows.remove(&key).unwrap_or(row);
+    (row, desk.answered.into_iter().map(|a| a.reply).collect(), next == Next::Undo)
+}

@@ -1,0 +1,447 @@
+//! The broker: topics, partitions, consumer groups. At least once, and in no order that anything may rest on.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    future::poll_fn,
+    task::Poll,
+    time::Duration,
+};
+
+use amends_protocol::{
+    Json, Outcome,
+    transport::{Assignment, Batch, Error, Inbound, Outbound, Placement, Sink, Source},
+    wire,
+};
+use rand::RngExt;
+
+use crate::{
+    executor::{Event, Micros, SECOND, Schedule, Slot},
+    faults::Fault,
+    world::{Handle, Site, State, Watchers},
+};
+
+/// The topics that workers and engines read. Each has one group of consumers.
+pub const TOPICS: [&str; 4] = ["inventory.commands", "payment.commands", "shipment.commands", "saga.replies"];
+/// The topic of replies.
+pub const REPLIES: usize = 3;
+/// Partitions of a topic.
+pub const PARTITIONS: usize = 4;
+/// A consumer that is silent for so long is replaced.
+const SESSION: Micros = 6 * SECOND;
+/// JSON that a reply may carry and the simulated store refuses.
+pub const UNSTORABLE: &str = "1e999999";
+
+/// A message in a partition.
+#[derive(Debug, Clone)]
+pub struct Record {
+    bytes: Vec<u8>,
+    traceparent: Option<String>,
+    forgotten: bool,
+    /// That it must become a dead letter, or may.
+    pub poison: Option<Poison>,
+}
+
+/// What is wrong with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Poison {
+    /// Whoever reads it puts it aside.
+    Unreadable,
+    /// It is put aside if anything would follow from it.
+    Unstorable,
+}
+
+/// Who reads a topic.
+#[derive(Default)]
+struct Group {
+    members: Vec<(u64, usize)>,
+    generation: u64,
+    committed: [usize; PARTITIONS],
+    waiting: Watchers,
+}
+
+impl Group {
+    fn rebalance(&mut self) {
+        self.generation += 1;
+        self.members.sort_unstable();
+        self.waiting.wake();
+    }
+
+    fn assigned(&self, member: u64) -> Vec<i32> {
+        let Some(at) = self.members.iter().position(|(m, _)| *m == member) else { return Vec::new() };
+        let shift = self.generation as usize;
+        let mine = |p: &usize| (p + shift) % self.members.len() == at;
+        (0..PARTITIONS).filter(mine).map(|p| p as i32).collect()
+    }
+}
+
+/// The broker.
+#[derive(Default)]
+pub struct Bus {
+    partitions: [[Vec<Record>; PARTITIONS]; 4],
+    groups: [Group; 4],
+    together: [usize; 4],
+    members: u64,
+    removed: BTreeSet<u64>,
+    /// Dead letters: topic, partition, offset, why.
+    pub dead: Vec<(usize, usize, usize, String)>,
+}
+
+impl Bus {
+    /// A broker without a message.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The consumers of a process are gone; the broker finds out in time.
+    pub fn lose(&mut self, process: usize, schedule: &mut Schedule, now: Micros) {
+        for group in 0..self.groups.len() {
+            for (member, _) in self.groups[group].members.iter().filter(|(_, p)| *p == process) {
+                let member = *member;
+                let remove = move |s: &mut State| s.bus.remove(group, member);
+                schedule.push(now + SESSION, Event::Do(Box::new(remove)));
+            }
+        }
+    }
+
+    /// A process says nothing for a while; if that is long, its partitions go to others.
+    pub fn silent(&mut self, process: usize, length: Micros, schedule: &mut Schedule, now: Micros) {
+        if length > SESSION {
+            self.lose(process, schedule, now);
+        }
+    }
+
+    fn remove(&mut self, group: usize, member: u64) {
+        let group = &mut self.groups[group];
+        let before = group.members.len();
+        group.members.retain(|(m, _)| *m != member);
+        if group.members.len() != before {
+            group.rebalance();
+            self.removed.insert(member);
+        }
+    }
+
+    /// Messages that have not been consumed (or only by somebody who did not say so) are lost.
+    pub fn forget(&mut self, topic: usize) -> usize {
+        let mut forgotten = 0;
+        for (partition, records) in self.partitions[topic].iter_mut().enumerate() {
+            for record in &mut records[self.groups[topic].committed[partition]..] {
+                record.forgotten = true;
+                forgotten += 1;
+            }
+        }
+        forgotten
+    }
+
+    /// Consumers of a topic begin again so many messages earlier.
+    pub fn replay(&mut self, topic: usize, back: usize) {
+        let group = &mut self.groups[topic];
+        group.committed.iter_mut().for_each(|at| *at = at.saturating_sub(back));
+        group.rebalance();
+    }
+
+    /// Members of a group change places.
+    pub fn rebalance(&mut self, topic: usize) {
+        self.groups[topic].rebalance();
+    }
+
+    /// All messages, with topic, partition and offset, and whether they have been consumed.
+    pub fn records(&self) -> impl Iterator<Item = (usize, usize, usize, &Record, bool)> {
+        self.partitions.iter().enumerate().flat_map(move |(t, partitions)| {
+            partitions.iter().enumerate().flat_map(move |(p, records)| {
+                let committed = self.groups[t].committed[p];
+                let consumed = move |(o, r): (usize, &'_ Record)| o < committed && !r.forgotten;
+                records.iter().enumerate().map(move |(o, r)| (t, p, o, r, consumed((o, r))))
+            })
+        })
+    }
+
+    /// What is at an offset.
+    pub fn at(&self, topic: usize, partition: usize, offset: usize) -> Option<&Record> {
+        self.partitions[topic][partition].get(offset)
+    }
+}
+
+impl State {
+    /// A message arrives at the broker.
+    pub fn land(&mut self, topic: usize, partition: usize, mut bytes: Vec<u8>, traceparent: Option<String>) {
+        let mut poison = None;
+        if topic == REPLIES && self.strikes(Fault::Unstorable, 0.004) {
+            if let Ok(mut reply) = wire::reply(&bytes)
+                && reply.outcome != Outcome::InFlight
+            {
+                reply.result = serde_json::from_str::<Json>(UNSTORABLE).ok();
+                bytes = wire::write(&reply);
+                poison = Some(Poison::Unstorable);
+            }
+        } else if topic == REPLIES && self.strikes(Fault::Forged, 0.004) {
+            if let Ok(mut reply) = wire::reply(&bytes) {
+                reply.reply_token = "00112233445566778899aabbccddeeff".to_owned();
+                reply.outcome = Outcome::Succeeded;
+                self.append(topic, partition, wire::write(&reply), None, Some(Poison::Unreadable));
+            }
+        } else if topic != REPLIES
+            && self.strikes(Fault::Unsupported, 0.01)
+            && let Ok(mut command) = wire::command(&bytes)
+        {
+            command.schema_version += 1;
+            bytes = wire::write(&command);
+        }
+        self.append(topic, partition, bytes, traceparent, poison);
+    }
+
+    /// Appends a message.
+    pub fn append(
+        &mut self,
+        topic: usize,
+        partition: usize,
+        bytes: Vec<u8>,
+        traceparent: Option<String>,
+        poison: Option<Poison>,
+    ) {
+        self.bus.partitions[topic][partition].push(Record { bytes, traceparent, forgotten: false, poison });
+        self.bus.groups[topic].waiting.wake();
+    }
+
+    fn send(&mut self, process: usize, messages: Vec<Outbound>) -> Result<Micros, Micros> {
+        if self.unreachable(process, Site::Broker).is_some() {
+            return Err(5 * SECOND);
+        }
+        let mut sent = messages.len();
+        let mut acknowledged = true;
+        if self.strikes(Fault::Loss, 0.01) {
+            (sent, acknowledged) = (self.plan.draw(Fault::Loss, 0..sent as u64 + 1) as usize, false);
+            self.note(process, || {
+                format!("{sent} of {} messages are sent, and no answer comes", messages.len())
+            });
+        }
+        if self.strikes(Fault::CrashAtPort, 0.002) {
+            sent = self.plan.draw(Fault::CrashAtPort, 0..sent as u64 + 1) as usize;
+            let down = self.plan.draw(Fault::CrashAtPort, 0..30 * SECOND);
+            self.note(process, || format!("dies sending: {sent} of {} are sent", messages.len()));
+            self.crash(process, down);
+        }
+        let mut together = [None; 4];
+        for message in messages.into_iter().take(sent) {
+            let Some(topic) = TOPICS.iter().position(|t| *t == message.topic) else { continue };
+            let partition = match message.placement {
+                Placement::Home(slot) => usize::from(slot) % PARTITIONS,
+                Placement::Together => *together[topic].get_or_insert_with(|| {
+                    self.bus.together[topic] += 1;
+                    self.bus.together[topic] % PARTITIONS
+                }),
+            };
+            let mut copies = vec![self.rng.random_range(500..3_000)];
+            if self.strikes(Fault::Duplicate, 0.03) {
+                copies.push(self.plan.draw(Fault::Duplicate, 1_000..90 * SECOND));
+            }
+            for mut delay in copies {
+                if self.strikes(Fault::Delay, 0.02) {
+                    delay += self.plan.draw(Fault::Delay, 100_000..120 * SECOND);
+                } else if self.strikes(Fault::Reorder, 0.1) {
+                    delay += self.plan.draw(Fault::Reorder, 1_000..200_000);
+                }
+                let (bytes, traceparent) = (message.bytes.clone(), message.traceparent.clone());
+                self.later(delay, move |s| s.land(topic, partition, bytes, traceparent));
+            }
+        }
+        let answer = self.rng.random_range(1_000..6_000);
+        if acknowledged { Ok(answer) } else { Err(answer + SECOND) }
+    }
+}
+
+/// The port for sending.
+#[derive(Clone)]
+pub struct SimSink(pub Handle);
+
+impl Sink for SimSink {
+    async fn send(&self, messages: Vec<Outbound>) -> Result<(), Error> {
+        let answer = Slot::default();
+        {
+            let mut state = self.0.state();
+            let filled = answer.clone();
+            let (after, result) = match state.send(self.0.process, messages) {
+                Ok(after) => (after, Ok(())),
+                Err(after) => (after, Err(Error("no answer".to_owned()))),
+            };
+            state.later(after, move |_| filled.fill(result));
+        }
+        answer.await
+    }
+
+    async fn dead_letter(&self, message: &Inbound, reason: &str) -> Result<(), Error> {
+        let Some(topic) = TOPICS.iter().position(|t| *t == message.topic) else { return Ok(()) };
+        let (partition, offset) = (message.partition as usize, message.offset as usize);
+        let (reason, process) = (reason.to_owned(), self.0.process);
+        let put = move |s: &mut State| {
+            s.note(process, || format!("dead letter {}/{partition}/{offset}: {reason}", TOPICS[topic]));
+            s.bus.dead.push((topic, partition, offset, reason));
+        };
+        self.0.ask(Site::Broker, None, "dead_letter", put).await.map_err(|_| Error("no answer".to_owned()))
+    }
+}
+
+/// The port for receiving: a member of a topic's group.
+pub struct SimSource {
+    handle: Handle,
+    topic: usize,
+    member: u64,
+    view: Assignment,
+    positions: BTreeMap<i32, usize>,
+    settled: BTreeMap<i32, usize>,
+    receipts: VecDeque<(u64, BTreeMap<i32, usize>)>,
+    received: u64,
+    tell: bool,
+}
+
+impl SimSource {
+    /// Joins the group of a topic.
+    pub fn join(handle: Handle, topic: usize) -> Self {
+        let mut source = Self {
+            handle,
+            topic,
+            member: 0,
+            view: Assignment { count: PARTITIONS as i32, ..Assignment::default() },
+            positions: BTreeMap::new(),
+            settled: BTreeMap::new(),
+            receipts: VecDeque::new(),
+            received: 0,
+            tell: true,
+        };
+        source.rejoin();
+        source
+    }
+
+    fn rejoin(&mut self) {
+        let (topic, process) = (self.topic, self.handle.process);
+        let mut state = self.handle.state();
+        state.bus.members += 1;
+        let member = state.bus.members;
+        self.member = member;
+        let delay = state.rng.random_range(20_000..300_000);
+        let incarnation = state.processes[process].incarnation;
+        state.later(delay, move |s| {
+            if s.processes[process].incarnation == incarnation {
+                s.bus.groups[topic].members.push((member, process));
+                s.bus.groups[topic].rebalance();
+            }
+        });
+    }
+
+    /// Looks whether the group has changed.
+    fn sync(&mut self) {
+        let topic = self.topic;
+        let handle = self.handle.clone();
+        let mut state = handle.state();
+        let group = &state.bus.groups[topic];
+        if group.generation == self.view.generation {
+            return;
+        }
+        let removed = state.bus.removed.contains(&self.member);
+        self.view.generation = group.generation;
+        self.view.partitions = group.assigned(self.member);
+        self.positions = self.view.partitions.iter().map(|p| (*p, group.committed[*p as usize])).collect();
+        self.settled = self.positions.clone();
+        self.receipts.clear();
+        self.tell = true;
+        let partitions = &self.view.partitions;
+        state.note(handle.process, || format!("reads {partitions:?} of {}", TOPICS[topic]));
+        drop(state);
+        if removed {
+            self.rejoin();
+        }
+    }
+
+    fn take(&mut self, max: usize) -> Vec<Inbound> {
+        let handle = self.handle.clone();
+        let mut state = handle.state();
+        let mut messages = Vec::new();
+        for (&partition, position) in &mut self.positions {
+            let records = &state.bus.partitions[self.topic][partition as usize];
+            while messages.len() < max && *position < records.len() {
+                let record = &records[*position];
+                if !record.forgotten {
+                    messages.push(Inbound {
+                        topic: TOPICS[self.topic].to_owned(),
+                        partition,
+                        offset: *position as i64,
+                        traceparent: record.traceparent.clone(),
+                        bytes: record.bytes.clone(),
+                    });
+                }
+                *position += 1;
+            }
+        }
+        if self.topic == REPLIES {
+            messages.iter().for_each(|m| state.meet_reply(&m.bytes));
+        }
+        messages
+    }
+}
+
+impl Source for SimSource {
+    async fn receive(&mut self, max: usize, patience: Duration) -> Result<Batch, Error> {
+        // A fetch takes a while.
+        self.handle.sleep(500).await;
+        let mut timer: Option<Slot<()>> = None;
+        let messages = poll_fn(|cx| {
+            let unreachable = self.handle.state().unreachable(self.handle.process, Site::Broker);
+            if let Some(until) = unreachable {
+                let waker = cx.waker().clone();
+                self.handle.state().schedule.push(until, Event::Wake(waker));
+                return Poll::Pending;
+            }
+            self.sync();
+            let messages = self.take(max);
+            if !messages.is_empty() {
+                return Poll::Ready(messages);
+            }
+            self.handle.state().bus.groups[self.topic].waiting.add(cx.waker());
+            // Nothing is news only after a change; otherwise this may wait for ever, as if asked again and again.
+            if self.tell {
+                let timer = timer.get_or_insert_with(|| {
+                    let slot: Slot<()> = Slot::default();
+                    let wake = slot.clone();
+                    self.handle.state().later(patience.as_micros() as Micros, move |_| wake.fill(()));
+                    slot
+                });
+                if std::pin::Pin::new(timer).poll(cx).is_ready() {
+                    self.tell = false;
+                    return Poll::Ready(Vec::new());
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+        self.tell |= !messages.is_empty();
+        self.received += 1;
+        self.receipts.push_back((self.received, self.positions.clone()));
+        Ok(Batch { messages, receipt: self.received })
+    }
+
+    fn commit(&mut self, receipt: u64) -> Result<(), Error> {
+        while let Some((_, positions)) = self.receipts.pop_front_if(|(r, _)| *r <= receipt) {
+            self.settled = positions;
+        }
+        let (topic, member, settled) = (self.topic, self.member, self.settled.clone());
+        let generation = self.view.generation;
+        let mut state = self.handle.state();
+        let delay = state.rng.random_range(1_000..5_000);
+        state.later(delay, move |s| {
+            let group = &mut s.bus.groups[topic];
+            if group.generation == generation && group.members.iter().any(|(m, _)| *m == member) {
+                settled.iter().for_each(|(p, at)| group.committed[*p as usize] = *at);
+            }
+        });
+        Ok(())
+    }
+
+    fn rewind(&mut self) -> Result<(), Error> {
+        self.receipts.clear();
+        self.positions.clone_from(&self.settled);
+        Ok(())
+    }
+
+    fn assignment(&self) -> Assignment {
+        self.view.clone()
+    }
+}

@@ -1,0 +1,348 @@
+//! People: customers who order, repeat and cancel, and an operator who looks after what is parked.
+
+use std::collections::BTreeMap;
+
+use amends_engine::{
+    core::{Actor, CommandState, Event, Illegal, Input, NewSaga, Resolution, Saga, Status, start},
+    port::Inputs,
+    runtime::apply::Applied,
+};
+use amends_protocol::{Json, SLOTS, id};
+use amends_workflows::order_fulfilment::{Line, OrderInput, Personal};
+use futures::future::{Either, select};
+use rand::{RngExt, seq::IndexedRandom};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::{
+    executor::{Micros, SECOND, Slot},
+    faults::{Fault, Rng, stream},
+    processes::{act, engine},
+    store::{NewOrder, Placed, SimStore, short},
+    world::{Control, Handle, OUTSIDE, State},
+};
+
+/// An order that somebody will place.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    /// Which one.
+    pub number: usize,
+    /// When.
+    at: Micros,
+    input: OrderInput,
+    country: &'static str,
+    /// Cancelled so long after it was accepted.
+    cancels: Vec<Micros>,
+    repeats: bool,
+    other_body: bool,
+}
+
+/// What people know.
+#[derive(Default)]
+pub struct Clients {
+    /// What will be ordered.
+    pub wishes: Vec<Wish>,
+    /// What was answered 201: order by key.
+    pub accepted: BTreeMap<String, Vec<Uuid>>,
+    /// Cancellations that were answered 202: by order.
+    pub promised: Vec<Uuid>,
+    /// Operator's actions that were answered: saga, word.
+    pub acted: Vec<(Uuid, &'static str)>,
+}
+
+/// Products, and how many there are.
+pub const PRODUCTS: [(&str, i64); 4] = [("mug", 60), ("cup", 12), ("pot", 3), ("tea", 100_000)];
+
+const METHODS: [(&str, u32); 8] = [
+    ("card_approved", 8),
+    ("card_declined", 2),
+    ("card_slow", 2),
+    ("card_lost_reply", 2),
+    ("card_error_twice", 2),
+    ("card_refund_refused", 2),
+    ("iou", 1),
+    ("card_approved", 1),
+];
+const COUNTRIES: [(&str, u32); 4] = [("AT", 12), ("AQ", 3), ("BV", 2), ("DE", 3)];
+
+fn weighted(rng: &mut Rng, from: &[(&'static str, u32)]) -> &'static str {
+    from.choose_weighted(rng, |(_, weight)| *weight).map_or("", |(word, _)| *word)
+}
+
+/// What a seed's customers want, each with a stream of its own; `only` keeps some of them.
+pub fn wishes(seed: u64, until: Micros, only: Option<&[usize]>) -> Vec<Wish> {
+    let mut rng = stream(seed, 3);
+    let count = rng.random_range(20..=28);
+    let burst = rng.random_bool(0.3);
+    let wanted = |n: &usize| only.is_none_or(|only| only.contains(n));
+    (0..count).filter(wanted).map(|number| wish(seed, number, until, burst)).collect()
+}
+
+fn wish(seed: u64, number: usize, until: Micros, burst: bool) -> Wish {
+    let mut rng = stream(seed, 1000 + number as u64);
+    let lines = (0..rng.random_range(1..=2)).map(|_| {
+        let product = match rng.random_range(0..40) {
+            0 => "unheard-of",
+            n => PRODUCTS[n % PRODUCTS.len()].0,
+        };
+        let (quantity, unit_price) = (rng.random_range(1..=3), rng.random_range(0..=40) * 50);
+        Line { product_id: product.to_owned(), quantity, unit_price }
+    });
+    let lines: Vec<Line> = lines.collect();
+    let input = OrderInput {
+        customer_id: format!("c-{number}"),
+        currency: if rng.random_bool(0.8) { "EUR" } else { "USD" }.to_owned(),
+        total: lines.iter().map(|l| l.unit_price * l.quantity).sum(),
+        lines,
+        payment_method: weighted(&mut rng, &METHODS).to_owned(),
+    };
+    let cancels = match rng.random_range(0..8) {
+        0 => vec![rng.random_range(0..SECOND)],
+        1 => vec![rng.random_range(0..60 * SECOND)],
+        2 => (0..3).map(|_| rng.random_range(0..2 * SECOND)).collect(),
+        _ => Vec::new(),
+    };
+    let spread = if burst { until / 20 } else { until };
+    Wish {
+        number,
+        at: SECOND + rng.random_range(0..spread),
+        input,
+        country: weighted(&mut rng, &COUNTRIES),
+        cancels,
+        repeats: rng.random_bool(0.2),
+        other_body: rng.random_bool(0.1),
+    }
+}
+
+/// Everything that people do.
+pub async fn people(handle: Handle) {
+    let wishes = handle.state().clients.wishes.clone();
+    let mut state = handle.state();
+    for wish in wishes {
+        let h = handle.clone();
+        state.control.push(Control::Spawn(OUTSIDE, Box::pin(customer(h, wish))));
+    }
+    let h = handle.clone();
+    state.control.push(Control::Spawn(OUTSIDE, Box::pin(operator(h))));
+    drop(state);
+}
+
+/// Has a request done by one of the two doors; none: no answer in time, or nobody there.
+async fn request<T, F, Fut>(handle: &Handle, work: F) -> Option<T>
+where
+    T: Send + 'static,
+    F: FnOnce(Handle, Slot<T>) -> Fut,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    let slot: Slot<T> = Slot::default();
+    {
+        let mut state = handle.state();
+        let door = 2 + state.rng.random_range(0..2);
+        if !state.processes[door].alive {
+            return None;
+        }
+        let at_door = Handle { world: handle.world.clone(), process: door };
+        let work = Box::pin(work(at_door, slot.clone()));
+        state.control.push(Control::Spawn(door, work));
+    }
+    let late = std::pin::pin!(handle.sleep(12 * SECOND));
+    match select(slot, late).await {
+        Either::Left((answer, _)) => Some(answer),
+        Either::Right(_) => None,
+    }
+}
+
+async fn customer(handle: Handle, wish: Wish) {
+    handle.sleep(wish.at).await;
+    let key = format!("key-{}", wish.number);
+    let repeats = wish.repeats && handle.state().plan.rate(Fault::Repeat) > 0.0;
+    if repeats {
+        handle.state().plan.struck[Fault::Repeat as usize] += 1;
+    }
+    let mut order = None;
+    let mut answers = 0;
+    for attempt in 0..200_u32 {
+        let body = u64::from(repeats && wish.other_body && attempt > 0 && order.is_some());
+        let (w, k) = (wish.clone(), key.clone());
+        let answer = request(&handle, move |door, answer| place(door, w, k, body, answer)).await;
+        match answer {
+            Some(Some(placed)) if body == 0 => {
+                let mut state = handle.state();
+                state.clients.accepted.entry(key.clone()).or_default().push(placed);
+                order = Some(placed);
+                answers += 1;
+            }
+            Some(Some(placed)) => {
+                handle.state().violations.push(format!("keys: another body was answered {placed}"));
+            }
+            _ => {}
+        }
+        if order.is_some() && (!repeats || answers >= 2 || attempt > 20) {
+            break;
+        }
+        handle.sleep(SECOND).await;
+    }
+    let Some(order) = order else { return };
+    if handle.state().plan.rate(Fault::Cancel) == 0.0 {
+        return;
+    }
+    for after in wish.cancels {
+        let h = handle.clone();
+        let cancel = async move {
+            h.sleep(after).await;
+            cancel(&h, order).await;
+        };
+        handle.state().control.push(Control::Spawn(OUTSIDE, Box::pin(cancel)));
+    }
+}
+
+async fn place(door: Handle, wish: Wish, key: String, body: u64, answer: Slot<Option<Uuid>>) {
+    let (order, slot) = {
+        let mut state = door.state();
+        let (id, saga) = (state.uuid(), state.uuid());
+        let slot = state.rng.random_range(0..SLOTS);
+        let address = json!({
+            "name": "N. N.", "line1": "Street 1", "city": "City", "postalCode": "1", "country": wish.country,
+        });
+        let order = NewOrder {
+            id,
+            saga: NewSaga { id: saga, slot, business_key: id.to_string() },
+            key: (key, body),
+            data: Json::of(&wish.input).unwrap_or_default(),
+            personal: Json::of(&Personal { shipping_address: address }).unwrap_or_default(),
+        };
+        state.note(door.process, || {
+            format!("order {} {} {} to {}", wish.number, short(saga), wish.input.payment_method, wish.country)
+        });
+        (order, slot)
+    };
+    let _ = slot;
+    let engine = engine(&door);
+    let Some(definition) = engine.catalog.iter().next().cloned() else { return };
+    let birth = move |order: &NewOrder, now| start(&definition, order.saga.clone(), &order.data, now);
+    let (data, personal, saga_id) = (order.data.clone(), order.personal.clone(), order.saga.id);
+    match SimStore(door.clone()).place(vec![order.clone()], birth).await.map(|mut placed| placed.pop()) {
+        Ok(Some(Placed::New(change))) => {
+            answer.fill(Some(order.id));
+            let inputs = Inputs { saga_id, data, personal: Some(personal) };
+            let _ = engine.send(vec![(change.saga, change.sends, inputs)]).await;
+        }
+        Ok(Some(Placed::Replayed(known))) => answer.fill(Some(known)),
+        Ok(Some(Placed::KeyReused) | None) | Err(_) => answer.fill(None),
+    }
+}
+
+async fn cancel(handle: &Handle, order: Uuid) {
+    let Some(saga) = handle.state().store.orders.get(&order).copied() else { return };
+    {
+        let mut state = handle.state();
+        state.plan.struck[Fault::Cancel as usize] += 1;
+        state.meet_action(saga, "cancel");
+    }
+    let event = Event::CancelRequested(Actor::new("customer", ""));
+    let answer = request(handle, move |door, answer| async move {
+        answer.fill(matches!(act(&door, saga, event).await, Ok(Applied::Done(_))));
+    });
+    if answer.await == Some(true) {
+        handle.state().clients.promised.push(saga);
+    }
+}
+
+/// Looks every so often at what is parked, and does something about it.
+async fn operator(handle: Handle) {
+    if handle.state().plan.rate(Fault::Operator) == 0.0 {
+        return;
+    }
+    loop {
+        let pause = {
+            let mut state = handle.state();
+            state.plan.draw(Fault::Operator, 5 * SECOND..90 * SECOND)
+        };
+        handle.sleep(pause).await;
+        let parked: Vec<Uuid> = {
+            let state = handle.state();
+            // Left alone in the end, so that what waits for people is seen to wait.
+            if state.now > state.heals_at + 600 * SECOND {
+                return;
+            }
+            state.store.sagas.values().filter(|s| s.saga.parked).map(|s| s.saga.id).collect()
+        };
+        for saga in parked {
+            let action = {
+                let mut state = handle.state();
+                let draw = state.plan.draw(Fault::Operator, 0..8);
+                decide(&mut state, saga, draw)
+            };
+            let Some((word, event)) = action else { continue };
+            {
+                let mut state = handle.state();
+                state.plan.struck[Fault::Operator as usize] += 1;
+                state.meet_action(saga, word);
+                state.note(OUTSIDE, || format!("operator: {word} {}", short(saga)));
+            }
+            let answer = request(&handle, move |door, answer| async move {
+                answer.fill(act(&door, saga, event).await.ok());
+            });
+            match answer.await {
+                Some(Some(Applied::Done(_))) => handle.state().clients.acted.push((saga, word)),
+                Some(Some(Applied::Illegal(_, Illegal::NeedsReference))) => {
+                    handle.state().violations.push(format!("operator: {word} needs a reference it had"));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What an operator does about a parked saga. They ask the other side before they resolve anything, and believe
+/// what its books say at that moment.
+fn decide(state: &mut State, saga: Uuid, draw: u64) -> Option<(&'static str, Event)> {
+    let by = Actor::new("operator", "looked into it");
+    let row = state.store.sagas.get(&saga)?;
+    let (saga, data) = (row.saga.clone(), row.data.clone());
+    match draw {
+        0..=2 => Some(("retry", Event::RetryRequested(by))),
+        3 => Some(("cancel", Event::CancelRequested(by))),
+        4 => None,
+        _ => {
+            let command = saga.parked_command()?;
+            let done = evidence(state, &saga, command)?;
+            let mut exposure = Vec::new();
+            if done && command.undo.is_none() && command.status != Status::Succeeded {
+                let definition = crate::processes::catalog().iter().next()?.clone();
+                let call = saga.call(command.part, Input { data: &data, personal: None });
+                exposure = (definition.steps[command.step].may_hold)(&call);
+            }
+            let reference = "REF-1".to_owned();
+            let word = if done { "resolve done" } else { "resolve notDone" };
+            Some((word, Event::Resolved(Resolution { by, done, reference, exposure })))
+        }
+    }
+}
+
+/// What the other side says of a parked command: that it was done (of a compensation: undone) or not. None: a
+/// person would not resolve this, or would first have it done by hand.
+fn evidence(state: &mut State, saga: &Saga, command: &CommandState) -> Option<bool> {
+    let definition = crate::processes::catalog().iter().next()?.clone();
+    let key = command.id(saga.id, &definition);
+    let undoing = command.undo.as_ref().is_some_and(|u| u.parked.is_some());
+    let by_hand = Uuid::new_v5(&id::undo(key), b"by hand");
+    match definition.steps[command.step].name {
+        "pay" if undoing => {
+            // The money is paid back by hand, if there is any.
+            if let Some(charge) = state.outside.charges.get_mut(&key).filter(|c| c.declined.is_none()) {
+                charge.refund.get_or_insert((by_hand, by_hand));
+            }
+            Some(true)
+        }
+        "ship" if undoing => {
+            if let Some(booked) = state.outside.bookings.get_mut(&key).filter(|b| b.tracking.is_some()) {
+                booked.cancelled.get_or_insert(by_hand);
+            }
+            Some(true)
+        }
+        "pay" => Some(state.outside.charges.get(&key).is_some_and(|c| c.declined.is_none())),
+        "ship" => Some(state.outside.bookings.get(&key).is_some_and(|b| b.tracking.is_some())),
+        _ => None,
+    }
+}

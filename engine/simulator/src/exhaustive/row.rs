@@ -1,0 +1,501 @@
+//! One row of a worker that calls outside: two instances, of which each may die or be taken for dead, and a gateway
+//! whose calls may land late. The table (`decide`), the row and what an answer does to it are the real ones; the
+//! order in which a round asks is that of `external/round.rs`.
+
+use amends_protocol::{Command, Exposure, Json, Kind, Outcome, Reply, id, negated};
+use amends_worker::{
+    Action, Answer, Port,
+    decide::{Decision, decide},
+    model::{Answered, write_down},
+    row::{Lease, Row, Said, Status},
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use super::Space;
+
+/// How much may happen.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    /// Executes that arrive, of rising attempts.
+    pub executes: u8,
+    /// Compensations that arrive, of rising attempts.
+    pub compensations: u8,
+    /// Probes that arrive.
+    pub probes: u8,
+    /// Calls that get no answer in time (and land later).
+    pub silences: u8,
+    /// Calls that are answered "out of order".
+    pub refusals: u8,
+    /// Instances that die, or whose lease lapses while they are paused.
+    pub lapses: u8,
+}
+
+/// A command, its compensation, a call that lands late, a lease that lapses.
+pub const SMALL: Budget =
+    Budget { executes: 2, compensations: 1, probes: 0, silences: 1, refusals: 0, lapses: 1 };
+/// The same, with more attempts, a probe, and a gateway that is out of order.
+pub const LARGE: Budget =
+    Budget { executes: 2, compensations: 2, probes: 1, silences: 2, refusals: 1, lapses: 1 };
+
+/// Where a call is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// About to be made. A paused process stays here.
+    ToCall,
+    /// On its way, and waited for.
+    Waiting,
+    /// About to ask what became of it.
+    ToAsk,
+}
+
+/// A call of an instance.
+#[derive(Debug, Clone)]
+struct Call {
+    action: Action,
+    attempt: u32,
+    stage: Stage,
+    unsure: bool,
+    unwanted: bool,
+    asker: Option<(Kind, u32)>,
+}
+
+/// What the gateway has under the keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Charge {
+    None,
+    Charged,
+    Declined,
+    Refunded,
+}
+
+/// A state.
+#[derive(Debug, Clone)]
+pub struct State {
+    row: Option<Row>,
+    /// Whether the row's lease is over.
+    lapsed: bool,
+    calls: [Option<Call>; 2],
+    /// Calls on their way to the gateway that nobody waits for.
+    late: Vec<Action>,
+    charge: Charge,
+    charges: u8,
+    left: Budget,
+    sent: (u32, u32),
+    /// Somebody was told that it is undone, or never will be.
+    told_undone: bool,
+    told_failed: bool,
+}
+
+/// The space.
+pub struct OneRow {
+    /// How much may happen.
+    pub budget: Budget,
+    /// A planted bug, to see that the search finds it.
+    pub planted: Option<Planted>,
+}
+
+/// A rule that is broken on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Planted {
+    /// Trap 1: a look-up that finds nothing buries the row.
+    NothingBuries,
+    /// Trap 2: a call that gets no answer counts as failed.
+    SilenceFails,
+    /// Trap 3: an unsure row forgets that it is.
+    ForgetsUnsure,
+}
+
+fn now() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_767_225_600, 0).unwrap_or_default()
+}
+
+fn owner(instance: usize) -> Uuid {
+    Uuid::from_u128(100 + instance as u128)
+}
+
+const PORT: Port = Port {
+    idempotent: true,
+    first_answer_binds: true,
+    can_look_up: true,
+    can_void: false,
+    keeps_keys_for: std::time::Duration::MAX,
+};
+
+fn command(kind: Kind, attempt: u32) -> Command {
+    let execute = id::execute(Uuid::from_u128(1), "pay", 0, 1);
+    Command {
+        schema_version: 1,
+        command_id: id::of(kind, execute),
+        kind,
+        target: (kind != Kind::Execute).then_some(execute),
+        saga_id: Uuid::from_u128(1),
+        slot: 1,
+        business_key: String::new(),
+        workflow: "w".to_owned(),
+        workflow_version: 1,
+        step: "pay".to_owned(),
+        part: 0,
+        generation: 1,
+        attempt,
+        epoch: 1,
+        issued_at: now(),
+        deadline: now(),
+        reply_token: String::new(),
+        payload: Json::null(),
+    }
+}
+
+impl OneRow {
+    /// With so much that may happen.
+    pub fn new(budget: Budget) -> Self {
+        Self { budget, planted: None }
+    }
+
+    /// A command arrives at an instance.
+    fn hear(&self, state: &State, instance: usize, kind: Kind, attempt: u32) -> State {
+        let mut after = state.clone();
+        let command = command(kind, attempt);
+        let mut row = after.row.take();
+        let decision = decide(row.as_ref(), &command, now(), TimeDelta::days(14));
+        let mut replies: Vec<Reply> = Vec::new();
+        match decision {
+            Decision::Ignore => {}
+            Decision::Say(outcome) => replies.push(match &row {
+                Some(row) => row.reply(&command, outcome, now()),
+                None => command.reply(outcome, now()),
+            }),
+            Decision::Recorded => replies.extend(row.as_ref().and_then(|r| r.recorded(&command, now()))),
+            Decision::RecordedUndo => {
+                replies.extend(row.as_ref().and_then(|r| r.recorded_undo(&command, now())))
+            }
+            Decision::Bury(outcome) => {
+                let row = row.get_or_insert_with(|| Row::new(&command));
+                row.bury();
+                replies.push(row.reply(&command, outcome, now()));
+            }
+            Decision::Remember => {
+                let row = row.get_or_insert_with(|| Row::new(&command));
+                row.undo = Some(command.clone());
+                replies.push(row.reply(&command, Outcome::InFlight, now()));
+            }
+            Decision::Execute | Decision::Undo | Decision::Ask => {
+                let row = row.get_or_insert_with(|| Row::new(&command));
+                match decision {
+                    Decision::Execute => {
+                        row.status = Status::Started;
+                        row.attempt = command.attempt;
+                        row.command = Some(command.clone());
+                        row.said = Said::default();
+                        (row.unsure, row.started_at) = (false, None);
+                    }
+                    Decision::Undo => {
+                        row.status = Status::Undoing;
+                        row.undo = Some(command.clone());
+                        (row.unsure, row.started_at) = (false, None);
+                    }
+                    _ => {
+                        row.unsure = true;
+                        if command.kind == Kind::Compensate {
+                            row.undo = Some(command.clone());
+                        }
+                    }
+                }
+                after.begin(row, instance, Some((kind, attempt)));
+            }
+        }
+        after.row = row;
+        after.told(&replies);
+        after
+    }
+
+    /// A call is over: what it came to is written down, and who waits is told.
+    fn finish(&self, state: &State, instance: usize, answer: Answer, unsure: bool) -> State {
+        let mut after = state.clone();
+        let (Some(call), Some(row)) = (after.calls[instance].take(), after.row.take()) else { return after };
+        let kind = if call.action == Action::Execute { Kind::Execute } else { Kind::Compensate };
+        let (mut answer, mut unsure) = (answer, unsure);
+        if self.planted == Some(Planted::SilenceFails) && matches!(answer, Answer::Unknown(_)) {
+            (answer, unsure) = (Answer::failed_for_now("timeout", ""), false);
+        }
+        let mut row = row;
+        if self.planted == Some(Planted::ForgetsUnsure) {
+            (unsure, row.unsure) = (false, false);
+        }
+        let done = Answered {
+            action: call.action,
+            command: command(kind, call.attempt),
+            asker: call.asker.map(|(kind, attempt)| command(kind, attempt)),
+            unwanted: call.unwanted,
+            answer,
+            unsure,
+        };
+        let (mut row, replies, undo) = write_down(row, done, PORT, owner(instance), now());
+        if undo {
+            let asker = row.undo.as_ref().map(|undo| (Kind::Compensate, undo.attempt));
+            after.begin(&mut row, instance, asker);
+        } else if row.lease.is_some_and(|l| l.owner.is_none()) {
+            after.lapsed = true;
+        }
+        after.row = Some(row);
+        after.told(&replies);
+        after
+    }
+
+    fn step(&self, state: &State, instance: usize, call: &Call, next: &mut Vec<(String, State)>) {
+        let name = format!("instance {instance}, {:?}", call.action);
+        let mut at = |stage: Stage, what: &str, change: &dyn Fn(&mut State)| {
+            let mut after = state.clone();
+            if let Some(call) = &mut after.calls[instance] {
+                call.stage = stage;
+            }
+            change(&mut after);
+            next.push((format!("{name}: {what}"), after));
+        };
+        match call.stage {
+            Stage::ToCall => at(Stage::Waiting, "calls", &|_| {}),
+            Stage::Waiting => {
+                if state.left.silences > 0 {
+                    // No answer in time: the call may still land.
+                    let mut after = state.clone();
+                    after.left.silences -= 1;
+                    after.late.push(call.action);
+                    let done = if call.unsure {
+                        self.finish(&after, instance, Answer::unknown("no_answer"), true)
+                    } else {
+                        if let Some(call) = &mut after.calls[instance] {
+                            (call.stage, call.unsure) = (Stage::ToAsk, true);
+                        }
+                        if self.planted == Some(Planted::SilenceFails) {
+                            self.finish(&after, instance, Answer::unknown("no_answer"), false)
+                        } else {
+                            after
+                        }
+                    };
+                    next.push((format!("{name}: no answer in time"), done));
+                }
+                if state.left.refusals > 0 {
+                    let mut after = state.clone();
+                    after.left.refusals -= 1;
+                    let answer = Answer::failed_for_now("out_of_order", "");
+                    next.push((
+                        format!("{name}: out of order"),
+                        self.finish(&after, instance, answer, call.unsure),
+                    ));
+                }
+                for (what, after, answer) in state.land(call.action) {
+                    next.push((
+                        format!("{name}: {what}"),
+                        self.finish(&after, instance, answer, call.unsure),
+                    ));
+                }
+            }
+            Stage::ToAsk => match (call.action, state.charge) {
+                (Action::Execute, Charge::None)
+                | (Action::Undo, Charge::Charged | Charge::None | Charge::Declined) => {
+                    if self.planted == Some(Planted::NothingBuries) {
+                        let mut after = state.clone();
+                        after.calls[instance] = None;
+                        if let Some(row) = &mut after.row {
+                            row.bury();
+                        }
+                        after.told_undone = true;
+                        next.push((format!("{name}: finds nothing, and buries it"), after));
+                    } else {
+                        at(Stage::ToCall, "finds nothing", &|_| {});
+                    }
+                }
+                (action, _) => {
+                    let (_, after, answer) = state.land(action).swap_remove(0);
+                    next.push((format!("{name}: finds it"), self.finish(&after, instance, answer, true)));
+                }
+            },
+        }
+    }
+}
+
+impl State {
+    /// Begins (or resumes) the call that a row stands for.
+    fn begin(&mut self, row: &mut Row, instance: usize, asker: Option<(Kind, u32)>) {
+        let (action, attempt) = match row.status {
+            Status::Started => (Action::Execute, row.command.as_ref().map_or(1, |c| c.attempt)),
+            _ => (Action::Undo, row.undo.as_ref().map_or(1, |c| c.attempt)),
+        };
+        row.started_at.get_or_insert(now());
+        row.lease = Some(Lease { owner: Some(owner(instance)), until: now() + TimeDelta::seconds(30) });
+        self.lapsed = false;
+        let stage = if row.unsure { Stage::ToAsk } else { Stage::ToCall };
+        let unwanted = action == Action::Execute && row.undo.is_some();
+        // An instance has one call for a row: whoever came first is told by the row.
+        self.calls[instance] = Some(Call { action, attempt, stage, unsure: row.unsure, unwanted, asker });
+    }
+
+    /// A call lands at the gateway: what happens, and what it answers.
+    fn land(&self, action: Action) -> Vec<(String, State, Answer)> {
+        let held = Exposure::new("money", "EUR", 1);
+        let charged = || Answer::succeeded(None, vec![held.clone()]);
+        let refunded = || Answer::succeeded(None, negated(std::slice::from_ref(&held)));
+        let declined = || Answer::refused("declined", "");
+        let with = |charge: Charge| State { charge, ..self.clone() };
+        match (action, self.charge) {
+            (Action::Execute, Charge::None) => vec![
+                (
+                    "charged".to_owned(),
+                    State { charges: self.charges + 1, ..with(Charge::Charged) },
+                    charged(),
+                ),
+                ("declined".to_owned(), with(Charge::Declined), declined()),
+            ],
+            (Action::Execute, Charge::Charged | Charge::Refunded) => {
+                vec![("charged before".to_owned(), self.clone(), charged())]
+            }
+            (Action::Execute, Charge::Declined) => {
+                vec![("declined before".to_owned(), self.clone(), declined())]
+            }
+            (Action::Undo, Charge::Charged) => {
+                vec![("refunded".to_owned(), with(Charge::Refunded), refunded())]
+            }
+            (Action::Undo, Charge::Refunded) => {
+                vec![("refunded before".to_owned(), self.clone(), refunded())]
+            }
+            (Action::Undo, _) => vec![("nothing to refund".to_owned(), self.clone(), declined())],
+        }
+    }
+
+    fn told(&mut self, replies: &[Reply]) {
+        for reply in replies {
+            self.told_undone |= reply.kind == Kind::Compensate && reply.outcome == Outcome::Succeeded;
+            self.told_undone |= reply.outcome == Outcome::Fenced;
+            let failed = matches!(reply.outcome, Outcome::Refused | Outcome::FailedForGood);
+            self.told_failed |= reply.kind == Kind::Execute && failed;
+        }
+    }
+}
+
+impl Space for OneRow {
+    type State = State;
+
+    fn initial(&self) -> State {
+        State {
+            row: None,
+            lapsed: false,
+            calls: [None, None],
+            late: Vec::new(),
+            charge: Charge::None,
+            charges: 0,
+            left: self.budget,
+            sent: (0, 0),
+            told_undone: false,
+            told_failed: false,
+        }
+    }
+
+    fn next(&self, state: &State) -> Vec<(String, State)> {
+        let mut next = Vec::new();
+        for instance in 0..2 {
+            // What the instance takes while it calls for the row is decided by the row, and begins no second call.
+            let idle = state.calls[instance].is_none();
+            let (executes, compensations) = state.sent;
+            for (kind, left, attempt) in [
+                (Kind::Execute, state.left.executes, executes + 1),
+                (Kind::Compensate, state.left.compensations, compensations + 1),
+                (Kind::Probe, state.left.probes, 1),
+            ] {
+                if left == 0 || !idle {
+                    continue;
+                }
+                // An earlier attempt may come late, or once more.
+                for attempt in 1..=attempt {
+                    let mut before = state.clone();
+                    match kind {
+                        Kind::Execute => {
+                            before.left.executes -= 1;
+                            before.sent.0 = before.sent.0.max(attempt);
+                        }
+                        Kind::Compensate => {
+                            before.left.compensations -= 1;
+                            before.sent.1 = before.sent.1.max(attempt);
+                        }
+                        _ => before.left.probes -= 1,
+                    }
+                    let after = self.hear(&before, instance, kind, attempt);
+                    next.push((format!("instance {instance} hears {kind:?} {attempt}"), after));
+                }
+            }
+            if let Some(call) = &state.calls[instance] {
+                self.step(state, instance, call, &mut next);
+                if state.left.lapses > 0 {
+                    let mut after = state.clone();
+                    after.left.lapses -= 1;
+                    // What it waited for may still land.
+                    if call.stage == Stage::Waiting {
+                        after.late.push(call.action);
+                    }
+                    after.calls[instance] = None;
+                    next.push((format!("instance {instance} dies"), after));
+                }
+            }
+            let waits = state.row.as_ref().filter(|row| row.lease.is_some() && state.lapsed);
+            if let Some(row) = waits.filter(|_| idle) {
+                let mut after = state.clone();
+                let mut row = row.clone();
+                row.unsure = row.started_at.is_some();
+                after.begin(&mut row, instance, None);
+                after.row = Some(row);
+                next.push((format!("instance {instance} takes over"), after));
+            }
+        }
+        let owner_of = |row: &Row| row.lease.and_then(|l| l.owner);
+        if let Some(of) = state.row.as_ref().and_then(owner_of).filter(|_| !state.lapsed) {
+            // The lease of the dead lapses in any case; that of the living, if they are paused.
+            let calls = (0..2).any(|i| owner(i) == of && state.calls[i].is_some());
+            if !calls || state.left.lapses > 0 {
+                let mut after = state.clone();
+                after.left.lapses -= u8::from(calls);
+                after.lapsed = true;
+                if let Some(lease) = after.row.as_mut().and_then(|row| row.lease.as_mut()) {
+                    lease.until = now();
+                }
+                next.push(("the lease lapses".to_owned(), after));
+            }
+        }
+        for at in 0..state.late.len() {
+            let mut before = state.clone();
+            let action = before.late.remove(at);
+            for (what, after, _) in before.land(action) {
+                next.push((format!("a late call lands: {what}"), after));
+            }
+        }
+        for (_, after) in &mut next {
+            after.late.sort_by_key(|action| *action == Action::Undo);
+        }
+        next
+    }
+
+    fn broken(&self, state: &State, at_rest: bool) -> Option<String> {
+        if state.charges > 1 {
+            return Some("charged twice".to_owned());
+        }
+        if !at_rest {
+            return None;
+        }
+        let Some(row) = &state.row else { return None };
+        let charged = state.charge == Charge::Charged;
+        match row.status {
+            Status::Succeeded if charged => None,
+            // An undo that failed is tried again by the engine.
+            Status::Started | Status::Undoing => Some("a call that nobody makes any more".to_owned()),
+            _ if charged => Some(format!("{:?}, and the money is kept", row.status)),
+            Status::Succeeded if state.charge != Charge::Refunded => {
+                Some("succeeded without a charge".to_owned())
+            }
+            _ if state.told_failed && charged => {
+                Some("said that it failed, and the money is kept".to_owned())
+            }
+            _ => None,
+        }
+        .or_else(|| {
+            (state.told_undone && charged && row.undone.is_none()).then(|| "said undone, kept".to_owned())
+        })
+    }
+}

@@ -1,0 +1,440 @@
+//! One saga of two steps, the pure core under two engines that read, decide, write and send one after the other,
+//! and a worker by the protocol's table (the real `decide` and `Row`).
+
+use std::{collections::BTreeMap, fmt::Write, time::Duration};
+
+use amends_engine::core::{
+    Actor, Decision, Definition, Event, Input, Labels, Needs, NewSaga, Occurrence, ReplyEvent, RetryPolicy,
+    Saga, SagaOutcome, Send, Step, StepKind, command, start, transition,
+};
+use amends_protocol::{Exposure, Json, Outcome, Reply, TokenKey, negated};
+use amends_worker::{
+    decide::{self, decide},
+    row::{Row, Said, Status},
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use super::Space;
+
+/// How much may go wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Budget {
+    /// Messages that arrive twice.
+    pub duplicates: u8,
+    /// Messages that are lost.
+    pub losses: u8,
+    /// Timers that fire although answers are on their way.
+    pub timeouts: u8,
+    /// Cancellations.
+    pub cancels: u8,
+    /// Engines that die at any point.
+    pub crashes: u8,
+    /// Executes or undos that fail and may be tried again.
+    pub failures: u8,
+}
+
+/// One duplicate, one timeout, one cancellation.
+pub const SMALL: Budget =
+    Budget { duplicates: 1, losses: 0, timeouts: 1, cancels: 1, crashes: 0, failures: 0 };
+/// A loss instead of a duplicate.
+pub const LOSS: Budget = Budget { duplicates: 0, losses: 1, ..SMALL };
+/// A crash instead of a duplicate.
+pub const CRASH: Budget = Budget { duplicates: 0, crashes: 1, ..SMALL };
+/// A failure, of an execute or of an undo, instead of a duplicate.
+pub const FAILURE: Budget = Budget { duplicates: 0, failures: 1, ..SMALL };
+/// For every day.
+pub const TINY: Budget = Budget { duplicates: 0, ..SMALL };
+
+/// What is on its way.
+#[derive(Debug, Clone, PartialEq)]
+enum Message {
+    Command(Send),
+    Reply(ReplyEvent),
+}
+
+/// What an engine is at.
+#[derive(Debug, Clone)]
+enum At {
+    Idle,
+    /// It has read the row. A frozen engine stays here, or at the next.
+    Read {
+        saga: Box<Saga>,
+        event: Event,
+        message: Option<Message>,
+    },
+    /// It has written, and what follows is not sent yet.
+    Written {
+        sends: Vec<Send>,
+        message: Option<Message>,
+    },
+}
+
+/// A state.
+#[derive(Debug, Clone)]
+pub struct State {
+    saga: Saga,
+    now: DateTime<Utc>,
+    engines: [At; 2],
+    messages: Vec<Message>,
+    rows: BTreeMap<Uuid, Row>,
+    /// Effects in the world, by command: how often it was done, and whether it holds.
+    effects: BTreeMap<Uuid, (u8, bool)>,
+    left: Budget,
+    promised: bool,
+    changed_outcome: bool,
+}
+
+/// The space.
+pub struct TwoSteps {
+    definition: Definition,
+    budget: Budget,
+    key: TokenKey,
+}
+
+impl TwoSteps {
+    /// With so much that may go wrong.
+    pub fn new(budget: Budget) -> Self {
+        let step = |name, kind, label_done| Step {
+            name,
+            participant: "desk",
+            kind,
+            retry: RetryPolicy::attempts(Some(2)),
+            undo_retry: RetryPolicy::attempts(Some(3)),
+            deadline: Duration::from_secs(10),
+            label_done: Some(label_done),
+            label_undone: "FAILED",
+            needs: Needs::Nothing,
+            parts: |_| 1,
+            payload: |_| Json::null(),
+            may_hold: |call| vec![Exposure::new("held", call.part.to_string(), 1)],
+        };
+        let definition = Definition {
+            name: "two_steps",
+            version: 1,
+            labels: Labels { initial: "NEW", undoing: "UNDOING", cancelled: "CANCELLED" },
+            timeout: None,
+            steps: vec![
+                step("first", StepKind::Compensatable, "HALF"),
+                step("second", StepKind::Pivot, "DONE"),
+            ],
+        };
+        Self { definition, budget, key: TokenKey::new([1; 32]) }
+    }
+
+    /// An engine goes one step further.
+    fn engine(&self, state: &State, e: usize, next: &mut Vec<(String, State)>) {
+        match &state.engines[e] {
+            At::Idle => {
+                for (at, message) in state.messages.iter().enumerate() {
+                    let Message::Reply(reply) = message else { continue };
+                    let mut after = state.clone();
+                    after.messages.remove(at);
+                    let event = Event::Replied(reply.clone());
+                    self.read(&mut after, e, event, Some(message.clone()));
+                    next.push((format!("engine {e} reads for {} {:?}", reply.step, reply.outcome), after));
+                }
+                let quiet =
+                    state.messages.is_empty() && state.engines.iter().all(|at| matches!(at, At::Idle));
+                let due =
+                    state.saga.wake_at.filter(|_| state.saga.live && (quiet || state.left.timeouts > 0));
+                if let Some(at) = due {
+                    let mut after = state.clone();
+                    after.left.timeouts -= u8::from(!quiet);
+                    after.now = after.now.max(at);
+                    self.read(&mut after, e, Event::Woke, None);
+                    next.push((format!("engine {e} reads for a timer"), after));
+                }
+                if state.left.cancels > 0 {
+                    let mut after = state.clone();
+                    after.left.cancels -= 1;
+                    self.read(&mut after, e, Event::CancelRequested(Actor::new("c", "")), None);
+                    next.push((format!("engine {e} reads for a cancellation"), after));
+                }
+            }
+            At::Read { saga, event, message } => {
+                let mut after = state.clone();
+                let what = self.write(&mut after, e, saga, event, message.clone());
+                next.push((format!("engine {e} {what}"), after));
+            }
+            At::Written { sends, .. } => {
+                let mut after = state.clone();
+                after.messages.extend(sends.iter().map(|s| Message::Command(*s)));
+                after.engines[e] = At::Idle;
+                next.push((format!("engine {e} sends"), after));
+            }
+        }
+        if state.left.crashes > 0
+            && let At::Read { message, .. } | At::Written { message, .. } = &state.engines[e]
+        {
+            let mut after = state.clone();
+            after.left.crashes -= 1;
+            // Its offset has not moved.
+            after.messages.extend(message.clone());
+            after.engines[e] = At::Idle;
+            next.push((format!("engine {e} dies"), after));
+        }
+    }
+
+    fn read(&self, state: &mut State, e: usize, event: Event, message: Option<Message>) {
+        state.engines[e] = At::Read { saga: Box::new(state.saga.clone()), event, message };
+    }
+
+    fn write(
+        &self,
+        state: &mut State,
+        e: usize,
+        read: &Saga,
+        event: &Event,
+        message: Option<Message>,
+    ) -> String {
+        let occurrence = Occurrence { event: event.clone(), at: state.now, jitter: 0 };
+        let decision = transition(&self.definition, read, &occurrence);
+        if let Decision::Changed(change) = decision {
+            if state.saga.revision != read.revision {
+                self.read(state, e, event.clone(), message);
+                return "is too late and reads again".to_owned();
+            }
+            state.changed_outcome |= read.outcome.is_some() && change.saga.outcome != read.outcome;
+            state.promised |= matches!(event, Event::CancelRequested(_));
+            state.saga = change.saga;
+            let what = format!("writes {:?}", change.entry.did);
+            state.engines[e] = At::Written { sends: change.sends, message };
+            return what;
+        }
+        if let Decision::Rescheduled(at) = decision
+            && state.saga.revision == read.revision
+        {
+            state.saga.wake_at = at;
+        }
+        state.engines[e] = At::Idle;
+        "writes nothing".to_owned()
+    }
+
+    /// The worker takes a command, in one transaction.
+    fn worker(&self, state: &State, at: usize, keep: bool, next: &mut Vec<(String, State)>) {
+        let Message::Command(send) = &state.messages[at] else { return };
+        let null = Json::null();
+        let input = Input { data: &null, personal: None };
+        let command = command(&self.definition, &state.saga, send, input, 1, &self.key);
+        let key = command.row_key();
+        let name = format!("{} {:?}{}", command.step, command.kind, if keep { ", twice" } else { "" });
+        let mut after = state.clone();
+        if keep {
+            after.left.duplicates -= 1;
+        } else {
+            after.messages.remove(at);
+        }
+        let now = state.now;
+        let row = state.rows.get(&key);
+        let decision = decide(row, &command, now, TimeDelta::days(14));
+        let reply = match decision {
+            decide::Decision::Ignore => None,
+            decide::Decision::Say(outcome) => Some(match row {
+                Some(row) => row.reply(&command, outcome, now),
+                None => command.reply(outcome, now),
+            }),
+            decide::Decision::Recorded => row.and_then(|r| r.recorded(&command, now)),
+            decide::Decision::RecordedUndo => row.and_then(|r| r.recorded_undo(&command, now)),
+            decide::Decision::Bury(outcome) => {
+                let row = after.rows.entry(key).or_insert_with(|| Row::new(&command));
+                row.bury();
+                Some(row.reply(&command, outcome, now))
+            }
+            decide::Decision::Execute => {
+                let mut outcomes = vec![Outcome::Succeeded, Outcome::Refused];
+                outcomes.extend((state.left.failures > 0).then_some(Outcome::FailedTransient));
+                for outcome in outcomes {
+                    let mut after = after.clone();
+                    let row = after.rows.entry(key).or_insert_with(|| Row::new(&command));
+                    row.attempt = command.attempt;
+                    let mut said = Said::default();
+                    if outcome == Outcome::Succeeded {
+                        said.exposure = vec![Exposure::new("held", "0", 1)];
+                        let effect = after.effects.entry(key).or_default();
+                        *effect = (effect.0 + 1, true);
+                    }
+                    after.left.failures -= u8::from(outcome == Outcome::FailedTransient);
+                    row.settle(Status::settled(outcome), said);
+                    let reply = row.recorded(&command, now);
+                    after.answer(reply);
+                    next.push((format!("worker {name}: {outcome:?}"), after));
+                }
+                return;
+            }
+            decide::Decision::Undo => {
+                let mut outcomes = vec![Outcome::Succeeded];
+                outcomes.extend((state.left.failures > 0).then_some(Outcome::FailedTransient));
+                for outcome in outcomes {
+                    let mut after = after.clone();
+                    let Some(row) = after.rows.get_mut(&key) else { return };
+                    let mut said = Said::default();
+                    if outcome == Outcome::Succeeded {
+                        said.exposure = negated(&row.said.exposure);
+                        after.effects.entry(key).or_default().1 = false;
+                    }
+                    after.left.failures -= u8::from(outcome == Outcome::FailedTransient);
+                    row.settle_undo(outcome, command.attempt, said);
+                    let reply = row.recorded_undo(&command, now);
+                    after.answer(reply);
+                    next.push((format!("worker {name}: {outcome:?}"), after));
+                }
+                return;
+            }
+            decide::Decision::Remember | decide::Decision::Ask => None,
+        };
+        after.answer(reply);
+        next.push((format!("worker {name}: {decision:?}"), after));
+    }
+}
+
+impl State {
+    fn answer(&mut self, reply: Option<Reply>) {
+        self.messages.extend(reply.map(|reply| Message::Reply(ReplyEvent::from(reply))));
+    }
+
+    /// The same, however it came about. The engines are alike: which is which does not matter.
+    fn canonical(mut self) -> Self {
+        let key = |message: &Message| match message {
+            Message::Command(s) => (0, s.step, s.kind as u8, s.attempt, 0, s.issued_at),
+            Message::Reply(r) => {
+                let step = usize::from(r.step == "second");
+                (1, step, r.kind as u8, r.attempt, r.outcome as u8, DateTime::UNIX_EPOCH)
+            }
+        };
+        self.messages.sort_by_key(key);
+        self.messages.dedup();
+        let rank = |at: &At| match at {
+            At::Idle => (0, 0, 0),
+            At::Read { saga, event, .. } => (1, saga.revision, u8::from(matches!(event, Event::Woke))),
+            At::Written { sends, .. } => (2, sends.len() as u32, 0),
+        };
+        if rank(&self.engines[0]) > rank(&self.engines[1]) {
+            self.engines.swap(0, 1);
+        }
+        self
+    }
+}
+
+impl Space for TwoSteps {
+    type State = State;
+
+    fn initial(&self) -> State {
+        let now = DateTime::from_timestamp(1_767_225_600, 0).unwrap_or_default();
+        let new = NewSaga { id: Uuid::from_u128(1), slot: 1, business_key: "k".to_owned() };
+        let born = start(&self.definition, new, &Json::null(), now);
+        State {
+            saga: born.saga,
+            now,
+            engines: [At::Idle, At::Idle],
+            messages: born.sends.into_iter().map(Message::Command).collect(),
+            rows: BTreeMap::new(),
+            effects: BTreeMap::new(),
+            left: self.budget,
+            promised: false,
+            changed_outcome: false,
+        }
+    }
+
+    fn next(&self, state: &State) -> Vec<(String, State)> {
+        let mut next = Vec::new();
+        for (e, at) in state.engines.iter().enumerate() {
+            if e == 0 || !matches!((at, &state.engines[0]), (At::Idle, At::Idle)) {
+                self.engine(state, e, &mut next);
+            }
+        }
+        for at in 0..state.messages.len() {
+            self.worker(state, at, false, &mut next);
+            if state.left.duplicates > 0 {
+                self.worker(state, at, true, &mut next);
+                if let Message::Reply(_) = &state.messages[at] {
+                    for e in 0..2 {
+                        if let (At::Idle, Message::Reply(reply)) = (&state.engines[e], &state.messages[at]) {
+                            let mut after = state.clone();
+                            after.left.duplicates -= 1;
+                            self.read(&mut after, e, Event::Replied(reply.clone()), None);
+                            next.push((format!("engine {e} reads for {:?}, twice", reply.outcome), after));
+                        }
+                    }
+                }
+            }
+            if state.left.losses > 0 {
+                let mut after = state.clone();
+                after.left.losses -= 1;
+                after.messages.remove(at);
+                next.push(("a message is lost".to_owned(), after));
+            }
+        }
+        next.into_iter().map(|(step, state)| (step, state.canonical())).collect()
+    }
+
+    fn tell(&self, state: &State, into: &mut dyn Write) {
+        let saga = |saga: &Saga, into: &mut dyn Write| {
+            let wake = saga.wake_at.map(|at| at.timestamp_micros());
+            let (since, state) = (saga.since.timestamp_micros(), saga.state.to_json());
+            let _ = write!(into, "{} {wake:?} {since} {} {state};", saga.revision, saga.label);
+        };
+        saga(&state.saga, into);
+        let _ = write!(into, "{} ", state.now.timestamp_micros());
+        let send = |s: &Send, into: &mut dyn Write| {
+            let _ = write!(into, "{} {:?} {} {};", s.step, s.kind, s.attempt, s.issued_at.timestamp_micros());
+        };
+        let message = |m: &Message, into: &mut dyn Write| match m {
+            Message::Command(s) => send(s, into),
+            Message::Reply(r) => {
+                let _ = write!(into, "{} {:?} {} {:?};", r.step, r.kind, r.attempt, r.outcome);
+            }
+        };
+        for at in &state.engines {
+            match at {
+                At::Idle => {
+                    let _ = into.write_str("idle;");
+                }
+                At::Read { saga: read, event, message: m } => {
+                    saga(read, into);
+                    let _ = into.write_str(event.name());
+                    if let Event::Replied(r) = event {
+                        message(&Message::Reply(r.clone()), into);
+                    }
+                    let _ = write!(into, "{};", m.is_some());
+                }
+                At::Written { sends, message: m } => {
+                    sends.iter().for_each(|s| send(s, into));
+                    if let Some(m) = m {
+                        message(m, into);
+                    }
+                    let _ = into.write_str("written;");
+                }
+            }
+        }
+        state.messages.iter().for_each(|m| message(m, into));
+        for (key, row) in &state.rows {
+            let undone = row.undone.as_ref().map(|u| (u.outcome, u.attempt));
+            let _ = write!(into, "{} {:?} {} {undone:?};", key.as_u128() as u16, row.status, row.attempt);
+        }
+        let _ = write!(into, "{:?} {:?} {}", state.effects.values(), state.left, state.promised);
+    }
+
+    fn broken(&self, state: &State, at_rest: bool) -> Option<String> {
+        if state.changed_outcome {
+            return Some("an outcome changed".to_owned());
+        }
+        if state.effects.values().any(|(times, _)| *times > 1) {
+            return Some("a command took effect twice".to_owned());
+        }
+        if !at_rest {
+            return None;
+        }
+        let held = state.effects.values().filter(|(_, held)| *held).count();
+        match state.saga.outcome {
+            _ if state.saga.parked => None,
+            None => Some("neither ended nor parked".to_owned()),
+            Some(SagaOutcome::Completed) if held != 2 => Some(format!("completed with {held} effects")),
+            Some(SagaOutcome::Undone) if held != 0 => Some(format!("undone with {held} effects")),
+            Some(_) if state.promised && state.saga.label != "CANCELLED" => {
+                Some(format!("a cancellation was promised, and it is {}", state.saga.label))
+            }
+            Some(_) => None,
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! The processes: the real loops, each in a task, as the roles of the real program drive them. Where a real loop
+//! would poll and find nothing, time jumps to the poll that finds something.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use amends_engine::{
+    core::{Catalog, Event},
+    port::{self, Clock as _},
+    runtime::{
+        Engine, Error, Ownership,
+        apply::{Applied, apply},
+        recovery::Recovery,
+        replies, rest, timers,
+    },
+};
+use amends_inventory::Inventory;
+use amends_payment::Payments;
+use amends_protocol::{TokenKey, transport::Source};
+use amends_shipment::Shipments;
+use amends_worker::{External, ExternalExecutor, Settings, Transactional};
+use amends_workflows as workflows;
+use futures::future::{BoxFuture, Either, select};
+use rand::RngExt;
+use uuid::Uuid;
+
+use crate::{
+    bus::{REPLIES, SimSink, SimSource},
+    executor::{Event as Happens, Micros, SECOND, World},
+    gateway::{SimCarrier, SimGateway},
+    rows::SimRows,
+    store::SimStore,
+    world::{Handle, SimClock, State, Watchers},
+};
+
+type Task = BoxFuture<'static, ()>;
+/// An engine over this world.
+pub type SimEngine = Engine<SimStore, SimSink, SimClock>;
+
+/// No turn of an engine's loop takes longer.
+const TURN: Duration = Duration::from_secs(30);
+const RECOVERY_POLL: Micros = 100_000;
+
+/// The loops of a process.
+pub fn start(world: &Arc<World>, process: usize) -> Vec<Task> {
+    let handle = Handle { world: world.clone(), process };
+    match process {
+        0 | 1 => engine_loops(&handle),
+        2 | 3 => Vec::new(),
+        4 | 5 => vec![Box::pin(inventory(handle))],
+        6 | 7 => {
+            let executor = Payments::new(SimGateway(handle.clone()));
+            external(&handle, 1, executor, amends_payment::settings())
+        }
+        8 | 9 => {
+            let executor = Shipments::new(SimCarrier(handle.clone()));
+            external(&handle, 2, executor, amends_shipment::settings())
+        }
+        _ => vec![Box::pin(crate::clients::people(handle.clone()))],
+    }
+}
+
+/// The workflows of this program.
+pub fn catalog() -> Catalog {
+    workflows::catalog(workflows::Settings::default())
+}
+
+/// An engine of a process: of an engine, or of a door.
+pub fn engine(handle: &Handle) -> SimEngine {
+    Engine {
+        store: SimStore(handle.clone()),
+        sink: SimSink(handle.clone()),
+        clock: SimClock(handle.clone()),
+        catalog: catalog(),
+        key: TokenKey::new([7; 32]),
+        epoch: 1,
+        ownership: Ownership::default(),
+        news: amends_engine::runtime::News::default(),
+    }
+}
+
+fn late<T>() -> Result<T, Error> {
+    Err(port::Error::Unavailable("no answer in time".to_owned()).into())
+}
+
+/// A turn of a loop; one that takes too long is dropped.
+async fn turn<T>(
+    engine: &SimEngine,
+    turn: impl Future<Output = Result<T, Error>>,
+) -> Option<Result<T, Error>> {
+    let (turn, limit) = (std::pin::pin!(turn), std::pin::pin!(engine.clock.sleep(TURN)));
+    match select(turn, limit).await {
+        Either::Left((done, _)) => Some(done),
+        Either::Right(_) => None,
+    }
+}
+
+async fn after_failure(engine: &SimEngine, failures: &mut u32) {
+    *failures += 1;
+    engine.clock.sleep(rest(*failures, engine.clock.jitter())).await;
+}
+
+fn engine_loops(handle: &Handle) -> Vec<Task> {
+    let engine = Arc::new(engine(handle));
+    let (shared, mut source) = (engine.clone(), SimSource::join(handle.clone(), REPLIES));
+    let taking = async move {
+        let (mut failures, mut seen) = (0, shared.ownership.now());
+        loop {
+            let taken = match turn(&shared, replies::run_once(&*shared, &mut source)).await {
+                Some(taken) => taken,
+                None => source.rewind().map_err(Error::from).and_then(|()| late()),
+            };
+            match taken {
+                Ok(_) => failures = 0,
+                Err(_) => after_failure(&shared, &mut failures).await,
+            }
+            if shared.ownership.now() != seen {
+                seen = shared.ownership.now();
+                shared.store.0.state().store.watchers.wake();
+            }
+        }
+    };
+    let shared = engine.clone();
+    let waking = async move {
+        let (mut timers, mut failures) = (timers::Timers::default(), 0);
+        let handle = shared.store.0.clone();
+        loop {
+            match turn(&shared, timers.run_once(&shared)).await.unwrap_or_else(late) {
+                Ok(n) if n >= timers::BATCH as usize => continue,
+                Ok(_) => failures = 0,
+                Err(_) => {
+                    after_failure(&shared, &mut failures).await;
+                    continue;
+                }
+            }
+            let next = |s: &State| {
+                let (assignment, _) = shared.ownership.now();
+                s.store.next_due(|slot| assignment.owns(slot))
+            };
+            poll_until(&handle, timers::POLL.as_micros() as Micros, next, |s| &mut s.store.watchers).await;
+        }
+    };
+    let shared = engine;
+    let recovering = async move {
+        let (mut recovery, mut failures) = (Recovery::default(), 0);
+        let handle = shared.store.0.clone();
+        loop {
+            let seen = shared.ownership.now();
+            match turn(&shared, recovery.run_once(&shared)).await.unwrap_or_else(late) {
+                Ok(_) => failures = 0,
+                Err(_) => {
+                    after_failure(&shared, &mut failures).await;
+                    continue;
+                }
+            }
+            let next = |s: &State| (shared.ownership.now() != seen).then_some(s.now);
+            poll_until(&handle, RECOVERY_POLL, next, |s| &mut s.store.watchers).await;
+        }
+    };
+    vec![Box::pin(taking), Box::pin(waking), Box::pin(recovering)]
+}
+
+/// Waits as long as a loop would that polls at this interval and finds nothing before `next`, which may change
+/// whenever the watchers are woken.
+async fn poll_until(
+    handle: &Handle,
+    interval: Micros,
+    next: impl Fn(&State) -> Option<Micros>,
+    watchers: impl Fn(&mut State) -> &mut Watchers,
+) {
+    let from = handle.state().now;
+    let mut scheduled = None;
+    poll_fn(|cx| {
+        let mut guard = handle.state();
+        let state = &mut *guard;
+        if let Some(next) = next(state) {
+            let polls = next.saturating_sub(from).div_ceil(interval).max(1);
+            let at = from + polls * interval;
+            if at <= state.now {
+                return Poll::Ready(());
+            }
+            if scheduled != Some(at) {
+                scheduled = Some(at);
+                state.schedule.push(at, Happens::Wake(cx.waker().clone()));
+            }
+        }
+        watchers(state).add(cx.waker());
+        Poll::Pending
+    })
+    .await;
+}
+
+/// A worker's rest after failures.
+async fn back_off(handle: &Handle, failures: &mut u32) {
+    let longest = (10 * SECOND).min(100_000 << (*failures).min(7));
+    *failures += 1;
+    let jitter = handle.state().rng.random_range(0.5..1.0);
+    handle.sleep((longest as f64 * jitter) as Micros).await;
+}
+
+async fn inventory(handle: Handle) {
+    let rows = SimRows { handle: handle.clone(), database: 0 };
+    let (source, sink) = (SimSource::join(handle.clone(), 0), SimSink(handle.clone()));
+    let clock = SimClock(handle.clone());
+    let mut worker =
+        Transactional::with_clock(rows, Inventory, source, sink, amends_inventory::settings(), clock);
+    let mut failures = 0;
+    loop {
+        match worker.run_once().await {
+            Ok(()) => failures = 0,
+            Err(_) => back_off(&handle, &mut failures).await,
+        }
+    }
+}
+
+fn external<E: ExternalExecutor + 'static>(
+    handle: &Handle,
+    database: usize,
+    executor: E,
+    settings: Settings,
+) -> Vec<Task> {
+    let rows = SimRows { handle: handle.clone(), database };
+    let (source, sink) = (SimSource::join(handle.clone(), database), SimSink(handle.clone()));
+    let (interval, lease) = (settings.recovery_interval, settings.lease);
+    let worker = External::with_clock(rows, executor, source, sink, settings, SimClock(handle.clone()));
+    let (mut intake, mut calls, mut recovery) = worker.loops();
+    let h = handle.clone();
+    let taking = async move {
+        let mut failures = 0;
+        loop {
+            match intake.run_once().await {
+                Ok(()) => failures = 0,
+                Err(_) => back_off(&h, &mut failures).await,
+            }
+        }
+    };
+    let h = handle.clone();
+    let calling = async move {
+        let mut failures = 0;
+        loop {
+            match calls.run_once().await {
+                Ok(()) => failures = 0,
+                Err(_) => {
+                    // Calls under way go on meanwhile.
+                    let (rest, wait) =
+                        (std::pin::pin!(back_off(&h, &mut failures)), std::pin::pin!(driven(&mut calls)));
+                    select(rest, wait).await;
+                }
+            }
+        }
+    };
+    let h = handle.clone();
+    let recovering = async move {
+        let mut failures = 0;
+        let (interval, third) = (interval.as_micros() as Micros, (lease / 3).as_micros() as Micros);
+        let mut renewed = h.state().now;
+        loop {
+            match recovery.run_once().await {
+                Ok(()) => failures = 0,
+                Err(_) => back_off(&h, &mut failures).await,
+            }
+            let due = |s: &State| {
+                let db = &s.databases[database];
+                let renew = db.has_calls().then_some(renewed + third);
+                db.next_due().into_iter().chain(renew).min()
+            };
+            poll_until(&h, interval, due, |s| &mut s.databases[database].watchers).await;
+            if h.state().now >= renewed + third {
+                renewed = h.state().now;
+                let _ = recovery.renew().await;
+            }
+        }
+    };
+    vec![Box::pin(taking), Box::pin(calling), Box::pin(recovering)]
+}
+
+/// Drives calls and ends never: for a pause in which nothing can be written down.
+async fn driven<R, E, K, C>(calls: &mut amends_worker::Calls<R, E, K, C>)
+where
+    R: amends_worker::Rows + 'static,
+    E: ExternalExecutor + 'static,
+    K: amends_protocol::transport::Sink + 'static,
+    C: amends_worker::Clock + 'static,
+{
+    calls.wait().await;
+    std::future::pending().await
+}
+
+/// Applies an event through a door of this process.
+pub async fn act(handle: &Handle, saga: Uuid, event: Event) -> Result<Applied, Error> {
+    apply(&engine(handle), saga, event).await
+}
+
+/// Lets others go first.
+pub async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx: &mut Context<'_>| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// A future that has a name, for signatures.
+pub type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;

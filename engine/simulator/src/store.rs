@@ -1,0 +1,411 @@
+//! The engine's database: sagas, timelines, orders, idempotency keys, strays.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use amends_engine::{
+    core::{Change, Entry, Event, NewSaga, Saga, SagaOutcome},
+    port::{DueScan, Error, Inputs, Loaded, SagaStore, Stray, Write},
+};
+use amends_protocol::Json;
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use crate::{
+    executor::{Micros, SECOND},
+    faults::Fault,
+    world::{Down, Handle, Site, State, Watchers},
+};
+
+/// A saga as it is stored: its entries as text, as a database would keep them.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// Its row.
+    pub saga: Saga,
+    /// When it last changed.
+    pub updated_at: DateTime<Utc>,
+    /// Revision, instant and body of its entries.
+    pub entries: Vec<(u32, DateTime<Utc>, String)>,
+    /// Its input.
+    pub data: Json,
+    /// Its personal fields.
+    pub personal: Option<Json>,
+}
+
+impl Stored {
+    /// Its timeline.
+    pub fn timeline(&self) -> Vec<Entry> {
+        let read = |(revision, at, body): &(u32, DateTime<Utc>, String)| {
+            Entry::from_stored(*revision, *at, body).expect("what was written can be read")
+        };
+        self.entries.iter().map(read).collect()
+    }
+}
+
+/// What is stored.
+pub struct Store {
+    skew: i64,
+    /// Sagas.
+    pub sagas: BTreeMap<Uuid, Stored>,
+    /// Orders, and their sagas.
+    pub orders: BTreeMap<Uuid, Uuid>,
+    /// Which order a key stands for, and the body it came with.
+    pub keys: BTreeMap<String, (Uuid, u64)>,
+    /// Successes that nobody ordered.
+    pub strays: BTreeMap<(Uuid, Uuid), Json>,
+    batches: BTreeMap<u64, Vec<Inputs>>,
+    drawn: u64,
+    /// Who waits for something to become due.
+    pub watchers: Watchers,
+}
+
+/// An order at the door.
+#[derive(Debug, Clone)]
+pub struct NewOrder {
+    /// Its id.
+    pub id: Uuid,
+    /// Its saga.
+    pub saga: NewSaga,
+    /// The idempotency key, and what the body comes to.
+    pub key: (String, u64),
+    /// The saga's input.
+    pub data: Json,
+    /// Its personal fields.
+    pub personal: Json,
+}
+
+/// What became of it.
+#[derive(Debug, Clone)]
+pub enum Placed {
+    /// It is new.
+    New(Box<Change>),
+    /// It came before.
+    Replayed(Uuid),
+    /// The key came before, with another body.
+    KeyReused,
+}
+
+impl Store {
+    /// An empty store, whose clock is so many microseconds off.
+    pub fn new(skew: i64) -> Self {
+        Self {
+            skew,
+            sagas: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            strays: BTreeMap::new(),
+            batches: BTreeMap::new(),
+            drawn: 0,
+            watchers: Watchers::default(),
+        }
+    }
+
+    /// When the next saga is due, in simulated time; those that `owned` does not name five seconds later.
+    pub fn next_due(&self, owned: impl Fn(u16) -> bool) -> Option<Micros> {
+        let due = |stored: &Stored| {
+            let saga = &stored.saga;
+            let at = self.simulated(saga.wake_at.filter(|_| saga.live)?);
+            Some(if owned(saga.slot) { at } else { at + 5 * SECOND })
+        };
+        self.sagas.values().filter_map(due).min()
+    }
+
+    /// Simulated time of an instant of this database.
+    pub fn simulated(&self, at: DateTime<Utc>) -> Micros {
+        let base = DateTime::from_timestamp(1_767_225_600, 0).unwrap_or_default();
+        (at - base).num_microseconds().map_or(0, |at| (at - self.skew).max(0)) as Micros
+    }
+
+    /// Stores a new saga.
+    pub fn create(&mut self, change: &Change, personal: &Json) {
+        let entry = &change.entry;
+        let data = match &entry.occurrence.event {
+            Event::Started(input) => input.clone(),
+            _ => Json::null(),
+        };
+        let stored = Stored {
+            saga: change.saga.clone(),
+            updated_at: entry.occurrence.at,
+            entries: vec![(entry.revision, entry.occurrence.at, entry.body())],
+            data,
+            personal: Some(personal.clone()).filter(|p| !p.is_null()),
+        };
+        self.sagas.insert(change.saga.id, stored);
+        self.watchers.wake();
+    }
+
+    fn inputs(&self, ids: &[Uuid]) -> Vec<Inputs> {
+        let of = |id: &Uuid| {
+            let stored = self.sagas.get(id)?;
+            let (data, personal) = (stored.data.clone(), stored.personal.clone());
+            Some(Inputs { saga_id: *id, data, personal })
+        };
+        ids.iter().filter_map(of).collect()
+    }
+}
+
+impl State {
+    /// What time it is by the engine's database.
+    pub fn store_now(&self) -> DateTime<Utc> {
+        self.instant_at(self.store.skew)
+    }
+
+    fn load(&mut self, wanted: impl Fn(&Stored) -> bool) -> Loaded {
+        let sagas = self.store.sagas.values().filter(|s| wanted(s)).map(|s| s.saga.clone()).collect();
+        Loaded { sagas, now: self.store_now() }
+    }
+
+    fn due(&mut self, scan: &DueScan) -> Loaded {
+        let now = self.store_now();
+        let until = now - TimeDelta::from_std(scan.overdue).unwrap_or_default();
+        let slots: BTreeSet<u16> = scan.slots.iter().copied().collect();
+        let mut loaded = self.load(|stored| {
+            let saga = &stored.saga;
+            let due = |at| at <= until && scan.not_before.is_none_or(|from| at >= from);
+            saga.live && saga.wake_at.is_some_and(due) && slots.contains(&saga.slot)
+        });
+        loaded.sagas.sort_by_key(|s| (s.wake_at, s.id));
+        loaded.sagas.truncate(scan.limit as usize);
+        loaded
+    }
+
+    fn commit(&mut self, process: usize, batch: u64, writes: &[Write]) -> Result<Vec<Inputs>, Error> {
+        let bodies: Vec<Vec<String>> =
+            writes.iter().map(|w| w.entries.iter().map(Entry::body).collect()).collect();
+        for (write, bodies) in writes.iter().zip(&bodies) {
+            check(write, bodies).map_err(|why| Error::Data(format!("{}: {why}", write.saga.id)))?;
+        }
+        let mut answer = Vec::new();
+        for (write, bodies) in writes.iter().zip(bodies) {
+            let Some(stored) = self.store.sagas.get_mut(&write.saga.id) else { continue };
+            if stored.saga.revision != write.read_revision {
+                self.coverage.stale_writes += 1;
+                continue;
+            }
+            if let Some(was) = stored.saga.outcome.filter(|was| write.saga.outcome != Some(*was)) {
+                let now = write.saga.outcome;
+                self.violations.push(format!("one_outcome: {} was {was:?}, is {now:?}", write.saga.id));
+            }
+            stored.saga = write.saga.clone();
+            for (entry, body) in write.entries.iter().zip(bodies) {
+                stored.updated_at = entry.occurrence.at;
+                stored.entries.push((entry.revision, entry.occurrence.at, body));
+            }
+            let data = if write.wants.data { stored.data.clone() } else { Json::null() };
+            let personal = stored.personal.clone().filter(|_| write.wants.personal);
+            answer.push(Inputs { saga_id: write.saga.id, data, personal });
+            self.note_write(process, write);
+        }
+        self.store.batches.insert(batch, answer.clone());
+        self.store.watchers.wake();
+        Ok(answer)
+    }
+
+    fn note_write(&mut self, process: usize, write: &Write) {
+        for entry in &write.entries {
+            self.note(process, || {
+                let did = &entry.did;
+                let of = match &entry.occurrence.event {
+                    Event::Replied(r) => format!("{} {} ", r.step, r.kind.as_str()),
+                    _ => String::new(),
+                };
+                let mut line = format!(
+                    "{} {:>2} {of}{}",
+                    short(write.saga.id),
+                    entry.revision,
+                    entry.occurrence.event.name()
+                );
+                for sent in &did.sent {
+                    line += &format!(" -> {sent}");
+                }
+                let extra = [
+                    did.label.as_ref().map(|l| format!(" [{l}]")),
+                    did.parked.as_ref().map(|p| format!(" parked: {}", p.code)),
+                    did.incident.as_ref().map(|i| format!(" incident: {i}")),
+                    did.noted.map(|n| format!(" noted: {}", n.as_str())),
+                    did.ended.map(|e: SagaOutcome| format!(" ended {e:?}")),
+                ];
+                extra.into_iter().flatten().for_each(|e| line += &e);
+                line
+            });
+        }
+    }
+
+    /// Places orders in one transaction.
+    fn place(
+        &mut self,
+        orders: &[NewOrder],
+        birth: impl Fn(&NewOrder, DateTime<Utc>) -> Change,
+    ) -> Vec<Placed> {
+        let now = self.store_now();
+        let mut placed = Vec::new();
+        for order in orders {
+            let (key, body) = &order.key;
+            if let Some((known, same)) = self.store.keys.get(key) {
+                placed.push(if same == body { Placed::Replayed(*known) } else { Placed::KeyReused });
+                continue;
+            }
+            let change = birth(order, now);
+            self.store.create(&change, &order.personal);
+            self.store.keys.insert(key.clone(), (order.id, *body));
+            self.store.orders.insert(order.id, order.saga.id);
+            placed.push(Placed::New(Box::new(change)));
+        }
+        placed
+    }
+}
+
+/// The beginning of an id, for people.
+pub fn short(id: Uuid) -> String {
+    id.simple().to_string()[24..].to_owned()
+}
+
+/// What the store refuses as data: U+0000 in a column, and what stands for a message that meets a constraint.
+fn check(write: &Write, bodies: &[String]) -> Result<(), &'static str> {
+    let saga = &write.saga;
+    let mut columns =
+        [saga.label.as_str(), saga.step.as_str()].into_iter().chain(saga.heading_for.as_deref());
+    if columns.any(|text| text.contains('\0')) {
+        return Err("U+0000 cannot be stored");
+    }
+    if bodies.iter().any(|b| b.contains(crate::bus::UNSTORABLE)) {
+        return Err("a number out of range");
+    }
+    Ok(())
+}
+
+/// The port.
+#[derive(Clone)]
+pub struct SimStore(pub Handle);
+
+fn away(_: Down) -> Error {
+    Error::Unavailable("no answer".to_owned())
+}
+
+impl SimStore {
+    async fn ask<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        effect: impl FnOnce(&mut State) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        self.0.ask(Site::Store, None, what, effect).await.map_err(away)
+    }
+
+    /// Places orders.
+    ///
+    /// # Errors
+    /// The database's; it may have happened.
+    pub async fn place(
+        &self,
+        orders: Vec<NewOrder>,
+        birth: impl Fn(&NewOrder, DateTime<Utc>) -> Change + Send + 'static,
+    ) -> Result<Vec<Placed>, Error> {
+        let ask =
+            self.0.ask(Site::Store, Some(Fault::StoreAnswerLost), "place", move |s| s.place(&orders, birth));
+        ask.await.map_err(away)
+    }
+}
+
+impl SagaStore for SimStore {
+    async fn load(&self, ids: &[Uuid]) -> Result<Loaded, Error> {
+        let ids: BTreeSet<Uuid> = ids.iter().copied().collect();
+        self.ask("load", move |s| {
+            let sagas = ids.iter().filter_map(|id| s.store.sagas.get(id)).map(|s| s.saga.clone()).collect();
+            Loaded { sagas, now: s.store_now() }
+        })
+        .await
+    }
+
+    async fn due(&self, scan: &DueScan) -> Result<Loaded, Error> {
+        let scan = scan.clone();
+        let loaded = self.ask("due", move |s| s.due(&scan)).await?;
+        let mut state = self.0.state();
+        let quiet = state.now > state.heals_at + 120 * SECOND;
+        for saga in &loaded.sagas {
+            let late = saga.wake_at.map(|at| loaded.now - at);
+            if late.is_none_or(|late| late < TimeDelta::zero()) {
+                state.violations.push(format!("10 timers_are_on_time: {} was early", short(saga.id)));
+            } else if quiet && late.is_some_and(|late| late > TimeDelta::seconds(10)) {
+                state.violations.push(format!("10 timers_are_on_time: {} was {late:?} late", short(saga.id)));
+            }
+        }
+        drop(state);
+        Ok(loaded)
+    }
+
+    async fn in_flight(
+        &self,
+        slots: &[u16],
+        within: Duration,
+        after: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Loaded, Error> {
+        let slots: BTreeSet<u16> = slots.iter().copied().collect();
+        self.ask("in_flight", move |s| {
+            let since = s.store_now() - TimeDelta::from_std(within).unwrap_or_default();
+            let mut loaded = s.load(|stored| {
+                let saga = &stored.saga;
+                saga.live
+                    && slots.contains(&saga.slot)
+                    && stored.updated_at >= since
+                    && after.is_none_or(|after| saga.id > after)
+            });
+            loaded.sagas.truncate(limit as usize);
+            loaded
+        })
+        .await
+    }
+
+    async fn commit(&self, writes: &[Write]) -> Result<Vec<Inputs>, Error> {
+        if writes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut writes = writes.to_vec();
+        writes.sort_by_key(|write| write.saga.id);
+        let batch = {
+            let mut state = self.0.state();
+            state.store.drawn += 1;
+            state.store.drawn
+        };
+        let process = self.0.process;
+        let effect = move |s: &mut State| s.commit(process, batch, &writes);
+        if let Ok(answer) = self.0.ask(Site::Store, Some(Fault::StoreAnswerLost), "commit", effect).await {
+            return answer;
+        }
+        // Read back, as the real store does: by the batch's number.
+        match self.ask("read back", move |s| s.store.batches.get(&batch).cloned()).await? {
+            Some(answer) if !answer.is_empty() => Ok(answer),
+            _ => Err(Error::Unavailable("nothing was written".to_owned())),
+        }
+    }
+
+    async fn reschedule(&self, sagas: &[(Uuid, u32, Option<DateTime<Utc>>)]) -> Result<(), Error> {
+        let sagas = sagas.to_vec();
+        self.ask("reschedule", move |s| {
+            for (id, revision, at) in sagas {
+                if let Some(stored) = s.store.sagas.get_mut(&id).filter(|s| s.saga.revision == revision) {
+                    stored.saga.wake_at = at;
+                }
+            }
+            s.store.watchers.wake();
+        })
+        .await
+    }
+
+    async fn inputs(&self, ids: &[Uuid]) -> Result<Vec<Inputs>, Error> {
+        let ids = ids.to_vec();
+        self.ask("inputs", move |s| s.store.inputs(&ids)).await
+    }
+
+    async fn keep_strays(&self, strays: &[Stray]) -> Result<(), Error> {
+        let strays = strays.to_vec();
+        self.ask("keep_strays", move |s| {
+            for stray in strays {
+                s.store.strays.entry((stray.saga_id, stray.command_id)).or_insert(stray.reply);
+            }
+        })
+        .await
+    }
+}

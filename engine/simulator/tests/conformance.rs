@@ -1,0 +1,42 @@
+//! The simulated store is a `SagaStore`: it passes the suite that Postgres passes.
+
+use std::sync::Arc;
+
+use amends_engine::core::{Change, Entry};
+use amends_protocol::Json;
+use amends_sim::{
+    executor::World,
+    store::SimStore,
+    world::{Handle, OUTSIDE, State},
+};
+use uuid::Uuid;
+
+struct Instant(SimStore);
+
+async fn world() -> Instant {
+    let mut state = State::new(1, &[], 0);
+    state.instant = true;
+    Instant(SimStore(Handle { world: World::new(state) as Arc<World>, process: OUTSIDE }))
+}
+
+impl amends_postgres::conformance::World for Instant {
+    type Store = SimStore;
+
+    fn store(&self) -> &SimStore {
+        &self.0
+    }
+
+    async fn create(&self, change: &Change, personal: &Json) {
+        self.0.0.state().store.create(change, personal);
+    }
+
+    async fn timeline(&self, saga_id: Uuid) -> Vec<Entry> {
+        self.0.0.state().store.sagas[&saga_id].timeline()
+    }
+
+    async fn strays(&self) -> usize {
+        self.0.0.state().store.strays.len()
+    }
+}
+
+amends_postgres::conformance!(world);

@@ -1,0 +1,32 @@
+//! Every interleaving in the small, and that a planted bug is found.
+
+use amends_sim::exhaustive::{
+    MOST,
+    row::{self, OneRow, Planted},
+    saga::{self, TwoSteps},
+    search,
+};
+
+#[test]
+fn a_saga_of_two_steps_is_right_in_every_interleaving() {
+    let found = search(&TwoSteps::new(saga::TINY), MOST);
+    println!("{}", found.report("saga"));
+    assert!(found.broken.is_none(), "{}", found.report("saga"));
+    assert!(found.states > 1_000 && found.at_rest > 0);
+}
+
+#[test]
+fn a_row_of_a_worker_that_calls_outside_is_right_in_every_interleaving() {
+    let found = search(&OneRow::new(row::SMALL), MOST);
+    println!("{}", found.report("row"));
+    assert!(found.broken.is_none(), "{}", found.report("row"));
+    assert!(found.states > 1_000 && found.at_rest > 0);
+}
+
+#[test]
+fn a_planted_bug_of_a_row_is_found() {
+    for bug in [Planted::NothingBuries, Planted::SilenceFails, Planted::ForgetsUnsure] {
+        let found = search(&OneRow { planted: Some(bug), ..OneRow::new(row::LARGE) }, MOST);
+        assert!(found.broken.is_some(), "{bug:?} is not found in {} states", found.states);
+    }
+}

@@ -1,0 +1,51 @@
+//! Where something was written lately, so that whoever follows the timeline need not look everywhere.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use amends_protocol::SLOTS;
+
+const WORDS: usize = SLOTS as usize / 64;
+
+/// A mark for each slot in which this process has committed. What others commit it does not know: a reader looks at
+/// all slots now and then.
+#[derive(Debug, Clone, Default)]
+pub struct News(Arc<[AtomicU64; WORDS]>);
+
+impl News {
+    /// Something was committed in this slot.
+    pub fn mark(&self, slot: u16) {
+        let slot = usize::from(slot % SLOTS);
+        self.0[slot / 64].fetch_or(1 << (slot % 64), Ordering::Release);
+    }
+
+    /// The marked slots; the marks are gone.
+    pub fn take(&self) -> Vec<u16> {
+        let mut slots = Vec::new();
+        for (first, word) in (0..).step_by(64).zip(self.0.iter()) {
+            let mut bits = word.swap(0, Ordering::Acquire);
+            while bits != 0 {
+                slots.push(first + u16::try_from(bits.trailing_zeros()).unwrap_or_default());
+                bits &= bits - 1;
+            }
+        }
+        slots
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_that_was_marked_is_told_once() {
+        let news = News::default();
+        for slot in [1023, 0, 64, 63, 64] {
+            news.clone().mark(slot);
+        }
+        assert_eq!(news.take(), [0, 63, 64, 1023]);
+        assert_eq!(news.take(), [0; 0]);
+    }
+}
