@@ -42,6 +42,8 @@ pub struct Wish {
 pub struct Clients {
     /// What will be ordered.
     pub wishes: Vec<Wish>,
+    /// The operator comes only once everything has healed.
+    pub holiday: bool,
     /// What was answered 201: order by key.
     pub accepted: BTreeMap<String, Vec<Uuid>>,
     /// Cancellations that were answered 202: by order.
@@ -251,6 +253,13 @@ async fn cancel(handle: &Handle, order: Uuid) {
 async fn operator(handle: Handle) {
     if handle.state().plan.rate(Fault::Operator) == 0.0 {
         return;
+    }
+    let (holiday, healed) = {
+        let state = handle.state();
+        (state.clients.holiday, state.heals_at + 150 * SECOND)
+    };
+    if holiday {
+        handle.sleep(healed).await;
     }
     loop {
         let pause = {
