@@ -9,7 +9,7 @@ FIRST ?= 1
 ORDERS ?= 2000
 SEED ?= 1
 
-.PHONY: help run test simulate mutants bench campaign crash-points build lint fmt deny real-kafka bootstrap
+.PHONY: help run test simulate mutants bench guard campaign crash-points build lint fmt deny real-kafka bootstrap
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -24,6 +24,11 @@ bench: ## measure it on this machine (ARGS=--quick: under six minutes; ARGS=--he
 	@AMENDS_TEST_REAL_KAFKA=1 scripts/bootstrap
 	@cargo build --release -p amends-api -p amends-bench
 	@exec $(RELEASE)/amends-bench $(ARGS)
+
+guard: ## count instructions, WAL and commits of an order, and compare with the baseline (ARGS=--write: a new one)
+	@AMENDS_GUARD=1 scripts/bootstrap
+	@cargo build --release -p amends-guard
+	@exec $(RELEASE)/amends-guard $(ARGS)
 
 simulate: bootstrap ## run SEEDS=n seeds of the simulator, from FIRST=seed (or ARGS="--seed N", "--shrink N", "--exhaustive")
 	@cargo build --release -p amends-sim

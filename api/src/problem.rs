@@ -1,5 +1,7 @@
 //! Errors over HTTP: problem details (RFC 9457), with a stable `type` and the place of each fault.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     http::{HeaderName, HeaderValue, StatusCode, header},
@@ -56,6 +58,8 @@ pub enum Problem {
     Conflict { slug: &'static str, title: &'static str, detail: String },
     /// An idempotency key came again with another body.
     KeyReused,
+    /// More is asked than is admitted; so long it takes until there is room.
+    TooMany(Duration),
     /// Something that is needed is away; the same request may work later.
     Unavailable(String),
     /// A bug.
@@ -101,6 +105,12 @@ impl Problem {
                 "The idempotency key was used with another body",
                 s("A key stands for one request; use a new one for a new request."),
             ),
+            Problem::TooMany(_) => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too-many-requests",
+                "More is asked than is admitted",
+                s("Nothing was changed. Ask again later."),
+            ),
             Problem::Unavailable(what) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Temporarily unavailable", what.clone())
             }
@@ -133,8 +143,13 @@ impl IntoResponse for Problem {
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        let retry_after = match self {
+            Problem::TooMany(wait) => Some(wait.as_secs() + 1),
+            Problem::Unavailable(_) => Some(1),
+            _ => None,
+        };
+        if let Some(seconds) = retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         headers.insert(HeaderName::from_static("cache-control"), HeaderValue::from_static("no-store"));
         response

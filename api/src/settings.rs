@@ -31,6 +31,7 @@ pub struct Settings {
     pub shipment_database_url: Option<SecretString>,
     pub notification_database_url: Option<SecretString>,
     pub database_connections: u32,
+    pub admission: u32,
     pub kafka_brokers: Option<String>,
     pub command_partitions: i32,
     pub reply_partitions: i32,
@@ -49,6 +50,8 @@ pub struct Settings {
     pub payment_call_timeout: Duration,
     #[serde(with = "humantime_serde")]
     pub shipment_call_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub call_lease: Duration,
     #[serde(with = "humantime_serde")]
     pub start_timeout: Duration,
     pub log: String,
@@ -153,6 +156,7 @@ impl Settings {
                 "shipment_database_url" => secret(&self.shipment_database_url),
                 "notification_database_url" => secret(&self.notification_database_url),
                 "database_connections" => Some(self.database_connections.to_string()),
+                "admission" => Some(self.admission.to_string()),
                 "kafka_brokers" => self.kafka_brokers.as_deref().and_then(text),
                 "command_partitions" => Some(self.command_partitions.to_string()),
                 "reply_partitions" => Some(self.reply_partitions.to_string()),
@@ -164,6 +168,7 @@ impl Settings {
                 "horizon" => time(self.horizon),
                 "payment_call_timeout" => time(self.payment_call_timeout),
                 "shipment_call_timeout" => time(self.shipment_call_timeout),
+                "call_lease" => time(self.call_lease),
                 "start_timeout" => time(self.start_timeout),
                 "log" => text(&self.log),
                 "log_format" => text(if self.log_format == LogFormat::Json { "json" } else { "text" }),
@@ -225,6 +230,21 @@ mod tests {
         }
         let message = read(&[("colour", "red")], &[]).unwrap_err().to_string();
         assert!(message.contains("colour"), "{message}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_value_of_any_setting_is_taken_or_named_in_one_line(
+            key in proptest::sample::select(DEFAULTS.lines().filter_map(|line| {
+                Some(line.trim_start_matches("# ").split_once(" = ")?.0)
+            }).filter(|key| !key.contains(' ')).collect::<Vec<_>>()),
+            value in ".{0,40}",
+        ) {
+            if let Err(error) = read(&[(key, value.as_str())], &[]) {
+                let message = error.to_string();
+                assert!(!message.contains('\n') && message.contains(key), "{message}");
+            }
+        }
     }
 
     #[test]

@@ -6,12 +6,17 @@ use anyhow::{Result, bail};
 
 use crate::{
     args::Bench,
-    books::{self, Books},
+    books,
+    history::{self, Lateness},
     load::{Running, ledger::Span, pace::Pace, shop::Shop},
-    meter::{Meter, Snapshot, latency::Latency, postgres::Statement},
-    report::{Row, progress},
+    meter::{
+        Meter, Snapshot,
+        latency::Latency,
+        postgres::{Counters, Statement, Wal},
+    },
+    report::{Figures, Row, progress},
     seen,
-    stage::Stage,
+    stage::{Settings, Stage},
 };
 
 /// How long what is under way may take to end once nothing new begins.
@@ -70,6 +75,10 @@ pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<Row>
     if let Some(fallen) = stage.fallen() {
         bail!(fallen);
     }
+    let lateness = lateness(stage).await;
+    if args.parked + args.armed > 0 {
+        history::remove(&engine).await?;
+    }
     progress("the books");
     let mut books = books::check(stage, PATIENCE).await?;
     if left > 0 {
@@ -79,8 +88,31 @@ pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<Row>
         books.violations.push(format!("{times} requests failed: {why}"));
     }
     let wal = meter.postgres.wal(&from.postgres, &to.postgres).await?;
-    let measured = Measured { from, to, ended, answers, stored, memory_mb, statements, books, wal };
-    Ok(measured.row(stage, args, pace))
+    let books_balanced = books.violations.is_empty();
+    let measured = Measured { from, to, ended, answers, stored, memory_mb, statements, wal };
+    Ok(Row {
+        mode: stage.mode,
+        mix: stage.mix,
+        r#loop: if let Pace::Closed(_) = pace { "closed" } else { "open" },
+        in_flight: if let Pace::Closed(places) = pace { Some(places) } else { None },
+        rate_per_s: if let Pace::Open(rate) = pace { Some(rate) } else { None },
+        engines: args.engines,
+        lines: args.lines,
+        settings: Settings::of(args, stage.mix).roles,
+        parked: args.parked,
+        armed: args.armed,
+        timers: lateness,
+        figures: books_balanced.then(|| measured.figures(pace)),
+        books_balanced,
+        books,
+    })
+}
+
+/// How late the first engine's timers were, if any fired.
+async fn lateness(stage: &Stage) -> Option<Lateness> {
+    let (_, engine) = stage.roles.iter().find(|(group, _)| *group == "engine")?;
+    let metrics = reqwest::get(format!("http://{}/metrics", engine.address)).await.ok()?;
+    Lateness::read(&metrics.text().await.ok()?)
 }
 
 /// What a window came to, before it is divided.
@@ -92,8 +124,7 @@ struct Measured {
     stored: Option<Latency>,
     memory_mb: BTreeMap<&'static str, f64>,
     statements: Vec<Statement>,
-    books: Books,
-    wal: crate::meter::postgres::Wal,
+    wal: Wal,
 }
 
 impl Measured {
@@ -107,34 +138,25 @@ impl Measured {
         Latency::of(spans.iter().filter(inside).map(Span::long))
     }
 
-    fn row(self, stage: &Stage, args: &Bench, pace: Pace) -> Row {
+    fn figures(self, pace: Pace) -> Figures {
         let seconds = self.to.at.duration_since(self.from.at).as_secs_f64();
         let in_window = |span: &&Span| self.from.at <= span.to && span.to < self.to.at;
         let sagas = self.ended.iter().filter(in_window).count();
-        let each = |total: f64| total / (sagas.max(1)) as f64;
-        let cpu = |group: &&'static str| self.to.cpu_ms[*group] - self.from.cpu_ms[*group];
+        let each = |total: f64| total / sagas.max(1) as f64;
+        let grown = |group: &&'static str| self.to.cpu_ms[*group] - self.from.cpu_ms[*group];
         let cpu_ms: BTreeMap<&'static str, f64> =
-            self.to.cpu_ms.keys().map(|group| (*group, each(cpu(group)))).collect();
-        let transactions =
-            |counters: &crate::meter::postgres::Counters| counters.transactions.values().sum::<i64>();
-        let is_load = |group: &str| group == "load";
-        Row {
-            mode: stage.mode,
-            mix: stage.mix,
-            r#loop: if let Pace::Closed(_) = pace { "closed" } else { "open" },
-            in_flight: if let Pace::Closed(places) = pace { Some(places) } else { None },
-            rate_per_s: if let Pace::Open(rate) = pace { Some(rate) } else { None },
-            engines: args.engines,
-            lines: args.lines,
+            self.to.cpu_ms.keys().map(|group| (*group, each(grown(group)))).collect();
+        let transactions = |counters: &Counters| counters.transactions.values().sum::<i64>();
+        Figures {
             seconds,
             sagas,
             sagas_per_s: sagas as f64 / seconds,
             latency: self.latency(&self.ended, pace),
             answer: self.latency(&self.answers, pace),
             stored: self.stored,
-            cpu_ms_per_saga: cpu_ms.iter().filter(|(group, _)| !is_load(group)).map(|(_, ms)| ms).sum(),
+            cpu_ms_per_saga: cpu_ms.iter().filter(|(group, _)| **group != "load").map(|(_, ms)| ms).sum(),
             cpu_ms_per_saga_by_group: cpu_ms,
-            cores_busy: self.to.cpu_ms.keys().map(cpu).sum::<f64>() / seconds / 1_000.0,
+            cores_busy: self.to.cpu_ms.keys().map(grown).sum::<f64>() / seconds / 1_000.0,
             commits_per_saga: each(self.wal.commits as f64),
             transactions_per_saga: each(
                 (transactions(&self.to.postgres) - transactions(&self.from.postgres)) as f64,
@@ -143,11 +165,8 @@ impl Measured {
             wal: self.wal,
             kafka_bytes_per_saga: each(self.to.kafka_bytes.saturating_sub(self.from.kafka_bytes) as f64),
             memory_mb: self.memory_mb,
-            settings: crate::stage::Settings::of(args, stage.mix).roles,
             statements: self.statements,
-            books_balanced: self.books.violations.is_empty(),
-            books: self.books,
-            others: Vec::new(),
+            all_sagas_per_s: Vec::new(),
         }
     }
 }

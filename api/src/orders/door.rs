@@ -1,6 +1,7 @@
 //! Group commit at the door: orders that arrive while a commit is under way go together in the next.
 
 use std::{
+    num::NonZeroU32,
     sync::{
         Arc,
         atomic::{AtomicU16, Ordering},
@@ -15,6 +16,7 @@ use amends_engine::{
 use amends_postgres::orders::{NewOrder, Placed};
 use amends_protocol::SLOTS;
 use amends_workflows::order_fulfilment as workflow;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
@@ -41,6 +43,9 @@ struct Waiting {
 /// Why an order was not taken in.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
+    /// More come than are admitted; so long it takes until there is room again.
+    #[error("more orders come than are admitted")]
+    TooMany(Duration),
     /// More are waiting than can be served in time.
     #[error("too many orders are waiting")]
     Full,
@@ -53,8 +58,12 @@ pub enum Error {
 }
 
 /// Where orders are handed in.
-#[derive(Debug, Clone)]
-pub struct Door(mpsc::Sender<Waiting>);
+#[derive(Debug)]
+pub struct Door {
+    waiting: mpsc::Sender<Waiting>,
+    /// By the generic cell rate algorithm (ITU-T I.371), with a burst of a second's worth.
+    admission: Option<DefaultDirectRateLimiter>,
+}
 
 /// What takes them in.
 pub struct Porter {
@@ -62,10 +71,14 @@ pub struct Porter {
     slot: AtomicU16,
 }
 
-/// A door and its porter.
-pub fn door() -> (Door, Porter) {
+/// A door that admits so many orders a second (0: all), and its porter.
+pub fn door(admission: u32) -> (Door, Porter) {
     let (sender, waiting) = mpsc::channel(WAITING);
-    (Door(sender), Porter { waiting, slot: AtomicU16::new(rand::random_range(0..SLOTS)) })
+    let admission = NonZeroU32::new(admission).map(|rate| RateLimiter::direct(Quota::per_second(rate)));
+    (
+        Door { waiting: sender, admission },
+        Porter { waiting, slot: AtomicU16::new(rand::random_range(0..SLOTS)) },
+    )
 }
 
 impl Door {
@@ -76,6 +89,11 @@ impl Door {
         idempotency: Option<String>,
         request: &request::NewOrder,
     ) -> Result<Placed, Error> {
+        if let Some(admission) = &self.admission
+            && let Err(not_until) = admission.check()
+        {
+            return Err(Error::TooMany(not_until.wait_time_from(admission.clock().now())));
+        }
         let id = Uuid::now_v7();
         let order = NewOrder {
             id,
@@ -90,7 +108,7 @@ impl Door {
             personal: request.personal(),
         };
         let (answer, answered) = oneshot::channel();
-        self.0.try_send(Waiting { order, answer }).map_err(|e| match e {
+        self.waiting.try_send(Waiting { order, answer }).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => Error::Full,
             mpsc::error::TrySendError::Closed(_) => Error::Closed,
         })?;

@@ -32,7 +32,7 @@ pub async fn start(process: &Process, listener: Option<TcpListener>) -> Result<S
     let deployment = deployment(&pool).await?;
     let catalog = workflows::catalog(workflows::Settings { pending_timeout: settings.pending_timeout });
     let Some(fulfilment) = fulfilment(&catalog) else { bail!("no workflow for orders") };
-    let (door, porter) = door();
+    let (door, porter) = door(settings.admission);
     let api = Arc::new(Api {
         engine: Engine {
             store: point("store", PgSagaStore::new(pool.clone())),

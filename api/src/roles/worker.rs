@@ -90,6 +90,7 @@ pub async fn start(name: Worker, process: &Process, observed: bool) -> Result<Op
 
 fn tuned(process: &Process, mut settings: Settings) -> Settings {
     settings.horizon = process.settings.horizon;
+    settings.lease = process.settings.call_lease;
     settings
 }
 

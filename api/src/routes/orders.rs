@@ -119,6 +119,7 @@ impl From<door::Error> for Problem {
     fn from(error: door::Error) -> Self {
         match error {
             door::Error::Store(error) => error.into(),
+            door::Error::TooMany(wait) => Problem::TooMany(wait),
             other => Problem::Unavailable(format!("{other}; try again.")),
         }
     }

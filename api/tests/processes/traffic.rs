@@ -1,6 +1,6 @@
 //! Orders over HTTP: idempotency, stock, bad input, time, operators.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Instant};
 
 use amends_testkit::eventually;
 use futures::future::join_all;
@@ -255,4 +255,28 @@ async fn a_poison_saga_parks_alone_and_the_rest_of_its_batch_goes_on() {
         assert_eq!(order["status"], "FULFILLED", "{n}");
     }
     assert_eq!(parked(&client, &ids[17]).await["reason"], "poisoned");
+}
+
+#[tokio::test]
+async fn more_orders_than_are_admitted_are_sent_away_and_leave_nothing_behind() {
+    let mut stack = Stack::new().await;
+    stack.set("AMENDS_ADMISSION", "20");
+    let api = stack.start(&["api"]).await;
+    let client = api.client();
+    let body = order("mug", 1, "card_approved", "AT");
+    let begun = Instant::now();
+    let answers = join_all((0..200).map(|_| client.try_place(&body, None)).collect::<Vec<_>>()).await;
+    let seconds = begun.elapsed().as_secs_f64();
+    let answers: Vec<_> = answers.into_iter().map(|answer| answer.expect("an answer")).collect();
+    let (taken, away): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 201);
+    assert!(!away.is_empty() && away.iter().all(|answer| answer.status == 429), "{away:?}");
+    assert!(away.iter().all(|answer| answer.body["type"] == "/problems/too-many-requests"));
+    assert!(away.iter().all(|answer| answer.retry_after.is_some_and(|seconds| seconds >= 1)));
+    // A burst of one second's worth, and then twenty a second.
+    assert!(taken.len() >= 20 && taken.len() as f64 <= 20.0 * (2.0 + seconds), "{}", taken.len());
+    for rows in ["orders", "sagas", "timeline"] {
+        let sql = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {rows}"));
+        let count: i64 = sqlx::query_scalar(sql).fetch_one(stack.pool("engine")).await.unwrap();
+        assert_eq!(usize::try_from(count).unwrap(), taken.len(), "{rows}");
+    }
 }

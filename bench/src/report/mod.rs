@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::{
     args::{Mix, Mode},
     books::Books,
+    history::Lateness,
     machine::Machine,
     meter::{
         latency::Latency,
@@ -35,8 +36,7 @@ pub struct Report {
     pub rows: Vec<Row>,
 }
 
-/// One row. A row whose books do not balance has no figures in the table; here they are, for whoever looks for the
-/// reason.
+/// One row.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
     pub mode: Mode,
@@ -46,6 +46,33 @@ pub struct Row {
     pub rate_per_s: Option<f64>,
     pub engines: usize,
     pub lines: usize,
+    /// Sagas that were parked before it began.
+    #[serde(skip_serializing_if = "is_none")]
+    pub parked: u64,
+    /// Sagas that waited for a timer before it began.
+    #[serde(skip_serializing_if = "is_none")]
+    pub armed: u64,
+    /// How late timers were, if any fired.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timers: Option<Lateness>,
+    /// Of every role.
+    pub settings: BTreeMap<String, String>,
+    /// Not there if the books do not balance.
+    #[serde(flatten)]
+    pub figures: Option<Figures>,
+    pub books_balanced: bool,
+    pub books: Books,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_none(sagas: &u64) -> bool {
+    *sagas == 0
+}
+
+/// What was measured.
+#[derive(Debug, Clone, Serialize)]
+pub struct Figures {
+    /// The window.
     pub seconds: f64,
     /// Ended in the window.
     pub sagas: usize,
@@ -73,14 +100,11 @@ pub struct Row {
     pub kafka_bytes_per_saga: f64,
     /// Proportional set size by group, at the end of the window.
     pub memory_mb: BTreeMap<&'static str, f64>,
-    pub settings: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub statements: Vec<Statement>,
-    pub books_balanced: bool,
-    pub books: Books,
     /// Sagas a second of all measurements of which this is the median.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub others: Vec<f64>,
+    pub all_sagas_per_s: Vec<f64>,
 }
 
 impl Row {
@@ -120,8 +144,25 @@ pub mod tests {
 
     /// A row as it might be measured.
     pub fn row(mode: Mode, in_flight: usize) -> Row {
-        let latency = Latency::of((1..=100).map(Duration::from_millis));
-        let by_group = BTreeMap::from([("engine", 0.25), ("load", 0.125), ("postgres", 0.5)]);
+        let figures = Figures {
+            seconds: 20.0,
+            sagas: 20_000,
+            sagas_per_s: 1_000.0,
+            latency: Latency::of((1..=100).map(Duration::from_millis)),
+            answer: None,
+            stored: None,
+            cpu_ms_per_saga: 0.75,
+            cpu_ms_per_saga_by_group: BTreeMap::from([("engine", 0.25), ("load", 0.125), ("postgres", 0.5)]),
+            cores_busy: 0.875,
+            commits_per_saga: 0.0625,
+            transactions_per_saga: 0.125,
+            wal_bytes_per_saga: 5_000.0,
+            wal: Wal { bytes: 100_000_000, commits: 1_250, records: 400_000, full_page_bytes: 0 },
+            kafka_bytes_per_saga: 3_000.0,
+            memory_mb: BTreeMap::from([("engine", 20.0)]),
+            statements: Vec::new(),
+            all_sagas_per_s: Vec::new(),
+        };
         Row {
             mode,
             mix: Mix::Fulfilled,
@@ -130,29 +171,16 @@ pub mod tests {
             rate_per_s: None,
             engines: 1,
             lines: 1,
-            seconds: 20.0,
-            sagas: 20_000,
-            sagas_per_s: 1_000.0,
-            latency,
-            answer: None,
-            stored: None,
-            cpu_ms_per_saga: 0.75,
-            cpu_ms_per_saga_by_group: by_group,
-            cores_busy: 0.875,
-            commits_per_saga: 0.0625,
-            transactions_per_saga: 0.125,
-            wal_bytes_per_saga: 5_000.0,
-            wal: Wal { bytes: 100_000_000, commits: 1_250, records: 400_000, full_page_bytes: 0 },
-            kafka_bytes_per_saga: 3_000.0,
-            memory_mb: BTreeMap::from([("engine", 20.0)]),
+            parked: 0,
+            armed: 0,
+            timers: None,
             settings: BTreeMap::new(),
-            statements: Vec::new(),
+            figures: Some(figures),
             books_balanced: true,
             books: Books {
                 labels: BTreeMap::from([("FULFILLED".to_owned(), 20_000)]),
                 violations: Vec::new(),
             },
-            others: Vec::new(),
         }
     }
 
@@ -188,7 +216,7 @@ pub mod tests {
     #[test]
     fn a_row_whose_books_do_not_balance_has_no_figures() {
         let mut bad = row(Mode::Orders, 1);
-        bad.books_balanced = false;
+        (bad.books_balanced, bad.figures) = (false, None);
         bad.books.violations.push("pieces taken: 2 expected, 1 found".into());
         let report = report(vec![row(Mode::Engine, 512), bad]);
         insta::assert_snapshot!(table::render(&report));

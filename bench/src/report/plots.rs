@@ -4,7 +4,7 @@ use std::{error::Error, ops::Range, path::Path};
 
 use plotters::prelude::*;
 
-use super::{Row, table};
+use super::{Figures, Row, table};
 use crate::args::{Mix, Mode};
 
 const SIZE: (u32, u32) = (860, 520);
@@ -27,20 +27,22 @@ struct Curve {
 
 /// Writes `throughput.svg` and `latency.svg`, where there are curves to be drawn; answers whether there were.
 pub fn write(rows: &[Row], directory: &Path) -> Result<bool, Box<dyn Error>> {
-    let curves = |name: &str, bold, value: fn(&Row) -> Option<f64>| {
+    let curves = |name: &str, bold, value: fn(&Figures) -> Option<f64>| {
         let of = |(mode, colour): (Mode, RGBColor)| {
-            let drawn = |row: &&Row| row.mode == mode && row.mix == Mix::Fulfilled && row.books_balanced;
-            let points =
-                rows.iter().filter(drawn).filter_map(|row| Some((row.in_flight? as f64, value(row)?)));
+            let drawn = |row: &&Row| row.mode == mode && row.mix == Mix::Fulfilled;
+            let points = rows
+                .iter()
+                .filter(drawn)
+                .filter_map(|row| Some((row.in_flight? as f64, value(row.figures.as_ref()?)?)));
             let mut points: Vec<(f64, f64)> = points.collect();
             points.sort_by(|a, b| a.0.total_cmp(&b.0));
             Curve { name: format!("{}{name}", table::word(&mode)), colour, bold, points }
         };
         MODES.map(of).into_iter().filter(|curve| curve.points.len() >= LEVELS).collect::<Vec<_>>()
     };
-    let throughput = curves("", true, |row| Some(row.sagas_per_s));
-    let mut latency = curves(", p50", true, |row| row.latency.map(|l| l.p50_ms));
-    latency.extend(curves(", p99", false, |row| row.latency.map(|l| l.p99_ms)));
+    let throughput = curves("", true, |figures| Some(figures.sagas_per_s));
+    let mut latency = curves(", p50", true, |figures| figures.latency.map(|l| l.p50_ms));
+    latency.extend(curves(", p99", false, |figures| figures.latency.map(|l| l.p99_ms)));
     if throughput.is_empty() {
         return Ok(false);
     }

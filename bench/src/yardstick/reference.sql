@@ -53,12 +53,12 @@ BEGIN
         SELECT id, now() + interval '5 s', now(), 1, batch % 1024, true, 'PENDING', 'reserve', state FROM unnest(ids) AS id;
         INSERT INTO reference_timeline (saga_id, seq, body) SELECT id, 1, body FROM unnest(ids) AS id;
         COMMIT;
-        FOR step IN 2..4 LOOP
+        FOR turn IN 2..4 LOOP
             PERFORM FROM reference_sagas WHERE id = ANY (ids) ORDER BY id FOR UPDATE;
             UPDATE reference_sagas AS s
-            SET revision = step, since = now(), label = 'CONFIRMED', step = 'pay', state = jsonb_set(s.state, '{step}', to_jsonb(step))
+            SET revision = turn, since = now(), label = 'CONFIRMED', step = 'pay', state = jsonb_set(s.state, '{turn}', to_jsonb(turn))
             WHERE s.id = ANY (ids);
-            INSERT INTO reference_timeline (saga_id, seq, body) SELECT id, step, body FROM unnest(ids) AS id;
+            INSERT INTO reference_timeline (saga_id, seq, body) SELECT id, turn, body FROM unnest(ids) AS id;
             COMMIT;
         END LOOP;
     END LOOP;

@@ -42,6 +42,8 @@ pub struct Wish {
 pub struct Clients {
     /// What will be ordered.
     pub wishes: Vec<Wish>,
+    /// The operator comes only once everything has healed.
+    pub holiday: bool,
     /// What was answered 201: order by key.
     pub accepted: BTreeMap<String, Vec<Uuid>>,
     /// Cancellations that were answered 202: by order.
@@ -197,7 +199,7 @@ async fn customer(handle: Handle, wish: Wish) {
 }
 
 async fn place(door: Handle, wish: Wish, key: String, body: u64, answer: Slot<Option<Uuid>>) {
-    let (order, slot) = {
+    let order = {
         let mut state = door.state();
         let (id, saga) = (state.uuid(), state.uuid());
         let slot = state.rng.random_range(0..SLOTS);
@@ -214,9 +216,8 @@ async fn place(door: Handle, wish: Wish, key: String, body: u64, answer: Slot<Op
         state.note(door.process, || {
             format!("order {} {} {} to {}", wish.number, short(saga), wish.input.payment_method, wish.country)
         });
-        (order, slot)
+        order
     };
-    let _ = slot;
     let engine = engine(&door);
     let Some(definition) = engine.catalog.iter().next().cloned() else { return };
     let birth = move |order: &NewOrder, now| start(&definition, order.saga.clone(), &order.data, now);
@@ -252,6 +253,13 @@ async fn cancel(handle: &Handle, order: Uuid) {
 async fn operator(handle: Handle) {
     if handle.state().plan.rate(Fault::Operator) == 0.0 {
         return;
+    }
+    let (holiday, healed) = {
+        let state = handle.state();
+        (state.clients.holiday, state.heals_at + 150 * SECOND)
+    };
+    if holiday {
+        handle.sleep(healed).await;
     }
     loop {
         let pause = {

@@ -9,7 +9,7 @@ use crate::{
     clients::{PRODUCTS, wishes},
     coverage::Coverage,
     executor::{Executor, Micros, SECOND, World},
-    faults::Fault,
+    faults::{Fault, stream},
     invariants, processes,
     world::{OUTSIDE, PROCESSES, SITES, Site, State},
 };
@@ -50,6 +50,7 @@ pub fn run(seed: u64, options: &Options) -> Report {
     let mut state = State::new(seed, &options.without, HEALS_AT);
     state.trace = options.trace.then(String::new);
     state.clients.wishes = wishes(seed, HEALS_AT - 120 * SECOND, options.only.as_deref());
+    state.clients.holiday = stream(seed, 4).random_bool(0.33);
     for (product, on_hand) in PRODUCTS {
         let stock = Stock { on_hand, reserved: 0, shipped: 0 };
         state.databases[0].stock.insert(product.to_owned(), stock);

@@ -25,3 +25,35 @@ fn the_same_seed_gives_the_same_trace_byte_for_byte() {
     }
     assert_ne!(run(1, &options).trace, run(2, &options).trace);
 }
+
+// ---- seeds that once failed, each by the bug that it found ------------------------------------------------------
+
+#[test]
+fn a_charge_after_its_command_was_resolved_as_not_done_is_undone() {
+    assert_eq!(broken(269), Vec::<String>::new());
+    assert_eq!(broken(1313), Vec::<String>::new());
+}
+
+#[test]
+fn a_charge_after_its_compensation_was_resolved_by_hand_is_undone() {
+    assert_eq!(broken(247), Vec::<String>::new());
+    assert_eq!(broken(3542), Vec::<String>::new());
+}
+
+#[test]
+fn sound_replies_are_not_put_aside_with_one_that_cannot_be_stored() {
+    for seed in [317, 418, 435, 452, 535] {
+        assert_eq!(broken(seed), Vec::<String>::new(), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_refund_that_was_written_down_and_not_told_is_told() {
+    assert_eq!(broken(2188), Vec::<String>::new());
+}
+
+#[test]
+fn workers_that_wait_for_each_others_locks_go_on() {
+    assert_eq!(broken(5326), Vec::<String>::new());
+    assert_eq!(broken(7512), Vec::<String>::new());
+}

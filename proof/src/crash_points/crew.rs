@@ -42,6 +42,7 @@ impl Crew {
             ("reply_partitions", "2"),
             ("payment_call_timeout", "300ms"),
             ("shipment_call_timeout", "300ms"),
+            ("call_lease", "2s"),
             ("start_timeout", "30s"),
         ] {
             options.settings.insert(key.to_owned(), value.to_owned());
@@ -121,7 +122,9 @@ impl Crew {
         loop {
             tokio::select! {
                 done = &mut something => return done,
-                () = sleep(Duration::from_millis(10)) => self.replace(),
+                () = sleep(Duration::from_millis(10)) => {
+                    self.replace();
+                }
             }
         }
     }
@@ -137,8 +140,9 @@ impl Crew {
         self.meanwhile(client.cancel(id)).await;
     }
 
-    fn replace(&mut self) {
-        let Some(name) = self.armed else { return };
+    /// Replaces the armed process if it is dead; answers whether it was.
+    fn replace(&mut self) -> bool {
+        let Some(name) = self.armed else { return false };
         let dead = self.processes.get_mut(name).is_some_and(|process| !process.is_running());
         if dead {
             self.died = Some(Instant::now());
@@ -147,10 +151,18 @@ impl Crew {
                 self.record.odd(format!("{name} could not be started again: {error}"));
             }
         }
+        dead
     }
 
-    /// SIGSTOP.
-    pub fn freeze(&self, name: &str) {
+    /// SIGSTOP, of a process that lives: one that has just died is replaced first.
+    pub async fn freeze(&mut self, name: &str) {
+        while let Some(process) = self.processes.get_mut(name) {
+            let ready = process.ready().await.is_ok();
+            let replaced = self.replace();
+            if ready || !replaced {
+                break;
+            }
+        }
         if let Some(process) = self.processes.get(name) {
             process.freeze();
         }

@@ -50,14 +50,14 @@ impl Scenario {
             Scenario::Forward => ends(crew, key, "card_lost_reply", "AT", "FULFILLED").await,
             Scenario::Compensating => ends(crew, key, "card_approved", "AQ", "SHIPMENT_FAILED").await,
             Scenario::TimingOut => {
-                crew.freeze("inventory");
+                crew.freeze("inventory").await;
                 let id = place(crew, key, "card_approved", "AT", PENDING).await?;
                 crew.pass(PENDING_OVER).await;
                 crew.thaw("inventory");
                 status(crew, id, &["CANCELLED"]).await
             }
             Scenario::Cancelled => {
-                crew.freeze("shipment");
+                crew.freeze("shipment").await;
                 let id = place(crew, key, "card_approved", "AT", Duration::ZERO).await?;
                 if let Some(wrong) = status(crew, id, &["PAID"]).await {
                     crew.thaw("shipment");

@@ -19,6 +19,8 @@ pub struct Client {
 pub struct Answer {
     pub status: u16,
     pub replayed: bool,
+    /// In seconds.
+    pub retry_after: Option<u64>,
     pub body: Value,
 }
 
@@ -73,7 +75,8 @@ impl Client {
         let answer = request.send().await.ok()?;
         let status = answer.status().as_u16();
         let replayed = answer.headers().get("idempotency-replayed").is_some_and(|v| v == "true");
-        Some(Answer { status, replayed, body: answer.json().await.ok()? })
+        let retry_after = answer.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok());
+        Some(Answer { status, replayed, retry_after, body: answer.json().await.ok()? })
     }
 
     /// Places an order that must be taken; answers its id.

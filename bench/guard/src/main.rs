@@ -1,0 +1,95 @@
+//! `amends-guard`: what an order costs in numbers that repeat, against `bench/guard/baseline.json`.
+//!
+//! * instructions of the core's decisions and of the codecs, by valgrind's callgrind ([`work`]);
+//! * WAL bytes and commits of the engine's database, by a fixed small run ([`rows`]).
+//!
+//! It fails when one has grown by more than 5 %. Where that is on purpose, `make guard ARGS=--write` writes the new
+//! baseline, to be committed with the change.
+
+mod instructions;
+mod rows;
+mod work;
+
+use std::{collections::BTreeMap, fs, path::Path, process::ExitCode};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+/// Counts what an order costs, and compares it with the committed baseline.
+#[derive(Debug, Parser)]
+#[command(name = "amends-guard", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    /// Writes what was counted as the new baseline.
+    #[arg(long)]
+    write: bool,
+    #[command(subcommand)]
+    inner: Option<Inner>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Inner {
+    /// Does a piece of work so many times, for valgrind to count.
+    #[command(hide = true)]
+    Work { name: String, times: u32 },
+}
+
+/// Growth beyond this fails.
+const TOLERANCE: f64 = 0.05;
+
+/// What was counted, by name.
+type Counts = BTreeMap<String, u64>;
+
+fn main() -> Result<ExitCode> {
+    let cli = Cli::parse();
+    if let Some(Inner::Work { name, times }) = cli.inner {
+        work::run(&name, times)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut counts = instructions::count()?;
+    counts.extend(tokio::runtime::Runtime::new()?.block_on(rows::count())?);
+    let baseline = Path::new(env!("CARGO_MANIFEST_DIR")).join("baseline.json");
+    if cli.write {
+        fs::write(&baseline, serde_json::to_string_pretty(&counts)? + "\n")?;
+    }
+    let committed = fs::read_to_string(&baseline).context("reading bench/guard/baseline.json")?;
+    Ok(if compare(&serde_json::from_str(&committed)?, &counts) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Prints a line each; answers whether nothing has grown too much and nothing is without a baseline.
+fn compare(committed: &Counts, counts: &Counts) -> bool {
+    let mut sound = true;
+    for (name, &count) in counts {
+        let verdict = match committed.get(name) {
+            None => "has no baseline",
+            Some(&was) if count as f64 > was as f64 * (1.0 + TOLERANCE) => "has grown",
+            Some(&was) if (count as f64) < was as f64 * (1.0 - TOLERANCE) => "is less: a new baseline?",
+            Some(_) => "as it was",
+        };
+        sound &= !matches!(verdict, "has no baseline" | "has grown");
+        let was = committed.get(name).map_or_else(|| "-".to_owned(), u64::to_string);
+        println!("{name:<40}{was:>12}{count:>12}  {verdict}");
+    }
+    println!("guard: {} counted, {}", counts.len(), if sound { "none has grown" } else { "some have grown" });
+    sound
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(count: u64) -> Counts {
+        Counts::from([("a".to_owned(), count)])
+    }
+
+    #[test]
+    fn growth_beyond_the_tolerance_fails_and_so_does_what_was_never_counted() {
+        assert!(compare(&counts(1000), &counts(1050)));
+        assert!(!compare(&counts(1000), &counts(1051)));
+        assert!(compare(&counts(1000), &counts(10)));
+        assert!(!compare(&Counts::new(), &counts(1)));
+    }
+}
