@@ -9,7 +9,7 @@ FIRST ?= 1
 ORDERS ?= 2000
 SEED ?= 1
 
-.PHONY: help run test simulate bench guard campaign crash-points build lint fmt deny real-kafka bootstrap
+.PHONY: help run test simulate mutants bench guard campaign crash-points build lint fmt deny real-kafka bootstrap
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -33,6 +33,9 @@ guard: ## count instructions, WAL and commits of an order, and compare with the 
 simulate: bootstrap ## run SEEDS=n seeds of the simulator, from FIRST=seed (or ARGS="--seed N", "--shrink N", "--exhaustive")
 	@cargo build --release -p amends-sim
 	@exec $(RELEASE)/amends-sim --seeds $(SEEDS) --first $(FIRST) $(ARGS)
+
+mutants: bootstrap ## plant bugs, one at a time, and show which check catches each (ARGS="07 refund": only those; SEEDS)
+	@SEEDS=$(if $(filter file,$(origin SEEDS)),3000,$(SEEDS)) scripts/mutants $(ARGS)
 
 build: bootstrap ## build the program `amends`
 	@cargo build --workspace

@@ -26,6 +26,11 @@ use crate::{
 /// How long a consumer is given before another takes its place.
 const RENEWAL: Duration = Duration::from_secs(2);
 
+/// After a batch of a few, more are on their way: what comes within a moment goes with them. One alone waits for
+/// nobody, and a big batch has little to gain.
+const LINGER: Duration = Duration::from_millis(2);
+const FEW: std::ops::Range<usize> = 2..64;
+
 /// So often the broker is told which offsets are settled. What is not told in time is received again, and known.
 const COMMIT_EVERY: Duration = Duration::from_millis(100);
 
@@ -48,6 +53,8 @@ pub struct KafkaSource {
     renewed_at: Option<Instant>,
     /// An error that came after messages: it is told next time.
     failed: Option<Error>,
+    /// How many messages the last batch had.
+    lately: usize,
     /// A rewind that did not succeed: nothing may be received before it does.
     must_rewind: bool,
 }
@@ -68,6 +75,7 @@ impl KafkaSource {
             must_renew: false,
             renewed_at: None,
             failed: None,
+            lately: 0,
             must_rewind: false,
         })
     }
@@ -223,6 +231,10 @@ impl Source for KafkaSource {
             self.seek_back()?;
         }
         self.count_again();
+        if FEW.contains(&self.lately) {
+            // Nothing has been taken: dropped here, nothing is lost.
+            tokio::time::sleep(LINGER).await;
+        }
         let begun = Instant::now();
         let first = loop {
             let left = patience.saturating_sub(begun.elapsed());
@@ -231,11 +243,15 @@ impl Source for KafkaSource {
                 Ok(Ok(message)) => break Ok(inbound(&message)),
                 Ok(Err(error)) => break Err(error),
                 Err(_) if due.is_some_and(|due| due <= left) => self.flush()?,
-                Err(_) => return Ok(Batch::default()),
+                Err(_) => {
+                    self.lately = 0;
+                    return Ok(Batch::default());
+                }
             }
         };
         let first = first.or_else(|error| self.past_errors(error))?;
         let messages = self.drain(first, max);
+        self.lately = messages.len();
         let receipt = self.state().progress.received(&messages);
         Ok(Batch { messages, receipt })
     }

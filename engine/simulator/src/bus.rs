@@ -280,6 +280,9 @@ impl Sink for SimSink {
             s.note(process, || format!("dead letter {}/{partition}/{offset}: {reason}", TOPICS[topic]));
             s.bus.dead.push((topic, partition, offset, reason));
         };
-        self.0.ask(Site::Broker, None, "dead_letter", put).await.map_err(|_| Error("no answer".to_owned()))
+        self.0
+            .ask(Site::Broker, Some(Fault::Loss), "dead_letter", put)
+            .await
+            .map_err(|_| Error("no answer".to_owned()))
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use amends_engine::{
-    core::{Actor, CommandState, Event, Illegal, Input, NewSaga, Resolution, Saga, Status, start},
+    core::{Actor, CommandState, Event, Illegal, Input, NewSaga, Resolution, Saga, SagaState, Status, start},
     port::Inputs,
     runtime::apply::Applied,
 };
@@ -18,7 +18,7 @@ use crate::{
     executor::{Micros, SECOND, Slot},
     faults::{Fault, Rng, stream},
     processes::{act, engine},
-    store::{NewOrder, Placed, SimStore, short},
+    store::{NewOrder, Placed, SimStore, Stored, short},
     world::{Control, Handle, OUTSIDE, State},
 };
 
@@ -275,6 +275,17 @@ async fn operator(handle: Handle) {
             }
             state.store.sagas.values().filter(|s| s.saga.parked).map(|s| s.saga.id).collect()
         };
+        let stale = {
+            let state = &mut *handle.state();
+            let undoing = |s: &&Stored| s.saga.state() == SagaState::Compensating;
+            let undoing: Vec<Saga> =
+                state.store.sagas.values().filter(undoing).map(|s| s.saga.clone()).collect();
+            let draw = state.plan.draw(Fault::Operator, 0..8) as usize;
+            undoing.into_iter().nth(draw)
+        };
+        if let Some(saga) = stale {
+            from_an_old_page(&handle, &saga).await;
+        }
         for saga in parked {
             let action = {
                 let mut state = handle.state();
@@ -300,6 +311,23 @@ async fn operator(handle: Handle) {
             }
         }
     }
+}
+
+/// An operator pays back by hand and resolves what was parked when the page was loaded, and is being undone again by
+/// now: the engine must refuse. (The store watches that what is resolved is parked.)
+async fn from_an_old_page(handle: &Handle, saga: &Saga) {
+    let under_way = |c: &&CommandState| c.undo.as_ref().is_some_and(|u| !u.done);
+    let Some(command) = saga.state.commands.iter().find(under_way) else { return };
+    if evidence(&mut handle.state(), saga, command).is_none() {
+        return;
+    }
+    let by = Actor::new("operator", "an old page");
+    let resolution = Resolution { by, done: true, reference: "REF-0".to_owned(), exposure: Vec::new() };
+    let saga = saga.id;
+    let answer = request(handle, move |door, answer| async move {
+        answer.fill(act(&door, saga, Event::Resolved(resolution)).await.is_ok());
+    });
+    answer.await;
 }
 
 /// What an operator does about a parked saga. They ask the other side before they resolve anything, and believe
@@ -333,7 +361,7 @@ fn decide(state: &mut State, saga: Uuid, draw: u64) -> Option<(&'static str, Eve
 fn evidence(state: &mut State, saga: &Saga, command: &CommandState) -> Option<bool> {
     let definition = crate::processes::catalog().iter().next()?.clone();
     let key = command.id(saga.id, &definition);
-    let undoing = command.undo.as_ref().is_some_and(|u| u.parked.is_some());
+    let undoing = command.undo.as_ref().is_some_and(|u| !u.done);
     let by_hand = Uuid::new_v5(&id::undo(key), b"by hand");
     match definition.steps[command.step].name {
         "pay" if undoing => {

@@ -161,6 +161,10 @@ impl State {
         let (key, id) = *charge.refund.get_or_insert((refund.key, id));
         let receipt = Receipt { id, amount: charge.amount, currency: charge.currency.clone() };
         self.note(crate::world::OUTSIDE, || format!("refund of {}", short(refund.charge)));
+        // Whoever pays back by hand uses one id for both; no worker has two keys for one refund.
+        if key != refund.key && id != key {
+            self.violations.push(format!("6 one_effect_a_command: {} refunded twice", refund.charge));
+        }
         if key == refund.key { Ok(receipt) } else { Err(refused) }
     }
 }

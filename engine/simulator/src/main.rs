@@ -36,6 +36,9 @@ struct Args {
     /// Shrinks this one seed.
     #[arg(long)]
     shrink: Option<u64>,
+    /// Stops at the first seed that breaks something, and does not shrink it.
+    #[arg(long)]
+    until_broken: bool,
     /// Threads; one a core unless told otherwise.
     #[arg(long)]
     threads: Option<usize>,
@@ -85,6 +88,9 @@ fn main() -> ExitCode {
                             println!("seed {}: {violation}", report.seed);
                         }
                         total.1.push(report.seed);
+                        if args.until_broken {
+                            next.store(args.seeds, Relaxed);
+                        }
                     }
                 }
             });
@@ -94,7 +100,7 @@ fn main() -> ExitCode {
         total.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     failed.sort_unstable();
     let took = began.elapsed().as_secs_f64();
-    if let Some(seed) = failed.first() {
+    if let Some(seed) = failed.first().filter(|_| !args.until_broken) {
         println!("the least of the first:\n{}", describe(*seed));
     }
     println!("{}", coverage.report());

@@ -192,6 +192,10 @@ impl State {
                 let now = write.saga.outcome;
                 self.violations.push(format!("one_outcome: {} was {was:?}, is {now:?}", write.saga.id));
             }
+            let by_hand = write.entries.iter().any(|e| matches!(e.occurrence.event, Event::Resolved(_)));
+            if by_hand && !stored.saga.parked {
+                self.violations.push(format!("operator: {} was resolved and not parked", write.saga.id));
+            }
             stored.saga = write.saga.clone();
             for (entry, body) in write.entries.iter().zip(bodies) {
                 stored.updated_at = entry.occurrence.at;
