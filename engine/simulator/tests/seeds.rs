@@ -30,8 +30,16 @@ fn the_same_seed_gives_the_same_trace_byte_for_byte() {
 
 #[test]
 fn a_charge_after_its_command_was_resolved_as_not_done_is_undone() {
-    assert_eq!(broken(269), Vec::<String>::new());
-    assert_eq!(broken(1313), Vec::<String>::new());
+    for seed in [269, 589, 1313] {
+        assert_eq!(broken(seed), Vec::<String>::new(), "seed {seed}");
+    }
+}
+
+#[test]
+fn what_became_due_while_a_saga_was_poisoned_is_not_late_after_the_operators_retry() {
+    for seed in [55, 101, 196] {
+        assert_eq!(broken(seed), Vec::<String>::new(), "seed {seed}");
+    }
 }
 
 #[test]
