@@ -116,6 +116,8 @@ pub fn id(name: &'static str, text: &str) -> Result<Uuid, Problem> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*, sample::Index};
+
     use super::*;
 
     #[test]
@@ -123,5 +125,46 @@ mod tests {
         assert_eq!(pointer("lines[0].unit_price"), "/lines/0/unitPrice");
         assert_eq!(pointer("shippingAddress.postalCode"), "/shippingAddress/postalCode");
         assert_eq!(pointer("."), "");
+    }
+
+    const ORDER: &str = r#"{"customerId":"c-1","currency":"EUR","lines":[{"productId":"mug","quantity":2,"unitPrice":1250}],
+        "payment":{"method":"card_approved"},"shippingAddress":{"name":"T","line1":"1","city":"V","postalCode":"1","country":"AT"}}"#;
+
+    fn order(bytes: Vec<u8>) -> Result<crate::orders::request::NewOrder, Problem> {
+        read(&HeaderMap::new(), &Bytes::from(bytes))
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_order_or_a_problem(bytes in vec(any::<u8>(), 0..400)) {
+            let _ = order(bytes);
+        }
+
+        #[test]
+        fn an_order_with_a_few_bytes_changed_is_an_order_or_a_problem(
+            changes in vec((any::<Index>(), any::<u8>()), 1..8),
+            cut in any::<Index>(),
+        ) {
+            let mut bytes = ORDER.as_bytes().to_vec();
+            for (place, byte) in changes {
+                let place = place.index(bytes.len());
+                bytes[place] = byte;
+            }
+            if let Ok(order) = order(bytes.clone()) {
+                assert!(order.total() >= 0, "it was checked");
+            }
+            bytes.truncate(cut.index(bytes.len()));
+            let _ = order(bytes);
+        }
+
+        #[test]
+        fn any_text_is_an_id_or_a_problem(text in ".{0,60}") {
+            assert!(id("id", &text).is_err() || text.len() == 36);
+        }
+    }
+
+    #[test]
+    fn the_order_that_is_changed_is_sound() {
+        assert!(order(ORDER.as_bytes().to_vec()).is_ok());
     }
 }

@@ -232,6 +232,21 @@ mod tests {
         assert!(message.contains("colour"), "{message}");
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_value_of_any_setting_is_taken_or_named_in_one_line(
+            key in proptest::sample::select(DEFAULTS.lines().filter_map(|line| {
+                Some(line.trim_start_matches("# ").split_once(" = ")?.0)
+            }).filter(|key| !key.contains(' ')).collect::<Vec<_>>()),
+            value in ".{0,40}",
+        ) {
+            if let Err(error) = read(&[(key, value.as_str())], &[]) {
+                let message = error.to_string();
+                assert!(!message.contains('\n') && message.contains(key), "{message}");
+            }
+        }
+    }
+
     #[test]
     fn secrets_are_hidden_and_every_default_is_commented() {
         let settings = read(&[("engine-database-url", "postgres://u:hunter2@h/d")], &[]).unwrap();

@@ -1,6 +1,12 @@
 //! What is done every so often, by tokio-cron-scheduler. Any number of processes may do it at once.
 
-use std::{fmt::Display, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fmt::Display,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use amends_engine::core::SagaState;
 use amends_kafka::topics;
@@ -16,6 +22,9 @@ use crate::roles::{Process, all_topics};
 const KEYS: u32 = 5_000;
 /// Partitions are made for this many months ahead.
 const MONTHS: u16 = 3;
+
+/// What took long is not done again for so many times as long: a million parked sagas are not counted all the time.
+const REST: u32 = 100;
 
 const OFTEN: Duration = Duration::from_secs(10);
 const HALF_MINUTE: Duration = Duration::from_secs(30);
@@ -117,13 +126,19 @@ where
     F: Future<Output = Result<(), E>> + Send + 'static,
     E: Display + Send + 'static,
 {
-    let work = Arc::new(work);
+    let (work, rests_until) = (Arc::new(work), Arc::new(Mutex::new(Instant::now())));
     let run = move |_, _| -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        let (work, with) = (Arc::clone(&work), with.clone());
+        let (work, with, rests_until) = (Arc::clone(&work), with.clone(), Arc::clone(&rests_until));
         Box::pin(async move {
+            let begun = Instant::now();
+            if begun < *rests_until.lock().unwrap_or_else(PoisonError::into_inner) {
+                return;
+            }
             if let Err(error) = work(with).await {
                 tracing::warn!(name, %error, "upkeep failed; it will be done again");
             }
+            let rest = begun.elapsed() * REST;
+            *rests_until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + rest;
         })
     };
     scheduler.add(Job::new_repeated_async(period, run)?).await?;

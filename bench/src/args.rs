@@ -48,6 +48,12 @@ pub struct Bench {
     /// Engines side by side.
     #[arg(long, default_value_t = 1)]
     pub engines: usize,
+    /// Sagas that are parked before it begins.
+    #[arg(long, default_value_t = 0)]
+    pub parked: u64,
+    /// Sagas that wait for a timer before it begins; the timers fall within the next hour.
+    #[arg(long, default_value_t = 0)]
+    pub armed: u64,
     /// A setting of every role.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
     pub set: Vec<(String, String)>,

@@ -8,6 +8,7 @@
 //! | [`load`] | what is ordered, at what pace, and how many are under way |
 //! | [`seen`] | how the load learns that a saga has come to its end |
 //! | [`meter`] | CPU, memory, WAL, commits, bytes: before and after |
+//! | [`history`] | what lies in the database before |
 //! | [`books`] | whether every order has exactly the effects that it should have |
 //! | [`yardstick`] | what this machine's Postgres does without us |
 //! | [`row`] | one row: warm-up, window, drain, books |
@@ -16,6 +17,7 @@
 
 mod args;
 mod books;
+mod history;
 mod load;
 mod machine;
 mod meter;

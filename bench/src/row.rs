@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use crate::{
     args::Bench,
     books,
+    history::{self, Lateness},
     load::{Running, ledger::Span, pace::Pace, shop::Shop},
     meter::{
         Meter, Snapshot,
@@ -74,6 +75,10 @@ pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<Row>
     if let Some(fallen) = stage.fallen() {
         bail!(fallen);
     }
+    let lateness = lateness(stage).await;
+    if args.parked + args.armed > 0 {
+        history::remove(&engine).await?;
+    }
     progress("the books");
     let mut books = books::check(stage, PATIENCE).await?;
     if left > 0 {
@@ -94,10 +99,20 @@ pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<Row>
         engines: args.engines,
         lines: args.lines,
         settings: Settings::of(args, stage.mix).roles,
+        parked: args.parked,
+        armed: args.armed,
+        timers: lateness,
         figures: books_balanced.then(|| measured.figures(pace)),
         books_balanced,
         books,
     })
+}
+
+/// How late the first engine's timers were, if any fired.
+async fn lateness(stage: &Stage) -> Option<Lateness> {
+    let (_, engine) = stage.roles.iter().find(|(group, _)| *group == "engine")?;
+    let metrics = reqwest::get(format!("http://{}/metrics", engine.address)).await.ok()?;
+    Lateness::read(&metrics.text().await.ok()?)
 }
 
 /// What a window came to, before it is divided.

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::{
     args::{Bench, Mix, Mode},
+    history,
     load::{
         Entrance,
         births::Births,
@@ -114,6 +115,7 @@ fn program(args: &Bench) -> Result<PathBuf> {
 impl Stage {
     /// Starts what the mode needs, and puts stock in.
     pub async fn set(deployment: Deployment, args: &Bench, mode: Mode, mix: Mix) -> Result<Self> {
+        history::write(&deployment, args).await?;
         let ledger = Arc::new(Ledger::default());
         let mut roles: Vec<(&'static str, Process)> = Vec::new();
         let own = std::env::current_exe()?;

@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::{
     args::{Mix, Mode},
     books::Books,
+    history::Lateness,
     machine::Machine,
     meter::{
         latency::Latency,
@@ -45,6 +46,15 @@ pub struct Row {
     pub rate_per_s: Option<f64>,
     pub engines: usize,
     pub lines: usize,
+    /// Sagas that were parked before it began.
+    #[serde(skip_serializing_if = "is_none")]
+    pub parked: u64,
+    /// Sagas that waited for a timer before it began.
+    #[serde(skip_serializing_if = "is_none")]
+    pub armed: u64,
+    /// How late timers were, if any fired.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timers: Option<Lateness>,
     /// Of every role.
     pub settings: BTreeMap<String, String>,
     /// Not there if the books do not balance.
@@ -52,6 +62,11 @@ pub struct Row {
     pub figures: Option<Figures>,
     pub books_balanced: bool,
     pub books: Books,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_none(sagas: &u64) -> bool {
+    *sagas == 0
 }
 
 /// What was measured.
@@ -156,6 +171,9 @@ pub mod tests {
             rate_per_s: None,
             engines: 1,
             lines: 1,
+            parked: 0,
+            armed: 0,
+            timers: None,
             settings: BTreeMap::new(),
             figures: Some(figures),
             books_balanced: true,

@@ -117,6 +117,31 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn sound() -> Command {
+        let at = chrono::DateTime::from_timestamp(1_767_225_600, 0).expect("an instant");
+        let saga = uuid::Uuid::from_u128(7);
+        Command {
+            schema_version: SCHEMA_VERSION,
+            command_id: crate::id::execute(saga, "pay", 0, 1),
+            kind: crate::Kind::Execute,
+            target: None,
+            saga_id: saga,
+            slot: 7,
+            business_key: "order-7".into(),
+            workflow: "order_fulfilment".into(),
+            workflow_version: 1,
+            step: "pay".into(),
+            part: 0,
+            generation: 1,
+            attempt: 1,
+            epoch: 0,
+            issued_at: at,
+            deadline: at,
+            reply_token: "00".repeat(16),
+            payload: serde_json::json!({ "amount": 2500, "currency": "EUR" }).into(),
+        }
+    }
+
     #[test]
     fn a_nul_is_refused_and_an_escaped_backslash_before_u0000_is_not() {
         assert_eq!(check(br#""a\u0000b""#), Err(Error::Nul));
@@ -137,6 +162,25 @@ mod tests {
         fn any_bytes_are_a_message_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             let _ = command(&bytes);
             let _ = reply(&bytes);
+        }
+
+        /// What is nearly a message comes further in than noise does.
+        #[test]
+        fn a_message_with_a_few_bytes_changed_is_a_message_or_an_error(
+            changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..8),
+            cut in any::<proptest::sample::Index>(),
+        ) {
+            let sound = sound();
+            let answered = write(&sound.reply(crate::Outcome::Succeeded, sound.issued_at));
+            for mut bytes in [write(&sound), answered] {
+                for (place, byte) in &changes {
+                    let place = place.index(bytes.len());
+                    bytes[place] = *byte;
+                }
+                let _ = (command(&bytes), reply(&bytes));
+                bytes.truncate(cut.index(bytes.len()));
+                let _ = (command(&bytes), reply(&bytes));
+            }
         }
     }
 }

@@ -197,7 +197,7 @@ async fn customer(handle: Handle, wish: Wish) {
 }
 
 async fn place(door: Handle, wish: Wish, key: String, body: u64, answer: Slot<Option<Uuid>>) {
-    let (order, slot) = {
+    let order = {
         let mut state = door.state();
         let (id, saga) = (state.uuid(), state.uuid());
         let slot = state.rng.random_range(0..SLOTS);
@@ -214,9 +214,8 @@ async fn place(door: Handle, wish: Wish, key: String, body: u64, answer: Slot<Op
         state.note(door.process, || {
             format!("order {} {} {} to {}", wish.number, short(saga), wish.input.payment_method, wish.country)
         });
-        (order, slot)
+        order
     };
-    let _ = slot;
     let engine = engine(&door);
     let Some(definition) = engine.catalog.iter().next().cloned() else { return };
     let birth = move |order: &NewOrder, now| start(&definition, order.saga.clone(), &order.data, now);

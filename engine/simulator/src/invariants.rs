@@ -1,12 +1,16 @@
 //! What must hold once the world is quiet: RELIABILITY's invariants, each a function named after it.
 
+mod books;
+
+pub use books::*;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use amends_engine::core::{
     Definition, Direction, Entry, Event, Input, NewSaga, Saga, SagaOutcome, Status, StepKind, replay,
 };
 use amends_inventory::stock;
-use amends_protocol::{Exposure, Kind, Outcome};
+use amends_protocol::Exposure;
 use amends_worker::row::{self, Row};
 use amends_workflows::order_fulfilment as order;
 use uuid::Uuid;
@@ -103,67 +107,6 @@ fn is_at_rest(saga: &Saga) -> bool {
     saga.outcome.is_some() && !saga.live && !saga.parked
 }
 
-/// Stock, per product: initial + adjustments = on hand + shipped; reserved = what reservations hold; none negative.
-pub fn stock_balances(quiet: &Quiet<'_>) -> Vec<String> {
-    let db = &quiet.state.databases[0];
-    let mut broken = Vec::new();
-    for (product, initial) in PRODUCTS {
-        let Some(stock) = db.stock.get(product) else { continue };
-        let lines = db.reservations.values().filter_map(|lines| lines.get(product));
-        let held: i64 = lines.filter(|l| l.status == stock::Status::Held).map(|l| l.quantity).sum();
-        let sums = stock.on_hand + stock.shipped == initial && stock.reserved == held;
-        let negative = stock.on_hand < 0 || stock.reserved < 0 || stock.on_hand < stock.reserved;
-        if !sums || negative {
-            broken.push(format!("{product}: {stock:?}, {initial} at first, {held} held"));
-        }
-    }
-    broken
-}
-
-/// Per saga the engine's ledger equals the workers' books, or its unknown part covers the difference; in all,
-/// what was captured and not refunded is worth what was shipped, and what parked sagas hold.
-pub fn money_balances(quiet: &Quiet<'_>) -> Vec<String> {
-    let mut broken = quiet.each(|stored, _| {
-        let input = Input { data: &stored.data, personal: None };
-        let (certain, possible) = stored.saga.holds(&quiet.definition, input);
-        let amount = |of: &[Exposure], kind: &str, unit: &str| -> i64 {
-            of.iter().filter(|e| e.kind == kind && e.unit == unit).map(|e| e.amount).sum()
-        };
-        let books = quiet.held(&stored.saga);
-        let units: BTreeSet<(String, String)> = (books.keys().cloned())
-            .chain(certain.iter().map(|e| (e.kind.clone(), e.unit.clone())))
-            .filter(|(kind, _)| kind != "stock_reserved" || !stored.saga.parked)
-            // A label that was bought for what was shipped stays bought.
-            .collect();
-        units.into_iter().find_map(|(kind, unit)| {
-            let booked = books.get(&(kind.clone(), unit.clone())).copied().unwrap_or(0);
-            let (sure, perhaps) = (amount(&certain, &kind, &unit), amount(&possible, &kind, &unit));
-            // What a parked compensation has given back, if anything, is unknown too.
-            let undoing = stored.saga.state.commands.iter().any(|c| c.undo.as_ref().is_some_and(|u| !u.done));
-            let least = if stored.saga.parked && undoing { 0 } else { sure };
-            let covered = (least..=sure + perhaps).contains(&booked);
-            (!covered).then(|| format!("{kind} {unit}: books {booked}, ledger {sure} and perhaps {perhaps}"))
-        })
-    });
-    let charges = quiet.state.outside.charges.values();
-    let kept: i64 = charges.filter(|c| c.declined.is_none() && c.refund.is_none()).map(|c| c.amount).sum();
-    let money = |stored: &Stored| {
-        let held = quiet.held(&stored.saga);
-        held.into_iter().filter(|((kind, _), _)| kind == "money_captured").map(|(_, n)| n).sum::<i64>()
-    };
-    let owed: i64 = (quiet.sagas.iter())
-        .map(|(s, _)| match s.saga.outcome {
-            Some(SagaOutcome::Completed) if !s.saga.parked => quiet.total(s),
-            _ if s.saga.parked || !is_at_rest(&s.saga) => money(s),
-            _ => 0,
-        })
-        .sum();
-    if kept != owed {
-        broken.push(format!("kept {kept}, owed {owed}"));
-    }
-    broken
-}
-
 /// Exactly one outcome a saga, and it never changes. (That it does not change is also watched at every write.)
 pub fn one_outcome_that_never_changes(quiet: &Quiet<'_>) -> Vec<String> {
     quiet.each(|stored, entries| {
@@ -171,83 +114,6 @@ pub fn one_outcome_that_never_changes(quiet: &Quiet<'_>) -> Vec<String> {
         let same = ended.len() <= 1 && ended.first().copied() == stored.saga.outcome;
         (!same).then(|| format!("ended {ended:?}, is {:?}", stored.saga.outcome))
     })
-}
-
-/// No reservation, charge or booking that belongs to no saga, or to one that is over and does not hold it.
-pub fn no_orphans(quiet: &Quiet<'_>) -> Vec<String> {
-    let mut known = BTreeSet::new();
-    for (stored, _) in &quiet.sagas {
-        known.extend(stored.saga.state.commands.iter().map(|c| c.id(stored.saga.id, &quiet.definition)));
-    }
-    let effects = (quiet.state.outside.charges.keys())
-        .chain(quiet.state.outside.bookings.keys())
-        .chain(quiet.state.databases[0].reservations.keys());
-    let strange = effects.filter(|key| !known.contains(key)).map(|key| format!("{key} is nobody's"));
-    let mut broken: Vec<String> = strange.collect();
-    broken.extend(quiet.each(|stored, _| {
-        let undone = stored.saga.outcome == Some(SagaOutcome::Undone) && is_at_rest(&stored.saga);
-        let held = quiet.held(&stored.saga);
-        (undone && !held.is_empty()).then(|| format!("is undone and holds {held:?}"))
-    }));
-    broken
-}
-
-/// `FULFILLED` means exactly one of each effect; an undone order nets to zero.
-pub fn fulfilled_is_one_of_each_and_undone_is_nothing(quiet: &Quiet<'_>) -> Vec<String> {
-    quiet.each(|stored, _| {
-        let saga = &stored.saga;
-        if !is_at_rest(saga) {
-            return None;
-        }
-        let keys: Vec<Uuid> = saga.state.commands.iter().map(|c| c.id(saga.id, &quiet.definition)).collect();
-        let outside = &quiet.state.outside;
-        let charges = keys.iter().filter_map(|k| outside.charges.get(k));
-        let charges = charges.filter(|c| c.declined.is_none() && c.refund.is_none()).count();
-        let bookings = keys.iter().filter_map(|k| outside.bookings.get(k));
-        let bookings = bookings.filter(|b| b.tracking.is_some() && b.cancelled.is_none()).count();
-        let reservations = &quiet.state.databases[0].reservations;
-        let lines = || keys.iter().filter_map(|k| reservations.get(k)).flat_map(BTreeMap::values);
-        let taken = lines().filter(|l| l.status == stock::Status::Taken).count();
-        let held = lines().filter(|l| l.status == stock::Status::Held).count();
-        let fulfilled = saga.label == order::FULFILLED;
-        let lines = stored
-            .data
-            .read::<order::OrderInput>()
-            .map_or(0, |input| input.lines.iter().map(|l| &l.product_id).collect::<BTreeSet<_>>().len());
-        let right = match saga.outcome {
-            Some(SagaOutcome::Completed) => fulfilled && (charges, bookings, taken, held) == (1, 1, lines, 0),
-            _ => !fulfilled && (charges, bookings, taken, held) == (0, 0, 0, 0),
-        };
-        (!right).then(|| {
-            format!("{charges} charges, {bookings} bookings, {taken} of {lines} lines taken, {held} held")
-        })
-    })
-}
-
-/// At most one effect for a saga, step, part and generation, judged from the workers' databases.
-pub fn one_effect_a_command(quiet: &Quiet<'_>) -> Vec<String> {
-    let mut moved: BTreeMap<(Option<Uuid>, &str, &str), u32> = BTreeMap::new();
-    for m in &quiet.state.databases[0].moves {
-        *moved.entry((m.command_id, m.kind, &m.product_id)).or_default() += 1;
-    }
-    let twice = moved.into_iter().filter(|(_, n)| *n > 1);
-    let mut broken: Vec<String> = twice.map(|(what, n)| format!("{what:?} {n} times")).collect();
-    broken.extend(quiet.each(|stored, _| {
-        let mut by_step: BTreeMap<(usize, u16), u32> = BTreeMap::new();
-        for command in &stored.saga.state.commands {
-            let key = command.id(stored.saga.id, &quiet.definition);
-            let charge = quiet.state.outside.charges.get(&key);
-            let charged = charge.is_some_and(|c| c.declined.is_none() && c.refund.is_none());
-            let booked = quiet.state.outside.bookings.get(&key);
-            let booked = booked.is_some_and(|b| b.tracking.is_some() && b.cancelled.is_none());
-            *by_step.entry((command.step, command.part)).or_default() += u32::from(charged || booked);
-        }
-        by_step
-            .into_iter()
-            .find(|(_, n)| *n > 1)
-            .map(|(step, n)| format!("step and part {step:?}: {n} effects"))
-    }));
-    broken
 }
 
 /// Every 2xx order exists; every idempotency key maps to one order; a cancellation that was promised is kept.
@@ -448,9 +314,4 @@ pub fn nothing_personal(quiet: &Quiet<'_>) -> Vec<String> {
         }
     }
     broken
-}
-
-/// Whether an entry is an answer that says that something took effect.
-pub fn is_success(entry: &Entry) -> bool {
-    matches!(&entry.occurrence.event, Event::Replied(r) if r.outcome == Outcome::Succeeded && r.kind != Kind::Compensate)
 }

@@ -3,9 +3,8 @@
 
 use std::{
     future::{Future, poll_fn},
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::Poll,
     time::Duration,
 };
 
@@ -295,19 +294,3 @@ where
 pub async fn act(handle: &Handle, saga: Uuid, event: Event) -> Result<Applied, Error> {
     apply(&engine(handle), saga, event).await
 }
-
-/// Lets others go first.
-pub async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx: &mut Context<'_>| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
-/// A future that has a name, for signatures.
-pub type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;

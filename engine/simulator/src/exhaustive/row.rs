@@ -2,6 +2,8 @@
 //! whose calls may land late. The table (`decide`), the row and what an answer does to it are the real ones; the
 //! order in which a round asks is that of `external/round.rs`.
 
+mod space;
+
 use amends_protocol::{Command, Exposure, Json, Kind, Outcome, Reply, id, negated};
 use amends_worker::{
     Action, Answer, Port,
@@ -369,133 +371,5 @@ impl State {
             let failed = matches!(reply.outcome, Outcome::Refused | Outcome::FailedForGood);
             self.told_failed |= reply.kind == Kind::Execute && failed;
         }
-    }
-}
-
-impl Space for OneRow {
-    type State = State;
-
-    fn initial(&self) -> State {
-        State {
-            row: None,
-            lapsed: false,
-            calls: [None, None],
-            late: Vec::new(),
-            charge: Charge::None,
-            charges: 0,
-            left: self.budget,
-            sent: (0, 0),
-            told_undone: false,
-            told_failed: false,
-        }
-    }
-
-    fn next(&self, state: &State) -> Vec<(String, State)> {
-        let mut next = Vec::new();
-        for instance in 0..2 {
-            // What the instance takes while it calls for the row is decided by the row, and begins no second call.
-            let idle = state.calls[instance].is_none();
-            let (executes, compensations) = state.sent;
-            for (kind, left, attempt) in [
-                (Kind::Execute, state.left.executes, executes + 1),
-                (Kind::Compensate, state.left.compensations, compensations + 1),
-                (Kind::Probe, state.left.probes, 1),
-            ] {
-                if left == 0 || !idle {
-                    continue;
-                }
-                // An earlier attempt may come late, or once more.
-                for attempt in 1..=attempt {
-                    let mut before = state.clone();
-                    match kind {
-                        Kind::Execute => {
-                            before.left.executes -= 1;
-                            before.sent.0 = before.sent.0.max(attempt);
-                        }
-                        Kind::Compensate => {
-                            before.left.compensations -= 1;
-                            before.sent.1 = before.sent.1.max(attempt);
-                        }
-                        _ => before.left.probes -= 1,
-                    }
-                    let after = self.hear(&before, instance, kind, attempt);
-                    next.push((format!("instance {instance} hears {kind:?} {attempt}"), after));
-                }
-            }
-            if let Some(call) = &state.calls[instance] {
-                self.step(state, instance, call, &mut next);
-                if state.left.lapses > 0 {
-                    let mut after = state.clone();
-                    after.left.lapses -= 1;
-                    // What it waited for may still land.
-                    if call.stage == Stage::Waiting {
-                        after.late.push(call.action);
-                    }
-                    after.calls[instance] = None;
-                    next.push((format!("instance {instance} dies"), after));
-                }
-            }
-            let waits = state.row.as_ref().filter(|row| row.lease.is_some() && state.lapsed);
-            if let Some(row) = waits.filter(|_| idle) {
-                let mut after = state.clone();
-                let mut row = row.clone();
-                row.unsure = row.started_at.is_some();
-                after.begin(&mut row, instance, None);
-                after.row = Some(row);
-                next.push((format!("instance {instance} takes over"), after));
-            }
-        }
-        let owner_of = |row: &Row| row.lease.and_then(|l| l.owner);
-        if let Some(of) = state.row.as_ref().and_then(owner_of).filter(|_| !state.lapsed) {
-            // The lease of the dead lapses in any case; that of the living, if they are paused.
-            let calls = (0..2).any(|i| owner(i) == of && state.calls[i].is_some());
-            if !calls || state.left.lapses > 0 {
-                let mut after = state.clone();
-                after.left.lapses -= u8::from(calls);
-                after.lapsed = true;
-                if let Some(lease) = after.row.as_mut().and_then(|row| row.lease.as_mut()) {
-                    lease.until = now();
-                }
-                next.push(("the lease lapses".to_owned(), after));
-            }
-        }
-        for at in 0..state.late.len() {
-            let mut before = state.clone();
-            let action = before.late.remove(at);
-            for (what, after, _) in before.land(action) {
-                next.push((format!("a late call lands: {what}"), after));
-            }
-        }
-        for (_, after) in &mut next {
-            after.late.sort_by_key(|action| *action == Action::Undo);
-        }
-        next
-    }
-
-    fn broken(&self, state: &State, at_rest: bool) -> Option<String> {
-        if state.charges > 1 {
-            return Some("charged twice".to_owned());
-        }
-        if !at_rest {
-            return None;
-        }
-        let Some(row) = &state.row else { return None };
-        let charged = state.charge == Charge::Charged;
-        match row.status {
-            Status::Succeeded if charged => None,
-            // An undo that failed is tried again by the engine.
-            Status::Started | Status::Undoing => Some("a call that nobody makes any more".to_owned()),
-            _ if charged => Some(format!("{:?}, and the money is kept", row.status)),
-            Status::Succeeded if state.charge != Charge::Refunded => {
-                Some("succeeded without a charge".to_owned())
-            }
-            _ if state.told_failed && charged => {
-                Some("said that it failed, and the money is kept".to_owned())
-            }
-            _ => None,
-        }
-        .or_else(|| {
-            (state.told_undone && charged && row.undone.is_none()).then(|| "said undone, kept".to_owned())
-        })
     }
 }

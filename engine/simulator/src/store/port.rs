@@ -1,0 +1,137 @@
+//! The engine's port on this database.
+
+use super::*;
+
+/// The port.
+#[derive(Clone)]
+pub struct SimStore(pub Handle);
+
+fn away(_: Down) -> Error {
+    Error::Unavailable("no answer".to_owned())
+}
+
+impl SimStore {
+    async fn ask<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        effect: impl FnOnce(&mut State) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        self.0.ask(Site::Store, None, what, effect).await.map_err(away)
+    }
+
+    /// Places orders.
+    ///
+    /// # Errors
+    /// The database's; it may have happened.
+    pub async fn place(
+        &self,
+        orders: Vec<NewOrder>,
+        birth: impl Fn(&NewOrder, DateTime<Utc>) -> Change + Send + 'static,
+    ) -> Result<Vec<Placed>, Error> {
+        let ask =
+            self.0.ask(Site::Store, Some(Fault::StoreAnswerLost), "place", move |s| s.place(&orders, birth));
+        ask.await.map_err(away)
+    }
+}
+
+impl SagaStore for SimStore {
+    async fn load(&self, ids: &[Uuid]) -> Result<Loaded, Error> {
+        let ids: BTreeSet<Uuid> = ids.iter().copied().collect();
+        self.ask("load", move |s| {
+            let sagas = ids.iter().filter_map(|id| s.store.sagas.get(id)).map(|s| s.saga.clone()).collect();
+            Loaded { sagas, now: s.store_now() }
+        })
+        .await
+    }
+
+    async fn due(&self, scan: &DueScan) -> Result<Loaded, Error> {
+        let scan = scan.clone();
+        let loaded = self.ask("due", move |s| s.due(&scan)).await?;
+        let mut state = self.0.state();
+        let quiet = state.now > state.heals_at + 120 * SECOND;
+        for saga in &loaded.sagas {
+            let late = saga.wake_at.map(|at| loaded.now - at);
+            if late.is_none_or(|late| late < TimeDelta::zero()) {
+                state.violations.push(format!("10 timers_are_on_time: {} was early", short(saga.id)));
+            } else if quiet && late.is_some_and(|late| late > TimeDelta::seconds(10)) {
+                state.violations.push(format!("10 timers_are_on_time: {} was {late:?} late", short(saga.id)));
+            }
+        }
+        drop(state);
+        Ok(loaded)
+    }
+
+    async fn in_flight(
+        &self,
+        slots: &[u16],
+        within: Duration,
+        after: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Loaded, Error> {
+        let slots: BTreeSet<u16> = slots.iter().copied().collect();
+        self.ask("in_flight", move |s| {
+            let since = s.store_now() - TimeDelta::from_std(within).unwrap_or_default();
+            let mut loaded = s.load(|stored| {
+                let saga = &stored.saga;
+                saga.live
+                    && slots.contains(&saga.slot)
+                    && stored.updated_at >= since
+                    && after.is_none_or(|after| saga.id > after)
+            });
+            loaded.sagas.truncate(limit as usize);
+            loaded
+        })
+        .await
+    }
+
+    async fn commit(&self, writes: &[Write]) -> Result<Vec<Inputs>, Error> {
+        if writes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut writes = writes.to_vec();
+        writes.sort_by_key(|write| write.saga.id);
+        let batch = {
+            let mut state = self.0.state();
+            state.store.drawn += 1;
+            state.store.drawn
+        };
+        let process = self.0.process;
+        let effect = move |s: &mut State| s.commit(process, batch, &writes);
+        if let Ok(answer) = self.0.ask(Site::Store, Some(Fault::StoreAnswerLost), "commit", effect).await {
+            return answer;
+        }
+        // Read back, as the real store does: by the batch's number.
+        match self.ask("read back", move |s| s.store.batches.get(&batch).cloned()).await? {
+            Some(answer) if !answer.is_empty() => Ok(answer),
+            _ => Err(Error::Unavailable("nothing was written".to_owned())),
+        }
+    }
+
+    async fn reschedule(&self, sagas: &[(Uuid, u32, Option<DateTime<Utc>>)]) -> Result<(), Error> {
+        let sagas = sagas.to_vec();
+        self.ask("reschedule", move |s| {
+            for (id, revision, at) in sagas {
+                if let Some(stored) = s.store.sagas.get_mut(&id).filter(|s| s.saga.revision == revision) {
+                    stored.saga.wake_at = at;
+                }
+            }
+            s.store.watchers.wake();
+        })
+        .await
+    }
+
+    async fn inputs(&self, ids: &[Uuid]) -> Result<Vec<Inputs>, Error> {
+        let ids = ids.to_vec();
+        self.ask("inputs", move |s| s.store.inputs(&ids)).await
+    }
+
+    async fn keep_strays(&self, strays: &[Stray]) -> Result<(), Error> {
+        let strays = strays.to_vec();
+        self.ask("keep_strays", move |s| {
+            for stray in strays {
+                s.store.strays.entry((stray.saga_id, stray.command_id)).or_insert(stray.reply);
+            }
+        })
+        .await
+    }
+}
