@@ -61,7 +61,7 @@ pub struct Bench {
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     pub postgres: Vec<(String, String)>,
     /// Options of Kafka's Java machine.
-    #[arg(long, value_name = "OPTIONS")]
+    #[arg(long, value_name = "OPTIONS", allow_hyphen_values = true)]
     pub jvm: Option<String>,
     /// Shows which statements cost the most (they cost a little more for being watched).
     #[arg(long)]

@@ -1,6 +1,10 @@
 //! One row: warm-up, window, drain, books.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::{IsTerminal, stderr},
+    time::Duration,
+};
 
 use anyhow::{Result, bail};
 
@@ -30,6 +34,7 @@ const STATEMENTS: i32 = 12;
 
 /// Lets servers and roles run for a while.
 pub async fn heat(stage: &Stage, args: &Bench) -> Result<()> {
+    progress("before the first row");
     let shop = Shop::new(stage.mix, args.lines);
     let running = Running::start(&stage.entrance, shop, Pace::Closed(HEAT_IN_FLIGHT), &stage.ledger);
     tokio::time::sleep(HEAT).await;
@@ -47,6 +52,7 @@ pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<Row>
     let meter = Meter::of(stage).await?;
     let shop = Shop::new(stage.mix, args.lines);
     let running = Running::start(&stage.entrance, shop, pace, &stage.ledger);
+    progress("warming up");
     tokio::time::sleep(Duration::from_secs(args.warm_up)).await;
     if args.statements {
         meter.postgres.watch_statements().await?;
@@ -56,6 +62,9 @@ pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<Row>
     for second in 1..=args.seconds {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let ended = stage.ledger.ended() - before;
+        if !stderr().is_terminal() && second % 5 != 0 {
+            continue;
+        }
         progress(&format!("{second} of {} s, {:.0} sagas/s", args.seconds, ended as f64 / second as f64));
     }
     let to = meter.read().await?;

@@ -34,7 +34,6 @@ pub async fn run(mut args: Bench) -> Result<ExitCode> {
         let deployment = stage::servers(&args, Mix::Fulfilled).await?;
         let yardsticks = yardstick::measure(&deployment).await?;
         report.machine.postgres = version(&deployment).await?;
-        deployment.stop().await;
         say(&format!(
             "  reference {} sagas/s, ceiling {} sagas/s",
             table::thousands(yardsticks.reference_per_s),

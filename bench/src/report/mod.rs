@@ -125,7 +125,10 @@ impl Row {
 /// One line on stderr: on a terminal over the last one.
 pub fn progress(line: &str) {
     let mut stderr = stderr().lock();
-    let _ = if stderr.is_terminal() { write!(stderr, "\r\x1b[K  {line}") } else { Ok(()) };
+    let _ = match stderr.is_terminal() {
+        true => write!(stderr, "\r\x1b[K  {line}"),
+        false => writeln!(stderr, "    {line}"),
+    };
     let _ = stderr.flush();
 }
 
