@@ -60,6 +60,9 @@ impl Rows for PgRows {
     }
 
     async fn settle(&self, owner: Uuid, rows: &[Row]) -> Result<HashSet<Uuid>, Error> {
+        if rows.is_empty() {
+            return Ok(HashSet::new());
+        }
         let sorted = sorted(rows);
         let settled: Vec<Uuid> = sqlx::query_scalar(
             "UPDATE commands AS c
