@@ -220,6 +220,7 @@ async fn births(deployment: &Deployment, kafka: &KafkaSettings, mode: Mode) -> R
         epoch: this.epoch,
         ownership: Default::default(),
         news: Default::default(),
+        budget: Default::default(),
     };
     Ok(Births { engine: Arc::new(engine), orders, definition, slot: AtomicU16::new(0) })
 }

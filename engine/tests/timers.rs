@@ -247,3 +247,77 @@ fn recovery_leaves_alone_what_is_old_parked_or_settled() {
     assert_eq!(world.sent(), [(fresh, "book execute".to_owned())]);
     assert!(world.saga(old).live);
 }
+
+/// So many stays whose book was answered as failed, and are due again.
+fn failed_once(world: &World, engine: &TestEngine, many: usize) -> Vec<uuid::Uuid> {
+    own(world, engine, &[0, 1, 2, 3, 4, 5, 6, 7]);
+    let stays: Vec<_> = (0..many).map(|_| world.born(1)).collect();
+    for &stay in &stays {
+        world.answers(stay, "book", Outcome::FailedTransient);
+    }
+    block_on(replies::run_once(engine, &mut world.clone())).unwrap();
+    world.passes(1);
+    world.sent();
+    stays
+}
+
+#[test]
+fn further_attempts_that_nobody_can_pay_for_are_put_off_and_written_nowhere() {
+    let (world, engine) = World::new();
+    let stays = failed_once(&world, &engine, 300);
+    let mut timers = Timers::default();
+    assert_eq!(look(&mut timers, &engine), 300);
+    assert_eq!(world.sent().len(), 50, "what is there at first");
+    let (mut again, mut later) = (0, 0);
+    for stay in &stays {
+        let saga = world.saga(*stay);
+        let due = saga.wake_at.unwrap() - world.state().now;
+        match saga.revision {
+            3 => again += 1,
+            _ => {
+                assert_eq!((saga.revision, due), (2, TimeDelta::seconds(60)), "as it was, and woken later");
+                later += 1;
+            }
+        }
+    }
+    assert_eq!((again, later), (50, 250));
+    assert_eq!(look(&mut timers, &engine), 0);
+    // Nobody else has answered since: a minute's worth of free attempts.
+    world.passes(60);
+    look(&mut timers, &engine);
+    let retries = world.sent().iter().filter(|(_, sent)| sent == "book execute").count();
+    assert!((50..=101).contains(&retries), "{retries}");
+}
+
+#[test]
+fn a_worker_that_works_again_pays_for_what_was_put_off() {
+    let (world, engine) = World::new();
+    let stays = failed_once(&world, &engine, 300);
+    let mut timers = Timers::default();
+    look(&mut timers, &engine);
+    world.sent();
+    let mut done = 0;
+    for _ in 0..10 {
+        world.passes(60);
+        look(&mut timers, &engine);
+        let sent = world.sent();
+        for (stay, _) in sent.iter().filter(|(_, sent)| sent == "book execute") {
+            world.answers(*stay, "book", Outcome::Succeeded);
+            done += 1;
+        }
+        block_on(replies::run_once(&engine, &mut world.clone())).unwrap();
+    }
+    assert!(done >= stays.len(), "{done}");
+    assert!(stays.iter().all(|stay| world.saga(*stay).label == "BOOKED"));
+}
+
+#[test]
+fn what_is_promised_to_a_customer_is_not_put_off() {
+    let (world, engine) = World::new();
+    let stays = failed_once(&world, &engine, 300);
+    world.passes(900);
+    let mut timers = Timers::default();
+    look(&mut timers, &engine);
+    assert!(stays.iter().all(|stay| world.saga(*stay).state() == SagaState::Compensating));
+    assert_eq!(world.sent().len(), stays.len());
+}

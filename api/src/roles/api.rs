@@ -43,6 +43,7 @@ pub async fn start(process: &Process, listener: Option<TcpListener>) -> Result<S
             epoch: deployment.epoch,
             ownership: Default::default(),
             news: Default::default(),
+            budget: Default::default(),
         },
         orders: OrderStore::new(pool),
         door,

@@ -311,7 +311,20 @@ impl CommandState {
 
     /// When there is something to do about it or its compensation.
     pub fn due(&self) -> Option<DateTime<Utc>> {
-        self.due_at.into_iter().chain(self.undo.as_ref().and_then(|u| u.due_at)).min()
+        self.dues().min()
+    }
+
+    fn dues(&self) -> impl Iterator<Item = DateTime<Utc>> {
+        self.due_at.into_iter().chain(self.undo.as_ref().and_then(|u| u.due_at))
+    }
+
+    /// Whether what is due about it is another attempt because the last one was answered as failed.
+    fn is_retry_due(&self, now: DateTime<Utc>) -> bool {
+        let has_come = |at: Option<DateTime<Utc>>| at.is_some_and(|at| at <= now);
+        match &self.undo {
+            Some(undo) if has_come(undo.due_at) => undo.failures > 0 && undo.asks == 0,
+            _ => has_come(self.due_at) && self.status == Status::Backoff && self.attempt > 1,
+        }
     }
 }
 
@@ -367,6 +380,23 @@ impl Saga {
     /// What a payload of this saga is made from.
     pub fn call<'a>(&'a self, part: u16, input: Input<'a>) -> Call<'a> {
         Call { saga_id: self.id, business_key: &self.business_key, part, input }
+    }
+
+    /// The commands whose next attempts, each after an answered failure, are all that there is to do for it now: they
+    /// may as well go out later. `None` where there is anything else to do, or nothing.
+    pub fn only_retries_due(&self, now: DateTime<Utc>) -> Option<Vec<&CommandState>> {
+        let has_come = |at: Option<DateTime<Utc>>| at.is_some_and(|at| at <= now);
+        if self.state.poisoned.is_some() || has_come(self.state.timeout_at) {
+            return None;
+        }
+        let due: Vec<&CommandState> = self.state.commands.iter().filter(|c| has_come(c.due())).collect();
+        (!due.is_empty() && due.iter().all(|c| c.is_retry_due(now))).then_some(due)
+    }
+
+    /// The next time after `now` at which there is something to do.
+    pub fn next_due_after(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let dues = self.state.commands.iter().flat_map(CommandState::dues);
+        dues.chain(self.state.timeout_at).filter(|at| *at > now).min()
     }
 
     /// Why it waits for an operator.

@@ -10,12 +10,14 @@
 
 pub mod apply;
 mod batch;
+mod budget;
 mod dispatch;
 mod news;
 pub mod recovery;
 pub mod replies;
 pub mod timers;
 
+pub use budget::RetryBudget;
 pub use news::News;
 
 use std::{
@@ -49,6 +51,8 @@ pub struct Engine<S, K, C> {
     pub ownership: Ownership,
     /// Where it has written lately.
     pub news: News,
+    /// What second attempts may cost.
+    pub budget: RetryBudget,
 }
 
 /// What a loop could not get past this time.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use amends_protocol::{
-    Json, Outcome, Reply,
+    Json, Kind, Outcome, Reply,
     transport::{Batch, Inbound, Sink, Source},
     wire,
 };
@@ -76,7 +76,10 @@ async fn take<S: SagaStore, K: Sink, C: Clock>(engine: &Engine<S, K, C>, batch: 
             Ok(reply) if reply.epoch < engine.epoch => {
                 metrics::counter!("amends_engine_old_epoch_replies_total").increment(1);
             }
-            Ok(reply) => by_saga.entry(reply.saga_id).or_default().push(Heard { message, reply }),
+            Ok(reply) => {
+                note(engine, &reply);
+                by_saga.entry(reply.saga_id).or_default().push(Heard { message, reply });
+            }
         }
     }
     let events = by_saga.iter().map(|(id, heard)| (*id, heard.iter().map(event).collect())).collect();
@@ -119,4 +122,14 @@ async fn take<S: SagaStore, K: Sink, C: Clock>(engine: &Engine<S, K, C>, batch: 
 
 fn event(heard: &Heard) -> Event {
     Event::Replied(ReplyEvent::from(heard.reply.clone()))
+}
+
+/// What a participant answers says whether further attempts are worth their while.
+fn note<S, K, C: Clock>(engine: &Engine<S, K, C>, reply: &Reply) {
+    let definition = engine.catalog.get(&reply.workflow, reply.workflow_version);
+    if let Some((_, step)) = definition.and_then(|d| d.step(&reply.step))
+        && matches!(reply.kind, Kind::Execute | Kind::Compensate)
+    {
+        engine.budget.heard(step.participant, reply.outcome, reply.attempt, engine.clock.monotonic());
+    }
 }

@@ -4,11 +4,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use amends_protocol::{SLOTS, transport::Sink};
 use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
 
 use super::{Engine, Error};
 use crate::{
     core::Event,
-    port::{Clock, DueScan, SagaStore},
+    port::{Clock, DueScan, Loaded, SagaStore},
 };
 
 /// Most sagas of a batch.
@@ -89,10 +90,49 @@ impl Timers {
         {
             metrics::histogram!("amends_engine_timer_lateness_seconds").record(lateness.as_secs_f64());
         }
-        let events: BTreeMap<_, _> = loaded.sagas.iter().map(|s| (s.id, vec![Event::Woke])).collect();
+        let later = put_off(engine, &loaded);
+        let events: BTreeMap<_, _> = loaded
+            .sagas
+            .iter()
+            .filter(|s| !later.contains_key(&s.id))
+            .map(|s| (s.id, vec![Event::Woke]))
+            .collect();
+        if !later.is_empty() {
+            engine.store.reschedule(&later.into_values().collect::<Vec<_>>()).await?;
+        }
+        if events.is_empty() {
+            return Ok((count, now));
+        }
         let outcome = engine.decide(events, Some(loaded)).await?;
         engine.park(&outcome.poisoned).await?;
         engine.dispatch(outcome.outgoing).await?;
         Ok((count, now))
     }
+}
+
+/// The sagas whose next attempts nobody can pay for now, and when they are woken instead.
+fn put_off<S: SagaStore, K: Sink, C: Clock>(
+    engine: &Engine<S, K, C>,
+    loaded: &Loaded,
+) -> BTreeMap<Uuid, (Uuid, u32, Option<DateTime<Utc>>)> {
+    let (now, monotonic) = (loaded.now, engine.clock.monotonic());
+    let mut later = BTreeMap::new();
+    for saga in &loaded.sagas {
+        let retries = saga.only_retries_due(now);
+        let definition = engine.catalog.get(&saga.workflow, saga.workflow_version);
+        let (Some(retries), Some(definition)) = (retries, definition) else { continue };
+        for retry in retries {
+            let step = &definition.steps[retry.step];
+            if engine.budget.pay(step.participant, monotonic) {
+                continue;
+            }
+            metrics::counter!("amends_engine_retries_put_off_total", "participant" => step.participant)
+                .increment(1);
+            let longest = now + step.retry.delay(u32::MAX, engine.clock.jitter());
+            let at = saga.next_due_after(now).map_or(longest, |due| due.min(longest));
+            later.insert(saga.id, (saga.id, saga.revision, Some(at)));
+            break;
+        }
+    }
+    later
 }
