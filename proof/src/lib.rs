@@ -7,4 +7,5 @@ pub mod books;
 pub mod campaign;
 pub mod crash_points;
 pub mod deployment;
+pub mod limits;
 pub mod proxy;

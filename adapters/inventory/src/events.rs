@@ -8,6 +8,7 @@ use amends_protocol::{
     transport::{self, Outbound, Placement, Sink},
     wire,
 };
+use amends_worker::Backoff;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::json;
 use sqlx::{FromRow, PgConnection, PgPool};
@@ -21,8 +22,6 @@ pub const TOPIC: &str = "inventory.updated";
 const BATCH: i64 = 500;
 /// Rest after finding nothing.
 const POLL: Duration = Duration::from_millis(100);
-/// Rest after a failure.
-const REST: Duration = Duration::from_secs(1);
 
 /// What a turn could not get past.
 #[derive(Debug, thiserror::Error)]
@@ -59,13 +58,18 @@ impl<K: Sink> Publisher<K> {
 
     /// Publishes until told to stop.
     pub async fn run(self, stop: CancellationToken) {
+        let mut backoff = Backoff::default();
         while !stop.is_cancelled() {
-            let rest = match self.run_once().await {
+            let told = self.run_once().await;
+            if told.is_ok() {
+                backoff.reset();
+            }
+            let rest = match told {
                 Ok(0) => POLL,
                 Ok(_) => continue,
                 Err(error) => {
                     tracing::warn!(%error, "inventory.updated: trying again");
-                    REST
+                    backoff.pause()
                 }
             };
             tokio::select! {

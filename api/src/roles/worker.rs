@@ -1,13 +1,13 @@
 //! `amends worker NAME`: does a participant's steps.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use amends_inventory::{Inventory, events::Publisher};
 use amends_kafka::{KafkaSink, KafkaSource};
 use amends_notification::{Recorder, TOPICS};
 use amends_payment::{BuiltInGateway, Payments};
 use amends_shipment::{BuiltInCarrier, Shipments};
-use amends_worker::{External, PgRows, Settings, Transactional};
+use amends_worker::{Backoff, External, PgRows, Settings, Transactional};
 use anyhow::Result;
 use axum::Router;
 use sqlx::PgPool;
@@ -19,9 +19,6 @@ use crate::{
     routes::{guarded, health},
     upkeep,
 };
-
-/// Rest of the notification worker after a failure.
-const REST: Duration = Duration::from_secs(1);
 
 /// Starts a worker and, where it is a process of its own (or has something to serve), its listener, whose
 /// address is answered.
@@ -73,13 +70,16 @@ pub async fn start(name: Worker, process: &Process, observed: bool) -> Result<Op
             let mut recorder = Recorder::new(pool.clone(), source, sink);
             let stop = process.stop.clone();
             process.watch("notification", async move {
+                let mut backoff = Backoff::default();
                 while !stop.is_cancelled() {
-                    if let Err(error) = recorder.run_once().await {
-                        tracing::warn!(%error, "notification: trying again");
-                        tokio::select! {
-                            () = tokio::time::sleep(REST) => {}
-                            () = stop.cancelled() => {}
-                        }
+                    let Err(error) = recorder.run_once().await else {
+                        backoff.reset();
+                        continue;
+                    };
+                    tracing::warn!(%error, "notification: trying again");
+                    tokio::select! {
+                        () = tokio::time::sleep(backoff.pause()) => {}
+                        () = stop.cancelled() => {}
                     }
                 }
             });

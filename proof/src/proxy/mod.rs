@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::net::{TcpListener, TcpStream};
@@ -50,6 +50,8 @@ struct Control {
     upstream: Mutex<Option<SocketAddr>>,
     connections: Mutex<HashMap<u64, CancellationToken>>,
     refuses: AtomicBool,
+    /// When connections were refused.
+    refused: Mutex<Vec<Instant>>,
     hangs: AtomicBool,
     delay_ms: AtomicU64,
     /// Commits that are still to be lost, before or after.
@@ -71,6 +73,7 @@ impl Proxy {
             upstream: Mutex::new(None),
             connections: Mutex::default(),
             refuses: AtomicBool::new(false),
+            refused: Mutex::default(),
             hangs: AtomicBool::new(false),
             delay_ms: AtomicU64::new(0),
             lose_before: AtomicU32::new(0),
@@ -103,6 +106,11 @@ impl Proxy {
     /// Whether new connections are closed at once.
     pub fn refuse(&self, refuses: bool) {
         self.control.refuses.store(refuses, Ordering::Relaxed);
+    }
+
+    /// When connections were refused so far: attempts to come back.
+    pub fn refused_at(&self) -> Vec<Instant> {
+        lock(&self.control.refused).clone()
     }
 
     /// Whether nothing goes through, in either direction, while connections stay open.
@@ -186,6 +194,7 @@ async fn accept(listener: TcpListener, control: Arc<Control>, end: CancellationT
         let upstream = *lock(&control.upstream);
         let (Ok((client, _)), Some(upstream)) = (client, upstream) else { continue };
         if control.refuses.load(Ordering::Relaxed) {
+            lock(&control.refused).push(Instant::now());
             continue;
         }
         let (control, cut) = (Arc::clone(&control), end.child_token());

@@ -1,0 +1,144 @@
+//! Orders at a high rate, whether or not they are answered; what came of each is kept.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use tokio::{
+    task::JoinSet,
+    time::{MissedTickBehavior, interval},
+};
+use uuid::Uuid;
+
+use crate::campaign::workload::order;
+
+/// A client's patience with one request.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What is ordered; there is enough of it.
+pub const PRODUCT: &str = "mug";
+
+/// The api, over HTTP.
+#[derive(Debug, Clone)]
+pub struct Shop {
+    http: reqwest::Client,
+    api: Arc<str>,
+}
+
+/// What was answered to an order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// 201, the order's id.
+    Placed(Uuid),
+    /// 429 or 503, and whether it says when to ask again.
+    TurnedAway {
+        /// The HTTP status.
+        status: u16,
+        /// Whether there is a `Retry-After` of at least a second.
+        says_when: bool,
+    },
+    /// Anything else.
+    Odd(String),
+    /// Nothing in time, or the connection broke.
+    Unanswered(String),
+}
+
+impl Shop {
+    /// At this address.
+    pub fn new(api: SocketAddr) -> Self {
+        let http = reqwest::Client::builder().timeout(PATIENCE).tcp_nodelay(true).build();
+        Self { http: http.expect("a client without TLS"), api: format!("http://{api}").into() }
+    }
+
+    /// Places an order once.
+    pub async fn place(&self, body: String, key: String) -> Answer {
+        let request = self.http.post(format!("{}/api/orders", self.api)).header("idempotency-key", key);
+        let answer = match request.header("content-type", "application/json").body(body).send().await {
+            Ok(answer) => answer,
+            Err(error) => return Answer::Unanswered(error.to_string()),
+        };
+        let status = answer.status().as_u16();
+        let wait = answer.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+        let body: Value = match answer.json().await {
+            Ok(body) => body,
+            Err(error) => return Answer::Unanswered(error.to_string()),
+        };
+        match (status, body["id"].as_str().and_then(|id| id.parse().ok())) {
+            (201, Some(id)) => Answer::Placed(id),
+            (429 | 503, _) => Answer::TurnedAway { status, says_when: wait.is_some_and(|s| s >= 1) },
+            _ => Answer::Odd(format!("{status}: {body}")),
+        }
+    }
+}
+
+/// An order for one piece, paid by this method.
+pub fn one(method: &str) -> String {
+    let line = json!({ "productId": PRODUCT, "quantity": 1, "unitPrice": 2500 });
+    order(vec![line], "EUR", method, "AT").to_string()
+}
+
+/// Places orders at a steady rate for so long, whatever becomes of them; answers each one's key and answer once all
+/// have one.
+pub async fn steadily(
+    shop: &Shop,
+    rate: f64,
+    time: Duration,
+    body: &str,
+    name: &str,
+) -> Vec<(String, Answer)> {
+    let (begun, mut placed, mut orders) = (Instant::now(), 0_usize, JoinSet::new());
+    let total = (rate * time.as_secs_f64()).round() as usize;
+    let mut answers = Vec::with_capacity(total);
+    let mut ticks = interval(Duration::from_millis(2));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    while placed < total {
+        ticks.tick().await;
+        let due = ((begun.elapsed().as_secs_f64() * rate) as usize).min(total);
+        while placed < due {
+            let (shop, body, key) = (shop.clone(), body.to_owned(), format!("{name}-{placed}"));
+            orders.spawn(async move {
+                let answer = shop.place(body, key.clone()).await;
+                (key, answer)
+            });
+            placed += 1;
+        }
+        while let Some(Ok(answer)) = orders.try_join_next() {
+            answers.push(answer);
+        }
+    }
+    while let Some(answer) = orders.join_next().await {
+        answers.extend(answer);
+    }
+    answers
+}
+
+/// Places so many orders, so many at a time; each is asked for until it is there. Answers how many are.
+pub async fn at_once(shop: &Shop, orders: usize, together: usize, body: &str, name: &str) -> usize {
+    let mut clients = JoinSet::new();
+    for client in 0..together {
+        let (shop, body, name) = (shop.clone(), body.to_owned(), name.to_owned());
+        clients.spawn(async move {
+            let mut placed = 0;
+            for number in (client..orders).step_by(together) {
+                let key = format!("{name}-{number}");
+                for _ in 0..20 {
+                    match shop.place(body.clone(), key.clone()).await {
+                        Answer::Placed(_) => {
+                            placed += 1;
+                            break;
+                        }
+                        _ => tokio::time::sleep(Duration::from_millis(100)).await,
+                    }
+                }
+            }
+            placed
+        });
+    }
+    let mut placed = 0;
+    while let Some(some) = clients.join_next().await {
+        placed += some.unwrap_or(0);
+    }
+    placed
+}

@@ -1,0 +1,144 @@
+//! Limits under stress: what a whole deployment must bear, each measured on real processes and held or not.
+
+mod backlog;
+mod failing;
+mod load;
+mod overdue;
+mod overload;
+mod pinned;
+mod stage;
+mod storm;
+
+use std::{fmt, path::Path};
+
+use crate::{books, campaign, deployment};
+
+/// Why a limit was not measured. (That it is not held is an outcome.)
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Servers or processes did not start.
+    #[error(transparent)]
+    Deployment(#[from] deployment::Error),
+    /// A database does not answer.
+    #[error("database: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The books cannot be read.
+    #[error(transparent)]
+    Books(#[from] books::Error),
+    /// A fleet of processes did not start.
+    #[error(transparent)]
+    Fleet(#[from] campaign::Error),
+    /// What had to come before the measurement did not.
+    #[error("{0}")]
+    NotReached(String),
+    /// A topic cannot be looked at.
+    #[error("broker: {0}")]
+    Broker(#[from] rdkafka::error::KafkaError),
+    /// A process' memory or metrics cannot be read.
+    #[error("reading {what}: {why}")]
+    Unreadable {
+        /// Whose.
+        what: String,
+        /// What went wrong.
+        why: String,
+    },
+}
+
+/// What was asked, what was measured, and whether that is within it.
+#[derive(Debug)]
+pub struct Finding {
+    /// In words, with its figures.
+    pub asked: &'static str,
+    /// Likewise.
+    pub measured: String,
+    /// Everything that is not as asked; empty: held.
+    pub broken: Vec<String>,
+}
+
+impl Finding {
+    /// Whether the limit is held.
+    pub fn is_held(&self) -> bool {
+        self.broken.is_empty()
+    }
+}
+
+/// A limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// 100,000 timers are overdue when the engine comes back.
+    Overdue,
+    /// Five times as many orders come as are admitted.
+    Overload,
+    /// A worker fails every call.
+    Failing,
+    /// Everybody has lost the database at the same moment.
+    Storm,
+    /// A worker was away for three deadlines of its step.
+    Backlog,
+    /// An idle transaction keeps every dead row.
+    Pinned,
+}
+
+/// All of them.
+pub const ALL: [Limit; 6] =
+    [Limit::Overdue, Limit::Overload, Limit::Failing, Limit::Storm, Limit::Backlog, Limit::Pinned];
+
+impl Limit {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Limit::Overdue => "overdue",
+            Limit::Overload => "overload",
+            Limit::Failing => "failing",
+            Limit::Storm => "storm",
+            Limit::Backlog => "backlog",
+            Limit::Pinned => "pinned",
+        }
+    }
+
+    /// Measures it on a deployment of its own.
+    ///
+    /// # Errors
+    /// [`Error`]: it could not be measured.
+    pub async fn measure(self, program: &Path) -> Result<Finding, Error> {
+        match self {
+            Limit::Overdue => overdue::measure(program).await,
+            Limit::Overload => overload::measure(program).await,
+            Limit::Failing => failing::measure(program).await,
+            Limit::Storm => storm::measure(program).await,
+            Limit::Backlog => backlog::measure(program).await,
+            Limit::Pinned => pinned::measure(program).await,
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "asked: {}; measured: {}; ", self.asked, self.measured)?;
+        if self.is_held() { f.write_str("held") } else { write!(f, "NOT HELD: {}", self.broken.join("; ")) }
+    }
+}
+
+/// Collects what is not as asked.
+#[derive(Debug, Default)]
+struct Check(Vec<String>);
+
+impl Check {
+    fn that(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(otherwise());
+        }
+    }
+}
+
+/// The value below which a share of the sorted ones lie; 0 of none.
+fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let at = ((sorted.len() as f64 * share).ceil() as usize).clamp(1, sorted.len().max(1)) - 1;
+    sorted.get(at).copied().unwrap_or_default()
+}
+
+/// The median of values in any order; 0 of none.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    quantile(&values, 0.5)
+}
