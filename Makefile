@@ -9,7 +9,7 @@ FIRST ?= 1
 ORDERS ?= 2000
 SEED ?= 1
 
-.PHONY: help run test simulate mutants bench guard campaign crash-points build lint fmt deny real-kafka bootstrap
+.PHONY: help run test simulate mutants fuzz bench guard campaign crash-points build lint fmt deny real-kafka bootstrap
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -36,6 +36,9 @@ simulate: bootstrap ## run SEEDS=n seeds of the simulator, from FIRST=seed (or A
 
 mutants: bootstrap ## plant bugs, one at a time, and show which check catches each (ARGS="07 refund": only those; SEEDS)
 	@SEEDS=$(if $(filter file,$(origin SEEDS)),3000,$(SEEDS)) scripts/mutants $(ARGS)
+
+fuzz: bootstrap ## fuzz every decoder, ten minutes each (ARGS="messages orders": only those; SECONDS_EACH)
+	@scripts/fuzz $(ARGS)
 
 build: bootstrap ## build the program `amends`
 	@cargo build --workspace

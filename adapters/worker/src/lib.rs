@@ -29,6 +29,8 @@
 #![warn(missing_docs)]
 
 mod clock;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod decide;
 mod desk;
 mod executor;

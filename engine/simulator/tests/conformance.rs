@@ -1,4 +1,4 @@
-//! The simulated store is a `SagaStore`: it passes the suite that Postgres passes.
+//! The simulated store is a `SagaStore`, and the simulated rows are `Rows`: they pass the suites that Postgres passes.
 
 use std::sync::Arc;
 
@@ -6,6 +6,7 @@ use amends_engine::core::{Change, Entry};
 use amends_protocol::Json;
 use amends_sim::{
     executor::World,
+    rows::SimRows,
     store::SimStore,
     world::{Handle, OUTSIDE, State},
 };
@@ -40,3 +41,13 @@ impl amends_postgres::conformance::World for Instant {
 }
 
 amends_postgres::conformance!(world);
+
+mod rows {
+    use super::*;
+
+    async fn rows() -> (SimRows, ()) {
+        (SimRows { handle: world().await.0.0, database: 0 }, ())
+    }
+
+    amends_worker::conformance!(rows);
+}

@@ -7,6 +7,7 @@ mod gateway;
 mod instance;
 mod messages;
 mod recovery;
+mod rows;
 mod table;
 mod transactional;
 mod traps;

@@ -41,6 +41,9 @@ impl Handle {
         let unused = {
             let mut state = self.state();
             if state.instant {
+                drop(state);
+                self.world.settle_dropped();
+                let mut state = self.state();
                 state.now += 1000;
                 return Ok(effect(&mut state));
             }

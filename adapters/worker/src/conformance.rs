@@ -1,0 +1,214 @@
+//! What any [`Rows`] must do. A test file says `amends_worker::conformance!(rows);`, with
+//! `async fn rows() -> (impl Rows, _)` that makes an empty table, and whatever it needs to stay.
+
+use amends_protocol::{Command, Json, Kind, Outcome, SCHEMA_VERSION, id};
+use chrono::{TimeDelta, Utc};
+use uuid::Uuid;
+
+use crate::{
+    row::{Lease, Row, Said, Status},
+    store::Rows,
+};
+
+/// Makes a test of each.
+#[macro_export]
+macro_rules! conformance {
+    ($rows:path) => {
+        $crate::conformance!($rows:
+            only_what_is_not_known_is_inserted
+            a_known_row_within_a_batch_of_new_ones_is_told
+            what_is_due_is_locked_and_others_pass_it_over
+            what_is_not_due_rests
+            what_is_written_in_a_transaction_that_is_dropped_was_never_written
+            a_call_that_nobody_has_touched_is_settled
+            an_outcome_is_not_written_where_a_compensation_is_remembered
+            an_outcome_is_not_written_over_another_owners_attempt_or_doubt
+        );
+    };
+    ($rows:path: $($name:ident)*) => {
+        $(#[tokio::test]
+        async fn $name() {
+            let (rows, _kept) = $rows().await;
+            $crate::conformance::$name(&rows).await;
+        })*
+    };
+}
+
+/// The execute of a saga of its own.
+fn execute() -> Command {
+    let (saga_id, now) = (Uuid::new_v4(), Utc::now());
+    Command {
+        schema_version: SCHEMA_VERSION,
+        command_id: id::execute(saga_id, "pay", 0, 1),
+        kind: Kind::Execute,
+        target: None,
+        saga_id,
+        slot: 7,
+        business_key: "order".to_owned(),
+        workflow: "order".to_owned(),
+        workflow_version: 1,
+        step: "pay".to_owned(),
+        part: 0,
+        generation: 1,
+        attempt: 1,
+        epoch: 0,
+        issued_at: now,
+        deadline: now,
+        reply_token: "token".to_owned(),
+        payload: Json::null(),
+    }
+}
+
+fn compensation(of: &Command) -> Command {
+    let target = of.command_id;
+    Command {
+        command_id: id::of(Kind::Compensate, target),
+        kind: Kind::Compensate,
+        target: Some(target),
+        ..of.clone()
+    }
+}
+
+/// A row that an owner calls for; its lease ended a second ago, or ends in an hour.
+async fn called(rows: &impl Rows, owner: Uuid, lapsed: bool) -> Row {
+    let command = execute();
+    let now = rows.now().await.expect("the time");
+    let until = now + if lapsed { TimeDelta::seconds(-1) } else { TimeDelta::hours(1) };
+    Row {
+        status: Status::Started,
+        lease: Some(Lease { owner: Some(owner), until }),
+        started_at: Some(now),
+        command: Some(command.clone()),
+        ..Row::new(&command)
+    }
+}
+
+async fn insert(rows: &impl Rows, row: &Row) {
+    let inserted = rows.insert(std::slice::from_ref(row)).await.expect("it is inserted");
+    assert!(inserted.contains(&row.key), "it was not known");
+}
+
+async fn read(rows: &impl Rows, key: Uuid) -> Option<Row> {
+    let mut tx = rows.begin().await.expect("a transaction");
+    rows.get(&mut tx, &[key]).await.expect("rows").rows.remove(&key)
+}
+
+/// The row as it will be once its call has come out well.
+fn succeeded(row: &Row) -> Row {
+    let mut row = row.clone();
+    row.settle(Status::settled(Outcome::Succeeded), Said::default());
+    row
+}
+
+/// Inserted twice, a row is as it was the first time.
+pub async fn only_what_is_not_known_is_inserted(rows: &impl Rows) {
+    let (known, other) =
+        (called(rows, Uuid::new_v4(), false).await, called(rows, Uuid::new_v4(), false).await);
+    insert(rows, &known).await;
+    let inserted = rows.insert(&[succeeded(&known), other.clone()]).await.expect("inserted");
+    assert_eq!(inserted.into_iter().collect::<Vec<_>>(), [other.key]);
+    assert_eq!(read(rows, known.key).await.map(|row| row.status), Some(Status::Started));
+}
+
+/// What is done on trial must learn that a row of it was known.
+pub async fn a_known_row_within_a_batch_of_new_ones_is_told(rows: &impl Rows) {
+    let (known, new) = (called(rows, Uuid::new_v4(), false).await, called(rows, Uuid::new_v4(), false).await);
+    insert(rows, &known).await;
+    let mut tx = rows.begin().await.expect("a transaction");
+    assert!(!rows.insert_in(&mut tx, &[known, new.clone()]).await.expect("an answer"));
+    drop(tx);
+    assert_eq!(read(rows, new.key).await, None);
+    let mut tx = rows.begin().await.expect("a transaction");
+    assert!(rows.insert_in(&mut tx, std::slice::from_ref(&new)).await.expect("an answer"));
+    rows.commit(tx).await.expect("a commit");
+    assert_eq!(read(rows, new.key).await.map(|row| row.key), Some(new.key));
+}
+
+/// Two instances look for what is due: only one gets each row, until its transaction ends.
+pub async fn what_is_due_is_locked_and_others_pass_it_over(rows: &impl Rows) {
+    let row = called(rows, Uuid::new_v4(), true).await;
+    insert(rows, &row).await;
+    let mut first = rows.begin().await.expect("a transaction");
+    let due = rows.due(&mut first, 10).await.expect("what is due");
+    assert!(due.rows.contains_key(&row.key));
+    let mut second = rows.begin().await.expect("a transaction");
+    let passed = rows.due(&mut second, 10).await.expect("what is due");
+    assert!(passed.rows.is_empty(), "another transaction holds it");
+    drop((first, second));
+    // The lock goes with the transaction, a moment after it was dropped.
+    for _ in 0..1_000 {
+        let mut third = rows.begin().await.expect("a transaction");
+        if rows.due(&mut third, 10).await.expect("what is due").rows.contains_key(&row.key) {
+            return;
+        }
+    }
+    panic!("nobody gets it after its transaction was dropped");
+}
+
+/// A lease that has not lapsed is respected.
+pub async fn what_is_not_due_rests(rows: &impl Rows) {
+    insert(rows, &called(rows, Uuid::new_v4(), false).await).await;
+    let mut tx = rows.begin().await.expect("a transaction");
+    assert!(rows.due(&mut tx, 10).await.expect("what is due").rows.is_empty());
+}
+
+/// A crash before the commit.
+pub async fn what_is_written_in_a_transaction_that_is_dropped_was_never_written(rows: &impl Rows) {
+    let row = called(rows, Uuid::new_v4(), false).await;
+    insert(rows, &row).await;
+    let mut tx = rows.begin().await.expect("a transaction");
+    rows.get(&mut tx, &[row.key]).await.expect("the row");
+    rows.write(&mut tx, &[succeeded(&row)]).await.expect("written");
+    drop(tx);
+    assert_eq!(read(rows, row.key).await.map(|row| row.status), Some(Status::Started));
+}
+
+/// The plain case: nothing has happened to it since it was begun.
+pub async fn a_call_that_nobody_has_touched_is_settled(rows: &impl Rows) {
+    let owner = Uuid::new_v4();
+    let row = called(rows, owner, false).await;
+    insert(rows, &row).await;
+    let settled = rows.settle(owner, &[succeeded(&row)]).await.expect("settled");
+    assert!(settled.contains(&row.key));
+    let after = read(rows, row.key).await.expect("the row");
+    assert_eq!((after.status, after.lease, after.command), (Status::Succeeded, None, None));
+}
+
+/// What is remembered must be done, not passed over by an outcome that knows nothing of it.
+pub async fn an_outcome_is_not_written_where_a_compensation_is_remembered(rows: &impl Rows) {
+    let owner = Uuid::new_v4();
+    let row = called(rows, owner, false).await;
+    insert(rows, &row).await;
+    let command = row.command.as_ref().expect("it has its command");
+    let mut remembered = Row { undo: Some(compensation(command)), ..row.clone() };
+    let mut tx = rows.begin().await.expect("a transaction");
+    rows.get(&mut tx, &[row.key]).await.expect("the row");
+    rows.write(&mut tx, std::slice::from_ref(&remembered)).await.expect("written");
+    rows.commit(tx).await.expect("a commit");
+    assert!(rows.settle(owner, &[succeeded(&row)]).await.expect("an answer").is_empty());
+    let after = read(rows, row.key).await.expect("the row");
+    remembered.lease = after.lease;
+    assert_eq!((after.status, after.undo), (Status::Started, remembered.undo));
+}
+
+/// Whoever took the row over, tried again, or doubts, is not overruled by the caller of before.
+pub async fn an_outcome_is_not_written_over_another_owners_attempt_or_doubt(rows: &impl Rows) {
+    let owner = Uuid::new_v4();
+    let row = called(rows, owner, false).await;
+    let others = [
+        called(rows, Uuid::new_v4(), false).await,
+        Row { attempt: 2, ..called(rows, owner, false).await },
+        Row { unsure: true, ..called(rows, owner, false).await },
+    ];
+    for other in others {
+        // The doubt of a row that is inserted is written after, as it is in life.
+        insert(rows, &Row { unsure: false, ..other.clone() }).await;
+        let mut tx = rows.begin().await.expect("a transaction");
+        rows.get(&mut tx, &[other.key]).await.expect("the row");
+        rows.write(&mut tx, std::slice::from_ref(&other)).await.expect("written");
+        rows.commit(tx).await.expect("a commit");
+        let mine = Row { attempt: row.attempt, ..succeeded(&other) };
+        assert!(rows.settle(owner, &[mine]).await.expect("an answer").is_empty());
+        assert_eq!(read(rows, other.key).await.map(|row| row.status), Some(Status::Started));
+    }
+}
