@@ -9,7 +9,7 @@ FIRST ?= 1
 ORDERS ?= 2000
 SEED ?= 1
 
-.PHONY: help run test simulate mutants fuzz bench guard campaign crash-points build lint fmt deny real-kafka bootstrap
+.PHONY: help run test simulate mutants fuzz bench guard campaign crash-points limits build lint fmt deny real-kafka bootstrap
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -64,6 +64,11 @@ crash-points: ## kill at named points, then the books (ROLE=engine: only that; n
 	@cp $(RELEASE)/amends $(RELEASE)/amends-failpoints
 	@cargo build --release -p amends-api -p amends-proof
 	@$(RELEASE)/amends-crash-points $(if $(ROLE),--role $(ROLE))
+
+limits: ## what a deployment must bear, measured (ARGS="overdue storm": only those; needs Java and maven)
+	@AMENDS_TEST_REAL_KAFKA=1 scripts/bootstrap
+	@cargo build --release -p amends-api -p amends-proof
+	@$(RELEASE)/amends-limits $(ARGS)
 
 real-kafka: ## run a real Apache Kafka on a free port until Ctrl-C (needs Java and maven)
 	@scripts/real-kafka
