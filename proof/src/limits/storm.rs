@@ -20,11 +20,14 @@ const RATE: f64 = 40.0;
 /// Of the database, and of the broker.
 const AWAY: Duration = Duration::from_secs(12);
 /// The first moment is the same for all: it is the cut's.
-const BEGINNING: Duration = Duration::from_millis(500);
+const BEGINNING: Duration = Duration::from_millis(1_500);
 /// Attempts of two processes that are no further apart are in step.
 const STEP: Duration = Duration::from_millis(25);
-/// A second process of a role may be in step with the first by chance.
-const IN_STEP: f64 = 0.4;
+/// The second process of a role may be in step with the first by chance: of all roles together so often, of one role
+/// that tried at least `ENOUGH` times so often. With fixed rests it always would be.
+const IN_STEP: f64 = 0.3;
+const IN_STEP_OF_ONE: f64 = 0.6;
+const ENOUGH: usize = 5;
 /// Of all attempts to reach the broker, in the busiest tenth of a second.
 const BUSIEST: f64 = 0.06;
 const TENTH: Duration = Duration::from_millis(100);
@@ -52,13 +55,22 @@ pub(super) async fn measure(program: &Path) -> Result<Finding, Error> {
 
     let mut check = Check::default();
     let mut shown = Vec::new();
-    for (role, attempts, in_step) in roles {
-        check.that(in_step <= IN_STEP, || {
-            format!("{:.0} % of the two {role}s' attempts are in step", in_step * 100.0)
+    let (mut tried, mut with_another) = (0, 0);
+    for Role { name, attempts, of_second, in_step } in roles {
+        // An api tries whenever a client asks: it has no rests that could be in step.
+        if name == "api" {
+            shown.push(format!("api {attempts} attempts, one for each time that a client asked"));
+            continue;
+        }
+        (tried, with_another) = (tried + of_second, with_another + in_step);
+        let often = in_step as f64 / of_second as f64;
+        check.that(of_second < ENOUGH || often <= IN_STEP_OF_ONE, || {
+            format!("{in_step} of {of_second} attempts of the second {name} are in step with the first")
         });
-        shown.push(format!("{role} {attempts} attempts, {:.0} % in step", in_step * 100.0));
+        shown.push(format!("{name} {attempts} attempts, {in_step} of {of_second} in step"));
     }
-    check.that(!shown.is_empty(), || "nobody tried to come back".to_owned());
+    let often = with_another as f64 / f64::from(u32::try_from(tried).unwrap_or(u32::MAX).max(1));
+    check.that(tried > 0 && often <= IN_STEP, || format!("{with_another} of {tried} attempts are in step"));
     check.that(attempts > 0 && busiest <= BUSIEST, || {
         format!("{:.0} % of all attempts to reach the broker in one tenth of a second", busiest * 100.0)
     });
@@ -68,7 +80,7 @@ pub(super) async fn measure(program: &Path) -> Result<Finding, Error> {
     let seconds =
         |time: Option<Duration>| time.map_or("never".to_owned(), |t| format!("{:.1} s", t.as_secs_f64()));
     Ok(Finding {
-        asked: "after an outage nobody comes back in step: of two processes of a role ≤ 40 % of attempts within 25 ms of each other, of all clients of the broker ≤ 6 % of attempts in a tenth of a second",
+        asked: "after an outage nobody comes back in step: of two processes of a role ≤ 30 % of attempts (60 % of any one role's) within 25 ms of each other, of all clients of the broker ≤ 6 % of attempts in a tenth of a second",
         measured: format!(
             "database away {} s: {}; an order then took {}; broker away as long: {attempts} attempts, {:.1} % of them in the busiest tenth of a second; an order then took {}",
             AWAY.as_secs(),
@@ -81,9 +93,16 @@ pub(super) async fn measure(program: &Path) -> Result<Finding, Error> {
     })
 }
 
-/// Cuts everybody's way to the database, and lets nobody through for a while. Answers, of each role that tried, how many
-/// attempts there were and which share of the second process' was in step with the first's.
-async fn lose_database(fleet: &Fleet) -> Vec<(String, usize, f64)> {
+/// How the two processes of a role tried to come back.
+struct Role {
+    name: &'static str,
+    attempts: usize,
+    of_second: usize,
+    in_step: usize,
+}
+
+/// Cuts everybody's way to the database, and lets nobody through for a while.
+async fn lose_database(fleet: &Fleet) -> Vec<Role> {
     let cut = Instant::now();
     for member in &fleet.members {
         member.proxy.refuse(true);
@@ -104,9 +123,12 @@ async fn lose_database(fleet: &Fleet) -> Vec<(String, usize, f64)> {
             continue;
         }
         let near = |at: &&Instant| first_at.iter().any(|other| apart(**at, *other) <= STEP);
-        let in_step = second_at.iter().filter(near).count() as f64 / second_at.len() as f64;
-        let role = first.role[first.role.len() - 1].to_owned();
-        roles.push((role, first_at.len() + second_at.len(), in_step));
+        roles.push(Role {
+            name: first.role[first.role.len() - 1],
+            attempts: first_at.len() + second_at.len(),
+            of_second: second_at.len(),
+            in_step: second_at.iter().filter(near).count(),
+        });
     }
     roles
 }
