@@ -69,7 +69,7 @@ pub(super) async fn measure(program: &Path) -> Result<Finding, Error> {
         });
         shown.push(format!("{name} {attempts} attempts, {in_step} of {of_second} in step"));
     }
-    let often = with_another as f64 / f64::from(u32::try_from(tried).unwrap_or(u32::MAX).max(1));
+    let often = with_another as f64 / tried.max(1) as f64;
     check.that(tried > 0 && often <= IN_STEP, || format!("{with_another} of {tried} attempts are in step"));
     check.that(attempts > 0 && busiest <= BUSIEST, || {
         format!("{:.0} % of all attempts to reach the broker in one tenth of a second", busiest * 100.0)
