@@ -54,6 +54,22 @@ pub struct Bench {
     /// Sagas that wait for a timer before it begins; the timers fall within the next hour.
     #[arg(long, default_value_t = 0)]
     pub armed: u64,
+    /// Sagas that have ended, with their entries, before it begins.
+    #[arg(long, default_value_t = 0)]
+    pub ended: u64,
+    /// Partitions of the topics of commands and replies, instead of twelve.
+    #[arg(long)]
+    pub partitions: Option<u16>,
+    /// Holds an idle transaction open in the engine's database all the time, whose snapshot keeps Postgres from
+    /// cleaning up.
+    #[arg(long)]
+    pub pin: bool,
+    /// Instead of rows: kills one of two engines at full load, and stops one, and shows when its sagas move again.
+    #[arg(long)]
+    pub takeover: bool,
+    /// Shows where each process spends its time, by `perf`.
+    #[arg(long)]
+    pub profile: bool,
     /// A setting of every role.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
     pub set: Vec<(String, String)>,

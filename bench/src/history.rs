@@ -1,5 +1,5 @@
-//! What lies in the engine's database before a row begins: sagas that are parked, or that wait for a timer. They are
-//! taken away before the books are checked, which are about the orders of the row.
+//! What lies in the engine's database before a row begins: sagas that are parked, that wait for a timer, or that have
+//! ended. They are taken away before the books are checked, which are about the orders of the row.
 
 use amends_proof::deployment::Deployment;
 use anyhow::{Context, Result};
@@ -28,6 +28,25 @@ const WRITE: &str = "
     FROM (SELECT n, md5(n::text) AS hash, (extract(epoch FROM now()) * 1000000)::int8 AS micros
           FROM generate_series($1::int8, $2::int8) AS n) AS each";
 
+/// Orders that were fulfilled an hour ago, `first ..= last`, each with an input and four answers in its timeline.
+const WRITE_ENDED: &str = "
+    WITH written AS (
+        INSERT INTO sagas (id, born_at, workflow_version, slot, workflow, business_key, core_version, state_version,
+                           revision, since, updated_at, live, parked, outcome, step, label, state)
+        SELECT (lpad(to_hex((extract(epoch FROM now()) * 1000)::int8), 12, '0') || '7' || substr(hash, 1, 3) || '8'
+                || substr(hash, 4, 15))::uuid,
+               now() - interval '1 hour', 1, n % 1024, 'order_fulfilment', $3, 1, 1, 5, now(),
+               now() - interval '1 hour', false, false, 'completed', 'take', 'FULFILLED', repeat('x', 700)
+        FROM (SELECT n, md5('ended ' || n) AS hash FROM generate_series($1::int8, $2::int8) AS n) AS each
+        RETURNING id, slot
+    )
+    INSERT INTO timeline (saga_id, at, batch, revision, slot, body)
+    SELECT id, now() - interval '1 hour', 0, revision, slot, repeat('x', CASE revision WHEN 1 THEN 330 ELSE 260 END)
+    FROM written, generate_series(1, 5) AS revision";
+
+/// Ended sagas are written so many at a time.
+const AT_ONCE: i64 = 100_000;
+
 /// Writes what the command line asks for, and has the server take note of it.
 pub async fn write(deployment: &Deployment, args: &Bench) -> Result<()> {
     let pool = deployment.pool("engine");
@@ -38,19 +57,40 @@ pub async fn write(deployment: &Deployment, args: &Bench) -> Result<()> {
             written.await.context("writing sagas that were there before")?;
         }
     }
-    if parked + armed > 0 {
-        sqlx::query("VACUUM ANALYZE sagas").execute(&pool).await?;
+    let ended = args.ended.cast_signed();
+    for first in (1..=ended).step_by(AT_ONCE as usize) {
+        let last = ended.min(first + AT_ONCE - 1);
+        let written = sqlx::query(WRITE_ENDED).bind(first).bind(last).bind(MARK).execute(&pool);
+        written.await.context("writing sagas that have ended")?;
     }
+    if ended > 0 {
+        publish(&pool).await?;
+    }
+    if parked + armed + ended > 0 {
+        sqlx::query("VACUUM ANALYZE sagas, timeline").execute(&pool).await?;
+    }
+    Ok(())
+}
+
+/// Their domain events were published long ago.
+async fn publish(pool: &PgPool) -> Result<()> {
+    let published = "INSERT INTO publisher_watermarks (slot, position)
+                     SELECT slot, max(position) FROM timeline GROUP BY slot
+                     ON CONFLICT (slot) DO UPDATE SET position = excluded.position";
+    sqlx::query(published).execute(pool).await.context("marking them as published")?;
     Ok(())
 }
 
 /// Takes it all away.
 pub async fn remove(pool: &PgPool) -> Result<()> {
+    let entries =
+        "DELETE FROM timeline WHERE batch = 0 AND saga_id IN (SELECT id FROM sagas WHERE business_key = $1)";
+    sqlx::query(entries).bind(MARK).execute(pool).await?;
     sqlx::query("DELETE FROM sagas WHERE business_key = $1").bind(MARK).execute(pool).await?;
     Ok(())
 }
 
-/// How late timers fired: of all since the engine's start, by its own histogram.
+/// How late timers fired in a window.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Lateness {
     /// So many fired.
@@ -59,18 +99,30 @@ pub struct Lateness {
     pub p99_ms: f64,
 }
 
+/// An engine's histogram of how late its timers fired since it started: how many, by bucket's upper bound in seconds.
+pub type Timers = Vec<(f64, u64)>;
+
+/// Reads an engine's `/metrics`.
+pub fn timers(metrics: &str) -> Timers {
+    const BUCKET: &str = "amends_engine_timer_lateness_seconds_bucket{le=\"";
+    let bucket = |line: &str| {
+        let (bound, count) = line.strip_prefix(BUCKET)?.split_once("\"} ")?;
+        Some((bound.replace("+Inf", "inf").parse::<f64>().ok()?, count.trim().parse::<u64>().ok()?))
+    };
+    metrics.lines().filter_map(bucket).collect()
+}
+
 impl Lateness {
-    /// Reads an engine's `/metrics`.
-    pub fn read(metrics: &str) -> Option<Self> {
-        const BUCKET: &str = "amends_engine_timer_lateness_seconds_bucket{le=\"";
-        let bucket = |line: &str| {
-            let (bound, count) = line.strip_prefix(BUCKET)?.split_once("\"} ")?;
-            Some((bound.replace("+Inf", "inf").parse::<f64>().ok()?, count.trim().parse::<u64>().ok()?))
-        };
-        let buckets: Vec<(f64, u64)> = metrics.lines().filter_map(bucket).collect();
-        let timers = buckets.last()?.1;
+    /// Of what fired between two looks at the same engine, if anything did.
+    pub fn between(before: &Timers, after: &Timers) -> Option<Self> {
+        let earlier = |bound: f64| before.iter().find(|(b, _)| *b == bound).map_or(0, |(_, count)| *count);
+        let fired: Timers = after.iter().map(|(bound, count)| (*bound, count - earlier(*bound))).collect();
+        let timers = fired.last()?.1;
+        if timers == 0 {
+            return None;
+        }
         let enough = (timers as f64 * 0.99).ceil() as u64;
-        let (bound, _) = buckets.into_iter().find(|(_, count)| *count >= enough)?;
+        let (bound, _) = fired.into_iter().find(|(_, count)| *count >= enough)?;
         Some(Self { timers, p99_ms: bound * 1_000.0 })
     }
 }
@@ -80,11 +132,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bucket_that_99_of_100_fall_into_bounds_the_lateness() {
-        let metrics = "amends_engine_timer_lateness_seconds_bucket{le=\"0.01\"} 60\n\
-                       amends_engine_timer_lateness_seconds_bucket{le=\"0.025\"} 198\n\
-                       amends_engine_timer_lateness_seconds_bucket{le=\"+Inf\"} 200\n";
-        assert_eq!(Lateness::read(metrics), Some(Lateness { timers: 200, p99_ms: 25.0 }));
-        assert_eq!(Lateness::read("amends_up 1"), None);
+    fn the_bucket_that_99_of_100_in_the_window_fall_into_bounds_the_lateness() {
+        let after = timers(
+            "amends_engine_timer_lateness_seconds_bucket{le=\"0.01\"} 60\n\
+             amends_engine_timer_lateness_seconds_bucket{le=\"0.025\"} 198\n\
+             amends_engine_timer_lateness_seconds_bucket{le=\"+Inf\"} 1200\n",
+        );
+        let before = vec![(0.01, 0), (0.025, 0), (f64::INFINITY, 1000)];
+        assert_eq!(Lateness::between(&before, &after), Some(Lateness { timers: 200, p99_ms: 25.0 }));
+        assert_eq!(Lateness::between(&after, &after), None);
+        assert_eq!(Lateness::between(&before, &timers("amends_up 1")), None);
     }
 }

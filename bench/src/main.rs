@@ -11,6 +11,8 @@
 //! | [`history`] | what lies in the database before |
 //! | [`books`] | whether every order has exactly the effects that it should have |
 //! | [`yardstick`] | what this machine's Postgres does without us |
+//! | [`profile`] | where each process spends its time |
+//! | [`takeover`] | an engine is killed, and one stopped: when its sagas move again |
 //! | [`row`] | one row: warm-up, window, drain, books |
 //! | [`report`] | the table, the JSON, the plots |
 //! | [`roles`] | processes of the benchmark's own: no-op workers, an engine of another workflow, a reader |
@@ -22,12 +24,14 @@ mod load;
 mod machine;
 mod meter;
 mod plan;
+mod profile;
 mod report;
 mod roles;
 mod row;
 mod run;
 mod seen;
 mod stage;
+mod takeover;
 mod yardstick;
 
 use std::process::ExitCode;

@@ -41,7 +41,7 @@ impl Asked {
 
 /// The groups that the command line asks for.
 pub fn groups(args: &Bench) -> Result<Vec<Group>> {
-    if args.yardsticks {
+    if args.yardsticks || args.takeover {
         return Ok(Vec::new());
     }
     let group = |mode, mix, loops: &[usize]| Group {

@@ -18,6 +18,7 @@ use crate::{
         latency::Latency,
         postgres::{Counters, Statement, Wal},
     },
+    profile::Profile,
     report::{Figures, Row, progress},
     seen,
     stage::{Settings, Stage},
@@ -57,6 +58,8 @@ pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<Row>
     if args.statements {
         meter.postgres.watch_statements().await?;
     }
+    let timers = stage.timers().await;
+    let profile = if args.profile { Some(Profile::begin(stage)?) } else { None };
     let from = meter.read().await?;
     let before = stage.ledger.ended();
     for second in 1..=args.seconds {
@@ -68,6 +71,8 @@ pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<Row>
         progress(&format!("{second} of {} s, {:.0} sagas/s", args.seconds, ended as f64 / second as f64));
     }
     let to = meter.read().await?;
+    let lateness = Lateness::between(&timers, &stage.timers().await);
+    let profile = profile.map(Profile::end).transpose()?.unwrap_or_default();
     let memory_mb = meter.memory_mb();
     let statements = if args.statements { meter.postgres.statements(STATEMENTS).await? } else { Vec::new() };
     let engine = stage.deployment.pool("engine");
@@ -84,8 +89,7 @@ pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<Row>
     if let Some(fallen) = stage.fallen() {
         bail!(fallen);
     }
-    let lateness = lateness(stage).await;
-    if args.parked + args.armed > 0 {
+    if args.parked + args.armed + args.ended > 0 {
         history::remove(&engine).await?;
     }
     progress("the books");
@@ -110,18 +114,14 @@ pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<Row>
         settings: Settings::of(args, stage.mix).roles,
         parked: args.parked,
         armed: args.armed,
+        before_ended: args.ended,
+        pinned: args.pin,
+        profile,
         timers: lateness,
         figures: books_balanced.then(|| measured.figures(pace)),
         books_balanced,
         books,
     })
-}
-
-/// How late the first engine's timers were, if any fired.
-async fn lateness(stage: &Stage) -> Option<Lateness> {
-    let (_, engine) = stage.roles.iter().find(|(group, _)| *group == "engine")?;
-    let metrics = reqwest::get(format!("http://{}/metrics", engine.address)).await.ok()?;
-    Lateness::read(&metrics.text().await.ok()?)
 }
 
 /// What a window came to, before it is divided.
@@ -147,6 +147,16 @@ impl Measured {
         Latency::of(spans.iter().filter(inside).map(Span::long))
     }
 
+    /// Sagas a second in each sixth of the window: whether it gets slower. Of half an hour each is five minutes.
+    fn sixths(&self) -> Vec<f64> {
+        let sixth = self.to.at.duration_since(self.from.at) / 6;
+        let in_sixth = |n: u32| {
+            let from = self.from.at + sixth * n;
+            self.ended.iter().filter(|span| from <= span.to && span.to < from + sixth).count()
+        };
+        (0..6).map(|n| in_sixth(n) as f64 / sixth.as_secs_f64()).collect()
+    }
+
     fn figures(self, pace: Pace) -> Figures {
         let seconds = self.to.at.duration_since(self.from.at).as_secs_f64();
         let in_window = |span: &&Span| self.from.at <= span.to && span.to < self.to.at;
@@ -155,6 +165,7 @@ impl Measured {
         let grown = |group: &&'static str| self.to.cpu_ms[*group] - self.from.cpu_ms[*group];
         let cpu_ms: BTreeMap<&'static str, f64> =
             self.to.cpu_ms.keys().map(|group| (*group, each(grown(group)))).collect();
+        let sixths_sagas_per_s = self.sixths();
         let transactions = |counters: &Counters| counters.transactions.values().sum::<i64>();
         Figures {
             seconds,
@@ -175,6 +186,7 @@ impl Measured {
             kafka_bytes_per_saga: each(self.to.kafka_bytes.saturating_sub(self.from.kafka_bytes) as f64),
             memory_mb: self.memory_mb,
             statements: self.statements,
+            sixths_sagas_per_s,
             all_sagas_per_s: Vec::new(),
         }
     }

@@ -18,7 +18,7 @@ use crate::{
     report::{Report, Row, plots, say, table},
     row,
     stage::{self, Settings, Stage},
-    yardstick,
+    takeover, yardstick,
 };
 
 /// Runs what the command line asks for; fails if any row's books do not balance.
@@ -41,6 +41,9 @@ pub async fn run(mut args: Bench) -> Result<ExitCode> {
         ));
         report.reference_per_s = Some(yardsticks.reference_per_s);
         report.ceiling_per_s = Some(yardsticks.ceiling_per_s);
+    }
+    if args.takeover {
+        report.takeovers = takeover::measure(&args).await?;
     }
     for group in &groups {
         measure(&args, group, &mut report).await?;
@@ -66,6 +69,7 @@ fn begin(args: &Bench) -> Report {
         reference_per_s: None,
         ceiling_per_s: None,
         rows: Vec::new(),
+        takeovers: Vec::new(),
     }
 }
 

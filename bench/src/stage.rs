@@ -15,11 +15,12 @@ use amends_postgres::{PgSagaStore, deployment::deployment, orders::OrderStore};
 use amends_proof::deployment::{Deployment, KafkaOptions, Options, Process, free_address};
 use amends_workflows as workflows;
 use anyhow::{Context, Result, bail};
+use sqlx::{Postgres, Transaction};
 use tokio::task::JoinHandle;
 
 use crate::{
     args::{Bench, Mix, Mode},
-    history,
+    history::{self, Timers},
     load::{
         Entrance,
         births::Births,
@@ -61,6 +62,8 @@ pub struct Stage {
     /// What each process is counted as.
     pub roles: Vec<(&'static str, Process)>,
     reading: Option<JoinHandle<()>>,
+    /// An idle transaction with a snapshot, where one was asked for.
+    _pin: Option<Transaction<'static, Postgres>>,
 }
 
 /// Everything about servers and roles that was set.
@@ -85,6 +88,9 @@ impl Settings {
         if mix == Mix::Timeouts1 {
             roles.extend([own(&LOST_AFTER)]);
         }
+        for key in ["command_partitions", "reply_partitions"] {
+            roles.extend(args.partitions.map(|partitions| (key.to_owned(), partitions.to_string())));
+        }
         roles.extend(args.set.iter().cloned());
         Self { postgres, jvm: args.jvm.clone().unwrap_or_else(|| JVM.to_owned()), roles }
     }
@@ -95,7 +101,10 @@ pub async fn servers(args: &Bench, mix: Mix) -> Result<Deployment> {
     let settings = Settings::of(args, mix);
     let mut options = Options::new(program(args)?);
     options.postgres = settings.postgres;
-    options.kafka = KafkaOptions { jvm: Some(settings.jvm), properties: Vec::new() };
+    // A broker allows no session under six seconds unless it is told to.
+    let properties =
+        if args.takeover { vec!["group.min.session.timeout.ms=1000".to_owned()] } else { Vec::new() };
+    options.kafka = KafkaOptions { jvm: Some(settings.jvm), properties };
     options.settings = settings.roles;
     options.log.clone_from(&args.log);
     Ok(Deployment::start(options).await?)
@@ -162,7 +171,25 @@ impl Stage {
         } else {
             (Entrance::Births(Arc::new(births(&deployment, &kafka, mode).await?)), None)
         };
-        Ok(Self { deployment, mode, mix, ledger, entrance, roles, reading })
+        let pin = if args.pin { Some(pinned(&deployment).await?) } else { None };
+        Ok(Self { deployment, mode, mix, ledger, entrance, roles, reading, _pin: pin })
+    }
+
+    /// Every engine's histogram of its timers, added up.
+    pub async fn timers(&self) -> Timers {
+        let mut sum = Timers::new();
+        for (_, engine) in self.roles.iter().filter(|(group, _)| *group == "engine") {
+            let Ok(answer) = reqwest::get(format!("http://{}/metrics", engine.address)).await else {
+                continue;
+            };
+            let read = history::timers(&answer.text().await.unwrap_or_default());
+            if sum.is_empty() {
+                sum = read;
+            } else {
+                sum.iter_mut().zip(read).for_each(|((_, sum), (_, count))| *sum += count);
+            }
+        }
+        sum
     }
 
     /// A role that has ended unasked, and its last words.
@@ -186,6 +213,13 @@ impl Stage {
         while stopping.join_next().await.is_some() {}
         // Dropped with its servers: nobody needs the data, and a shutdown would write it all.
     }
+}
+
+/// A snapshot that is held, as a forgotten session holds it.
+async fn pinned(deployment: &Deployment) -> Result<Transaction<'static, Postgres>> {
+    let mut pin = deployment.pool("engine").begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
+    sqlx::query("SELECT count(*) FROM deployment").execute(&mut *pin).await?;
+    Ok(pin)
 }
 
 /// Enough of everything, over the inventory worker's own HTTP.

@@ -12,6 +12,7 @@
 #![warn(missing_docs)]
 
 mod context;
+mod producer;
 mod progress;
 mod settings;
 mod sink;

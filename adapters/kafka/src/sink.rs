@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -11,15 +11,16 @@ use std::{
 
 use amends_protocol::transport::{Error, Inbound, Outbound, Placement, Sink};
 use rdkafka::{
-    ClientContext,
-    config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
-    message::{DeliveryResult, Header, OwnedHeaders},
-    producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer},
+    message::{Header, OwnedHeaders},
+    producer::{BaseRecord, Producer},
 };
-use tokio::sync::Notify;
 
-use crate::{KafkaSettings, context, settings, topics};
+use crate::{
+    KafkaSettings, context,
+    producer::{Delivery, Kind, Reporting, Slot},
+    settings, topics,
+};
 
 /// From this size on a batch goes by the producer that lingers. Measured against a real broker on two busy cores, 500
 /// bytes a message: at 16 lingering saves nothing and costs 0.9 ms; at 32 it saves a fifth of the CPU for 0.8 ms, at 64
@@ -177,110 +178,6 @@ async fn enqueue<K: rdkafka::message::ToBytes + ?Sized>(
 fn headers(pairs: &[(&str, &str)]) -> OwnedHeaders {
     let headers = OwnedHeaders::new_with_capacity(pairs.len());
     pairs.iter().fold(headers, |headers, (key, value)| headers.insert(Header { key, value: Some(*value) }))
-}
-
-/// The messages of one call that the broker has not answered for.
-struct Delivery {
-    left: AtomicUsize,
-    failed: OnceLock<KafkaError>,
-    done: Notify,
-}
-
-impl Delivery {
-    fn of(messages: usize) -> Self {
-        Self { left: AtomicUsize::new(messages), failed: OnceLock::new(), done: Notify::new() }
-    }
-
-    fn report(&self, error: Option<KafkaError>) {
-        if let Some(error) = error {
-            let _ = self.failed.set(error);
-        }
-        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.done.notify_one();
-        }
-    }
-
-    async fn reports(&self) -> Result<(), KafkaError> {
-        self.done.notified().await;
-        self.failed.get().cloned().map_or(Ok(()), Err)
-    }
-}
-
-/// Hands delivery reports to whoever waits for them, from the producer's own thread.
-struct Reports;
-
-type Reporting = ThreadedProducer<Reports>;
-
-impl ClientContext for Reports {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        context::log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        context::error(&error, reason);
-    }
-}
-
-impl ProducerContext for Reports {
-    type DeliveryOpaque = Arc<Delivery>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, delivery: Arc<Delivery>) {
-        delivery.report(result.as_ref().err().map(|(error, _)| error.clone()));
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    Quick,
-    Bulk,
-    InOrder,
-}
-
-/// A producer, and another one when it has met an error that it cannot get over.
-struct Slot {
-    kind: Kind,
-    producer: Mutex<Arc<Reporting>>,
-}
-
-impl Slot {
-    fn new(settings: &KafkaSettings, kind: Kind) -> Result<Self, settings::Error> {
-        let producer = produce(settings, kind).map_err(settings::Error::Settings)?;
-        Ok(Self { kind, producer: Mutex::new(Arc::new(producer)) })
-    }
-
-    fn producer(&self) -> Arc<Reporting> {
-        self.producer.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// An idempotent producer is dead once a broker has forgotten its sequence.
-    fn mend(&self, settings: &KafkaSettings) {
-        let mut producer = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((code, reason)) = producer.client().fatal_error() {
-            tracing::warn!(%code, reason, "the producer cannot go on, making another");
-            match produce(settings, self.kind) {
-                Ok(another) => *producer = Arc::new(another),
-                Err(error) => tracing::error!(%error, "no other producer could be made"),
-            }
-        }
-    }
-}
-
-fn produce(settings: &KafkaSettings, kind: Kind) -> Result<Reporting, KafkaError> {
-    let (linger, idempotence) = match kind {
-        Kind::Quick => ("0", "false"),
-        Kind::Bulk => ("1", "false"),
-        Kind::InOrder => ("1", "true"),
-    };
-    let timeout = settings.delivery_timeout.as_millis().to_string();
-    let config = settings.client(&[
-        ("acks", "all"),
-        ("enable.idempotence", idempotence),
-        ("linger.ms", linger),
-        ("message.timeout.ms", &timeout),
-        // The broker's limit decides, so that a dead letter may be as big as the message was.
-        ("message.max.bytes", "100000000"),
-    ]);
-    config.create_with_context(Reports)
 }
 
 /// How many partitions topics have: looked up at first use, then now and then beside the sending.

@@ -19,6 +19,8 @@ use crate::{
         latency::Latency,
         postgres::{Statement, Wal},
     },
+    profile::Spent,
+    takeover::Takeover,
 };
 
 /// All of a run, as it is written.
@@ -34,6 +36,8 @@ pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ceiling_per_s: Option<f64>,
     pub rows: Vec<Row>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub takeovers: Vec<Takeover>,
 }
 
 /// One row.
@@ -52,6 +56,15 @@ pub struct Row {
     /// Sagas that waited for a timer before it began.
     #[serde(skip_serializing_if = "is_none")]
     pub armed: u64,
+    /// Sagas that had ended before it began.
+    #[serde(skip_serializing_if = "is_none")]
+    pub before_ended: u64,
+    /// Whether an idle transaction held a snapshot all the time.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
+    /// Where each process spent its time, if that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub profile: Vec<Spent>,
     /// How late timers were, if any fired.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timers: Option<Lateness>,
@@ -102,6 +115,8 @@ pub struct Figures {
     pub memory_mb: BTreeMap<&'static str, f64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub statements: Vec<Statement>,
+    /// In each sixth of the window.
+    pub sixths_sagas_per_s: Vec<f64>,
     /// Sagas a second of all measurements of which this is the median.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub all_sagas_per_s: Vec<f64>,
@@ -164,6 +179,7 @@ pub mod tests {
             kafka_bytes_per_saga: 3_000.0,
             memory_mb: BTreeMap::from([("engine", 20.0)]),
             statements: Vec::new(),
+            sixths_sagas_per_s: vec![1_000.0; 6],
             all_sagas_per_s: Vec::new(),
         };
         Row {
@@ -176,6 +192,9 @@ pub mod tests {
             lines: 1,
             parked: 0,
             armed: 0,
+            before_ended: 0,
+            pinned: false,
+            profile: Vec::new(),
             timers: None,
             settings: BTreeMap::new(),
             figures: Some(figures),
@@ -208,6 +227,7 @@ pub mod tests {
             reference_per_s: Some(20_000.0),
             ceiling_per_s: Some(10_000.0),
             rows,
+            takeovers: Vec::new(),
         }
     }
 

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::{Report, Row};
+use crate::takeover;
 
 /// As it is written in JSON, without quotes.
 pub fn word<T: Serialize>(value: &T) -> String {
@@ -41,6 +42,25 @@ pub fn render(report: &Report) -> String {
                 s.total_ms, s.calls, s.mean_ms, s.rows, s.database
             ));
         }
+    }
+    for row in report.rows.iter().filter(|row| !row.profile.is_empty()) {
+        text.push_str(&format!("\nWhere the time of {} went\n", row.title()));
+        for spent in &row.profile {
+            text.push_str(&format!("  {:5.1} %  {:<14} {}\n", spent.percent, spent.process, spent.function));
+        }
+    }
+    for row in &report.rows {
+        if let Some(timers) = row.timers {
+            text.push_str(&format!(
+                "\n{} timers fired in {}: 99 of 100 within {:.0} ms\n",
+                timers.timers,
+                row.title(),
+                timers.p99_ms
+            ));
+        }
+    }
+    for takeover in &report.takeovers {
+        text.push_str(&format!("\n{}\n", takeover::told(takeover).trim_start()));
     }
     if let (Some(reference), Some(ceiling)) = (report.reference_per_s, report.ceiling_per_s) {
         text.push_str(&format!(

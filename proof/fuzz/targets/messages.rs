@@ -1,0 +1,15 @@
+//! Any bytes from Kafka are a command, a reply, or an error; what is read is written and read again as the same.
+
+#![no_main]
+
+use amends_protocol::wire;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(command) = wire::command(bytes) {
+        assert_eq!(wire::command(&wire::write(&command)), Ok(command));
+    }
+    if let Ok(reply) = wire::reply(bytes) {
+        assert_eq!(wire::reply(&wire::write(&reply)), Ok(reply));
+    }
+});

@@ -1,0 +1,17 @@
+//! Any body of `POST /api/orders` is an order within its bounds, or a problem; any text in a path is an id, or one.
+
+#![no_main]
+
+use amends_api::{body, orders::request::NewOrder, problem::Problem};
+use axum::{body::Bytes, http::HeaderMap};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let order: Result<NewOrder, Problem> = body::read(&HeaderMap::new(), &Bytes::copy_from_slice(bytes));
+    if let Ok(order) = order {
+        assert!(order.total() >= 0, "it was checked");
+    }
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        let _ = body::id("orderId", text);
+    }
+});

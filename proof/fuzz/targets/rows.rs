@@ -1,0 +1,15 @@
+//! Any text in a saga's row or entry is read, or refused; a row that is read is written and read again as the same.
+
+#![no_main]
+
+use amends_engine::core::{Entry, State};
+use chrono::DateTime;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    if let Ok(state) = serde_json::from_str::<State>(text) {
+        let again = state.to_json();
+        assert_eq!(serde_json::from_str::<State>(&again).expect("it was written by us").to_json(), again);
+    }
+    let _ = Entry::from_stored(1, DateTime::UNIX_EPOCH, text);
+});
