@@ -54,7 +54,11 @@ async fn main() -> ExitCode {
             println!("{outcome}");
             let enough = outcome.injected() >= arguments.least;
             if !enough {
-                eprintln!("campaign: {} faults; at least {} were asked for", outcome.injected(), arguments.least);
+                eprintln!(
+                    "campaign: {} faults; at least {} were asked for",
+                    outcome.injected(),
+                    arguments.least
+                );
             }
             if enough && outcome.violations() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
