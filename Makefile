@@ -53,10 +53,11 @@ fmt: ## format the code
 deny: ## check dependencies' licenses, sources and bans (needs cargo-deny)
 	@cargo deny check bans licenses sources
 
-campaign: ## orders while everything fails, then the books (ORDERS=2000 SEED=1 FAULTS=…; needs Java and maven)
+campaign: ## orders while everything fails, then the books (ORDERS=2000 SEED=1 FAULTS=… LEAST=…; needs Java and maven)
 	@AMENDS_TEST_REAL_KAFKA=1 scripts/bootstrap
 	@cargo build --release -p amends-api -p amends-proof
-	@$(RELEASE)/amends-campaign --orders $(ORDERS) --seed $(SEED) $(if $(FAULTS),--faults $(FAULTS))
+	@$(RELEASE)/amends-campaign --orders $(ORDERS) --seed $(SEED) \
+		$(if $(FAULTS),--faults $(FAULTS)) $(if $(LEAST),--least $(LEAST))
 
 crash-points: ## kill at named points, then the books (ROLE=engine: only that; needs Java and maven)
 	@AMENDS_TEST_REAL_KAFKA=1 scripts/bootstrap

@@ -10,10 +10,6 @@ use amends_api::{
 };
 use clap::Parser;
 
-/// Batches allocate in one thread and free in another, thousands of small things at a time.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let settings = match Settings::read(cli.config.as_deref(), &cli.flags.pairs()) {

@@ -41,10 +41,6 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Cli;
 
-/// As in the program that is measured: its engine runs here too.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

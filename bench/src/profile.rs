@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     process::{Child, Command, Stdio},
 };
 
@@ -12,6 +13,8 @@ use crate::stage::Stage;
 
 /// Samples a second and core.
 const RATE: &str = "499";
+/// A core at rest.
+const IDLE: [&str; 3] = ["pv_native_safe_halt", "native_safe_halt", "default_idle"];
 /// Functions shown of each process.
 const SHOWN: usize = 12;
 
@@ -55,6 +58,15 @@ impl Profile {
         let interrupted = Command::new("kill").args(["-INT", &self.perf.id().to_string()]).status()?;
         ensure!(interrupted.success(), "perf has ended by itself");
         self.perf.wait()?;
+        // What perf calls a process id is a thread's.
+        let threads = |(pid, role): (&u32, &&'static str)| {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+            let role = *role;
+            tasks
+                .filter_map(move |task| Some((task.file_name().to_str()?.parse().ok()?, role)))
+                .collect::<Vec<_>>()
+        };
+        let roles: BTreeMap<u32, &'static str> = self.roles.iter().flat_map(threads).collect();
         let report = Command::new("perf")
             .args([
                 "report",
@@ -72,7 +84,7 @@ impl Profile {
             .stdin(Stdio::null())
             .output()?;
         ensure!(report.status.success(), "perf report: {}", String::from_utf8_lossy(&report.stderr));
-        Ok(summed(&String::from_utf8_lossy(&report.stdout), &self.roles))
+        Ok(summed(&String::from_utf8_lossy(&report.stdout), &roles))
     }
 }
 
@@ -91,6 +103,9 @@ fn summed(report: &str, roles: &BTreeMap<u32, &'static str>) -> Vec<Spent> {
         let role = pid.trim().parse().ok().and_then(|pid: u32| roles.get(&pid).copied());
         let process = role.unwrap_or(if command.starts_with("postgres") { "postgres" } else { "others" });
         let name = symbol.get(4..).unwrap_or(symbol);
+        if IDLE.contains(&name) {
+            continue;
+        }
         let function = match dso {
             "[kernel.kallsyms]" => format!("kernel: {name}"),
             "amends" | "amends-bench" | "postgres" => name.to_owned(),

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The shortest session that the broker is made to allow, and that the roles ask for.
-const SESSION: Duration = Duration::from_millis(1_500);
+const SESSION: Duration = Duration::from_millis(1_200);
 /// How long what is under way may take to end.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// How long two engines share the load before one of them goes, and after.

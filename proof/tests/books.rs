@@ -84,3 +84,37 @@ async fn every_invariant_can_be_violated_and_is_found() {
     let blind: Vec<i32> = report.lines.iter().filter(|l| l.violations == 0).map(|l| l.number).collect();
     assert!(blind.is_empty(), "not found: {blind:?}\n{report}");
 }
+
+/// A shipment that was resolved as not done, and undone by that evidence; its worker does not know what became of it.
+fn resolved_as_not_done(saga: Uuid) -> String {
+    format!(
+        "INSERT INTO sagas (id, since, born_at, updated_at, revision, workflow_version, slot, core_version, state_version,
+                            live, parked, outcome, workflow, business_key, step, label, state)
+         VALUES ('{saga}', now(), now(), now(), 1, 1, 1, 1, 1, false, false, 'undone', 'order_fulfilment', '{saga}',
+                 'ship', 'SHIPMENT_FAILED', '{{\"direction\":\"ended\",\"commands\":[
+                 {{\"step\":2,\"issuedAt\":1,\"status\":\"not_done\",\"undo\":{{\"done\":true}}}}]}}');
+         INSERT INTO timeline (saga_id, at, batch, revision, slot, body)
+         VALUES ('{saga}', now(), 1, 1, 1,
+                 '{{\"event\":\"woke\",\"did\":{{\"sent\":[\"ship execute\",\"ship compensate\"]}}}}');"
+    )
+}
+
+#[tokio::test]
+async fn what_was_resolved_as_not_done_may_be_open_only_while_its_worker_remembers_to_undo_it() {
+    let (databases, sources) = databases().await;
+    let [remembered, forgotten] = [1, 2].map(Uuid::from_u128);
+    for (saga, undo) in [(remembered, "'{}'"), (forgotten, "NULL")] {
+        let row = format!(
+            "INSERT INTO commands (command_id, saga_id, status, attempt, epoch, issued_at, unsure, undo)
+             VALUES ('{}', '{saga}', 'started', 1, 0, now(), true, {undo})",
+            Uuid::new_v5(&saga, b"ship/0/1"),
+        );
+        for (at, sql) in [(0, resolved_as_not_done(saga)), (3, row)] {
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&databases[at].pool).await.unwrap();
+        }
+    }
+    let report = books::report(&sources, &Ledger::default()).await.unwrap();
+    let rows = report.lines.iter().find(|line| line.number == 9).unwrap();
+    assert_eq!(rows.violations, 1, "{report}");
+    assert!(report.to_string().contains(&forgotten.to_string()), "{report}");
+}

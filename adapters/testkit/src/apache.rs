@@ -3,30 +3,68 @@
 use std::{
     env,
     io::{self, BufRead, BufReader, Write},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Mutex,
 };
 
+use tokio::sync::OnceCell;
+
 /// Its standard input stays open for as long as this process lives: the script ends when that closes.
 static RUNNING: Mutex<Option<Child>> = Mutex::new(None);
 
-/// Starts it and waits for its address. `None`, and a line on stderr, where it is not asked for or there is no Java.
+/// Starts it and waits for its address. `None`, and a line on stderr, where there is none.
 pub(crate) async fn brokers() -> Option<String> {
-    let asked = |name| env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0");
     if let Ok(brokers) = env::var("AMENDS_TEST_KAFKA_BROKERS") {
         return Some(brokers);
     }
-    if !asked("CI") && !asked("AMENDS_TEST_REAL_KAFKA") {
-        left_out("neither CI nor AMENDS_TEST_REAL_KAFKA is set");
-        return None;
-    }
-    if let Some(missing) = ["java", "mvn"].into_iter().find(|program| !runs(program)) {
-        left_out(&format!("there is no {missing}"));
+    if !has_real_kafka().await {
         return None;
     }
     let started = tokio::task::spawn_blocking(start).await.expect("starting it does not panic");
     Some(started.unwrap_or_else(|error| panic!("scripts/real-kafka: {error}")))
+}
+
+/// Whether a real Apache Kafka is wanted here and can be started by `scripts/real-kafka`: with
+/// `AMENDS_TEST_REAL_KAFKA` it must be, or this panics; with `CI` it is where there is Java, Maven and a repository to
+/// fetch the jars from. Otherwise a line on stderr says why it is left out.
+pub async fn has_real_kafka() -> bool {
+    static HAS: OnceCell<bool> = OnceCell::const_new();
+    let look = || async { tokio::task::spawn_blocking(look).await.expect("looking does not panic") };
+    let has = HAS.get_or_init(|| async {
+        let asked = |name| env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0");
+        let must = asked("AMENDS_TEST_REAL_KAFKA");
+        if !must && !asked("CI") {
+            left_out("neither CI nor AMENDS_TEST_REAL_KAFKA is set");
+            return false;
+        }
+        match look().await {
+            Ok(()) => true,
+            Err(why) if must => panic!("AMENDS_TEST_REAL_KAFKA is set, but {why}"),
+            Err(why) => {
+                left_out(&why);
+                false
+            }
+        }
+    });
+    *has.await
+}
+
+/// What is missing for it, if anything. The jars are fetched where they can be.
+fn look() -> Result<(), String> {
+    if let Some(missing) = ["java", "mvn"].into_iter().find(|program| !runs(program)) {
+        return Err(format!("there is no {missing}"));
+    }
+    let fetched = Command::new(script()).arg("--fetch").stdin(Stdio::null()).status();
+    match fetched {
+        Ok(status) if status.success() => Ok(()),
+        Ok(_) => Err("maven cannot fetch its jars".into()),
+        Err(error) => Err(format!("scripts/real-kafka: {error}")),
+    }
+}
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/real-kafka")
 }
 
 fn left_out(why: &str) {
@@ -40,8 +78,7 @@ fn runs(program: &str) -> bool {
 }
 
 fn start() -> Result<String, String> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/real-kafka");
-    let child = Command::new(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let child = Command::new(script()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let mut child = child.map_err(|error| error.to_string())?;
     let mut line = String::new();
     let stdout = child.stdout.take().expect("it is piped");

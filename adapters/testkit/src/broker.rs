@@ -33,8 +33,7 @@ pub async fn broker() -> TestBroker {
     TestBroker { kind: &BROKER }
 }
 
-/// A real Apache Kafka, started once a process, where `CI` or `AMENDS_TEST_REAL_KAFKA` is set. Elsewhere one line
-/// says that it was left out.
+/// A real Apache Kafka, started once a process where [`crate::has_real_kafka`].
 pub async fn real_kafka() -> Option<TestBroker> {
     static REAL: OnceCell<Option<Kind>> = OnceCell::const_new();
     let kind = REAL.get_or_init(|| async { apache::brokers().await.map(|brokers| Kind::Real { brokers }) });

@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use apache::has_real_kafka;
 pub use broker::{TestBroker, broker, real_kafka};
 pub use database::{LOGIN_ROLES, TestDatabase, database};
 

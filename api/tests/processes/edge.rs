@@ -80,7 +80,7 @@ fn bad_bodies() -> Vec<(&'static str, String)> {
 
 #[tokio::test]
 async fn bad_input_is_refused_with_its_place_and_leaves_no_row() {
-    let stack = Stack::new().await;
+    let stack = Stack::embedded().await;
     let api = stack.start(&["api"]).await;
     let http = reqwest::Client::new();
     let url = |path: &str| format!("http://{}{path}", api.address);
@@ -178,7 +178,7 @@ async fn bad_input_is_refused_with_its_place_and_leaves_no_row() {
 
 #[tokio::test]
 async fn what_a_start_cannot_do_without_is_one_line_and_a_status() {
-    let stack = Stack::new().await;
+    let stack = Stack::embedded().await;
     for (what, settings, says) in [
         ("no database", vec![("AMENDS_ENGINE_DATABASE_URL", "postgres://127.0.0.1:1/x")], "database"),
         ("no broker", vec![("KAFKA_BROKERS", "127.0.0.1:1")], "127.0.0.1:1"),

@@ -1,6 +1,8 @@
-//! Whole processes: the roles as they are shipped, over a real Postgres and a real Kafka protocol.
+//! Whole processes: the roles as they are shipped, over a real Postgres and a real Kafka protocol; with `CI` or
+//! `AMENDS_TEST_REAL_KAFKA` also over a real Apache Kafka.
 
 mod books;
+mod changes;
 mod edge;
 mod recovery;
 mod samples;

@@ -9,32 +9,39 @@ use std::{
 
 use amends_testkit::eventually;
 
-use crate::support::{LONG, client::Client};
+use crate::support::{Broker, LONG, client::Client, on_every_broker};
 
-fn dev(data: &Path, arguments: &[&str]) -> Command {
+on_every_broker!(
+    every_sample_ends_as_it_should,
+    after_kill_9_of_everything_the_same_data_starts_by_itself_and_the_order_goes_on,
+);
+
+/// On a real broker if that is one; otherwise it starts an embedded one by itself.
+fn dev(broker: &Broker, data: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_amends"));
     command.args(["dev", "--listen", "127.0.0.1:0", "--data"]).arg(data).args(arguments);
     command.env_remove("DATABASE_URL").env_remove("KAFKA_BROKERS").stdin(Stdio::null());
+    if broker.real().is_some() {
+        command.env("KAFKA_BROKERS", broker.bootstrap_servers());
+    }
     command
 }
 
-#[test]
-fn every_sample_ends_as_it_should() {
+async fn every_sample_ends_as_it_should(broker: Broker) {
     let data = tempfile::tempdir().unwrap();
-    let output = dev(data.path(), &["--once"]).output().unwrap();
+    let output = dev(&broker, data.path(), &["--once"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.contains("8 of 8 samples ended as they should"), "{said}");
     assert!(said.lines().any(|line| line.starts_with("ready http://127.0.0.1:")), "{said}");
 }
 
-#[tokio::test]
-async fn after_kill_9_of_everything_the_same_data_starts_by_itself_and_the_order_goes_on() {
+async fn after_kill_9_of_everything_the_same_data_starts_by_itself_and_the_order_goes_on(broker: Broker) {
     let data = tempfile::tempdir().unwrap();
-    let mut first = Dev::start(data.path());
+    let mut first = Dev::start(&broker, data.path());
     let client = Client::new(&first.url);
     // Nobody else may use the data meanwhile, least of all to empty it.
-    let other = dev(data.path(), &["--fresh"]).output().unwrap();
+    let other = dev(&broker, data.path(), &["--fresh"]).output().unwrap();
     let said = String::from_utf8_lossy(&other.stderr);
     assert!(!other.status.success() && said.contains("another `amends dev` runs on"), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
@@ -44,7 +51,7 @@ async fn after_kill_9_of_everything_the_same_data_starts_by_itself_and_the_order
     client.becomes(&order, "CONFIRMED").await;
     first.kill();
 
-    let second = Dev::start(data.path());
+    let second = Dev::start(&broker, data.path());
     let client = Client::new(&second.url);
     client.becomes(&order, "FULFILLED").await;
     // The saga is complete with take.
@@ -63,8 +70,8 @@ struct Dev {
 }
 
 impl Dev {
-    fn start(data: &Path) -> Self {
-        let mut process = dev(data, &[]).stdout(Stdio::piped()).spawn().unwrap();
+    fn start(broker: &Broker, data: &Path) -> Self {
+        let mut process = dev(broker, data, &[]).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let ready =
             lines.map_while(Result::ok).find_map(|line| line.strip_prefix("ready ").map(str::to_owned));

@@ -8,12 +8,22 @@ use serde_json::{Value, json};
 
 use crate::{
     books,
-    support::{LONG, Stack, client::order},
+    support::{Broker, LONG, Stack, client::order, on_every_broker},
 };
+
+on_every_broker!(
+    fifty_orders_for_thirty_pieces_fulfil_thirty,
+    a_pending_order_cancels_itself_and_its_late_reservation_is_released,
+    a_pending_order_cancels_itself_although_the_engine_was_down_over_its_deadline,
+    a_parked_order_is_found_and_mended_over_admin,
+    what_cannot_be_known_parks_and_is_resolved_by_evidence,
+    a_cancelled_order_ends_cancelled_and_a_shipped_one_cannot_be,
+    a_poison_saga_parks_alone_and_the_rest_of_its_batch_goes_on,
+);
 
 #[tokio::test]
 async fn twenty_parallel_posts_with_one_key_are_one_order() {
-    let stack = Stack::new().await;
+    let stack = Stack::embedded().await;
     let apis = [stack.start(&["api"]).await, stack.start(&["api"]).await];
     let clients = apis.each_ref().map(|api| api.client());
     let body = order("mug", 1, "card_approved", "AT");
@@ -40,7 +50,7 @@ async fn twenty_parallel_posts_with_one_key_are_one_order() {
 
 #[tokio::test]
 async fn two_apis_with_crossed_keys_answer_all_and_place_each_once() {
-    let stack = Stack::new().await;
+    let stack = Stack::embedded().await;
     let apis = [stack.start(&["api"]).await, stack.start(&["api"]).await];
     let clients = apis.each_ref().map(|api| api.client());
     let body = order("mug", 1, "card_approved", "AT");
@@ -64,9 +74,8 @@ async fn two_apis_with_crossed_keys_answer_all_and_place_each_once() {
     assert!(ids.values().all(|of_key| of_key.len() == 1), "a key stands for one order");
 }
 
-#[tokio::test]
-async fn fifty_orders_for_thirty_pieces_fulfil_thirty() {
-    let stack = Stack::new().await;
+async fn fifty_orders_for_thirty_pieces_fulfil_thirty(broker: Broker) {
+    let stack = Stack::new(broker).await;
     let all = stack.start_all().await;
     stack.stock("rare", 30).await;
     let client = all[5].client();
@@ -91,9 +100,8 @@ async fn fifty_orders_for_thirty_pieces_fulfil_thirty() {
     books::balance(&stack).await;
 }
 
-#[tokio::test]
-async fn a_pending_order_cancels_itself_and_its_late_reservation_is_released() {
-    let mut stack = Stack::new().await;
+async fn a_pending_order_cancels_itself_and_its_late_reservation_is_released(broker: Broker) {
+    let mut stack = Stack::new(broker).await;
     stack.set("AMENDS_PENDING_TIMEOUT", "2s");
     // Nobody reserves yet: the command waits on its topic.
     let running = [stack.start(&["engine"]).await, stack.start(&["api"]).await];
@@ -112,9 +120,8 @@ async fn a_pending_order_cancels_itself_and_its_late_reservation_is_released() {
     assert_eq!((&stock["onHand"], &stock["reserved"]), (&10.into(), &0.into()));
 }
 
-#[tokio::test]
-async fn a_pending_order_cancels_itself_although_the_engine_was_down_over_its_deadline() {
-    let mut stack = Stack::new().await;
+async fn a_pending_order_cancels_itself_although_the_engine_was_down_over_its_deadline(broker: Broker) {
+    let mut stack = Stack::new(broker).await;
     stack.set("AMENDS_PENDING_TIMEOUT", "1s");
     let api = stack.start(&["api"]).await;
     let client = api.client();
@@ -138,9 +145,8 @@ async fn a_pending_order_cancels_itself_although_the_engine_was_down_over_its_de
     assert_eq!(client.becomes(&id, "CANCELLED").await["reason"], "pending_timeout");
 }
 
-#[tokio::test]
-async fn a_parked_order_is_found_and_mended_over_admin() {
-    let stack = Stack::new().await;
+async fn a_parked_order_is_found_and_mended_over_admin(broker: Broker) {
+    let stack = Stack::new(broker).await;
     let all = stack.start_all().await;
     stack.stock("mug", 10).await;
     let client = all[5].client();
@@ -196,9 +202,8 @@ async fn parked(client: &crate::support::client::Client, order: &str) -> Value {
     .await
 }
 
-#[tokio::test]
-async fn what_cannot_be_known_parks_and_is_resolved_by_evidence() {
-    let stack = Stack::new().await;
+async fn what_cannot_be_known_parks_and_is_resolved_by_evidence(broker: Broker) {
+    let stack = Stack::new(broker).await;
     let all = stack.start_all().await;
     stack.stock("mug", 10).await;
     let client = all[5].client();
@@ -211,9 +216,8 @@ async fn what_cannot_be_known_parks_and_is_resolved_by_evidence() {
     client.becomes(&id, "SHIPMENT_FAILED").await;
 }
 
-#[tokio::test]
-async fn a_cancelled_order_ends_cancelled_and_a_shipped_one_cannot_be() {
-    let stack = Stack::new().await;
+async fn a_cancelled_order_ends_cancelled_and_a_shipped_one_cannot_be(broker: Broker) {
+    let stack = Stack::new(broker).await;
     let all = stack.start_all().await;
     stack.stock("mug", 10).await;
     let client = all[5].client();
@@ -236,9 +240,8 @@ async fn a_cancelled_order_ends_cancelled_and_a_shipped_one_cannot_be() {
     books::balance(&stack).await;
 }
 
-#[tokio::test]
-async fn a_poison_saga_parks_alone_and_the_rest_of_its_batch_goes_on() {
-    let stack = Stack::new().await;
+async fn a_poison_saga_parks_alone_and_the_rest_of_its_batch_goes_on(broker: Broker) {
+    let stack = Stack::new(broker).await;
     sqlx::raw_sql("ALTER TABLE timeline ADD CONSTRAINT poison CHECK (body::json->'event'->'replied'->'reason'->>'code' IS DISTINCT FROM 'card_declined')")
         .execute(stack.pool("engine"))
         .await
@@ -259,7 +262,7 @@ async fn a_poison_saga_parks_alone_and_the_rest_of_its_batch_goes_on() {
 
 #[tokio::test]
 async fn more_orders_than_are_admitted_are_sent_away_and_leave_nothing_behind() {
-    let mut stack = Stack::new().await;
+    let mut stack = Stack::embedded().await;
     stack.set("AMENDS_ADMISSION", "20");
     let api = stack.start(&["api"]).await;
     let client = api.client();

@@ -17,6 +17,9 @@ struct Arguments {
     /// How many faults; by default one for every 300 orders, and at least 21: each kind once.
     #[arg(long)]
     faults: Option<usize>,
+    /// Ends with 1 too if fewer faults than this were injected: what took too long has shown too little.
+    #[arg(long, default_value_t = 0)]
+    least: usize,
     /// Of everything that is drawn.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -49,7 +52,15 @@ async fn main() -> ExitCode {
     match campaign::run(&campaign).await {
         Ok(outcome) => {
             println!("{outcome}");
-            if outcome.violations() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            let enough = outcome.injected() >= arguments.least;
+            if !enough {
+                eprintln!(
+                    "campaign: {} faults; at least {} were asked for",
+                    outcome.injected(),
+                    arguments.least
+                );
+            }
+            if enough && outcome.violations() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
             eprintln!("campaign: {error}");

@@ -58,14 +58,14 @@ CREATE TEMP TABLE bookings AS SELECT * FROM dblink('shipment',
 CREATE INDEX ON bookings (key);
 
 CREATE TEMP TABLE worker_rows AS
-    SELECT 'inventory' AS worker, * FROM dblink('inventory', 'SELECT command_id, saga_id, status, live FROM commands')
-        AS t (command_id uuid, saga_id uuid, status text, live boolean)
+    SELECT 'inventory' AS worker, * FROM dblink('inventory', 'SELECT command_id, saga_id, status, live, undo IS NOT NULL FROM commands')
+        AS t (command_id uuid, saga_id uuid, status text, live boolean, undo_remembered boolean)
     UNION ALL
-    SELECT 'payment', * FROM dblink('payment', 'SELECT command_id, saga_id, status, live FROM commands')
-        AS t (command_id uuid, saga_id uuid, status text, live boolean)
+    SELECT 'payment', * FROM dblink('payment', 'SELECT command_id, saga_id, status, live, undo IS NOT NULL FROM commands')
+        AS t (command_id uuid, saga_id uuid, status text, live boolean, undo_remembered boolean)
     UNION ALL
-    SELECT 'shipment', * FROM dblink('shipment', 'SELECT command_id, saga_id, status, live FROM commands')
-        AS t (command_id uuid, saga_id uuid, status text, live boolean);
+    SELECT 'shipment', * FROM dblink('shipment', 'SELECT command_id, saga_id, status, live, undo IS NOT NULL FROM commands')
+        AS t (command_id uuid, saga_id uuid, status text, live boolean, undo_remembered boolean);
 CREATE INDEX ON worker_rows (command_id);
 
 CREATE TEMP TABLE notified AS SELECT * FROM dblink('notification',

@@ -133,7 +133,8 @@ FROM sagas AS s FULL JOIN (
 WHERE (t.first, t.last, t.entries) IS DISTINCT FROM (1, s.revision, s.revision::bigint);
 
 -- 9. Every row of a worker is a command that its saga's timeline sent, and every settled command has its row,
--- which says the same; what was settled by hand apart.
+-- which says the same; what was settled by hand apart. Where an operator's evidence says that nothing was done, and the
+-- worker does not know either, it will undo what may yet turn up.
 INSERT INTO looked_at SELECT 9, count(*) FROM sent;
 INSERT INTO violations
 SELECT 9, format('%s row %s (%s) of saga %s: no timeline sent it', w.worker, w.command_id, w.status, w.saga_id)
@@ -147,6 +148,7 @@ FROM sent AS c LEFT JOIN worker_rows AS w ON w.command_id = c.command_id
 LEFT JOIN by_hand AS h ON h.saga_id = c.saga_id AND h.step = c.step
 WHERE h.saga_id IS NULL AND NOT coalesce(CASE
     WHEN c.undone THEN w.status IN ('undone', 'tombstone', 'refused')
+                    OR c.status = 'not_done' AND w.status = 'started' AND w.undo_remembered
     WHEN c.status = 'succeeded' THEN w.status IN ('succeeded', 'undoing', 'undone')
     WHEN c.status = 'refused' THEN w.status IN ('refused', 'tombstone')
     WHEN c.status = 'fenced' THEN w.status IN ('tombstone', 'undone')

@@ -85,6 +85,31 @@ impl Broker {
         }
     }
 
+    /// How many members a consumer group has; `None` while it is being rebalanced.
+    pub async fn members(&self, group: &str) -> Result<Option<usize>, String> {
+        let (config, group) = (self.config.clone(), group.to_owned());
+        let asking = tokio::task::spawn_blocking(move || {
+            let consumer: BaseConsumer = config.create()?;
+            let groups = consumer.fetch_group_list(Some(&group), PATIENCE)?;
+            let stable = groups.groups().iter().find(|group| group.state() == "Stable");
+            Ok(stable.map(|group| group.members().len()))
+        });
+        asking.await.map_err(|e| e.to_string())?.map_err(|e: KafkaError| e.to_string())
+    }
+
+    /// How many messages each partition of a topic has ever had.
+    pub async fn lengths(&self, topic: &str) -> Result<Vec<i64>, String> {
+        let (config, topic) = (self.config.clone(), topic.to_owned());
+        let asking = tokio::task::spawn_blocking(move || {
+            let consumer: BaseConsumer = config.create()?;
+            let metadata = consumer.fetch_metadata(Some(&topic), PATIENCE)?;
+            let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+            let end = |id| Ok(consumer.fetch_watermarks(&topic, id, PATIENCE)?.1);
+            partitions.map(|partition| end(partition.id())).collect::<Result<_, KafkaError>>()
+        });
+        asking.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+    }
+
     /// Produces bytes to a partition that the broker chooses.
     pub async fn produce(&self, topic: &str, bytes: &[u8]) -> Result<(), String> {
         let mut config = self.config.clone();

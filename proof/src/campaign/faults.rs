@@ -93,7 +93,10 @@ pub const NOT_RUN: [(&str, &str); 6] = [
     ("clocks apart", "needs a clock of its own for each process; the simulator's"),
     ("disk full", "needs a small file system mounted, which needs rights that a runner does not give"),
     ("failover to a synchronous standby", "one Postgres on this machine"),
-    ("old and new version side by side", "there is one version so far"),
+    (
+        "old and new version side by side",
+        "there is one version so far; a test of whole processes has old workers",
+    ),
     ("the broker loses acknowledged messages without being told to", "stands in for it: the topic recreated"),
     ("10 MB message", "the broker itself refuses more than 1 MB; 900 kB is produced"),
 ];

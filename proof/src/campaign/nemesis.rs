@@ -55,7 +55,8 @@ pub struct Nemesis {
 }
 
 impl Nemesis {
-    /// Injects so many faults, one every `pace` if recovery is quicker, until told to stop.
+    /// Injects so many faults, one every `pace`, until told to stop. Those after one that takes longer follow at once
+    /// until the time is made up for.
     pub async fn work(
         &mut self,
         campaign: &Campaign,
@@ -64,6 +65,7 @@ impl Nemesis {
     ) -> Result<Vec<Fault>, Error> {
         let mut random = StdRng::seed_from_u64(campaign.seed ^ 0x006e_656d_6573_6973);
         let (mut faults, mut deck) = (Vec::new(), Vec::new());
+        let mut next = Instant::now();
         while faults.len() < campaign.faults && !stop.is_cancelled() {
             if deck.is_empty() {
                 deck = faults::ALL.to_vec();
@@ -71,7 +73,7 @@ impl Nemesis {
                 deck.shuffle(&mut random);
             }
             let Some(kind) = deck.pop() else { break };
-            let next = Instant::now() + pace;
+            next += pace;
             let fault = self.one(kind, faults.len(), &mut random).await?;
             println!("{}", told(&fault));
             faults.push(fault);

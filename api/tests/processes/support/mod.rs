@@ -1,20 +1,25 @@
 //! A deployment of one test's own: databases, a broker, and processes that can be killed.
 
+mod broker;
 pub mod client;
+pub mod load;
 
 use std::{
     collections::BTreeMap,
     net::{SocketAddr, TcpListener},
     path::Path,
     process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
-use amends_embedded::{Broker, BrokerOptions, Postgres, PostgresOptions};
+use amends_embedded::{Postgres, PostgresOptions};
 use amends_proof::books::Sources;
 use amends_testkit::{TestDatabase, eventually};
 use sqlx::{ConnectOptions, PgPool, migrate::Migrator, postgres::PgPoolOptions};
 
+pub use broker::Broker;
+pub(crate) use broker::{on_apache, on_every_broker};
 use client::Client;
 
 /// Long enough for anything that a test waits for, on a busy machine.
@@ -35,7 +40,9 @@ pub struct Stack {
     /// A server of its own, where a test restarts it.
     pub server: Option<Postgres>,
     settings: BTreeMap<String, String>,
+    /// Where the first inventory worker listens; the apis ask it there.
     inventory: SocketAddr,
+    inventory_taken: AtomicBool,
 }
 
 /// One role's database.
@@ -56,8 +63,13 @@ pub struct Process {
 }
 
 impl Stack {
+    /// Everything that roles stand on, with an embedded broker, and no role yet.
+    pub async fn embedded() -> Self {
+        Self::new(Broker::embedded()).await
+    }
+
     /// Everything that roles stand on, and no role yet.
-    pub async fn new() -> Self {
+    pub async fn new(broker: Broker) -> Self {
         let mut databases = BTreeMap::new();
         for (name, migrator) in DATABASES {
             let clone = amends_testkit::database(migrator, name).await;
@@ -66,11 +78,11 @@ impl Stack {
         }
         let key = "5a".repeat(32);
         amends_postgres::deployment::ensure_deployment(&databases["engine"].pool, &key).await.unwrap();
-        Self::over(databases, None)
+        Self::over(broker, databases, None)
     }
 
     /// The same on a server of the test's own, which `amends migrate` has furnished.
-    pub async fn on_own_server(data: &Path) -> Self {
+    pub async fn on_own_server(broker: Broker, data: &Path) -> Self {
         let server = Postgres::start(PostgresOptions::new(data)).await.unwrap();
         let migrate = |url: String| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_amends"));
@@ -88,25 +100,18 @@ impl Stack {
             let pool = PgPoolOptions::new().connect_lazy(&server.url(&format!("amends_{name}"))).unwrap();
             databases.insert(name, Database { pool, url, _clone: None });
         }
-        Self::over(databases, Some(server))
+        Self::over(broker, databases, Some(server))
     }
 
-    fn over(databases: BTreeMap<&'static str, Database>, server: Option<Postgres>) -> Self {
-        let broker = Broker::start(BrokerOptions::default()).unwrap();
-        let stack = Self { databases, broker, server, settings: BTreeMap::new(), inventory: free_address() };
-        stack.create_topics();
-        stack
-    }
-
-    /// All topics, as they are made when a deployment starts.
-    pub fn create_topics(&self) {
-        for topic in ["inventory.commands", "payment.commands", "shipment.commands", "saga.replies"] {
-            self.broker.create_topic(topic, 4).unwrap();
-            self.broker.create_topic(&format!("{topic}.DLT"), 1).unwrap();
-        }
-        for topic in amends_workflows::events::TYPES.into_iter().chain([amends_inventory::events::TOPIC]) {
-            self.broker.create_topic(topic, 3).unwrap();
-            self.broker.create_topic(&format!("{topic}.DLT"), 1).unwrap();
+    fn over(broker: Broker, databases: BTreeMap<&'static str, Database>, server: Option<Postgres>) -> Self {
+        broker.create_topics();
+        Self {
+            databases,
+            broker,
+            server,
+            settings: BTreeMap::new(),
+            inventory: free_address(),
+            inventory_taken: AtomicBool::new(false),
         }
     }
 
@@ -121,6 +126,11 @@ impl Stack {
         &self.databases[name].pool
     }
 
+    /// How a role's login role connects to its database.
+    pub fn role_url(&self, name: &str) -> &str {
+        &self.databases[name].url
+    }
+
     /// All databases, as their owner.
     pub fn sources(&self) -> Sources {
         let url = |name: &str| self.pool(name).connect_options().to_url_lossy().to_string();
@@ -129,8 +139,8 @@ impl Stack {
 
     /// Starts a role (`["worker", "payment"]`) without waiting for it.
     pub fn spawn(&self, role: &[&str]) -> Process {
-        let address = if role == ["worker", "inventory"] { self.inventory } else { free_address() };
-        self.spawn_at(role, address)
+        let first = role == ["worker", "inventory"] && !self.inventory_taken.swap(true, Ordering::Relaxed);
+        self.spawn_at(role, if first { self.inventory } else { free_address() })
     }
 
     fn spawn_at(&self, role: &[&str], address: SocketAddr) -> Process {
@@ -153,7 +163,6 @@ impl Stack {
             .env("AMENDS_LISTEN", address.to_string())
             .env("AMENDS_INVENTORY_URL", format!("http://{}", self.inventory))
             .env("AMENDS_SESSION_TIMEOUT", "3s")
-            .env("AMENDS_FETCH_WAIT", "10ms")
             .env("AMENDS_COMMAND_PARTITIONS", "4")
             .env("AMENDS_REPLY_PARTITIONS", "4")
             .env("AMENDS_LOG", std::env::var("TEST_LOG").unwrap_or_else(|_| "warn".to_owned()))
@@ -161,6 +170,10 @@ impl Stack {
             .envs(&self.settings)
             .stdin(Stdio::null())
             .stdout(Stdio::null());
+        if self.broker.real().is_none() {
+            // It does not wake a fetch that waits.
+            command.env("AMENDS_FETCH_WAIT", "10ms");
+        }
         for (name, database) in &self.databases {
             command.env(format!("AMENDS_{}_DATABASE_URL", name.to_ascii_uppercase()), &database.url);
         }
@@ -174,12 +187,10 @@ impl Stack {
         process
     }
 
-    /// One of each, ready.
+    /// One of each role, ready; on a real broker two of each: [`ALL`], and then the same again.
     pub async fn start_all(&self) -> Vec<Process> {
-        let mut all = Vec::new();
-        for role in ALL {
-            all.push(self.spawn(role));
-        }
+        let rounds = if self.broker.real().is_some() { 2 } else { 1 };
+        let all: Vec<Process> = (0..rounds).flat_map(|_| ALL).map(|role| self.spawn(role)).collect();
         for process in &all {
             process.ready().await;
         }
@@ -194,6 +205,11 @@ impl Stack {
             .await;
         assert_eq!(status, 200);
     }
+}
+
+/// Clients of all apis.
+pub fn clients(all: &[Process]) -> Vec<Client> {
+    all.iter().filter(|process| process.role == "api").map(Process::client).collect()
 }
 
 /// One of each role; the api last.
@@ -232,6 +248,19 @@ impl Process {
         let role: Vec<&str> = self.role.split(' ').collect();
         let again = stack.spawn_at(&role, self.address);
         *self = again;
+    }
+
+    /// SIGTERM, and waits until it has ended.
+    pub async fn stop(mut self) {
+        let told = Command::new("sh").args(["-c", &format!("kill -TERM {}", self.child.id())]).status();
+        assert!(told.unwrap().success());
+        let child = &mut self.child;
+        let status = eventually(&format!("{} ends at SIGTERM", self.role), LONG, || {
+            let ended = child.try_wait().unwrap();
+            async move { ended }
+        })
+        .await;
+        assert!(status.success(), "{}: {status}", self.role);
     }
 
     /// kill -9.
