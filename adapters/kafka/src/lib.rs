@@ -18,6 +18,7 @@ mod settings;
 mod sink;
 mod source;
 pub mod topics;
+mod watch;
 
 pub use settings::{Contact, Error, KafkaSettings, check};
 pub use sink::KafkaSink;

@@ -47,6 +47,8 @@ impl KafkaSettings {
         // Back within a second of the broker, not ten.
         config.set("reconnect.backoff.ms", "50");
         config.set("reconnect.backoff.max.ms", "1000");
+        // A request that was lost on its way is sent again after ten seconds, not sixty.
+        config.set("socket.timeout.ms", "10000");
         // How soon a topic that has grown is noticed.
         config.set("topic.metadata.refresh.interval.ms", "10000");
         for (key, value) in own {

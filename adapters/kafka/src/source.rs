@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, mpsc},
+    sync::{Arc, Mutex, MutexGuard, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -21,6 +21,7 @@ use crate::{
     KafkaSettings, context,
     progress::{Partition, Progress},
     settings,
+    watch::Watch,
 };
 
 /// How long a consumer is given before another takes its place.
@@ -47,7 +48,8 @@ pub struct KafkaSource {
     group: String,
     topics: Vec<String>,
     /// Always there, until the source is dropped.
-    consumer: Option<StreamConsumer<Member>>,
+    consumer: Option<Arc<StreamConsumer<Member>>>,
+    watch: Watch,
     /// A topic is gone, or is another of the same name: the consumer would wait for the old one for ever.
     must_renew: bool,
     renewed_at: Option<Instant>,
@@ -71,7 +73,8 @@ impl KafkaSource {
             settings: settings.clone(),
             group: group.to_owned(),
             topics: topics.iter().map(|&topic| topic.to_owned()).collect(),
-            consumer: Some(consumer),
+            consumer: Some(Arc::new(consumer)),
+            watch: Watch::default(),
             must_renew: false,
             renewed_at: None,
             failed: None,
@@ -92,7 +95,8 @@ impl KafkaSource {
         let renewed = join(&self.settings, &self.group, &topics, progress);
         let renewed = renewed.map_err(|error| Error(format!("joining again: {error}")))?;
         tracing::warn!(group = self.group, "a topic is not what it was; joined the group again");
-        let old = self.consumer.replace(renewed);
+        let old = self.consumer.replace(Arc::new(renewed));
+        self.watch = Watch::default();
         thread::spawn(move || drop(old));
         (self.must_renew, self.must_rewind) = (false, false);
         Ok(())
@@ -119,6 +123,16 @@ impl KafkaSource {
         self.consumer.as_ref().expect("it is not dropped yet")
     }
 
+    /// A partition that stands still is read on by a consumer that joins anew.
+    fn look(&mut self) {
+        let consumer = self.consumer.as_ref().expect("it is not dropped yet");
+        let still = self.watch.stands_still(consumer, || consumer.client().context().state().idle());
+        if !still.is_empty() {
+            tracing::error!(group = self.group, ?still, "owned and not read: joining the group again");
+            self.must_renew = true;
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.consumer().client().context().state()
     }
@@ -134,7 +148,10 @@ impl KafkaSource {
                     failure = Some(error);
                     break;
                 }
-                None => break,
+                None => {
+                    self.watch.dry();
+                    break;
+                }
             }
         }
         drop(stream);
@@ -224,6 +241,7 @@ impl Source for KafkaSource {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
+        self.look();
         if self.must_renew {
             self.renew()?;
         }
@@ -244,6 +262,7 @@ impl Source for KafkaSource {
                 Ok(Err(error)) => break Err(error),
                 Err(_) if due.is_some_and(|due| due <= left) => self.flush()?,
                 Err(_) => {
+                    self.watch.dry();
                     self.lately = 0;
                     return Ok(Batch::default());
                 }
@@ -252,6 +271,7 @@ impl Source for KafkaSource {
         let first = first.or_else(|error| self.past_errors(error))?;
         let messages = self.drain(first, max);
         self.lately = messages.len();
+        self.watch.heard(messages.iter().map(|message| (message.topic.as_str(), message.partition)));
         let receipt = self.state().progress.received(&messages);
         Ok(Batch { messages, receipt })
     }
@@ -288,9 +308,10 @@ impl Drop for KafkaSource {
     /// long as the broker is away; we do not.
     fn drop(&mut self) {
         let _ = self.flush();
-        let consumer = self.consumer.take();
+        let (consumer, looking) = (self.consumer.take(), self.watch.looking());
         let (left, leaving) = mpsc::channel();
         thread::spawn(move || {
+            let _ = looking.map(thread::JoinHandle::join);
             drop(consumer);
             let _ = left.send(());
         });
@@ -320,6 +341,17 @@ impl State {
     fn uncommitted_for(&self) -> Option<Duration> {
         let since = self.committed_at.map_or(COMMIT_EVERY, |at| at.elapsed());
         (!self.uncommitted.is_empty()).then(|| COMMIT_EVERY.saturating_sub(since))
+    }
+}
+
+impl State {
+    /// The partitions of which all that was received is settled and told.
+    fn idle(&self) -> Vec<Partition> {
+        let unsettled = self.progress.unsettled();
+        let is_idle = |partition: &&Partition| {
+            !unsettled.contains_key(*partition) && !self.uncommitted.contains_key(*partition)
+        };
+        self.progress.owned().filter(is_idle).cloned().collect()
     }
 }
 
@@ -423,4 +455,53 @@ fn list(offsets: &BTreeMap<Partition, i64>) -> TopicPartitionList {
 
 fn failed(doing: &str, error: &KafkaError) -> Error {
     Error(format!("{doing}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use amends_protocol::transport::{Outbound, Placement, Sink};
+
+    use super::*;
+    use crate::KafkaSink;
+
+    /// Longer than two looks.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn a_partition_that_stands_still_is_read_on_by_another_consumer() {
+        let broker = amends_testkit::broker().await;
+        let topic = broker.topic("still", 2).await;
+        let settings = KafkaSettings {
+            session_timeout: broker.session_timeout(),
+            fetch_wait: broker.fetch_wait(),
+            ..KafkaSettings::new(broker.bootstrap_servers())
+        };
+        let sink = KafkaSink::new(&settings).unwrap();
+        let mut source = KafkaSource::subscribe(&settings, &topic, &[&topic]).unwrap();
+        let mut begun = Instant::now();
+        let (mut paused, mut missing) = (false, vec![0, 1]);
+        while !missing.is_empty() {
+            assert!(begun.elapsed() < PATIENCE, "nothing comes from {missing:?}, paused: {paused}");
+            let message = |home| Outbound {
+                topic: topic.clone(),
+                placement: Placement::Home(home),
+                key: uuid::Uuid::nil(),
+                traceparent: None,
+                bytes: b"1".to_vec(),
+            };
+            sink.send(vec![message(0), message(1)]).await.unwrap();
+            let batch = source.receive(10, Duration::from_millis(100)).await.unwrap();
+            missing.retain(|partition| batch.messages.iter().all(|message| message.partition != *partition));
+            source.commit(batch.receipt).unwrap();
+            if missing.is_empty() && !paused {
+                // As librdkafka does by itself: it is owned, and not fetched.
+                let mut one = TopicPartitionList::new();
+                one.add_partition(&topic, 1);
+                source.consumer().pause(&one).unwrap();
+                (paused, missing, begun) = (true, vec![1], Instant::now());
+                // What had been fetched before is not news.
+                while !source.receive(10, Duration::from_millis(300)).await.unwrap().messages.is_empty() {}
+            }
+        }
+    }
 }
