@@ -104,18 +104,19 @@ fn a_full_batch_keeps_looking_and_forgets_none() {
 }
 
 #[test]
-fn a_cheap_look_goes_back_a_minute_and_a_thorough_one_comes_every_minute() {
+fn a_look_goes_back_two_seconds_one_in_five_a_minute_and_a_thorough_one_comes_every_minute() {
     let (world, engine) = World::new();
     own(&world, &engine, &[0, 1, 2, 3, 4, 5, 6, 7]);
     let mut timers = Timers::default();
     let began = world.state().now;
-    for _ in 0..4 {
+    for passed in [2, 2, 2, 34, 20, 1] {
         look(&mut timers, &engine);
-        world.passes(20);
+        world.passes(passed);
     }
     let scans: Vec<_> =
         world.state().scans.iter().map(|s| s.not_before.map(|at| (at - began).num_seconds())).collect();
-    assert_eq!(scans, [None, Some(-60), Some(-40), None]);
+    // At 0, 2, 4, 6, 40 and 60 seconds.
+    assert_eq!(scans, [None, Some(-2), Some(0), Some(-56), Some(-54), None]);
 }
 
 #[test]

@@ -18,8 +18,13 @@ pub const BATCH: u32 = 500;
 pub const POLL: Duration = Duration::from_millis(25);
 /// Every so often, everything that is overdue is looked for, however long.
 const THOROUGH: Duration = Duration::from_secs(60);
-/// A cheap look goes back so far behind the last one.
-const LOOK_BACK: TimeDelta = TimeDelta::seconds(60);
+/// A look goes back so far behind the last one: a row may be committed some time after its time was chosen.
+const NEAR: TimeDelta = TimeDelta::seconds(2);
+/// Every so often it goes back further, for rows whose commit took longer. Not each time: while a forgotten transaction
+/// holds a snapshot, what sagas that moved on have left in the index of the last minute is read again by every look.
+const WIDE: Duration = Duration::from_secs(5);
+/// So far.
+const FAR: TimeDelta = TimeDelta::seconds(60);
 /// Every so often, slots that are not ours are looked at: perhaps they are nobody's.
 const ABROAD: Duration = Duration::from_secs(5);
 /// What is not ours must be overdue for so long.
@@ -29,6 +34,7 @@ const ABROAD_OVERDUE: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Timers {
     looked_at: Option<DateTime<Utc>>,
+    wide_at: Option<Duration>,
     thorough_at: Option<Duration>,
     abroad_at: Option<Duration>,
     generation: u64,
@@ -52,13 +58,18 @@ impl Timers {
         let slots = engine.ownership.slots();
         if !slots.is_empty() {
             let thorough = self.thorough_at.is_none_or(|at| now.saturating_sub(at) >= THOROUGH);
-            let not_before = if thorough { None } else { self.looked_at.map(|at| at - LOOK_BACK) };
+            let wide = thorough || self.wide_at.is_none_or(|at| now.saturating_sub(at) >= WIDE);
+            let back = if wide { FAR } else { NEAR };
+            let not_before = if thorough { None } else { self.looked_at.map(|at| at - back) };
             let scan = DueScan { slots, not_before, overdue: Duration::ZERO, limit: BATCH };
             let (count, looked_at) = self.take(engine, &scan).await?;
             taken += count;
-            // A full batch: there is more, and it must not fall out of the cheap look's window.
+            // A full batch: there is more, and it must not fall out of the next look's window.
             if count < BATCH as usize {
                 self.looked_at = Some(looked_at);
+                if wide {
+                    self.wide_at = Some(now);
+                }
                 if thorough {
                     self.thorough_at = Some(now);
                 }
