@@ -104,7 +104,11 @@ async fn a_pending_order_cancels_itself_and_its_late_reservation_is_released(bro
     let mut stack = Stack::new(broker).await;
     stack.set("AMENDS_PENDING_TIMEOUT", "2s");
     // Nobody reserves yet: the command waits on its topic.
-    let running = [stack.start(&["engine"]).await, stack.start(&["api"]).await];
+    let running = [
+        stack.start(&["engine"]).await,
+        stack.start(&["api"]).await,
+        stack.start(&["worker", "notification"]).await,
+    ];
     let client = running[1].client();
     let id = client.place(&order("mug", 3, "card_approved", "AT")).await;
     let undoing = client.becomes(&id, "CANCELLING").await;
