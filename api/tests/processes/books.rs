@@ -1,5 +1,7 @@
 //! The books of a quiet deployment: RELIABILITY's invariants, by `amends-proof`.
 
+use std::cell::RefCell;
+
 use amends_proof::books::{self, Ledger};
 use amends_testkit::eventually;
 use sqlx::PgPool;
@@ -8,18 +10,25 @@ use crate::support::{LONG, Stack};
 
 /// Waits until nothing is under way: no saga has a timer or a command outstanding, no worker a call.
 pub async fn settle(stack: &Stack) {
+    // What it waits for is told when it fails.
+    let seen = RefCell::new(Vec::new());
     eventually("everything has ended", LONG * 2, || async {
-        let mut busy = count(stack.pool("engine"), "SELECT count(*) FROM sagas WHERE live").await;
+        let mut busy =
+            vec![("sagas", count(stack.pool("engine"), "SELECT count(*) FROM sagas WHERE live").await)];
         for worker in ["payment", "shipment"] {
-            busy += count(stack.pool(worker), "SELECT count(*) FROM commands WHERE live").await;
+            busy.push((worker, count(stack.pool(worker), "SELECT count(*) FROM commands WHERE live").await));
         }
         if stack.broker.real().is_some() {
             // What every saga came by was told, and is recorded.
-            busy += (count(stack.pool("engine"), TOLD).await
-                - count(stack.pool("notification"), "SELECT count(*) FROM notifications").await)
-                .abs();
+            let told = count(stack.pool("engine"), TOLD).await;
+            let recorded = count(stack.pool("notification"), "SELECT count(*) FROM notifications").await;
+            busy.push(("notifications", told - recorded));
         }
-        (busy == 0).then_some(())
+        if *seen.borrow() != busy {
+            println!("under way: {busy:?}");
+            seen.borrow_mut().clone_from(&busy);
+        }
+        busy.iter().all(|(_, count)| *count == 0).then_some(())
     })
     .await;
 }
