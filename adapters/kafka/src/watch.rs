@@ -1,8 +1,8 @@
 //! Whether a partition stands still: there is something in it, the source has nothing else to do, and it does not come.
 //!
-//! librdkafka can leave a partition that it owns unread after its broker was away while it sought an offset (it waits
-//! for a leader whose news it then takes for old). Heartbeats go on, so that the group notices nothing. A consumer that
-//! joins anew reads on.
+//! It was seen in a campaign, after a broker's death that followed a rewind: for minutes nothing came from partitions that
+//! the consumer owned. Heartbeats went on, so that the group noticed nothing. What in librdkafka does it is not proved; a
+//! consumer that joins anew reads on, whatever it was.
 
 use std::{
     collections::BTreeMap,

@@ -34,8 +34,8 @@ macro_rules! conformance {
     };
 }
 
-/// The execute of a saga of its own.
-fn execute() -> Command {
+/// The execute of a saga of its own, as an engine would send it.
+pub fn execute() -> Command {
     let (saga_id, now) = (Uuid::new_v4(), Utc::now());
     Command {
         schema_version: SCHEMA_VERSION,
