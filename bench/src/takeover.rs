@@ -20,7 +20,7 @@ use crate::{
     stage::{self, Stage},
 };
 
-/// The shortest session that the broker is made to allow, and that the roles ask for.
+/// What the roles ask for; the broker is made to allow it.
 const SESSION: Duration = Duration::from_millis(1_200);
 /// How long what is under way may take to end.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -47,7 +47,7 @@ pub struct Takeover {
     pub stop_ms: Option<f64>,
 }
 
-/// Of every order born before `$1` and not yet fulfilled then: how long after it the next entry was written.
+/// Of every order born before `$1` that was decided about afterwards: how long after it the first time.
 const MOVED: &str = "
     WITH later AS (
         SELECT saga_id, min(at) AS at FROM timeline WHERE at > $1 GROUP BY saga_id
