@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use amends_engine::{
     core::Catalog,
     port::{self, Clock, SagaStore},
-    runtime::{Engine, Error, News, Ownership, RetryBudget, recovery::Recovery, replies, rest, timers},
+    runtime::{Engine, Error, News, Ownership, RepeatBudget, recovery::Recovery, replies, rest, timers},
 };
 use amends_kafka::{KafkaSink, KafkaSource};
 use amends_postgres::{MIGRATOR, PgSagaStore, deployment::deployment, events::EventLog};
@@ -62,7 +62,7 @@ pub async fn drive<S: SagaStore + 'static>(
         epoch: deployment.epoch,
         ownership: ownership.clone(),
         news: news.clone(),
-        budget: RetryBudget::default(),
+        budget: RepeatBudget::default(),
     });
     let mut source = point("source", KafkaSource::subscribe(&process.kafka, GROUP, &[REPLIES])?);
     let stop = || process.stop.clone();

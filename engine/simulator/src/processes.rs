@@ -80,7 +80,7 @@ pub fn engine(handle: &Handle) -> SimEngine {
         epoch: 1,
         ownership: Ownership::default(),
         news: amends_engine::runtime::News::default(),
-        budget: amends_engine::runtime::RetryBudget::default(),
+        budget: amends_engine::runtime::RepeatBudget::default(),
     }
 }
 

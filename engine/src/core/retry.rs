@@ -25,14 +25,19 @@ impl RetryPolicy {
     /// failed together do not come back together; it is drawn by the caller and kept in the timeline.
     pub fn delay(&self, n: u32, jitter: u16) -> TimeDelta {
         let doubled = self.first.saturating_mul(1_u32 << n.saturating_sub(1).min(20));
-        let full = i64::try_from(doubled.min(self.max).as_millis()).unwrap_or(i64::MAX);
-        TimeDelta::milliseconds(full - full.saturating_mul(i64::from(jitter.min(1000))) / 2000)
+        jittered(doubled.min(self.max), jitter)
     }
 
     /// Whether there is an attempt after the `n`th.
     pub fn allows_another(&self, n: u32) -> bool {
         self.attempts.is_none_or(|limit| n < limit)
     }
+}
+
+/// So long, or up to half as long, as `jitter` (0–1000) has it.
+pub fn jittered(full: Duration, jitter: u16) -> TimeDelta {
+    let full = i64::try_from(full.as_millis()).unwrap_or(i64::MAX);
+    TimeDelta::milliseconds(full - full.saturating_mul(i64::from(jitter.min(1000))) / 2000)
 }
 
 #[cfg(test)]

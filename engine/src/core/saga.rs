@@ -221,6 +221,15 @@ impl Status {
     }
 }
 
+/// Why a command goes out again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Repeats {
+    /// The last attempt was answered as failed.
+    Failed,
+    /// Nothing was answered in time.
+    Silent,
+}
+
 /// The compensation of an execute.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -318,12 +327,20 @@ impl CommandState {
         self.due_at.into_iter().chain(self.undo.as_ref().and_then(|u| u.due_at))
     }
 
-    /// Whether what is due about it is another attempt because the last one was answered as failed.
-    fn is_retry_due(&self, now: DateTime<Utc>) -> bool {
+    /// Why what is due about it now goes out again, if it is a repetition that can wait.
+    fn repeats(&self, definition: &Definition, now: DateTime<Utc>) -> Option<Repeats> {
         let has_come = |at: Option<DateTime<Utc>>| at.is_some_and(|at| at <= now);
-        match &self.undo {
-            Some(undo) if has_come(undo.due_at) => undo.failures > 0 && undo.asks == 0,
-            _ => has_come(self.due_at) && self.status == Status::Backoff && self.attempt > 1,
+        match (&self.undo, self.status) {
+            (Some(undo), _) if has_come(undo.due_at) => match (undo.asks, undo.failures) {
+                (0, 1..) => Some(Repeats::Failed),
+                (2.., _) => Some(Repeats::Silent),
+                _ => None,
+            },
+            _ if !has_come(self.due_at) => None,
+            (_, Status::Backoff) if self.attempt > 1 => Some(Repeats::Failed),
+            (_, Status::Unknown) if self.asks > 0 => Some(Repeats::Silent),
+            (_, Status::Waiting) if self.deadline(definition) <= now => Some(Repeats::Silent),
+            _ => None,
         }
     }
 }
@@ -382,15 +399,19 @@ impl Saga {
         Call { saga_id: self.id, business_key: &self.business_key, part, input }
     }
 
-    /// The commands whose next attempts, each after an answered failure, are all that there is to do for it now: they
-    /// may as well go out later. `None` where there is anything else to do, or nothing.
-    pub fn only_retries_due(&self, now: DateTime<Utc>) -> Option<Vec<&CommandState>> {
-        let has_come = |at: Option<DateTime<Utc>>| at.is_some_and(|at| at <= now);
-        if self.state.poisoned.is_some() || has_come(self.state.timeout_at) {
+    /// The commands that are to go out again (or to be asked after), and why, if that is all that there is to do for it
+    /// now: it may as well be done later. `None` where there is anything else to do, or nothing.
+    pub fn only_repeats_due(
+        &self,
+        definition: &Definition,
+        now: DateTime<Utc>,
+    ) -> Option<Vec<(&CommandState, Repeats)>> {
+        if self.state.poisoned.is_some() || self.state.timeout_at.is_some_and(|at| at <= now) {
             return None;
         }
-        let due: Vec<&CommandState> = self.state.commands.iter().filter(|c| has_come(c.due())).collect();
-        (!due.is_empty() && due.iter().all(|c| c.is_retry_due(now))).then_some(due)
+        let due = self.state.commands.iter().filter(|c| c.due().is_some_and(|at| at <= now));
+        let repeats: Option<Vec<_>> = due.map(|c| Some((c, c.repeats(definition, now)?))).collect();
+        repeats.filter(|repeats| !repeats.is_empty())
     }
 
     /// The next time after `now` at which there is something to do.

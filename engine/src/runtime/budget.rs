@@ -1,9 +1,10 @@
-//! What second attempts may cost a worker that fails: a budget for each participant, in this process's memory.
+//! What repetition may cost a participant: a budget each, in this process's memory.
 //!
-//! An answered failure has its next attempt after a backoff. While a worker fails every call that would be five
-//! commands for each it would get healthy. So a further attempt is paid for: with a tenth of one by each first attempt
-//! that fails, with a whole one by each answer of a worker that works. Who cannot pay is woken later, as if the backoff
-//! had been longer: the row stays as it is, and what a process forgets here changes no saga's fate.
+//! An answered failure has its next attempt after a backoff: while a worker fails every call that would be five
+//! commands for each it would get healthy. What nobody answers is asked after again and again: while a worker is away,
+//! and still has before it all that came meanwhile, that would be a dozen messages for each. So a repetition is paid
+//! for, of an account for each reason. Who cannot pay is woken later, as if the backoff had been longer: the row stays
+//! as it is, and what a process forgets here changes no saga's fate.
 
 use std::{
     collections::HashMap,
@@ -13,67 +14,87 @@ use std::{
 
 use amends_protocol::Outcome;
 
-/// In thousandths of an attempt. So much is there at first, and never more.
-const MOST: u64 = 50_000;
-/// A first attempt was answered as failed.
-const FIRST: u64 = 100;
-/// The worker works.
-const WORKS: u64 = 1_000;
-/// A further attempt.
+use crate::core::Repeats;
+
+/// What a repetition costs; all amounts are in thousandths of one.
 const COST: u64 = 1_000;
+
+/// What an account of this reason has at first, and at most.
+const fn most(why: Repeats) -> u64 {
+    match why {
+        Repeats::Failed => 50 * COST,
+        Repeats::Silent => 200 * COST,
+    }
+}
+
+/// What comes in each second, whatever is answered: somebody must find out that the worker is well again.
+const fn a_second(why: Repeats) -> u64 {
+    match why {
+        Repeats::Failed => COST,
+        Repeats::Silent => 20 * COST,
+    }
+}
+
+/// What an answer brings. A worker that works earns its failures another attempt each; first failures pay for a tenth
+/// as many more. Whatever a worker answers, it is there, and what it has not answered yet mostly waits its turn: each
+/// answer pays for a tenth of a question.
+const fn earned(why: Repeats, outcome: Outcome, attempt: u32) -> u64 {
+    match (why, outcome) {
+        (Repeats::Silent, _) => COST / 10,
+        (Repeats::Failed, Outcome::FailedTransient) if attempt == 1 => COST / 10,
+        (Repeats::Failed, Outcome::Succeeded | Outcome::Refused | Outcome::FailedForGood | Outcome::Fenced) => COST,
+        (Repeats::Failed, _) => 0,
+    }
+}
 
 /// The budgets of all participants.
 #[derive(Debug, Clone, Default)]
-pub struct RetryBudget(Arc<Mutex<HashMap<&'static str, Account>>>);
+pub struct RepeatBudget(Arc<Mutex<HashMap<(&'static str, Repeats), Account>>>);
 
 #[derive(Debug, Clone, Copy)]
 struct Account {
     thousandths: u64,
-    /// Since when nothing has been added for time: one attempt a second is free, so that somebody finds out that the
-    /// worker is well again.
+    /// Since when nothing has been added for time.
     since: Duration,
 }
 
-impl Account {
-    fn add(&mut self, thousandths: u64) {
-        self.thousandths = MOST.min(self.thousandths.saturating_add(thousandths));
+impl RepeatBudget {
+    /// Takes note of an answer; `attempt` is the answer's.
+    pub(super) fn heard(&self, participant: &'static str, outcome: Outcome, attempt: u32, now: Duration) {
+        let mut accounts = self.accounts();
+        for why in [Repeats::Failed, Repeats::Silent] {
+            let account = open(&mut accounts, participant, why, now);
+            account.thousandths = most(why).min(account.thousandths + earned(why, outcome, attempt));
+        }
     }
 
-    fn pass(&mut self, now: Duration) {
-        let passed = now.saturating_sub(self.since).as_millis();
-        self.since = self.since.max(now);
-        self.add(u64::try_from(passed).unwrap_or(MOST));
+    /// Pays for a repetition; answers whether there was enough.
+    pub(super) fn pay(&self, participant: &'static str, why: Repeats, now: Duration) -> bool {
+        let mut accounts = self.accounts();
+        let account = open(&mut accounts, participant, why, now);
+        let left = account.thousandths.checked_sub(COST);
+        account.thousandths = left.unwrap_or(account.thousandths);
+        left.is_some()
+    }
+
+    fn accounts(&self) -> MutexGuard<'_, HashMap<(&'static str, Repeats), Account>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl RetryBudget {
-    /// Takes note of an answer; `attempt` is the answer's.
-    pub(super) fn heard(&self, participant: &'static str, outcome: Outcome, attempt: u32, now: Duration) {
-        let earned = match outcome {
-            Outcome::FailedTransient if attempt == 1 => FIRST,
-            Outcome::Succeeded | Outcome::Refused | Outcome::FailedForGood | Outcome::Fenced => WORKS,
-            _ => return,
-        };
-        self.account(participant, now, |account| account.add(earned));
-    }
-
-    /// Pays for a further attempt; answers whether there was enough.
-    pub(super) fn pay(&self, participant: &'static str, now: Duration) -> bool {
-        self.account(participant, now, |account| match account.thousandths.checked_sub(COST) {
-            Some(left) => {
-                account.thousandths = left;
-                true
-            }
-            None => false,
-        })
-    }
-
-    fn account<T>(&self, participant: &'static str, now: Duration, act: impl FnOnce(&mut Account) -> T) -> T {
-        let mut accounts: MutexGuard<'_, _> = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let account = accounts.entry(participant).or_insert(Account { thousandths: MOST, since: now });
-        account.pass(now);
-        act(account)
-    }
+/// An account with what time has added to it.
+fn open<'a>(
+    accounts: &'a mut HashMap<(&'static str, Repeats), Account>,
+    participant: &'static str,
+    why: Repeats,
+    now: Duration,
+) -> &'a mut Account {
+    let account = accounts.entry((participant, why)).or_insert(Account { thousandths: most(why), since: now });
+    let passed = u64::try_from(now.saturating_sub(account.since).as_millis()).unwrap_or(u64::MAX);
+    let more = passed.saturating_mul(a_second(why) / 1_000);
+    account.thousandths = most(why).min(account.thousandths.saturating_add(more));
+    account.since = account.since.max(now);
+    account
 }
 
 #[cfg(test)]
@@ -82,33 +103,47 @@ mod tests {
 
     const NOW: Duration = Duration::from_secs(100);
 
-    fn paid(budget: &RetryBudget, now: Duration) -> usize {
-        (0..10_000).take_while(|_| budget.pay("payment", now)).count()
+    fn paid(budget: &RepeatBudget, why: Repeats, now: Duration) -> usize {
+        (0..10_000).take_while(|_| budget.pay("payment", why, now)).count()
     }
 
     #[test]
     fn first_attempts_that_fail_pay_for_a_tenth_as_many_more() {
-        let budget = RetryBudget::default();
-        assert_eq!(paid(&budget, NOW), 50);
+        let budget = RepeatBudget::default();
+        assert_eq!(paid(&budget, Repeats::Failed, NOW), 50);
         for _ in 0..300 {
             budget.heard("payment", Outcome::FailedTransient, 1, NOW);
             budget.heard("payment", Outcome::FailedTransient, 2, NOW);
             budget.heard("payment", Outcome::InFlight, 1, NOW);
             budget.heard("inventory", Outcome::Succeeded, 1, NOW);
         }
-        assert_eq!(paid(&budget, NOW), 30);
+        assert_eq!(paid(&budget, Repeats::Failed, NOW), 30);
     }
 
     #[test]
-    fn each_answer_of_a_worker_that_works_pays_for_one_and_so_does_each_second() {
-        let budget = RetryBudget::default();
-        paid(&budget, NOW);
+    fn each_answer_of_a_worker_that_works_pays_for_one_more_attempt_and_so_does_each_second() {
+        let budget = RepeatBudget::default();
+        paid(&budget, Repeats::Failed, NOW);
         for outcome in [Outcome::Succeeded, Outcome::Refused, Outcome::FailedForGood] {
             budget.heard("payment", outcome, 3, NOW);
         }
-        assert_eq!(paid(&budget, NOW), 3);
-        assert_eq!(paid(&budget, NOW + Duration::from_millis(2_500)), 2);
-        assert_eq!(paid(&budget, NOW + Duration::from_millis(3_000)), 1);
-        assert_eq!(paid(&budget, NOW + Duration::from_hours(1)), 50);
+        assert_eq!(paid(&budget, Repeats::Failed, NOW), 3);
+        assert_eq!(paid(&budget, Repeats::Failed, NOW + Duration::from_millis(2_500)), 2);
+        assert_eq!(paid(&budget, Repeats::Failed, NOW + Duration::from_millis(3_000)), 1);
+        assert_eq!(paid(&budget, Repeats::Failed, NOW + Duration::from_hours(1)), 50);
+    }
+
+    #[test]
+    fn after_silence_ten_answers_of_whatever_kind_pay_for_one_question_and_each_second_for_twenty() {
+        let budget = RepeatBudget::default();
+        assert_eq!(paid(&budget, Repeats::Silent, NOW), 200);
+        for _ in 0..300 {
+            budget.heard("payment", Outcome::InFlight, 1, NOW);
+            budget.heard("inventory", Outcome::Succeeded, 1, NOW);
+        }
+        assert_eq!(paid(&budget, Repeats::Silent, NOW), 30);
+        assert_eq!(paid(&budget, Repeats::Silent, NOW + Duration::from_secs(3)), 60);
+        assert_eq!(paid(&budget, Repeats::Failed, NOW), 50, "an account of its own");
+        assert_eq!(paid(&budget, Repeats::Silent, NOW + Duration::from_hours(1)), 200);
     }
 }

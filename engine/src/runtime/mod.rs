@@ -17,7 +17,7 @@ pub mod recovery;
 pub mod replies;
 pub mod timers;
 
-pub use budget::RetryBudget;
+pub use budget::RepeatBudget;
 pub use news::News;
 
 use std::{
@@ -52,7 +52,7 @@ pub struct Engine<S, K, C> {
     /// Where it has written lately.
     pub news: News,
     /// What second attempts may cost.
-    pub budget: RetryBudget,
+    pub budget: RepeatBudget,
 }
 
 /// What a loop could not get past this time.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Engine, Error};
 use crate::{
-    core::Event,
+    core::{Event, Repeats, jittered},
     port::{Clock, DueScan, Loaded, SagaStore},
 };
 
@@ -121,7 +121,7 @@ impl Timers {
     }
 }
 
-/// The sagas whose next attempts nobody can pay for now, and when they are woken instead.
+/// The sagas whose repetitions nobody can pay for now, and when they are woken instead.
 fn put_off<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     loaded: &Loaded,
@@ -129,18 +129,19 @@ fn put_off<S: SagaStore, K: Sink, C: Clock>(
     let (now, monotonic) = (loaded.now, engine.clock.monotonic());
     let mut later = BTreeMap::new();
     for saga in &loaded.sagas {
-        let retries = saga.only_retries_due(now);
-        let definition = engine.catalog.get(&saga.workflow, saga.workflow_version);
-        let (Some(retries), Some(definition)) = (retries, definition) else { continue };
-        for retry in retries {
-            let step = &definition.steps[retry.step];
-            if engine.budget.pay(step.participant, monotonic) {
+        let Some(definition) = engine.catalog.get(&saga.workflow, saga.workflow_version) else { continue };
+        for (command, why) in saga.only_repeats_due(definition, now).into_iter().flatten() {
+            let step = &definition.steps[command.step];
+            if engine.budget.pay(step.participant, why, monotonic) {
                 continue;
             }
-            metrics::counter!("amends_engine_retries_put_off_total", "participant" => step.participant)
-                .increment(1);
-            let longest = now + step.retry.delay(u32::MAX, engine.clock.jitter());
-            let at = saga.next_due_after(now).map_or(longest, |due| due.min(longest));
+            let (reason, wait) = match why {
+                Repeats::Failed => ("failed", step.retry.delay(u32::MAX, engine.clock.jitter())),
+                Repeats::Silent => ("silent", jittered(step.deadline, engine.clock.jitter())),
+            };
+            let labels = [("participant", step.participant), ("after", reason)];
+            metrics::counter!("amends_engine_repeats_put_off_total", &labels).increment(1);
+            let at = saga.next_due_after(now).map_or(now + wait, |due| due.min(now + wait));
             later.insert(saga.id, (saga.id, saga.revision, Some(at)));
             break;
         }

@@ -10,7 +10,7 @@ use amends_engine::core::{
     Catalog, Decision, Entry, Event, NewSaga, Occurrence, Saga, Send as Sent, start, transition,
 };
 use amends_engine::port::{self, Clock, DueScan, Inputs, Loaded, SagaStore, Stray, Write};
-use amends_engine::runtime::{Engine, News, Ownership, RetryBudget};
+use amends_engine::runtime::{Engine, News, Ownership, RepeatBudget};
 use amends_protocol::transport::{self, Assignment, Batch, Inbound, Outbound, Sink, Source};
 use amends_protocol::{Command, Json, Kind, Outcome, Reply, TokenKey, id, wire};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -68,7 +68,7 @@ impl World {
             epoch: 1,
             ownership: Ownership::default(),
             news: News::default(),
-            budget: RetryBudget::default(),
+            budget: RepeatBudget::default(),
         };
         (world, engine)
     }

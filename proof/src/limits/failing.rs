@@ -42,7 +42,7 @@ pub(super) async fn measure(program: &Path) -> Result<Finding, Error> {
     let given_up = stage
         .count("SELECT count(*) FROM sagas WHERE heading_for IS NOT NULL OR outcome IS NOT NULL")
         .await?;
-    let put_off = stage.metric("engine", "amends_engine_retries_put_off_total").await?;
+    let put_off = stage.metric("engine", "amends_engine_repeats_put_off_total").await?;
 
     sqlx::raw_sql(MEND).execute(&payment).await?;
     let mended = Instant::now();
