@@ -1,13 +1,11 @@
 //! Publishes domain events from the timeline: reads past each slot's watermark, sends, and moves the watermark
-//! once everything is acknowledged. At least once; in order for each order within a topic.
+//! once everything is acknowledged. At least once; in order for each order within a topic. Watermarks are written
+//! down once a second, and when slots change hands: what a publisher did since then is done again after it is killed.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use amends_engine::runtime::{Error, News, Ownership};
-use amends_postgres::events::EventLog;
+use amends_postgres::{events::EventLog, watermarks::Watermarks};
 use amends_protocol::{
     transport::{Outbound, Placement, Sink},
     wire,
@@ -25,6 +23,9 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// Publishes the slots that this process owns.
 pub struct Publisher<K> {
     log: EventLog,
+    watermarks: Watermarks,
+    /// The assignment whose watermarks are open.
+    generation: Option<u64>,
     sink: K,
     ownership: Ownership,
     news: News,
@@ -34,8 +35,8 @@ pub struct Publisher<K> {
 
 impl<K: Sink> Publisher<K> {
     /// Publishes what `log` has of the slots owned. `sink` must keep the order of what it is given.
-    pub fn new(log: EventLog, sink: K, ownership: Ownership, news: News) -> Self {
-        Self { log, sink, ownership, news, swept_at: None, turn: 0 }
+    pub fn new(log: EventLog, watermarks: Watermarks, sink: K, ownership: Ownership, news: News) -> Self {
+        Self { log, watermarks, generation: None, sink, ownership, news, swept_at: None, turn: 0 }
     }
 
     /// Publishes one batch; answers how many entries were read.
@@ -44,9 +45,14 @@ impl<K: Sink> Publisher<K> {
     /// Store or transport; the batch is read again.
     pub async fn run_once(&mut self) -> Result<usize, Error> {
         let (assignment, _) = self.ownership.now();
+        if self.generation != Some(assignment.generation) {
+            self.watermarks.open(&self.ownership.slots()).await?;
+            (self.generation, self.swept_at) = (Some(assignment.generation), None);
+        }
         let mut slots = self.news.take();
         let sweep = self.swept_at.is_none_or(|at| at.elapsed() >= SWEEP);
         if sweep {
+            self.watermarks.keep().await?;
             // To look into every slot costs milliseconds.
             slots = self.ownership.slots();
             self.swept_at = Some(Instant::now());
@@ -63,17 +69,24 @@ impl<K: Sink> Publisher<K> {
         published
     }
 
+    /// Writes down how far it has come.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn end(mut self) -> Result<(), Error> {
+        Ok(self.watermarks.keep().await?)
+    }
+
     async fn publish(&mut self, slots: &mut [u16]) -> Result<usize, Error> {
         // Another slot first each time, so that none waits behind the others for ever.
         self.turn = self.turn.wrapping_add(1);
         slots.rotate_left(self.turn % slots.len());
-        let entries = self.log.unpublished(slots, BATCH).await?;
+        let entries = self.log.unpublished(&self.watermarks.of(slots), BATCH).await?;
         if entries.is_empty() {
             return Ok(0);
         }
-        let (mut messages, mut watermarks) = (Vec::new(), BTreeMap::new());
+        let mut messages = Vec::new();
         for read in &entries {
-            watermarks.insert(read.slot, read.position);
             for event in domain_events(read.saga_id, &read.business_key, &read.entry) {
                 messages.push(Outbound {
                     placement: Placement::Home(read.slot),
@@ -86,7 +99,9 @@ impl<K: Sink> Publisher<K> {
         }
         metrics::counter!("amends_engine_domain_events_total").increment(messages.len() as u64);
         self.sink.send(messages).await?;
-        self.log.advance(&watermarks.into_iter().collect::<Vec<_>>()).await?;
+        for read in &entries {
+            self.watermarks.reach(read.slot, read.position);
+        }
         Ok(entries.len())
     }
 }

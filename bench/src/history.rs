@@ -76,7 +76,7 @@ pub async fn write(deployment: &Deployment, args: &Bench) -> Result<()> {
 async fn publish(pool: &PgPool) -> Result<()> {
     let published = "INSERT INTO publisher_watermarks (slot, position)
                      SELECT slot, max(position) FROM timeline GROUP BY slot
-                     ON CONFLICT (slot) DO UPDATE SET position = excluded.position";
+                     ON CONFLICT DO NOTHING";
     sqlx::query(published).execute(pool).await.context("marking them as published")?;
     Ok(())
 }

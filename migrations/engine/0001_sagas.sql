@@ -66,11 +66,12 @@ CREATE TABLE timeline (
 
 CREATE INDEX timeline_by_position ON timeline (slot, position);
 
--- How far the domain events of a slot are published.
+-- How far the domain events of a slot are published: its furthest row. Rows come and go, and are never updated.
 CREATE TABLE publisher_watermarks (
-    slot     smallint PRIMARY KEY,
-    position bigint NOT NULL
-) WITH (fillfactor = 50);
+    slot     smallint NOT NULL,
+    position bigint NOT NULL,
+    PRIMARY KEY (slot, position)
+);
 
 -- Successes that no saga here ordered: for an operator.
 CREATE TABLE strays (
@@ -167,5 +168,5 @@ GRANT UPDATE (wake_at, since, updated_at, stuck_at, revision, core_version, stat
               step, label, heading_for, reason, state) ON sagas TO amends_engine;
 GRANT UPDATE (saga_id) ON orders TO amends_engine;
 GRANT USAGE, SELECT ON SEQUENCE timeline_position TO amends_engine;
-GRANT SELECT, INSERT, UPDATE ON publisher_watermarks TO amends_engine;
+GRANT SELECT, INSERT, DELETE ON publisher_watermarks TO amends_engine;
 GRANT SELECT, INSERT, UPDATE, DELETE ON idempotency_keys TO amends_engine;

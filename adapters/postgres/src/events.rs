@@ -1,7 +1,7 @@
 //! The timeline in order, for the publisher of domain events.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -14,7 +14,7 @@ use crate::{Error, error, sagas, timeline};
 /// An entry that has not been published.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Unpublished {
-    /// Its place in its slot; to be given to [`EventLog::advance`].
+    /// Its place in its slot.
     pub position: i64,
     /// Its saga's home.
     pub slot: u16,
@@ -55,23 +55,27 @@ impl EventLog {
         Self { pool, names: Arc::default() }
     }
 
-    /// Reads entries past the watermarks of these slots, at most `limit`, in the order of their positions. None is
+    /// Reads entries of these slots past these positions, at most `limit`, in the order of their positions. None is
     /// skipped: within a slot positions are in the order of commits. If there are more, those of the first slots
     /// come first: whoever is behind gives each slot its turn.
     ///
     /// # Errors
     /// The database's.
-    pub async fn unpublished(&self, slots: &[u16], limit: u32) -> Result<Vec<Unpublished>, Error> {
+    pub async fn unpublished(
+        &self,
+        watermarks: &[(u16, i64)],
+        limit: u32,
+    ) -> Result<Vec<Unpublished>, Error> {
         let mut rows: Vec<Row> = sqlx::query_as(
             "SELECT t.position, t.slot, t.saga_id, t.revision, t.at, t.body
-             FROM UNNEST($1::int2[]) AS own (slot)
-             LEFT JOIN publisher_watermarks AS w ON w.slot = own.slot
+             FROM UNNEST($1::int2[], $2::int8[]) AS w (slot, position)
              CROSS JOIN LATERAL (SELECT * FROM timeline AS t
-                                 WHERE t.slot = own.slot AND t.position > COALESCE(w.position, 0)
-                                 ORDER BY t.position LIMIT $2) AS t
-             LIMIT $2",
+                                 WHERE t.slot = w.slot AND t.position > w.position
+                                 ORDER BY t.position LIMIT $3) AS t
+             LIMIT $3",
         )
-        .bind(sagas::each(slots, |slot| sagas::small(*slot)))
+        .bind(sagas::each(watermarks, |(slot, _)| sagas::small(*slot)))
+        .bind(sagas::each(watermarks, |(_, position)| *position))
         .bind(i64::from(limit))
         .fetch_all(&self.pool)
         .await
@@ -136,30 +140,6 @@ impl EventLog {
             names.insert(id, name);
         }
         Ok(names)
-    }
-
-    /// Moves watermarks on to these positions; never back.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn advance(&self, watermarks: &[(u16, i64)]) -> Result<(), Error> {
-        let furthest: BTreeMap<u16, i64> =
-            watermarks.iter().fold(BTreeMap::new(), |mut furthest, (slot, position)| {
-                let reached = furthest.entry(*slot).or_insert(*position);
-                *reached = (*reached).max(*position);
-                furthest
-            });
-        sqlx::query(
-            "INSERT INTO publisher_watermarks AS w (slot, position)
-             SELECT * FROM UNNEST($1::int2[], $2::int8[])
-             ON CONFLICT (slot) DO UPDATE SET position = EXCLUDED.position WHERE w.position < EXCLUDED.position",
-        )
-        .bind(furthest.keys().map(|slot| sagas::small(*slot)).collect::<Vec<_>>())
-        .bind(furthest.values().copied().collect::<Vec<_>>())
-        .execute(&self.pool)
-        .await
-        .map_err(error::of)?;
-        Ok(())
     }
 }
 

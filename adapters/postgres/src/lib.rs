@@ -6,6 +6,7 @@
 //! | [`orders`] | orders, placed in one transaction with their sagas |
 //! | [`admin`] | what an operator sees |
 //! | [`events`] | the timeline, in order, for the publisher of domain events |
+//! | [`watermarks`] | how far it is published |
 //! | `conformance` | what any `SagaStore` must do, as a suite of tests (with the feature of that name) |
 //! | [`upkeep`] | what is done every so often |
 //! | [`deployment`] | what is true of the whole deployment |
@@ -27,6 +28,7 @@ mod store;
 mod strays;
 mod timeline;
 pub mod upkeep;
+pub mod watermarks;
 
 pub use amends_engine::port::Error;
 pub use births::Birth;

@@ -2,12 +2,11 @@
 
 mod support;
 
-use std::collections::BTreeMap;
-
 use amends_engine::{core::Saga, port::SagaStore};
 use amends_postgres::{
     conformance::{World, moved},
     events::{EventLog, Unpublished},
+    watermarks::Watermarks,
 };
 use support::{Postgres, world};
 use uuid::Uuid;
@@ -19,17 +18,22 @@ async fn append(world: &Postgres, saga: &mut Saga, entries: u32) {
 }
 
 /// Reads until there is nothing more, a few at a time.
-async fn publish(log: &EventLog, slots: &[u16]) -> Vec<Unpublished> {
+async fn publish(log: &EventLog, watermarks: &mut Watermarks, slots: &[u16]) -> Vec<Unpublished> {
     let mut published = Vec::new();
     loop {
-        let read = log.unpublished(slots, 3).await.unwrap();
+        let read = log.unpublished(&watermarks.of(slots), 3).await.unwrap();
         if read.is_empty() {
             return published;
         }
-        let reached: Vec<(u16, i64)> = read.iter().map(|event| (event.slot, event.position)).collect();
-        log.advance(&reached).await.unwrap();
+        read.iter().for_each(|event| watermarks.reach(event.slot, event.position));
         published.extend(read);
     }
+}
+
+async fn publisher(world: &Postgres, slots: &[u16]) -> (EventLog, Watermarks) {
+    let mut watermarks = Watermarks::new(world.pool());
+    watermarks.open(slots).await.unwrap();
+    (EventLog::new(world.pool()), watermarks)
 }
 
 fn of(events: &[Unpublished], saga: &Saga) -> Vec<u32> {
@@ -39,13 +43,13 @@ fn of(events: &[Unpublished], saga: &Saga) -> Vec<u32> {
 #[tokio::test]
 async fn entries_come_once_in_order_with_what_they_are_about() {
     let world = world().await;
-    let log = EventLog::new(world.pool());
+    let (log, mut watermarks) = publisher(&world, &[1, 2, 3]).await;
     let (mut one, mut two, elsewhere) = (world.errand(1).await, world.errand(2).await, world.errand(3).await);
     append(&world, &mut one, 3).await;
     append(&world, &mut two, 1).await;
     append(&world, &mut one, 2).await;
 
-    let events = publish(&log, &[1, 2]).await;
+    let events = publish(&log, &mut watermarks, &[1, 2]).await;
     assert_eq!((of(&events, &one), of(&events, &two)), (vec![1, 2, 3, 4, 5, 6], vec![1, 2]));
     assert_eq!(of(&events, &elsewhere).len(), 0);
     let born = &events[0];
@@ -53,18 +57,18 @@ async fn entries_come_once_in_order_with_what_they_are_about() {
     assert_eq!((born.entry.did.label.as_deref(), born.entry.occurrence.at), (Some("NEW"), one.born_at));
     assert_eq!(world.timeline(one.id).await[0], born.entry);
 
-    assert_eq!(publish(&log, &[1, 2]).await, []);
+    assert_eq!(publish(&log, &mut watermarks, &[1, 2]).await, []);
     append(&world, &mut two, 1).await;
-    assert_eq!(of(&publish(&log, &[1, 2, 3]).await, &two), [3]);
+    assert_eq!(of(&publish(&log, &mut watermarks, &[1, 2, 3]).await, &two), [3]);
 }
 
 #[tokio::test]
 async fn a_writer_paused_before_its_commit_is_neither_skipped_nor_waited_for() {
     let world = world().await;
-    let log = EventLog::new(world.pool());
+    let (log, mut watermarks) = publisher(&world, &[7, 8]).await;
     let (mut slow, mut behind, mut free) =
         (world.errand(7).await, world.errand(7).await, world.errand(8).await);
-    publish(&log, &[7, 8]).await;
+    publish(&log, &mut watermarks, &[7, 8]).await;
 
     let paused = world.pause_before_commit(slow.id).await;
     let slow_writer = append(&world, &mut slow, 1);
@@ -75,14 +79,14 @@ async fn a_writer_paused_before_its_commit_is_neither_skipped_nor_waited_for() {
         let meanwhile = async {
             world.until_waiting("advisory", 2).await;
             append(&world, &mut free, 1).await;
-            let published = publish(&log, &[7, 8]).await;
+            let published = publish(&log, &mut watermarks, &[7, 8]).await;
             paused.end().await;
             published
         };
         tokio::join!(behind_it, meanwhile).1
     };
     let ((), meanwhile) = tokio::join!(slow_writer, others);
-    let afterwards = publish(&log, &[7, 8]).await;
+    let afterwards = publish(&log, &mut watermarks, &[7, 8]).await;
 
     assert_eq!(of(&meanwhile, &free), [2], "not stalled");
     assert_eq!(meanwhile.len(), 1);
@@ -94,7 +98,7 @@ async fn a_writer_paused_before_its_commit_is_neither_skipped_nor_waited_for() {
 #[tokio::test]
 async fn many_writers_and_one_publisher_lose_nothing() {
     let world = world().await;
-    let log = EventLog::new(world.pool());
+    let (log, mut watermarks) = publisher(&world, &[0, 1]).await;
     let mut sagas = Vec::new();
     for n in 0..8 {
         sagas.push(world.errand(n % 2).await);
@@ -109,7 +113,7 @@ async fn many_writers_and_one_publisher_lose_nothing() {
     let publisher = async {
         let mut events = Vec::new();
         while events.len() < 8 * 26 {
-            events.extend(publish(&log, &[0, 1]).await);
+            events.extend(publish(&log, &mut watermarks, &[0, 1]).await);
         }
         events
     };
@@ -120,24 +124,52 @@ async fn many_writers_and_one_publisher_lose_nothing() {
     assert_eq!(ids.len() * 26, events.len());
 }
 
+async fn stored(world: &Postgres) -> Vec<(i16, i64)> {
+    sqlx::query_as("SELECT slot, position FROM publisher_watermarks ORDER BY slot, position")
+        .fetch_all(world.owner())
+        .await
+        .unwrap()
+}
+
 #[tokio::test]
-async fn watermarks_never_move_back() {
+async fn watermarks_never_move_back_and_whoever_comes_next_goes_on_from_the_furthest() {
     let world = world().await;
-    let log = EventLog::new(world.pool());
-    log.advance(&[(1, 5), (2, 7), (1, 9), (1, 8)]).await.unwrap();
-    log.advance(&[(1, 3), (2, 8)]).await.unwrap();
-    let stored: Vec<(i16, i64)> =
-        sqlx::query_as("SELECT slot, position FROM publisher_watermarks ORDER BY slot")
-            .fetch_all(world.owner())
-            .await
-            .unwrap();
-    assert_eq!(BTreeMap::from_iter(stored), BTreeMap::from([(1, 9), (2, 8)]));
+    let (_, mut one) = publisher(&world, &[1, 2]).await;
+    for (slot, position) in [(1, 5), (2, 7), (1, 9), (1, 8), (3, 4)] {
+        one.reach(slot, position);
+    }
+    assert_eq!(one.of(&[1, 2, 3]), [(1, 9), (2, 7)], "a slot that is not open has none");
+    assert_eq!(stored(&world).await, []);
+    one.keep().await.unwrap();
+    assert_eq!(stored(&world).await, [(1, 9), (2, 7)]);
+
+    // A second one that believes the slots to be its own, too: the first, late, does not take back what it says.
+    let (_, mut two) = publisher(&world, &[1, 2]).await;
+    two.reach(1, 20);
+    two.keep().await.unwrap();
+    one.reach(1, 12);
+    one.reach(2, 8);
+    one.keep().await.unwrap();
+    let (_, three) = publisher(&world, &[1, 2]).await;
+    assert_eq!(three.of(&[2, 1]), [(2, 8), (1, 20)]);
+    assert_eq!(stored(&world).await, [(1, 20), (2, 8)], "what is behind is cleared away");
+}
+
+#[tokio::test]
+async fn another_assignment_keeps_what_was_reached_under_the_last() {
+    let world = world().await;
+    let (_, mut watermarks) = publisher(&world, &[1, 2]).await;
+    watermarks.reach(1, 5);
+    watermarks.reach(2, 6);
+    watermarks.open(&[2, 3]).await.unwrap();
+    assert_eq!(watermarks.of(&[1, 2, 3]), [(2, 6), (3, 0)]);
+    assert_eq!(stored(&world).await, [(1, 5), (2, 6)]);
 }
 
 #[tokio::test]
 async fn an_entry_that_cannot_be_read_stops_its_slot_and_no_other() {
     let world = world().await;
-    let log = EventLog::new(world.pool());
+    let (log, watermarks) = publisher(&world, &[1, 2]).await;
     let (mut newer, mut sound) = (world.errand(1).await, world.errand(2).await);
     append(&world, &mut newer, 2).await;
     append(&world, &mut sound, 2).await;
@@ -148,6 +180,6 @@ async fn an_entry_that_cannot_be_read_stops_its_slot_and_no_other() {
     .execute(world.owner())
     .await
     .unwrap();
-    let events = log.unpublished(&[1, 2], 100).await.unwrap();
+    let events = log.unpublished(&watermarks.of(&[1, 2]), 100).await.unwrap();
     assert_eq!((of(&events, &newer), of(&events, &sound)), (vec![1], vec![1, 2, 3]));
 }

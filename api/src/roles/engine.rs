@@ -8,7 +8,9 @@ use amends_engine::{
     runtime::{Engine, Error, News, Ownership, RepeatBudget, recovery::Recovery, replies, rest, timers},
 };
 use amends_kafka::{KafkaSink, KafkaSource};
-use amends_postgres::{MIGRATOR, PgSagaStore, deployment::deployment, events::EventLog};
+use amends_postgres::{
+    MIGRATOR, PgSagaStore, deployment::deployment, events::EventLog, watermarks::Watermarks,
+};
 use amends_protocol::transport::Source;
 use amends_workflows as workflows;
 use anyhow::Result;
@@ -110,6 +112,7 @@ pub async fn drive<S: SagaStore + 'static>(
 fn publish(process: &Process, pool: &PgPool, ownership: Ownership, news: News) -> Result<()> {
     let mut publisher = publisher::Publisher::new(
         EventLog::new(pool.clone()),
+        Watermarks::new(pool.clone()),
         point("events", KafkaSink::in_order(&process.kafka)?),
         ownership,
         news,
@@ -122,6 +125,11 @@ fn publish(process: &Process, pool: &PgPool, ownership: Ownership, news: News) -
             let full = publisher::BATCH as usize;
             let idle = read.map(|n| if n < full { publisher::POLL } else { Duration::ZERO });
             pause("publisher", idle, &mut failures, &stopping, &clock).await;
+        }
+        // What is not written down is published again by whoever comes next.
+        let ended = timeout(TURN, publisher.end()).await.unwrap_or_else(|_| late());
+        if let Err(error) = ended {
+            tracing::warn!(%error, "how far domain events are published could not be written down");
         }
     });
     Ok(())

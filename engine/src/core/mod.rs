@@ -16,7 +16,9 @@ pub use event::{Actor, Event, Occurrence, ReplyEvent, Resolution};
 pub use message::{command, outstanding};
 pub use replay::{Mismatch, replay};
 pub use retry::{RetryPolicy, jittered};
-pub use saga::{CommandState, Direction, NewSaga, Repeats, Saga, SagaOutcome, SagaState, State, Status, Undo};
+pub use saga::{
+    CommandState, Direction, NewSaga, Repeats, Saga, SagaOutcome, SagaState, State, Status, Undo,
+};
 pub use transition::{start, transition};
 
 /// The version of the core's rules. Saga rows carry the one that wrote them.

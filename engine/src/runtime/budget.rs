@@ -42,7 +42,10 @@ const fn earned(why: Repeats, outcome: Outcome, attempt: u32) -> u64 {
     match (why, outcome) {
         (Repeats::Silent, _) => COST / 10,
         (Repeats::Failed, Outcome::FailedTransient) if attempt == 1 => COST / 10,
-        (Repeats::Failed, Outcome::Succeeded | Outcome::Refused | Outcome::FailedForGood | Outcome::Fenced) => COST,
+        (
+            Repeats::Failed,
+            Outcome::Succeeded | Outcome::Refused | Outcome::FailedForGood | Outcome::Fenced,
+        ) => COST,
         (Repeats::Failed, _) => 0,
     }
 }
@@ -89,7 +92,8 @@ fn open<'a>(
     why: Repeats,
     now: Duration,
 ) -> &'a mut Account {
-    let account = accounts.entry((participant, why)).or_insert(Account { thousandths: most(why), since: now });
+    let account =
+        accounts.entry((participant, why)).or_insert(Account { thousandths: most(why), since: now });
     let passed = u64::try_from(now.saturating_sub(account.since).as_millis()).unwrap_or(u64::MAX);
     let more = passed.saturating_mul(a_second(why) / 1_000);
     account.thousandths = most(why).min(account.thousandths.saturating_add(more));

@@ -1,0 +1,116 @@
+//! Table `publisher_watermarks`: how far the domain events of each slot are published.
+//!
+//! In memory while a publisher has the slots, and kept every so often: of what it has published since, whoever comes
+//! after it publishes again. A new place is another row, and the last one is deleted by its key: a row that is updated
+//! again and again drags all its dead versions along while a forgotten transaction holds a snapshot.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sqlx::{FromRow, PgPool};
+
+use crate::{Error, error, sagas};
+
+/// The watermarks of the slots that a publisher has.
+#[derive(Debug, Clone)]
+pub struct Watermarks {
+    pool: PgPool,
+    slots: BTreeMap<u16, Mark>,
+    /// What is further on than the table says.
+    ahead: BTreeSet<u16>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Mark {
+    reached: i64,
+    /// The position of our row; none if there is no row.
+    kept: Option<i64>,
+}
+
+#[derive(FromRow)]
+struct Row {
+    slot: i16,
+    position: i64,
+}
+
+impl Watermarks {
+    /// Of no slots yet.
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool, slots: BTreeMap::new(), ahead: BTreeSet::new() }
+    }
+
+    /// Keeps what was reached, and goes on with these slots from where the table says.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn open(&mut self, slots: &[u16]) -> Result<(), Error> {
+        self.keep().await?;
+        let rows: Vec<Row> = sqlx::query_as(
+            "WITH furthest AS MATERIALIZED (
+                 SELECT w.slot, w.position FROM UNNEST($1::int2[]) AS own (slot)
+                 CROSS JOIN LATERAL (SELECT * FROM publisher_watermarks AS w WHERE w.slot = own.slot
+                                     ORDER BY w.position DESC LIMIT 1) AS w
+             ), cleared AS (
+                 DELETE FROM publisher_watermarks AS w USING furthest AS f
+                 WHERE w.slot = f.slot AND w.position < f.position
+             )
+             SELECT slot, position FROM furthest",
+        )
+        .bind(sagas::each(slots, |slot| sagas::small(*slot)))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(error::of)?;
+        self.slots = slots.iter().map(|slot| (*slot, Mark::default())).collect();
+        for Row { slot, position } in rows {
+            let slot = u16::try_from(slot).unwrap_or_default();
+            self.slots.insert(slot, Mark { reached: position, kept: Some(position) });
+        }
+        Ok(())
+    }
+
+    /// How far these slots are published, as [`unpublished`](crate::events::EventLog::unpublished) asks for it; those
+    /// that are not open are left out.
+    pub fn of(&self, slots: &[u16]) -> Vec<(u16, i64)> {
+        slots.iter().filter_map(|slot| Some((*slot, self.slots.get(slot)?.reached))).collect()
+    }
+
+    /// A slot is published up to this position; never back.
+    pub fn reach(&mut self, slot: u16, position: i64) {
+        if let Some(mark) = self.slots.get_mut(&slot)
+            && mark.reached < position
+        {
+            mark.reached = position;
+            self.ahead.insert(slot);
+        }
+    }
+
+    /// Writes down what was reached.
+    ///
+    /// # Errors
+    /// The database's; it is written the next time.
+    pub async fn keep(&mut self) -> Result<(), Error> {
+        if self.ahead.is_empty() {
+            return Ok(());
+        }
+        let marks: Vec<(u16, Mark)> = self.ahead.iter().map(|slot| (*slot, self.slots[slot])).collect();
+        sqlx::query(
+            "WITH kept AS (
+                 INSERT INTO publisher_watermarks (slot, position) SELECT * FROM UNNEST($1::int2[], $2::int8[])
+                 ON CONFLICT (slot, position) DO NOTHING
+             )
+             DELETE FROM publisher_watermarks AS w USING UNNEST($1::int2[], $3::int8[]) AS last (slot, position)
+             WHERE w.slot = last.slot AND w.position = last.position",
+        )
+        .bind(sagas::each(&marks, |(slot, _)| sagas::small(*slot)))
+        .bind(sagas::each(&marks, |(_, mark)| mark.reached))
+        .bind(sagas::each(&marks, |(_, mark)| mark.kept))
+        .execute(&self.pool)
+        .await
+        .map_err(error::of)?;
+        for slot in std::mem::take(&mut self.ahead) {
+            if let Some(mark) = self.slots.get_mut(&slot) {
+                mark.kept = Some(mark.reached);
+            }
+        }
+        Ok(())
+    }
+}
