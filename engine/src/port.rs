@@ -90,6 +90,9 @@ pub enum Error {
 
 /// Where sagas live. State, timeline and timers of a saga change in one transaction, guarded by its revision.
 pub trait SagaStore: Send + Sync {
+    /// What time it is by the store's own clock: never ahead of it, and never before what a read has said.
+    fn now(&self) -> impl Future<Output = Result<DateTime<Utc>, Error>> + Send;
+
     /// Reads sagas by id.
     fn load(&self, ids: &[Uuid]) -> impl Future<Output = Result<Loaded, Error>> + Send;
 

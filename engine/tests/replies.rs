@@ -46,6 +46,44 @@ fn what_comes_twice_is_written_and_sent_once() {
 }
 
 #[test]
+fn a_saga_that_was_just_written_is_not_read_again() {
+    let (world, engine) = World::new();
+    let (a, b) = (world.born(1), world.born(2));
+    for step in ["book", "charge", "confirm", "file"] {
+        world.answers(a, step, Outcome::Succeeded);
+        run(&world, &engine).unwrap();
+    }
+    world.answers(b, "book", Outcome::Succeeded);
+    run(&world, &engine).unwrap();
+    assert_eq!(world.state().reads, [a, b]);
+    assert_eq!(world.saga(a).label, "CONFIRMED");
+    assert!(world.saga(a).outcome.is_some());
+}
+
+#[test]
+fn what_is_remembered_is_believed_only_of_what_is_written() {
+    let (world, engine) = World::new();
+    let a = world.born(1);
+    world.answers(a, "book", Outcome::Succeeded);
+    run(&world, &engine).unwrap();
+    world.sent();
+    // Another engine goes on with it. The answer to a command that only the row knows comes here.
+    let charged = world.answer(a, "charge", Kind::Execute, Outcome::Succeeded);
+    world.state().happens(a, Event::Replied(charged.into()));
+    world.answers(a, "confirm", Outcome::Succeeded);
+    run(&world, &engine).unwrap();
+    assert_eq!(world.state().strays, []);
+    assert_eq!(world.sent(), [(a, "file execute".to_owned())]);
+    // And a write that is decided by it is decided again.
+    world.state().happens(a, Event::Poisoned(amends_protocol::Reason::new("poisoned", "")));
+    world.answers(a, "file", Outcome::Succeeded);
+    run(&world, &engine).unwrap();
+    let (saga, entries) = world.state().sagas[&a].clone();
+    assert_eq!(saga.revision as usize, entries.len(), "no revision was written over");
+    assert!(entries.iter().any(|entry| matches!(entry.occurrence.event, Event::Poisoned(_))));
+}
+
+#[test]
 fn a_rivals_write_makes_the_batch_decide_again_and_only_returned_rows_are_sent() {
     let (world, engine) = World::new();
     let (a, b) = (world.born(1), world.born(2));

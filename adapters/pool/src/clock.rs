@@ -1,7 +1,7 @@
 //! The database's time, without asking for it each time.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -11,10 +11,31 @@ use sqlx::PgPool;
 /// For so long an answer serves: our clock and the server's run apart by less than a microsecond in that time.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// What the server said last, and when that was heard. What it tells is never ahead of the server: an answer was a
-/// little old when it came.
+/// What the server said last, and when that was heard. What it tells is never ahead of the server, for an answer was a
+/// little old when it came; and never before what it has told already, unless the server's clock was set back.
 #[derive(Debug, Default)]
-pub struct DatabaseClock(Mutex<Option<(DateTime<Utc>, Instant)>>);
+pub struct DatabaseClock(Mutex<Option<Heard>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    said: DateTime<Utc>,
+    at: Instant,
+    told: DateTime<Utc>,
+}
+
+impl Heard {
+    /// What time it is by this answer.
+    fn now(&self) -> DateTime<Utc> {
+        // As Postgres counts: in whole microseconds.
+        self.said + TimeDelta::microseconds(i64::try_from(self.at.elapsed().as_micros()).unwrap_or_default())
+    }
+
+    fn tell(&mut self, now: DateTime<Utc>) -> DateTime<Utc> {
+        let set_back = self.told.signed_duration_since(now).to_std().is_ok_and(|ahead| ahead > FRESH);
+        self.told = if set_back { now } else { self.told.max(now) };
+        self.told
+    }
+}
 
 impl DatabaseClock {
     /// The database's time, a little late at most.
@@ -22,16 +43,51 @@ impl DatabaseClock {
     /// # Errors
     /// The database's, when it is asked again.
     pub async fn now(&self, pool: &PgPool) -> Result<DateTime<Utc>, sqlx::Error> {
-        let heard = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((said, at)) = heard
-            && at.elapsed() < FRESH
-        {
-            // As Postgres counts: in whole microseconds.
-            let since = i64::try_from(at.elapsed().as_micros()).unwrap_or_default();
-            return Ok(said + TimeDelta::microseconds(since));
+        if let Some(heard) = self.heard().as_mut().filter(|heard| heard.at.elapsed() < FRESH) {
+            return Ok(heard.tell(heard.now()));
         }
-        let said: DateTime<Utc> = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(pool).await?;
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((said, Instant::now()));
-        Ok(said)
+        let said = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(pool).await?;
+        let mut heard = self.heard();
+        let told = heard.map_or(said, |heard| heard.told);
+        Ok(heard.insert(Heard { said, at: Instant::now(), told }).tell(said))
+    }
+
+    /// Takes note of the database's time as it came with another answer.
+    pub fn hear(&self, said: DateTime<Utc>) {
+        let mut heard = self.heard();
+        let heard = heard.get_or_insert(Heard { said, at: Instant::now(), told: said });
+        if heard.now() < said {
+            (heard.said, heard.at) = (said, Instant::now());
+        }
+        heard.tell(said);
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Option<Heard>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(clock: &DatabaseClock) -> DateTime<Utc> {
+        let mut heard = clock.heard();
+        let heard = heard.as_mut().unwrap();
+        heard.tell(heard.now())
+    }
+
+    #[test]
+    fn what_was_told_is_not_taken_back_unless_the_server_s_clock_is_set_back() {
+        let (clock, noon) = (DatabaseClock::default(), DateTime::from_timestamp(1_767_268_800, 0).unwrap());
+        clock.hear(noon);
+        let ahead = noon + TimeDelta::milliseconds(500);
+        clock.hear(ahead);
+        assert!(told(&clock) >= ahead);
+        clock.hear(noon);
+        assert!(told(&clock) >= ahead, "an answer that was long on its way");
+        let hour_before = noon - TimeDelta::hours(1);
+        *clock.heard() = Some(Heard { said: hour_before, at: Instant::now(), told: ahead });
+        assert!(told(&clock) < noon);
     }
 }

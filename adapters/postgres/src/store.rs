@@ -1,8 +1,9 @@
 //! The engine's `SagaStore`: a file a table behind it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use amends_engine::port::{DueScan, Inputs, Loaded, SagaStore, Stray, Write};
+use amends_pool::DatabaseClock;
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -13,12 +14,13 @@ use crate::{Birth, Error, births, commit, error, inputs, sagas, strays, timeline
 #[derive(Debug, Clone)]
 pub struct PgSagaStore {
     pool: PgPool,
+    clock: Arc<DatabaseClock>,
 }
 
 impl PgSagaStore {
     /// Over these connections.
     pub fn new(pool: PgPool) -> Self {
-        Self { pool }
+        Self { pool, clock: Arc::default() }
     }
 
     /// Its connections.
@@ -35,15 +37,24 @@ impl PgSagaStore {
         births::insert(&mut connection, births, timeline::new_batch()).await.map_err(error::of)?;
         Ok(())
     }
+
+    fn timed(&self, loaded: Loaded) -> Loaded {
+        self.clock.hear(loaded.now);
+        loaded
+    }
 }
 
 impl SagaStore for PgSagaStore {
+    async fn now(&self) -> Result<DateTime<Utc>, Error> {
+        self.clock.now(&self.pool).await.map_err(error::of)
+    }
+
     async fn load(&self, ids: &[Uuid]) -> Result<Loaded, Error> {
-        sagas::load(&self.pool, ids).await
+        Ok(self.timed(sagas::load(&self.pool, ids).await?))
     }
 
     async fn due(&self, scan: &DueScan) -> Result<Loaded, Error> {
-        sagas::due(&self.pool, scan).await
+        Ok(self.timed(sagas::due(&self.pool, scan).await?))
     }
 
     async fn in_flight(
@@ -53,7 +64,7 @@ impl SagaStore for PgSagaStore {
         after: Option<Uuid>,
         limit: u32,
     ) -> Result<Loaded, Error> {
-        sagas::in_flight(&self.pool, slots, within, after, limit).await
+        Ok(self.timed(sagas::in_flight(&self.pool, slots, within, after, limit).await?))
     }
 
     async fn commit(&self, writes: &[Write]) -> Result<Vec<Inputs>, Error> {

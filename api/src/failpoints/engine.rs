@@ -10,6 +10,13 @@ use uuid::Uuid;
 use super::Failing;
 
 impl<S: SagaStore> SagaStore for Failing<S> {
+    async fn now(&self) -> Result<DateTime<Utc>, Error> {
+        self.before("now");
+        let now = self.port.now().await;
+        self.after("now");
+        now
+    }
+
     async fn load(&self, ids: &[Uuid]) -> Result<Loaded, Error> {
         self.before("load");
         let loaded = self.port.load(ids).await;

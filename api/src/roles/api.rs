@@ -44,6 +44,7 @@ pub async fn start(process: &Process, listener: Option<TcpListener>) -> Result<S
             ownership: Default::default(),
             news: Default::default(),
             budget: Default::default(),
+            recent: Default::default(),
         },
         orders: OrderStore::new(pool),
         door,

@@ -65,6 +65,7 @@ pub async fn drive<S: SagaStore + 'static>(
         ownership: ownership.clone(),
         news: news.clone(),
         budget: RepeatBudget::default(),
+        recent: Default::default(),
     });
     let mut source = point("source", KafkaSource::subscribe(&process.kafka, GROUP, &[REPLIES])?);
     let stop = || process.stop.clone();

@@ -64,6 +64,10 @@ impl Telling {
 }
 
 impl SagaStore for Telling {
+    async fn now(&self) -> Result<DateTime<Utc>, Error> {
+        self.store.now().await
+    }
+
     async fn load(&self, ids: &[Uuid]) -> Result<Loaded, Error> {
         self.store.load(ids).await
     }

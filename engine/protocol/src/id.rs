@@ -1,17 +1,26 @@
 //! Ids that both sides can compute: stable over attempts, and the same again after a restore.
 
-use uuid::Uuid;
+use uuid::{Builder, Uuid};
 
 use crate::Kind;
 
-/// The id of an execute: UUIDv5 (RFC 9562, 5.5) of the saga's id and step, part and generation.
+/// An UUIDv8 (RFC 9562, 5.8). The first 48 bits are the namespace's: of a saga's UUIDv7 the millisecond of its birth, so
+/// that what workers keep by command id goes to one end of their indexes and not all over them. The rest is that of the
+/// UUIDv5 (5.5) of the namespace and the name.
+fn derived(namespace: Uuid, name: &[u8]) -> Uuid {
+    let mut bytes = Uuid::new_v5(&namespace, name).into_bytes();
+    bytes[..6].copy_from_slice(&namespace.as_bytes()[..6]);
+    Builder::from_custom_bytes(bytes).into_uuid()
+}
+
+/// The id of an execute: of the saga's id and step, part and generation.
 pub fn execute(saga: Uuid, step: &str, part: u16, generation: u16) -> Uuid {
-    Uuid::new_v5(&saga, format!("{step}/{part}/{generation}").as_bytes())
+    derived(saga, format!("{step}/{part}/{generation}").as_bytes())
 }
 
 /// The id of the compensation of an execute.
 pub fn undo(target: Uuid) -> Uuid {
-    Uuid::new_v5(&target, b"undo")
+    derived(target, b"undo")
 }
 
 /// The id of a command of this kind that is about `target`; an execute is about itself.
@@ -19,7 +28,26 @@ pub fn of(kind: Kind, target: Uuid) -> Uuid {
     match kind {
         Kind::Execute => target,
         Kind::Compensate => undo(target),
-        Kind::Probe => Uuid::new_v5(&target, b"probe"),
-        Kind::Fence => Uuid::new_v5(&target, b"fence"),
+        Kind::Probe => derived(target, b"probe"),
+        Kind::Fence => derived(target, b"fence"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_later_sagas_come_later_and_no_two_of_one_saga_are_the_same() {
+        let [first, second] =
+            [1, 2].map(|millisecond: u128| Uuid::from_u128(millisecond << 80 | 0x7 << 76 | 9));
+        let of = |saga| {
+            let executes = ["reserve", "pay"].map(|step| execute(saga, step, 0, 1));
+            let kinds = [Kind::Execute, Kind::Compensate, Kind::Probe, Kind::Fence];
+            executes.into_iter().flat_map(move |id| kinds.map(|kind| super::of(kind, id)))
+        };
+        assert!(of(first).max() < of(second).min());
+        assert!(of(first).all(|id| id.get_version_num() == 8 && id.get_variant() == uuid::Variant::RFC4122));
+        assert_eq!(of(first).collect::<std::collections::BTreeSet<_>>().len(), 8);
     }
 }

@@ -13,12 +13,13 @@ pub struct KeyError;
 
 /// The engine's key. A command's token is HMAC-SHA-256 (RFC 2104) of its id, cut to 16 bytes, in hex.
 #[derive(Clone)]
-pub struct TokenKey([u8; 32]);
+pub struct TokenKey(Hmac<Sha256>);
 
 impl TokenKey {
     /// A key of 32 bytes from a source of randomness.
     pub fn new(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+        // Half of the hashing is the key's: once is enough.
+        Self(Hmac::new_from_slice(&bytes).expect("HMAC takes a key of any length"))
     }
 
     /// A key from its 64 hexadecimal digits.
@@ -28,11 +29,11 @@ impl TokenKey {
     pub fn from_hex(text: &str) -> Result<Self, KeyError> {
         let mut bytes = [0; 32];
         hex::decode_to_slice(text, &mut bytes).map_err(|_| KeyError)?;
-        Ok(Self(bytes))
+        Ok(Self::new(bytes))
     }
 
     fn mac(&self, command_id: Uuid) -> Hmac<Sha256> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
+        let mut mac = self.0.clone();
         mac.update(command_id.as_bytes());
         mac
     }

@@ -81,6 +81,7 @@ pub fn engine(handle: &Handle) -> SimEngine {
         ownership: Ownership::default(),
         news: amends_engine::runtime::News::default(),
         budget: amends_engine::runtime::RepeatBudget::default(),
+        recent: Default::default(),
     }
 }
 

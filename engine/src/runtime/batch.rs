@@ -5,11 +5,11 @@ use std::{
     sync::Arc,
 };
 
-use amends_protocol::{Kind, Reason, transport::Sink};
+use amends_protocol::{Json, Kind, Reason, transport::Sink};
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use super::{Engine, Error, dispatch::Outgoing};
+use super::{Engine, Error, dispatch::Outgoing, recent::Kept};
 use crate::{
     core::{Decision, Entry, Event, Illegal, Needs, Nothing, Occurrence, Saga, Send, transition},
     port::{self, Clock, Inputs, Loaded, SagaStore, Wants, Write},
@@ -55,8 +55,45 @@ struct Decided {
     raise: Option<Option<DateTime<Utc>>>,
 }
 
+/// Events of one saga that change nothing: by their places those that no command of it ordered, and what was refused.
+#[derive(Default)]
+struct Refused {
+    not_mine: Vec<usize>,
+    illegal: Vec<Illegal>,
+}
+
+impl Refused {
+    fn is_empty(&self) -> bool {
+        self.not_mine.is_empty() && self.illegal.is_empty()
+    }
+}
+
+/// A saga to decide about.
+struct Found {
+    saga: Arc<Saga>,
+    data: Option<Json>,
+    /// Just read. Otherwise remembered: only a write is believed of it, for that is fenced.
+    read: bool,
+}
+
+impl Found {
+    fn read(saga: Saga) -> (Uuid, Self) {
+        (saga.id, Self { saga: Arc::new(saga), data: None, read: true })
+    }
+
+    fn remembered((id, Kept { saga, data }): (Uuid, Kept)) -> (Uuid, Self) {
+        (id, Self { saga, data, read: false })
+    }
+}
+
+/// What of a saga is needed once it is written.
+struct Pending {
+    sends: Vec<Send>,
+    data: Option<Json>,
+}
+
 impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
-    /// Decides and writes events by saga. `first` are rows that were just read; others are read here.
+    /// Decides and writes events by saga. `first` are rows that were just read; others are remembered, or read here.
     pub(super) async fn decide(
         &self,
         events: BTreeMap<Uuid, Vec<Event>>,
@@ -67,27 +104,38 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         let mut events: BTreeMap<Uuid, Vec<Occurrence>> =
             events.into_iter().map(|(id, list)| (id, list.into_iter().map(occur).collect())).collect();
         let mut one_by_one = Vec::new();
+        let mut remembered = if first.is_none() { self.recent.take(events.keys()) } else { HashMap::new() };
         for _ in 0..ROUNDS {
             let loaded = match first.take() {
                 Some(loaded) => loaded,
-                None => self.store.load(&events.keys().copied().collect::<Vec<_>>()).await?,
+                None => self.load(events.keys().filter(|id| !remembered.contains_key(id)).copied()).await?,
             };
             // The database's time of the read: it is a little later by now, so that nothing is early.
             let now = loaded.now;
             let mut writes = Vec::new();
-            let mut sends: HashMap<Uuid, Vec<Send>> = HashMap::new();
+            let mut pending: HashMap<Uuid, Pending> = HashMap::new();
             let mut raises = Vec::new();
-            let mut found: HashMap<Uuid, Saga> = loaded.sagas.into_iter().map(|s| (s.id, s)).collect();
-            let mut again = BTreeMap::new();
+            let read = loaded.sagas.into_iter().map(Found::read);
+            let mut found: HashMap<Uuid, Found> =
+                read.chain(remembered.drain().map(Found::remembered)).collect();
+            let (mut again, mut unsure) = (BTreeMap::new(), BTreeMap::new());
             for (id, mut list) in events {
                 for occurrence in &mut list {
                     (occurrence.at, occurrence.jitter) = (now, self.clock.jitter());
                 }
-                let Some(saga) = found.remove(&id) else {
+                let Some(Found { saga, data, read }) = found.remove(&id) else {
                     outcome.missing.push(id);
                     continue;
                 };
-                let Some(decided) = self.decide_one(&saga, &list, &mut outcome) else {
+                let mut refused = Refused::default();
+                let decided = self.decide_one(&saga, &list, &mut refused);
+                if !read && (!refused.is_empty() || decided.as_ref().is_none_or(|d| d.write.is_none())) {
+                    unsure.insert(id, list);
+                    continue;
+                }
+                outcome.not_mine.extend(refused.not_mine.into_iter().map(|place| (id, place)));
+                outcome.illegal.extend(refused.illegal.into_iter().map(|illegal| (id, illegal)));
+                let Some(decided) = decided else {
                     // A newer program's saga: it is left to that program, and must not stop the others here.
                     let title = format!("{}@{}", saga.workflow, saga.workflow_version);
                     outcome.unknown.push((id, format!("workflow {title} is not in this program")));
@@ -100,12 +148,13 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
                     raises.push((id, saga.revision, raise));
                 }
                 match decided.write {
-                    Some(write) => {
-                        sends.insert(id, decided.sends);
+                    Some(mut write) => {
+                        write.wants.data &= data.is_none();
+                        pending.insert(id, Pending { sends: decided.sends, data });
                         writes.push(write);
                         again.insert(id, list);
                     }
-                    None => outcome.rows.push(Arc::new(saga)),
+                    None => outcome.rows.push(saga),
                 }
             }
             if !raises.is_empty() {
@@ -115,36 +164,53 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             let mut refused = Vec::new();
             self.write(&writes, &mut written, &mut refused).await?;
             let mut writes: HashMap<Uuid, Write> = writes.into_iter().map(|w| (w.saga.id, w)).collect();
-            for inputs in written {
-                again.remove(&inputs.saga_id);
-                if let Some(write) = writes.remove(&inputs.saga_id) {
-                    self.news.mark(write.saga.slot);
-                    count_incidents(&write.entries);
-                    let (saga, sends) =
-                        (Arc::new(write.saga), sends.remove(&inputs.saga_id).unwrap_or_default());
-                    outcome.rows.push(saga.clone());
-                    if !sends.is_empty() {
-                        outcome.outgoing.push(Outgoing { saga, sends, inputs });
-                    }
+            let mut kept = Vec::with_capacity(written.len());
+            for mut inputs in written {
+                let id = inputs.saga_id;
+                again.remove(&id);
+                let (Some(write), Some(Pending { sends, data })) = (writes.remove(&id), pending.remove(&id))
+                else {
+                    continue;
+                };
+                self.news.mark(write.saga.slot);
+                count_incidents(&write.entries);
+                let data = if write.wants.data { Some(inputs.data.clone()) } else { data };
+                let saga = Arc::new(write.saga);
+                outcome.rows.push(saga.clone());
+                kept.push(Kept { saga: saga.clone(), data: data.clone() });
+                if !sends.is_empty() {
+                    inputs.data = data.unwrap_or_default();
+                    outcome.outgoing.push(Outgoing { saga, sends, inputs });
                 }
             }
+            self.recent.keep(kept.into_iter());
             for (saga_id, why) in refused {
                 match again.remove(&saga_id) {
                     Some(list) if list.len() > 1 => one_by_one.push((saga_id, list)),
                     _ => outcome.poisoned.push(Poison { saga_id, place: 0, why }),
                 }
             }
-            if again.is_empty() {
-                self.decide_one_by_one(one_by_one, &mut outcome).await?;
-                return Ok(outcome);
-            }
             // Somebody else was first: what they wrote may change the answer.
             metrics::counter!("amends_engine_conflicts_total").increment(again.len() as u64);
             outcome.not_mine.retain(|(id, _)| !again.contains_key(id));
             outcome.illegal.retain(|(id, _)| !again.contains_key(id));
             events = again;
+            events.append(&mut unsure);
+            if events.is_empty() {
+                self.decide_one_by_one(one_by_one, &mut outcome).await?;
+                return Ok(outcome);
+            }
         }
         Err(Error::Contended)
+    }
+
+    /// Reads sagas; of none, only what time it is.
+    async fn load(&self, ids: impl Iterator<Item = Uuid>) -> Result<Loaded, Error> {
+        let ids: Vec<Uuid> = ids.collect();
+        if ids.is_empty() {
+            return Ok(Loaded { sagas: Vec::new(), now: self.store.now().await? });
+        }
+        Ok(self.store.load(&ids).await?)
     }
 
     /// Decides a saga's events each by itself: one of them cannot be stored, and the others must not suffer for it.
@@ -169,7 +235,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         Ok(())
     }
 
-    fn decide_one(&self, saga: &Saga, events: &[Occurrence], outcome: &mut Outcome) -> Option<Decided> {
+    fn decide_one(&self, saga: &Saga, events: &[Occurrence], refused: &mut Refused) -> Option<Decided> {
         let definition = self.catalog.get(&saga.workflow, saga.workflow_version)?;
         let (mut entries, mut sends, mut raise) = (Vec::new(), Vec::new(), None);
         let mut next = None;
@@ -181,10 +247,10 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
                     entries.push(change.entry);
                     sends.extend(change.sends);
                 }
-                Decision::Nothing(Nothing::NotMine) => outcome.not_mine.push((saga.id, place)),
+                Decision::Nothing(Nothing::NotMine) => refused.not_mine.push(place),
                 Decision::Nothing(_) => {}
                 Decision::Rescheduled(at) => raise = Some(at),
-                Decision::Illegal(illegal) => outcome.illegal.push((saga.id, illegal)),
+                Decision::Illegal(illegal) => refused.illegal.push(illegal),
             }
         }
         let write = next.map(|next| {
@@ -235,7 +301,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             let event = Event::Poisoned(Reason::new("poisoned", "what came for it cannot be stored"));
             let poison = [Occurrence { event, at: loaded.now, jitter: 0 }];
             for saga in &loaded.sagas {
-                let decided = self.decide_one(saga, &poison, &mut Outcome::default());
+                let decided = self.decide_one(saga, &poison, &mut Refused::default());
                 if let Some(write) = decided.and_then(|d| d.write) {
                     match self.store.commit(&[write]).await {
                         Ok(_) => {}

@@ -80,7 +80,8 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
     }
 }
 
-/// W3C Trace Context, version 00, sampled: the saga is the trace, and each command a span of it.
+/// W3C Trace Context, version 00, sampled: the saga is the trace, and each command a span of it, by the half of its id
+/// that differs.
 fn traceparent(saga: Uuid, command: Uuid) -> String {
-    format!("00-{}-{}-01", saga.simple(), &command.simple().to_string()[..16])
+    format!("00-{}-{}-01", saga.simple(), &command.simple().to_string()[16..])
 }

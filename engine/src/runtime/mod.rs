@@ -13,12 +13,14 @@ mod batch;
 mod budget;
 mod dispatch;
 mod news;
+mod recent;
 pub mod recovery;
 pub mod replies;
 pub mod timers;
 
 pub use budget::RepeatBudget;
 pub use news::News;
+pub use recent::Recent;
 
 use std::{
     sync::{Arc, RwLock},
@@ -51,8 +53,10 @@ pub struct Engine<S, K, C> {
     pub ownership: Ownership,
     /// Where it has written lately.
     pub news: News,
-    /// What second attempts may cost.
+    /// What repetitions may cost.
     pub budget: RepeatBudget,
+    /// What it has written lately.
+    pub recent: Recent,
 }
 
 /// What a loop could not get past this time.

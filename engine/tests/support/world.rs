@@ -39,6 +39,8 @@ pub(crate) struct State {
     pub(crate) poison: BTreeSet<Uuid>,
     pub(crate) strays: Vec<Stray>,
     pub(crate) scans: Vec<DueScan>,
+    /// Sagas that were read by id.
+    pub(crate) reads: Vec<Uuid>,
     pub(crate) sent: Vec<Command>,
     pub(crate) dead: Vec<(i64, String)>,
     pub(crate) send_fails: u32,
@@ -69,6 +71,7 @@ impl World {
             ownership: Ownership::default(),
             news: News::default(),
             budget: RepeatBudget::default(),
+            recent: Default::default(),
         };
         (world, engine)
     }
@@ -158,7 +161,8 @@ impl State {
         self.store_fails.pop_front().map_or(Ok(()), Err)
     }
 
-    fn happens(&mut self, id: Uuid, event: Event) {
+    /// Another process writes it.
+    pub(crate) fn happens(&mut self, id: Uuid, event: Event) {
         let (saga, entries) = self.sagas.get_mut(&id).unwrap();
         let occurrence = Occurrence { event, at: self.now, jitter: 0 };
         if let Decision::Changed(change) = transition(&stay(), saga, &occurrence) {
@@ -169,8 +173,14 @@ impl State {
 }
 
 impl SagaStore for World {
+    async fn now(&self) -> Result<DateTime<Utc>, port::Error> {
+        self.state().fails()?;
+        Ok(self.state().now)
+    }
+
     async fn load(&self, ids: &[Uuid]) -> Result<Loaded, port::Error> {
         self.state().fails()?;
+        self.state().reads.extend(ids);
         Ok(self.loaded(|s| ids.contains(&s.id)))
     }
 

@@ -6,6 +6,8 @@ pub const POINTS: [(&[&str], &[&str]); 6] = [
     (
         &["engine"],
         &[
+            "store.now.before",
+            "store.now.after",
             "store.load.before",
             "store.load.after",
             "store.due.after",

@@ -35,6 +35,10 @@ impl SimStore {
 }
 
 impl SagaStore for SimStore {
+    async fn now(&self) -> Result<DateTime<Utc>, Error> {
+        self.ask("now", |s| s.store_now()).await
+    }
+
     async fn load(&self, ids: &[Uuid]) -> Result<Loaded, Error> {
         let ids: BTreeSet<Uuid> = ids.iter().copied().collect();
         self.ask("load", move |s| {
