@@ -255,6 +255,7 @@ async fn births(deployment: &Deployment, kafka: &KafkaSettings, mode: Mode) -> R
         ownership: Default::default(),
         news: Default::default(),
         budget: Default::default(),
+        recent: Default::default(),
     };
     Ok(Births { engine: Arc::new(engine), orders, definition, slot: AtomicU16::new(0) })
 }

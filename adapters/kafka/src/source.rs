@@ -32,6 +32,11 @@ const RENEWAL: Duration = Duration::from_secs(2);
 const LINGER: Duration = Duration::from_millis(2);
 const FEW: std::ops::Range<usize> = 2..64;
 
+/// For so long a rebalance may wait for members that do not come, and a batch may take before its partitions are given to
+/// somebody else. Not the client's five minutes: a broker that was killed has been seen to wait, all that time, for the
+/// members that it remembered, while the same processes, which had joined anew, waited for it.
+const REBALANCE: Duration = Duration::from_secs(15);
+
 /// So often the broker is told which offsets are settled. What is not told in time is received again, and known.
 const COMMIT_EVERY: Duration = Duration::from_millis(100);
 
@@ -222,6 +227,8 @@ fn join(
         ("session.timeout.ms", &millis(settings.session_timeout)),
         // Heartbeats are how a member learns of a rebalance.
         ("heartbeat.interval.ms", &millis(settings.session_timeout / 6)),
+        // A rebalance waits so long for a member that does not come to it.
+        ("max.poll.interval.ms", &millis(REBALANCE.max(settings.session_timeout))),
         ("fetch.wait.max.ms", &millis(settings.fetch_wait)),
         ("fetch.queue.backoff.ms", "10"),
         ("fetch.error.backoff.ms", "100"),

@@ -189,6 +189,26 @@ pub(crate) async fn two_members_share_the_partitions_and_what_moves_is_not_lost(
     assert_eq!(numbers(&unsettled).into_iter().collect::<BTreeSet<_>>(), expected);
 }
 
+pub(crate) async fn a_rebalance_does_not_wait_long_for_a_member_that_does_not_come(broker: TestBroker) {
+    let topic = broker.topic("replies", 2).await;
+    let sink = sink(broker);
+    let mut wedged = source(broker, &topic, &topic);
+    scatter(&sink, &topic, 0..10).await;
+    expect(&mut wedged, 0..10).await;
+
+    // It is at its batch for ever, though it lives: its heartbeats go on.
+    let mut second = source(broker, &topic, &topic);
+    expect(&mut second, 0..10).await;
+
+    // Once it is back, it has its share again.
+    let begun = Instant::now();
+    while wedged.assignment().partitions.len() != 1 || second.assignment().partitions.len() != 1 {
+        assert!(begun.elapsed() < PATIENCE, "{:?} {:?}", wedged.assignment(), second.assignment());
+        let _ = wedged.receive(100, Duration::from_millis(20)).await;
+        let _ = second.receive(100, Duration::from_millis(20)).await;
+    }
+}
+
 pub(crate) async fn a_dead_letter_says_where_it_came_from_and_why(broker: TestBroker) {
     let topic = broker.topic("commands", 1).await;
     broker.create(&topics::dead_letter_topic(&topic), 1).await;

@@ -36,6 +36,7 @@ on_every_broker!(
     what_was_not_settled_comes_again_after_a_rewind,
     a_rewind_behind_a_settled_batch_brings_back_only_what_came_later,
     two_members_share_the_partitions_and_what_moves_is_not_lost,
+    a_rebalance_does_not_wait_long_for_a_member_that_does_not_come,
     a_dead_letter_says_where_it_came_from_and_why,
     a_dead_letter_bigger_than_its_topic_allows_is_cut,
     domain_events_arrive_in_the_order_they_were_sent,
