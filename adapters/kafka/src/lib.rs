@@ -12,6 +12,7 @@
 #![warn(missing_docs)]
 
 mod context;
+mod gather;
 mod producer;
 mod progress;
 mod settings;
@@ -20,6 +21,7 @@ mod source;
 pub mod topics;
 mod watch;
 
+pub use gather::Gather;
 pub use settings::{Contact, Error, KafkaSettings, check};
 pub use sink::KafkaSink;
 pub use source::KafkaSource;

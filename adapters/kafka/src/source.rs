@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::RangeInclusive,
     sync::{Arc, Mutex, MutexGuard, mpsc},
     thread,
     time::{Duration, Instant},
@@ -19,6 +20,7 @@ use rdkafka::{
 
 use crate::{
     KafkaSettings, context,
+    gather::Gather,
     progress::{Partition, Progress},
     settings,
     watch::Watch,
@@ -27,10 +29,8 @@ use crate::{
 /// How long a consumer is given before another takes its place.
 const RENEWAL: Duration = Duration::from_secs(2);
 
-/// After a batch of a few, more are on their way: what comes within a moment goes with them. One alone waits for
-/// nobody, and a big batch has little to gain.
-const LINGER: Duration = Duration::from_millis(2);
-const FEW: std::ops::Range<usize> = 2..64;
+/// The wait after a batch of a few.
+const LINGER: RangeInclusive<Duration> = Duration::from_millis(2)..=Duration::from_millis(10);
 
 /// For so long a rebalance may wait for members that do not come, and a batch may take before its partitions are given to
 /// somebody else. Not the client's five minutes: a broker that was killed has been seen to wait, all that time, for the
@@ -60,8 +60,7 @@ pub struct KafkaSource {
     renewed_at: Option<Instant>,
     /// An error that came after messages: it is told next time.
     failed: Option<Error>,
-    /// How many messages the last batch had.
-    lately: usize,
+    gather: Gather,
     /// A rewind that did not succeed: nothing may be received before it does.
     must_rewind: bool,
 }
@@ -83,7 +82,7 @@ impl KafkaSource {
             must_renew: false,
             renewed_at: None,
             failed: None,
-            lately: 0,
+            gather: Gather::new(LINGER),
             must_rewind: false,
         })
     }
@@ -256,9 +255,9 @@ impl Source for KafkaSource {
             self.seek_back()?;
         }
         self.count_again();
-        if FEW.contains(&self.lately) {
+        if let Some(wait) = self.gather.wait() {
             // Nothing has been taken: dropped here, nothing is lost.
-            tokio::time::sleep(LINGER).await;
+            tokio::time::sleep(wait).await;
         }
         let begun = Instant::now();
         let first = loop {
@@ -270,14 +269,14 @@ impl Source for KafkaSource {
                 Err(_) if due.is_some_and(|due| due <= left) => self.flush()?,
                 Err(_) => {
                     self.watch.dry();
-                    self.lately = 0;
+                    self.gather.begins(0);
                     return Ok(Batch::default());
                 }
             }
         };
         let first = first.or_else(|error| self.past_errors(error))?;
         let messages = self.drain(first, max);
-        self.lately = messages.len();
+        self.gather.begins(messages.len());
         self.watch.heard(messages.iter().map(|message| (message.topic.as_str(), message.partition)));
         let receipt = self.state().progress.received(&messages);
         Ok(Batch { messages, receipt })

@@ -2,6 +2,7 @@
 
 use std::{
     num::NonZeroU32,
+    ops::RangeInclusive,
     sync::{
         Arc,
         atomic::{AtomicU16, Ordering},
@@ -13,6 +14,7 @@ use amends_engine::{
     core::{NewSaga, start},
     port::{self, Inputs},
 };
+use amends_kafka::Gather;
 use amends_postgres::orders::{NewOrder, Placed};
 use amends_protocol::SLOTS;
 use amends_workflows::order_fulfilment as workflow;
@@ -29,6 +31,8 @@ use crate::{failpoints::reached, state::Api};
 
 /// Most orders of a transaction.
 const BATCH: usize = 500;
+/// The wait after a batch of a few: a customer waits with it.
+const LINGER: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_millis(5);
 /// No transaction takes longer.
 const LONGEST: Duration = Duration::from_secs(10);
 /// Orders that may wait; one more is sent away.
@@ -120,7 +124,11 @@ impl Porter {
     /// Takes orders in until told to stop, and then those that are already waiting.
     pub async fn run(mut self, api: Arc<Api>, stop: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH);
+        let mut gather = Gather::new(LINGER);
         loop {
+            if let Some(wait) = gather.wait() {
+                tokio::time::sleep(wait).await;
+            }
             let taken = tokio::select! {
                 taken = self.waiting.recv_many(&mut batch, BATCH) => taken,
                 () = stop.cancelled() => {
@@ -132,6 +140,7 @@ impl Porter {
                 return;
             }
             metrics::histogram!("amends_api_batch_size").record(taken as f64);
+            gather.begins(taken);
             self.take_in(&api, std::mem::take(&mut batch)).await;
         }
     }
