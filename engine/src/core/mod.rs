@@ -19,6 +19,7 @@ pub use retry::{RetryPolicy, jittered};
 pub use saga::{
     CommandState, Direction, NewSaga, Repeats, Saga, SagaOutcome, SagaState, State, Status, Undo,
 };
+pub(crate) use transition::RESEND;
 pub use transition::{start, transition};
 
 /// The version of the core's rules. Saga rows carry the one that wrote them.

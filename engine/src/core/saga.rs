@@ -328,18 +328,18 @@ impl CommandState {
     }
 
     /// Why what is due about it now goes out again, if it is a repetition that can wait.
-    fn repeats(&self, definition: &Definition, now: DateTime<Utc>) -> Option<Repeats> {
+    fn repeats(&self, now: DateTime<Utc>) -> Option<Repeats> {
         let has_come = |at: Option<DateTime<Utc>>| at.is_some_and(|at| at <= now);
         match (&self.undo, self.status) {
             (Some(undo), _) if has_come(undo.due_at) => match (undo.asks, undo.failures) {
                 (0, 1..) => Some(Repeats::Failed),
-                (2.., _) => Some(Repeats::Silent),
+                (1.., _) => Some(Repeats::Silent),
                 _ => None,
             },
             _ if !has_come(self.due_at) => None,
             (_, Status::Backoff) if self.attempt > 1 => Some(Repeats::Failed),
             (_, Status::Unknown) if self.asks > 0 => Some(Repeats::Silent),
-            (_, Status::Waiting) if self.deadline(definition) <= now => Some(Repeats::Silent),
+            (_, Status::Waiting) => Some(Repeats::Silent),
             _ => None,
         }
     }
@@ -401,16 +401,12 @@ impl Saga {
 
     /// The commands that are to go out again (or to be asked after), and why, if that is all that there is to do for it
     /// now: it may as well be done later. `None` where there is anything else to do, or nothing.
-    pub fn only_repeats_due(
-        &self,
-        definition: &Definition,
-        now: DateTime<Utc>,
-    ) -> Option<Vec<(&CommandState, Repeats)>> {
+    pub fn only_repeats_due(&self, now: DateTime<Utc>) -> Option<Vec<(&CommandState, Repeats)>> {
         if self.state.poisoned.is_some() || self.state.timeout_at.is_some_and(|at| at <= now) {
             return None;
         }
         let due = self.state.commands.iter().filter(|c| c.due().is_some_and(|at| at <= now));
-        let repeats: Option<Vec<_>> = due.map(|c| Some((c, c.repeats(definition, now)?))).collect();
+        let repeats: Option<Vec<_>> = due.map(|c| Some((c, c.repeats(now)?))).collect();
         repeats.filter(|repeats| !repeats.is_empty())
     }
 

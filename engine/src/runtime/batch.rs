@@ -158,7 +158,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
                 }
             }
             if !raises.is_empty() {
-                self.store.reschedule(&raises).await?;
+                self.reschedule(&raises).await?;
             }
             let mut written = Vec::new();
             let mut refused = Vec::new();
@@ -202,6 +202,13 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             }
         }
         Err(Error::Contended)
+    }
+
+    /// Sets when sagas that still have this revision are woken.
+    pub(super) async fn reschedule(&self, sagas: &[(Uuid, u32, Option<DateTime<Utc>>)]) -> Result<(), Error> {
+        self.store.reschedule(sagas).await?;
+        self.recent.reschedule(sagas);
+        Ok(())
     }
 
     /// Reads sagas; of none, only what time it is.

@@ -31,16 +31,31 @@ const fn most(why: Repeats) -> u64 {
 const fn a_second(why: Repeats) -> u64 {
     match why {
         Repeats::Failed => COST,
-        Repeats::Silent => 20 * COST,
+        Repeats::Silent => 10 * COST,
     }
 }
 
+/// What is known of an answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Answer {
+    pub outcome: Outcome,
+    pub attempt: u32,
+    /// It came soon: whoever gives it has no backlog.
+    pub soon: bool,
+}
+
 /// What an answer brings. A worker that works earns its failures another attempt each; first failures pay for a tenth
-/// as many more. Whatever a worker answers, it is there, and what it has not answered yet mostly waits its turn: each
-/// answer pays for a tenth of a question.
-const fn earned(why: Repeats, outcome: Outcome, attempt: u32) -> u64 {
+/// as many more. Where a worker answers soon, what it has not answered is lost, and each answer pays for a repetition;
+/// where it answers late, what it has not answered waits its turn, and an answer pays for a tenth.
+fn earned(why: Repeats, Answer { outcome, attempt, soon }: Answer) -> u64 {
     match (why, outcome) {
-        (Repeats::Silent, _) => COST / 10,
+        (Repeats::Silent, _) => {
+            if soon {
+                COST
+            } else {
+                COST / 10
+            }
+        }
         (Repeats::Failed, Outcome::FailedTransient) if attempt == 1 => COST / 10,
         (
             Repeats::Failed,
@@ -62,12 +77,12 @@ struct Account {
 }
 
 impl RepeatBudget {
-    /// Takes note of an answer; `attempt` is the answer's.
-    pub(super) fn heard(&self, participant: &'static str, outcome: Outcome, attempt: u32, now: Duration) {
+    /// Takes note of an answer.
+    pub(super) fn heard(&self, participant: &'static str, answer: Answer, now: Duration) {
         let mut accounts = self.accounts();
         for why in [Repeats::Failed, Repeats::Silent] {
             let account = open(&mut accounts, participant, why, now);
-            account.thousandths = most(why).min(account.thousandths + earned(why, outcome, attempt));
+            account.thousandths = most(why).min(account.thousandths + earned(why, answer));
         }
     }
 
@@ -107,6 +122,10 @@ mod tests {
 
     const NOW: Duration = Duration::from_secs(100);
 
+    fn heard(budget: &RepeatBudget, participant: &'static str, outcome: Outcome, attempt: u32) {
+        budget.heard(participant, Answer { outcome, attempt, soon: false }, NOW);
+    }
+
     fn paid(budget: &RepeatBudget, why: Repeats, now: Duration) -> usize {
         (0..10_000).take_while(|_| budget.pay("payment", why, now)).count()
     }
@@ -116,10 +135,10 @@ mod tests {
         let budget = RepeatBudget::default();
         assert_eq!(paid(&budget, Repeats::Failed, NOW), 50);
         for _ in 0..300 {
-            budget.heard("payment", Outcome::FailedTransient, 1, NOW);
-            budget.heard("payment", Outcome::FailedTransient, 2, NOW);
-            budget.heard("payment", Outcome::InFlight, 1, NOW);
-            budget.heard("inventory", Outcome::Succeeded, 1, NOW);
+            heard(&budget, "payment", Outcome::FailedTransient, 1);
+            heard(&budget, "payment", Outcome::FailedTransient, 2);
+            heard(&budget, "payment", Outcome::InFlight, 1);
+            heard(&budget, "inventory", Outcome::Succeeded, 1);
         }
         assert_eq!(paid(&budget, Repeats::Failed, NOW), 30);
     }
@@ -129,7 +148,7 @@ mod tests {
         let budget = RepeatBudget::default();
         paid(&budget, Repeats::Failed, NOW);
         for outcome in [Outcome::Succeeded, Outcome::Refused, Outcome::FailedForGood] {
-            budget.heard("payment", outcome, 3, NOW);
+            heard(&budget, "payment", outcome, 3);
         }
         assert_eq!(paid(&budget, Repeats::Failed, NOW), 3);
         assert_eq!(paid(&budget, Repeats::Failed, NOW + Duration::from_millis(2_500)), 2);
@@ -138,15 +157,20 @@ mod tests {
     }
 
     #[test]
-    fn after_silence_ten_answers_of_whatever_kind_pay_for_one_question_and_each_second_for_twenty() {
+    fn after_silence_ten_late_answers_pay_for_one_repetition_and_so_does_one_that_came_soon() {
         let budget = RepeatBudget::default();
         assert_eq!(paid(&budget, Repeats::Silent, NOW), 200);
         for _ in 0..300 {
-            budget.heard("payment", Outcome::InFlight, 1, NOW);
-            budget.heard("inventory", Outcome::Succeeded, 1, NOW);
+            heard(&budget, "payment", Outcome::InFlight, 1);
+            heard(&budget, "inventory", Outcome::Succeeded, 1);
         }
         assert_eq!(paid(&budget, Repeats::Silent, NOW), 30);
-        assert_eq!(paid(&budget, Repeats::Silent, NOW + Duration::from_secs(3)), 60);
+        for _ in 0..30 {
+            let answer = Answer { outcome: Outcome::Refused, attempt: 1, soon: true };
+            budget.heard("payment", answer, NOW);
+        }
+        assert_eq!(paid(&budget, Repeats::Silent, NOW), 30);
+        assert_eq!(paid(&budget, Repeats::Silent, NOW + Duration::from_secs(3)), 30, "ten a second");
         assert_eq!(paid(&budget, Repeats::Failed, NOW), 50, "an account of its own");
         assert_eq!(paid(&budget, Repeats::Silent, NOW + Duration::from_hours(1)), 200);
     }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use amends_protocol::Json;
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::core::Saga;
@@ -44,6 +45,20 @@ impl Recent {
             .collect()
     }
 
+    /// These are woken at another time, if they still have that revision: remembered with the old one, a row would be set
+    /// back to it by the next write.
+    pub(super) fn reschedule(&self, sagas: &[(Uuid, u32, Option<DateTime<Utc>>)]) {
+        let mut halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Halves { newer, older } = &mut *halves;
+        for (id, revision, wake_at) in sagas {
+            if let Some(kept) = newer.get_mut(id).or_else(|| older.get_mut(id))
+                && kept.saga.revision == *revision
+            {
+                Arc::make_mut(&mut kept.saga).wake_at = *wake_at;
+            }
+        }
+    }
+
     /// Remembers these. What has ended has no answers to come.
     pub(super) fn keep(&self, written: impl Iterator<Item = Kept>) {
         let mut halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -58,8 +73,6 @@ impl Recent {
 
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
-
     use super::*;
     use crate::core::{Direction, State};
 

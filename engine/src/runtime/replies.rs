@@ -7,11 +7,12 @@ use amends_protocol::{
     transport::{Batch, Inbound, Sink, Source},
     wire,
 };
+use chrono::DateTime;
 use uuid::Uuid;
 
-use super::{Engine, Error};
+use super::{Engine, Error, budget::Answer};
 use crate::{
-    core::{Event, ReplyEvent},
+    core::{Event, RESEND, ReplyEvent},
     port::{Clock, SagaStore, Stray},
 };
 
@@ -130,6 +131,15 @@ fn note<S, K, C: Clock>(engine: &Engine<S, K, C>, reply: &Reply) {
     if let Some((_, step)) = definition.and_then(|d| d.step(&reply.step))
         && matches!(reply.kind, Kind::Execute | Kind::Compensate)
     {
-        engine.budget.heard(step.participant, reply.outcome, reply.attempt, engine.clock.monotonic());
+        let answer = Answer { outcome: reply.outcome, attempt: reply.attempt, soon: came_soon(reply) };
+        engine.budget.heard(step.participant, answer, engine.clock.monotonic());
     }
+}
+
+/// Whether all that the saga did until this answer took less than a repetition is waited for. Its id says when it was
+/// born, if it is an UUIDv7; where it is not, nothing is known.
+fn came_soon(reply: &Reply) -> bool {
+    let born_at = reply.saga_id.get_timestamp().map(|at| at.to_unix());
+    let born_at = born_at.and_then(|(s, ns)| DateTime::from_timestamp(i64::try_from(s).ok()?, ns));
+    born_at.is_some_and(|born_at| reply.replied_at - born_at < RESEND)
 }

@@ -109,7 +109,7 @@ impl Timers {
             .map(|s| (s.id, vec![Event::Woke]))
             .collect();
         if !later.is_empty() {
-            engine.store.reschedule(&later.into_values().collect::<Vec<_>>()).await?;
+            engine.reschedule(&later.into_values().collect::<Vec<_>>()).await?;
         }
         if events.is_empty() {
             return Ok((count, now));
@@ -130,7 +130,7 @@ fn put_off<S: SagaStore, K: Sink, C: Clock>(
     let mut later = BTreeMap::new();
     for saga in &loaded.sagas {
         let Some(definition) = engine.catalog.get(&saga.workflow, saga.workflow_version) else { continue };
-        for (command, why) in saga.only_repeats_due(definition, now).into_iter().flatten() {
+        for (command, why) in saga.only_repeats_due(now).into_iter().flatten() {
             let step = &definition.steps[command.step];
             if engine.budget.pay(step.participant, why, monotonic) {
                 continue;
