@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    ops::RangeInclusive,
+    ops::{Range, RangeInclusive},
     sync::{Arc, Mutex, MutexGuard, mpsc},
     thread,
     time::{Duration, Instant},
@@ -30,6 +30,7 @@ use crate::{
 const RENEWAL: Duration = Duration::from_secs(2);
 
 /// The wait after a batch of a few.
+const FEW: Range<usize> = 2..64;
 const LINGER: RangeInclusive<Duration> = Duration::from_millis(2)..=Duration::from_millis(10);
 
 /// For so long a rebalance may wait for members that do not come, and a batch may take before its partitions are given to
@@ -82,7 +83,7 @@ impl KafkaSource {
             must_renew: false,
             renewed_at: None,
             failed: None,
-            gather: Gather::new(LINGER),
+            gather: Gather::new(FEW, LINGER),
             must_rewind: false,
         })
     }

@@ -2,7 +2,7 @@
 
 use std::{
     num::NonZeroU32,
-    ops::RangeInclusive,
+    ops::{Range, RangeInclusive},
     sync::{
         Arc,
         atomic::{AtomicU16, Ordering},
@@ -31,7 +31,8 @@ use crate::{failpoints::reached, state::Api};
 
 /// Most orders of a transaction.
 const BATCH: usize = 500;
-/// The wait after a batch of a few: a customer waits with it.
+/// The wait after a batch of a few: customers wait with it.
+const FEW: Range<usize> = 2..16;
 const LINGER: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_millis(5);
 /// No transaction takes longer.
 const LONGEST: Duration = Duration::from_secs(10);
@@ -124,7 +125,7 @@ impl Porter {
     /// Takes orders in until told to stop, and then those that are already waiting.
     pub async fn run(mut self, api: Arc<Api>, stop: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH);
-        let mut gather = Gather::new(LINGER);
+        let mut gather = Gather::new(FEW, LINGER);
         loop {
             if let Some(wait) = gather.wait() {
                 tokio::time::sleep(wait).await;

@@ -1,14 +1,17 @@
 //! `amends-guard`: what an order costs in numbers that repeat, against `bench/guard/baseline.json`.
 //!
 //! * instructions of the core's decisions and of the codecs, by valgrind's callgrind ([`work`]);
-//! * WAL bytes and commits of the engine's database, by a fixed small run ([`rows`]).
+//! * WAL bytes and commits of the engine's database, by a fixed small run ([`rows`]), and WAL bytes of the workers'
+//!   ([`workers`]).
 //!
 //! It fails when one has grown by more than 5 %. Where that is on purpose, `make guard ARGS=--write` writes the new
 //! baseline, to be committed with the change.
 
 mod instructions;
 mod rows;
+mod wal;
 mod work;
+mod workers;
 
 use std::{collections::BTreeMap, fs, path::Path, process::ExitCode};
 
@@ -46,7 +49,7 @@ fn main() -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut counts = instructions::count()?;
-    counts.extend(tokio::runtime::Runtime::new()?.block_on(rows::count())?);
+    counts.extend(tokio::runtime::Runtime::new()?.block_on(written())?);
     let baseline = Path::new(env!("CARGO_MANIFEST_DIR")).join("baseline.json");
     if cli.write {
         fs::write(&baseline, serde_json::to_string_pretty(&counts)? + "\n")?;
@@ -57,6 +60,15 @@ fn main() -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// What an order writes in the databases.
+async fn written() -> Result<Counts> {
+    let server = wal::Server::start().await?;
+    let mut counts = rows::count(&server).await?;
+    counts.extend(workers::count(&server).await?);
+    server.stop().await;
+    Ok(counts)
 }
 
 /// Prints a line each; answers whether nothing has grown too much and nothing is without a baseline.

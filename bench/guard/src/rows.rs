@@ -1,6 +1,5 @@
-//! What an order writes in the engine's database: a fixed small run on a server of its own.
+//! What an order writes in the engine's database: a fixed small run.
 
-use amends_embedded::{Postgres, PostgresOptions};
 use amends_engine::{
     core::{Change, NewSaga},
     port::{SagaStore, Wants, Write},
@@ -10,34 +9,24 @@ use amends_postgres::{
     orders::{NewOrder, OrderStore, Placed},
 };
 use amends_protocol::Json;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde_json::json;
-use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::{Counts, work::Order};
+use crate::{
+    Counts,
+    wal::{Server, written},
+    work::Order,
+};
 
-const BATCHES: u16 = 20;
-const BATCH: u16 = 25;
+/// So many batches.
+pub const BATCHES: u16 = 20;
+/// Of so many orders.
+pub const BATCH: u16 = 25;
 
 /// WAL bytes of an order, and commits of all of them.
-pub async fn count() -> Result<Counts> {
-    let directory = tempfile::tempdir()?;
-    let mut options = PostgresOptions::new(directory.path().join("postgres"));
-    options.fsync = false;
-    // What is written is the same with commits that wait for the disk; whole pages depend on when checkpoints fall.
-    options.settings.push(("autovacuum".into(), "off".into()));
-    let server = Postgres::start(options).await?;
-    let pool = amends_pool::connect(&server.url("postgres"), 1, "amends-guard")?;
-    sqlx::raw_sql("CREATE ROLE amends_engine; CREATE EXTENSION pg_walinspect").execute(&pool).await?;
-    MIGRATOR.run(&pool).await?;
-    let counts = orders(&pool).await;
-    pool.close().await;
-    server.stop().await;
-    counts
-}
-
-async fn orders(pool: &PgPool) -> Result<Counts> {
+pub async fn count(server: &Server) -> Result<Counts> {
+    let pool = server.database("engine", &MIGRATOR).await?;
     let world = World {
         order: Order::new(),
         orders: OrderStore::new(pool.clone()),
@@ -45,31 +34,19 @@ async fn orders(pool: &PgPool) -> Result<Counts> {
     };
     // The first of everything costs more than what follows.
     world.batch(0).await?;
-    sqlx::query("CHECKPOINT").execute(pool).await?;
-    let from = position(pool).await?;
-    for slot in 1..=BATCHES {
-        world.batch(slot).await?;
-    }
-    let to = position(pool).await?;
-    let (bytes, commits): (i64, i64) = sqlx::query_as(
-        "SELECT (pg_wal_lsn_diff($2::pg_lsn, $1::pg_lsn) - coalesce(sum(fpi_size), 0))::int8,
-                coalesce(sum(count) FILTER (WHERE \"resource_manager/record_type\" = 'Transaction/COMMIT'), 0)::int8
-         FROM pg_get_wal_stats($1::pg_lsn, $2::pg_lsn, true)",
-    )
-    .bind(from)
-    .bind(to)
-    .fetch_one(pool)
-    .await
-    .context("reading the WAL")?;
+    let written = written(&pool, async {
+        for slot in 1..=BATCHES {
+            world.batch(slot).await?;
+        }
+        Ok(())
+    })
+    .await?;
+    pool.close().await;
     let orders = u64::from(BATCHES * BATCH);
     Ok(Counts::from([
-        ("engine's database: WAL bytes an order".to_owned(), bytes.unsigned_abs() / orders),
-        (format!("engine's database: commits of {orders} orders"), commits.unsigned_abs()),
+        ("engine's database: WAL bytes an order".to_owned(), written.bytes / orders),
+        (format!("engine's database: commits of {orders} orders"), written.commits),
     ]))
-}
-
-async fn position(pool: &PgPool) -> Result<String> {
-    Ok(sqlx::query_scalar("SELECT pg_current_wal_flush_lsn()::text").fetch_one(pool).await?)
 }
 
 struct World {

@@ -77,7 +77,8 @@ CREATE INDEX ON notified (event_id);
 CREATE TEMP TABLE sent AS
     SELECT s.id AS saga_id, c.step_no, c.step, c.part, c.generation, c.status, c.undo_asked, c.undone, c.parked,
            c.held, CASE c.step WHEN 'pay' THEN 'payment' WHEN 'ship' THEN 'shipment' ELSE 'inventory' END AS worker,
-           uuid_generate_v5(s.id, c.step || '/' || c.part || '/' || c.generation) AS command_id
+           (left(s.id::text, 14) || '8' || substr(uuid_generate_v5(
+               s.id, c.step || '/' || c.part || '/' || c.generation)::text, 16))::uuid AS command_id
     FROM sagas AS s, LATERAL (
         SELECT (e ->> 'step')::integer AS step_no,
                (ARRAY['reserve', 'pay', 'ship', 'take'])[(e ->> 'step')::integer + 1] AS step,

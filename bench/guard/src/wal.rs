@@ -1,0 +1,75 @@
+//! A server of the guard's own, and what is written to its log.
+
+use amends_embedded::{Postgres, PostgresOptions};
+use anyhow::{Context, Result};
+use sqlx::PgPool;
+
+/// A server that writes the same for the same work, whatever else the machine does.
+pub struct Server {
+    server: Postgres,
+    _directory: tempfile::TempDir,
+}
+
+/// What was written.
+pub struct Written {
+    /// Without whole pages, for these depend on when checkpoints fall.
+    pub bytes: u64,
+    pub commits: u64,
+}
+
+impl Server {
+    /// Starts one.
+    pub async fn start() -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let mut options = PostgresOptions::new(directory.path().join("postgres"));
+        // What is written is the same with commits that wait for the disk.
+        options.fsync = false;
+        options.settings.push(("autovacuum".into(), "off".into()));
+        let server = Postgres::start(options).await?;
+        let roles = "CREATE ROLE amends_engine; CREATE ROLE amends_inventory; CREATE ROLE amends_payment;
+                     CREATE ROLE amends_shipment";
+        let pool = amends_pool::connect(&server.url("postgres"), 1, "amends-guard")?;
+        sqlx::raw_sql(roles).execute(&pool).await?;
+        pool.close().await;
+        Ok(Self { server, _directory: directory })
+    }
+
+    /// A database with these migrations.
+    pub async fn database(&self, name: &'static str, migrator: &sqlx::migrate::Migrator) -> Result<PgPool> {
+        let admin = amends_pool::connect(&self.server.url("postgres"), 1, "amends-guard")?;
+        sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&admin).await?;
+        admin.close().await;
+        let pool = amends_pool::connect(&self.server.url(name), 2, "amends-guard")?;
+        sqlx::query("CREATE EXTENSION pg_walinspect").execute(&pool).await?;
+        migrator.run(&pool).await?;
+        Ok(pool)
+    }
+
+    /// Stops it.
+    pub async fn stop(self) {
+        self.server.stop().await;
+    }
+}
+
+/// What this work writes. (One thing at a time: the log is the whole server's.)
+pub async fn written(pool: &PgPool, work: impl Future<Output = Result<()>>) -> Result<Written> {
+    sqlx::query("CHECKPOINT").execute(pool).await?;
+    let from = position(pool).await?;
+    work.await?;
+    let to = position(pool).await?;
+    let (bytes, commits): (i64, i64) = sqlx::query_as(
+        "SELECT (pg_wal_lsn_diff($2::pg_lsn, $1::pg_lsn) - coalesce(sum(fpi_size), 0))::int8,
+                coalesce(sum(count) FILTER (WHERE \"resource_manager/record_type\" = 'Transaction/COMMIT'), 0)::int8
+         FROM pg_get_wal_stats($1::pg_lsn, $2::pg_lsn, true)",
+    )
+    .bind(from)
+    .bind(to)
+    .fetch_one(pool)
+    .await
+    .context("reading the WAL")?;
+    Ok(Written { bytes: bytes.unsigned_abs(), commits: commits.unsigned_abs() })
+}
+
+async fn position(pool: &PgPool) -> Result<String> {
+    Ok(sqlx::query_scalar("SELECT pg_current_wal_flush_lsn()::text").fetch_one(pool).await?)
+}
