@@ -22,8 +22,9 @@ impl Server {
     pub async fn start() -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let mut options = PostgresOptions::new(directory.path().join("postgres"));
-        // What is written is the same with commits that wait for the disk.
+        // What is written is the same with commits that wait for the disk. But it must be written when it is looked at.
         options.fsync = false;
+        options.settings.push(("synchronous_commit".into(), "on".into()));
         options.settings.push(("autovacuum".into(), "off".into()));
         let server = Postgres::start(options).await?;
         let roles = "CREATE ROLE amends_engine; CREATE ROLE amends_inventory; CREATE ROLE amends_payment;
