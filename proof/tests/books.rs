@@ -104,10 +104,12 @@ async fn what_was_resolved_as_not_done_may_be_open_only_while_its_worker_remembe
     let (databases, sources) = databases().await;
     let [remembered, forgotten] = [1, 2].map(Uuid::from_u128);
     for (saga, undo) in [(remembered, "'{}'"), (forgotten, "NULL")] {
+        // As docs/PROTOCOL.md has it.
+        let hashed = Uuid::new_v5(&saga, b"ship/0/1").to_string();
+        let command_id = format!("{}8{}", &saga.to_string()[..14], &hashed[15..]);
         let row = format!(
             "INSERT INTO commands (command_id, saga_id, status, attempt, epoch, issued_at, unsure, undo)
-             VALUES ('{}', '{saga}', 'started', 1, 0, now(), true, {undo})",
-            Uuid::new_v5(&saga, b"ship/0/1"),
+             VALUES ('{command_id}', '{saga}', 'started', 1, 0, now(), true, {undo})"
         );
         for (at, sql) in [(0, resolved_as_not_done(saga)), (3, row)] {
             sqlx::raw_sql(AssertSqlSafe(sql)).execute(&databases[at].pool).await.unwrap();
