@@ -59,7 +59,8 @@ impl DatabaseClock {
         if heard.now() < said {
             (heard.said, heard.at) = (said, Instant::now());
         }
-        heard.tell(said);
+        // An answer that was long on its way does not mean that the server's clock was set back.
+        heard.told = heard.told.max(said);
     }
 
     fn heard(&self) -> MutexGuard<'_, Option<Heard>> {

@@ -64,7 +64,6 @@ pub async fn count(server: &Server) -> Result<Counts> {
         })
         .await?;
         stop.cancel();
-        topic.0.arrived.notify_one();
         worker.await?;
         pool.close().await;
         counts.insert(format!("{name}'s database: WAL bytes an order"), written.bytes / orders as u64);
@@ -189,8 +188,8 @@ impl Source for Topic {
 
 impl Sink for Topic {
     async fn send(&self, messages: Vec<Outbound>) -> Result<(), Error> {
-        let refused = messages.iter().filter_map(|message| wire::reply(&message.bytes).ok());
-        if let Some(reply) = refused.into_iter().find(|reply| reply.outcome != Outcome::Succeeded) {
+        let mut replies = messages.iter().filter_map(|message| wire::reply(&message.bytes).ok());
+        if let Some(reply) = replies.find(|reply| reply.outcome != Outcome::Succeeded) {
             *lock(&self.0.refused) = Some(format!("{} was answered {:?}", reply.step, reply));
         }
         self.0.replies.fetch_add(messages.len(), Ordering::SeqCst);

@@ -62,7 +62,13 @@ impl Recent {
     /// Remembers these. What has ended has no answers to come.
     pub(super) fn keep(&self, written: impl Iterator<Item = Kept>) {
         let mut halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for kept in written.filter(|kept| kept.saga.live) {
+        for kept in written {
+            // What was decided by a row that was read is remembered as it was before.
+            halves.older.remove(&kept.saga.id);
+            halves.newer.remove(&kept.saga.id);
+            if !kept.saga.live {
+                continue;
+            }
             if halves.newer.len() >= MOST / 2 {
                 halves.older = std::mem::take(&mut halves.newer);
             }
@@ -116,7 +122,7 @@ mod tests {
         assert_eq!((told(most + 1), told(most + 1)), (1, 0), "once");
         assert_eq!(told(most / 2 + 2), 1);
         assert_eq!(told(0), 0, "forgotten");
-        recent.keep([saga(1, false)].into_iter());
+        recent.keep([saga(1, true), saga(1, false)].into_iter());
         assert_eq!(told(1), 0, "it has ended");
     }
 }
