@@ -76,6 +76,9 @@ pub struct Bench {
     /// A setting of Postgres.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     pub postgres: Vec<(String, String)>,
+    /// A setting of the broker.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub kafka: Vec<(String, String)>,
     /// Options of Kafka's Java machine.
     #[arg(long, value_name = "OPTIONS", allow_hyphen_values = true)]
     pub jvm: Option<String>,

@@ -65,6 +65,7 @@ fn begin(args: &Bench) -> Report {
         machine: Machine::here(&std::env::temp_dir()),
         begun_at: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
         postgres_settings: settings.postgres.into_iter().collect(),
+        kafka_settings: settings.kafka.into_iter().collect(),
         kafka_jvm: settings.jvm,
         reference_per_s: None,
         ceiling_per_s: None,

@@ -70,6 +70,7 @@ pub struct Stage {
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub postgres: Vec<(String, String)>,
+    pub kafka: Vec<(String, String)>,
     pub jvm: String,
     pub roles: BTreeMap<String, String>,
 }
@@ -84,6 +85,11 @@ impl Settings {
         }
         postgres.retain(|(key, _)| args.postgres.iter().all(|(other, _)| other != key));
         postgres.extend(args.postgres.iter().cloned());
+        let mut kafka = args.kafka.clone();
+        if args.takeover {
+            // A broker allows no session under six seconds unless it is told to.
+            kafka.push(own(&("group.min.session.timeout.ms", "1000")));
+        }
         let mut roles = BTreeMap::new();
         if mix == Mix::Timeouts1 {
             roles.extend([own(&LOST_AFTER)]);
@@ -92,7 +98,7 @@ impl Settings {
             roles.extend(args.partitions.map(|partitions| (key.to_owned(), partitions.to_string())));
         }
         roles.extend(args.set.iter().cloned());
-        Self { postgres, jvm: args.jvm.clone().unwrap_or_else(|| JVM.to_owned()), roles }
+        Self { postgres, kafka, jvm: args.jvm.clone().unwrap_or_else(|| JVM.to_owned()), roles }
     }
 }
 
@@ -101,9 +107,7 @@ pub async fn servers(args: &Bench, mix: Mix) -> Result<Deployment> {
     let settings = Settings::of(args, mix);
     let mut options = Options::new(program(args)?);
     options.postgres = settings.postgres;
-    // A broker allows no session under six seconds unless it is told to.
-    let properties =
-        if args.takeover { vec!["group.min.session.timeout.ms=1000".to_owned()] } else { Vec::new() };
+    let properties = settings.kafka.iter().map(|(key, value)| format!("{key}={value}")).collect();
     options.kafka = KafkaOptions { jvm: Some(settings.jvm), properties };
     options.settings = settings.roles;
     options.log.clone_from(&args.log);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use amends_engine::core::{Call, Definition, Labels, Needs, RetryPolicy, SagaTimeout, Step, StepKind};
 use amends_protocol::{Exposure, Json, id};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use uuid::Uuid;
 
 /// The workflow's name.
 pub const NAME: &str = "order_fulfilment";
@@ -46,11 +46,11 @@ pub struct Line {
 }
 
 /// The saga's personal fields: only the `ship` command carries them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Personal {
     /// Where it goes.
-    pub shipping_address: serde_json::Value,
+    pub shipping_address: Json,
 }
 
 /// The label of an order that was accepted and has no stock yet.
@@ -80,28 +80,58 @@ fn lines(call: &Call<'_>) -> Vec<Line> {
     input(call).map(|i| i.lines).unwrap_or_default()
 }
 
+/// What `reserve` and `ship` are told of a line.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Piece {
+    product_id: String,
+    quantity: i64,
+}
+
+fn pieces(call: &Call<'_>) -> Vec<Piece> {
+    let piece = |Line { product_id, quantity, .. }| Piece { product_id, quantity };
+    lines(call).into_iter().map(piece).collect()
+}
+
 fn reserve_payload(call: &Call<'_>) -> Json {
-    let lines: Vec<_> =
-        lines(call).into_iter().map(|l| json!({"productId": l.product_id, "quantity": l.quantity})).collect();
-    json!({ "lines": lines }).into()
+    #[derive(Serialize)]
+    struct Reserve {
+        lines: Vec<Piece>,
+    }
+    payload(&Reserve { lines: pieces(call) })
 }
 
 fn pay_payload(call: &Call<'_>) -> Json {
-    input(call)
-        .map(|i| json!({"amount": i.total, "currency": i.currency, "method": i.payment_method}))
-        .unwrap_or_default()
-        .into()
+    #[derive(Serialize)]
+    struct Pay {
+        amount: i64,
+        currency: String,
+        method: String,
+    }
+    payload(&input(call).map(|i| Pay { amount: i.total, currency: i.currency, method: i.payment_method }))
 }
 
 fn ship_payload(call: &Call<'_>) -> Json {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Ship {
+        shipping_address: Option<Json>,
+        lines: Vec<Piece>,
+    }
     let address = call.input.personal.and_then(|p| p.read::<Personal>().ok()).map(|p| p.shipping_address);
-    let lines: Vec<_> =
-        lines(call).into_iter().map(|l| json!({"productId": l.product_id, "quantity": l.quantity})).collect();
-    json!({ "shippingAddress": address, "lines": lines }).into()
+    payload(&Ship { shipping_address: address, lines: pieces(call) })
 }
 
 fn take_payload(call: &Call<'_>) -> Json {
-    json!({ "reservation": id::execute(call.saga_id, "reserve", call.part, 1) }).into()
+    #[derive(Serialize)]
+    struct Take {
+        reservation: Uuid,
+    }
+    payload(&Take { reservation: id::execute(call.saga_id, "reserve", call.part, 1) })
+}
+
+fn payload(of: &impl Serialize) -> Json {
+    Json::of(of).unwrap_or_default()
 }
 
 fn stock(call: &Call<'_>) -> Vec<Exposure> {

@@ -476,8 +476,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_partition_that_stands_still_is_read_on_by_another_consumer() {
+        stands_still_and_is_read_on("still", None).await;
+    }
+
+    /// As when the topic was made again between two fetches: what was committed is past the end of the new one.
+    #[tokio::test]
+    async fn so_is_one_that_was_read_further_than_it_has_messages() {
+        stands_still_and_is_read_on("again", Some(1_000_000)).await;
+    }
+
+    async fn stands_still_and_is_read_on(name: &str, committed: Option<i64>) {
         let broker = amends_testkit::broker().await;
-        let topic = broker.topic("still", 2).await;
+        let topic = broker.topic(name, 2).await;
         let settings = KafkaSettings {
             session_timeout: broker.session_timeout(),
             fetch_wait: broker.fetch_wait(),
@@ -508,6 +518,10 @@ mod tests {
                 (paused, missing, begun) = (true, vec![1], Instant::now());
                 // What had been fetched before is not news.
                 while !source.receive(10, Duration::from_millis(300)).await.unwrap().messages.is_empty() {}
+                if let Some(offset) = committed {
+                    let offsets = list(&BTreeMap::from([((topic.clone(), 1), offset)]));
+                    source.consumer().commit(&offsets, CommitMode::Sync).unwrap();
+                }
             }
         }
     }

@@ -1,8 +1,10 @@
 //! Whether a partition stands still: there is something in it, the source has nothing else to do, and it does not come.
 //!
-//! It was seen in a campaign, after a broker's death that followed a rewind: for minutes nothing came from partitions that
-//! the consumer owned. Heartbeats went on, so that the group noticed nothing. What in librdkafka does it is not proved; a
-//! consumer that joins anew reads on, whatever it was.
+//! It was seen in campaigns, where for minutes nothing came from partitions that the consumer owned. Heartbeats went on,
+//! so that the group noticed nothing. Once it followed a broker's death and a rewind, and what in librdkafka does it is
+//! not proved. Once a topic had been deleted and made again between two fetches: librdkafka goes on to ask for the leader
+//! epoch of the topic as it was, which the broker does not know of the new one, for ever. A consumer that joins anew
+//! reads on, whatever it was.
 
 use std::{
     collections::BTreeMap,
@@ -102,15 +104,22 @@ fn behind<C: ConsumerContext>(consumer: &StreamConsumer<C>, partitions: &[Partit
     let mut behind = Behind::new();
     for (topic, partition) in partitions {
         let (low, high) = consumer.fetch_watermarks(topic, *partition, PATIENCE)?;
-        let read = match committed.find_partition(topic, *partition).map(|element| element.offset()) {
-            Some(Offset::Offset(offset)) => offset.max(low),
-            _ => low,
+        let committed = match committed.find_partition(topic, *partition).map(|element| element.offset()) {
+            Some(Offset::Offset(offset)) => Some(offset),
+            _ => None,
         };
+        let read = read(committed, low, high);
         if read < high {
             behind.insert((topic.clone(), *partition), read);
         }
     }
     Ok(behind)
+}
+
+/// From where a partition that has `low..high` is read, by what is committed of it. What lies past its end was committed
+/// of another topic of the same name.
+fn read(committed: Option<i64>, low: i64, high: i64) -> i64 {
+    committed.filter(|offset| (low..=high).contains(offset)).unwrap_or(low)
 }
 
 #[cfg(test)]

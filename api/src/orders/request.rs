@@ -161,7 +161,7 @@ impl NewOrder {
 
     /// The personal fields.
     pub fn personal(&self) -> Json {
-        let shipping_address = serde_json::to_value(&self.shipping_address).unwrap_or_default();
+        let shipping_address = Json::of(&self.shipping_address).unwrap_or_default();
         Json::of(&Personal { shipping_address }).unwrap_or_default()
     }
 }

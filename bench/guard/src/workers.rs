@@ -16,7 +16,8 @@ use amends_protocol::{
 use anyhow::{Result, bail};
 use chrono::Utc;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use sqlx::PgPool;
+use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -28,47 +29,84 @@ use crate::{
 
 /// WAL bytes of an order in each worker's database. (Commits depend on which calls end together.)
 pub async fn count(server: &Server) -> Result<Counts> {
-    let orders = usize::from(BATCHES) * usize::from(BATCH);
-    let mut counts = Counts::new();
-    for name in ["inventory", "payment", "shipment"] {
-        let (topic, stop) = (Topic::default(), CancellationToken::new());
-        let (source, sink) = (topic.clone(), topic.clone());
-        let (pool, worker) = match name {
-            "inventory" => {
-                let pool = server.database(name, &amends_inventory::MIGRATOR).await?;
-                let stock = "INSERT INTO stock (product_id, adjusted, on_hand)
-                             SELECT 'product-' || n, 1000000, 1000000 FROM generate_series(0, 24) AS n";
-                sqlx::query(stock).execute(&pool).await?;
-                let worker =
-                    amends_inventory::worker(pool.clone(), source, sink, amends_inventory::settings());
-                (pool, tokio::spawn(worker.run(stop.clone())))
-            }
-            "payment" => {
-                let pool = server.database(name, &amends_payment::MIGRATOR).await?;
-                let worker = amends_payment::worker(pool.clone(), source, sink, amends_payment::settings());
-                (pool, tokio::spawn(worker.run(stop.clone())))
-            }
-            _ => {
-                let pool = server.database(name, &amends_shipment::MIGRATOR).await?;
-                let worker = amends_shipment::worker(pool.clone(), source, sink, amends_shipment::settings());
-                (pool, tokio::spawn(worker.run(stop.clone())))
-            }
-        };
-        // The first of everything costs more than what follows.
-        topic.batch(name).await?;
-        let written = written(&pool, async {
-            for _ in 0..BATCHES {
-                topic.batch(name).await?;
-            }
-            Ok(())
-        })
-        .await?;
-        stop.cancel();
-        worker.await?;
-        pool.close().await;
-        counts.insert(format!("{name}'s database: WAL bytes an order"), written.bytes / orders as u64);
-    }
-    Ok(counts)
+    let counts = [inventory(server).await?, payment(server).await?, shipment(server).await?];
+    let name = |worker| format!("{worker}'s database: WAL bytes an order");
+    Ok(["inventory", "payment", "shipment"].map(name).into_iter().zip(counts).collect())
+}
+
+async fn inventory(server: &Server) -> Result<u64> {
+    let pool = server.database("inventory", &amends_inventory::MIGRATOR).await?;
+    let stock = "INSERT INTO stock (product_id, adjusted, on_hand)
+                 SELECT 'product-' || n, 1000000, 1000000 FROM generate_series(0, 24) AS n";
+    sqlx::query(stock).execute(&pool).await?;
+    let (topic, stop) = (Topic::default(), CancellationToken::new());
+    let worker =
+        amends_inventory::worker(pool.clone(), topic.clone(), topic.clone(), amends_inventory::settings());
+    let running = tokio::spawn(worker.run(stop.clone()));
+    let line = |n, _| json!({ "lines": [{ "productId": format!("product-{n}"), "quantity": 2 }] });
+    let reserved = |_, saga| json!({ "reservation": id::execute(saga, "reserve", 0, 1) });
+    let bytes = an_order(&pool, async || {
+        let sagas = sagas();
+        topic.ask(&commands(&sagas, "reserve", &line)).await?;
+        topic.ask(&commands(&sagas, "take", &reserved)).await
+    });
+    let bytes = bytes.await?;
+    end(running, &stop, &pool).await?;
+    Ok(bytes)
+}
+
+async fn payment(server: &Server) -> Result<u64> {
+    let pool = server.database("payment", &amends_payment::MIGRATOR).await?;
+    let (topic, stop) = (Topic::default(), CancellationToken::new());
+    let worker =
+        amends_payment::worker(pool.clone(), topic.clone(), topic.clone(), amends_payment::settings());
+    let running = tokio::spawn(worker.run(stop.clone()));
+    let charge = |_, _| json!({ "amount": 2500, "currency": "EUR", "method": "card_approved" });
+    let bytes = an_order(&pool, async || topic.ask(&commands(&sagas(), "pay", &charge)).await).await?;
+    end(running, &stop, &pool).await?;
+    Ok(bytes)
+}
+
+async fn shipment(server: &Server) -> Result<u64> {
+    let pool = server.database("shipment", &amends_shipment::MIGRATOR).await?;
+    let (topic, stop) = (Topic::default(), CancellationToken::new());
+    let worker =
+        amends_shipment::worker(pool.clone(), topic.clone(), topic.clone(), amends_shipment::settings());
+    let running = tokio::spawn(worker.run(stop.clone()));
+    let address = json!({ "name": "Test Customer", "line1": "1 Long Street", "city": "Vienna",
+                          "postalCode": "1010", "country": "AT" });
+    let parcel = |_, _| json!({ "shippingAddress": address, "lines": [] });
+    let bytes = an_order(&pool, async || topic.ask(&commands(&sagas(), "ship", &parcel)).await).await?;
+    end(running, &stop, &pool).await?;
+    Ok(bytes)
+}
+
+/// What an order writes, of batches that are asked one after the other.
+async fn an_order(pool: &PgPool, batch: impl AsyncFn() -> Result<()>) -> Result<u64> {
+    // The first of everything costs more than what follows.
+    batch().await?;
+    let written = written(pool, async {
+        for _ in 0..BATCHES {
+            batch().await?;
+        }
+        Ok(())
+    });
+    Ok(written.await?.bytes / u64::from(BATCHES * BATCH))
+}
+
+async fn end(running: JoinHandle<()>, stop: &CancellationToken, pool: &PgPool) -> Result<()> {
+    stop.cancel();
+    running.await?;
+    pool.close().await;
+    Ok(())
+}
+
+fn sagas() -> Vec<Uuid> {
+    (0..BATCH).map(|_| Uuid::now_v7()).collect()
+}
+
+fn commands(sagas: &[Uuid], step: &str, payload: &dyn Fn(usize, Uuid) -> Value) -> Vec<Command> {
+    sagas.iter().enumerate().map(|(n, saga)| execute(*saga, step, payload(n, *saga))).collect()
 }
 
 /// The commands of one worker, and how many replies it has given.
@@ -89,33 +127,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Topic {
-    /// What a batch of orders asks of this worker.
-    async fn batch(&self, worker: &str) -> Result<()> {
-        let sagas: Vec<Uuid> = (0..BATCH).map(|_| Uuid::now_v7()).collect();
-        let of = |step: &'static str, payload: &dyn Fn(usize, Uuid) -> Value| -> Vec<Command> {
-            sagas.iter().enumerate().map(|(n, saga)| execute(*saga, step, payload(n, *saga))).collect()
-        };
-        match worker {
-            "inventory" => {
-                let line =
-                    |n, _| json!({ "lines": [{ "productId": format!("product-{n}"), "quantity": 2 }] });
-                self.ask(&of("reserve", &line)).await?;
-                let reserved = |_, saga| json!({ "reservation": id::execute(saga, "reserve", 0, 1) });
-                self.ask(&of("take", &reserved)).await
-            }
-            "payment" => {
-                let charge = |_, _| json!({ "amount": 2500, "currency": "EUR", "method": "card_approved" });
-                self.ask(&of("pay", &charge)).await
-            }
-            _ => {
-                let address = json!({ "name": "Test Customer", "line1": "1 Long Street", "city": "Vienna",
-                                      "postalCode": "1010", "country": "AT" });
-                let parcel = |_, _| json!({ "shippingAddress": address, "lines": [] });
-                self.ask(&of("ship", &parcel)).await
-            }
-        }
-    }
-
     /// Sends commands, and waits for a reply to each.
     async fn ask(&self, commands: &[Command]) -> Result<()> {
         let inbound = |command: &Command| Inbound {

@@ -30,6 +30,7 @@ pub struct Report {
     pub begun_at: String,
     /// Servers' settings.
     pub postgres_settings: BTreeMap<String, String>,
+    pub kafka_settings: BTreeMap<String, String>,
     pub kafka_jvm: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference_per_s: Option<f64>,
@@ -223,6 +224,7 @@ pub mod tests {
             },
             begun_at: "2026-01-01T00:00:00Z".into(),
             postgres_settings: BTreeMap::from([("fsync".to_owned(), "on".to_owned())]),
+            kafka_settings: BTreeMap::new(),
             kafka_jvm: "-Xmx1g".into(),
             reference_per_s: Some(20_000.0),
             ceiling_per_s: Some(10_000.0),

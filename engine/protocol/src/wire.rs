@@ -1,5 +1,6 @@
 //! Bytes to messages and back, with the limits that every edge keeps.
 
+use memchr::{memchr, memchr2};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{Command, Reply, SCHEMA_VERSION};
@@ -71,7 +72,9 @@ pub fn is_newer(schema_version: u16) -> bool {
 /// [`Error`].
 pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     check(bytes)?;
-    serde_json::from_slice(bytes).map_err(|e| Error::Shape(e.to_string()))
+    // All at once: `from_slice` looks at each string by itself.
+    let text = std::str::from_utf8(bytes).map_err(|e| Error::Shape(e.to_string()))?;
+    serde_json::from_str(text).map_err(|e| Error::Shape(e.to_string()))
 }
 
 /// The bytes of a message.
@@ -87,29 +90,40 @@ pub fn check(bytes: &[u8]) -> Result<(), Error> {
     if bytes.len() > MAX_BYTES {
         return Err(Error::TooLong(bytes.len()));
     }
-    let (mut depth, mut in_string, mut at) = (0_usize, false, 0);
-    while at < bytes.len() {
-        match bytes[at] {
-            0 => return Err(Error::Nul),
-            b'\\' if in_string => {
-                if bytes[at + 1..].starts_with(b"u0000") {
-                    return Err(Error::Nul);
-                }
-                at += 1;
-            }
-            b'"' => in_string = !in_string,
-            b'[' | b'{' if !in_string => {
+    if memchr(0, bytes).is_some() {
+        return Err(Error::Nul);
+    }
+    let (mut depth, mut at) = (0_usize, 0);
+    while let Some(byte) = bytes.get(at) {
+        at += 1;
+        match byte {
+            b'"' => at = after_string(bytes, at)?,
+            b'[' | b'{' => {
                 depth += 1;
                 if depth > MAX_DEPTH {
                     return Err(Error::TooDeep);
                 }
             }
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            b']' | b'}' => depth = depth.saturating_sub(1),
             _ => {}
         }
-        at += 1;
     }
     Ok(())
+}
+
+/// Where the string ends that begins before `at`; the end of all where it has none.
+fn after_string(bytes: &[u8], mut at: usize) -> Result<usize, Error> {
+    while let Some(length) = memchr2(b'"', b'\\', &bytes[at..]) {
+        at += length + 1;
+        if bytes[at - 1] == b'"' {
+            return Ok(at);
+        }
+        if bytes[at..].starts_with(b"u0000") {
+            return Err(Error::Nul);
+        }
+        at = (at + 1).min(bytes.len());
+    }
+    Ok(bytes.len())
 }
 
 #[cfg(test)]

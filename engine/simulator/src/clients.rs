@@ -211,7 +211,7 @@ async fn place(door: Handle, wish: Wish, key: String, body: u64, answer: Slot<Op
             saga: NewSaga { id: saga, slot, business_key: id.to_string() },
             key: (key, body),
             data: Json::of(&wish.input).unwrap_or_default(),
-            personal: Json::of(&Personal { shipping_address: address }).unwrap_or_default(),
+            personal: Json::of(&Personal { shipping_address: address.into() }).unwrap_or_default(),
         };
         state.note(door.process, || {
             format!("order {} {} {} to {}", wish.number, short(saga), wish.input.payment_method, wish.country)

@@ -92,6 +92,22 @@ struct Pending {
     data: Option<Json>,
 }
 
+/// What happened, by saga, and when.
+type Occurrences = BTreeMap<Uuid, Vec<Occurrence>>;
+
+/// What a round of decisions comes to.
+#[derive(Default)]
+struct Round {
+    writes: Vec<Write>,
+    pending: HashMap<Uuid, Pending>,
+    /// When sagas are woken, of which nothing else is to be written.
+    raises: Vec<(Uuid, u32, Option<DateTime<Utc>>)>,
+    /// What is decided again unless it is written: somebody else was first then.
+    again: Occurrences,
+    /// What is decided again by rows that are read: those that were remembered are not believed.
+    unsure: Occurrences,
+}
+
 impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
     /// Decides and writes events by saga. `first` are rows that were just read; others are remembered, or read here.
     pub(super) async fn decide(
@@ -101,7 +117,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
     ) -> Result<Outcome, Error> {
         let mut outcome = Outcome::default();
         let occur = |event| Occurrence { event, at: DateTime::UNIX_EPOCH, jitter: 0 };
-        let mut events: BTreeMap<Uuid, Vec<Occurrence>> =
+        let mut events: Occurrences =
             events.into_iter().map(|(id, list)| (id, list.into_iter().map(occur).collect())).collect();
         let mut one_by_one = Vec::new();
         let mut remembered = if first.is_none() { self.recent.take(events.keys()) } else { HashMap::new() };
@@ -110,80 +126,16 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
                 Some(loaded) => loaded,
                 None => self.load(events.keys().filter(|id| !remembered.contains_key(id)).copied()).await?,
             };
-            // The database's time of the read: it is a little later by now, so that nothing is early.
-            let now = loaded.now;
-            let mut writes = Vec::new();
-            let mut pending: HashMap<Uuid, Pending> = HashMap::new();
-            let mut raises = Vec::new();
             let read = loaded.sagas.into_iter().map(Found::read);
-            let mut found: HashMap<Uuid, Found> =
-                read.chain(remembered.drain().map(Found::remembered)).collect();
-            let (mut again, mut unsure) = (BTreeMap::new(), BTreeMap::new());
-            for (id, mut list) in events {
-                for occurrence in &mut list {
-                    (occurrence.at, occurrence.jitter) = (now, self.clock.jitter());
-                }
-                let Some(Found { saga, data, read }) = found.remove(&id) else {
-                    outcome.missing.push(id);
-                    continue;
-                };
-                let mut refused = Refused::default();
-                let decided = self.decide_one(&saga, &list, &mut refused);
-                if !read && (!refused.is_empty() || decided.as_ref().is_none_or(|d| d.write.is_none())) {
-                    unsure.insert(id, list);
-                    continue;
-                }
-                outcome.not_mine.extend(refused.not_mine.into_iter().map(|place| (id, place)));
-                outcome.illegal.extend(refused.illegal.into_iter().map(|illegal| (id, illegal)));
-                let Some(decided) = decided else {
-                    // A newer program's saga: it is left to that program, and must not stop the others here.
-                    let title = format!("{}@{}", saga.workflow, saga.workflow_version);
-                    outcome.unknown.push((id, format!("workflow {title} is not in this program")));
-                    if list.iter().any(|o| o.event == Event::Woke) {
-                        raises.push((id, saga.revision, Some(now + UNKNOWN_REST)));
-                    }
-                    continue;
-                };
-                if let Some(raise) = decided.raise {
-                    raises.push((id, saga.revision, raise));
-                }
-                match decided.write {
-                    Some(mut write) => {
-                        write.wants.data &= data.is_none();
-                        pending.insert(id, Pending { sends: decided.sends, data });
-                        writes.push(write);
-                        again.insert(id, list);
-                    }
-                    None => outcome.rows.push(saga),
-                }
+            let found = read.chain(remembered.drain().map(Found::remembered)).collect();
+            let mut round = self.decide_each(events, found, loaded.now, &mut outcome);
+            if !round.raises.is_empty() {
+                self.reschedule(&round.raises).await?;
             }
-            if !raises.is_empty() {
-                self.reschedule(&raises).await?;
-            }
-            let mut written = Vec::new();
-            let mut refused = Vec::new();
-            self.write(&writes, &mut written, &mut refused).await?;
-            let mut writes: HashMap<Uuid, Write> = writes.into_iter().map(|w| (w.saga.id, w)).collect();
-            let mut kept = Vec::with_capacity(written.len());
-            for mut inputs in written {
-                let id = inputs.saga_id;
-                again.remove(&id);
-                let (Some(write), Some(Pending { sends, data })) = (writes.remove(&id), pending.remove(&id))
-                else {
-                    continue;
-                };
-                self.news.mark(write.saga.slot);
-                count_incidents(&write.entries);
-                let data = if write.wants.data { Some(inputs.data.clone()) } else { data };
-                let saga = Arc::new(write.saga);
-                outcome.rows.push(saga.clone());
-                kept.push(Kept { saga: saga.clone(), data: data.clone() });
-                if !sends.is_empty() {
-                    inputs.data = data.unwrap_or_default();
-                    outcome.outgoing.push(Outgoing { saga, sends, inputs });
-                }
-            }
-            self.recent.keep(kept.into_iter());
+            let (mut written, mut refused) = (Vec::new(), Vec::new());
+            self.write(&round.writes, &mut written, &mut refused).await?;
+            self.settle(&mut round, written, &mut outcome);
+            let Round { mut again, unsure, .. } = round;
             for (saga_id, why) in refused {
                 match again.remove(&saga_id) {
                     Some(list) if list.len() > 1 => one_by_one.push((saga_id, list)),
@@ -195,13 +147,88 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             outcome.not_mine.retain(|(id, _)| !again.contains_key(id));
             outcome.illegal.retain(|(id, _)| !again.contains_key(id));
             events = again;
-            events.append(&mut unsure);
+            events.extend(unsure);
             if events.is_empty() {
                 self.decide_one_by_one(one_by_one, &mut outcome).await?;
                 return Ok(outcome);
             }
         }
         Err(Error::Contended)
+    }
+
+    /// Decides each saga's events by its row as it was found. `now` is the database's time of the read: it is a little
+    /// later by the time of the write, so that nothing is early.
+    fn decide_each(
+        &self,
+        events: Occurrences,
+        mut found: HashMap<Uuid, Found>,
+        now: DateTime<Utc>,
+        outcome: &mut Outcome,
+    ) -> Round {
+        let mut round = Round::default();
+        for (id, mut list) in events {
+            for occurrence in &mut list {
+                (occurrence.at, occurrence.jitter) = (now, self.clock.jitter());
+            }
+            let Some(Found { saga, data, read }) = found.remove(&id) else {
+                outcome.missing.push(id);
+                continue;
+            };
+            let mut refused = Refused::default();
+            let decided = self.decide_one(&saga, &list, &mut refused);
+            if !read && (!refused.is_empty() || decided.as_ref().is_none_or(|d| d.write.is_none())) {
+                round.unsure.insert(id, list);
+                continue;
+            }
+            outcome.not_mine.extend(refused.not_mine.into_iter().map(|place| (id, place)));
+            outcome.illegal.extend(refused.illegal.into_iter().map(|illegal| (id, illegal)));
+            let Some(decided) = decided else {
+                // A newer program's saga: it is left to that program, and must not stop the others here.
+                let title = format!("{}@{}", saga.workflow, saga.workflow_version);
+                outcome.unknown.push((id, format!("workflow {title} is not in this program")));
+                if list.iter().any(|o| o.event == Event::Woke) {
+                    round.raises.push((id, saga.revision, Some(now + UNKNOWN_REST)));
+                }
+                continue;
+            };
+            if let Some(raise) = decided.raise {
+                round.raises.push((id, saga.revision, raise));
+            }
+            match decided.write {
+                Some(mut write) => {
+                    write.wants.data &= data.is_none();
+                    round.pending.insert(id, Pending { sends: decided.sends, data });
+                    round.writes.push(write);
+                    round.again.insert(id, list);
+                }
+                None => outcome.rows.push(saga),
+            }
+        }
+        round
+    }
+
+    /// What is written is settled: it is remembered, and its commands may go.
+    fn settle(&self, round: &mut Round, written: Vec<Inputs>, outcome: &mut Outcome) {
+        let mut writes: HashMap<Uuid, Write> = round.writes.drain(..).map(|w| (w.saga.id, w)).collect();
+        let mut kept = Vec::with_capacity(written.len());
+        for mut inputs in written {
+            let id = inputs.saga_id;
+            round.again.remove(&id);
+            let (Some(write), Some(pending)) = (writes.remove(&id), round.pending.remove(&id)) else {
+                continue;
+            };
+            self.news.mark(write.saga.slot);
+            count_incidents(&write.entries);
+            let data = if write.wants.data { Some(inputs.data.clone()) } else { pending.data };
+            let saga = Arc::new(write.saga);
+            outcome.rows.push(saga.clone());
+            kept.push(Kept { saga: saga.clone(), data: data.clone() });
+            if !pending.sends.is_empty() {
+                inputs.data = data.unwrap_or_default();
+                outcome.outgoing.push(Outgoing { saga, sends: pending.sends, inputs });
+            }
+        }
+        self.recent.keep(kept.into_iter());
     }
 
     /// Sets when sagas that still have this revision are woken.

@@ -65,9 +65,12 @@ fn earned(why: Repeats, Answer { outcome, attempt, soon }: Answer) -> u64 {
     }
 }
 
+/// Whom a repetition goes to, and why.
+pub(super) type Repetition = (&'static str, Repeats);
+
 /// The budgets of all participants.
 #[derive(Debug, Clone, Default)]
-pub struct RepeatBudget(Arc<Mutex<HashMap<(&'static str, Repeats), Account>>>);
+pub struct RepeatBudget(Arc<Mutex<HashMap<Repetition, Account>>>);
 
 #[derive(Debug, Clone, Copy)]
 struct Account {
@@ -86,23 +89,34 @@ impl RepeatBudget {
         }
     }
 
-    /// Pays for a repetition; answers whether there was enough.
-    pub(super) fn pay(&self, participant: &'static str, why: Repeats, now: Duration) -> bool {
+    /// Pays for all of these or for none; answers which of them could not be paid. More than an account can ever hold is
+    /// paid by a full one.
+    pub(super) fn pay(&self, repetitions: &[Repetition], now: Duration) -> Result<(), Repetition> {
+        let mut costs: HashMap<Repetition, u64> = HashMap::new();
+        for repetition in repetitions {
+            let cost = costs.entry(*repetition).or_default();
+            *cost = most(repetition.1).min(*cost + COST);
+        }
         let mut accounts = self.accounts();
-        let account = open(&mut accounts, participant, why, now);
-        let left = account.thousandths.checked_sub(COST);
-        account.thousandths = left.unwrap_or(account.thousandths);
-        left.is_some()
+        for &(participant, why) in repetitions {
+            if open(&mut accounts, participant, why, now).thousandths < costs[&(participant, why)] {
+                return Err((participant, why));
+            }
+        }
+        for ((participant, why), cost) in costs {
+            open(&mut accounts, participant, why, now).thousandths -= cost;
+        }
+        Ok(())
     }
 
-    fn accounts(&self) -> MutexGuard<'_, HashMap<(&'static str, Repeats), Account>> {
+    fn accounts(&self) -> MutexGuard<'_, HashMap<Repetition, Account>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// An account with what time has added to it.
 fn open<'a>(
-    accounts: &'a mut HashMap<(&'static str, Repeats), Account>,
+    accounts: &'a mut HashMap<Repetition, Account>,
     participant: &'static str,
     why: Repeats,
     now: Duration,
@@ -127,7 +141,7 @@ mod tests {
     }
 
     fn paid(budget: &RepeatBudget, why: Repeats, now: Duration) -> usize {
-        (0..10_000).take_while(|_| budget.pay("payment", why, now)).count()
+        (0..10_000).take_while(|_| budget.pay(&[("payment", why)], now).is_ok()).count()
     }
 
     #[test]
@@ -173,5 +187,17 @@ mod tests {
         assert_eq!(paid(&budget, Repeats::Silent, NOW + Duration::from_secs(3)), 30, "ten a second");
         assert_eq!(paid(&budget, Repeats::Failed, NOW), 50, "an account of its own");
         assert_eq!(paid(&budget, Repeats::Silent, NOW + Duration::from_hours(1)), 200);
+    }
+
+    #[test]
+    fn of_a_saga_all_repetitions_are_paid_or_none_and_a_full_account_pays_for_any_number() {
+        let budget = RepeatBudget::default();
+        let (mine, other) = (("payment", Repeats::Failed), ("shipment", Repeats::Failed));
+        assert_eq!(budget.pay(&[[mine; 30].as_slice(), &[other]].concat(), NOW), Ok(()));
+        assert_eq!(budget.pay(&[[other; 30].as_slice(), &[mine; 21]].concat(), NOW), Err(mine));
+        assert_eq!(budget.pay(&[other; 49], NOW), Ok(()), "nothing was taken from it");
+        assert_eq!(paid(&budget, Repeats::Failed, NOW), 20, "nor from the other");
+        assert_eq!(budget.pay(&[mine; 1_000], NOW + Duration::from_secs(49)), Err(mine));
+        assert_eq!(budget.pay(&[mine; 1_000], NOW + Duration::from_secs(50)), Ok(()));
     }
 }

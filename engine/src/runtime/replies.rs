@@ -21,10 +21,10 @@ pub const BATCH: usize = 500;
 /// How long an empty receive waits. Bounds how late a change of ownership is seen.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// Where a reply came from, and what it said.
+/// Where a reply came from, and whether an effect came of it.
 struct Heard {
     message: usize,
-    reply: Reply,
+    succeeded: bool,
 }
 
 /// Takes one batch; answers how many replies it had.
@@ -66,6 +66,7 @@ pub async fn run_once<S: SagaStore, K: Sink, C: Clock>(
 async fn take<S: SagaStore, K: Sink, C: Clock>(engine: &Engine<S, K, C>, batch: &Batch) -> Result<(), Error> {
     let mut dead: Vec<(&Inbound, String)> = Vec::new();
     let mut by_saga: BTreeMap<Uuid, Vec<Heard>> = BTreeMap::new();
+    let mut events: BTreeMap<Uuid, Vec<Event>> = BTreeMap::new();
     for (message, inbound) in batch.messages.iter().enumerate() {
         match wire::reply(&inbound.bytes) {
             Err(why) => dead.push((inbound, why.to_string())),
@@ -79,11 +80,12 @@ async fn take<S: SagaStore, K: Sink, C: Clock>(engine: &Engine<S, K, C>, batch: 
             }
             Ok(reply) => {
                 note(engine, &reply);
-                by_saga.entry(reply.saga_id).or_default().push(Heard { message, reply });
+                let heard = Heard { message, succeeded: reply.outcome == Outcome::Succeeded };
+                by_saga.entry(reply.saga_id).or_default().push(heard);
+                events.entry(reply.saga_id).or_default().push(Event::Replied(ReplyEvent::from(reply)));
             }
         }
     }
-    let events = by_saga.iter().map(|(id, heard)| (*id, heard.iter().map(event).collect())).collect();
     let mut outcome = engine.decide(events, None).await?;
     engine.dispatch(std::mem::take(&mut outcome.outgoing)).await?;
 
@@ -96,8 +98,10 @@ async fn take<S: SagaStore, K: Sink, C: Clock>(engine: &Engine<S, K, C>, batch: 
     for id in outcome.missing.iter().chain(not_mine.keys()) {
         let heard = by_saga.get(id).into_iter().flatten().enumerate();
         let lost = heard.filter(|(place, _)| not_mine.get(id).is_none_or(|places| places.contains(place)));
-        for (_, Heard { reply, .. }) in lost.filter(|(_, h)| h.reply.outcome == Outcome::Succeeded) {
-            let whole = Json::of(reply).unwrap_or_default();
+        for (_, Heard { message, .. }) in lost.filter(|(_, heard)| heard.succeeded) {
+            // It has been read before, as well.
+            let Ok(reply) = wire::reply(&batch.messages[*message].bytes) else { continue };
+            let whole = Json::of(&reply).unwrap_or_default();
             strays.push(Stray { saga_id: *id, command_id: reply.command_id, reply: whole });
         }
     }
@@ -119,10 +123,6 @@ async fn take<S: SagaStore, K: Sink, C: Clock>(engine: &Engine<S, K, C>, batch: 
         engine.sink.dead_letter(message, &why).await?;
     }
     Ok(())
-}
-
-fn event(heard: &Heard) -> Event {
-    Event::Replied(ReplyEvent::from(heard.reply.clone()))
 }
 
 /// What a participant answers says whether further attempts are worth their while.

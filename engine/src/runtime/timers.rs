@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Engine, Error};
 use crate::{
-    core::{Event, Repeats, jittered},
+    core::{CommandState, Event, Repeats, jittered},
     port::{Clock, DueScan, Loaded, SagaStore},
 };
 
@@ -130,21 +130,20 @@ fn put_off<S: SagaStore, K: Sink, C: Clock>(
     let mut later = BTreeMap::new();
     for saga in &loaded.sagas {
         let Some(definition) = engine.catalog.get(&saga.workflow, saga.workflow_version) else { continue };
-        for (command, why) in saga.only_repeats_due(now).into_iter().flatten() {
-            let step = &definition.steps[command.step];
-            if engine.budget.pay(step.participant, why, monotonic) {
-                continue;
-            }
-            let (reason, wait) = match why {
-                Repeats::Failed => ("failed", step.retry.delay(u32::MAX, engine.clock.jitter())),
-                Repeats::Silent => ("silent", jittered(step.deadline, engine.clock.jitter())),
-            };
-            let labels = [("participant", step.participant), ("after", reason)];
-            metrics::counter!("amends_engine_repeats_put_off_total", &labels).increment(1);
-            let at = saga.next_due_after(now).map_or(now + wait, |due| due.min(now + wait));
-            later.insert(saga.id, (saga.id, saga.revision, Some(at)));
-            break;
-        }
+        let due = saga.only_repeats_due(now).unwrap_or_default();
+        let step = |command: &CommandState| &definition.steps[command.step];
+        let repetitions: Vec<_> = due.iter().map(|(command, why)| (step(command).participant, *why)).collect();
+        let Err(unpaid) = engine.budget.pay(&repetitions, monotonic) else { continue };
+        let at = repetitions.iter().position(|repetition| *repetition == unpaid).unwrap_or_default();
+        let (step, jitter) = (step(due[at].0), engine.clock.jitter());
+        let (reason, wait) = match unpaid.1 {
+            Repeats::Failed => ("failed", step.retry.delay(u32::MAX, jitter)),
+            Repeats::Silent => ("silent", jittered(step.deadline, jitter)),
+        };
+        let labels = [("participant", unpaid.0), ("after", reason)];
+        metrics::counter!("amends_engine_repeats_put_off_total", &labels).increment(1);
+        let at = saga.next_due_after(now).map_or(now + wait, |due| due.min(now + wait));
+        later.insert(saga.id, (saga.id, saga.revision, Some(at)));
     }
     later
 }
