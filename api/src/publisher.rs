@@ -13,9 +13,22 @@ use amends_protocol::{
 use amends_workflows::events::domain_events;
 
 /// Most entries of a batch.
-pub const BATCH: u32 = 1000;
-/// Rest after a batch that is not full: entries go together rather than at once, for nobody's saga waits for them.
-pub const POLL: Duration = Duration::from_millis(25);
+const BATCH: u32 = 2000;
+/// From so many entries on there is more to come, and it goes together.
+const MANY: usize = 32;
+/// Rest after a batch of a few, and of many: nobody's saga waits for them, and each batch costs a read and a request for
+/// each topic.
+const RESTS: [Duration; 2] = [Duration::from_millis(25), Duration::from_millis(100)];
+
+/// How long to rest after a batch of so many entries.
+pub fn rest(entries: usize) -> Duration {
+    match entries {
+        few if few < MANY => RESTS[0],
+        many if many < BATCH as usize => RESTS[1],
+        _ => Duration::ZERO,
+    }
+}
+
 /// What others have committed (orders at a door, an operator's action) is looked for so often, if this engine has not
 /// met their sagas before.
 const SWEEP: Duration = Duration::from_secs(1);

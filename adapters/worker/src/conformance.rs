@@ -1,6 +1,8 @@
 //! What any [`Rows`] must do. A test file says `amends_worker::conformance!(rows);`, with
 //! `async fn rows() -> (impl Rows, _)` that makes an empty table, and whatever it needs to stay.
 
+use std::time::Duration;
+
 use amends_protocol::{Command, Json, Kind, Outcome, SCHEMA_VERSION, id};
 use chrono::{TimeDelta, Utc};
 use uuid::Uuid;
@@ -17,6 +19,7 @@ macro_rules! conformance {
         $crate::conformance!($rows:
             only_what_is_not_known_is_inserted
             a_known_row_within_a_batch_of_new_ones_is_told
+            who_inserts_last_waits_for_nobody_who_began_with_the_row
             what_is_due_is_locked_and_others_pass_it_over
             what_is_not_due_rests
             what_is_written_in_a_transaction_that_is_dropped_was_never_written
@@ -122,6 +125,19 @@ pub async fn a_known_row_within_a_batch_of_new_ones_is_told(rows: &impl Rows) {
     assert!(rows.insert_in(&mut tx, std::slice::from_ref(&new)).await.expect("an answer"));
     rows.commit(tx).await.expect("a commit");
     assert_eq!(read(rows, new.key).await.map(|row| row.key), Some(new.key));
+}
+
+/// What began with its rows may be waiting for what a trial holds, so that the trial must not wait for the rows.
+pub async fn who_inserts_last_waits_for_nobody_who_began_with_the_row(rows: &impl Rows) {
+    let command = execute();
+    let mut row = called(rows, Uuid::new_v4(), false).await;
+    row.key = command.command_id;
+    let mut first = rows.begin().await.expect("a transaction");
+    rows.lock(&mut first, &[&command]).await.expect("its row");
+    let mut second = rows.begin().await.expect("a transaction");
+    let inserted = rows.insert_in(&mut second, std::slice::from_ref(&row));
+    let inserted = tokio::time::timeout(Duration::from_secs(10), inserted).await.expect("it waits");
+    assert!(!inserted.expect("an answer"), "it is not new");
 }
 
 /// Two instances look for what is due: only one gets each row, until its transaction ends.

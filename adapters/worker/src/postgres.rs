@@ -51,12 +51,23 @@ impl Rows for PgRows {
     }
 
     async fn insert(&self, rows: &[Row]) -> Result<HashSet<Uuid>, Error> {
-        let inserted: Vec<Uuid> = insert(rows).fetch_all(&self.pool).await?;
+        let inserted: Vec<Uuid> = insert(INSERT, rows).fetch_all(&self.pool).await?;
         Ok(inserted.into_iter().collect())
     }
 
     async fn insert_in(&self, tx: &mut PgTx, rows: &[Row]) -> Result<bool, Error> {
-        Ok(rows.is_empty() || insert(rows).fetch_all(&mut **tx).await?.len() == rows.len())
+        /// `lock_not_available`: somebody else is at a row, so that it is not new.
+        const LOCKED: &str = "55P03";
+        if rows.is_empty() {
+            return Ok(true);
+        }
+        match insert(INSERT_OR_LEAVE, rows).fetch_all(&mut **tx).await {
+            Ok(inserted) => Ok(inserted.len() == rows.len()),
+            Err(error) if error.as_database_error().and_then(|e| e.code()).as_deref() == Some(LOCKED) => {
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn settle(&self, owner: Uuid, rows: &[Row]) -> Result<HashSet<Uuid>, Error> {
@@ -253,32 +264,45 @@ impl Rows for PgRows {
 }
 
 /// Inserts rows, each if there is none of its key, in the order of their keys; answers for which.
-fn insert(rows: &[Row]) -> QueryScalar<'_, Postgres, Uuid, PgArguments> {
+macro_rules! insert {
+    ($patience:literal) => {
+        concat!(
+            "INSERT INTO commands (command_id, saga_id, status, attempt, epoch, issued_at, live, held, owner, lease_until,
+                                   started_at, command, reply)
+             SELECT w.command_id, w.saga_id, w.status, w.attempt, w.epoch, w.issued_at, w.lease_until IS NOT NULL,
+                    w.held, w.owner, w.lease_until, w.started_at, w.command, w.reply
+             FROM ",
+            $patience,
+            "UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::int4[], $5::int4[], $6::timestamptz[], $7::bool[],
+                    $8::uuid[], $9::timestamptz[], $10::timestamptz[], $11::text[], $12::text[])
+                  AS w (command_id, saga_id, status, attempt, epoch, issued_at, held, owner, lease_until, started_at,
+                        command, reply)
+             ON CONFLICT (command_id) DO NOTHING
+             RETURNING command_id"
+        )
+    };
+}
+
+const INSERT: &str = insert!("");
+/// Does not wait for whoever is at one of the rows: who inserts last of all holds what others, who began with their
+/// rows, may be waiting for.
+const INSERT_OR_LEAVE: &str = insert!("(SELECT set_config('lock_timeout', '50ms', true)) AS patience, ");
+
+fn insert<'q>(statement: &'static str, rows: &'q [Row]) -> QueryScalar<'q, Postgres, Uuid, PgArguments> {
     let rows = &sorted(rows)[..];
-    sqlx::query_scalar(
-        "INSERT INTO commands (command_id, saga_id, status, attempt, epoch, issued_at, live, held, owner, lease_until,
-                               started_at, command, reply)
-         SELECT w.command_id, w.saga_id, w.status, w.attempt, w.epoch, w.issued_at, w.lease_until IS NOT NULL, w.held,
-                w.owner, w.lease_until, w.started_at, w.command, w.reply
-         FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::int4[], $5::int4[], $6::timestamptz[], $7::bool[],
-                     $8::uuid[], $9::timestamptz[], $10::timestamptz[], $11::text[], $12::text[])
-              AS w (command_id, saga_id, status, attempt, epoch, issued_at, held, owner, lease_until, started_at,
-                    command, reply)
-         ON CONFLICT (command_id) DO NOTHING
-         RETURNING command_id",
-    )
-    .bind(each(rows, |r| r.key))
-    .bind(each(rows, |r| r.saga_id))
-    .bind(each(rows, |r| r.status.as_str()))
-    .bind(each(rows, |r| int(r.attempt)))
-    .bind(each(rows, |r| int(r.epoch)))
-    .bind(each(rows, |r| r.issued_at))
-    .bind(each(rows, |r| r.is_held()))
-    .bind(each(rows, |r| r.lease.and_then(|l| l.owner)))
-    .bind(each(rows, |r| r.lease.map(|l| l.until)))
-    .bind(each(rows, |r| r.started_at))
-    .bind(each(rows, |r| r.command.as_ref().map(json)))
-    .bind(each(rows, |r| said(r)))
+    sqlx::query_scalar(statement)
+        .bind(each(rows, |r| r.key))
+        .bind(each(rows, |r| r.saga_id))
+        .bind(each(rows, |r| r.status.as_str()))
+        .bind(each(rows, |r| int(r.attempt)))
+        .bind(each(rows, |r| int(r.epoch)))
+        .bind(each(rows, |r| r.issued_at))
+        .bind(each(rows, |r| r.is_held()))
+        .bind(each(rows, |r| r.lease.and_then(|l| l.owner)))
+        .bind(each(rows, |r| r.lease.map(|l| l.until)))
+        .bind(each(rows, |r| r.started_at))
+        .bind(each(rows, |r| r.command.as_ref().map(json)))
+        .bind(each(rows, |r| said(r)))
 }
 
 /// In the order of their keys, so that batches cannot deadlock.

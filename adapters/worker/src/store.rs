@@ -79,7 +79,8 @@ pub trait Rows: Send + Sync {
     ) -> impl Future<Output = Result<Locked, Error>> + Send;
 
     /// Inserts rows that nobody has met before, as the last statement of a transaction: answers whether all were new.
-    /// If not, the transaction must be dropped.
+    /// If not, the transaction must be dropped. It waits for nobody who is at one of them: what this transaction holds
+    /// already, others may be waiting for, who began with their rows ([`Rows::lock`]).
     fn insert_in(&self, tx: &mut Self::Tx, rows: &[Row]) -> impl Future<Output = Result<bool, Error>> + Send;
 
     /// Locks rows that there are, in the order of their keys.

@@ -123,9 +123,7 @@ fn publish(process: &Process, pool: &PgPool, ownership: Ownership, news: News) -
         let (clock, mut failures) = (TokioClock::default(), 0);
         while !stopping.is_cancelled() {
             let read = timeout(TURN, publisher.run_once()).await.unwrap_or_else(|_| late());
-            let full = publisher::BATCH as usize;
-            let idle = read.map(|n| if n < full { publisher::POLL } else { Duration::ZERO });
-            pause("publisher", idle, &mut failures, &stopping, &clock).await;
+            pause("publisher", read.map(publisher::rest), &mut failures, &stopping, &clock).await;
         }
         // What is not written down is published again by whoever comes next.
         let ended = timeout(TURN, publisher.end()).await.unwrap_or_else(|_| late());

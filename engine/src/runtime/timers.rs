@@ -132,7 +132,8 @@ fn put_off<S: SagaStore, K: Sink, C: Clock>(
         let Some(definition) = engine.catalog.get(&saga.workflow, saga.workflow_version) else { continue };
         let due = saga.only_repeats_due(now).unwrap_or_default();
         let step = |command: &CommandState| &definition.steps[command.step];
-        let repetitions: Vec<_> = due.iter().map(|(command, why)| (step(command).participant, *why)).collect();
+        let repetitions: Vec<_> =
+            due.iter().map(|(command, why)| (step(command).participant, *why)).collect();
         let Err(unpaid) = engine.budget.pay(&repetitions, monotonic) else { continue };
         let at = repetitions.iter().position(|repetition| *repetition == unpaid).unwrap_or_default();
         let (step, jitter) = (step(due[at].0), engine.clock.jitter());

@@ -42,12 +42,17 @@ impl Rows for SimRows {
     }
 
     async fn insert_in(&self, tx: &mut SimTx, rows: &[Row]) -> Result<bool, Error> {
-        let (database, keys) = (self.database, rows.iter().map(|row| row.key).collect::<Vec<_>>());
-        let locks = keys.iter().map(|key| Lock::Row(*key)).collect();
-        let known = move |s: &mut State| keys.iter().any(|key| s.databases[database].rows.contains_key(key));
-        let known = self.locked("insert", tx.open.id, locks, known).await?;
+        let (database, transaction) = (self.database, tx.open.id);
+        let keys: Vec<Uuid> = rows.iter().map(|row| row.key).collect();
+        let new = self.ask("insert", move |s| {
+            let db = &mut s.databases[database];
+            db.open.contains_key(&transaction)
+                && !keys.iter().any(|key| db.rows.contains_key(key))
+                && db.take(transaction, keys.iter().map(|key| Lock::Row(*key)).collect())
+        });
+        let new = new.await?;
         tx.writes.extend_from_slice(rows);
-        Ok(!known)
+        Ok(new)
     }
 
     async fn settle(&self, owner: Uuid, rows: &[Row]) -> Result<HashSet<Uuid>, Error> {
