@@ -1,11 +1,6 @@
 //! A deployment with the roles that a mode needs.
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    sync::{Arc, atomic::AtomicU16},
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use amends_api::{clock::TokioClock, orders::door::fulfilment};
 use amends_engine::runtime::Engine;
@@ -261,7 +256,7 @@ async fn births(deployment: &Deployment, kafka: &KafkaSettings, mode: Mode) -> R
         budget: Default::default(),
         recent: Default::default(),
     };
-    Ok(Births { engine: Arc::new(engine), orders, definition, slot: AtomicU16::new(0) })
+    Ok(Births { engine: Arc::new(engine), orders, definition, homes: Default::default() })
 }
 
 async fn deployment_of(pool: &sqlx::PgPool) -> Result<amends_postgres::deployment::Deployment> {

@@ -13,6 +13,7 @@
 
 mod context;
 mod gather;
+mod homes;
 mod producer;
 mod progress;
 mod settings;
@@ -22,6 +23,7 @@ pub mod topics;
 mod watch;
 
 pub use gather::Gather;
+pub use homes::Homes;
 pub use settings::{Contact, Error, KafkaSettings, check};
 pub use sink::KafkaSink;
 pub use source::KafkaSource;

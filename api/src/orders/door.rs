@@ -3,10 +3,7 @@
 use std::{
     num::NonZeroU32,
     ops::{Range, RangeInclusive},
-    sync::{
-        Arc,
-        atomic::{AtomicU16, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,9 +11,8 @@ use amends_engine::{
     core::{NewSaga, start},
     port::{self, Inputs},
 };
-use amends_kafka::Gather;
+use amends_kafka::{Gather, Homes};
 use amends_postgres::orders::{NewOrder, Placed};
-use amends_protocol::SLOTS;
 use amends_workflows::order_fulfilment as workflow;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
 use tokio::{
@@ -73,17 +69,14 @@ pub struct Door {
 /// What takes them in.
 pub struct Porter {
     waiting: mpsc::Receiver<Waiting>,
-    slot: AtomicU16,
+    homes: Homes,
 }
 
 /// A door that admits so many orders a second (0: all), and its porter.
 pub fn door(admission: u32) -> (Door, Porter) {
     let (sender, waiting) = mpsc::channel(WAITING);
     let admission = NonZeroU32::new(admission).map(|rate| RateLimiter::direct(Quota::per_second(rate)));
-    (
-        Door { waiting: sender, admission },
-        Porter { waiting, slot: AtomicU16::new(rand::random_range(0..SLOTS)) },
-    )
+    (Door { waiting: sender, admission }, Porter { waiting, homes: Homes::default() })
 }
 
 impl Door {
@@ -147,9 +140,9 @@ impl Porter {
     }
 
     /// One transaction for all of them; then their first commands are sent.
-    async fn take_in(&self, api: &Arc<Api>, mut batch: Vec<Waiting>) {
+    async fn take_in(&mut self, api: &Arc<Api>, mut batch: Vec<Waiting>) {
         // All that are born together have one home, so that their messages stay together.
-        let slot = self.slot.fetch_add(1, Ordering::Relaxed) % SLOTS;
+        let slot = self.homes.next();
         for waiting in &mut batch {
             waiting.order.saga.slot = slot;
         }

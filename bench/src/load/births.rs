@@ -1,10 +1,7 @@
 //! Sagas started in batches: what the api does behind its door, without HTTP.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU16, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
 
@@ -17,12 +14,12 @@ use amends_engine::{
         apply::{Applied, apply},
     },
 };
-use amends_kafka::KafkaSink;
+use amends_kafka::{Homes, KafkaSink};
 use amends_postgres::{
     Birth, PgSagaStore,
     orders::{NewOrder, OrderStore, Placed},
 };
-use amends_protocol::{Json, SLOTS};
+use amends_protocol::Json;
 use amends_workflows::order_fulfilment::{CANCELLED, FULFILLED};
 use anyhow::{Context, Result};
 use chrono::Utc;
@@ -50,7 +47,7 @@ pub struct Births {
     /// The workflow.
     pub definition: Definition,
     /// The home of the next batch.
-    pub slot: AtomicU16,
+    pub homes: Mutex<Homes>,
 }
 
 impl Births {
@@ -65,7 +62,7 @@ impl Births {
             for (id, from) in ids.iter().zip(starts) {
                 ledger.begin(*id, from);
             }
-            let slot = self.slot.fetch_add(1, Ordering::Relaxed) % SLOTS;
+            let slot = self.homes.lock().unwrap_or_else(PoisonError::into_inner).next();
             let born = match &self.orders {
                 Some(orders) => self.place(orders, &shop, &ids, slot, &ledger).await,
                 None => self.create(&ids, slot, &ledger).await,

@@ -1,0 +1,69 @@
+//! Homes for sagas that are born now: neighbours for a while, so that their messages are.
+
+use std::time::{Duration, Instant};
+
+use amends_protocol::SLOTS;
+
+/// Slots that are so far apart are in one partition, whatever usual number of them there is: 48 is a multiple of
+/// 1, 2, 3, 4, 6, 8, 12, 16, 24 and itself.
+const APART: u16 = 48;
+/// For so long sagas are born into one partition.
+const STAY: Duration = Duration::from_millis(50);
+
+/// Chooses the home of each batch of births.
+///
+/// A partition is a request to the broker, and one more place to look at. Were each batch born into another partition than
+/// the one before it, the replies to a batch of commands would go to all of them, a few each. Homes that differ within a
+/// partition keep the batches of one moment from waiting for each other's slots.
+#[derive(Debug, Default)]
+pub struct Homes {
+    /// Since when births go to which partition.
+    stay: Option<(Instant, u16)>,
+    turn: u16,
+}
+
+impl Homes {
+    /// The next batch's.
+    pub fn next(&mut self) -> u16 {
+        self.at(Instant::now(), || rand::random_range(0..APART))
+    }
+
+    fn at(&mut self, now: Instant, draw: impl FnOnce() -> u16) -> u16 {
+        let (_, first) = match self.stay {
+            Some(stay) if now.saturating_duration_since(stay.0) < STAY => stay,
+            _ => *self.stay.insert((now, draw())),
+        };
+        self.turn = self.turn.wrapping_add(1);
+        first + APART * (self.turn % (SLOTS - first).div_ceil(APART))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn what_is_born_within_a_moment_shares_a_partition_and_has_many_homes() {
+        let (mut homes, began) = (Homes::default(), Instant::now());
+        let mut born = |after, first| {
+            let at = began + after;
+            (0..100).map(|_| homes.at(at, || first)).collect::<BTreeSet<u16>>()
+        };
+        let (one, same, other) = (born(STAY / 2, 7), born(STAY, 8), born(STAY * 2, 8));
+        assert_eq!(one, same);
+        assert!(one.len() > 20 && one.iter().all(|slot| slot % 12 == 7), "{one:?}");
+        assert!(other.iter().all(|slot| slot % 12 == 8), "{other:?}");
+    }
+
+    #[test]
+    fn every_slot_is_a_home_and_nothing_else_is() {
+        let mut all = BTreeSet::new();
+        for first in 0..APART {
+            let mut homes = Homes::default();
+            all.extend((0..SLOTS).map(|_| homes.at(Instant::now(), || first)));
+        }
+        assert!(all.into_iter().eq(0..SLOTS));
+    }
+}
