@@ -48,6 +48,9 @@ pub async fn heat(stage: &Stage, args: &Bench) -> Result<()> {
     Ok(())
 }
 
+/// Of a longer window the WAL of its last minute stands for all: checkpoints remove what is older.
+const WAL_SECONDS: u64 = 60;
+
 /// Measures one row.
 pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<Row> {
     let meter = Meter::of(stage).await?;
@@ -62,15 +65,22 @@ pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<Row>
     let profile = if args.profile { Some(Profile::begin(stage)?) } else { None };
     let from = meter.read().await?;
     let before = stage.ledger.ended();
+    let mut sample = (from.postgres.clone(), before);
     for second in 1..=args.seconds {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let ended = stage.ledger.ended() - before;
+        if args.seconds - second == WAL_SECONDS {
+            sample = (meter.postgres.read().await?, before + ended);
+        }
         if !stderr().is_terminal() && second % 5 != 0 {
             continue;
         }
         progress(&format!("{second} of {} s, {:.0} sagas/s", args.seconds, ended as f64 / second as f64));
     }
     let to = meter.read().await?;
+    let (sampled_from, sampled_before) = sample;
+    let whole =
+        (stage.ledger.ended() - before) as f64 / (stage.ledger.ended() - sampled_before).max(1) as f64;
     let lateness = Lateness::between(&timers, &stage.timers().await);
     let profile = profile.map(Profile::end).transpose()?.unwrap_or_default();
     let memory_mb = meter.memory_mb();
@@ -100,7 +110,7 @@ pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<Row>
     for (why, times) in &failures {
         books.violations.push(format!("{times} requests failed: {why}"));
     }
-    let wal = meter.postgres.wal(&from.postgres, &to.postgres).await?;
+    let wal = meter.postgres.wal(&sampled_from, &to.postgres).await?.times(whole);
     let books_balanced = books.violations.is_empty();
     let measured = Measured { from, to, ended, answers, stored, memory_mb, statements, wal };
     Ok(Row {

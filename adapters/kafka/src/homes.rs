@@ -24,7 +24,7 @@ pub struct Homes {
 
 impl Homes {
     /// The next batch's.
-    pub fn next(&mut self) -> u16 {
+    pub fn choose(&mut self) -> u16 {
         self.at(Instant::now(), || rand::random_range(0..APART))
     }
 

@@ -142,7 +142,7 @@ impl Porter {
     /// One transaction for all of them; then their first commands are sent.
     async fn take_in(&mut self, api: &Arc<Api>, mut batch: Vec<Waiting>) {
         // All that are born together have one home, so that their messages stay together.
-        let slot = self.homes.next();
+        let slot = self.homes.choose();
         for waiting in &mut batch {
             waiting.order.saga.slot = slot;
         }

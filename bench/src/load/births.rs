@@ -62,7 +62,7 @@ impl Births {
             for (id, from) in ids.iter().zip(starts) {
                 ledger.begin(*id, from);
             }
-            let slot = self.homes.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let slot = self.homes.lock().unwrap_or_else(PoisonError::into_inner).choose();
             let born = match &self.orders {
                 Some(orders) => self.place(orders, &shop, &ids, slot, &ledger).await,
                 None => self.create(&ids, slot, &ledger).await,

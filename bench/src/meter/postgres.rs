@@ -27,6 +27,19 @@ pub struct Wal {
     pub full_page_bytes: i64,
 }
 
+impl Wal {
+    /// So many times as much.
+    pub fn times(self, factor: f64) -> Self {
+        let times = |count: i64| (count as f64 * factor).round() as i64;
+        Self {
+            bytes: times(self.bytes),
+            commits: times(self.commits),
+            records: times(self.records),
+            full_page_bytes: times(self.full_page_bytes),
+        }
+    }
+}
+
 /// A statement's cost over a window.
 #[derive(Debug, Clone, Serialize, FromRow)]
 pub struct Statement {
