@@ -9,10 +9,12 @@
 mod account;
 pub mod broker;
 mod cluster;
+mod port;
 pub mod postgres;
 mod proxy;
 mod supervisor;
 mod sys;
 
 pub use broker::{Broker, BrokerOptions};
+pub use port::free_port;
 pub use postgres::{Postgres, PostgresOptions};

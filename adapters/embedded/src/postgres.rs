@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -13,7 +12,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgSslMode},
 };
 
-use crate::{cluster::Cluster, supervisor::Supervisor};
+use crate::{cluster::Cluster, port::free_port, supervisor::Supervisor};
 
 pub(crate) const SUPERUSER: &str = "postgres";
 
@@ -221,8 +220,4 @@ fn settings(options: &PostgresOptions) -> Vec<(String, String)> {
     }
     let ours = settings.into_iter().map(|(key, value)| (key.into(), value.into()));
     ours.chain(options.settings.iter().cloned()).collect()
-}
-
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }

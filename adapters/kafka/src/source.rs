@@ -30,7 +30,7 @@ use crate::{
 const RENEWAL: Duration = Duration::from_secs(2);
 
 /// The wait after a batch of a few.
-const FEW: Range<usize> = 2..64;
+const FEW: Range<usize> = 4..64;
 const LINGER: RangeInclusive<Duration> = Duration::from_millis(2)..=Duration::from_millis(10);
 
 /// For so long a rebalance may wait for members that do not come, and a batch may take before its partitions are given to

@@ -28,7 +28,7 @@ use crate::{failpoints::reached, state::Api};
 /// Most orders of a transaction.
 const BATCH: usize = 500;
 /// The wait after a batch of a few: customers wait with it.
-const FEW: Range<usize> = 2..16;
+const FEW: Range<usize> = 4..16;
 const LINGER: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_millis(5);
 /// No transaction takes longer.
 const LONGEST: Duration = Duration::from_secs(10);

@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     fs::Permissions,
     io,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -239,8 +239,8 @@ impl Deployment {
 
 /// A free port of 127.0.0.1.
 pub fn free_address() -> Result<SocketAddr, Error> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(Error::io("looking for a port"))?;
-    listener.local_addr().map_err(Error::io("looking for a port"))
+    let port = amends_embedded::free_port().map_err(Error::io("looking for a port"))?;
+    Ok((Ipv4Addr::LOCALHOST, port).into())
 }
 
 /// Furnishes the databases; answers each login role's connection string.

@@ -6,7 +6,7 @@ pub mod load;
 
 use std::{
     collections::BTreeMap,
-    net::{SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     path::Path,
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicBool, Ordering},
@@ -223,7 +223,7 @@ pub const ALL: [&[&str]; 6] = [
 ];
 
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port")
+    (Ipv4Addr::LOCALHOST, amends_embedded::free_port().expect("a free port")).into()
 }
 
 impl Process {
