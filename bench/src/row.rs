@@ -99,6 +99,8 @@ pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<Row>
     if let Some(fallen) = stage.fallen() {
         bail!(fallen);
     }
+    // Before history is removed: that writes gigabytes, and what is kept of the WAL would not reach back so far.
+    let wal = meter.postgres.wal(&sampled_from, &to.postgres).await?.times(whole);
     if args.parked + args.armed + args.ended > 0 {
         history::remove(&engine).await?;
     }
@@ -110,7 +112,6 @@ pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<Row>
     for (why, times) in &failures {
         books.violations.push(format!("{times} requests failed: {why}"));
     }
-    let wal = meter.postgres.wal(&sampled_from, &to.postgres).await?.times(whole);
     let books_balanced = books.violations.is_empty();
     let measured = Measured { from, to, ended, answers, stored, memory_mb, statements, wal };
     Ok(Row {
