@@ -17,8 +17,8 @@ pub mod state;
 pub mod telemetry;
 mod upkeep;
 
-/// The client library for Kafka, which is C, allocates by it too. glibc's took a third of an engine's time: what one
-/// thread puts together another takes apart.
+/// Of the client library for Kafka too, which is C. glibc's took a third of an engine's time: what one thread puts
+/// together another takes apart.
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -48,7 +48,7 @@ pub struct Bench {
     /// Engines side by side.
     #[arg(long, default_value_t = 1)]
     pub engines: usize,
-    /// Sagas that are parked before it begins.
+    /// Sagas that are parked before it begins (as the next two, for one row only).
     #[arg(long, default_value_t = 0)]
     pub parked: u64,
     /// Sagas that wait for a timer before it begins; the timers fall within the next hour.

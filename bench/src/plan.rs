@@ -41,6 +41,17 @@ impl Asked {
 
 /// The groups that the command line asks for.
 pub fn groups(args: &Bench) -> Result<Vec<Group>> {
+    let groups = asked(args)?;
+    let history = args.parked + args.armed + args.ended > 0;
+    if history && groups.iter().any(|group| group.loops.len() * args.times.max(1) > 1) {
+        bail!(
+            "--parked, --armed and --ended are gone once a row's books are checked: one row a mode and mix"
+        );
+    }
+    Ok(groups)
+}
+
+fn asked(args: &Bench) -> Result<Vec<Group>> {
     if args.yardsticks || args.takeover {
         return Ok(Vec::new());
     }
@@ -130,6 +141,17 @@ mod tests {
             assert!(rows.contains(&(mode, Asked::Closed(512))));
         }
         assert!(rows.contains(&(Mode::Orders, Asked::Closed(1))));
+    }
+
+    #[test]
+    fn what_is_there_before_is_there_for_one_row() {
+        let refused = |args: &[&str]| {
+            let args = [&["amends-bench", "--modes", "orders", "--parked", "9"], args].concat();
+            groups(&Cli::parse_from(args).bench).is_err()
+        };
+        assert!(!refused(&["--in-flight", "512"]));
+        assert!(refused(&["--in-flight", "32,512"]));
+        assert!(refused(&["--in-flight", "512", "--times", "3"]));
     }
 
     #[test]

@@ -6,9 +6,9 @@ use std::{
 };
 
 /// Has whoever works off batches wait a moment after one of a few, so that what comes meanwhile goes with the next: a
-/// batch costs a transaction, a request and a wake-up of each thread, whatever is in it. Two or
-/// three wait for nobody, and a big batch has little to gain. The moment is as long as the few took, within bounds: where the machine is busy they
-/// take longer, and there more of them should go together.
+/// batch costs a transaction, a request and a wake-up of each thread, whatever is in it. After a smaller one nobody waits,
+/// for as few would come meanwhile, and a big batch has little to gain. The moment is as long as the few took, within
+/// bounds: where the machine is busy they take longer, and there more of them should go together.
 #[derive(Debug)]
 pub struct Gather {
     few: Range<usize>,

@@ -6,7 +6,7 @@ pub mod load;
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     path::Path,
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicBool, Ordering},
@@ -14,7 +14,7 @@ use std::{
 };
 
 use amends_embedded::{Postgres, PostgresOptions};
-use amends_proof::books::Sources;
+use amends_proof::{books::Sources, deployment::free_address};
 use amends_testkit::{TestDatabase, eventually};
 use sqlx::{ConnectOptions, PgPool, migrate::Migrator, postgres::PgPoolOptions};
 
@@ -110,7 +110,7 @@ impl Stack {
             broker,
             server,
             settings: BTreeMap::new(),
-            inventory: free_address(),
+            inventory: free_address().unwrap(),
             inventory_taken: AtomicBool::new(false),
         }
     }
@@ -140,7 +140,7 @@ impl Stack {
     /// Starts a role (`["worker", "payment"]`) without waiting for it.
     pub fn spawn(&self, role: &[&str]) -> Process {
         let first = role == ["worker", "inventory"] && !self.inventory_taken.swap(true, Ordering::Relaxed);
-        self.spawn_at(role, if first { self.inventory } else { free_address() })
+        self.spawn_at(role, if first { self.inventory } else { free_address().unwrap() })
     }
 
     fn spawn_at(&self, role: &[&str], address: SocketAddr) -> Process {
@@ -150,7 +150,7 @@ impl Stack {
 
     /// Runs a role that is expected to end by itself, with other settings.
     pub fn output(&self, role: &[&str], settings: &[(&str, &str)]) -> Output {
-        let mut command = self.command(role, free_address());
+        let mut command = self.command(role, free_address().unwrap());
         command.env("AMENDS_START_TIMEOUT", "2s").envs(settings.iter().copied());
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).output().expect("the binary under test starts")
     }
@@ -221,10 +221,6 @@ pub const ALL: [&[&str]; 6] = [
     &["engine"],
     &["api"],
 ];
-
-fn free_address() -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, amends_embedded::free_port().expect("a free port")).into()
-}
 
 impl Process {
     /// A client of its listener.
