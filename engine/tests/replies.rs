@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::collections::BTreeSet;
+
 use amends_engine::core::{Actor, Event, SagaState};
 use amends_engine::port;
 use amends_engine::runtime::{self, apply::Applied, replies};
@@ -29,6 +31,25 @@ fn a_batch_is_written_then_sent_then_its_offsets_move() {
     assert_eq!(world.sent(), [(a, "charge execute".to_owned()), (b, "charge execute".to_owned())]);
     assert_eq!(run(&world, &engine).unwrap(), 0);
     assert_eq!(world.log(), [""; 0], "nothing came, nothing happens");
+}
+
+#[test]
+fn very_many_are_written_in_lanes_and_their_offsets_move_once_all_are() {
+    let (world, engine) = World::new();
+    let sagas: Vec<_> = (1..=1_000).map(|n| world.born(n)).collect();
+    sagas.iter().for_each(|saga| world.answers(*saga, "book", Outcome::Succeeded));
+    world.state().store_fails.push_back(port::Error::Unavailable("restarting".to_owned()));
+    assert!(run(&world, &engine).is_err());
+    assert_eq!(
+        world.log(),
+        ["commit 500", "send 500", "rewind"],
+        "one lane fails, and the other comes to its end"
+    );
+    assert_eq!(run(&world, &engine).unwrap(), 1_000);
+    assert_eq!(world.log(), ["commit 500", "send 500", "offsets"]);
+    let sent = world.sent();
+    let sagas: BTreeSet<_> = sent.iter().map(|(saga, _)| saga).collect();
+    assert_eq!((sent.len(), sagas.len()), (1_000, 1_000), "each once");
 }
 
 #[test]

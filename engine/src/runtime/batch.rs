@@ -39,6 +39,20 @@ pub(super) struct Outcome {
     pub rows: Vec<Arc<Saga>>,
 }
 
+impl Outcome {
+    /// Takes up what became of other sagas.
+    pub fn append(&mut self, other: Self) {
+        let Self { outgoing, missing, not_mine, poisoned, unknown, illegal, rows } = other;
+        self.outgoing.extend(outgoing);
+        self.missing.extend(missing);
+        self.not_mine.extend(not_mine);
+        self.poisoned.extend(poisoned);
+        self.unknown.extend(unknown);
+        self.illegal.extend(illegal);
+        self.rows.extend(rows);
+    }
+}
+
 /// An event that cannot be stored.
 #[derive(Debug)]
 pub(super) struct Poison {

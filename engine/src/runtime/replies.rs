@@ -1,4 +1,5 @@
-//! Takes what workers answered: all that is there, decided together, written in one transaction.
+//! Takes what workers answered: all that is there, decided together, written in one transaction (of very many in a few,
+//! side by side).
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,16 +9,22 @@ use amends_protocol::{
     wire,
 };
 use chrono::DateTime;
+use futures::future::join_all;
 use uuid::Uuid;
 
-use super::{Engine, Error, budget::Answer};
+use super::{Engine, Error, batch, budget::Answer};
 use crate::{
     core::{Event, RESEND, ReplyEvent},
     port::{Clock, SagaStore, Stray},
 };
 
 /// Most replies of a batch.
-pub const BATCH: usize = 500;
+pub const BATCH: usize = LANE * LANES;
+/// About so many sagas are decided and written together: what a transaction costs by itself is nothing any more then.
+const LANE: usize = 500;
+/// At most so many transactions of a batch are under way at once: the store works at some while others are decided or
+/// sent. One less than a role has connections, so that the other loops need not wait.
+const LANES: usize = 3;
 /// How long an empty receive waits. Bounds how late a change of ownership is seen.
 const PATIENCE: Duration = Duration::from_millis(250);
 
@@ -86,8 +93,11 @@ async fn take<S: SagaStore, K: Sink, C: Clock>(engine: &Engine<S, K, C>, batch: 
             }
         }
     }
-    let mut outcome = engine.decide(events, None).await?;
-    engine.dispatch(std::mem::take(&mut outcome.outgoing)).await?;
+    let mut outcome = batch::Outcome::default();
+    // All come to an end, even if one fails.
+    for lane in join_all(lanes(events).into_iter().map(|events| advance(engine, events))).await {
+        outcome.append(lane?);
+    }
 
     let mut strays = Vec::new();
     let not_mine: BTreeMap<Uuid, Vec<usize>> =
@@ -123,6 +133,28 @@ async fn take<S: SagaStore, K: Sink, C: Clock>(engine: &Engine<S, K, C>, batch: 
         engine.sink.dead_letter(message, &why).await?;
     }
     Ok(())
+}
+
+/// Decides and writes events, and sends the commands that follow.
+async fn advance<S: SagaStore, K: Sink, C: Clock>(
+    engine: &Engine<S, K, C>,
+    events: BTreeMap<Uuid, Vec<Event>>,
+) -> Result<batch::Outcome, Error> {
+    let mut outcome = engine.decide(events, None).await?;
+    engine.dispatch(std::mem::take(&mut outcome.outgoing)).await?;
+    Ok(outcome)
+}
+
+/// Spreads many sagas over lanes, each as many, in order: those that were born together stay together, so that lanes
+/// seldom wait for each other's slots.
+fn lanes<V>(mut events: BTreeMap<Uuid, V>) -> Vec<BTreeMap<Uuid, V>> {
+    let sagas = events.len();
+    let count = (sagas / (LANE * 3 / 4)).clamp(1, LANES);
+    let firsts: Vec<Uuid> =
+        (1..count).filter_map(|n| events.keys().nth(n * sagas / count).copied()).collect();
+    let mut lanes: Vec<_> = firsts.into_iter().rev().map(|first| events.split_off(&first)).collect();
+    lanes.push(events);
+    lanes
 }
 
 /// What a participant answers says whether further attempts are worth their while.
