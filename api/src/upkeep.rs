@@ -31,35 +31,39 @@ const HALF_MINUTE: Duration = Duration::from_secs(30);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
+/// One piece of a process's upkeep at a time: with millions of sagas that wait some take seconds, and the loops' connections
+/// are few.
+type Turn = Arc<tokio::sync::Mutex<()>>;
+
 /// Starts the engine's upkeep.
 pub async fn of_engine(process: &Process, pool: PgPool) -> Result<()> {
     let stuck_after = process.settings.stuck_after;
-    let scheduler = JobScheduler::new().await?;
+    let (scheduler, turn) = (JobScheduler::new().await?, Turn::default());
     let upkeep = || Upkeep::new(pool.clone());
-    every(&scheduler, MINUTE, "expiry of idempotency keys", upkeep(), |upkeep| async move {
+    every(&scheduler, &turn, MINUTE, "expiry of idempotency keys", upkeep(), |upkeep| async move {
         while upkeep.expire_keys(KEYS).await? >= u64::from(KEYS) {}
         Ok::<_, amends_postgres::Error>(())
     })
     .await?;
-    every(&scheduler, HOUR, "partitions", upkeep(), |upkeep| async move {
+    every(&scheduler, &turn, HOUR, "partitions", upkeep(), |upkeep| async move {
         upkeep.ensure_partitions(MONTHS).await.map(drop)
     })
     .await?;
-    every(&scheduler, OFTEN, "marking the stuck", upkeep(), move |upkeep| async move {
+    every(&scheduler, &turn, OFTEN, "marking the stuck", upkeep(), move |upkeep| async move {
         for saga in upkeep.mark_stuck(stuck_after).await? {
             tracing::warn!(%saga, "stuck: where it is for {}s", stuck_after.as_secs());
         }
         Ok::<_, amends_postgres::Error>(())
     })
     .await?;
-    every(&scheduler, OFTEN, "sweep for missed wake-ups", upkeep(), |upkeep| async move {
+    every(&scheduler, &turn, OFTEN, "sweep for missed wake-ups", upkeep(), |upkeep| async move {
         for saga in upkeep.sweep_missed().await? {
             tracing::error!(%saga, "was live and had no time to wake; woken");
         }
         Ok::<_, amends_postgres::Error>(())
     })
     .await?;
-    every(&scheduler, OFTEN, "counts", upkeep(), |upkeep| async move {
+    every(&scheduler, &turn, OFTEN, "counts", upkeep(), |upkeep| async move {
         let counted = upkeep.counts().await?;
         // A gauge of what is no longer there would stand still.
         for state in [SagaState::Running, SagaState::Compensating, SagaState::Parked] {
@@ -78,7 +82,7 @@ pub async fn of_engine(process: &Process, pool: PgPool) -> Result<()> {
     })
     .await?;
     let asked = (process.kafka.clone(), all_topics(&process.settings), process.settings.start_timeout);
-    every(&scheduler, HALF_MINUTE, "topics", asked, |(kafka, topics, patience)| async move {
+    every(&scheduler, &turn, HALF_MINUTE, "topics", asked, |(kafka, topics, patience)| async move {
         topics::ensure(&kafka, &topics, patience).await.map(drop)
     })
     .await?;
@@ -90,6 +94,7 @@ pub async fn of_worker(process: &Process, pool: PgPool, settings: Settings) -> R
     let scheduler = JobScheduler::new().await?;
     every(
         &scheduler,
+        &Turn::default(),
         HOUR,
         "expiry of worker rows",
         (PgRows::new(pool), settings),
@@ -116,6 +121,7 @@ async fn until_stopped(process: &Process, mut scheduler: JobScheduler) -> Result
 /// Schedules one piece of upkeep; a failure is logged and it is done again next time.
 async fn every<T, F, E>(
     scheduler: &JobScheduler,
+    turn: &Turn,
     period: Duration,
     name: &'static str,
     with: T,
@@ -126,10 +132,12 @@ where
     F: Future<Output = Result<(), E>> + Send + 'static,
     E: Display + Send + 'static,
 {
-    let (work, rests_until) = (Arc::new(work), Arc::new(Mutex::new(Instant::now())));
+    let (work, turn, rests_until) = (Arc::new(work), Arc::clone(turn), Arc::new(Mutex::new(Instant::now())));
     let run = move |_, _| -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let (work, with, rests_until) = (Arc::clone(&work), with.clone(), Arc::clone(&rests_until));
+        let turn = Arc::clone(&turn);
         Box::pin(async move {
+            let _turn = turn.lock().await;
             let begun = Instant::now();
             if begun < *rests_until.lock().unwrap_or_else(PoisonError::into_inner) {
                 return;
