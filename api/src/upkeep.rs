@@ -31,8 +31,8 @@ const HALF_MINUTE: Duration = Duration::from_secs(30);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// One piece of a process's upkeep at a time: with millions of sagas that wait some take seconds, and the loops' connections
-/// are few.
+/// One piece of upkeep of a database at a time: with millions of sagas that wait some take seconds, and the loops'
+/// connections are few.
 type Turn = Arc<tokio::sync::Mutex<()>>;
 
 /// Starts the engine's upkeep.
@@ -82,9 +82,15 @@ pub async fn of_engine(process: &Process, pool: PgPool) -> Result<()> {
     })
     .await?;
     let asked = (process.kafka.clone(), all_topics(&process.settings), process.settings.start_timeout);
-    every(&scheduler, &turn, HALF_MINUTE, "topics", asked, |(kafka, topics, patience)| async move {
-        topics::ensure(&kafka, &topics, patience).await.map(drop)
-    })
+    // It waits for the broker, and keeps no connection.
+    every(
+        &scheduler,
+        &Turn::default(),
+        HALF_MINUTE,
+        "topics",
+        asked,
+        |(kafka, topics, patience)| async move { topics::ensure(&kafka, &topics, patience).await.map(drop) },
+    )
     .await?;
     until_stopped(process, scheduler).await
 }
