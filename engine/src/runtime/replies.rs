@@ -23,7 +23,7 @@ pub const BATCH: usize = LANE * LANES;
 /// About so many sagas are decided and written together: what a transaction costs by itself is nothing any more then.
 const LANE: usize = 500;
 /// At most so many transactions of a batch are under way at once: the store works at some while others are decided or
-/// sent. One less than a role has connections, so that the other loops need not wait.
+/// sent. By default one less than a role has connections, so that the other loops need not wait.
 const LANES: usize = 3;
 /// How long an empty receive waits. Bounds how late a change of ownership is seen.
 const PATIENCE: Duration = Duration::from_millis(250);
