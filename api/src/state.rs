@@ -2,7 +2,8 @@
 
 use amends_engine::{core::Definition, runtime::Engine};
 use amends_kafka::KafkaSink;
-use amends_postgres::{PgSagaStore, orders::OrderStore};
+use amends_orders::OrderStore;
+use amends_postgres::PgSagaStore;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::{clock::TokioClock, failpoints::Point, orders::door::Door};

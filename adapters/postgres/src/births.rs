@@ -9,7 +9,8 @@ use sqlx::{
 };
 
 use crate::{
-    sagas::{CORE, STATE_VERSION, each, int, small},
+    columns::{each, int, small},
+    sagas::{CORE, STATE_VERSION},
     timeline,
 };
 
@@ -22,26 +23,25 @@ pub struct Birth<'a> {
     pub personal: Option<&'a Json>,
 }
 
-/// The parameters of [`bind`], as the columns of a table function.
-macro_rules! columns {
+/// The parameters of [`births::bind`](crate::births::bind), as the columns of a table function.
+#[macro_export]
+macro_rules! birth_columns {
     () => {
         "UNNEST($1::uuid[], $2::int2[], $3::text[], $4::text[], $5::int4[], $6::text[], $7::timestamptz[], $8::text[],
                 $9::timestamptz[], $10::text[], $11::text[], $12::text[], $13::bool[]"
     };
 }
-pub(crate) use columns;
-
-/// Their names.
-macro_rules! names {
+/// The names of [`birth_columns!`].
+#[macro_export]
+macro_rules! birth_names {
     () => {
         "saga_id, slot, business_key, workflow, workflow_version, label, wake_at, step, at, state, personal, body, live"
     };
 }
-pub(crate) use names;
-
 /// Parts of a statement that give birth to what is in `new`. Nobody waits for rows that are new: the slots are
 /// locked late, and the entries appended behind that.
-macro_rules! birth {
+#[macro_export]
+macro_rules! birth_rows {
     () => {
         "rows AS (
             INSERT INTO sagas (id, slot, business_key, workflow, workflow_version, revision, label, parked, live, wake_at,
@@ -58,20 +58,18 @@ macro_rules! birth {
         )"
     };
 }
-pub(crate) use birth;
-
 const INSERT: &str = concat!(
     "WITH new AS MATERIALIZED (SELECT * FROM ",
-    columns!(),
+    birth_columns!(),
     ") AS w (",
-    names!(),
+    birth_names!(),
     ")), ",
-    birth!(),
+    birth_rows!(),
     " SELECT FROM new"
 );
 
 /// Binds the parameters that the parts above are about: the first seventeen.
-pub(crate) fn bind<'q>(
+pub fn bind<'q>(
     query: Query<'q, Postgres, PgArguments>,
     births: &[Birth<'q>],
     batch: i64,

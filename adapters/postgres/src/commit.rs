@@ -1,6 +1,6 @@
 //! A batch of writes: one statement, one transaction, one round trip.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use amends_engine::{
     core::Entry,
@@ -10,9 +10,12 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::{
-    Error, error,
+    Error,
+    columns::{each, int, small},
+    error,
     inputs::{self, Row},
-    sagas::{CORE, STATE_VERSION, each, int, json, small, stored},
+    lost_commit,
+    sagas::{CORE, STATE_VERSION, json, stored},
     timeline,
 };
 
@@ -51,9 +54,6 @@ const COMMIT: &str = concat!(
     FROM written"
 );
 
-/// How often a lost answer is asked for, and how long each time.
-const ASKS: u32 = 5;
-
 /// Writes a batch; answers for those that were written.
 pub(crate) async fn commit(pool: &PgPool, writes: &[Write]) -> Result<Vec<Inputs>, Error> {
     if writes.is_empty() {
@@ -65,7 +65,7 @@ pub(crate) async fn commit(pool: &PgPool, writes: &[Write]) -> Result<Vec<Inputs
     let mut connection = pool.acquire().await.map_err(error::of)?;
     match run(&mut connection, &writes, batch).await {
         Ok(rows) => rows.into_iter().map(Row::read).collect(),
-        Err(error) if error::leaves_open(&error) => {
+        Err(error) if lost_commit::leaves_open(&error) => {
             // Not another's: this connection may be broken.
             drop(connection.detach());
             read_back(pool, &writes, batch, &error).await
@@ -124,12 +124,12 @@ async fn read_back(
     metrics::counter!("amends_postgres_commits_read_back_total").increment(1);
     tracing::warn!(%lost, "the answer to a commit was lost; reading it back");
     let ids = each(writes, |write| write.saga.id);
-    let happened = ask_again(|| happened(pool, &ids, batch)).await?;
+    let happened = lost_commit::ask_again(|| happened(pool, &ids, batch)).await?;
     if happened.is_empty() {
         return Err(Error::Unavailable(format!("nothing was written: {lost}")));
     }
     let wants: HashMap<Uuid, Wants> = writes.iter().map(|write| (write.saga.id, write.wants)).collect();
-    let inputs = ask_again(|| inputs::of(pool, &happened)).await?;
+    let inputs = lost_commit::ask_again(|| inputs::of(pool, &happened)).await?;
     let mut found: HashMap<Uuid, Inputs> = inputs.into_iter().map(|i| (i.saga_id, i)).collect();
     let answer = happened.into_iter().map(|saga_id| {
         let wants = wants.get(&saga_id).copied().unwrap_or_default();
@@ -161,21 +161,4 @@ async fn happened(pool: &PgPool, ids: &[Uuid], batch: i64) -> Result<Vec<Uuid>, 
         Ok(written)
     };
     ask.await.map_err(error::of)
-}
-
-/// Asks until there is an answer, within a bound.
-pub(crate) async fn ask_again<T, F>(mut ask: impl FnMut() -> F) -> Result<T, Error>
-where
-    F: Future<Output = Result<T, Error>>,
-{
-    let mut asked = 1;
-    loop {
-        match ask().await {
-            Err(Error::Unavailable(_)) if asked < ASKS => {
-                tokio::time::sleep(Duration::from_millis(50 << asked)).await;
-                asked += 1;
-            }
-            answer => return answer,
-        }
-    }
 }

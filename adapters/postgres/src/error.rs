@@ -3,7 +3,7 @@
 use amends_engine::port::Error;
 
 /// The engine's word for it.
-pub(crate) fn of(error: sqlx::Error) -> Error {
+pub fn of(error: sqlx::Error) -> Error {
     match &error {
         // 22: data exception, 23: constraint, 54: too large. The same again would meet the same answer.
         sqlx::Error::Database(said) => match class(&error) {
@@ -18,20 +18,8 @@ pub(crate) fn of(error: sqlx::Error) -> Error {
     }
 }
 
-/// Whether a transaction whose last statement was answered so may have happened all the same: the connection
-/// broke, or the server ended it.
-pub(crate) fn leaves_open(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Database(_) => matches!(class(error), Some("08" | "57")),
-        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => {
-            true
-        }
-        _ => false,
-    }
-}
-
 /// The class of its SQLSTATE.
-fn class(error: &sqlx::Error) -> Option<&'static str> {
+pub(crate) fn class(error: &sqlx::Error) -> Option<&'static str> {
     let code = error.as_database_error()?.code()?;
     ["08", "22", "23", "54", "57"].into_iter().find(|class| code.starts_with(class))
 }

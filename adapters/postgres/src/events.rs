@@ -9,7 +9,11 @@ use amends_engine::core::Entry;
 use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
-use crate::{Error, error, sagas, timeline};
+use crate::{
+    Error,
+    columns::{each, small},
+    error, timeline,
+};
 
 /// An entry that has not been published.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,8 +78,8 @@ impl EventLog {
                                  ORDER BY t.position LIMIT $3) AS t
              LIMIT $3",
         )
-        .bind(sagas::each(watermarks, |(slot, _)| sagas::small(*slot)))
-        .bind(sagas::each(watermarks, |(_, position)| *position))
+        .bind(each(watermarks, |(slot, _)| small(*slot)))
+        .bind(each(watermarks, |(_, position)| *position))
         .bind(i64::from(limit))
         .fetch_all(&self.pool)
         .await

@@ -1,9 +1,9 @@
-//! The engine's Postgres: sagas, orders and everything that is read of them.
+//! The engine's Postgres: sagas, and everything that is read of them. It knows nothing of orders.
 //!
 //! | module | is |
 //! | --- | --- |
 //! | [`PgSagaStore`] | the engine's [`SagaStore`](amends_engine::port::SagaStore) |
-//! | [`orders`] | orders, placed in one transaction with their sagas |
+//! | [`births`], [`columns`], [`error`], [`lost_commit`] | parts of statements that give birth to sagas, for whoever stores more with them |
 //! | [`admin`] | what an operator sees |
 //! | [`events`] | the timeline, in order, for the publisher of domain events |
 //! | [`watermarks`] | how far it is published |
@@ -13,20 +13,20 @@
 #![warn(missing_docs)]
 
 pub mod admin;
-mod births;
+pub mod births;
+pub mod columns;
 mod commit;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod deployment;
-mod error;
+pub mod error;
 pub mod events;
 mod inputs;
-mod keys;
-pub mod orders;
+pub mod lost_commit;
 mod sagas;
 mod store;
 mod strays;
-mod timeline;
+pub mod timeline;
 pub mod upkeep;
 pub mod watermarks;
 

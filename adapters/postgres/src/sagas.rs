@@ -11,7 +11,11 @@ use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, FromRow, PgPool, Postgres, Row as _, postgres::PgArguments, query::Query};
 use uuid::Uuid;
 
-use crate::{Error, error};
+use crate::{
+    Error,
+    columns::{each, int},
+    error,
+};
 
 /// The version of the format in which `state` is written. Raised one release after it is first understood.
 pub(crate) const STATE_VERSION: i16 = 1;
@@ -212,21 +216,6 @@ pub(crate) async fn reschedule(
     .await
     .map_err(error::of)?;
     Ok(())
-}
-
-/// One column of a batch.
-pub(crate) fn each<'a, R, T>(rows: &'a [R], of: impl FnMut(&'a R) -> T) -> Vec<T> {
-    rows.iter().map(of).collect()
-}
-
-/// As Postgres counts. Two thousand million revisions or versions are beyond any saga.
-pub(crate) fn int(n: u32) -> i32 {
-    i32::try_from(n).unwrap_or(i32::MAX)
-}
-
-/// A slot as Postgres stores it.
-pub(crate) fn small(slot: u16) -> i16 {
-    i16::try_from(slot).unwrap_or(i16::MAX)
 }
 
 /// A bit for each slot: hundreds of slots are looked up as cheaply as one.

@@ -3,7 +3,7 @@
 use amends_engine::port::Stray;
 use sqlx::PgPool;
 
-use crate::{Error, error, sagas::each};
+use crate::{Error, columns::each, error};
 
 /// Keeps each once.
 pub(crate) async fn keep(pool: &PgPool, strays: &[Stray]) -> Result<(), Error> {

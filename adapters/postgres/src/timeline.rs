@@ -8,10 +8,10 @@ use uuid::Uuid;
 use crate::{Error, error};
 
 /// The class of the advisory locks, one a slot, that whoever appends holds until its commit: "amnd".
-pub(crate) const LOCK: i32 = 0x616d_6e64;
+pub const LOCK: i32 = 0x616d_6e64;
 
 /// A number for a batch, by which its entries are known again if the answer to the commit is lost.
-pub(crate) fn new_batch() -> i64 {
+pub fn new_batch() -> i64 {
     Uuid::new_v4().as_u64_pair().0.cast_signed()
 }
 
@@ -34,7 +34,10 @@ impl Row {
 }
 
 /// What happened to a saga, from its birth on.
-pub(crate) async fn of(executor: impl PgExecutor<'_>, saga_id: Uuid) -> Result<Vec<Entry>, Error> {
+///
+/// # Errors
+/// The database's, or an entry of a newer program.
+pub async fn of(executor: impl PgExecutor<'_>, saga_id: Uuid) -> Result<Vec<Entry>, Error> {
     rows(executor, saga_id).await.map_err(error::of)?.into_iter().map(Row::read).collect()
 }
 

@@ -8,7 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::{FromRow, PgPool};
 
-use crate::{Error, error, sagas};
+use crate::{
+    Error,
+    columns::{each, small},
+    error,
+};
 
 /// The watermarks of the slots that a publisher has.
 #[derive(Debug, Clone)]
@@ -55,7 +59,7 @@ impl Watermarks {
              )
              SELECT slot, position FROM furthest",
         )
-        .bind(sagas::each(slots, |slot| sagas::small(*slot)))
+        .bind(each(slots, |slot| small(*slot)))
         .fetch_all(&self.pool)
         .await
         .map_err(error::of)?;
@@ -100,9 +104,9 @@ impl Watermarks {
              DELETE FROM publisher_watermarks AS w USING UNNEST($1::int2[], $3::int8[]) AS last (slot, position)
              WHERE w.slot = last.slot AND w.position = last.position",
         )
-        .bind(sagas::each(&marks, |(slot, _)| sagas::small(*slot)))
-        .bind(sagas::each(&marks, |(_, mark)| mark.reached))
-        .bind(sagas::each(&marks, |(_, mark)| mark.kept))
+        .bind(each(&marks, |(slot, _)| small(*slot)))
+        .bind(each(&marks, |(_, mark)| mark.reached))
+        .bind(each(&marks, |(_, mark)| mark.kept))
         .execute(&self.pool)
         .await
         .map_err(error::of)?;

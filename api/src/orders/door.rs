@@ -12,7 +12,7 @@ use amends_engine::{
     port::{self, Inputs},
 };
 use amends_kafka::{Gather, Homes};
-use amends_postgres::orders::{NewOrder, Placed};
+use amends_orders::{NewOrder, Placed};
 use amends_workflows::order_fulfilment as workflow;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
 use tokio::{

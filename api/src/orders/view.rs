@@ -1,7 +1,7 @@
 //! Orders and timelines as the world sees them.
 
 use amends_engine::core::{Entry, Event};
-use amends_postgres::orders::{OrderRow, OrderView};
+use amends_orders::{OrderRow, OrderView};
 use amends_protocol::{Json, Outcome};
 use amends_workflows::order_fulfilment as order;
 use chrono::{DateTime, SecondsFormat, Utc};

@@ -4,7 +4,8 @@ use std::{net::SocketAddr, sync::Arc};
 
 use amends_engine::runtime::Engine;
 use amends_kafka::KafkaSink;
-use amends_postgres::{MIGRATOR, PgSagaStore, deployment::deployment, orders::OrderStore};
+use amends_orders::OrderStore;
+use amends_postgres::{MIGRATOR, PgSagaStore, deployment::deployment};
 use amends_workflows as workflows;
 use anyhow::{Result, bail};
 use tokio::net::TcpListener;

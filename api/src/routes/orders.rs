@@ -7,7 +7,7 @@ use amends_engine::{
     port,
     runtime::apply::{Applied, apply},
 };
-use amends_postgres::orders::Placed;
+use amends_orders::Placed;
 use axum::{
     Json, Router,
     body::Bytes,

@@ -4,10 +4,8 @@ use amends_engine::{
     core::{Change, NewSaga},
     port::{SagaStore, Wants, Write},
 };
-use amends_postgres::{
-    MIGRATOR, PgSagaStore,
-    orders::{NewOrder, OrderStore, Placed},
-};
+use amends_orders::{NewOrder, OrderStore, Placed};
+use amends_postgres::{MIGRATOR, PgSagaStore};
 use amends_protocol::Json;
 use anyhow::{Result, bail, ensure};
 use serde_json::json;

@@ -15,10 +15,8 @@ use amends_engine::{
     },
 };
 use amends_kafka::{Homes, KafkaSink};
-use amends_postgres::{
-    Birth, PgSagaStore,
-    orders::{NewOrder, OrderStore, Placed},
-};
+use amends_orders::{NewOrder, OrderStore, Placed};
+use amends_postgres::{Birth, PgSagaStore};
 use amends_protocol::Json;
 use amends_workflows::order_fulfilment::{CANCELLED, FULFILLED};
 use anyhow::{Context, Result};

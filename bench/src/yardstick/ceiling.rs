@@ -12,11 +12,9 @@ use amends_engine::{
     },
     port::{SagaStore, Wants, Write},
 };
+use amends_orders::{NewOrder, OrderStore, Placed};
 use amends_pool as pool;
-use amends_postgres::{
-    PgSagaStore,
-    orders::{NewOrder, OrderStore, Placed},
-};
+use amends_postgres::PgSagaStore;
 use amends_protocol::{Exposure, Json, Outcome, SLOTS, TokenKey};
 use amends_workflows as workflows;
 use anyhow::{Context, Result, bail, ensure};

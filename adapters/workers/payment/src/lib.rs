@@ -18,7 +18,7 @@ pub use executor::Payments;
 pub use gateway::{BuiltInGateway, Charge, Error, PaymentGateway, Receipt, Refund};
 
 /// The migrations of the payment database.
-pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/payment");
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../../migrations/payment");
 
 /// The settings of the payment worker, to start from. A call may take 5 s: two more than `card_slow`.
 pub fn settings() -> Settings {

@@ -10,4 +10,4 @@ pub use event::{TOPICS, template};
 pub use recorder::{Error, Recorder};
 
 /// The migrations of the notification database.
-pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/notification");
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../../migrations/notification");

@@ -4,7 +4,7 @@ use amends_testkit::TestDatabase;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/payment");
+static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../../migrations/payment");
 
 pub async fn books() -> TestDatabase {
     let database = amends_testkit::database(&MIGRATOR, "payment").await;

@@ -2,13 +2,11 @@
 
 use std::collections::HashMap;
 
+use amends_postgres::columns::each;
 use sqlx::{FromRow, PgPool, Postgres, postgres::PgArguments, query::Query};
 use uuid::Uuid;
 
-use crate::{
-    orders::{NewOrder, OrderRow, order_columns},
-    sagas::each,
-};
+use crate::order::{NewOrder, OrderRow, order_columns};
 
 /// What a key stands for.
 #[derive(Debug, FromRow)]

@@ -19,7 +19,7 @@ pub use executor::Inventory;
 pub use http::router;
 
 /// The migrations of the inventory database.
-pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/inventory");
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../../migrations/inventory");
 
 /// The settings of the inventory worker, to start from.
 pub fn settings() -> Settings {

@@ -1,119 +1,25 @@
-//! Orders: placed many at once, in one transaction with their sagas.
+//! Table `orders`: placed many at once, in one transaction with their sagas.
 
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
 };
 
-use amends_engine::core::{Change, Entry, NewSaga};
+use amends_engine::core::{Change, Entry};
 use amends_pool::DatabaseClock;
-use amends_protocol::{Json, Reason};
+use amends_postgres::{
+    Birth, Error, births,
+    columns::{each, small},
+    error, lost_commit, timeline,
+};
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgConnection, PgPool, Row as _};
+use sqlx::{PgConnection, PgPool, Row as _};
 use uuid::Uuid;
 
 use crate::{
-    Birth, Error, births,
-    commit::ask_again,
-    error, keys,
-    sagas::{each, small},
-    timeline,
+    keys,
+    order::{NewOrder, OrderRow, OrderView, Placed, order_columns},
 };
-
-/// An order as it came through the door.
-#[derive(Debug, Clone)]
-pub struct NewOrder {
-    /// UUIDv7.
-    pub id: Uuid,
-    /// Its saga's id, home and business key (the order's id).
-    pub saga: NewSaga,
-    /// Whose request it is. Idempotency keys are theirs.
-    pub subject: String,
-    /// The key that the request came with, and what its body comes to.
-    pub idempotency: Option<(String, [u8; 32])>,
-    /// Whose order it is.
-    pub customer_id: String,
-    /// ISO 4217.
-    pub currency: String,
-    /// In minor units.
-    pub total: i64,
-    /// As they are shown.
-    pub lines: Json,
-    /// The saga's input: everything but personal fields.
-    pub data: Json,
-    /// The saga's personal fields.
-    pub personal: Json,
-}
-
-/// An order's immutable input, and its newest saga.
-#[derive(Debug, Clone, PartialEq, FromRow)]
-pub struct OrderRow {
-    /// UUIDv7.
-    pub id: Uuid,
-    /// Its newest saga.
-    pub saga_id: Uuid,
-    /// Who placed it.
-    pub subject: String,
-    /// Whose it is.
-    pub customer_id: String,
-    /// ISO 4217.
-    pub currency: String,
-    /// In minor units.
-    pub total: i64,
-    /// As they are shown.
-    #[sqlx(json)]
-    pub lines: Json,
-    /// When it was accepted.
-    pub created_at: DateTime<Utc>,
-    /// When it is cancelled by itself, unless its first step has succeeded by then.
-    pub cancels_at: Option<DateTime<Utc>>,
-}
-
-/// An order, with what its newest saga says.
-#[derive(Debug, Clone, PartialEq, FromRow)]
-pub struct OrderView {
-    /// The order.
-    #[sqlx(flatten)]
-    pub order: OrderRow,
-    /// Its status: the label of its newest saga.
-    pub label: String,
-    /// While being undone: the label it will have.
-    pub heading_for: Option<String>,
-    /// Why it failed or is failing.
-    #[sqlx(json(nullable))]
-    pub reason: Option<Reason>,
-    /// When its saga last changed.
-    pub updated_at: DateTime<Utc>,
-    /// The personal fields of its saga, where (still) there.
-    #[sqlx(json(nullable))]
-    pub personal: Option<Json>,
-}
-
-/// The columns of [`OrderRow`], of a table called `o`. By name, so that a new one does not break who runs already.
-macro_rules! order_columns {
-    () => {
-        "o.id, o.saga_id, o.subject, o.customer_id, o.currency, o.total, o.lines::json AS lines, o.created_at, o.cancels_at"
-    };
-}
-pub(crate) use order_columns;
-
-/// What became of a placed order.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Placed {
-    /// It is accepted; the commands of its birth are to be sent.
-    New {
-        /// The order.
-        order: Box<OrderRow>,
-        /// The birth of its saga.
-        change: Box<Change>,
-    },
-    /// The key came before, with the same body: this is the order that was placed then.
-    Replayed(Box<OrderRow>),
-    /// The key came before, with another body.
-    KeyReused,
-    /// The database cannot store it, and why; the others of its batch are placed.
-    Unstorable(String),
-}
 
 /// Orders in the engine's database.
 #[derive(Debug, Clone)]
@@ -179,7 +85,7 @@ impl OrderStore {
                 drop(connection);
                 placed
             }
-            Err(lost) if error::leaves_open(&lost) => {
+            Err(lost) if lost_commit::leaves_open(&lost) => {
                 // Not another's: this connection may be broken.
                 drop(connection.detach());
                 self.read_back(&rows, &lost).await?
@@ -218,12 +124,7 @@ impl OrderStore {
         let (slots, ids) = (&slots, &ids);
         let ask = || async move {
             let mut tx = self.pool.begin().await?;
-            sqlx::query("SET LOCAL lock_timeout = '2s'").execute(&mut *tx).await?;
-            sqlx::query("SELECT pg_advisory_xact_lock($1, slot) FROM UNNEST($2::int4[]) AS s (slot)")
-                .bind(timeline::LOCK)
-                .bind(slots)
-                .execute(&mut *tx)
-                .await?;
+            lost_commit::wait_for_slots(&mut tx, slots).await?;
             let there: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM orders WHERE id = ANY($1)")
                 .bind(ids)
                 .fetch_all(&mut *tx)
@@ -231,7 +132,8 @@ impl OrderStore {
             tx.rollback().await?;
             Ok(HashSet::from_iter(there))
         };
-        let there: HashSet<Uuid> = ask_again(|| async { ask().await.map_err(error::of) }).await?;
+        let there: HashSet<Uuid> =
+            lost_commit::ask_again(|| async { ask().await.map_err(error::of) }).await?;
         // None, though each had a key that somebody else may have: what is certain is that nothing was placed.
         match there.is_empty() {
             true => Err(Error::Unavailable(format!("nothing was placed: {lost}"))),
@@ -283,40 +185,23 @@ impl OrderStore {
     }
 }
 
-impl NewOrder {
-    /// Its row, once its saga is born.
-    fn row(&self, change: &Change) -> OrderRow {
-        OrderRow {
-            id: self.id,
-            saga_id: change.saga.id,
-            subject: self.subject.clone(),
-            customer_id: self.customer_id.clone(),
-            currency: self.currency.clone(),
-            total: self.total,
-            lines: self.lines.clone(),
-            created_at: change.saga.born_at,
-            cancels_at: change.saga.state.timeout_at,
-        }
-    }
-}
-
 /// Keys, orders and the births of their sagas: one statement, one transaction, one round trip. An order with a key
 /// is placed only if the key was taken for it. Answers for which orders.
 const PLACE: &str = concat!(
     "WITH ",
     keys::take!(),
     ", new AS MATERIALIZED (SELECT * FROM ",
-    births::columns!(),
+    amends_postgres::birth_columns!(),
     ", $22::uuid[], $23::bool[], $24::timestamptz[], $25::int8[], $26::text[], $27::text[], $28::text[], $29::text[])
             AS w (",
-    births::names!(),
+    amends_postgres::birth_names!(),
     ", order_id, keyed, cancels_at, total, subject, customer_id, currency, lines)
         WHERE NOT keyed OR order_id IN (SELECT order_id FROM taken)
     ), placed AS (
         INSERT INTO orders (id, saga_id, created_at, cancels_at, total, subject, customer_id, currency, lines)
         SELECT order_id, saga_id, at, cancels_at, total, subject, customer_id, currency, lines FROM new
     ), ",
-    births::birth!(),
+    amends_postgres::birth_rows!(),
     " SELECT order_id FROM new"
 );
 

@@ -1,12 +1,13 @@
 //! Orders through the door: many at once, each key once.
 
+#[path = "../../postgres/tests/support/mod.rs"]
 mod support;
 
 use amends_engine::core::{Change, NewSaga, start};
+use amends_orders::{NewOrder, OrderRow, OrderStore, Placed};
 use amends_postgres::{
     Error,
     conformance::{World, errand, moved},
-    orders::{NewOrder, OrderRow, OrderStore, Placed},
 };
 use amends_protocol::{Json, Reason};
 use chrono::{DateTime, Utc};

@@ -20,7 +20,7 @@ pub use carrier::{Booking, BuiltInCarrier, Carrier, Error, Parcel};
 pub use executor::Shipments;
 
 /// The migrations of the shipment database.
-pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/shipment");
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../../migrations/shipment");
 
 /// The settings of the shipment worker, to start from. A call may take 2 s: a carrier that is silent longer
 /// is asked, and the saga hears soon that nobody knows.
