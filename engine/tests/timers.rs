@@ -369,3 +369,42 @@ fn an_answer_does_not_set_a_saga_back_to_when_it_was_woken_before_it_was_put_off
     block_on(replies::run_once(&engine, &mut world.clone())).unwrap();
     assert!(world.saga(put_off).wake_at > Some(world.state().now), "{:?}", world.saga(put_off).wake_at);
 }
+
+/// How many repetitions of a silent command a participant's answers have paid for, once all that it had at first is spent.
+fn paid_by(answers: usize, says: impl Fn(&World, &mut amends_protocol::Reply)) -> usize {
+    let (world, engine) = World::new();
+    own(&world, &engine, &[0, 1, 2, 3, 4, 5, 6, 7]);
+    for _ in 0..400 {
+        world.born(1);
+    }
+    let mut timers = Timers::default();
+    world.passes(5);
+    look(&mut timers, &engine);
+    world.sent();
+    for _ in 0..answers {
+        let another = world.born(1);
+        let mut reply = world.answer(another, "book", Kind::Execute, Outcome::InFlight);
+        says(&world, &mut reply);
+        world.delivers(&reply);
+    }
+    block_on(replies::run_once(&engine, &mut world.clone())).unwrap();
+    // As long as the rest has been put off for: time alone pays for ten a second.
+    world.passes(10);
+    look(&mut timers, &engine);
+    world.sent().iter().filter(|(_, sent)| sent == "book probe").count() - 100
+}
+
+#[test]
+fn an_answer_is_soon_by_the_engine_s_database_since_its_command_was_sent_whatever_the_worker_s_clock() {
+    let sent = |seconds: i64, skew: i64| {
+        move |world: &World, reply: &mut amends_protocol::Reply| {
+            let now = world.state().now;
+            reply.sent_at = Some(now - TimeDelta::seconds(seconds));
+            reply.replied_at = now + TimeDelta::seconds(skew);
+        }
+    };
+    assert_eq!(paid_by(50, sent(1, -3600)), 50);
+    assert_eq!(paid_by(50, sent(1, 3600)), 50);
+    assert_eq!(paid_by(50, sent(6, -3600)), 5, "late: a tenth");
+    assert_eq!(paid_by(50, |_, reply| reply.sent_at = None), 5, "nothing is known of it: a tenth");
+}

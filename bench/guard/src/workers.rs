@@ -167,6 +167,7 @@ fn execute(saga_id: Uuid, step: &str, payload: Value) -> Command {
         attempt: 1,
         epoch: 0,
         issued_at: Utc::now(),
+        sent_at: Some(Utc::now()),
         deadline: Utc::now(),
         reply_token: "2f74a5f6618243729c1f7c42155dc83d".to_owned(),
         payload: Json::from(payload),

@@ -71,6 +71,9 @@ pub struct Command {
     pub epoch: u32,
     /// When the command was first issued, by the engine's database; stable over attempts.
     pub issued_at: DateTime<Utc>,
+    /// When this message was sent, by the engine's database: new at each sending. The reply repeats it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_at: Option<DateTime<Utc>>,
     /// When the engine will start to ask what became of it. Information: a worker refuses nothing for it.
     pub deadline: DateTime<Utc>,
     /// Echoed in the reply; see [`crate::TokenKey`].
@@ -109,6 +112,7 @@ impl Command {
             generation: self.generation,
             attempt: self.attempt,
             epoch: self.epoch,
+            sent_at: self.sent_at,
             reply_token: self.reply_token.clone(),
             outcome,
             result: None,

@@ -106,6 +106,10 @@ pub struct Reply {
     pub attempt: u32,
     /// Echoed from the command.
     pub epoch: u32,
+    /// Echoed from the message that is answered: a recorded reply repeats that of the message that asks, an outcome after
+    /// `in_flight` that of the message that was accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_at: Option<DateTime<Utc>>,
     /// Echoed from the command: a reply without it is not believed.
     pub reply_token: String,
     /// What became of it.

@@ -150,6 +150,7 @@ mod tests {
             attempt: 1,
             epoch: 0,
             issued_at: at,
+            sent_at: Some(at),
             deadline: at,
             reply_token: "00".repeat(16),
             payload: serde_json::json!({ "amount": 2500, "currency": "EUR" }).into(),

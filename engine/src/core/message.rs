@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 
 use super::{CommandState, Definition, Input, Saga, Send, Status};
 
-/// The command that a decision wants sent. Only an execute has a payload: a compensation must not need what
+/// The command that a decision wants sent; whoever sends it says when. Only an execute has a payload: a compensation must not need what
 /// its target's result was.
 pub fn command(
     definition: &Definition,
@@ -38,6 +38,7 @@ pub fn command(
         attempt: send.attempt,
         epoch,
         issued_at: send.issued_at,
+        sent_at: None,
         deadline: send.deadline,
         reply_token: key.token(command_id),
         payload,

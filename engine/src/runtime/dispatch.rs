@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use amends_protocol::{
+    Command,
     transport::{Outbound, Placement, Sink},
     wire,
 };
-
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{Engine, Error};
@@ -27,12 +28,14 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
     /// Sends the commands of committed sagas. If that fails nothing is lost: the rows still wait, and
     /// their `wake_at` comes.
     pub(super) async fn dispatch(&self, outgoing: Vec<Outgoing>) -> Result<(), Error> {
+        if outgoing.iter().all(|outgoing| outgoing.sends.is_empty()) {
+            return Ok(());
+        }
+        // The store mostly knows the time without being asked. Without it the messages go all the same.
+        let sent_at = self.store.now().await.ok();
         let mut messages = Vec::new();
         for Outgoing { saga, sends, inputs } in &outgoing {
-            self.messages(saga, sends, inputs, &mut messages)?;
-        }
-        if messages.is_empty() {
-            return Ok(());
+            self.messages(saga, sends, inputs, sent_at, &mut messages)?;
         }
         metrics::counter!("amends_engine_commands_total").increment(messages.len() as u64);
         Ok(self.sink.send(messages).await?)
@@ -57,6 +60,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         saga: &Saga,
         sends: &[Send],
         inputs: &Inputs,
+        sent_at: Option<DateTime<Utc>>,
         into: &mut Vec<Outbound>,
     ) -> Result<(), Error> {
         let definition = self
@@ -67,7 +71,8 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             let step = &definition.steps[send.step];
             let personal = inputs.personal.as_ref().filter(|_| step.needs == Needs::Personal);
             let input = Input { data: &inputs.data, personal };
-            let command = command(definition, saga, send, input, self.epoch, &self.key);
+            let command =
+                Command { sent_at, ..command(definition, saga, send, input, self.epoch, &self.key) };
             into.push(Outbound {
                 topic: format!("{}.commands", step.participant),
                 placement: Placement::Together,

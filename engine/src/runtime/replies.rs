@@ -8,7 +8,7 @@ use amends_protocol::{
     transport::{Batch, Inbound, Sink, Source},
     wire,
 };
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use futures::future::join_all;
 use uuid::Uuid;
 
@@ -71,6 +71,7 @@ pub async fn run_once<S: SagaStore, K: Sink, C: Clock>(
 }
 
 async fn take<S: SagaStore, K: Sink, C: Clock>(engine: &Engine<S, K, C>, batch: &Batch) -> Result<(), Error> {
+    let now = engine.store.now().await?;
     let mut dead: Vec<(&Inbound, String)> = Vec::new();
     let mut by_saga: BTreeMap<Uuid, Vec<Heard>> = BTreeMap::new();
     let mut events: BTreeMap<Uuid, Vec<Event>> = BTreeMap::new();
@@ -86,7 +87,7 @@ async fn take<S: SagaStore, K: Sink, C: Clock>(engine: &Engine<S, K, C>, batch: 
                 metrics::counter!("amends_engine_old_epoch_replies_total").increment(1);
             }
             Ok(reply) => {
-                note(engine, &reply);
+                note(engine, &reply, now);
                 let heard = Heard { message, succeeded: reply.outcome == Outcome::Succeeded };
                 by_saga.entry(reply.saga_id).or_default().push(heard);
                 events.entry(reply.saga_id).or_default().push(Event::Replied(ReplyEvent::from(reply)));
@@ -158,20 +159,19 @@ fn lanes<V>(mut events: BTreeMap<Uuid, V>) -> Vec<BTreeMap<Uuid, V>> {
 }
 
 /// What a participant answers says whether further attempts are worth their while.
-fn note<S, K, C: Clock>(engine: &Engine<S, K, C>, reply: &Reply) {
+fn note<S, K, C: Clock>(engine: &Engine<S, K, C>, reply: &Reply, now: DateTime<Utc>) {
     let definition = engine.catalog.get(&reply.workflow, reply.workflow_version);
     if let Some((_, step)) = definition.and_then(|d| d.step(&reply.step))
         && matches!(reply.kind, Kind::Execute | Kind::Compensate)
     {
-        let answer = Answer { outcome: reply.outcome, attempt: reply.attempt, soon: came_soon(reply) };
+        let answer = Answer { outcome: reply.outcome, attempt: reply.attempt, soon: came_soon(reply, now) };
         engine.budget.heard(step.participant, answer, engine.clock.monotonic());
     }
 }
 
-/// Whether all that the saga did until this answer took less than a repetition is waited for. Its id says when it was
-/// born, if it is an UUIDv7; where it is not, nothing is known.
-fn came_soon(reply: &Reply) -> bool {
-    let born_at = reply.saga_id.get_timestamp().map(|at| at.to_unix());
-    let born_at = born_at.and_then(|(s, ns)| DateTime::from_timestamp(i64::try_from(s).ok()?, ns));
-    born_at.is_some_and(|born_at| reply.replied_at - born_at < RESEND)
+/// Whether the answer took less time than the engine waits before it sends a command again. Both instants are by the
+/// engine's database, so that no other clock has a say. An answer that does not tell when its command was sent counts as
+/// late.
+fn came_soon(reply: &Reply, now: DateTime<Utc>) -> bool {
+    reply.sent_at.is_some_and(|sent_at| now - sent_at < RESEND)
 }

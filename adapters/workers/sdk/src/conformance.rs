@@ -56,6 +56,7 @@ pub fn execute() -> Command {
         attempt: 1,
         epoch: 0,
         issued_at: now,
+        sent_at: Some(now),
         deadline: now,
         reply_token: "token".to_owned(),
         payload: Json::null(),

@@ -142,6 +142,7 @@ fn command(kind: Kind, attempt: u32) -> Command {
         attempt,
         epoch: 1,
         issued_at: now(),
+        sent_at: None,
         deadline: now(),
         reply_token: String::new(),
         payload: Json::null(),

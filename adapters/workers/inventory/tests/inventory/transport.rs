@@ -214,6 +214,7 @@ pub fn execute(step: &str, payload: Value) -> Command {
         attempt: 1,
         epoch: 0,
         issued_at: Utc::now(),
+        sent_at: None,
         deadline: Utc::now(),
         reply_token: "token".into(),
         payload: Json::from(payload),

@@ -34,6 +34,7 @@ fn execute() -> Command {
         attempt: 1,
         epoch: 0,
         issued_at: now,
+        sent_at: Some(now),
         deadline: now,
         reply_token: String::new(),
         payload: Json::null(),

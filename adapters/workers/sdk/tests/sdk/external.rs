@@ -7,6 +7,7 @@ use amends_protocol::{
     SCHEMA_VERSION,
 };
 use amends_worker::Answer;
+use chrono::TimeDelta;
 
 use crate::{
     books::{books, status},
@@ -41,6 +42,29 @@ async fn offsets_move_once_a_command_is_accepted_and_its_reply_follows_the_outco
         (recorded.result, recorded.exposure),
         (replies[0].result.clone(), replies[0].exposure.clone())
     );
+}
+
+#[tokio::test]
+async fn a_reply_repeats_when_the_message_that_it_answers_was_sent() {
+    let (books, gateway, order) = (books().await, Gateway::new(GOOD), execute("order"));
+    let gate = gateway.hold(order.command_id);
+    let later = |command: &Command, seconds| Command {
+        sent_at: command.sent_at.map(|at| at + TimeDelta::seconds(seconds)),
+        ..command.clone()
+    };
+    let mut worker = Instance::start(&books.pool, &gateway).await;
+    worker.hear(&[&order]).await;
+    worker.call();
+    worker.hear(&[&later(&order, 5), &later(&probe(&order), 10)]).await;
+    let said = |worker: &Instance| worker.wire.replies().into_iter().map(|r| r.sent_at).collect::<Vec<_>>();
+    let [sent, again, asked] = [0, 5, 10].map(|seconds| later(&order, seconds).sent_at);
+    assert!(sent.is_some());
+    assert_eq!(said(&worker), [again, asked], "in flight: of the message that asks");
+    gate.add_permits(1);
+    worker.settle().await;
+    assert_eq!(said(&worker), [sent], "the outcome: of the message that was accepted");
+    worker.hear(&[&later(&order, 5), &later(&probe(&order), 10)]).await;
+    assert_eq!(said(&worker), [again, asked], "recorded: of the message that asks");
 }
 
 #[tokio::test]
