@@ -170,6 +170,8 @@ fn produce(settings: &KafkaSettings, kind: Kind) -> Result<Reporting, KafkaError
         ("message.timeout.ms", &timeout),
         // The broker's limit decides, so that a dead letter may be as big as the message was.
         ("message.max.bytes", "100000000"),
+        // What waits for the broker in this process, 128 MiB: more than the biggest message, and not librdkafka's 1 GiB.
+        ("queue.buffering.max.kbytes", "131072"),
     ]);
     config.create_with_context(Reports).map(Reporting::new)
 }

@@ -3,13 +3,17 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use amends_protocol::transport::{Error, Inbound, Outbound, Placement, Sink};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
 use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
@@ -29,6 +33,9 @@ const BIG: usize = 32;
 
 /// How long a topic's number of partitions is believed.
 const COUNT_LIFE: Duration = Duration::from_secs(10);
+
+/// How long a look-up may take.
+const COUNT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is kept of a message that is too big for its dead letter topic.
 const DEAD_LETTER_LIMIT: usize = 64 * 1024;
@@ -181,56 +188,125 @@ fn headers(pairs: &[(&str, &str)]) -> OwnedHeaders {
 }
 
 /// How many partitions topics have: looked up at first use, then now and then beside the sending.
+///
+/// At most one look-up of a topic is under way at a time, however many senders wait for it: while the broker is away each
+/// takes seconds and a thread.
 #[derive(Default)]
 struct Counts {
-    known: Mutex<HashMap<String, (i32, Instant)>>,
+    known: Mutex<Known>,
 }
+
+#[derive(Default)]
+struct Known {
+    counts: HashMap<String, (i32, Instant)>,
+    looks: HashMap<String, Look>,
+}
+
+/// A look-up that is under way.
+type Look = Shared<BoxFuture<'static, Result<i32, Error>>>;
 
 impl Counts {
     async fn of(self: &Arc<Self>, producer: &Arc<Reporting>, topic: &str) -> Result<i32, Error> {
-        let known = self.known().get(topic).copied();
+        let known = self.known().counts.get(topic).copied();
         match known {
             Some((count, seen)) if seen.elapsed() < COUNT_LIFE => Ok(count),
             Some((count, _)) => {
-                // One look at a time.
-                self.learn(topic, count);
+                // It runs on by itself.
                 drop(self.look(producer, topic));
                 Ok(count)
             }
-            None => context::finished(self.look(producer, topic)).await,
+            None => self.look(producer, topic).await,
         }
     }
 
     /// The next call looks again.
     fn doubt(&self, topic: &str) {
-        self.known().remove(topic);
+        self.known().counts.remove(topic);
     }
 
-    fn look(
-        self: &Arc<Self>,
-        producer: &Arc<Reporting>,
-        topic: &str,
-    ) -> tokio::task::JoinHandle<Result<i32, Error>> {
-        let (counts, producer, topic) = (self.clone(), producer.clone(), topic.to_owned());
-        tokio::task::spawn_blocking(move || {
-            let metadata = producer.client().fetch_metadata(Some(&topic), Duration::from_secs(5));
-            let metadata = metadata.map_err(|error| Error(format!("looking at {topic}: {error}")))?;
-            let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
-            match i32::try_from(partitions) {
-                Ok(count) if count > 0 => {
-                    counts.learn(&topic, count);
-                    Ok(count)
-                }
-                _ => Err(Error(format!("there is no topic {topic}"))),
+    /// Joins the look-up that is under way, or begins one.
+    fn look(self: &Arc<Self>, producer: &Arc<Reporting>, topic: &str) -> Look {
+        let mut known = self.known();
+        if let Some(look) = known.looks.get(topic) {
+            return look.clone();
+        }
+        let (counts, producer, name) = (self.clone(), producer.clone(), topic.to_owned());
+        let looking = tokio::task::spawn_blocking(move || {
+            let found = count(&producer, &name);
+            let mut known = counts.known();
+            if let Ok(count) = found {
+                known.counts.insert(name.clone(), (count, Instant::now()));
             }
-        })
+            known.looks.remove(&name);
+            found
+        });
+        let look = context::finished(looking).boxed().shared();
+        known.looks.insert(topic.to_owned(), look.clone());
+        look
     }
 
-    fn learn(&self, topic: &str, count: i32) {
-        self.known().insert(topic.to_owned(), (count, Instant::now()));
-    }
-
-    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, (i32, Instant)>> {
+    fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Asks the broker how many partitions a topic has.
+fn count(producer: &Reporting, topic: &str) -> Result<i32, Error> {
+    let metadata = producer.client().fetch_metadata(Some(topic), COUNT_PATIENCE);
+    let metadata = metadata.map_err(|error| Error(format!("looking at {topic}: {error}")))?;
+    let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+    match i32::try_from(partitions) {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err(Error(format!("there is no topic {topic}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Threads of this process that have this name.
+    fn threads(name: &str) -> usize {
+        let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
+        let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+        names.filter(|found| found.trim_end() == name).count()
+    }
+
+    /// Each look-up without a broker holds a thread for seconds: with one for each sender there would be hundreds.
+    #[test]
+    fn senders_that_wait_for_the_same_topic_share_one_look_up() {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("one-look-up")
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let sink = KafkaSink::new(&KafkaSettings::new(format!("127.0.0.1:{port}"))).unwrap();
+            let message = Outbound {
+                topic: "nowhere".into(),
+                placement: Placement::Together,
+                key: uuid::Uuid::nil(),
+                traceparent: None,
+                bytes: Vec::new(),
+            };
+            let sends = futures::future::join_all((0..200).map(|_| sink.send(vec![message.clone()])));
+            let mut most = 0;
+            let watch = async {
+                loop {
+                    most = most.max(threads("one-look-up"));
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            let ends = tokio::select! {
+                ends = sends => ends,
+                () = watch => unreachable!("it watches for ever"),
+            };
+            assert!(ends.iter().all(Result::is_err), "there is no broker");
+            assert!(most <= 4, "{most} threads");
+        });
     }
 }

@@ -1,4 +1,5 @@
-//! Topics: those that are missing are made, those that are not as they should be are told of.
+//! Topics: those that are missing are created, those with too few partitions are given more, and those with too many
+//! are reported.
 
 use std::{
     collections::HashMap,
@@ -6,7 +7,7 @@ use std::{
 };
 
 use rdkafka::{
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
     types::RDKafkaErrorCode,
 };
 
@@ -15,6 +16,9 @@ use crate::{
     context::{self, Quiet},
     settings::Error,
 };
+
+/// Pause between looks whether what was asked for has appeared.
+const APPEARANCE_POLL: Duration = Duration::from_millis(50);
 
 /// Seven days.
 const RETENTION_MS: &str = "604800000";
@@ -56,10 +60,15 @@ pub struct Mismatch {
     pub found: i32,
 }
 
-/// Makes the topics that are missing, with as many replicas as the broker makes by default, and waits until they are
-/// there. Returns those with another number of partitions, which are left as they are.
+/// Creates the topics that are missing, with as many replicas as the broker gives by default, and waits until they are
+/// there. A topic with fewer partitions than it should have gets the others: a broker that creates topics by itself, at
+/// the first message, gives them as few as its own default says. Returns the topics that have another number of
+/// partitions all the same: no broker takes partitions away, and some cannot add any.
 ///
-/// An embedded broker has no admin API: its owner makes the topics first, and this finds them.
+/// An embedded broker has no admin API: its owner creates the topics first, and this finds them.
+///
+/// # Errors
+/// [`Error::Unreachable`], or [`Error::Topic`] of a topic that is missing.
 pub async fn ensure(
     settings: &KafkaSettings,
     topics: &[Topic],
@@ -76,8 +85,17 @@ pub async fn ensure(
         if Instant::now() > deadline {
             return Err(failed(&absent.name, "it did not appear in time"));
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(APPEARANCE_POLL).await;
         found = partitions(&admin, settings, patience).await?;
+    }
+    let narrow: Vec<&Topic> = topics.iter().filter(|topic| found[&topic.name] < topic.partitions).collect();
+    if !narrow.is_empty() && widen(&admin.client, &narrow, patience).await {
+        while narrow.iter().any(|topic| found.get(&topic.name).is_none_or(|count| *count < topic.partitions))
+            && Instant::now() < deadline
+        {
+            tokio::time::sleep(APPEARANCE_POLL).await;
+            found.extend(partitions(&admin, settings, patience).await?);
+        }
     }
     let mismatches = topics.iter().filter(|topic| found[&topic.name] != topic.partitions);
     Ok(mismatches
@@ -143,6 +161,36 @@ async fn create(admin: &AdminClient<Quiet>, missing: &[&Topic], patience: Durati
         }
     }
     Ok(())
+}
+
+/// Asks for the partitions that these topics lack. Returns whether the broker gave any of them; why not is logged, for
+/// everything works with fewer.
+async fn widen(admin: &AdminClient<Quiet>, narrow: &[&Topic], patience: Duration) -> bool {
+    let wanted: Vec<_> = narrow
+        .iter()
+        .map(|topic| NewPartitions::new(&topic.name, usize::try_from(topic.partitions).unwrap_or_default()))
+        .collect();
+    let options = AdminOptions::new().request_timeout(Some(patience)).operation_timeout(Some(patience));
+    let widened = match admin.create_partitions(&wanted, &options).await {
+        Ok(widened) => widened,
+        Err(error) => {
+            tracing::debug!(%error, "the broker cannot add partitions");
+            return false;
+        }
+    };
+    let mut any = false;
+    for topic in widened {
+        match topic {
+            Ok(topic) => {
+                tracing::info!(topic, "had too few partitions; it has those of the settings now");
+                any = true;
+            }
+            // Another process was quicker.
+            Err((_, RDKafkaErrorCode::InvalidPartitions)) => any = true,
+            Err((topic, code)) => tracing::warn!(topic, %code, "has too few partitions and got no more"),
+        }
+    }
+    any
 }
 
 fn failed(topic: &str, reason: impl ToString) -> Error {

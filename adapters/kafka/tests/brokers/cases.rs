@@ -245,11 +245,31 @@ pub(crate) async fn domain_events_arrive_in_the_order_they_were_sent(broker: Tes
     assert_eq!(numbers(&taken.messages), (0..500).collect::<Vec<_>>());
 }
 
-pub(crate) async fn topics_with_other_partitions_than_the_settings_are_told_of(broker: TestBroker) {
-    let (good, other) = (broker.topic("good", 2).await, broker.topic("other", 3).await);
-    let wanted = [Topic::new(&good, 2), Topic::new(&other, 12)];
+pub(crate) async fn a_topic_with_more_partitions_than_the_settings_is_reported(broker: TestBroker) {
+    let (good, wide) = (broker.topic("good", 2).await, broker.topic("wide", 3).await);
+    let wanted = [Topic::new(&good, 2), Topic::new(&wide, 1)];
     let found = topics::ensure(&settings(broker), &wanted, PATIENCE).await.unwrap();
-    assert_eq!(found, [Mismatch { topic: other, expected: 12, found: 3 }]);
+    assert_eq!(found, [Mismatch { topic: wide, expected: 1, found: 3 }]);
+}
+
+/// As a broker makes it by itself, at the first message to a topic that was deleted.
+pub(crate) async fn a_topic_with_fewer_partitions_than_the_settings_gets_them_where_the_broker_can(
+    broker: TestBroker,
+) {
+    let narrow = broker.topic("narrow", 1).await;
+    let wanted = [Topic::new(&narrow, 12)];
+    // The embedded one does not answer what it cannot do.
+    let patience = if broker.is_real() { PATIENCE } else { Duration::from_millis(500) };
+    let found = topics::ensure(&settings(broker), &wanted, patience).await.unwrap();
+    if broker.is_real() {
+        assert_eq!(found, []);
+        scatter(&sink(broker), &narrow, 0..12).await;
+        let taken = take(&mut source(broker, &narrow, &narrow), 12).await.messages;
+        let partitions: BTreeSet<i32> = taken.iter().map(|message| message.partition).collect();
+        assert_eq!(partitions, (0..12).collect());
+    } else {
+        assert_eq!(found, [Mismatch { topic: narrow, expected: 12, found: 1 }]);
+    }
 }
 
 pub(crate) async fn missing_topics_are_made_where_the_broker_can(broker: TestBroker) {
