@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser};
+
+use crate::services;
 
 /// Durable sagas for orders: reserve, pay, ship, and make amends for whatever fails.
 #[derive(Debug, Parser)]
@@ -75,21 +77,13 @@ pub enum Role {
     /// Does a participant's steps.
     Worker {
         /// Which.
-        name: Worker,
+        #[arg(value_parser = PossibleValuesParser::new(services::workers().map(|service| service.name)))]
+        name: String,
     },
     /// Creates databases, roles and tables, or brings them up to date.
     Migrate,
     /// Prints the settings in force, commented, secrets hidden.
     Config,
-}
-
-/// The workers that come with Amends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Worker {
-    Inventory,
-    Payment,
-    Shipment,
-    Notification,
 }
 
 /// Options of `amends dev`.

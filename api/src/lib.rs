@@ -5,17 +5,22 @@
 pub mod body;
 pub mod cli;
 pub mod clock;
+pub mod engine;
 pub mod failpoints;
 pub mod orders;
 pub mod problem;
+pub mod process;
 pub mod publisher;
 pub mod roles;
 pub mod routes;
 mod samples;
+pub mod services;
 pub mod settings;
 pub mod state;
 pub mod telemetry;
+pub mod topics;
 mod upkeep;
+mod worker;
 
 /// Of the client library for Kafka too, which is C. glibc's took a third of an engine's time: what one thread puts
 /// together another takes apart.

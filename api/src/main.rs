@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use amends_api::{
     cli::{Cli, Role},
-    roles,
+    roles, services,
     settings::Settings,
     telemetry,
 };
@@ -12,7 +12,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let settings = match Settings::read(cli.config.as_deref(), &cli.flags.pairs()) {
+    let settings = match Settings::read(&services::names(), cli.config.as_deref(), &cli.flags.pairs()) {
         Ok(settings) => settings,
         Err(error) => return fail(2, &error.to_string()),
     };

@@ -10,7 +10,7 @@ use amends_protocol::{
     transport::{Outbound, Placement, Sink},
     wire,
 };
-use amends_workflows::events::domain_events;
+use amends_workflows::Workflows;
 
 /// Most entries of a batch.
 const BATCH: u32 = 2000;
@@ -35,6 +35,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 /// Publishes the slots that this process owns.
 pub struct Publisher<K> {
+    workflows: Workflows,
     log: EventLog,
     watermarks: Watermarks,
     /// The assignment whose watermarks are open.
@@ -48,8 +49,15 @@ pub struct Publisher<K> {
 
 impl<K: Sink> Publisher<K> {
     /// Publishes what `log` has of the slots owned. `sink` must keep the order of what it is given.
-    pub fn new(log: EventLog, watermarks: Watermarks, sink: K, ownership: Ownership, news: News) -> Self {
-        Self { log, watermarks, generation: None, sink, ownership, news, swept_at: None, turn: 0 }
+    pub fn new(
+        workflows: Workflows,
+        log: EventLog,
+        watermarks: Watermarks,
+        sink: K,
+        ownership: Ownership,
+        news: News,
+    ) -> Self {
+        Self { workflows, log, watermarks, generation: None, sink, ownership, news, swept_at: None, turn: 0 }
     }
 
     /// Publishes one batch; answers how many entries were read.
@@ -100,7 +108,9 @@ impl<K: Sink> Publisher<K> {
         }
         let mut messages = Vec::new();
         for read in &entries {
-            for event in domain_events(read.saga_id, &read.business_key, &read.entry) {
+            let (version, key) = (read.workflow_version, &read.business_key);
+            for event in self.workflows.domain_events(&read.workflow, version, read.saga_id, key, &read.entry)
+            {
                 messages.push(Outbound {
                     placement: Placement::Home(read.slot),
                     key: read.business_key.parse().unwrap_or(read.saga_id),

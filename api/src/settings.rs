@@ -1,9 +1,15 @@
 //! Settings: flags, environment, a TOML file, defaults, in that order. What is unknown or malformed stops the
 //! start with one line that names it.
 
-use std::{collections::HashMap, env, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    env,
+    net::SocketAddr,
+    path::Path,
+    time::Duration,
+};
 
-use config::{Config, Environment, File, FileFormat};
+use config::{Config, Environment, File, FileFormat, Value, ValueKind};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
@@ -21,15 +27,8 @@ const NOT_SETTINGS: [&str; 3] = ["AMENDS_TEST_", "AMENDS_CONFIG", "AMENDS_FAILPO
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     pub listen: Option<SocketAddr>,
-    pub inventory_url: String,
     pub no_auth: bool,
     pub database_url: Option<SecretString>,
-    pub api_database_url: Option<SecretString>,
-    pub engine_database_url: Option<SecretString>,
-    pub inventory_database_url: Option<SecretString>,
-    pub payment_database_url: Option<SecretString>,
-    pub shipment_database_url: Option<SecretString>,
-    pub notification_database_url: Option<SecretString>,
     pub database_connections: u32,
     pub admission: u32,
     pub kafka_brokers: Option<String>,
@@ -47,16 +46,28 @@ pub struct Settings {
     #[serde(with = "humantime_serde")]
     pub horizon: Duration,
     #[serde(with = "humantime_serde")]
-    pub payment_call_timeout: Duration,
-    #[serde(with = "humantime_serde")]
-    pub shipment_call_timeout: Duration,
-    #[serde(with = "humantime_serde")]
     pub call_lease: Duration,
     #[serde(with = "humantime_serde")]
     pub start_timeout: Duration,
     pub log: String,
     pub log_format: LogFormat,
+    /// What is each service's own, by its name.
+    #[serde(skip)]
+    services: BTreeMap<String, ServiceSettings>,
 }
+
+/// The settings `<service>_database_url`, `<service>_url` and `<service>_call_timeout`.
+#[derive(Debug, Clone, Default)]
+struct ServiceSettings {
+    database_url: Option<SecretString>,
+    url: Option<String>,
+    call_timeout: Option<Duration>,
+}
+
+/// Whose own database settings may name besides the services'.
+const API: &str = "api";
+/// Whose database the api uses unless it is told otherwise.
+const ENGINE: &str = "engine";
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, Deserialize, PartialEq, Eq)]
@@ -72,7 +83,7 @@ pub enum Error {
     #[error("setting: {0}")]
     Invalid(String),
     #[error("setting {0} is needed for this role: --set {0}=… or {env}=…", env = env_name(.0))]
-    Missing(&'static str),
+    Missing(String),
 }
 
 fn env_name(key: &str) -> String {
@@ -83,9 +94,14 @@ fn env_name(key: &str) -> String {
 }
 
 impl Settings {
-    /// Reads all layers. `flags` are `key=value`; `file` is a TOML file.
-    pub fn read(file: Option<&Path>, flags: &[(String, String)]) -> Result<Self, Error> {
+    /// Reads all layers. `services` are the names of those that have settings of their own; `flags` are `key=value`;
+    /// `file` is a TOML file.
+    ///
+    /// # Errors
+    /// The first setting that is unknown or malformed.
+    pub fn read(services: &[&str], file: Option<&Path>, flags: &[(String, String)]) -> Result<Self, Error> {
         Self::layered(
+            services,
             file,
             flags,
             env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))),
@@ -93,6 +109,7 @@ impl Settings {
     }
 
     fn layered(
+        services: &[&str],
         file: Option<&Path>,
         flags: &[(String, String)],
         environment: impl Iterator<Item = (String, String)>,
@@ -114,27 +131,64 @@ impl Settings {
             let key = key.replace('-', "_");
             builder = builder.set_override(&key, value.clone()).map_err(one_line)?;
         }
-        let read = builder.build().map_err(one_line)?;
-        read.try_deserialize().map_err(one_line)
+        let mut keys: HashMap<String, Value> =
+            builder.build().and_then(Config::try_deserialize).map_err(one_line)?;
+        let own = ServiceSettings::take(services, &mut keys)?;
+        let read: Self = Value::new(None, ValueKind::Table(keys)).try_deserialize().map_err(one_line)?;
+        Ok(Self { services: own, ..read })
     }
 
-    /// A role's database.
-    pub fn database(&self, key: &'static str) -> Result<&str, Error> {
-        let url = match key {
-            "database_url" => &self.database_url,
-            "api_database_url" if self.api_database_url.is_some() => &self.api_database_url,
-            "api_database_url" | "engine_database_url" => &self.engine_database_url,
-            "inventory_database_url" => &self.inventory_database_url,
-            "payment_database_url" => &self.payment_database_url,
-            "shipment_database_url" => &self.shipment_database_url,
-            _ => &self.notification_database_url,
-        };
-        url.as_ref().map(ExposeSecret::expose_secret).ok_or(Error::Missing(key))
+    /// The server on which `migrate` and `dev` make databases.
+    ///
+    /// # Errors
+    /// [`Error::Missing`].
+    pub fn server(&self) -> Result<&str, Error> {
+        let url = self.database_url.as_ref().map(ExposeSecret::expose_secret);
+        url.ok_or_else(|| Error::Missing("database_url".to_owned()))
+    }
+
+    /// The database of a service, or of the api, which uses the engine's unless it is told otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Missing`].
+    pub fn database_of(&self, user: &str) -> Result<&str, Error> {
+        let own = |name: &str| self.services.get(name)?.database_url.as_ref();
+        let url = own(user).or_else(|| if user == API { own(ENGINE) } else { None });
+        let key = || format!("{}_database_url", if user == API { ENGINE } else { user });
+        url.map(ExposeSecret::expose_secret).ok_or_else(|| Error::Missing(key()))
+    }
+
+    /// Where a service finds its database from now on.
+    pub fn set_database_of(&mut self, service: &str, url: String) {
+        self.services.entry(service.to_owned()).or_default().database_url = Some(url.into());
+        if service == ENGINE {
+            self.services.remove(API);
+        }
+    }
+
+    /// Where a service that listens is found; empty if nobody said.
+    pub fn url_of(&self, service: &str) -> &str {
+        self.services.get(service).and_then(|own| own.url.as_deref()).unwrap_or_default()
+    }
+
+    /// Where a service that listens is found from now on.
+    pub fn set_url_of(&mut self, service: &str, url: String) {
+        self.services.entry(service.to_owned()).or_default().url = Some(url);
+    }
+
+    /// How long a service's calls to the outside may take, where that is set.
+    pub fn call_timeout_of(&self, service: &str) -> Option<Duration> {
+        self.services.get(service)?.call_timeout
+    }
+
+    /// The settings of workflows.
+    pub fn workflows(&self) -> amends_workflows::Settings {
+        amends_workflows::Settings { pending_timeout: self.pending_timeout }
     }
 
     /// The broker.
     pub fn brokers(&self) -> Result<&str, Error> {
-        self.kafka_brokers.as_deref().ok_or(Error::Missing("kafka_brokers"))
+        self.kafka_brokers.as_deref().ok_or_else(|| Error::Missing("kafka_brokers".to_owned()))
     }
 
     /// The commented defaults with the values in force, secrets hidden.
@@ -146,15 +200,8 @@ impl Settings {
                 |d: Duration| Some(format!("\"{}\"", humantime_serde::re::humantime::format_duration(d)));
             match key {
                 "listen" => self.listen.map(|l| format!("\"{l}\"")),
-                "inventory_url" => text(&self.inventory_url),
                 "no_auth" => Some(self.no_auth.to_string()),
                 "database_url" => secret(&self.database_url),
-                "api_database_url" => secret(&self.api_database_url),
-                "engine_database_url" => secret(&self.engine_database_url),
-                "inventory_database_url" => secret(&self.inventory_database_url),
-                "payment_database_url" => secret(&self.payment_database_url),
-                "shipment_database_url" => secret(&self.shipment_database_url),
-                "notification_database_url" => secret(&self.notification_database_url),
                 "database_connections" => Some(self.database_connections.to_string()),
                 "admission" => Some(self.admission.to_string()),
                 "kafka_brokers" => self.kafka_brokers.as_deref().and_then(text),
@@ -166,13 +213,18 @@ impl Settings {
                 "pending_timeout" => time(self.pending_timeout),
                 "stuck_after" => time(self.stuck_after),
                 "horizon" => time(self.horizon),
-                "payment_call_timeout" => time(self.payment_call_timeout),
-                "shipment_call_timeout" => time(self.shipment_call_timeout),
                 "call_lease" => time(self.call_lease),
                 "start_timeout" => time(self.start_timeout),
                 "log" => text(&self.log),
                 "log_format" => text(if self.log_format == LogFormat::Json { "json" } else { "text" }),
-                _ => None,
+                _ => {
+                    let is_of =
+                        |service: &str| key.strip_prefix(service).is_some_and(|rest| rest.starts_with('_'));
+                    self.services
+                        .iter()
+                        .find(|(service, _)| is_of(service))
+                        .and_then(|(_, own)| own.show(key))
+                }
             }
         };
         let line = |line: &str| {
@@ -189,8 +241,52 @@ impl Settings {
     }
 }
 
+impl ServiceSettings {
+    /// Takes the keys that are a service's own out of all keys.
+    fn take(services: &[&str], keys: &mut HashMap<String, Value>) -> Result<BTreeMap<String, Self>, Error> {
+        let mut own: BTreeMap<String, Self> = BTreeMap::new();
+        for &service in services.iter().chain([&API]) {
+            let mut value = |suffix: &str| {
+                let key = format!("{service}_{suffix}");
+                keys.remove(&key).map(|value| (value.into_string(), key))
+            };
+            let text = |(text, key): (Result<String, config::ConfigError>, String)| {
+                text.map_err(|error| Error::Invalid(format!("{key}: {}", flat(&error.to_string()))))
+            };
+            let database_url = value("database_url").map(text).transpose()?.map(SecretString::from);
+            let mut settings = Self { database_url, ..Self::default() };
+            if service != API {
+                settings.url = value("url").map(text).transpose()?;
+                if let Some((given, key)) = value("call_timeout") {
+                    let parsed = humantime_serde::re::humantime::parse_duration(&text((given, key.clone()))?);
+                    settings.call_timeout =
+                        Some(parsed.map_err(|error| Error::Invalid(format!("{key}: {error}")))?);
+                }
+            }
+            own.insert(service.to_owned(), settings);
+        }
+        Ok(own)
+    }
+
+    /// The value of a key that ends so, as `amends config` prints it.
+    fn show(&self, key: &str) -> Option<String> {
+        if key.ends_with("_database_url") {
+            return self.database_url.as_ref().map(|_| "\"<hidden>\"".to_owned());
+        }
+        let time = |d: Duration| format!("\"{}\"", humantime_serde::re::humantime::format_duration(d));
+        match key.ends_with("_call_timeout") {
+            true => self.call_timeout.map(time),
+            false => self.url.as_ref().map(|url| format!("{url:?}")),
+        }
+    }
+}
+
+fn flat(text: &str) -> String {
+    text.lines().collect::<Vec<_>>().join(" ")
+}
+
 fn one_line(error: config::ConfigError) -> Error {
-    Error::Invalid(error.to_string().lines().collect::<Vec<_>>().join(" "))
+    Error::Invalid(flat(&error.to_string()))
 }
 
 #[cfg(test)]
@@ -201,7 +297,12 @@ mod tests {
         let own = |pairs: &[(&str, &str)]| {
             pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect::<Vec<_>>()
         };
-        Settings::layered(None, &own(flags), own(vars).into_iter())
+        Settings::layered(
+            &["engine", "inventory", "payment", "shipment"],
+            None,
+            &own(flags),
+            own(vars).into_iter(),
+        )
     }
 
     #[test]

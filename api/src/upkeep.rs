@@ -1,6 +1,7 @@
 //! What is done every so often, by tokio-cron-scheduler. Any number of processes may do it at once.
 
 use std::{
+    collections::BTreeSet,
     fmt::Display,
     future::Future,
     pin::Pin,
@@ -9,15 +10,14 @@ use std::{
 };
 
 use amends_engine::core::SagaState;
-use amends_kafka::topics;
+use amends_kafka::topics::{self, Topic};
 use amends_postgres::upkeep::Upkeep;
 use amends_worker::{PgRows, Settings, expire_rows};
-use amends_workflows::order_fulfilment;
 use anyhow::Result;
 use sqlx::PgPool;
 use tokio_cron_scheduler::{Job, JobScheduler};
 
-use crate::roles::{Process, all_topics};
+use crate::process::Process;
 
 const KEYS: u32 = 5_000;
 /// Partitions are made for this many months ahead.
@@ -31,12 +31,20 @@ const HALF_MINUTE: Duration = Duration::from_secs(30);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
+/// States that are no end.
+const STATES: [SagaState; 3] = [SagaState::Running, SagaState::Compensating, SagaState::Parked];
+
 /// One piece of upkeep of a database at a time: with millions of sagas that wait some take seconds, and the loops'
 /// connections are few.
 type Turn = Arc<tokio::sync::Mutex<()>>;
 
 /// Starts the engine's upkeep.
-pub async fn of_engine(process: &Process, pool: PgPool) -> Result<()> {
+pub async fn of_engine(
+    process: &Process,
+    pool: PgPool,
+    workflows: BTreeSet<&'static str>,
+    topics: Vec<Topic>,
+) -> Result<()> {
     let stuck_after = process.settings.stuck_after;
     let (scheduler, turn) = (JobScheduler::new().await?, Turn::default());
     let upkeep = || Upkeep::new(pool.clone());
@@ -63,12 +71,14 @@ pub async fn of_engine(process: &Process, pool: PgPool) -> Result<()> {
         Ok::<_, amends_postgres::Error>(())
     })
     .await?;
-    every(&scheduler, &turn, OFTEN, "counts", upkeep(), |upkeep| async move {
+    let asked = (upkeep(), workflows);
+    every(&scheduler, &turn, OFTEN, "counts", asked, |(upkeep, workflows)| async move {
         let counted = upkeep.counts().await?;
         // A gauge of what is no longer there would stand still.
-        for state in [SagaState::Running, SagaState::Compensating, SagaState::Parked] {
-            if !counted.iter().any(|c| c.workflow == order_fulfilment::NAME && c.state == state) {
-                let labels = [("workflow", order_fulfilment::NAME), ("state", state.as_str())];
+        for (workflow, state) in workflows.iter().flat_map(|workflow| STATES.map(|state| (*workflow, state)))
+        {
+            if !counted.iter().any(|c| c.workflow == workflow && c.state == state) {
+                let labels = [("workflow", workflow), ("state", state.as_str())];
                 metrics::gauge!("amends_engine_sagas", &labels).set(0.0);
                 metrics::gauge!("amends_engine_sagas_stuck", &labels).set(0.0);
             }
@@ -81,7 +91,7 @@ pub async fn of_engine(process: &Process, pool: PgPool) -> Result<()> {
         Ok::<_, amends_postgres::Error>(())
     })
     .await?;
-    let asked = (process.kafka.clone(), all_topics(&process.settings), process.settings.start_timeout);
+    let asked = (process.kafka.clone(), topics, process.settings.start_timeout);
     // It waits for the broker, and keeps no connection.
     every(
         &scheduler,

@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use amends_api::{clock::TokioClock, orders::door::fulfilment};
+use amends_api::clock::TokioClock;
 use amends_engine::runtime::Engine;
 use amends_kafka::{KafkaSettings, KafkaSink};
 use amends_orders::OrderStore;
 use amends_pool as pool;
 use amends_postgres::{PgSagaStore, deployment::deployment};
 use amends_proof::deployment::{Deployment, KafkaOptions, Options, Process, free_address};
-use amends_workflows as workflows;
+use amends_workflows::order_fulfilment;
 use anyhow::{Context, Result, bail};
 use sqlx::{Postgres, Transaction};
 use tokio::task::JoinHandle;
@@ -237,13 +237,13 @@ async fn stock(deployment: &Deployment) -> Result<()> {
 async fn births(deployment: &Deployment, kafka: &KafkaSettings, mode: Mode) -> Result<Births> {
     let pool = pool::connect(deployment.role_url("engine"), 4, "amends-bench")?;
     let this = deployment_of(&pool).await?;
-    let (catalog, orders) = match mode {
-        Mode::Engine => (three_steps::catalog(), None),
-        _ => (workflows::catalog(workflows::Settings::default()), Some(OrderStore::new(pool.clone()))),
-    };
-    let definition = match mode {
-        Mode::Engine => three_steps::definition(),
-        _ => fulfilment(&catalog).context("no workflow for orders")?,
+    let workflows = amends_workflows::all(&Default::default());
+    let (catalog, definition, orders) = match mode {
+        Mode::Engine => (three_steps::catalog(), three_steps::definition(), None),
+        _ => {
+            let newest = workflows.newest(order_fulfilment::NAME).context("no workflow for orders")?;
+            (workflows.catalog(), newest.definition.clone(), Some(OrderStore::new(pool.clone())))
+        }
     };
     let engine = Engine {
         store: PgSagaStore::new(pool),
@@ -257,7 +257,7 @@ async fn births(deployment: &Deployment, kafka: &KafkaSettings, mode: Mode) -> R
         budget: Default::default(),
         recent: Default::default(),
     };
-    Ok(Births { engine: Arc::new(engine), orders, definition, homes: Default::default() })
+    Ok(Births { engine: Arc::new(engine), orders, definition, slots: Default::default() })
 }
 
 async fn deployment_of(pool: &sqlx::PgPool) -> Result<amends_postgres::deployment::Deployment> {

@@ -55,7 +55,7 @@ async fn databases() -> (Vec<TestDatabase>, Sources) {
         amends_testkit::database(&amends_notification::MIGRATOR, "notification").await,
     ];
     let url = |at: usize| databases[at].url.clone();
-    let sources = Sources { desk: url(0), databases: [url(0), url(1), url(2), url(3), url(4)] };
+    let sources = Sources { desk: url(0), databases: (0..databases.len()).map(url).collect() };
     (databases, sources)
 }
 

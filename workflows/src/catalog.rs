@@ -1,10 +1,14 @@
-//! All workflows of this program.
+//! All workflows of this program: of each its definition, its events and its participants.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use amends_engine::core::Catalog;
+use amends_engine::core::{Catalog, Definition, Entry};
+use uuid::Uuid;
 
-use crate::order_fulfilment;
+use crate::{
+    events::{self, DomainEvent},
+    order_fulfilment,
+};
 
 /// What can be set about the workflows.
 #[derive(Debug, Clone, Copy)]
@@ -19,10 +23,78 @@ impl Default for Settings {
     }
 }
 
+/// A workflow in one version.
+#[derive(Debug, Clone)]
+pub struct Workflow {
+    /// Its steps.
+    pub definition: Definition,
+    /// Every type of domain event that its sagas bring forth. Each has a topic of its name.
+    pub event_types: &'static [&'static str],
+    /// The types of the domain events that an entry of a saga stands for, in order.
+    pub events: fn(&Entry) -> Vec<&'static str>,
+}
+
 /// Every workflow, in every version that a saga may still have.
+#[derive(Debug, Clone)]
+pub struct Workflows(Vec<Workflow>);
+
+/// Every workflow of this program. A new one, or a new version, is a file of its own and a line here.
+pub fn all(settings: &Settings) -> Workflows {
+    Workflows(vec![Workflow {
+        definition: order_fulfilment::definition(settings.pending_timeout),
+        event_types: &order_fulfilment::events::TYPES,
+        events: order_fulfilment::events::types,
+    }])
+}
+
+/// The definitions of [`all`].
 pub fn catalog(settings: Settings) -> Catalog {
-    Catalog::new(vec![order_fulfilment::definition(settings.pending_timeout)])
-        .expect("a test checks that the definitions are sound")
+    all(&settings).catalog()
+}
+
+impl Workflows {
+    /// Their definitions, for the engine.
+    pub fn catalog(&self) -> Catalog {
+        Catalog::new(self.0.iter().map(|workflow| workflow.definition.clone()).collect())
+            .expect("a test checks that the definitions are sound")
+    }
+
+    /// The newest version of a workflow.
+    pub fn newest(&self, name: &str) -> Option<&Workflow> {
+        self.0.iter().filter(|workflow| workflow.definition.name == name).max_by_key(|w| w.definition.version)
+    }
+
+    /// The names of all workflows, each once.
+    pub fn names(&self) -> BTreeSet<&'static str> {
+        self.0.iter().map(|workflow| workflow.definition.name).collect()
+    }
+
+    /// Every participant of a step, each once.
+    pub fn participants(&self) -> BTreeSet<&'static str> {
+        self.0.iter().flat_map(|workflow| &workflow.definition.steps).map(|step| step.participant).collect()
+    }
+
+    /// Every type of domain event, each once.
+    pub fn event_types(&self) -> BTreeSet<&'static str> {
+        self.0.iter().flat_map(|workflow| workflow.event_types).copied().collect()
+    }
+
+    /// The domain events that an entry stands for. An entry of a version that this program does not have is read as one
+    /// of the newest that it has.
+    pub fn domain_events(
+        &self,
+        workflow: &str,
+        version: u32,
+        saga_id: Uuid,
+        business_key: &str,
+        entry: &Entry,
+    ) -> Vec<DomainEvent> {
+        let same = |w: &&Workflow| (w.definition.name, w.definition.version) == (workflow, version);
+        let Some(known) = self.0.iter().find(same).or_else(|| self.newest(workflow)) else {
+            return Vec::new();
+        };
+        events::of_entry(workflow, &(known.events)(entry), saga_id, business_key, entry)
+    }
 }
 
 #[cfg(test)]

@@ -1,24 +1,11 @@
-//! Domain events for other systems: structured CloudEvents 1.0, made from timeline entries.
+//! Domain events for other systems: structured CloudEvents 1.0, made from timeline entries. Which entry stands for which
+//! types says each workflow.
 
 use amends_engine::core::{Entry, Event};
 use amends_protocol::Json;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
-
-use crate::order_fulfilment as order;
-
-/// Every type of domain event that a saga's timeline brings forth. Each has a topic of its name.
-pub const TYPES: [&str; 8] = [
-    "order.created",
-    "order.confirmed",
-    "order.paid",
-    "order.fulfilled",
-    "order.cancel.requested",
-    "order.cancelled",
-    "order.failed",
-    "refund.requested",
-];
 
 /// A domain event in the structured mode of CloudEvents.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,7 +16,7 @@ pub struct DomainEvent {
     pub id: String,
     /// `/amends/order_fulfilment`.
     pub source: String,
-    /// One of [`TYPES`]; also the topic.
+    /// `order.created`; also the topic.
     pub r#type: String,
     /// The order's id.
     pub subject: String,
@@ -63,31 +50,14 @@ pub struct Data {
     pub order: Option<Json>,
 }
 
-/// The types of the domain events that an entry stands for, in order. Labels and the entry's event say it all,
-/// so that writers publish nothing themselves.
-pub fn types(entry: &Entry) -> Vec<&'static str> {
-    let mut types = Vec::new();
-    if matches!(entry.occurrence.event, Event::CancelRequested(_)) {
-        types.push("order.cancel.requested");
-    }
-    match entry.did.label.as_deref() {
-        Some(order::PENDING) => types.push("order.created"),
-        Some(order::CONFIRMED) => types.push("order.confirmed"),
-        Some(order::PAID) => types.push("order.paid"),
-        Some(order::FULFILLED) => types.push("order.fulfilled"),
-        Some(order::CANCELLED) => types.push("order.cancelled"),
-        Some(order::FAILED | order::PAYMENT_FAILED | order::SHIPMENT_FAILED) => types.push("order.failed"),
-        _ => {}
-    }
-    // Sent again by the clock, it is the same refund.
-    if entry.did.sent.iter().any(|sent| sent == "pay compensate") && entry.occurrence.event != Event::Woke {
-        types.push("refund.requested");
-    }
-    types
-}
-
-/// The domain events of an entry.
-pub fn domain_events(saga_id: Uuid, order_id: &str, entry: &Entry) -> Vec<DomainEvent> {
+/// The domain events of these types that an entry of a saga stands for.
+pub(crate) fn of_entry(
+    workflow: &str,
+    types: &[&'static str],
+    saga_id: Uuid,
+    order_id: &str,
+    entry: &Entry,
+) -> Vec<DomainEvent> {
     let input = match &entry.occurrence.event {
         Event::Started(input) => Some(input),
         _ => None,
@@ -95,7 +65,7 @@ pub fn domain_events(saga_id: Uuid, order_id: &str, entry: &Entry) -> Vec<Domain
     let event = |r#type: &str| DomainEvent {
         specversion: "1.0".to_owned(),
         id: format!("{saga_id}/{}/{type}", entry.revision),
-        source: format!("/amends/{}", order::NAME),
+        source: format!("/amends/{workflow}"),
         r#type: r#type.to_owned(),
         subject: order_id.to_owned(),
         time: instant(entry.occurrence.at),
@@ -109,7 +79,7 @@ pub fn domain_events(saga_id: Uuid, order_id: &str, entry: &Entry) -> Vec<Domain
             order: input.filter(|_| r#type == "order.created").cloned(),
         },
     };
-    types(entry).into_iter().map(event).collect()
+    types.iter().copied().map(event).collect()
 }
 
 fn instant(at: DateTime<Utc>) -> String {

@@ -5,4 +5,4 @@ mod catalog;
 pub mod events;
 pub mod order_fulfilment;
 
-pub use catalog::{Settings, catalog};
+pub use catalog::{Settings, Workflow, Workflows, all, catalog};

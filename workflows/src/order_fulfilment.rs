@@ -7,6 +7,8 @@
 //! | ship | shipment | cancelling the booking | pivot | `FULFILLED` | `SHIPMENT_FAILED` |
 //! | take | inventory | – | retriable | (complete) | – |
 
+pub mod events;
+
 use std::time::Duration;
 
 use amends_engine::core::{Call, Definition, Labels, Needs, RetryPolicy, SagaTimeout, Step, StepKind};

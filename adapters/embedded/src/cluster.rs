@@ -20,7 +20,7 @@ use std::{
 
 use crate::{
     account::RunAs,
-    postgres::{Error, PostgresOptions, SUPERUSER},
+    options::{Error, PostgresOptions, SUPERUSER},
     sys::{self, Signal},
 };
 

@@ -9,12 +9,14 @@
 mod account;
 pub mod broker;
 mod cluster;
+mod options;
 mod port;
-pub mod postgres;
+mod postgres;
 mod proxy;
 mod supervisor;
 mod sys;
 
 pub use broker::{Broker, BrokerOptions};
+pub use options::{Error, PostgresOptions};
 pub use port::free_port;
-pub use postgres::{Postgres, PostgresOptions};
+pub use postgres::Postgres;

@@ -1,8 +1,7 @@
 //! The installed Postgres on a private cluster.
 
 use std::{
-    io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,92 +11,18 @@ use sqlx::{
     postgres::{PgConnectOptions, PgSslMode},
 };
 
-use crate::{cluster::Cluster, port::free_port, supervisor::Supervisor};
-
-pub(crate) const SUPERUSER: &str = "postgres";
+use crate::{
+    cluster::Cluster,
+    options::{Error, PostgresOptions, SUPERUSER},
+    port::free_port,
+    supervisor::Supervisor,
+};
 
 /// Another process may take the free port that we found before the server does.
 const ATTEMPTS: usize = 5;
 
 /// How long a server may recover before its start has failed.
 const START_PATIENCE: Duration = Duration::from_secs(300);
-
-/// How a private Postgres is made and run.
-#[derive(Debug, Clone)]
-pub struct PostgresOptions {
-    /// Where the cluster is kept between runs. As root, a directory out of the unprivileged user's reach is
-    /// replaced by one under `/var/lib/amends`; [`Postgres::directory`] tells.
-    pub data_dir: PathBuf,
-    /// Whether commits survive a power cut. Off is for tests.
-    pub fsync: bool,
-    /// Whether passwords are asked for by SCRAM. Its arithmetic costs 50 ms a connection in a build that is not
-    /// optimised: off is for tests, which connect a lot. Decided when the cluster is made.
-    pub scram: bool,
-    /// Whether an existing cluster is thrown away first.
-    pub fresh: bool,
-    /// The port, or a free one.
-    pub port: Option<u16>,
-    /// More settings of `postgresql.conf`.
-    pub settings: Vec<(String, String)>,
-}
-
-impl PostgresOptions {
-    /// A durable cluster in this directory, on a free port.
-    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
-        Self {
-            data_dir: data_dir.into(),
-            fsync: true,
-            scram: true,
-            fresh: false,
-            port: None,
-            settings: Vec::new(),
-        }
-    }
-}
-
-/// Why there is no Postgres.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// No server binaries were found.
-    #[error(
-        "no PostgreSQL server found on PATH, by pg_config or in /usr/lib/postgresql; \
-         install it (Debian, Ubuntu: the package `postgresql`) or name a server with DATABASE_URL"
-    )]
-    NotInstalled,
-    /// Another process runs a server on the same data.
-    #[error("{} is in use by another process", .0.display())]
-    InUse(PathBuf),
-    /// Running as root, and no directory was found that an unprivileged user can reach.
-    #[error("{} cannot be reached by an unprivileged user, as which Postgres must run", .0.display())]
-    Unreachable(PathBuf),
-    /// A file or directory could not be handled.
-    #[error("{doing} {}: {source}", path.display())]
-    Io {
-        /// What was being done.
-        doing: &'static str,
-        /// To which path.
-        path: PathBuf,
-        /// What went wrong.
-        source: io::Error,
-    },
-    /// `initdb` failed.
-    #[error("initdb: {0}")]
-    Initdb(String),
-    /// The server ended instead of becoming ready.
-    #[error("Postgres did not start ({end}): {said}")]
-    Start {
-        /// How it ended.
-        end: String,
-        /// The last lines of its log.
-        said: String,
-    },
-}
-
-impl Error {
-    pub(crate) fn io(doing: &'static str, path: &Path, source: io::Error) -> Self {
-        Self::Io { doing, path: path.into(), source }
-    }
-}
 
 /// A running private Postgres. It is started again if it ends unasked, on the same port. Dropped, it ends at
 /// once; [`Self::stop`] is kinder.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use amends_embedded::{Postgres, PostgresOptions, postgres::Error};
+use amends_embedded::{Error, Postgres, PostgresOptions};
 use amends_testkit::eventually;
 use sqlx::{Connection, PgConnection};
 

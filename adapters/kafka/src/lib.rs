@@ -12,8 +12,6 @@
 #![warn(missing_docs)]
 
 mod context;
-mod gather;
-mod homes;
 mod producer;
 mod progress;
 mod settings;
@@ -22,8 +20,6 @@ mod source;
 pub mod topics;
 mod watch;
 
-pub use gather::Gather;
-pub use homes::Homes;
 pub use settings::{Contact, Error, KafkaSettings, check};
 pub use sink::KafkaSink;
 pub use source::KafkaSource;

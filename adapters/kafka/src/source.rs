@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use amends_batch::Gather;
 use amends_protocol::transport::{Assignment, Batch, Error, Inbound, Source};
 use futures::{FutureExt, StreamExt};
 use rdkafka::{
@@ -20,7 +21,6 @@ use rdkafka::{
 
 use crate::{
     KafkaSettings, context,
-    gather::Gather,
     progress::{Partition, Progress},
     settings,
     watch::Watch,

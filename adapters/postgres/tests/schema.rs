@@ -55,6 +55,7 @@ async fn the_engine_cannot_rewrite_history() {
 #[tokio::test]
 async fn nobody_else_may_make_partitions() {
     let world = world().await;
+    amends_testkit::login_role("amends_inventory").await;
     let inventory = connect(&world.database.role_url("amends_inventory"));
     assert!(is_denied(&inventory, "SELECT ensure_partitions(1)").await);
     assert!(is_denied(&inventory, "SELECT FROM orders").await);

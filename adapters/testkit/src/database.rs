@@ -16,10 +16,6 @@ use crate::{
     server::{ROLE_PASSWORD, Server, server},
 };
 
-/// The services' login roles. They exist before anything is migrated, so that migrations can grant to them.
-pub const LOGIN_ROLES: [&str; 5] =
-    ["amends_engine", "amends_inventory", "amends_payment", "amends_shipment", "amends_notification"];
-
 /// A database of the test's own. It is dropped soon after this value.
 #[derive(Debug)]
 pub struct TestDatabase {
@@ -31,7 +27,7 @@ pub struct TestDatabase {
     owner: PgConnectOptions,
 }
 
-/// A database with these migrations, named after the service.
+/// A database with these migrations, named after the service, whose login role is called `amends_<name>`.
 pub async fn database(migrator: &'static Migrator, name: &str) -> TestDatabase {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let server = server().await;
@@ -46,6 +42,14 @@ pub async fn database(migrator: &'static Migrator, name: &str) -> TestDatabase {
     // Few connections, many tests: none is kept that is not needed.
     let pool = PgPoolOptions::new().max_connections(10).connect_lazy_with(owner.clone());
     TestDatabase { pool, url: url(&owner, None), name, owner }
+}
+
+/// Makes a login role that has no database here: a stranger to the others' databases.
+pub async fn login_role(role: &str) {
+    let server = server().await;
+    let mut lock = server.lock().await;
+    server.make_role(role, &mut lock).await;
+    let _ = lock.close().await;
 }
 
 impl TestDatabase {
@@ -77,6 +81,8 @@ async fn template(server: &Server, migrator: &'static Migrator, name: &str) -> S
     }
     let mut lock = server.lock().await;
     if !exists(&mut lock, &template).await {
+        // It exists before anything is migrated, so that migrations can grant to it.
+        server.make_role(&format!("amends_{name}"), &mut lock).await;
         let draft = format!("{template}_draft");
         execute(&mut lock, format!("DROP DATABASE IF EXISTS {draft} WITH (FORCE)")).await;
         execute(&mut lock, format!("CREATE DATABASE {draft} TEMPLATE template0")).await;

@@ -18,7 +18,7 @@ use std::{
 
 pub use apache::has_real_kafka;
 pub use broker::{TestBroker, broker, real_kafka};
-pub use database::{LOGIN_ROLES, TestDatabase, database};
+pub use database::{TestDatabase, database, login_role};
 
 /// Waits until the condition yields something, and fails the test in these words if it does not in time.
 pub async fn eventually<T, F>(what: &str, within: Duration, mut condition: impl FnMut() -> F) -> T

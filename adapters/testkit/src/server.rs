@@ -6,7 +6,7 @@ use amends_embedded::{Postgres, PostgresOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::sync::OnceCell;
 
-use crate::{LOGIN_ROLES, janitor, scratch};
+use crate::{janitor, scratch};
 
 /// The password of every login role on a test server.
 pub(crate) const ROLE_PASSWORD: &str = "amends-test";
@@ -35,7 +35,6 @@ pub(crate) async fn server() -> &'static Server {
                 }
                 Err(_) => embedded().await,
             };
-            server.make_roles().await;
             janitor::start(server.options.clone());
             server
         })
@@ -72,20 +71,14 @@ impl Server {
         connection
     }
 
-    async fn make_roles(&self) {
-        let mut connection = self.lock().await;
-        for role in LOGIN_ROLES {
-            let sql = format!(
-                "DO $$ BEGIN
-                     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}') THEN CREATE ROLE {role}; END IF;
-                 END $$;
-                 ALTER ROLE {role} LOGIN PASSWORD '{ROLE_PASSWORD}'"
-            );
-            sqlx::raw_sql(AssertSqlSafe(sql))
-                .execute(&mut connection)
-                .await
-                .expect("login roles can be made");
-        }
-        let _ = connection.close().await;
+    /// Makes a login role, unless it is there. Whoever calls holds the lock.
+    pub(crate) async fn make_role(&self, role: &str, locked: &mut PgConnection) {
+        let sql = format!(
+            "DO $$ BEGIN
+                 IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}') THEN CREATE ROLE {role}; END IF;
+             END $$;
+             ALTER ROLE {role} LOGIN PASSWORD '{ROLE_PASSWORD}'"
+        );
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(locked).await.expect("login roles can be made");
     }
 }

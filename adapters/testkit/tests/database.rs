@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use amends_testkit::{TestDatabase, database, eventually};
+use amends_testkit::{TestDatabase, database, eventually, login_role};
 use sqlx::{Connection, PgConnection, migrate::Migrator};
 
 static MIGRATOR: Migrator = sqlx::migrate!("tests/migrations");
@@ -37,10 +37,10 @@ fn a_second_runtime_of_the_process_is_served_like_the_first() {
 #[tokio::test]
 async fn a_login_role_has_the_rights_that_the_migrations_gave_it_and_no_others() {
     let database = database(&MIGRATOR, "things").await;
-    let mut inventory = PgConnection::connect(&database.role_url("amends_inventory")).await.unwrap();
-    let rows: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM things").fetch_one(&mut inventory).await.unwrap();
+    let mut service = PgConnection::connect(&database.role_url("amends_things")).await.unwrap();
+    let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM things").fetch_one(&mut service).await.unwrap();
     assert_eq!(rows, 1);
+    login_role("amends_payment").await;
     let mut payment = PgConnection::connect(&database.role_url("amends_payment")).await.unwrap();
     let refused = sqlx::query("SELECT FROM things").execute(&mut payment).await.unwrap_err();
     assert!(refused.to_string().contains("permission denied"), "{refused}");

@@ -7,13 +7,12 @@ use std::{
     time::Duration,
 };
 
+use amends_batch::{BirthSlots, Gather};
 use amends_engine::{
-    core::{NewSaga, start},
+    core::{Definition, NewSaga, start},
     port::{self, Inputs},
 };
-use amends_kafka::{Gather, Homes};
-use amends_orders::{NewOrder, Placed};
-use amends_workflows::order_fulfilment as workflow;
+use amends_orders::{NewOrder, OrderStore, Placed};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -23,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::request;
-use crate::{failpoints::reached, state::Api};
+use crate::{engine::PgEngine, failpoints::reached};
 
 /// Most orders of a transaction.
 const BATCH: usize = 500;
@@ -66,17 +65,27 @@ pub struct Door {
     admission: Option<DefaultDirectRateLimiter>,
 }
 
-/// What takes them in.
-pub struct Porter {
+/// Commits the orders that wait at a door, many at once.
+pub struct GroupCommit {
     waiting: mpsc::Receiver<Waiting>,
-    homes: Homes,
+    slots: BirthSlots,
 }
 
-/// A door that admits so many orders a second (0: all), and its porter.
-pub fn door(admission: u32) -> (Door, Porter) {
+/// What orders are placed with.
+pub struct Placing {
+    /// Sends the first commands.
+    pub engine: Arc<PgEngine>,
+    /// Where orders are stored.
+    pub orders: OrderStore,
+    /// The workflow of new orders.
+    pub fulfilment: Definition,
+}
+
+/// A door that admits so many orders a second (0: all), and what commits the orders that wait there.
+pub fn door(admission: u32) -> (Door, GroupCommit) {
     let (sender, waiting) = mpsc::channel(WAITING);
     let admission = NonZeroU32::new(admission).map(|rate| RateLimiter::direct(Quota::per_second(rate)));
-    (Door { waiting: sender, admission }, Porter { waiting, homes: Homes::default() })
+    (Door { waiting: sender, admission }, GroupCommit { waiting, slots: BirthSlots::default() })
 }
 
 impl Door {
@@ -114,9 +123,9 @@ impl Door {
     }
 }
 
-impl Porter {
-    /// Takes orders in until told to stop, and then those that are already waiting.
-    pub async fn run(mut self, api: Arc<Api>, stop: CancellationToken) {
+impl GroupCommit {
+    /// Places orders until told to stop, and then those that are already waiting.
+    pub async fn run(mut self, placing: Placing, stop: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH);
         let mut gather = Gather::new(FEW, LINGER);
         loop {
@@ -135,23 +144,23 @@ impl Porter {
             }
             metrics::histogram!("amends_api_batch_size").record(taken as f64);
             gather.begins(taken);
-            self.take_in(&api, std::mem::take(&mut batch)).await;
+            self.place(&placing, std::mem::take(&mut batch)).await;
         }
     }
 
     /// One transaction for all of them; then their first commands are sent.
-    async fn take_in(&mut self, api: &Arc<Api>, mut batch: Vec<Waiting>) {
+    async fn place(&mut self, placing: &Placing, mut batch: Vec<Waiting>) {
         // All that are born together have one home, so that their messages stay together.
-        let slot = self.homes.choose();
+        let slot = self.slots.choose();
         for waiting in &mut batch {
             waiting.order.saga.slot = slot;
         }
         let (orders, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|w| (w.order, w.answer)).unzip();
-        let birth = |order: &NewOrder, now| start(&api.fulfilment, order.saga.clone(), &order.data, now);
+        let birth = |order: &NewOrder, now| start(&placing.fulfilment, order.saga.clone(), &order.data, now);
         let late = |_| Err(port::Error::Unavailable(format!("no answer within {}s", LONGEST.as_secs())));
         // Dropped like a crash: what was committed all the same is found by its key, and driven on by its rows.
         reached("orders", "place.before");
-        let placed = timeout(LONGEST, api.orders.place(&orders, birth)).await.unwrap_or_else(late);
+        let placed = timeout(LONGEST, placing.orders.place(&orders, birth)).await.unwrap_or_else(late);
         reached("orders", "place.after");
         let placed = match placed {
             Ok(placed) => placed,
@@ -172,16 +181,11 @@ impl Porter {
             // A client that went away finds its order by its key.
             let _ = answer.send(Ok(placed));
         }
-        let api = Arc::clone(api);
+        let engine = Arc::clone(&placing.engine);
         tokio::spawn(async move {
-            if let Err(error) = api.engine.send(births).await {
+            if let Err(error) = engine.send(births).await {
                 tracing::warn!(%error, "committed, not sent: it will be sent when it is due");
             }
         });
     }
-}
-
-/// The newest definition of the orders' workflow.
-pub fn fulfilment(catalog: &amends_engine::core::Catalog) -> Option<amends_engine::core::Definition> {
-    catalog.iter().filter(|d| d.name == workflow::NAME).max_by_key(|d| d.version).cloned()
 }

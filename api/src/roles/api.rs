@@ -6,15 +6,15 @@ use amends_engine::runtime::Engine;
 use amends_kafka::KafkaSink;
 use amends_orders::OrderStore;
 use amends_postgres::{MIGRATOR, PgSagaStore, deployment::deployment};
-use amends_workflows as workflows;
-use anyhow::{Result, bail};
+use amends_workflows::order_fulfilment;
+use anyhow::{Context, Result};
 use tokio::net::TcpListener;
 
-use super::{Process, database, listen, serve};
 use crate::{
     clock::TokioClock,
     failpoints::point,
-    orders::door::{door, fulfilment},
+    orders::door::{Placing, door},
+    process::{Process, database, listen, serve},
     routes,
     state::Api,
 };
@@ -29,33 +29,36 @@ pub async fn start(process: &Process, listener: Option<TcpListener>) -> Result<S
             listen(address, settings.no_auth).await?
         }
     };
-    let pool = database(process, "api_database_url", &MIGRATOR).await?;
+    let pool = database(process, "api", &MIGRATOR).await?;
     let deployment = deployment(&pool).await?;
-    let catalog = workflows::catalog(workflows::Settings { pending_timeout: settings.pending_timeout });
-    let Some(fulfilment) = fulfilment(&catalog) else { bail!("no workflow for orders") };
-    let (door, porter) = door(settings.admission);
+    let workflows = amends_workflows::all(&settings.workflows());
+    let fulfilment =
+        workflows.newest(order_fulfilment::NAME).context("no workflow for orders")?.definition.clone();
+    let (door, group_commit) = door(settings.admission);
+    let engine = Arc::new(Engine {
+        store: point("store", PgSagaStore::new(pool.clone())),
+        sink: point("sink", KafkaSink::new(&process.kafka)?),
+        clock: TokioClock::default(),
+        catalog: workflows.catalog(),
+        key: deployment.key,
+        epoch: deployment.epoch,
+        ownership: Default::default(),
+        news: Default::default(),
+        budget: Default::default(),
+        recent: Default::default(),
+    });
+    let orders = OrderStore::new(pool);
+    let placing = Placing { engine: Arc::clone(&engine), orders: orders.clone(), fulfilment };
     let api = Arc::new(Api {
-        engine: Engine {
-            store: point("store", PgSagaStore::new(pool.clone())),
-            sink: point("sink", KafkaSink::new(&process.kafka)?),
-            clock: TokioClock::default(),
-            catalog,
-            key: deployment.key,
-            epoch: deployment.epoch,
-            ownership: Default::default(),
-            news: Default::default(),
-            budget: Default::default(),
-            recent: Default::default(),
-        },
-        orders: OrderStore::new(pool),
+        engine,
+        orders,
         door,
-        fulfilment,
-        inventory_url: settings.inventory_url.clone(),
+        inventory_url: settings.url_of("inventory").to_owned(),
         http: reqwest::Client::new(),
         metrics: process.metrics.clone(),
     });
     let address = listener.local_addr()?;
-    process.watch("porter", porter.run(Arc::clone(&api), process.stop.clone()));
+    process.watch("placing of orders", group_commit.run(placing, process.stop.clone()));
     serve(process, listener, routes::router(api));
     Ok(address)
 }

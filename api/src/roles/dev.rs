@@ -12,7 +12,6 @@ use std::{
 };
 
 use amends_embedded::{Broker, BrokerOptions, Postgres, PostgresOptions};
-use amends_kafka::topics;
 use anyhow::{Context, Result, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::ExposeSecret;
@@ -20,11 +19,13 @@ use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{Process, all_topics, api, engine, kafka, migrate, worker};
+use super::{api, engine, migrate};
 use crate::{
-    cli::{Dev, Worker},
-    samples,
+    cli::Dev,
+    process::{self, Process},
+    samples, services,
     settings::Settings,
+    topics,
 };
 
 /// The embedded broker allows a session this short.
@@ -63,7 +64,7 @@ pub async fn run(
         None => {
             say("starting a Kafka broker (in memory)");
             let broker = Broker::start(BrokerOptions::default())?;
-            for topic in all_topics(&settings) {
+            for topic in topics::all(&settings) {
                 broker.create_topic(&topic.name, topic.partitions)?;
             }
             settings.session_timeout = EMBEDDED_SESSION;
@@ -77,29 +78,25 @@ pub async fn run(
     say("bringing the databases up to date");
     let secret = secret(&data)?;
     let passwords: HashMap<_, _> =
-        migrate::DATABASES.iter().map(|(name, _)| (*name, derived(&secret, name))).collect();
+        services::names().into_iter().map(|name| (name, derived(&secret, name))).collect();
     migrate::migrate(&server, &passwords, settings.start_timeout).await?;
-    let url = |name: &'static str| migrate::role_url(&server, name, &passwords[name]);
-    settings.engine_database_url = Some(url("engine")?.into());
-    settings.api_database_url = None;
-    settings.inventory_database_url = Some(url("inventory")?.into());
-    settings.payment_database_url = Some(url("payment")?.into());
-    settings.shipment_database_url = Some(url("shipment")?.into());
-    settings.notification_database_url = Some(url("notification")?.into());
+    for (name, password) in &passwords {
+        settings.set_database_of(name, migrate::role_url(&server, name, password)?);
+    }
 
-    let kafka = kafka(&settings, brokers.clone());
-    super::within(&settings, "the broker", amends_kafka::check(&kafka, settings.start_timeout)).await?;
-    topics::ensure(&kafka, &all_topics(&settings), settings.start_timeout).await?;
+    let kafka = process::kafka(&settings, brokers.clone());
+    process::within(&settings, "the broker", amends_kafka::check(&kafka, settings.start_timeout)).await?;
+    amends_kafka::topics::ensure(&kafka, &topics::all(&settings), settings.start_timeout).await?;
     say("starting the roles");
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
     settings.listen = Some(loopback);
     // The roles stop before what they stand on.
     let mut process = Process::new(settings, kafka, metrics, stop.clone())?;
-    for name in [Worker::Payment, Worker::Shipment, Worker::Notification] {
-        worker::start(name, &process, false).await?;
+    for service in services::workers() {
+        if let Some(address) = service.start(&process, false).await? {
+            process.settings.set_url_of(service.name, format!("http://{address}"));
+        }
     }
-    let inventory = worker::start(Worker::Inventory, &process, true).await?;
-    process.settings.inventory_url = inventory.map(|a| format!("http://{a}")).unwrap_or_default();
     engine::start(&process, false).await?;
     let address = api::start(&process, Some(listener)).await?;
     println!("ready http://{address}");
@@ -138,13 +135,13 @@ fn say(what: &str) {
 /// The address asked for, or 8080, or any.
 async fn listener(wanted: Option<SocketAddr>, no_auth: bool) -> Result<TcpListener> {
     if let Some(address) = wanted {
-        return super::listen(address, no_auth).await;
+        return process::listen(address, no_auth).await;
     }
     match TcpListener::bind(("127.0.0.1", 8080)).await {
         Ok(listener) => Ok(listener),
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
             say("port 8080 is taken; taking a free one");
-            super::listen(SocketAddr::from(([127, 0, 0, 1], 0)), no_auth).await
+            process::listen(SocketAddr::from(([127, 0, 0, 1], 0)), no_auth).await
         }
         Err(error) => Err(error).context("cannot listen on 127.0.0.1:8080"),
     }

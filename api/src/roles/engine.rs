@@ -12,14 +12,18 @@ use amends_postgres::{
     MIGRATOR, PgSagaStore, deployment::deployment, events::EventLog, watermarks::Watermarks,
 };
 use amends_protocol::transport::Source;
-use amends_workflows as workflows;
+use amends_workflows::Workflows;
 use anyhow::Result;
 use sqlx::PgPool;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Process, REPLIES, database};
-use crate::{clock::TokioClock, failpoints::point, publisher, routes, upkeep};
+use crate::{
+    clock::TokioClock,
+    failpoints::point,
+    process::{Process, database},
+    publisher, routes, topics, upkeep,
+};
 
 /// The consumer group whose members share the slots.
 const GROUP: &str = "amends-engine";
@@ -34,16 +38,16 @@ pub struct Drives<S> {
     pub store: Box<dyn FnOnce(PgPool) -> S + Send>,
     /// Their workflows.
     pub catalog: Catalog,
-    /// Whether domain events are published.
-    pub publishes: bool,
+    /// Whose domain events are published; `None`: none are.
+    pub publishes: Option<Workflows>,
 }
 
 /// Starts its loops and, where it is a process of its own, its listener.
 pub async fn start(process: &Process, observed: bool) -> Result<()> {
-    let pending_timeout = process.settings.pending_timeout;
-    let catalog = workflows::catalog(workflows::Settings { pending_timeout });
+    let workflows = amends_workflows::all(&process.settings.workflows());
+    let catalog = workflows.catalog();
     let store = Box::new(|pool| point("store", PgSagaStore::new(pool)));
-    drive(process, observed, Drives { store, catalog, publishes: true }).await
+    drive(process, observed, Drives { store, catalog, publishes: Some(workflows) }).await
 }
 
 /// The same over any workflows.
@@ -52,7 +56,7 @@ pub async fn drive<S: SagaStore + 'static>(
     observed: bool,
     Drives { store, catalog, publishes }: Drives<S>,
 ) -> Result<()> {
-    let pool = database(process, "engine_database_url", &MIGRATOR).await?;
+    let pool = database(process, "engine", &MIGRATOR).await?;
     let deployment = deployment(&pool).await?;
     let (ownership, news) = (Ownership::default(), News::default());
     let engine = Arc::new(Engine {
@@ -67,7 +71,7 @@ pub async fn drive<S: SagaStore + 'static>(
         budget: RepeatBudget::default(),
         recent: Default::default(),
     });
-    let mut source = point("source", KafkaSource::subscribe(&process.kafka, GROUP, &[REPLIES])?);
+    let mut source = point("source", KafkaSource::subscribe(&process.kafka, GROUP, &[topics::REPLIES])?);
     let stop = || process.stop.clone();
 
     let (shared, stopping) = (Arc::clone(&engine), stop());
@@ -100,18 +104,26 @@ pub async fn drive<S: SagaStore + 'static>(
             pause("recovery", sent, &mut failures, &stopping, &shared.clock).await;
         }
     });
-    if publishes {
-        publish(process, &pool, ownership, news)?;
+    let names = engine.catalog.iter().map(|definition| definition.name).collect();
+    if let Some(workflows) = publishes {
+        publish(process, workflows, &pool, ownership, news)?;
     }
-    upkeep::of_engine(process, pool.clone()).await?;
+    upkeep::of_engine(process, pool.clone(), names, topics::all(&process.settings)).await?;
     if observed {
         process.observe(routes::health::Ready::database(pool).and(process.broker_ready())).await?;
     }
     Ok(())
 }
 
-fn publish(process: &Process, pool: &PgPool, ownership: Ownership, news: News) -> Result<()> {
+fn publish(
+    process: &Process,
+    workflows: Workflows,
+    pool: &PgPool,
+    ownership: Ownership,
+    news: News,
+) -> Result<()> {
     let mut publisher = publisher::Publisher::new(
+        workflows,
         EventLog::new(pool.clone()),
         Watermarks::new(pool.clone()),
         point("events", KafkaSink::in_order(&process.kafka)?),

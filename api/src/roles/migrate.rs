@@ -4,39 +4,24 @@ use std::{borrow::Cow, collections::HashMap, str::FromStr, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use percent_encoding::percent_decode_str;
-use secrecy::ExposeSecret;
 use sqlx::{
     AssertSqlSafe, PgConnection,
-    migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use crate::settings::Settings;
-
-/// A database, and the role that logs in there; both are called `amends_<name>`.
-pub const DATABASES: [(&str, &Migrator); 5] = [
-    ("engine", &amends_postgres::MIGRATOR),
-    ("inventory", &amends_inventory::MIGRATOR),
-    ("payment", &amends_payment::MIGRATOR),
-    ("shipment", &amends_shipment::MIGRATOR),
-    ("notification", &amends_notification::MIGRATOR),
-];
+use crate::{
+    services::{SERVICES, Service},
+    settings::Settings,
+};
 
 /// Creates what is missing on `database_url`'s server and brings it up to date. For a role that it had to create
 /// without being told a password, it draws one and prints the role's setting.
 pub async fn run(settings: &Settings) -> Result<()> {
-    let server = settings.database("database_url")?.to_owned();
-    let urls = [
-        &settings.engine_database_url,
-        &settings.inventory_database_url,
-        &settings.payment_database_url,
-        &settings.shipment_database_url,
-        &settings.notification_database_url,
-    ];
+    let server = settings.server()?.to_owned();
     let mut passwords = HashMap::new();
-    for ((name, _), url) in DATABASES.iter().zip(urls) {
-        if let Some(url) = url {
-            passwords.extend(password(name, url.expose_secret())?.map(|p| (*name, p)));
+    for Service { name, .. } in &SERVICES {
+        if let Ok(url) = settings.database_of(name) {
+            passwords.extend(password(name, url)?.map(|password| (*name, password)));
         }
     }
     for made in migrate(&server, &passwords, settings.start_timeout).await? {
@@ -68,7 +53,7 @@ pub async fn migrate(
     let server = pool(options.clone()).await.context("the server of database_url cannot be reached")?;
     let mut admin = server.acquire().await?;
     let mut made = Vec::new();
-    for (name, migrator) in DATABASES {
+    for &Service { name, migrator, .. } in &SERVICES {
         let drawn = role(&mut admin, name, passwords.get(name)).await?;
         let database = format!("amends_{name}");
         let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")

@@ -27,18 +27,15 @@ impl Server {
         options.settings.push(("synchronous_commit".into(), "on".into()));
         options.settings.push(("autovacuum".into(), "off".into()));
         let server = Postgres::start(options).await?;
-        let roles = "CREATE ROLE amends_engine; CREATE ROLE amends_inventory; CREATE ROLE amends_payment;
-                     CREATE ROLE amends_shipment";
-        let pool = amends_pool::connect(&server.url("postgres"), 1, "amends-guard")?;
-        sqlx::raw_sql(roles).execute(&pool).await?;
-        pool.close().await;
         Ok(Self { server, _directory: directory })
     }
 
-    /// A database with these migrations.
+    /// A database with these migrations, and the login role that they grant to.
     pub async fn database(&self, name: &'static str, migrator: &sqlx::migrate::Migrator) -> Result<PgPool> {
         let admin = amends_pool::connect(&self.server.url("postgres"), 1, "amends-guard")?;
-        sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&admin).await?;
+        for sql in [format!("CREATE ROLE amends_{name}"), format!("CREATE DATABASE {name}")] {
+            sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&admin).await?;
+        }
         admin.close().await;
         let pool = amends_pool::connect(&self.server.url(name), 2, "amends-guard")?;
         sqlx::query("CREATE EXTENSION pg_walinspect").execute(&pool).await?;

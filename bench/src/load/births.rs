@@ -6,6 +6,7 @@ use std::{
 };
 
 use amends_api::{clock::TokioClock, state::SUBJECT};
+use amends_batch::BirthSlots;
 use amends_engine::{
     core::{Actor, Definition, Event, NewSaga, start},
     port::Inputs,
@@ -14,7 +15,7 @@ use amends_engine::{
         apply::{Applied, apply},
     },
 };
-use amends_kafka::{Homes, KafkaSink};
+use amends_kafka::KafkaSink;
 use amends_orders::{NewOrder, OrderStore, Placed};
 use amends_postgres::{Birth, PgSagaStore};
 use amends_protocol::Json;
@@ -45,7 +46,7 @@ pub struct Births {
     /// The workflow.
     pub definition: Definition,
     /// The home of the next batch.
-    pub homes: Mutex<Homes>,
+    pub slots: Mutex<BirthSlots>,
 }
 
 impl Births {
@@ -60,7 +61,7 @@ impl Births {
             for (id, from) in ids.iter().zip(starts) {
                 ledger.begin(*id, from);
             }
-            let slot = self.homes.lock().unwrap_or_else(PoisonError::into_inner).choose();
+            let slot = self.slots.lock().unwrap_or_else(PoisonError::into_inner).choose();
             let born = match &self.orders {
                 Some(orders) => self.place(orders, &shop, &ids, slot, &ledger).await,
                 None => self.create(&ids, slot, &ledger).await,

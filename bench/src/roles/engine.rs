@@ -7,9 +7,9 @@ use std::{
     time::Duration,
 };
 
-use amends_api::roles::{
-    Process,
-    engine::{Drives, drive},
+use amends_api::{
+    process::Process,
+    roles::engine::{Drives, drive},
 };
 use amends_engine::port::{DueScan, Error, Inputs, Loaded, SagaStore, Stray, Write};
 use amends_postgres::PgSagaStore;
@@ -24,13 +24,12 @@ use super::three_steps;
 pub async fn start(process: &Process, tell: SocketAddr, three_steps: bool) -> Result<()> {
     let load = TcpStream::connect(tell).context("the load does not listen")?;
     load.set_nodelay(true)?;
-    let pending_timeout = process.settings.pending_timeout;
     let catalog = match three_steps {
         true => three_steps::catalog(),
-        false => workflows::catalog(workflows::Settings { pending_timeout }),
+        false => workflows::catalog(process.settings.workflows()),
     };
     let store = Box::new(move |pool| Telling { store: PgSagaStore::new(pool), load: Mutex::new(load) });
-    drive(process, true, Drives { store, catalog, publishes: false }).await
+    drive(process, true, Drives { store, catalog, publishes: None }).await
 }
 
 /// A store that tells of every saga that it has just seen fulfilled, or ended otherwise: one write a commit.

@@ -8,9 +8,10 @@ pub mod three_steps;
 use std::process::ExitCode;
 
 use amends_api::{
-    roles::{Process, signalled},
+    process::{Process, signalled},
+    services,
     settings::Settings,
-    telemetry,
+    telemetry, topics,
 };
 use anyhow::{Context, Result, anyhow};
 use tokio_util::sync::CancellationToken;
@@ -19,12 +20,13 @@ use crate::args::OwnRole;
 
 /// Runs it until it is told to stop.
 pub async fn run(role: OwnRole) -> Result<ExitCode> {
-    let settings = Settings::read(None, &[])?;
+    let settings = Settings::read(&services::names(), None, &[])?;
     telemetry::logs(&settings).map_err(|why| anyhow!(why))?;
     let metrics = telemetry::metrics().context("metrics")?;
     let stop = CancellationToken::new();
     tokio::spawn(signalled(stop.clone()));
-    let process = Process::begin(settings, metrics, stop.clone()).await?;
+    let topics = topics::all(&settings);
+    let process = Process::begin(settings, &topics, metrics, stop.clone()).await?;
     match role {
         OwnRole::Engine { tell, three_steps } => engine::start(&process, tell, three_steps).await?,
         OwnRole::Noop => noop::start(&process).await?,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use amends_api::roles::{PARTICIPANTS, Process, REPLIES};
+use amends_api::{process::Process, topics::REPLIES};
 use amends_kafka::{KafkaSink, KafkaSource};
 use amends_protocol::{
     Outcome,
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// One for each participant, side by side in one process.
 pub async fn start(process: &Process) -> Result<()> {
-    for participant in PARTICIPANTS {
+    for participant in amends_workflows::all(&process.settings.workflows()).participants() {
         let (group, topic) = (format!("amends-{participant}"), format!("{participant}.commands"));
         let mut source = KafkaSource::subscribe(&process.kafka, &group, &[&topic])?;
         let (sink, stop) = (KafkaSink::new(&process.kafka)?, process.stop.clone());

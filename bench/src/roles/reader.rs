@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use amends_api::roles::Process;
+use amends_api::process::Process;
 use amends_kafka::KafkaSource;
 use amends_protocol::{transport::Source, wire};
-use amends_workflows::events::{DomainEvent, TYPES};
+use amends_workflows::events::DomainEvent;
 use anyhow::Result;
 
 const BATCH: usize = 500;
@@ -13,7 +13,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Reads and parses each, and forgets it.
 pub async fn start(process: &Process) -> Result<()> {
-    let mut source = KafkaSource::subscribe(&process.kafka, "amends-bench-reader", &TYPES)?;
+    let types: Vec<_> =
+        amends_workflows::all(&process.settings.workflows()).event_types().into_iter().collect();
+    let mut source = KafkaSource::subscribe(&process.kafka, "amends-bench-reader", &types)?;
     let stop = process.stop.clone();
     process.watch("reader", async move {
         while !stop.is_cancelled() {

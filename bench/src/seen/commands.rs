@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amends_api::roles::REPLIES;
+use amends_api::topics::REPLIES;
 use amends_kafka::{KafkaSettings, KafkaSource};
 use amends_protocol::{Kind, Outcome, transport::Source};
 use anyhow::Result;

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use amends_api::{orders::door::fulfilment, state::SUBJECT};
+use amends_api::state::SUBJECT;
 use amends_engine::{
     core::{
         Change, Decision, Definition, Event, Input, Needs, NewSaga, Occurrence, ReplyEvent, Saga, Send,
@@ -16,7 +16,7 @@ use amends_orders::{NewOrder, OrderStore, Placed};
 use amends_pool as pool;
 use amends_postgres::PgSagaStore;
 use amends_protocol::{Exposure, Json, Outcome, SLOTS, TokenKey};
-use amends_workflows as workflows;
+use amends_workflows::order_fulfilment;
 use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, Utc};
 use serde_json::json;
@@ -31,8 +31,8 @@ const LONG: Duration = Duration::from_secs(6);
 /// Sagas a second of database time.
 pub async fn measure(url: &str) -> Result<f64> {
     let pool = pool::connect(url, 1, "amends-bench")?;
-    let definition =
-        fulfilment(&workflows::catalog(workflows::Settings::default())).context("no workflow")?;
+    let workflows = amends_workflows::all(&Default::default());
+    let definition = workflows.newest(order_fulfilment::NAME).context("no workflow")?.definition.clone();
     let ceiling = Ceiling {
         orders: OrderStore::new(pool.clone()),
         store: PgSagaStore::new(pool.clone()),

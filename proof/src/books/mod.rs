@@ -26,14 +26,17 @@ pub struct Sources {
     /// `uuid-ossp` (Postgres' contrib).
     pub desk: String,
     /// Each of [`DATABASES`], in that order.
-    pub databases: [String; 5],
+    pub databases: Vec<String>,
 }
 
 impl Sources {
     /// A deployment's.
     pub fn of(deployment: &Deployment) -> Self {
         let url = |name: &str| deployment.postgres.url(&format!("amends_{name}"));
-        Self { desk: deployment.postgres.url("postgres"), databases: DATABASES.map(url) }
+        Self {
+            desk: deployment.postgres.url("postgres"),
+            databases: DATABASES.iter().map(|name| url(name)).collect(),
+        }
     }
 }
 

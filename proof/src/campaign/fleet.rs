@@ -8,19 +8,20 @@ use tokio::time::Instant;
 
 use super::Error;
 use crate::{
-    deployment::{Deployment, Options, Process, free_address},
+    deployment::{Deployment, Options, Process, ROLES, free_address},
     proxy::{Protocol, Proxy},
 };
 
-/// The roles, and how many of each.
-const MEMBERS: [(&[&str], &str, usize); 6] = [
-    (&["worker", "inventory"], "inventory", 2),
-    (&["worker", "payment"], "payment", 2),
-    (&["worker", "shipment"], "shipment", 2),
-    (&["worker", "notification"], "notification", 2),
-    (&["engine"], "engine", 2),
-    (&["api"], "engine", 2),
-];
+/// How many there are of each role.
+const MEMBERS_OF_A_ROLE: usize = 2;
+
+/// Whose database a role uses.
+fn database_of(role: &[&'static str]) -> &'static str {
+    match role[role.len() - 1] {
+        "api" => "engine",
+        name => name,
+    }
+}
 
 /// How long a consumer may be silent: short, so that a campaign has time for many freezes.
 pub const SESSION: Duration = Duration::from_secs(3);
@@ -81,8 +82,9 @@ impl Fleet {
         kafka_proxy.lead_to(deployment.kafka.address());
         deployment.reach_kafka_at(kafka_proxy.address());
         let mut members = Vec::new();
-        for (role, database, count) in MEMBERS {
-            for number in 1..=count {
+        for role in ROLES.iter().map(Vec::as_slice) {
+            let database = database_of(role);
+            for number in 1..=MEMBERS_OF_A_ROLE {
                 let first_inventory = database == "inventory" && number == 1;
                 let address = if first_inventory { deployment.inventory() } else { free_address()? };
                 let name = format!("{}-{number}", role[role.len() - 1]);

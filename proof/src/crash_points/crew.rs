@@ -49,10 +49,10 @@ impl Crew {
         }
         let deployment = Deployment::start(options).await?;
         let mut places = BTreeMap::new();
-        for role in ROLES {
+        for role in ROLES.iter() {
             let name = role[role.len() - 1];
             let address = if name == "inventory" { deployment.inventory() } else { free_address()? };
-            places.insert(name, (role, address));
+            places.insert(name, (role.as_slice(), address));
         }
         let record = Record::default();
         let hasty = deployment.spawn(&["api"], &[("pending_timeout", "1s")])?;

@@ -13,9 +13,11 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     str::FromStr,
+    sync::LazyLock,
 };
 
-use amends_embedded::{Postgres, PostgresOptions, postgres};
+use amends_api::services;
+use amends_embedded::{Postgres, PostgresOptions};
 use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
@@ -25,17 +27,13 @@ pub use kafka::{Kafka, KafkaOptions};
 pub use process::Process;
 
 /// The databases, each named `amends_<name>` and used by the login role of the same name.
-pub const DATABASES: [&str; 5] = ["engine", "inventory", "payment", "shipment", "notification"];
+pub static DATABASES: LazyLock<Vec<&'static str>> = LazyLock::new(services::names);
 
-/// One of each role; the api last.
-pub const ROLES: [&[&str]; 6] = [
-    &["worker", "inventory"],
-    &["worker", "payment"],
-    &["worker", "shipment"],
-    &["worker", "notification"],
-    &["engine"],
-    &["api"],
-];
+/// One of each role, as on the command line (`["worker", "payment"]`); the api last.
+pub static ROLES: LazyLock<Vec<Vec<&'static str>>> = LazyLock::new(|| {
+    let workers = services::workers().map(|service| vec!["worker", service.name]);
+    workers.chain([vec!["engine"], vec!["api"]]).collect()
+});
 
 /// What a deployment is made of.
 #[derive(Debug, Clone)]
@@ -70,7 +68,7 @@ impl Options {
 pub enum Error {
     /// Postgres.
     #[error(transparent)]
-    Postgres(#[from] postgres::Error),
+    Postgres(#[from] amends_embedded::Error),
     /// A file or a process could not be handled.
     #[error("{doing}: {source}")]
     Io {
@@ -218,8 +216,8 @@ impl Deployment {
     /// One of each role, ready.
     pub async fn start_roles(&self) -> Result<Vec<Process>, Error> {
         let mut roles = Vec::new();
-        for role in ROLES {
-            roles.push(match role {
+        for role in ROLES.iter() {
+            roles.push(match role[..] {
                 ["worker", "inventory"] => self.spawn_inventory(&[])?,
                 _ => self.spawn(role, &[])?,
             });

@@ -45,7 +45,7 @@ pub(super) async fn measure(program: &Path) -> Result<Finding, Error> {
     let load = Load::begin(&stage);
     sleep(WARM).await;
     let (mut costs, mut each) = (Vec::new(), Vec::new());
-    for database in DATABASES {
+    for database in DATABASES.iter().copied() {
         let mut of_this = Vec::new();
         for pair in 0..PAIRS {
             // Free and pinned take turns at being first.

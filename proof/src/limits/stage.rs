@@ -57,10 +57,10 @@ impl Stage {
         }
         let deployment = Deployment::start(options).await?;
         let mut places = BTreeMap::new();
-        for role in ROLES {
+        for role in ROLES.iter() {
             let name = role[role.len() - 1];
             let address = if name == "inventory" { deployment.inventory() } else { free_address()? };
-            places.insert(name, (role, address));
+            places.insert(name, (role.as_slice(), address));
         }
         let (shop, engine) = (Shop::new(places["api"].1), deployment.pool("engine"));
         let mut stage = Self { deployment, shop, engine, places, processes: BTreeMap::new() };

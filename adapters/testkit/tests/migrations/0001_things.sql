@@ -1,3 +1,3 @@
 CREATE TABLE things (id int PRIMARY KEY);
 INSERT INTO things VALUES (1);
-GRANT SELECT ON things TO amends_inventory;
+GRANT SELECT ON things TO amends_things;

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use amends_protocol::{Exposure, Json};
-use amends_worker::{Action, Answer, TransactionalExecutor, Work, store::Error};
+use amends_worker::{Action, Answer, Participant, Settings, TransactionalExecutor, Work, store::Error};
 use serde::Deserialize;
+use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::stock::{Books, Ledger, Move, Reserved, Status};
@@ -12,6 +13,16 @@ use crate::stock::{Books, Ledger, Move, Reserved, Status};
 /// The inventory's executor.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Inventory;
+
+impl Participant for Inventory {
+    fn over(_: PgPool) -> Self {
+        Self
+    }
+
+    fn settings() -> Settings {
+        crate::settings()
+    }
+}
 
 const EXPOSURE: &str = "stock_reserved";
 

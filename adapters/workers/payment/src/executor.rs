@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use amends_protocol::{Exposure, Json, Kind, Reason, negated};
-use amends_worker::{Answer, ExternalExecutor, LookUp, Port, Work};
+use amends_worker::{Answer, ExternalExecutor, LookUp, Participant, Port, Settings, Work};
 use serde::Deserialize;
 use serde_json::json;
+use sqlx::PgPool;
 
-use crate::gateway::{Charge, Error, PaymentGateway, Receipt, Refund};
+use crate::{
+    gateway::{Charge, Error, PaymentGateway, Receipt, Refund},
+    sandbox::SandboxGateway,
+};
 
 /// The payment executor, over a gateway.
 #[derive(Debug)]
@@ -19,6 +23,16 @@ impl<G> Payments<G> {
     /// Payments through this gateway.
     pub fn new(gateway: G) -> Self {
         Self { gateway }
+    }
+}
+
+impl Participant for Payments<SandboxGateway> {
+    fn over(pool: PgPool) -> Self {
+        Self::new(SandboxGateway::new(pool))
+    }
+
+    fn settings() -> Settings {
+        crate::settings()
     }
 }
 

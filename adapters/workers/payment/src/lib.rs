@@ -1,12 +1,13 @@
 //! The payment worker: charges and refunds at a payment gateway.
 //!
 //! Step: `pay` (`{"amount":2500,"currency":"EUR","method":"card_approved"}`); its compensation refunds. The
-//! gateway is a port ([`PaymentGateway`]); the one that comes with it ([`BuiltInGateway`]) keeps its own books.
+//! gateway is a port ([`PaymentGateway`]); the one that comes with it ([`SandboxGateway`]) keeps its own books.
 #![warn(missing_docs)]
 
 mod books;
 mod executor;
 mod gateway;
+mod sandbox;
 
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use amends_worker::{External, PgRows, Settings};
 use sqlx::PgPool;
 
 pub use executor::Payments;
-pub use gateway::{BuiltInGateway, Charge, Error, PaymentGateway, Receipt, Refund};
+pub use gateway::{Charge, Error, PaymentGateway, Receipt, Refund};
+pub use sandbox::SandboxGateway;
 
 /// The migrations of the payment database.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../../migrations/payment");
@@ -31,7 +33,7 @@ pub fn worker<S: Source, K: Sink + 'static>(
     source: S,
     sink: K,
     settings: Settings,
-) -> External<PgRows, Payments<BuiltInGateway>, S, K> {
-    let gateway = BuiltInGateway::new(pool.clone());
+) -> External<PgRows, Payments<SandboxGateway>, S, K> {
+    let gateway = SandboxGateway::new(pool.clone());
     External::new(PgRows::new(pool), Payments::new(gateway), source, sink, settings)
 }

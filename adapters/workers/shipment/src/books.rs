@@ -5,10 +5,19 @@ use std::collections::HashMap;
 use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
-use crate::carrier::{Answered, Booking, Parcel};
+use crate::carrier::{Booking, Parcel};
 
 const REFUSED: &str = "AQ";
 const SILENT: &str = "BV";
+
+/// What the books say under a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answered {
+    Booked(Booking),
+    Refused,
+    /// `BV`: the carrier will never say.
+    Silence,
+}
 
 #[derive(Debug, FromRow)]
 struct BookingRow {

@@ -1,12 +1,8 @@
-//! The port to a carrier, and the carrier that comes with the worker.
+//! The port to a carrier.
 
-use std::future::{Future, pending};
+use std::future::Future;
 
-use amends_worker::GroupCommit;
-use sqlx::PgPool;
 use uuid::Uuid;
-
-use crate::books;
 
 /// What is to be sent, as far as this carrier asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,73 +44,4 @@ pub trait Carrier: Send + Sync {
 
     /// Whether something was cancelled under a cancellation's key.
     fn is_cancelled(&self, key: Uuid) -> impl Future<Output = Result<bool, Error>> + Send;
-}
-
-/// The most calls that go together.
-const TOGETHER: usize = 500;
-
-/// The carrier that comes with the worker. It keeps its own books, in transactions of its own, as if it were
-/// somebody else's system; concurrent calls share a transaction.
-///
-/// It refuses the country `AQ`. For `BV` it neither answers nor can be asked, and books nothing.
-#[derive(Debug)]
-pub struct BuiltInCarrier {
-    pool: PgPool,
-    bookings: GroupCommit<Parcel, Answered>,
-    cancellations: GroupCommit<(Uuid, Uuid), ()>,
-}
-
-/// What the books say under a key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Answered {
-    Booked(Booking),
-    Refused,
-    /// `BV`: the carrier will never say.
-    Silence,
-}
-
-impl BuiltInCarrier {
-    /// A carrier with its books in this database.
-    pub fn new(pool: PgPool) -> Self {
-        Self { pool, bookings: GroupCommit::new(TOGETHER), cancellations: GroupCommit::new(TOGETHER) }
-    }
-}
-
-impl Answered {
-    async fn say(self) -> Result<Booking, Error> {
-        match self {
-            Answered::Booked(booking) => Ok(booking),
-            Answered::Refused => Err(Error::Refused),
-            Answered::Silence => pending().await,
-        }
-    }
-}
-
-impl Carrier for BuiltInCarrier {
-    async fn book(&self, parcel: Parcel) -> Result<Booking, Error> {
-        let together = |parcels: Vec<Parcel>| books::book(&self.pool, parcels);
-        self.bookings.call(parcel, together).await.map_err(no_answer)?.say().await
-    }
-
-    async fn cancel(&self, key: Uuid, booking: Uuid) -> Result<(), Error> {
-        let together = |cancellations: Vec<(Uuid, Uuid)>| books::cancel(&self.pool, cancellations);
-        self.cancellations.call((key, booking), together).await.map_err(no_answer)
-    }
-
-    async fn look_up(&self, key: Uuid) -> Result<Option<Booking>, Error> {
-        match books::look_up(&self.pool, key).await.map_err(no_answer)? {
-            None => Ok(None),
-            Some(answered) => answered.say().await.map(Some),
-        }
-    }
-
-    async fn is_cancelled(&self, key: Uuid) -> Result<bool, Error> {
-        books::is_cancelled(&self.pool, key).await.map_err(no_answer)
-    }
-}
-
-/// The carrier's database failed under it: whether that was before or after the commit, nobody knows.
-fn no_answer(error: sqlx::Error) -> Error {
-    tracing::warn!(%error, "the carrier's books");
-    Error::NoAnswer
 }

@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use amends_protocol::{Exposure, Json, Kind, Reason, negated};
-use amends_worker::{Answer, ExternalExecutor, LookUp, Port, Work};
+use amends_worker::{Answer, ExternalExecutor, LookUp, Participant, Port, Settings, Work};
 use serde::Deserialize;
 use serde_json::json;
+use sqlx::PgPool;
 
-use crate::carrier::{Booking, Carrier, Error, Parcel};
+use crate::{
+    carrier::{Booking, Carrier, Error, Parcel},
+    sandbox::SandboxCarrier,
+};
 
 /// The shipment executor, over a carrier.
 #[derive(Debug)]
@@ -19,6 +23,16 @@ impl<C> Shipments<C> {
     /// Shipments with this carrier.
     pub fn new(carrier: C) -> Self {
         Self { carrier }
+    }
+}
+
+impl Participant for Shipments<SandboxCarrier> {
+    fn over(pool: PgPool) -> Self {
+        Self::new(SandboxCarrier::new(pool))
+    }
+
+    fn settings() -> Settings {
+        crate::settings()
     }
 }
 

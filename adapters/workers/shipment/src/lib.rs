@@ -2,13 +2,14 @@
 //!
 //! Step: `ship` (`{"shippingAddress":{"name":…,"line1":…,"city":…,"postalCode":…,"country":"AT"},"lines":[…]}`);
 //! its compensation cancels the booking. The carrier is a port ([`Carrier`]); the one that comes with it
-//! ([`BuiltInCarrier`]) keeps its own books. Addresses are personal: they are neither logged, nor kept in the
+//! ([`SandboxCarrier`]) keeps its own books. Addresses are personal: they are neither logged, nor kept in the
 //! worker's row once the command is settled.
 #![warn(missing_docs)]
 
 mod books;
 mod carrier;
 mod executor;
+mod sandbox;
 
 use std::time::Duration;
 
@@ -16,8 +17,9 @@ use amends_protocol::transport::{Sink, Source};
 use amends_worker::{External, PgRows, Settings};
 use sqlx::PgPool;
 
-pub use carrier::{Booking, BuiltInCarrier, Carrier, Error, Parcel};
+pub use carrier::{Booking, Carrier, Error, Parcel};
 pub use executor::Shipments;
+pub use sandbox::SandboxCarrier;
 
 /// The migrations of the shipment database.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../../migrations/shipment");
@@ -34,7 +36,7 @@ pub fn worker<S: Source, K: Sink + 'static>(
     source: S,
     sink: K,
     settings: Settings,
-) -> External<PgRows, Shipments<BuiltInCarrier>, S, K> {
-    let carrier = BuiltInCarrier::new(pool.clone());
+) -> External<PgRows, Shipments<SandboxCarrier>, S, K> {
+    let carrier = SandboxCarrier::new(pool.clone());
     External::new(PgRows::new(pool), Shipments::new(carrier), source, sink, settings)
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use amends_api::{services, settings::Settings, topics};
 use amends_embedded::BrokerOptions;
 use amends_proof::{
     campaign::broker::Broker as Admin,
@@ -66,13 +67,10 @@ impl Broker {
     /// All topics, as they are made when a deployment starts. On a real broker the roles make them.
     pub fn create_topics(&self) {
         let Self::Embedded(broker) = self else { return };
-        for topic in ["inventory.commands", "payment.commands", "shipment.commands", "saga.replies"] {
-            broker.create_topic(topic, 4).unwrap();
-            broker.create_topic(&format!("{topic}.DLT"), 1).unwrap();
-        }
-        for topic in amends_workflows::events::TYPES.into_iter().chain([amends_inventory::events::TOPIC]) {
-            broker.create_topic(topic, 3).unwrap();
-            broker.create_topic(&format!("{topic}.DLT"), 1).unwrap();
+        let mut settings = Settings::read(&services::names(), None, &[]).unwrap();
+        (settings.command_partitions, settings.reply_partitions) = (4, 4);
+        for topic in topics::all(&settings) {
+            broker.create_topic(&topic.name, topic.partitions).unwrap();
         }
     }
 

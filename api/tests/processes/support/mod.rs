@@ -13,10 +13,14 @@ use std::{
     time::Duration,
 };
 
+use amends_api::services::{SERVICES, Service};
 use amends_embedded::{Postgres, PostgresOptions};
-use amends_proof::{books::Sources, deployment::free_address};
+use amends_proof::{
+    books::Sources,
+    deployment::{ROLES, free_address},
+};
 use amends_testkit::{TestDatabase, eventually};
-use sqlx::{ConnectOptions, PgPool, migrate::Migrator, postgres::PgPoolOptions};
+use sqlx::{ConnectOptions, PgPool, postgres::PgPoolOptions};
 
 pub use broker::Broker;
 pub(crate) use broker::{on_apache, on_every_broker};
@@ -24,14 +28,6 @@ use client::Client;
 
 /// Long enough for anything that a test waits for, on a busy machine.
 pub const LONG: Duration = Duration::from_secs(90);
-
-const DATABASES: [(&str, &Migrator); 5] = [
-    ("engine", &amends_postgres::MIGRATOR),
-    ("inventory", &amends_inventory::MIGRATOR),
-    ("payment", &amends_payment::MIGRATOR),
-    ("shipment", &amends_shipment::MIGRATOR),
-    ("notification", &amends_notification::MIGRATOR),
-];
 
 /// Databases, a broker, and what a process needs to find them.
 pub struct Stack {
@@ -71,7 +67,7 @@ impl Stack {
     /// Everything that roles stand on, and no role yet.
     pub async fn new(broker: Broker) -> Self {
         let mut databases = BTreeMap::new();
-        for (name, migrator) in DATABASES {
+        for &Service { name, migrator, .. } in &SERVICES {
             let clone = amends_testkit::database(migrator, name).await;
             let (pool, url) = (clone.pool.clone(), clone.role_url(&format!("amends_{name}")));
             databases.insert(name, Database { pool, url, _clone: Some(clone) });
@@ -93,7 +89,7 @@ impl Stack {
         let printed = String::from_utf8(output.stdout).unwrap();
         assert!(migrate(server.url("postgres")).stdout.is_empty(), "a second time there is nothing to tell");
         let mut databases = BTreeMap::new();
-        for (name, _) in DATABASES {
+        for &Service { name, .. } in &SERVICES {
             let prefix = format!("AMENDS_{}_DATABASE_URL=", name.to_ascii_uppercase());
             let url =
                 printed.lines().find_map(|line| line.strip_prefix(&prefix)).expect("its URL").to_owned();
@@ -134,7 +130,7 @@ impl Stack {
     /// All databases, as their owner.
     pub fn sources(&self) -> Sources {
         let url = |name: &str| self.pool(name).connect_options().to_url_lossy().to_string();
-        Sources { desk: url("engine"), databases: DATABASES.map(|(name, _)| url(name)) }
+        Sources { desk: url("engine"), databases: SERVICES.iter().map(|service| url(service.name)).collect() }
     }
 
     /// Starts a role (`["worker", "payment"]`) without waiting for it.
@@ -187,10 +183,10 @@ impl Stack {
         process
     }
 
-    /// One of each role, ready; on a real broker two of each: [`ALL`], and then the same again.
+    /// One of each role, ready; on a real broker two of each: [`ROLES`], and then the same again.
     pub async fn start_all(&self) -> Vec<Process> {
         let rounds = if self.broker.real().is_some() { 2 } else { 1 };
-        let all: Vec<Process> = (0..rounds).flat_map(|_| ALL).map(|role| self.spawn(role)).collect();
+        let all: Vec<Process> = (0..rounds).flat_map(|_| ROLES.iter()).map(|role| self.spawn(role)).collect();
         for process in &all {
             process.ready().await;
         }
@@ -211,16 +207,6 @@ impl Stack {
 pub fn clients(all: &[Process]) -> Vec<Client> {
     all.iter().filter(|process| process.role == "api").map(Process::client).collect()
 }
-
-/// One of each role; the api last.
-pub const ALL: [&[&str]; 6] = [
-    &["worker", "inventory"],
-    &["worker", "payment"],
-    &["worker", "shipment"],
-    &["worker", "notification"],
-    &["engine"],
-    &["api"],
-];
 
 impl Process {
     /// A client of its listener.

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use amends_payment::{BuiltInGateway, Charge, Error, PaymentGateway, Refund, settings};
+use amends_payment::{Charge, Error, PaymentGateway, Refund, SandboxGateway, settings};
 use amends_protocol::{Command, Kind, Outcome, id};
 use amends_worker::Settings;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -123,7 +123,7 @@ async fn the_books_balance_after_any_mix_of_commands() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn five_hundred_charges_at_once_share_a_few_transactions() {
     let world = World::quiet().await;
-    let gateway = Arc::new(BuiltInGateway::new(world.pool.clone()));
+    let gateway = Arc::new(SandboxGateway::new(world.pool.clone()));
     let keys: Vec<Uuid> = (0..500).map(|_| Uuid::now_v7()).collect();
     let mut calls = JoinSet::new();
     for key in keys.clone() {
@@ -169,7 +169,7 @@ async fn five_hundred_commands_share_transactions_of_worker_and_gateway() {
 #[tokio::test]
 async fn a_key_charges_once_within_one_transaction_and_its_first_answer_binds() {
     let world = World::quiet().await;
-    let gateway = Arc::new(BuiltInGateway::new(world.pool.clone()));
+    let gateway = Arc::new(SandboxGateway::new(world.pool.clone()));
     let key = Uuid::now_v7();
     let charge = |method: &str, amount| Charge { key, amount, currency: "EUR".into(), method: method.into() };
     let mut calls = JoinSet::new();

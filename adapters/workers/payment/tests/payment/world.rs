@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use amends_payment::{BuiltInGateway, MIGRATOR, Payments, settings};
+use amends_payment::{MIGRATOR, Payments, SandboxGateway, settings};
 use amends_protocol::{Command, Kind, Reply, add_exposure};
 use amends_testkit::TestDatabase;
 use amends_worker::{Clock, External, PgRows, Settings};
@@ -28,7 +28,7 @@ pub struct World {
 }
 
 /// A worker as these tests run it: its gateway waits by a clock of the test's own.
-pub type Worker = External<PgRows, Payments<BuiltInGateway<Waited>>, Consumer, Topics>;
+pub type Worker = External<PgRows, Payments<SandboxGateway<Waited>>, Consumer, Topics>;
 
 /// A clock that notes how long it was to wait. It waits only if it was told to stand still: until it goes on.
 #[derive(Clone, Default)]
@@ -96,7 +96,7 @@ impl World {
     }
 
     pub fn worker_of(&self, clock: Waited, settings: Settings) -> Worker {
-        let payments = Payments::new(BuiltInGateway::with_clock(self.pool.clone(), clock));
+        let payments = Payments::new(SandboxGateway::with_clock(self.pool.clone(), clock));
         let (source, sink) = (self.topics.source(), self.topics.clone());
         External::new(PgRows::new(self.pool.clone()), payments, source, sink, settings)
     }

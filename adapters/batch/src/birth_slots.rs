@@ -1,4 +1,4 @@
-//! Homes for sagas that are born now: neighbours for a while, so that their messages are.
+//! Slots for sagas that are born now: neighbours for a while, so that their messages are.
 
 use std::time::{Duration, Instant};
 
@@ -10,19 +10,19 @@ const APART: u16 = 48;
 /// For so long sagas are born into one partition.
 const STAY: Duration = Duration::from_millis(50);
 
-/// Chooses the home of each batch of births.
+/// Chooses the slot of each batch of births.
 ///
 /// A partition is a request to the broker, and one more place to look at. Were each batch born into another partition than
-/// the one before it, the replies to a batch of commands would go to all of them, a few each. Homes that differ within a
+/// the one before it, the replies to a batch of commands would go to all of them, a few each. BirthSlots that differ within a
 /// partition keep the batches of one moment from waiting for each other's slots.
 #[derive(Debug, Default)]
-pub struct Homes {
+pub struct BirthSlots {
     /// Since when births go to which partition.
     stay: Option<(Instant, u16)>,
     turn: u16,
 }
 
-impl Homes {
+impl BirthSlots {
     /// The next batch's.
     pub fn choose(&mut self) -> u16 {
         self.at(Instant::now(), || rand::random_range(0..APART))
@@ -46,10 +46,10 @@ mod tests {
 
     #[test]
     fn what_is_born_within_a_moment_shares_a_partition_and_has_many_homes() {
-        let (mut homes, began) = (Homes::default(), Instant::now());
+        let (mut slots, began) = (BirthSlots::default(), Instant::now());
         let mut born = |after, first| {
             let at = began + after;
-            (0..100).map(|_| homes.at(at, || first)).collect::<BTreeSet<u16>>()
+            (0..100).map(|_| slots.at(at, || first)).collect::<BTreeSet<u16>>()
         };
         let (one, same, other) = (born(STAY / 2, 7), born(STAY, 8), born(STAY * 2, 8));
         assert_eq!(one, same);
@@ -61,8 +61,8 @@ mod tests {
     fn every_slot_is_a_home_and_nothing_else_is() {
         let mut all = BTreeSet::new();
         for first in 0..APART {
-            let mut homes = Homes::default();
-            all.extend((0..SLOTS).map(|_| homes.at(Instant::now(), || first)));
+            let mut slots = BirthSlots::default();
+            all.extend((0..SLOTS).map(|_| slots.at(Instant::now(), || first)));
         }
         assert!(all.into_iter().eq(0..SLOTS));
     }

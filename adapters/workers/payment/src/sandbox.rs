@@ -1,0 +1,80 @@
+//! The gateway that comes with the worker, for development and tests.
+
+use std::time::Duration;
+
+use amends_worker::{Clock, GroupCommit, TokioClock};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::{
+    books::{self, Charged},
+    gateway::{Charge, Error, PaymentGateway, Receipt, Refund},
+};
+
+/// How long `card_slow` takes.
+const SLOW: Duration = Duration::from_secs(3);
+/// The most calls that go together.
+const TOGETHER: usize = 500;
+
+/// The gateway that comes with the worker. It keeps its own books, in transactions of its own, as if it were
+/// somebody else's system; concurrent calls share a transaction.
+///
+/// | method | what happens |
+/// | --- | --- |
+/// | `card_approved` | charged |
+/// | `card_declined` | declined, `card_declined` |
+/// | `card_slow` | charged; the answer takes 3 s |
+/// | `card_lost_reply` | charged; the answer to the first call never comes |
+/// | `card_error_twice` | out of order for the first two calls, then charged |
+/// | `card_refund_refused` | charged; a refund is declined, `refund_refused` |
+/// | any other | declined, `unknown_method` |
+#[derive(Debug)]
+pub struct SandboxGateway<C = TokioClock> {
+    pool: PgPool,
+    clock: C,
+    charges: GroupCommit<Charge, Charged>,
+    refunds: GroupCommit<Refund, Result<Receipt, Error>>,
+}
+
+impl SandboxGateway {
+    /// A gateway with its books in this database.
+    pub fn new(pool: PgPool) -> Self {
+        Self::with_clock(pool, TokioClock)
+    }
+}
+
+impl<C> SandboxGateway<C> {
+    /// A gateway with a clock of its own.
+    pub fn with_clock(pool: PgPool, clock: C) -> Self {
+        Self { pool, clock, charges: GroupCommit::new(TOGETHER), refunds: GroupCommit::new(TOGETHER) }
+    }
+}
+
+impl<C: Clock> PaymentGateway for SandboxGateway<C> {
+    async fn charge(&self, charge: Charge) -> Result<Receipt, Error> {
+        let method = charge.method.clone();
+        let together = |charges: Vec<Charge>| books::charge(&self.pool, charges);
+        let Charged { answer, is_new } = self.charges.call(charge, together).await.map_err(no_answer)?;
+        match method.as_str() {
+            "card_slow" => self.clock.sleep(SLOW).await,
+            "card_lost_reply" if is_new => std::future::pending().await,
+            _ => {}
+        }
+        answer
+    }
+
+    async fn refund(&self, refund: Refund) -> Result<Receipt, Error> {
+        let together = |refunds: Vec<Refund>| books::refund(&self.pool, refunds);
+        self.refunds.call(refund, together).await.map_err(no_answer)?
+    }
+
+    async fn look_up(&self, key: Uuid) -> Result<Option<Receipt>, Error> {
+        books::look_up(&self.pool, key).await.map_err(no_answer)?
+    }
+}
+
+/// The gateway's database failed under it: whether that was before or after the commit, nobody knows.
+fn no_answer(error: sqlx::Error) -> Error {
+    tracing::warn!(%error, "the gateway's books");
+    Error::NoAnswer
+}

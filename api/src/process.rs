@@ -1,0 +1,213 @@
+//! One process: what every role in it is given, its loops, and its end.
+
+use std::{
+    future::Future,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use amends_kafka::{
+    Contact, KafkaSettings,
+    topics::{self, Topic},
+};
+use anyhow::{Context, Result, bail};
+use axum::Router;
+use metrics_exporter_prometheus::PrometheusHandle;
+use sqlx::{PgPool, migrate::Migrator};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    task::JoinError,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{routes, settings::Settings};
+
+/// What every role of a process is given.
+pub struct Process {
+    pub settings: Settings,
+    pub kafka: KafkaSettings,
+    pub metrics: PrometheusHandle,
+    /// Cancelled when the process is to stop.
+    pub stop: CancellationToken,
+    /// Whether the broker answered when it was last asked.
+    broker: Arc<AtomicBool>,
+    tasks: TaskTracker,
+    /// A loop has ended unasked.
+    failed: Arc<AtomicBool>,
+}
+
+/// How often the broker is asked whether it is there.
+const BROKER_LOOK: Duration = Duration::from_secs(2);
+/// How long a stopping process waits for its loops.
+const GRACE: Duration = Duration::from_secs(20);
+
+impl Process {
+    /// A process without a role yet.
+    pub fn new(
+        settings: Settings,
+        kafka: KafkaSettings,
+        metrics: PrometheusHandle,
+        stop: CancellationToken,
+    ) -> Result<Self> {
+        let broker = Arc::new(AtomicBool::new(true));
+        let process = Self {
+            settings,
+            kafka,
+            metrics,
+            stop,
+            broker,
+            tasks: TaskTracker::new(),
+            failed: Arc::default(),
+        };
+        let contact = Contact::new(&process.kafka)?;
+        let (broker, stop) = (Arc::clone(&process.broker), process.stop.clone());
+        process.watch("broker", async move {
+            while !stop.is_cancelled() {
+                broker.store(contact.check(BROKER_LOOK).await.is_ok(), Ordering::Relaxed);
+                tokio::select! {
+                    () = tokio::time::sleep(BROKER_LOOK) => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+        });
+        Ok(process)
+    }
+
+    /// A process of its own: the broker answers, and has the topics.
+    pub async fn begin(
+        settings: Settings,
+        topics: &[Topic],
+        metrics: PrometheusHandle,
+        stop: CancellationToken,
+    ) -> Result<Self> {
+        let kafka = kafka(&settings, settings.brokers()?.to_owned());
+        within(&settings, "the broker", amends_kafka::check(&kafka, settings.start_timeout)).await?;
+        topics::ensure(&kafka, topics, settings.start_timeout).await?;
+        Self::new(settings, kafka, metrics, stop)
+    }
+
+    /// Serves health and metrics, where the settings say, until the process stops.
+    pub async fn observe(&self, ready: routes::health::Ready) -> Result<()> {
+        let Some(address) = self.settings.listen else { return Ok(()) };
+        let listener = listen(address, self.settings.no_auth).await?;
+        tracing::info!("health and metrics on http://{}", listener.local_addr()?);
+        serve(self, listener, routes::guarded(routes::health::router(ready, self.metrics.clone())));
+        Ok(())
+    }
+
+    /// Runs a loop until the process stops. A loop that ends sooner is a bug, and takes the process with it:
+    /// started again it recovers from its rows, alive without the loop it would only seem to work.
+    pub fn watch(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let (stop, failed) = (self.stop.clone(), Arc::clone(&self.failed));
+        self.tasks.spawn(async move {
+            let ended = tokio::spawn(work).await;
+            // Nobody else cancels it: the runtime is going down, as after a start that failed.
+            let shut_down = ended.as_ref().is_err_and(JoinError::is_cancelled);
+            if !stop.is_cancelled() && !shut_down {
+                let why = ended.err().map_or_else(|| "it ended".to_owned(), |e| e.to_string());
+                tracing::error!(name, why, "a loop ended unasked; stopping the process");
+                failed.store(true, Ordering::Relaxed);
+                stop.cancel();
+            }
+        });
+    }
+
+    /// Whether the broker answers, for readiness.
+    pub fn broker_ready(&self) -> routes::health::Ready {
+        let broker = Arc::clone(&self.broker);
+        routes::health::Ready::asking(move || {
+            let answers = broker.load(Ordering::Relaxed);
+            async move { vec![("broker", answers)] }
+        })
+    }
+
+    /// Waits until all loops have ended, within reason; answers whether all was well until the stop.
+    pub async fn ended(&self) -> bool {
+        self.tasks.close();
+        if tokio::time::timeout(GRACE, self.tasks.wait()).await.is_err() {
+            tracing::warn!(
+                "not all has ended after {}s; what is left goes on from its rows",
+                GRACE.as_secs()
+            );
+        }
+        !self.failed.load(Ordering::Relaxed)
+    }
+}
+
+/// The first signal stops in good order, the second at once.
+pub async fn signalled(stop: CancellationToken) {
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return tracing::error!("signals cannot be heard");
+    };
+    let mut next = async || {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    next().await;
+    stop.cancel();
+    next().await;
+    std::process::exit(130);
+}
+
+/// How to talk to the broker.
+pub fn kafka(settings: &Settings, brokers: String) -> KafkaSettings {
+    KafkaSettings {
+        session_timeout: settings.session_timeout,
+        fetch_wait: settings.fetch_wait,
+        ..KafkaSettings::new(brokers)
+    }
+}
+
+/// Waits for something that a start needs, as long as a start may take.
+pub async fn within<T, E: std::error::Error + Send + Sync + 'static>(
+    settings: &Settings,
+    what: &'static str,
+    asked: impl Future<Output = Result<T, E>>,
+) -> Result<T> {
+    let bound = settings.start_timeout + Duration::from_secs(1);
+    tokio::time::timeout(bound, asked)
+        .await
+        .with_context(|| format!("{what} did not answer within {}s", settings.start_timeout.as_secs()))?
+        .with_context(|| format!("{what} cannot be used"))
+}
+
+/// The connections of a service (or of the api) to its database, once that answers and has this program's schema.
+pub async fn database(process: &Process, user: &str, migrator: &Migrator) -> Result<PgPool> {
+    let url = process.settings.database_of(user)?;
+    let name = format!("amends-{user}");
+    let pool = amends_pool::connect(url, process.settings.database_connections, &name)?;
+    within(&process.settings, "the database", amends_pool::check(&pool, process.settings.start_timeout))
+        .await?;
+    amends_pool::is_at(&pool, migrator).await?;
+    Ok(pool)
+}
+
+/// Listens; an address that is taken is an error, and so is one that others can reach unless they may.
+pub async fn listen(address: SocketAddr, no_auth: bool) -> Result<TcpListener> {
+    if !address.ip().is_loopback() && !no_auth {
+        bail!(
+            "setting listen: {address} is not a loopback address, and there are no tokens yet: add --no-auth to let anybody in"
+        );
+    }
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
+
+/// Serves until the process stops.
+pub fn serve(process: &Process, listener: TcpListener, router: Router) {
+    let stop = process.stop.clone();
+    process.watch("listener", async move {
+        let serving = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "no longer listening");
+        }
+    });
+}

@@ -1,0 +1,144 @@
+//! Starts workers. What is the same for all of a kind is here; which there are says the registry of services.
+
+use std::{net::SocketAddr, pin::Pin};
+
+use amends_inventory::{Inventory, events::Publisher};
+use amends_kafka::{KafkaSink, KafkaSource};
+use amends_notification::{Recorder, TOPICS};
+use amends_worker::{
+    Backoff, External, ExternalExecutor, Participant, PgRows, PgTx, Settings, Transactional,
+    TransactionalExecutor,
+};
+use anyhow::Result;
+use axum::Router;
+use sqlx::{PgPool, migrate::Migrator};
+
+use crate::{
+    failpoints::{Point, point},
+    process::{Process, database, listen, serve},
+    routes::{guarded, health},
+    upkeep,
+};
+
+/// What a worker is started with.
+pub struct Start<'a> {
+    /// The process that its loops run in.
+    pub process: &'a Process,
+    /// Its name in the registry.
+    pub name: &'static str,
+    /// Its database.
+    pub pool: PgPool,
+}
+
+/// Ends once the worker's loops run; returns what it serves besides health.
+pub type Starting<'a> = Pin<Box<dyn Future<Output = Result<Router>> + Send + 'a>>;
+
+/// Starts the loops of a worker.
+pub type StartWorker = for<'a> fn(Start<'a>) -> Starting<'a>;
+
+/// Starts a worker and, where it listens, its listener. Returns where it listens.
+///
+/// # Errors
+/// Its database, its broker or its address cannot be used.
+pub async fn start(
+    worker: StartWorker,
+    name: &'static str,
+    migrator: &Migrator,
+    process: &Process,
+    listens: bool,
+) -> Result<Option<SocketAddr>> {
+    let pool = database(process, name, migrator).await?;
+    let routes = worker(Start { process, name, pool: pool.clone() }).await?;
+    let Some(address) = process.settings.listen.filter(|_| listens) else { return Ok(None) };
+    let listener = listen(address, process.settings.no_auth).await?;
+    let address = listener.local_addr()?;
+    tracing::info!("{name} works; listens on http://{address}");
+    let ready = health::Ready::database(pool).and(process.broker_ready());
+    serve(process, listener, guarded(routes.merge(health::router(ready, process.metrics.clone()))));
+    Ok(Some(address))
+}
+
+/// Starts a worker whose effects are calls to the outside.
+pub fn external<E: ExternalExecutor + Participant + 'static>(start: Start<'_>) -> Starting<'_> {
+    Box::pin(async move {
+        let Start { process, name, pool } = start;
+        let settings = tuned(process, name, E::settings());
+        let (source, sink) = transport(process, &settings)?;
+        let executor = point("executor", E::over(pool.clone()));
+        let worker =
+            External::new(point("rows", PgRows::new(pool.clone())), executor, source, sink, settings.clone());
+        process.watch(name, worker.run(process.stop.clone()));
+        upkeep::of_worker(process, pool, settings).await?;
+        Ok(Router::new())
+    })
+}
+
+/// Starts a worker whose effects are in its own database.
+pub fn transactional<E: TransactionalExecutor<PgTx> + Participant + 'static>(
+    start: Start<'_>,
+) -> Starting<'_> {
+    Box::pin(async move {
+        let Start { process, name, pool } = start;
+        let settings = tuned(process, name, E::settings());
+        let (source, sink) = transport(process, &settings)?;
+        let executor = point("executor", E::over(pool.clone()));
+        let rows = point("rows", PgRows::new(pool.clone()));
+        let worker = Transactional::new(rows, executor, source, sink, settings.clone());
+        process.watch(name, worker.run(process.stop.clone()));
+        upkeep::of_worker(process, pool, settings).await?;
+        Ok(Router::new())
+    })
+}
+
+/// Starts the inventory worker: a transactional one that also publishes what it has in stock, and serves it.
+pub fn inventory(start: Start<'_>) -> Starting<'_> {
+    Box::pin(async move {
+        let (process, pool) = (start.process, start.pool.clone());
+        let routes = transactional::<Inventory>(start).await?;
+        let events = point("events", KafkaSink::in_order(&process.kafka)?);
+        let publisher = Publisher::new(pool.clone(), events);
+        process.watch(amends_inventory::events::TOPIC, publisher.run(process.stop.clone()));
+        Ok(routes.merge(amends_inventory::router(pool)))
+    })
+}
+
+/// Starts the notification worker, which takes domain events instead of commands.
+pub fn notification(start: Start<'_>) -> Starting<'_> {
+    Box::pin(async move {
+        let Start { process, name, pool } = start;
+        let source = KafkaSource::subscribe(&process.kafka, &format!("amends-{name}"), &TOPICS)?;
+        let mut recorder =
+            Recorder::new(pool, point("source", source), point("sink", KafkaSink::new(&process.kafka)?));
+        let stop = process.stop.clone();
+        process.watch(name, async move {
+            let mut backoff = Backoff::default();
+            while !stop.is_cancelled() {
+                let Err(error) = recorder.run_once().await else {
+                    backoff.reset();
+                    continue;
+                };
+                tracing::warn!(%error, name, "trying again");
+                tokio::select! {
+                    () = tokio::time::sleep(backoff.pause()) => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+        });
+        Ok(Router::new())
+    })
+}
+
+fn tuned(process: &Process, name: &str, mut settings: Settings) -> Settings {
+    settings.horizon = process.settings.horizon;
+    settings.lease = process.settings.call_lease;
+    if let Some(call_timeout) = process.settings.call_timeout_of(name) {
+        settings.call_timeout = call_timeout;
+    }
+    settings
+}
+
+fn transport(process: &Process, settings: &Settings) -> Result<(Point<KafkaSource>, Point<KafkaSink>)> {
+    let group = format!("amends-{}", settings.name);
+    let source = KafkaSource::subscribe(&process.kafka, &group, &[&settings.command_topic])?;
+    Ok((point("source", source), point("sink", KafkaSink::new(&process.kafka)?)))
+}
