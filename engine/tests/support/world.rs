@@ -44,6 +44,8 @@ pub(crate) struct State {
     pub(crate) sent: Vec<Command>,
     pub(crate) dead: Vec<(i64, String)>,
     pub(crate) send_fails: u32,
+    /// The process dies as it is about to produce: the next send never begins.
+    pub(crate) dies_before_send: bool,
     pub(crate) topic: Vec<Vec<u8>>,
     pub(crate) read_to: usize,
     pub(crate) settled_to: usize,
@@ -61,10 +63,16 @@ impl World {
         let world = Self::default();
         world.state().now = DateTime::from_timestamp(1_767_225_600, 0).unwrap();
         world.state().assignment = Assignment { generation: 1, partitions: (0..8).collect(), count: 8 };
-        let engine = Engine {
-            store: world.clone(),
-            sink: world.clone(),
-            clock: world.clone(),
+        let engine = world.engine();
+        (world, engine)
+    }
+
+    /// One more process in this world, which remembers nothing.
+    pub(crate) fn engine(&self) -> TestEngine {
+        Engine {
+            store: self.clone(),
+            sink: self.clone(),
+            clock: self.clone(),
             catalog: Catalog::new(vec![stay()]).unwrap(),
             key: TokenKey::new(KEY),
             epoch: 1,
@@ -72,8 +80,7 @@ impl World {
             news: News::default(),
             budget: RepeatBudget::default(),
             recent: Default::default(),
-        };
-        (world, engine)
+        }
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -278,6 +285,9 @@ impl Clock for World {
 
 impl Sink for World {
     async fn send(&self, messages: Vec<Outbound>) -> Result<(), transport::Error> {
+        if std::mem::take(&mut self.state().dies_before_send) {
+            std::future::pending::<()>().await;
+        }
         let mut state = self.state();
         if state.send_fails > 0 {
             state.send_fails -= 1;
