@@ -42,6 +42,8 @@ CREATE TABLE sagas (
 -- (2.5 ms against 0.05 ms with 1,024 slots and five partitions).
 CREATE INDEX sagas_due ON sagas (wake_at) WHERE live;
 CREATE INDEX sagas_parked ON sagas (id) WHERE parked;
+-- For whoever goes through all that has not ended: operators' lists, and upkeep.
+CREATE INDEX sagas_open ON sagas (id) WHERE live OR parked;
 
 -- The personal fields of what a saga was given: here and nowhere else. The rest is in its first entry.
 CREATE TABLE personal (

@@ -32,11 +32,11 @@ pub(crate) fn state_of(word: &str) -> Option<SagaState> {
 pub struct Filter {
     /// In this state.
     pub state: Option<SagaState>,
-    /// At this step.
+    /// At this step. Without a state: of those that are live or parked.
     pub step: Option<String>,
     /// Marked as stuck, or not.
     pub stuck: Option<bool>,
-    /// There for at least so long.
+    /// There for at least so long. Without a state: of those that are live or parked.
     pub older_than: Option<Duration>,
     /// Only older than this one: the `next` of the page before.
     pub after: Option<Uuid>,
@@ -130,6 +130,10 @@ impl Admin {
                 query.push(" AND s.live AND ").push(STATE).push(" = ").push_bind(state.as_str())
             }
             Some(state) => query.push(" AND NOT s.parked AND s.outcome = ").push_bind(state.as_str()),
+            // Where or how long a saga has been is asked of those that have not ended: history would be read through.
+            None if filter.step.is_some() || filter.older_than.is_some() => {
+                query.push(" AND (s.live OR s.parked)")
+            }
             None => &mut query,
         };
         match filter.stuck {

@@ -1,9 +1,10 @@
-//! What is done every so often. Any number of processes may do it at once.
+//! What is done every so often. Any number of processes may do it at once. Each call is bounded, whatever there is to do:
+//! what goes through all that has not ended comes back to where it was.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use amends_engine::core::SagaState;
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::{AssertSqlSafe, FromRow, PgPool};
 use uuid::Uuid;
 
 use crate::{
@@ -30,6 +31,33 @@ pub struct Count {
     /// Of these, marked as stuck.
     pub stuck: u64,
 }
+
+/// How far a piece of upkeep has come through the sagas that have not ended, by id.
+#[derive(Debug, Default)]
+pub struct Walk(Option<Uuid>);
+
+impl Walk {
+    fn after(&self) -> Uuid {
+        self.0.unwrap_or_else(Uuid::nil)
+    }
+}
+
+/// What was counted so far, by workflow and state: sagas, and of these the stuck ones. A saga that moves meanwhile is
+/// counted as it was when it was looked at.
+#[derive(Debug, Default)]
+pub struct Survey {
+    walk: Walk,
+    sums: BTreeMap<(String, String), (u64, u64)>,
+}
+
+/// Sagas that one [`Upkeep::mark_stuck`] looks at. With 300,000 that wait it comes round in five minutes.
+pub const STUCK_LOOK: u32 = 2_000;
+/// Most that it marks: after an outage all may be stuck at once, and each mark is a write.
+pub const STUCK_MARKS: usize = 250;
+/// Most that one [`Upkeep::sweep_missed`] wakes.
+pub const MISSED_WAKES: u32 = 500;
+/// Sagas that one [`Upkeep::count_some`] looks at.
+pub const COUNT_LOOK: u32 = 5_000;
 
 impl Upkeep {
     /// Over these connections.
@@ -67,59 +95,116 @@ impl Upkeep {
         Ok(u64::try_from(made).unwrap_or_default())
     }
 
-    /// Marks live sagas without an outcome that have been where they are for at least so long; answers those that
-    /// were not marked before.
+    /// Looks at the next [`STUCK_LOOK`] sagas that have not ended, and marks at most [`STUCK_MARKS`] of those that are
+    /// live, have no outcome and have been where they are for at least so long; returns those that it marked. Behind
+    /// the last one it begins again.
     ///
     /// # Errors
     /// The database's.
-    pub async fn mark_stuck(&self, older_than: Duration) -> Result<Vec<Uuid>, Error> {
+    pub async fn mark_stuck(&self, older_than: Duration, walk: &mut Walk) -> Result<Vec<Uuid>, Error> {
+        let (looked_at, last, mut stuck): (i64, Option<Uuid>, Vec<Uuid>) = sqlx::query_as(
+            "WITH looked_at AS MATERIALIZED (
+                 SELECT id, live AND outcome IS NULL AND stuck_at IS NULL
+                            AND since <= clock_timestamp() - make_interval(secs => $1) AS is_stuck
+                 FROM sagas WHERE (live OR parked) AND id > $2 ORDER BY id LIMIT $3)
+             SELECT count(*), (array_agg(id ORDER BY id DESC))[1],
+                    COALESCE(array_agg(id ORDER BY id) FILTER (WHERE is_stuck), '{}')
+             FROM looked_at",
+        )
+        .bind(older_than.as_secs_f64())
+        .bind(walk.after())
+        .bind(i64::from(STUCK_LOOK))
+        .fetch_one(&self.pool)
+        .await
+        .map_err(error::of)?;
+        let more = stuck.len() > STUCK_MARKS;
+        stuck.truncate(STUCK_MARKS);
+        let (ended, last) =
+            if more { (false, stuck.last().copied()) } else { (looked_at < i64::from(STUCK_LOOK), last) };
+        let marked = match stuck.is_empty() {
+            true => Vec::new(),
+            false => self.mark(&stuck, older_than).await?,
+        };
+        walk.0 = last.filter(|_| !ended);
+        Ok(marked)
+    }
+
+    async fn mark(&self, ids: &[Uuid], older_than: Duration) -> Result<Vec<Uuid>, Error> {
         sqlx::query_scalar(
             "UPDATE sagas SET stuck_at = clock_timestamp()
-             WHERE id IN (SELECT id FROM sagas
-                          WHERE live AND outcome IS NULL AND stuck_at IS NULL
-                            AND since <= clock_timestamp() - make_interval(secs => $1)
-                          ORDER BY id FOR UPDATE SKIP LOCKED)
+             WHERE id IN (SELECT s.id FROM UNNEST($1::uuid[]) AS w (id) JOIN sagas AS s ON s.id = w.id
+                          WHERE s.live AND s.outcome IS NULL AND s.stuck_at IS NULL
+                            AND s.since <= clock_timestamp() - make_interval(secs => $2)
+                          ORDER BY s.id FOR UPDATE OF s SKIP LOCKED)
              RETURNING id",
         )
+        .bind(ids)
         .bind(older_than.as_secs_f64())
         .fetch_all(&self.pool)
         .await
         .map_err(error::of)
     }
 
-    /// Wakes live sagas that have no time to wake, which should not be; answers which.
+    /// Wakes live sagas that have no time to wake, which should not be, [`MISSED_WAKES`] at most; returns which.
     ///
     /// # Errors
     /// The database's.
     pub async fn sweep_missed(&self) -> Result<Vec<Uuid>, Error> {
         sqlx::query_scalar(
             "UPDATE sagas SET wake_at = clock_timestamp()
-             WHERE id IN (SELECT id FROM sagas WHERE live AND wake_at IS NULL ORDER BY id FOR UPDATE SKIP LOCKED)
+             WHERE id IN (SELECT id FROM sagas WHERE live AND wake_at IS NULL LIMIT $1 FOR UPDATE SKIP LOCKED)
              RETURNING id",
         )
+        .bind(i64::from(MISSED_WAKES))
         .fetch_all(&self.pool)
         .await
         .map_err(error::of)
     }
 
-    /// Counts sagas that have not ended, by workflow and state. Ended ones are not counted: that would read them.
+    /// Counts the next [`COUNT_LOOK`] sagas that have not ended, and returns what all of them came to, by workflow and
+    /// state, once it is through. Ended ones are not counted: that would read them.
     ///
     /// # Errors
-    /// The database's.
-    pub async fn counts(&self) -> Result<Vec<Count>, Error> {
-        let rows: Vec<(String, String, i64, i64)> = sqlx::query_as(AssertSqlSafe(format!(
-            "SELECT workflow, {STATE} AS state, count(*), count(*) FILTER (WHERE stuck_at IS NOT NULL)
-             FROM (SELECT * FROM sagas WHERE live UNION ALL SELECT * FROM sagas WHERE parked AND NOT live) AS s
-             WHERE parked OR outcome IS NULL
-             GROUP BY 1, 2 ORDER BY 1, 2"
+    /// The database's; what was counted so far stays.
+    pub async fn count_some(&self, survey: &mut Survey) -> Result<Option<Vec<Count>>, Error> {
+        let rows: Vec<Counted> = sqlx::query_as(AssertSqlSafe(format!(
+            "WITH looked_at AS MATERIALIZED (
+                 SELECT s.id, s.workflow, {STATE} AS state, s.stuck_at IS NOT NULL AS is_stuck,
+                        s.parked OR s.outcome IS NULL AS is_open
+                 FROM sagas AS s WHERE (s.live OR s.parked) AND s.id > $1 ORDER BY s.id LIMIT $2)
+             SELECT workflow, state, count(*) AS looked_at, count(*) FILTER (WHERE is_open) AS sagas,
+                    count(*) FILTER (WHERE is_open AND is_stuck) AS stuck, (array_agg(id ORDER BY id DESC))[1] AS last
+             FROM looked_at GROUP BY workflow, state"
         )))
+        .bind(survey.walk.after())
+        .bind(i64::from(COUNT_LOOK))
         .fetch_all(&self.pool)
         .await
         .map_err(error::of)?;
-        let count = |(workflow, state, sagas, stuck): (String, String, i64, i64)| {
-            let (sagas, stuck) = (sagas.unsigned_abs(), stuck.unsigned_abs());
-            Some(Count { workflow, state: state_of(&state)?, sagas, stuck })
+        survey.walk.0 = rows.iter().map(|row| row.last).max();
+        let looked_at: i64 = rows.iter().map(|row| row.looked_at).sum();
+        for row in rows {
+            let sums = survey.sums.entry((row.workflow, row.state)).or_default();
+            *sums = (sums.0 + row.sagas.unsigned_abs(), sums.1 + row.stuck.unsigned_abs());
+        }
+        if looked_at >= i64::from(COUNT_LOOK) {
+            return Ok(None);
+        }
+        let sums = std::mem::take(survey).sums;
+        let count = |((workflow, state), (sagas, stuck)): ((String, String), (u64, u64))| {
+            Some(Count { workflow, state: state_of(&state)?, sagas, stuck }).filter(|count| count.sagas > 0)
         };
-        Ok(rows.into_iter().filter_map(count).collect())
+        Ok(Some(sums.into_iter().filter_map(count).collect()))
     }
+}
+
+/// A part of a [`Survey`] as it is counted.
+#[derive(FromRow)]
+struct Counted {
+    workflow: String,
+    state: String,
+    looked_at: i64,
+    sagas: i64,
+    stuck: i64,
+    last: Uuid,
 }

@@ -11,7 +11,7 @@ use amends_engine::{
 use amends_postgres::{
     admin::{Admin, Filter},
     conformance::{World, moved},
-    upkeep::{Count, Upkeep},
+    upkeep::{Count, Survey, Upkeep, Walk},
 };
 use amends_protocol::Reason;
 use chrono::TimeDelta;
@@ -114,8 +114,11 @@ async fn sagas_are_listed_by_step_and_age() {
     let admin = Admin::new(world.pool());
     let sagas = one_of_each(&world).await;
     let old = changed(&world, |saga| saga.since -= TimeDelta::hours(1)).await;
-    let at_carry = Filter { step: Some("carry".into()), ..Filter::default() };
-    assert_eq!(listed(&admin, at_carry).await, [sagas[4].id]);
+    let carried = |state| Filter { step: Some("carry".into()), state, ..Filter::default() };
+    assert_eq!(listed(&admin, carried(Some(SagaState::Undone))).await, [sagas[4].id]);
+    assert_eq!(listed(&admin, carried(None)).await, [] as [Uuid; 0], "what has ended is listed by its state");
+    let carrying = changed(&world, |saga| saga.step = "carry".into()).await;
+    assert_eq!(listed(&admin, carried(None)).await, [carrying.id]);
     let aged = Filter { older_than: Some(Duration::from_secs(1800)), ..Filter::default() };
     assert_eq!(listed(&admin, aged).await, [old.id]);
     let nowhere = Filter { step: Some("'; DROP TABLE sagas".into()), ..Filter::default() };
@@ -180,8 +183,9 @@ async fn whoever_has_waited_too_long_is_stuck_until_it_moves_on() {
     one_of_each(&world).await;
     let saga = changed(&world, |saga| saga.since -= TimeDelta::minutes(10)).await;
     let five_minutes = Duration::from_secs(300);
-    assert_eq!(upkeep.mark_stuck(five_minutes).await.unwrap(), [saga.id]);
-    assert_eq!(upkeep.mark_stuck(five_minutes).await.unwrap(), [] as [Uuid; 0], "once");
+    let walk = &mut Walk::default();
+    assert_eq!(upkeep.mark_stuck(five_minutes, walk).await.unwrap(), [saga.id]);
+    assert_eq!(upkeep.mark_stuck(five_minutes, walk).await.unwrap(), [] as [Uuid; 0], "once");
     let stuck = || Filter { stuck: Some(true), ..Filter::default() };
     assert_eq!(listed(&admin, stuck()).await, [saga.id]);
     assert_eq!(listed(&admin, Filter { stuck: Some(false), ..Filter::default() }).await.len(), 5);
@@ -205,12 +209,26 @@ async fn what_has_not_ended_is_counted_by_state() {
     changed(&world, |saga| saga.parked = true).await;
     changed(&world, |saga| saga.outcome = Some(SagaOutcome::Completed)).await;
     changed(&world, |saga| saga.since -= TimeDelta::minutes(10)).await;
-    upkeep.mark_stuck(Duration::from_secs(300)).await.unwrap();
+    upkeep.mark_stuck(Duration::from_secs(300), &mut Walk::default()).await.unwrap();
     let count = |state, sagas, stuck| Count { workflow: "errand".into(), state, sagas, stuck };
     let expected = [
         count(SagaState::Compensating, 1, 0),
         count(SagaState::Parked, 2, 0),
         count(SagaState::Running, 2, 1),
     ];
-    assert_eq!(upkeep.counts().await.unwrap(), expected);
+    assert_eq!(upkeep.count_some(&mut Survey::default()).await.unwrap().unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_list_by_step_or_age_alone_reads_no_history() {
+    let world = world().await;
+    let template = changed(&world, |saga| saga.since -= TimeDelta::hours(1)).await;
+    world.copies(&template, 3_000, "live = false, outcome = 'completed'").await;
+    let admin = Admin::new(world.pool());
+    let at_fetch = Filter { step: Some("fetch".into()), ..Filter::default() };
+    assert_eq!(listed(&admin, at_fetch).await, [template.id]);
+    let aged = Filter { older_than: Some(Duration::from_secs(60)), ..Filter::default() };
+    assert_eq!(listed(&admin, aged).await, [template.id]);
+    let read = world.counted("seq_tup_read + idx_tup_fetch", "sagas_").await;
+    assert!(read < 1_000, "{read} rows were read");
 }

@@ -5,7 +5,10 @@ mod support;
 use std::time::Duration;
 
 use amends_engine::port::{DueScan, SagaStore};
-use amends_postgres::{conformance::World, upkeep::Upkeep};
+use amends_postgres::{
+    conformance::World,
+    upkeep::{COUNT_LOOK, MISSED_WAKES, STUCK_MARKS, Survey, Upkeep, Walk},
+};
 use support::{Postgres, world};
 use uuid::Uuid;
 
@@ -121,4 +124,65 @@ async fn a_live_saga_without_a_time_to_wake_is_woken() {
     let due = world.store().due(&scan).await.unwrap().sagas;
     assert_eq!(due.iter().map(|saga| saga.id).collect::<Vec<_>>(), [missed.id]);
     assert_eq!(upkeep.sweep_missed().await.unwrap(), [] as [Uuid; 0]);
+}
+
+#[tokio::test]
+async fn when_all_are_stuck_at_once_they_are_marked_some_at_a_time_and_each_once() {
+    let world = world().await;
+    let upkeep = Upkeep::new(world.pool());
+    let saga = world.errand(1).await;
+    world.copies(&saga, 2_499, "since = since - interval '1 hour'").await;
+    let (mut walk, mut marked) = (Walk::default(), Vec::new());
+    // Once round, and on.
+    for _ in 0..12 {
+        let some = upkeep.mark_stuck(Duration::from_secs(300), &mut walk).await.unwrap();
+        assert!(some.len() <= STUCK_MARKS, "{}", some.len());
+        marked.extend(some);
+    }
+    let all = marked.len();
+    marked.sort_unstable();
+    marked.dedup();
+    assert_eq!((all, marked.len()), (2_499, 2_499));
+    assert!(!marked.contains(&saga.id), "it has just come here");
+}
+
+#[tokio::test]
+async fn a_locked_saga_keeps_no_other_from_being_marked() {
+    let world = world().await;
+    let upkeep = Upkeep::new(world.pool());
+    let (locked, free) = (world.errand(1).await, world.errand(1).await);
+    let mut forgotten = world.owner().begin().await.unwrap();
+    sqlx::query("SELECT FROM sagas WHERE id = $1 FOR UPDATE")
+        .bind(locked.id)
+        .execute(&mut *forgotten)
+        .await
+        .unwrap();
+    let mut walk = Walk::default();
+    assert_eq!(upkeep.mark_stuck(Duration::ZERO, &mut walk).await.unwrap(), [free.id]);
+    forgotten.rollback().await.unwrap();
+    assert_eq!(upkeep.mark_stuck(Duration::ZERO, &mut walk).await.unwrap(), [locked.id]);
+}
+
+#[tokio::test]
+async fn missed_wake_ups_are_swept_some_at_a_time() {
+    let world = world().await;
+    let upkeep = Upkeep::new(world.pool());
+    let saga = world.errand(1).await;
+    world.copies(&saga, 700, "wake_at = NULL").await;
+    assert_eq!(upkeep.sweep_missed().await.unwrap().len(), MISSED_WAKES as usize);
+    assert_eq!(upkeep.sweep_missed().await.unwrap().len(), 200);
+}
+
+#[tokio::test]
+async fn what_is_counted_in_parts_comes_to_the_whole() {
+    let world = world().await;
+    let upkeep = Upkeep::new(world.pool());
+    let saga = world.errand(1).await;
+    let more = i32::try_from(COUNT_LOOK).unwrap();
+    world.copies(&saga, more, "stuck_at = since").await;
+    let mut survey = Survey::default();
+    assert_eq!(upkeep.count_some(&mut survey).await.unwrap(), None, "there are more");
+    let counts = upkeep.count_some(&mut survey).await.unwrap().unwrap();
+    let count = counts.iter().map(|count| (count.sagas, count.stuck)).collect::<Vec<_>>();
+    assert_eq!(count, [(u64::from(COUNT_LOOK) + 1, u64::from(COUNT_LOOK))]);
 }

@@ -108,7 +108,7 @@ pub async fn drive<S: SagaStore + 'static>(
     if let Some(workflows) = publishes {
         publish(process, workflows, &pool, ownership, news)?;
     }
-    upkeep::of_engine(process, pool.clone(), names, topics::all(&process.settings)).await?;
+    upkeep::of_engine(process, names, topics::all(&process.settings)).await?;
     if observed {
         process.observe(routes::health::Ready::database(pool).and(process.broker_ready())).await?;
     }

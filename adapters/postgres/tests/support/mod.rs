@@ -59,6 +59,21 @@ impl Postgres {
         birth.saga
     }
 
+    /// So many copies of a saga's row, by SQL, with these changes.
+    pub async fn copies(&self, saga: &Saga, copies: i32, changes: &str) {
+        let columns = "born_at, workflow_version, slot, workflow, business_key, core_version, state_version, revision,
+                       wake_at, since, updated_at, stuck_at, live, parked, outcome, step, label, heading_for, reason, state";
+        let sql = format!(
+            "CREATE TEMP TABLE copies ON COMMIT DROP AS SELECT s.* FROM sagas AS s, generate_series(1, {copies})
+             WHERE s.id = '{}';
+             UPDATE copies SET id = (left(id::text, 15) || substr(gen_random_uuid()::text, 16))::uuid;
+             UPDATE copies SET {changes};
+             INSERT INTO sagas (id, {columns}) SELECT id, {columns} FROM copies",
+            saga.id
+        );
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(self.owner()).await.unwrap();
+    }
+
     /// From now on whoever appends to this saga's timeline pauses between that and its commit.
     pub async fn pause_before_commit(&self, saga_id: Uuid) -> Paused {
         let mut held = self.owner().begin().await.unwrap();

@@ -1,0 +1,139 @@
+//! What is done every so often, by tokio-cron-scheduler. Any number of processes may do it at once.
+//!
+//! Each piece is bounded: it looks at so many rows a run and goes on from there the next time, and a run that takes
+//! longer than [`RUN_MOST`] is ended. So no piece has to wait for another, or to rest for what its last run took.
+
+mod engine;
+mod worker;
+
+use std::{
+    fmt::Display,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use tokio::{sync::Mutex, time::timeout};
+use tokio_cron_scheduler::{Job, JobScheduler};
+
+pub use engine::of_engine;
+pub use worker::of_worker;
+
+use crate::process::Process;
+
+/// No run of a piece takes longer. It is ended, and done again in its turn.
+const RUN_MOST: Duration = Duration::from_secs(60);
+
+/// One piece of upkeep.
+trait Piece: Send + 'static {
+    /// As log lines and metrics call it.
+    const NAME: &'static str;
+    /// From the beginning of one run to that of the next. The first comes at once.
+    const PERIOD: Duration;
+    /// Why a run can fail.
+    type Error: Display + Send;
+
+    /// Does a bounded part of it.
+    fn run_once(&mut self) -> impl Future<Output = Result<(), Self::Error>> + Send;
+}
+
+/// The pieces of one role. They share nothing.
+struct Upkeep(JobScheduler);
+
+impl Upkeep {
+    async fn new() -> Result<Self> {
+        Ok(Self(JobScheduler::new().await?))
+    }
+
+    /// Adds a piece, and runs it for the first time.
+    async fn add<P: Piece>(&self, piece: P) -> Result<()> {
+        let piece = Arc::new(Mutex::new(piece));
+        tokio::spawn(run(Arc::clone(&piece)));
+        let turn =
+            move |_, _| -> Pin<Box<dyn Future<Output = ()> + Send>> { Box::pin(run(Arc::clone(&piece))) };
+        self.0.add(Job::new_repeated_async(P::PERIOD, turn)?).await?;
+        Ok(())
+    }
+
+    /// Goes on until the process stops.
+    async fn start(mut self, process: &Process) -> Result<()> {
+        self.0.start().await?;
+        let stop = process.stop.clone();
+        process.watch("upkeep", async move {
+            stop.cancelled().await;
+            let _ = self.0.shutdown().await;
+        });
+        Ok(())
+    }
+}
+
+/// One run of a piece, unless its last one still goes on. A failure is logged, and the next run comes in its turn.
+async fn run<P: Piece>(piece: Arc<Mutex<P>>) {
+    let Ok(mut piece) = piece.try_lock() else { return };
+    let begun = Instant::now();
+    match timeout(RUN_MOST, piece.run_once()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(piece = P::NAME, %error, "upkeep failed; it will be done again"),
+        Err(_) => tracing::warn!(
+            piece = P::NAME,
+            "upkeep was ended after {}s; it will be done again",
+            RUN_MOST.as_secs()
+        ),
+    }
+    metrics::histogram!("amends_upkeep_seconds", "piece" => P::NAME).record(begun.elapsed().as_secs_f64());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, future::pending};
+
+    use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+    use super::*;
+
+    /// Never ends.
+    struct Endless(UnboundedSender<&'static str>);
+
+    impl Piece for Endless {
+        const NAME: &'static str = "endless";
+        const PERIOD: Duration = Duration::from_secs(1);
+        type Error = Infallible;
+
+        async fn run_once(&mut self) -> Result<(), Infallible> {
+            let _ = self.0.send(Self::NAME);
+            pending().await
+        }
+    }
+
+    /// Fails, quickly.
+    struct Quick(UnboundedSender<&'static str>);
+
+    impl Piece for Quick {
+        const NAME: &'static str = "quick";
+        const PERIOD: Duration = Duration::from_secs(1);
+        type Error = &'static str;
+
+        async fn run_once(&mut self) -> Result<(), &'static str> {
+            let _ = self.0.send(Self::NAME);
+            Err("not this time")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_piece_that_never_ends_keeps_no_other_from_its_turn_and_is_not_begun_twice() {
+        let (done, mut seen) = unbounded_channel();
+        let mut upkeep = Upkeep::new().await.unwrap();
+        upkeep.add(Endless(done.clone())).await.unwrap();
+        assert_eq!(seen.recv().await, Some(Endless::NAME), "the first run comes at once");
+        upkeep.add(Quick(done)).await.unwrap();
+        upkeep.0.start().await.unwrap();
+        let patience = Duration::from_secs(30);
+        for _ in 0..3 {
+            let run = timeout(patience, seen.recv()).await.expect("the quick piece has its turn");
+            assert_eq!(run, Some(Quick::NAME));
+        }
+        upkeep.0.shutdown().await.unwrap();
+    }
+}
