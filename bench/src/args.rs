@@ -21,19 +21,19 @@ pub struct Bench {
     /// In under six minutes: engine, workers and orders at 512 in flight, orders at 1, and the yardsticks.
     #[arg(long)]
     pub quick: bool,
-    /// Which modes.
+    /// The modes to measure.
     #[arg(long, value_delimiter = ',', value_enum)]
     pub modes: Vec<Mode>,
     /// How many sagas are under way at once, in a closed loop.
     #[arg(long, value_delimiter = ',')]
     pub in_flight: Vec<usize>,
-    /// Which mixes.
+    /// The mixes to measure.
     #[arg(long, value_delimiter = ',', value_enum)]
     pub mix: Vec<Mix>,
     /// Arrivals a second, in an open loop; `50%` is of the most that the same mode and mix did here.
     #[arg(long, value_delimiter = ',')]
     pub rate: Vec<String>,
-    /// How long is measured.
+    /// Length of the window that is measured.
     #[arg(long, default_value_t = 20)]
     pub seconds: u64,
     /// How long each row runs before it is measured.
@@ -137,15 +137,15 @@ pub enum Role {
 
 #[derive(Debug, Subcommand)]
 pub enum OwnRole {
-    /// An engine that publishes nothing, and tells the load what has ended.
+    /// An engine that publishes nothing and reports ended sagas to the load.
     Engine {
-        /// Where to tell it.
+        /// Address of the load's socket.
         tell: SocketAddr,
         /// The three-step workflow instead of order fulfilment.
         #[arg(long)]
         three_steps: bool,
     },
-    /// Workers that say yes.
+    /// Workers that answer every command with success.
     Noop,
     /// Reads every domain event.
     Reader,

@@ -17,12 +17,12 @@ use sqlx::{AssertSqlSafe, FromRow, PgPool, postgres::PgRow};
 
 use crate::{args::Mode, roles::three_steps, stage::Stage};
 
-/// What the databases say.
+/// The result of counting all databases.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Books {
     /// Sagas by label.
     pub labels: BTreeMap<String, i64>,
-    /// What is wrong, in words; nothing may be.
+    /// Every discrepancy, in words; must be empty.
     pub violations: Vec<String>,
 }
 
@@ -50,7 +50,7 @@ fn sum(id: &str, amount: &str, from: &str) -> String {
     )
 }
 
-/// Waits until all is quiet, then counts.
+/// Waits until nothing is under way, then counts.
 pub async fn check(stage: &Stage, patience: Duration) -> Result<Books> {
     let mut books = Books::default();
     let pool = |name| stage.deployment.pool(name);
@@ -189,6 +189,6 @@ where
 }
 
 async fn row<T: Send + Unpin + for<'r> FromRow<'r, PgRow>>(pool: &PgPool, sql: String) -> Result<T> {
-    // Names are ours, none is anybody's input.
+    // The names are constants of this file.
     Ok(sqlx::query_as(AssertSqlSafe(sql)).fetch_one(pool).await?)
 }

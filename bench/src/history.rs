@@ -8,7 +8,7 @@ use sqlx::PgPool;
 
 use crate::args::Bench;
 
-/// What they are about, so that they are known again.
+/// Their business key, by which they are found again.
 const MARK: &str = "before the benchmark";
 
 /// Sagas `first ..= last`. Each waits for the answer to its first command. Those with a timer wake, evenly spread, within
@@ -44,7 +44,7 @@ const WRITE_ENDED: &str = "
     SELECT id, now() - interval '1 hour', 0, revision, slot, repeat('x', CASE revision WHEN 1 THEN 330 ELSE 260 END)
     FROM written, generate_series(1, 5) AS revision";
 
-/// Ended sagas are written so many at a time.
+/// Number of ended sagas that one statement writes.
 const AT_ONCE: i64 = 100_000;
 
 /// Writes what the command line asks for, and has the server take note of it.
@@ -81,7 +81,7 @@ async fn publish(pool: &PgPool) -> Result<()> {
     Ok(())
 }
 
-/// Takes it all away.
+/// Removes all of them.
 pub async fn remove(pool: &PgPool) -> Result<()> {
     let entries =
         "DELETE FROM timeline WHERE batch = 0 AND saga_id IN (SELECT id FROM sagas WHERE business_key = $1)";
@@ -93,9 +93,9 @@ pub async fn remove(pool: &PgPool) -> Result<()> {
 /// How late timers fired in a window.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Lateness {
-    /// So many fired.
+    /// Number of timers that fired.
     pub timers: u64,
-    /// 99 of 100 were at most so late: the bucket's upper bound.
+    /// The 99th percentile of the lateness: the bucket's upper bound.
     pub p99_ms: f64,
 }
 
@@ -113,7 +113,7 @@ pub fn timers(metrics: &str) -> Timers {
 }
 
 impl Lateness {
-    /// Of what fired between two looks at the same engine, if anything did.
+    /// The lateness of the timers that fired between two readings of the same engine; `None` if none did.
     pub fn between(before: &Timers, after: &Timers) -> Option<Self> {
         let earlier = |bound: f64| before.iter().find(|(b, _)| *b == bound).map_or(0, |(_, count)| *count);
         let fired: Timers = after.iter().map(|(bound, count)| (*bound, count - earlier(*bound))).collect();

@@ -1,4 +1,4 @@
-//! What it was measured on.
+//! The machine that the figures were measured on.
 
 use std::{fs, path::Path, process::Command};
 
@@ -20,7 +20,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// This one; `data` is where the servers keep theirs.
+    /// Describes this machine; `data` is the servers' data directory.
     pub fn here(data: &Path) -> Self {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -48,7 +48,7 @@ fn field(text: &str, name: &str) -> String {
     value.unwrap_or_default().trim().to_owned()
 }
 
-/// The first line that a program says.
+/// The first line of a program's output.
 fn said(program: &str, args: &[&str]) -> String {
     let Ok(output) = Command::new(program).args(args).output() else { return String::new() };
     let first =

@@ -7,7 +7,7 @@ use crate::{
     load::pace::Pace,
 };
 
-/// In flight, unless said otherwise.
+/// Default number of sagas in flight.
 const LEVELS: [usize; 5] = [1, 32, 128, 512, 2_048];
 
 /// Rows that share servers and roles, one after the other.
@@ -18,18 +18,18 @@ pub struct Group {
     pub loops: Vec<Asked>,
 }
 
-/// A pace, as far as it is known before anything was measured.
+/// A pace that may depend on a rate that has yet to be measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Asked {
     Closed(usize),
     /// Arrivals a second.
     Rate(f64),
-    /// Of the most that the group's closed loops did.
+    /// A share of the highest rate of the group's closed loops.
     Share(f64),
 }
 
 impl Asked {
-    /// The pace, once it is known what the most is.
+    /// The pace, once the highest rate is known.
     pub fn pace(self, most: f64) -> Pace {
         match self {
             Asked::Closed(places) => Pace::Closed(places),
@@ -79,7 +79,7 @@ fn asked(args: &Bench) -> Result<Vec<Group>> {
     let levels = match (args.in_flight.is_empty(), rates.is_empty()) {
         (false, _) => args.in_flight.clone(),
         (true, true) => LEVELS.to_vec(),
-        // A share needs something to be a share of.
+        // A share needs a closed loop whose rate it is a share of.
         (true, false) if rates.iter().any(|rate| matches!(rate, Asked::Share(_))) => vec![512],
         (true, false) => Vec::new(),
     };

@@ -13,9 +13,9 @@ use crate::stage::Stage;
 
 /// Samples a second and core.
 const RATE: &str = "499";
-/// A core at rest.
+/// The name under which perf counts an idle core.
 const IDLE: [&str; 3] = ["pv_native_safe_halt", "native_safe_halt", "default_idle"];
-/// Functions shown of each process.
+/// Number of functions shown for each process.
 const SHOWN: usize = 12;
 
 /// One function of one process (or of all that are alike).
@@ -25,7 +25,7 @@ pub struct Spent {
     pub process: &'static str,
     /// Where it is from, and its name; `all of it` for the whole process.
     pub function: String,
-    /// Of the time of all of them.
+    /// Share of the time of all processes.
     pub percent: f64,
 }
 
@@ -37,7 +37,7 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Begins it.
+    /// Starts perf.
     pub fn begin(stage: &Stage) -> Result<Self> {
         let data = tempfile::NamedTempFile::new()?;
         let perf = Command::new("perf")
@@ -53,12 +53,12 @@ impl Profile {
         Ok(Self { perf, data, roles })
     }
 
-    /// Ends it; answers each process's share and its most expensive functions.
+    /// Stops perf; returns each process's share and its most expensive functions.
     pub fn end(mut self) -> Result<Vec<Spent>> {
         let interrupted = Command::new("kill").args(["-INT", &self.perf.id().to_string()]).status()?;
         ensure!(interrupted.success(), "perf has ended by itself");
         self.perf.wait()?;
-        // What perf calls a process id is a thread's.
+        // perf reports a thread's id where it says process id.
         let threads = |(pid, role): (&u32, &&'static str)| {
             let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
             let role = *role;

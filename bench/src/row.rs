@@ -24,13 +24,13 @@ use crate::{
     stage::{Settings, Stage},
 };
 
-/// How long what is under way may take to end once nothing new begins.
+/// How long the sagas under way may take to end once no new one starts.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// How long the roles run before the first row, so that the servers' code is compiled and their caches are filled.
 const HEAT: Duration = Duration::from_secs(4);
-/// How many are in flight meanwhile.
+/// Number of sagas in flight meanwhile.
 const HEAT_IN_FLIGHT: usize = 256;
-/// Statements shown of each database.
+/// Number of statements shown for each database.
 const STATEMENTS: i32 = 12;
 
 /// Lets servers and roles run for a while.
@@ -135,7 +135,7 @@ pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<Row>
     })
 }
 
-/// What a window came to, before it is divided.
+/// The counts of a window, before they are divided by its sagas.
 struct Measured {
     from: Snapshot,
     to: Snapshot,

@@ -120,7 +120,7 @@ fn rate(row: &Row) -> f64 {
     row.figures.as_ref().map_or(0.0, |figures| figures.sagas_per_s)
 }
 
-/// By sagas a second. One whose books do not balance is not passed over.
+/// The median by sagas a second; a row whose books do not balance comes first.
 fn median(mut rows: Vec<Row>) -> Row {
     rows.sort_by(|a, b| a.books_balanced.cmp(&b.books_balanced).then(rate(a).total_cmp(&rate(b))));
     let all: Vec<f64> = rows.iter().map(rate).collect();
@@ -132,7 +132,7 @@ fn median(mut rows: Vec<Row>) -> Row {
     row
 }
 
-/// Writes it; answers where.
+/// Writes the report; returns its path.
 fn keep(report: &Report) -> Result<PathBuf> {
     let directory = directory()?;
     fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;

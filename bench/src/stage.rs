@@ -48,21 +48,21 @@ const JVM: &str = "-Xms1g -Xmx1g -XX:+UseSerialGC";
 /// How long a call to the gateway may take where answers are lost, so that they do not fill a closed loop.
 const LOST_AFTER: (&str, &str) = ("payment_call_timeout", "1s");
 
-/// Roles of one mode, and a load's way in.
+/// The roles of one mode, and how the load reaches them.
 pub struct Stage {
     pub deployment: Deployment,
     pub mode: Mode,
     pub mix: Mix,
     pub ledger: Arc<Ledger>,
     pub entrance: Entrance,
-    /// What each process is counted as.
+    /// The processes, each with the group that it is counted in.
     pub roles: Vec<(&'static str, Process)>,
     reading: Option<JoinHandle<()>>,
     /// An idle transaction with a snapshot, where one was asked for.
     _pin: Option<Transaction<'static, Postgres>>,
 }
 
-/// Everything about servers and roles that was set.
+/// Every setting of servers and roles that was given.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub postgres: Vec<(String, String)>,
@@ -72,7 +72,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Ours, and what the command line changes.
+    /// The benchmark's own settings, with the changes of the command line.
     pub fn of(args: &Bench, mix: Mix) -> Self {
         let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
         let mut postgres: Vec<_> = POSTGRES.iter().map(own).collect();
@@ -98,7 +98,7 @@ impl Settings {
     }
 }
 
-/// Servers, without roles.
+/// Starts the servers, without roles.
 pub async fn servers(args: &Bench, mix: Mix) -> Result<Deployment> {
     let settings = Settings::of(args, mix);
     let mut options = Options::new(program(args)?);
@@ -175,7 +175,7 @@ impl Stage {
         Ok(Self { deployment, mode, mix, ledger, entrance, roles, reading, _pin: pin })
     }
 
-    /// Every engine's histogram of its timers, added up.
+    /// The sum of all engines' histograms of timer lateness.
     pub async fn timers(&self) -> Timers {
         let mut sum = Timers::new();
         for (_, engine) in self.roles.iter().filter(|(group, _)| *group == "engine") {
@@ -192,7 +192,7 @@ impl Stage {
         sum
     }
 
-    /// A role that has ended unasked, and its last words.
+    /// A role that has ended by itself, and its last log lines.
     pub fn fallen(&mut self) -> Option<String> {
         let fallen = self.roles.iter_mut().find_map(|(_, role)| (!role.is_running()).then_some(role));
         fallen.map(|role| format!("{} has ended: {}", role.role, role.last_words()))
@@ -215,14 +215,14 @@ impl Stage {
     }
 }
 
-/// A snapshot that is held, as a forgotten session holds it.
+/// Holds a snapshot, as a forgotten session does.
 async fn pinned(deployment: &Deployment) -> Result<Transaction<'static, Postgres>> {
     let mut pin = deployment.pool("engine").begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
     sqlx::query("SELECT count(*) FROM deployment").execute(&mut *pin).await?;
     Ok(pin)
 }
 
-/// Enough of everything, over the inventory worker's own HTTP.
+/// Puts enough stock of every product in, over the inventory worker's own HTTP.
 async fn stock(deployment: &Deployment) -> Result<()> {
     let (client, inventory) = (reqwest::Client::new(), deployment.inventory());
     for n in 0..PRODUCTS {

@@ -22,29 +22,29 @@ use crate::{
     stage::{self, Stage},
 };
 
-/// What the roles ask for; the broker is made to allow it.
+/// The session timeout that the roles ask for; the broker is configured to allow it.
 const SESSION: Duration = Duration::from_millis(1_200);
-/// How long what is under way may take to end.
+/// How long the sagas under way may take to end.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// How long two engines share the load before one of them goes, and after.
 const CALM: Duration = Duration::from_secs(10);
 
-/// What came of it.
+/// The result of one takeover.
 #[derive(Debug, Clone, Serialize)]
 pub struct Takeover {
     /// `killed` or `stopped`.
     pub how: &'static str,
-    /// What the roles ask for; the broker allows it.
+    /// The session timeout, in seconds.
     pub session_timeout_ms: u128,
     /// Orders that were under way, or born within half a second.
     pub orders: i64,
-    /// Until half of them were decided about again.
+    /// Time until half of them moved again.
     pub p50_ms: f64,
-    /// Until 99 of 100 were: about half are the victim's.
+    /// Time until 99 of 100 moved again; about half of them are the victim's.
     pub p99_ms: f64,
-    /// Until all were.
+    /// Time until all of them moved again.
     pub worst_ms: f64,
-    /// From being told to stop to having ended; of one that is stopped.
+    /// Time from the signal to the process's end, for an engine that is stopped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_ms: Option<f64>,
 }
@@ -62,7 +62,7 @@ const MOVED: &str = "
            COALESCE(percentile_disc(0.99) WITHIN GROUP (ORDER BY ms), 0), COALESCE(max(ms), 0)
     FROM waited";
 
-/// Kills one, and after a while stops one; answers what came of each.
+/// Kills one engine and later stops one; returns the result of each.
 pub async fn measure(args: &Bench) -> Result<Vec<Takeover>> {
     let mut args = args.clone();
     args.engines = 2;

@@ -39,7 +39,7 @@ enum Inner {
 /// Growth beyond this fails.
 const TOLERANCE: f64 = 0.05;
 
-/// What was counted, by name.
+/// The counts, by name.
 type Counts = BTreeMap<String, u64>;
 
 fn main() -> Result<ExitCode> {
@@ -71,7 +71,7 @@ async fn written() -> Result<Counts> {
     Ok(counts)
 }
 
-/// Prints a line each; answers whether nothing has grown too much and nothing is without a baseline.
+/// Prints a line for each count; returns whether none has grown too much and each has a baseline.
 fn compare(committed: &Counts, counts: &Counts) -> bool {
     let mut sound = true;
     for (name, &count) in counts {

@@ -17,9 +17,9 @@ use crate::{
     work::Order,
 };
 
-/// So many batches.
+/// Number of batches in the run.
 pub const BATCHES: u16 = 20;
-/// Of so many orders.
+/// Number of orders in a batch.
 pub const BATCH: u16 = 25;
 
 /// WAL bytes of an order, and commits of all of them.
@@ -30,7 +30,7 @@ pub async fn count(server: &Server) -> Result<Counts> {
         orders: OrderStore::new(pool.clone()),
         store: PgSagaStore::new(pool.clone()),
     };
-    // The first of everything costs more than what follows.
+    // The first batch pays for prepared statements and cold caches.
     world.batch(0).await?;
     let written = written(&pool, async {
         for slot in 1..=BATCHES {

@@ -10,15 +10,15 @@ pub struct Server {
     _directory: tempfile::TempDir,
 }
 
-/// What was written.
+/// The WAL of a piece of work.
 pub struct Written {
-    /// Without whole pages, for these depend on when checkpoints fall.
+    /// Bytes without full-page images, which depend on when checkpoints happen.
     pub bytes: u64,
     pub commits: u64,
 }
 
 impl Server {
-    /// Starts one.
+    /// Starts a server.
     pub async fn start() -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let mut options = PostgresOptions::new(directory.path().join("postgres"));
@@ -43,13 +43,13 @@ impl Server {
         Ok(pool)
     }
 
-    /// Stops it.
+    /// Stops the server.
     pub async fn stop(self) {
         self.server.stop().await;
     }
 }
 
-/// What this work writes. (One thing at a time: the log is the whole server's.)
+/// Counts what this work writes. Only one piece of work may run at a time: the WAL is the whole server's.
 pub async fn written(pool: &PgPool, work: impl Future<Output = Result<()>>) -> Result<Written> {
     sqlx::query("CHECKPOINT").execute(pool).await?;
     let from = position(pool).await?;

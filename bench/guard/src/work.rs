@@ -13,11 +13,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use uuid::Uuid;
 
-/// What there is to do.
+/// The pieces of work that are counted.
 pub const NAMES: [&str; 4] =
     ["fulfil an order", "undo an order", "write and read messages", "write and read rows"];
 
-/// Does it so many times.
+/// Repeats a piece of work `times` times.
 pub fn run(name: &str, times: u32) -> Result<()> {
     let order = Order::new();
     let life = order.life(&["reserve", "pay", "ship", "take"], None)?;
@@ -44,7 +44,7 @@ pub struct Order {
     key: TokenKey,
 }
 
-/// What happened to it.
+/// The events of the order.
 pub struct Life {
     /// Its rows and entries, from its birth on.
     pub changes: Vec<Change>,
@@ -68,12 +68,12 @@ impl Order {
         }
     }
 
-    /// Its birth.
+    /// The birth of the order's saga.
     pub fn birth(&self, new: NewSaga, now: DateTime<Utc>) -> Change {
         start(&self.definition, new, &self.data, now)
     }
 
-    /// What comes of a worker's yes to the one command that is out.
+    /// The change that a success of the one outstanding command causes.
     pub fn succeeds(
         &self,
         saga: &Saga,
@@ -106,7 +106,7 @@ impl Order {
         }
     }
 
-    /// These steps succeed; then, if there is one, a step is refused and all is undone.
+    /// Lets these steps succeed; then, if one is named, it is refused and everything is undone.
     fn life(&self, steps: &[&str], refused: Option<&str>) -> Result<Life> {
         let mut now = DateTime::from_timestamp(1_767_225_600, 123_456_000).unwrap_or_default();
         let id = Uuid::from_u128(0x0198_0000_0000_7000_8000_0000_0000_0001);

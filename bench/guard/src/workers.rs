@@ -83,7 +83,7 @@ async fn shipment(server: &Server) -> Result<u64> {
 
 /// What an order writes, of batches that are asked one after the other.
 async fn an_order(pool: &PgPool, batch: impl AsyncFn() -> Result<()>) -> Result<u64> {
-    // The first of everything costs more than what follows.
+    // The first batch pays for prepared statements and cold caches.
     batch().await?;
     let written = written(pool, async {
         for _ in 0..BATCHES {
@@ -109,7 +109,7 @@ fn commands(sagas: &[Uuid], step: &str, payload: &dyn Fn(usize, Uuid) -> Value) 
     sagas.iter().enumerate().map(|(n, saga)| execute(*saga, step, payload(n, *saga))).collect()
 }
 
-/// The commands of one worker, and how many replies it has given.
+/// The commands of one worker, and the number of replies it has sent.
 #[derive(Clone, Default)]
 struct Topic(Arc<Inner>);
 

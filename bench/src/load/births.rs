@@ -32,7 +32,7 @@ use super::{
 };
 use crate::roles::three_steps;
 
-/// Most of a transaction, as at the api's door.
+/// Maximum number of sagas in a transaction, as at the api's door.
 const BATCH: usize = 500;
 
 type PgEngine = Engine<PgSagaStore, KafkaSink, TokioClock>;
@@ -41,16 +41,16 @@ type PgEngine = Engine<PgSagaStore, KafkaSink, TokioClock>;
 pub struct Births {
     /// To send first commands, and to cancel.
     pub engine: Arc<PgEngine>,
-    /// Where orders go; `None`: the three-step workflow, without orders.
+    /// Where orders are stored; `None` for the three-step workflow, which has no orders.
     pub orders: Option<OrderStore>,
     /// The workflow.
     pub definition: Definition,
-    /// The home of the next batch.
+    /// Chooses the slot of the next batch.
     pub slots: Mutex<BirthSlots>,
 }
 
 impl Births {
-    /// Until it is stopped; one batch after the other.
+    /// Starts one batch after the other until it is stopped.
     pub async fn run(&self, shop: Shop, mut pacer: Pacer, ledger: Arc<Ledger>, stop: CancellationToken) {
         loop {
             let starts = tokio::select! {
@@ -131,7 +131,7 @@ impl Births {
     }
 }
 
-/// A basket as an order of the store. Of a cancelled one, too, everything would go well.
+/// A basket as an order of the store. An order that will be cancelled would otherwise be fulfilled.
 fn order(saga_id: Uuid, slot: u16, basket: &Basket) -> NewOrder {
     debug_assert!(basket.kind != Kind::Cancelled || basket.request.payment.method == "card_approved");
     let id = Uuid::now_v7();

@@ -40,7 +40,7 @@ impl Http {
         Self { address, host: address.to_string(), idle: Mutex::default() }
     }
 
-    /// Until it is stopped; then waits for the answers that are still to come.
+    /// Places orders until it is stopped, then waits for the outstanding answers.
     pub async fn run(
         self: Arc<Self>,
         shop: Shop,
@@ -95,7 +95,7 @@ impl Http {
         id(&body).ok_or_else(|| anyhow!("POST /api/orders: no id in the answer"))
     }
 
-    /// Answers what will become of it.
+    /// Returns how the order will end.
     async fn cancel(&self, id: Uuid) -> Result<&'static str> {
         let request = Request::builder()
             .method(Method::DELETE)
@@ -118,7 +118,7 @@ impl Http {
         Ok((status, body))
     }
 
-    /// The one that was used last.
+    /// Returns the connection that was used last.
     async fn connection(&self) -> Result<Connection> {
         loop {
             let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();

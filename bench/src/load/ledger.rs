@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-/// From when to when.
+/// Start and end of a saga.
 #[derive(Debug, Clone, Copy)]
 pub struct Span {
     /// When it was (or, in an open loop, should have been) begun.
@@ -22,7 +22,7 @@ pub struct Span {
 }
 
 impl Span {
-    /// How long that was.
+    /// The time between the two.
     pub fn long(&self) -> Duration {
         self.to.saturating_duration_since(self.from)
     }
@@ -47,10 +47,10 @@ struct Book {
     promised: Promised,
 }
 
-/// What the databases must come to.
+/// What the databases must contain in the end.
 #[derive(Debug, Clone, Default)]
 pub struct Promised {
-    /// Begun and not refused.
+    /// Number of sagas that were started and not refused.
     pub begun: u64,
     /// The sum of [`mark`] over their keys.
     pub marks: i64,
@@ -68,7 +68,7 @@ impl Ledger {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// So many may be begun now, and one more for each that ends.
+    /// Number of sagas that may start now; each that ends adds one.
     pub fn set_free(&self, places: usize) {
         self.free.store(places, Ordering::SeqCst);
         self.freed.notify_one();
@@ -92,7 +92,7 @@ impl Ledger {
         self.freed.notify_one();
     }
 
-    /// It is on its way since then.
+    /// Records that a saga was started at this time.
     pub fn begin(&self, key: Uuid, from: Instant) {
         let mut book = self.book();
         book.promised.begun += 1;
@@ -109,12 +109,12 @@ impl Ledger {
         }
     }
 
-    /// What label it will have.
+    /// Records the label that the saga should end with.
     pub fn promise(&self, label: &'static str) {
         *self.book().promised.labels.entry(label).or_default() += 1;
     }
 
-    /// They have ended. What is not known is begun in a moment, or was told of twice.
+    /// Records that these sagas have ended. One that is not known is about to be recorded as started, or was reported twice.
     pub fn end(&self, keys: impl IntoIterator<Item = Uuid>, to: Instant) {
         let (mut book, mut ended) = (self.book(), 0);
         for key in keys {
@@ -133,29 +133,29 @@ impl Ledger {
         self.freed.notify_one();
     }
 
-    /// The request was answered.
+    /// Records that the request was answered.
     pub fn answered(&self, from: Instant) {
         let to = Instant::now();
         self.book().answers.push(Span { from, to });
     }
 
-    /// It could not be begun.
+    /// Records that the saga could not be started.
     pub fn failed(&self, why: String) {
         *self.book().failures.entry(why).or_default() += 1;
         self.release();
     }
 
-    /// How many are on their way.
+    /// Number of sagas under way.
     pub fn open(&self) -> usize {
         self.book().open.len()
     }
 
-    /// How many have ended.
+    /// Number of sagas that have ended.
     pub fn ended(&self) -> usize {
         self.book().ended.len()
     }
 
-    /// Waits until nothing is on its way; answers how much still is when the time is over.
+    /// Waits until no saga is under way; returns how many still are when the time is over.
     pub async fn drained(&self, patience: Duration) -> usize {
         let begun = Instant::now();
         while self.open() > 0 && begun.elapsed() < patience {
@@ -164,7 +164,7 @@ impl Ledger {
         self.open()
     }
 
-    /// Takes out what has been written down since the last time: ends, answers, failures.
+    /// Returns and clears what was recorded since the last call: ends, answers, failures.
     pub fn take(&self) -> (Vec<Span>, Vec<Span>, BTreeMap<String, u64>) {
         let mut book = self.book();
         let book = &mut *book;
@@ -175,7 +175,7 @@ impl Ledger {
         )
     }
 
-    /// What the databases must come to now that nothing is on its way.
+    /// What the databases must contain now that no saga is under way.
     pub fn promised(&self) -> Promised {
         self.book().promised.clone()
     }

@@ -15,29 +15,29 @@ const TICK: Duration = Duration::from_millis(1);
 /// When sagas are started.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub enum Pace {
-    /// So many are on their way at once: one ends, the next begins.
+    /// A closed loop: this many sagas are under way; when one ends, the next starts.
     Closed(usize),
-    /// So many are started a second, whatever becomes of them.
+    /// An open loop: this many sagas are started a second, however many are under way.
     Open(f64),
 }
 
-/// Says how many are to be started now.
+/// Decides how many sagas to start now.
 pub enum Pacer {
     /// As many as have ended.
     Closed(Arc<Ledger>),
-    /// Those whose time has come.
+    /// Those whose start is due.
     Open {
-        /// Of the first.
+        /// When the first one starts.
         begun: Instant,
-        /// Between two.
+        /// Time between two starts.
         every: Duration,
-        /// How many were started.
+        /// Number of sagas started.
         started: u32,
     },
 }
 
 impl Pace {
-    /// From now on.
+    /// A pace that starts now.
     pub fn begin(self, ledger: &Arc<Ledger>) -> Pacer {
         match self {
             Pace::Closed(places) => {

@@ -5,13 +5,13 @@ use std::{collections::HashMap, fs};
 /// Processes that are counted together.
 #[derive(Debug, Clone)]
 pub enum Group {
-    /// These.
+    /// The processes with these ids.
     Processes(Vec<u32>),
-    /// This one, its descendants, and the children that it has buried.
+    /// This process, its descendants, and those of its children that have ended.
     Tree(u32),
 }
 
-/// What `/proc/<pid>/stat` says, in clock ticks.
+/// The CPU times of `/proc/<pid>/stat`, in clock ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stat {
     parent: u32,

@@ -18,7 +18,7 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// Of so many; `None` of none.
+    /// The percentiles of these latencies; `None` if there are none.
     pub fn of(latencies: impl IntoIterator<Item = Duration>) -> Option<Self> {
         let mut all: Vec<Duration> = latencies.into_iter().collect();
         all.sort_unstable();

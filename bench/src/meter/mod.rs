@@ -29,7 +29,7 @@ pub struct Snapshot {
     pub kafka_bytes: u64,
 }
 
-/// Who is watched.
+/// The processes that are counted.
 pub struct Meter {
     pub groups: Vec<(&'static str, Group)>,
     pub postgres: postgres::Meter,
@@ -37,7 +37,7 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Of a stage, its servers and this process.
+    /// A meter of a stage's roles, its servers and this process.
     pub async fn of(stage: &Stage) -> Result<Self> {
         let mut groups: BTreeMap<&'static str, Vec<u32>> = BTreeMap::new();
         for (group, role) in &stage.roles {
@@ -53,7 +53,7 @@ impl Meter {
         Ok(Self { groups, postgres, kafka_log: deployment.directory().join("kafka/log") })
     }
 
-    /// Now.
+    /// Reads all counters.
     pub async fn read(&self) -> Result<Snapshot> {
         let postgres = self.postgres.read().await?;
         let kafka_bytes = kafka::log_bytes(&self.kafka_log);

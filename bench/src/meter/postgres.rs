@@ -10,7 +10,7 @@ use sqlx::{FromRow, PgPool};
 /// Counters that only grow.
 #[derive(Debug, Clone, Serialize)]
 pub struct Counters {
-    /// Where the WAL has got to.
+    /// The WAL's position.
     pub lsn: String,
     /// Transactions that ended well, reading ones too, by database. Backends report them up to a second late.
     pub transactions: BTreeMap<String, i64>,
@@ -28,7 +28,7 @@ pub struct Wal {
 }
 
 impl Wal {
-    /// So many times as much.
+    /// Scales all counts by a factor.
     pub fn times(self, factor: f64) -> Self {
         let times = |count: i64| (count as f64 * factor).round() as i64;
         Self {
@@ -53,7 +53,7 @@ pub struct Statement {
     pub query: String,
 }
 
-/// A connection to ask by.
+/// Connections for the meter's own queries.
 pub struct Meter {
     pool: PgPool,
     databases: BTreeMap<&'static str, PgPool>,
@@ -67,7 +67,7 @@ pub fn postmaster(deployment: &Deployment) -> Result<u32> {
 }
 
 impl Meter {
-    /// Of a deployment's server.
+    /// A meter of a deployment's server.
     pub async fn of(deployment: &Deployment) -> Result<Self> {
         let pool = deployment.pool("engine");
         sqlx::query("CREATE EXTENSION IF NOT EXISTS pg_walinspect").execute(&pool).await?;
@@ -75,7 +75,7 @@ impl Meter {
         Ok(Self { pool, databases })
     }
 
-    /// Now.
+    /// Reads the counters.
     pub async fn read(&self) -> Result<Counters> {
         let lsn = sqlx::query_scalar("SELECT pg_current_wal_flush_lsn()::text").fetch_one(&self.pool).await?;
         let transactions: Vec<(String, i64)> = sqlx::query_as(
@@ -101,7 +101,7 @@ impl Meter {
         wal.await.context("reading the WAL")
     }
 
-    /// Begins to count statements anew.
+    /// Resets the statement counters.
     pub async fn watch_statements(&self) -> Result<()> {
         for pool in self.databases.values() {
             sqlx::query("CREATE EXTENSION IF NOT EXISTS pg_stat_statements").execute(pool).await?;
@@ -110,7 +110,7 @@ impl Meter {
         Ok(())
     }
 
-    /// The most costly since, by database.
+    /// The most expensive statements since the reset, by database.
     pub async fn statements(&self, most: i32) -> Result<Vec<Statement>> {
         let mut all = Vec::new();
         for (name, pool) in &self.databases {

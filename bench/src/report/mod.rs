@@ -1,4 +1,4 @@
-//! What is shown and kept: one table on stdout, everything as JSON.
+//! The report: a table on stdout, everything as JSON in a file.
 
 pub mod plots;
 pub mod table;
@@ -23,7 +23,7 @@ use crate::{
     takeover::Takeover,
 };
 
-/// All of a run, as it is written.
+/// A whole run, as it is written to the file.
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub machine: Machine,
@@ -69,9 +69,9 @@ pub struct Row {
     /// How late timers were, if any fired.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timers: Option<Lateness>,
-    /// Of every role.
+    /// The settings of every role.
     pub settings: BTreeMap<String, String>,
-    /// Not there if the books do not balance.
+    /// The figures; `None` if the books do not balance.
     #[serde(flatten)]
     pub figures: Option<Figures>,
     pub books_balanced: bool,
@@ -83,12 +83,12 @@ fn is_none(sagas: &u64) -> bool {
     *sagas == 0
 }
 
-/// What was measured.
+/// The figures of one row.
 #[derive(Debug, Clone, Serialize)]
 pub struct Figures {
-    /// The window.
+    /// Length of the window, in seconds.
     pub seconds: f64,
-    /// Ended in the window.
+    /// Number of sagas that ended in the window.
     pub sagas: usize,
     pub sagas_per_s: f64,
     /// From POST or birth to `FULFILLED` (or to the end of what is undone), as seen by the load.
@@ -100,7 +100,7 @@ pub struct Figures {
     /// From birth to `FULFILLED` as the database has it; with one in flight only, as a check.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stored: Option<Latency>,
-    /// All processes but the load.
+    /// CPU milliseconds a saga of all processes but the load's.
     pub cpu_ms_per_saga: f64,
     pub cpu_ms_per_saga_by_group: BTreeMap<&'static str, f64>,
     /// Cores that all of them, the load too, kept busy.
@@ -116,7 +116,7 @@ pub struct Figures {
     pub memory_mb: BTreeMap<&'static str, f64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub statements: Vec<Statement>,
-    /// In each sixth of the window.
+    /// Sagas a second in each sixth of the window.
     pub sixths_sagas_per_s: Vec<f64>,
     /// Sagas a second of all measurements of which this is the median.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -138,7 +138,7 @@ impl Row {
     }
 }
 
-/// One line on stderr: on a terminal over the last one.
+/// Prints a progress line on stderr; on a terminal it replaces the last one.
 pub fn progress(line: &str) {
     let mut stderr = stderr().lock();
     let _ = match stderr.is_terminal() {
@@ -148,7 +148,7 @@ pub fn progress(line: &str) {
     let _ = stderr.flush();
 }
 
-/// A line on stderr that stays.
+/// Prints a line on stderr that stays.
 pub fn say(line: &str) {
     let mut stderr = stderr().lock();
     let clear = if stderr.is_terminal() { "\r\x1b[K" } else { "" };
@@ -161,7 +161,7 @@ pub mod tests {
 
     use super::*;
 
-    /// A row as it might be measured.
+    /// A row for the tests below.
     pub fn row(mode: Mode, in_flight: usize) -> Row {
         let figures = Figures {
             seconds: 20.0,

@@ -14,7 +14,7 @@ const MODES: [(Mode, RGBColor); 4] = [
     (Mode::Orders, RGBColor(0xc0, 0x50, 0x2d)),
     (Mode::Everything, RGBColor(0x7a, 0x4f, 0x9e)),
 ];
-/// Fewer levels make no curve.
+/// Minimum number of levels for a curve.
 const LEVELS: usize = 3;
 
 /// A curve: its name, its colour, whether it is the bold one of its mode, and its points.
@@ -25,7 +25,7 @@ struct Curve {
     points: Vec<(f64, f64)>,
 }
 
-/// Writes `throughput.svg` and `latency.svg`, where there are curves to be drawn; answers whether there were.
+/// Writes `throughput.svg` and `latency.svg`; returns whether there was a curve to draw.
 pub fn write(rows: &[Row], directory: &Path) -> Result<bool, Box<dyn Error>> {
     let curves = |name: &str, bold, value: fn(&Figures) -> Option<f64>| {
         let of = |(mode, colour): (Mode, RGBColor)| {
@@ -51,7 +51,7 @@ pub fn write(rows: &[Row], directory: &Path) -> Result<bool, Box<dyn Error>> {
     Ok(true)
 }
 
-/// The decades that hold all of them.
+/// The range of decades that contains all values.
 fn decades(values: impl Iterator<Item = f64>) -> Range<f64> {
     let (low, high) =
         values.fold((f64::MAX, f64::MIN), |(low, high), value| (low.min(value), high.max(value)));

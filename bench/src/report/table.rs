@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{Report, Row};
 use crate::takeover;
 
-/// As it is written in JSON, without quotes.
+/// The value's JSON form without quotes.
 pub fn word<T: Serialize>(value: &T) -> String {
     serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
 }
@@ -106,7 +106,7 @@ fn cells(row: &Row, ceiling: Option<f64>) -> Vec<String> {
     cells
 }
 
-/// The first column to the left, the others to the right.
+/// Aligns the first column left and the others right.
 fn align(lines: &[Vec<String>]) -> String {
     let columns = lines.iter().map(Vec::len).max().unwrap_or_default();
     let wide = |column: usize| {

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::three_steps;
 
-/// Starts it.
+/// Starts the engine's loops.
 pub async fn start(process: &Process, tell: SocketAddr, three_steps: bool) -> Result<()> {
     let load = TcpStream::connect(tell).context("the load does not listen")?;
     load.set_nodelay(true)?;
@@ -32,13 +32,13 @@ pub async fn start(process: &Process, tell: SocketAddr, three_steps: bool) -> Re
     drive(process, true, Drives { store, catalog, publishes: None }).await
 }
 
-/// A store that tells of every saga that it has just seen fulfilled, or ended otherwise: one write a commit.
+/// A store that reports to the load every saga that a commit has fulfilled or ended: one write to the socket a commit.
 struct Telling {
     store: PgSagaStore,
     load: Mutex<TcpStream>,
 }
 
-/// Whether the customer has now what there is to have: the last step of an order comes after it.
+/// Whether the customer sees the final result with this write: `take` follows `FULFILLED` and shows nothing new.
 fn is_news(write: &Write) -> bool {
     let fulfilled = order_fulfilment::FULFILLED;
     write.entries.iter().any(|entry| {
@@ -56,7 +56,7 @@ impl Telling {
         if !news.is_empty() {
             let bytes: Vec<u8> = news.iter().flat_map(|id| *id.as_bytes()).collect();
             let mut load = self.load.lock().unwrap_or_else(PoisonError::into_inner);
-            // The load has gone: so shall we.
+            // A load that is gone ends this process too.
             let _ = load.write_all(&bytes);
         }
     }

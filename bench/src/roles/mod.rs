@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::OwnRole;
 
-/// Runs it until it is told to stop.
+/// Runs a role until the process is told to stop.
 pub async fn run(role: OwnRole) -> Result<ExitCode> {
     let settings = Settings::read(&services::names(), None, &[])?;
     telemetry::logs(&settings).map_err(|why| anyhow!(why))?;

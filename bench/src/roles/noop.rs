@@ -1,4 +1,4 @@
-//! Workers that say yes to whatever comes and keep nothing.
+//! Workers that answer every command with success and store nothing.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use chrono::Utc;
 const BATCH: usize = 500;
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// One for each participant, side by side in one process.
+/// Starts one worker for each participant, side by side in one process.
 pub async fn start(process: &Process) -> Result<()> {
     for participant in amends_workflows::all(&process.settings.workflows()).participants() {
         let (group, topic) = (format!("amends-{participant}"), format!("{participant}.commands"));

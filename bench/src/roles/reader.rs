@@ -11,7 +11,7 @@ use anyhow::Result;
 const BATCH: usize = 500;
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Reads and parses each, and forgets it.
+/// Reads and parses every domain event and keeps nothing.
 pub async fn start(process: &Process) -> Result<()> {
     let types: Vec<_> =
         amends_workflows::all(&process.settings.workflows()).event_types().into_iter().collect();

@@ -5,9 +5,9 @@ use std::time::Duration;
 use amends_engine::core::{Call, Catalog, Definition, Labels, Needs, RetryPolicy, Step, StepKind};
 use amends_protocol::Json;
 
-/// Its name.
+/// The workflow's name.
 pub const NAME: &str = "three_steps";
-/// The label at its end.
+/// The label of a saga that has completed.
 pub const DONE: &str = "DONE";
 
 /// Three steps, each of another participant: compensatable, compensatable, pivot.
@@ -39,7 +39,7 @@ pub fn definition() -> Definition {
     }
 }
 
-/// The workflow alone.
+/// A catalog of this workflow alone.
 pub fn catalog() -> Catalog {
     Catalog::new(vec![definition()]).expect("a test checks that the definition is sound")
 }

@@ -20,18 +20,18 @@ const COMMANDS: &str = "inventory.commands";
 const BATCH: usize = 500;
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// What matters of a command or a reply.
+/// The fields of a command or a reply that are needed here.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Seen<'a> {
     kind: Kind,
     saga_id: Uuid,
-    /// Of a command.
+    /// A command's fields.
     #[serde(borrow, default)]
     business_key: Option<&'a str>,
     #[serde(borrow)]
     step: &'a str,
-    /// Of a reply.
+    /// A reply's fields.
     #[serde(default)]
     outcome: Option<Outcome>,
 }
@@ -46,7 +46,7 @@ struct Reading {
 }
 
 impl Reading {
-    /// The order that has ended with this message.
+    /// Returns the order that has ended with this message.
     fn ended(&mut self, topic: &str, bytes: &[u8]) -> Option<Uuid> {
         let seen: Seen<'_> = serde_json::from_slice(bytes).ok()?;
         if topic == COMMANDS {

@@ -1,4 +1,4 @@
-//! Told by the benchmark's engine over a socket: ids of sixteen bytes, one after the other.
+//! Ended sagas as the benchmark's engine reports them over a socket: ids of sixteen bytes, one after the other.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::load::ledger::Ledger;
 
-/// Listens for engines, for as long as the program runs; answers where.
+/// Listens for engines for as long as the program runs; returns the address.
 pub async fn listen(ledger: Arc<Ledger>) -> Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;

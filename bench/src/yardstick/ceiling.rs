@@ -61,7 +61,7 @@ struct Ceiling {
 }
 
 impl Ceiling {
-    /// Takes 500 orders from birth to end; answers how long the store took.
+    /// Takes 500 orders from birth to end; returns the time spent in the store.
     async fn batch(&self, n: usize) -> Result<Duration> {
         let slot = u16::try_from(n % usize::from(SLOTS))?;
         let orders: Vec<NewOrder> = (0..SAGAS).map(|_| self.order(slot)).collect();
@@ -111,7 +111,7 @@ impl Ceiling {
         }
     }
 
-    /// The worker of the one command that is out says yes.
+    /// Applies a success of the one outstanding command.
     fn decide(&self, order: &NewOrder, saga: &Saga, sends: &[Send], now: DateTime<Utc>) -> Result<Change> {
         let [send] = sends else { bail!("one command at a time") };
         let input = Input { data: &order.data, personal: Some(&order.personal) };
@@ -137,7 +137,7 @@ impl Ceiling {
     }
 }
 
-/// What the real workers say.
+/// The result and exposure that the real workers report.
 fn success(step: &str, order: &NewOrder) -> (Option<serde_json::Value>, Vec<Exposure>) {
     match step {
         "reserve" => (None, vec![Exposure::new("stock_reserved", "product-0001", 2)]),

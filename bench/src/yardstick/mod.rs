@@ -16,7 +16,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-/// Sagas a second.
+/// Both rates, in sagas a second.
 #[derive(Debug, Clone, Copy)]
 pub struct Yardsticks {
     pub reference_per_s: f64,

@@ -7,7 +7,7 @@ use sqlx::PgPool;
 
 const SQL: &str = include_str!("reference.sql");
 const WARM_UP: i32 = 20;
-/// Batches of a call.
+/// Batches a call of the function writes.
 const BATCHES: i32 = 20;
 const SAGAS: i32 = 500;
 const LONG: Duration = Duration::from_secs(6);
