@@ -46,6 +46,8 @@ pub struct Settings {
     #[serde(with = "humantime_serde")]
     pub horizon: Duration,
     #[serde(with = "humantime_serde")]
+    pub retention: Duration,
+    #[serde(with = "humantime_serde")]
     pub call_lease: Duration,
     #[serde(with = "humantime_serde")]
     pub start_timeout: Duration,
@@ -213,6 +215,7 @@ impl Settings {
                 "pending_timeout" => time(self.pending_timeout),
                 "stuck_after" => time(self.stuck_after),
                 "horizon" => time(self.horizon),
+                "retention" => time(self.retention),
                 "call_lease" => time(self.call_lease),
                 "start_timeout" => time(self.start_timeout),
                 "log" => text(&self.log),

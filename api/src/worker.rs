@@ -68,7 +68,7 @@ pub fn external<E: ExternalExecutor + Participant + 'static>(start: Start<'_>) -
         let worker =
             External::new(point("rows", PgRows::new(pool.clone())), executor, source, sink, settings.clone());
         process.watch(name, worker.run(process.stop.clone()));
-        upkeep::of_worker(process, pool, settings).await?;
+        upkeep::of_worker::<E>(process, pool, settings).await?;
         Ok(Router::new())
     })
 }
@@ -85,7 +85,7 @@ pub fn transactional<E: TransactionalExecutor<PgTx> + Participant + 'static>(
         let rows = point("rows", PgRows::new(pool.clone()));
         let worker = Transactional::new(rows, executor, source, sink, settings.clone());
         process.watch(name, worker.run(process.stop.clone()));
-        upkeep::of_worker(process, pool, settings).await?;
+        upkeep::of_worker::<E>(process, pool, settings).await?;
         Ok(Router::new())
     })
 }
@@ -107,8 +107,12 @@ pub fn notification(start: Start<'_>) -> Starting<'_> {
     Box::pin(async move {
         let Start { process, name, pool } = start;
         let source = KafkaSource::subscribe(&process.kafka, &format!("amends-{name}"), &TOPICS)?;
-        let mut recorder =
-            Recorder::new(pool, point("source", source), point("sink", KafkaSink::new(&process.kafka)?));
+        let mut recorder = Recorder::new(
+            pool.clone(),
+            point("source", source),
+            point("sink", KafkaSink::new(&process.kafka)?),
+        );
+        upkeep::of_notification(process, pool).await?;
         let stop = process.stop.clone();
         process.watch(name, async move {
             let mut backoff = Backoff::default();
@@ -130,6 +134,7 @@ pub fn notification(start: Start<'_>) -> Starting<'_> {
 
 fn tuned(process: &Process, name: &str, mut settings: Settings) -> Settings {
     settings.horizon = process.settings.horizon;
+    settings.retention = process.settings.retention;
     settings.lease = process.settings.call_lease;
     if let Some(call_timeout) = process.settings.call_timeout_of(name) {
         settings.call_timeout = call_timeout;

@@ -257,6 +257,8 @@ fn expired_is_never_no_effect() {
     let mut stay = waiting_for("file");
     stay.answers("file execute", Outcome::Expired).retries().expect(&["file probe"]);
     let mut stay = waiting_for("file");
-    stay.answers("file execute", Outcome::Expired).resolves(false, vec![]).expect(&["file execute"]);
+    stay.answers("file execute", Outcome::Expired)
+        .resolves(false, vec![])
+        .expect(&["file fence", "file execute"]);
     assert_eq!(stay.saga.state.commands[4].generation, 2);
 }

@@ -199,7 +199,7 @@ fn only_what_is_parked_can_be_retried_or_resolved() {
 fn an_unknown_outcome_resolved_by_evidence_counts_as_its_outcome() {
     let key = || vec![Exposure::new("key_cut", "key", 1)];
     let mut stay = unknown_until_parked("confirm");
-    stay.resolves(true, key()).label("CONFIRMED").expect(&["file execute"]);
+    stay.resolves(true, key()).label("CONFIRMED").expect(&["confirm fence", "file execute"]);
     assert!(stay.holds().contains(&key()[0]));
     let mut stay = unknown_until_parked("confirm");
     stay.resolves(false, key()).expect(&["confirm compensate"]).label("UNDOING");

@@ -1,4 +1,5 @@
--- The worker's rows: one for each command, keyed by the id of its execute. The same in each worker's database.
+-- The worker's rows: one for each command, keyed by the id of its execute. The same in each worker's database. An id
+-- begins with the millisecond of its saga's birth, so that a month's rows are a partition, and go as one.
 CREATE TABLE commands (
     command_id  uuid PRIMARY KEY,
     saga_id     uuid NOT NULL,
@@ -9,7 +10,6 @@ CREATE TABLE commands (
     issued_at   timestamptz NOT NULL,
     unsure      boolean NOT NULL DEFAULT false,  -- a call outside got no answer
     live        boolean NOT NULL DEFAULT false,  -- something outside is still to be done
-    held        boolean NOT NULL DEFAULT false,  -- its effect is, or may be, in the world: does not expire
     owner       uuid,                            -- the instance that calls
     lease_until timestamptz,                     -- until when it may; without an owner: when the row is due
     started_at  timestamptz,                     -- when the key of the present call was first used
@@ -17,14 +17,82 @@ CREATE TABLE commands (
     reply       text,                            -- what the recorded reply says beyond its outcome
     undo        text,                            -- the compensation that is remembered
     undo_reply  text,                            -- the recorded reply of the compensation
+    resolved    text CHECK (resolved IN ('done', 'notDone')),  -- what a person says became of the execute
     created_at  timestamptz NOT NULL DEFAULT now(),
     updated_at  timestamptz NOT NULL DEFAULT now(),
     CHECK (NOT live OR lease_until IS NOT NULL)
-) WITH (fillfactor = 70);
+) PARTITION BY RANGE (command_id);
 
 -- Rows of transactional workers are never live: their updates touch no index.
-CREATE INDEX commands_due ON commands (lease_until) WHERE live;
-CREATE INDEX commands_age ON commands USING brin (created_at);
+CREATE INDEX commands_due ON commands (lease_until) WHERE live AND NOT unsure;
+CREATE INDEX commands_unsure ON commands (lease_until) WHERE live AND unsure;
+
+-- What has no month: rows that were still live when theirs went, and ids of no time of ours.
+CREATE TABLE commands_default PARTITION OF commands DEFAULT WITH (fillfactor = 70);
+
+-- The least id of an instant.
+CREATE FUNCTION least_id(at timestamptz) RETURNS uuid
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN (lpad(to_hex(greatest(0, (extract(epoch FROM at) * 1000)::bigint)), 12, '0') || repeat('0', 20))::uuid;
+
+-- Makes the partitions of a month (this one, unless another is named) and of so many following; answers how many were
+-- missing. Rows that came before their partition move into it. It waits for nobody long, for others would wait behind
+-- it.
+CREATE FUNCTION ensure_partitions(months integer, first timestamptz DEFAULT now()) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = public, pg_temp
+SET lock_timeout = '2s'
+AS $$
+DECLARE
+    made integer := 0;
+    month timestamp := date_trunc('month', first AT TIME ZONE 'UTC');
+    child text;
+    low uuid;
+    high uuid;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('ensure_partitions'));
+    FOR i IN 0..months LOOP
+        child := 'commands' || to_char(month, '_YYYYMM');
+        low := least_id(month AT TIME ZONE 'UTC');
+        month := month + interval '1 month';
+        high := least_id(month AT TIME ZONE 'UTC');
+        CONTINUE WHEN to_regclass(child) IS NOT NULL;
+        EXECUTE format('CREATE TABLE %I (LIKE commands INCLUDING DEFAULTS INCLUDING CONSTRAINTS) WITH (fillfactor = 70)', child);
+        LOCK TABLE commands_default IN ACCESS EXCLUSIVE MODE;
+        EXECUTE format('WITH moved AS (DELETE FROM commands_default WHERE command_id >= %L AND command_id < %L RETURNING *)
+                        INSERT INTO %I SELECT * FROM moved', low, high, child);
+        EXECUTE format('ALTER TABLE commands ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', child, low, high);
+        made := made + 1;
+    END LOOP;
+    RETURN made;
+END $$;
+
+-- Drops the oldest month, if all of its sagas were born longer than `retention` ago; answers which, or null. What is
+-- still to be done for a row is not dropped with it: the row moves along. One that a person has settled goes.
+CREATE FUNCTION expire_partition(retention interval) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = public, pg_temp
+SET lock_timeout = '2s'
+SET enable_seqscan = off
+AS $$
+DECLARE
+    child text;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('ensure_partitions'));
+    SELECT min(c.relname) INTO child FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'commands'::regclass AND c.relname ~ '^commands_[0-9]{6}$';
+    IF child IS NULL OR (to_date(right(child, 6), 'YYYYMM') + interval '1 month') AT TIME ZONE 'UTC' > now() - retention THEN
+        RETURN NULL;
+    END IF;
+    EXECUTE format('ALTER TABLE commands DETACH PARTITION %I', child);
+    EXECUTE format('INSERT INTO commands
+                    SELECT * FROM %1$I WHERE live AND NOT unsure AND resolved IS NULL
+                    UNION ALL SELECT * FROM %1$I WHERE live AND unsure AND resolved IS NULL', child);
+    EXECUTE format('DROP TABLE %I', child);
+    RETURN child;
+END $$;
+
+SELECT ensure_partitions(3);
 
 -- Stock by product. What was put in (or written off) is on hand or shipped; what is reserved is on hand. Each update
 -- checks the id again: with the length in the pattern ({1,64}) that took 16 microseconds, without it takes one.
@@ -49,7 +117,7 @@ CREATE TABLE reservations (
     PRIMARY KEY (command_id, product_id)
 ) WITH (fillfactor = 80);
 
--- The ledger: every move of stock, appended and never changed.
+-- The ledger: every move of stock, appended and never changed. What is older than the retention goes.
 CREATE TABLE moves (
     move_id    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     product_id text NOT NULL COLLATE "C",
@@ -68,7 +136,11 @@ INSERT INTO published DEFAULT VALUES;
 
 GRANT SELECT, UPDATE ON published TO amends_inventory;
 GRANT SELECT, INSERT, UPDATE, DELETE ON commands TO amends_inventory;
-GRANT SELECT, INSERT, UPDATE ON stock, reservations TO amends_inventory;
-GRANT SELECT, INSERT ON moves TO amends_inventory;
+GRANT SELECT, DELETE ON commands_default TO amends_inventory;
+REVOKE ALL ON FUNCTION ensure_partitions(integer, timestamptz), expire_partition(interval) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION ensure_partitions(integer, timestamptz), expire_partition(interval) TO amends_inventory;
+GRANT SELECT, INSERT, UPDATE ON stock TO amends_inventory;
+GRANT SELECT, INSERT, UPDATE, DELETE ON reservations TO amends_inventory;
+GRANT SELECT, INSERT, DELETE ON moves TO amends_inventory;
 -- The service checks at its start that the schema is the one it was made for.
 GRANT SELECT ON _sqlx_migrations TO amends_inventory;

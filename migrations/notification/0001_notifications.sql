@@ -1,6 +1,6 @@
 -- What the notification worker would send. One row a domain event, however often it arrives.
 CREATE TABLE notifications (
-    order_id    text NOT NULL,
+    order_id    text NOT NULL COLLATE "C",  -- a UUIDv7: in the order of time
     event_id    text NOT NULL,
     event_type  text NOT NULL,
     sequence    bigint NOT NULL,
@@ -9,6 +9,6 @@ CREATE TABLE notifications (
     PRIMARY KEY (order_id, event_id)
 );
 
-GRANT SELECT, INSERT ON notifications TO amends_notification;
+GRANT SELECT, INSERT, DELETE ON notifications TO amends_notification;
 -- The service checks at its start that the schema is the one it was made for.
 GRANT SELECT ON _sqlx_migrations TO amends_notification;

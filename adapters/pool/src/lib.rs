@@ -16,6 +16,8 @@ pub use clock::DatabaseClock;
 
 /// How long a caller waits for a connection: soon enough for an answer over HTTP.
 const ACQUIRE: Duration = Duration::from_secs(3);
+/// How long a statement waits for a row that another transaction has locked.
+const LOCK_TIMEOUT: &str = "1s";
 /// A connection that has rested for so long is asked whether it still lives.
 const RESTED: Duration = Duration::from_secs(1);
 
@@ -55,6 +57,8 @@ pub fn connect(url: &str, max_connections: u32, name: &str) -> Result<PgPool, Er
         ("enable_hashjoin", "off"),
         ("enable_mergejoin", "off"),
         ("jit", "off"),
+        // A row that somebody has forgotten to unlock must not hold up those that need others.
+        ("lock_timeout", LOCK_TIMEOUT),
         // A transaction whose client is gone holds what others wait for.
         ("idle_in_transaction_session_timeout", "10s"),
     ]);

@@ -4,8 +4,8 @@ use std::{collections::HashSet, time::Duration};
 
 use amends_protocol::Command;
 use amends_worker::{
-    Answer, ExternalExecutor, Locked, LookUp, Port, Rows, TransactionalExecutor, Void, Work, row::Row,
-    store::Error,
+    Answer, Due, ExternalExecutor, Locked, Locks, LookUp, Port, Rows, TransactionalExecutor, Void, Work,
+    row::Row, store::Error,
 };
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -44,22 +44,22 @@ impl<R: Rows> Rows for Failing<R> {
         self.port.begin().await
     }
 
-    async fn lock(&self, tx: &mut R::Tx, commands: &[&Command]) -> Result<Locked, Error> {
+    async fn lock(&self, tx: &mut R::Tx, commands: &[&Command], locks: Locks) -> Result<Locked, Error> {
         self.before("lock");
-        let locked = self.port.lock(tx, commands).await;
+        let locked = self.port.lock(tx, commands, locks).await;
         self.after("lock");
         locked
     }
 
-    async fn get(&self, tx: &mut R::Tx, keys: &[Uuid]) -> Result<Locked, Error> {
+    async fn get(&self, tx: &mut R::Tx, keys: &[Uuid], locks: Locks) -> Result<Locked, Error> {
         self.before("get");
-        let found = self.port.get(tx, keys).await;
+        let found = self.port.get(tx, keys, locks).await;
         self.after("get");
         found
     }
 
-    async fn due(&self, tx: &mut R::Tx, limit: usize) -> Result<Locked, Error> {
-        let due = self.port.due(tx, limit).await;
+    async fn due(&self, tx: &mut R::Tx, which: Due, limit: usize) -> Result<Locked, Error> {
+        let due = self.port.due(tx, which, limit).await;
         // It looks all the time: only a look that finds something is a point.
         if due.as_ref().is_ok_and(|due| !due.rows.is_empty()) {
             self.after("due");
@@ -92,10 +92,6 @@ impl<R: Rows> Rows for Failing<R> {
         renewed
     }
 
-    async fn expire(&self, age: Duration, limit: usize) -> Result<u64, Error> {
-        self.port.expire(age, limit).await
-    }
-
     async fn ping(&self) -> Result<(), Error> {
         self.port.ping().await
     }
@@ -107,6 +103,10 @@ impl<Tx: Send, E: TransactionalExecutor<Tx>> TransactionalExecutor<Tx> for Faili
         let answers = self.port.run(tx, work).await;
         self.after("run");
         answers
+    }
+
+    async fn run_past(&self, tx: &mut Tx, work: &[Work]) -> Result<Vec<Answer>, Error> {
+        self.port.run_past(tx, work).await
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::{sync::Mutex, time::timeout};
 use tokio_cron_scheduler::{Job, JobScheduler};
 
 pub use engine::of_engine;
-pub use worker::of_worker;
+pub use worker::{of_notification, of_worker};
 
 use crate::process::Process;
 

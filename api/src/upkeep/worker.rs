@@ -1,22 +1,54 @@
 //! Upkeep of a worker's database.
 
-use std::time::Duration;
+use std::{marker::PhantomData, time::Duration};
 
-use amends_worker::{PgRows, Settings, expire_rows, store};
+use amends_notification::expire_notifications;
+use amends_worker::{Participant, PgRows, Settings, ensure_partitions, expire_rows, store};
 use anyhow::Result;
+use chrono::Utc;
 use sqlx::PgPool;
 
 use super::{Piece, Upkeep};
 use crate::process::Process;
 
-/// Starts a worker's upkeep.
-pub async fn of_worker(process: &Process, pool: PgPool, settings: Settings) -> Result<()> {
+/// How many months ahead the partitions of a worker's rows are made.
+const MONTHS_AHEAD: u16 = 3;
+
+/// Starts the upkeep of a participant of workflows.
+pub async fn of_worker<P: Participant + 'static>(
+    process: &Process,
+    pool: PgPool,
+    settings: Settings,
+) -> Result<()> {
     let upkeep = Upkeep::new().await?;
-    upkeep.add(ExpireRows { rows: PgRows::new(pool), settings }).await?;
+    let rows = PgRows::new(pool.clone());
+    upkeep.add(RowPartitions(rows.clone())).await?;
+    upkeep.add(ExpireRows { rows, settings: settings.clone() }).await?;
+    upkeep.add(ExpireBooks::<P> { pool, settings, participant: PhantomData }).await?;
     upkeep.start(process).await
 }
 
-/// Rows past two horizons.
+/// Starts the upkeep of the notification worker, which has no rows.
+pub async fn of_notification(process: &Process, pool: PgPool) -> Result<()> {
+    let upkeep = Upkeep::new().await?;
+    upkeep.add(ExpireNotifications { pool, retention: process.settings.retention }).await?;
+    upkeep.start(process).await
+}
+
+/// The months of rows to come.
+struct RowPartitions(PgRows);
+
+impl Piece for RowPartitions {
+    const NAME: &'static str = "partitions of worker rows";
+    const PERIOD: Duration = Duration::from_secs(3600);
+    type Error = store::Error;
+
+    async fn run_once(&mut self) -> Result<(), store::Error> {
+        ensure_partitions(&self.0, MONTHS_AHEAD).await.map(drop)
+    }
+}
+
+/// Months of rows that are older than the retention.
 struct ExpireRows {
     rows: PgRows,
     settings: Settings,
@@ -28,8 +60,51 @@ impl Piece for ExpireRows {
     type Error = store::Error;
 
     async fn run_once(&mut self) -> Result<(), store::Error> {
-        let gone = expire_rows(&self.rows, &self.settings).await?;
-        tracing::info!(worker = self.settings.name, rows = gone, "forgot rows past two horizons");
+        let (months, rows) = expire_rows(&self.rows, self.settings.retention).await?;
+        if months + rows > 0 {
+            tracing::info!(worker = self.settings.name, months, rows, "removed rows past their retention");
+        }
+        Ok(())
+    }
+}
+
+/// What a participant has kept besides its rows, where that is older than the retention.
+struct ExpireBooks<P> {
+    pool: PgPool,
+    settings: Settings,
+    participant: PhantomData<fn() -> P>,
+}
+
+impl<P: Participant + 'static> Piece for ExpireBooks<P> {
+    const NAME: &'static str = "expiry of a worker's books";
+    const PERIOD: Duration = Duration::from_secs(3600);
+    type Error = store::Error;
+
+    async fn run_once(&mut self) -> Result<(), store::Error> {
+        let rows = P::expire_books(&self.pool, self.settings.retention).await?;
+        if rows > 0 {
+            tracing::info!(worker = self.settings.name, rows, "removed books past their retention");
+        }
+        Ok(())
+    }
+}
+
+/// Notifications of orders that are older than the retention.
+struct ExpireNotifications {
+    pool: PgPool,
+    retention: Duration,
+}
+
+impl Piece for ExpireNotifications {
+    const NAME: &'static str = "expiry of notifications";
+    const PERIOD: Duration = Duration::from_secs(3600);
+    type Error = sqlx::Error;
+
+    async fn run_once(&mut self) -> Result<(), sqlx::Error> {
+        let rows = expire_notifications(&self.pool, Utc::now(), self.retention).await?;
+        if rows > 0 {
+            tracing::info!(rows, "removed notifications past their retention");
+        }
         Ok(())
     }
 }

@@ -168,6 +168,8 @@ fn execute(saga_id: Uuid, step: &str, payload: Value) -> Command {
         epoch: 0,
         issued_at: Utc::now(),
         sent_at: Some(Utc::now()),
+        target_issued_at: None,
+        resolved: None,
         deadline: Utc::now(),
         reply_token: "2f74a5f6618243729c1f7c42155dc83d".to_owned(),
         payload: Json::from(payload),

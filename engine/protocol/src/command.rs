@@ -36,6 +36,31 @@ impl Kind {
     }
 }
 
+/// What a person has evidence of: what became of an execute that its worker cannot settle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Resolved {
+    /// It took effect.
+    Done,
+    /// It took no effect.
+    NotDone,
+}
+
+impl Resolved {
+    /// The word used on the wire and in the worker's row.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Resolved::Done => "done",
+            Resolved::NotDone => "notDone",
+        }
+    }
+
+    /// The resolution of a word in the worker's row.
+    pub fn of(word: &str) -> Option<Self> {
+        [Resolved::Done, Resolved::NotDone].into_iter().find(|r| r.as_str() == word)
+    }
+}
+
 /// A request that a worker act on one step of one saga.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -74,6 +99,14 @@ pub struct Command {
     /// When this message was sent, by the engine's database: new at each sending. The reply repeats it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent_at: Option<DateTime<Utc>>,
+    /// When the target was first issued; absent for an execute. Where a worker has no row, this is the command's age:
+    /// a compensation is younger than what it undoes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_issued_at: Option<DateTime<Utc>>,
+    /// Of a compensate or a fence: a person has settled the target by evidence from elsewhere. The worker does not
+    /// call for it again; it only looks up what became of the calls that it has made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolved: Option<Resolved>,
     /// When the engine will start to ask what became of it. Information: a worker refuses nothing for it.
     pub deadline: DateTime<Utc>,
     /// Echoed in the reply; see [`crate::TokenKey`].
@@ -94,6 +127,19 @@ impl Command {
     /// ```
     pub fn row_key(&self) -> Uuid {
         self.target.unwrap_or(self.command_id)
+    }
+
+    /// When the execute that this command is, or is about, was first issued: at the earliest possible time where the
+    /// message does not say.
+    ///
+    /// A compensation has a date of its own, long after its target's. Judged by that, a compensation for an effect whose
+    /// row has gone would be answered as one whose execute never came.
+    pub fn effect_issued_at(&self) -> DateTime<Utc> {
+        match (self.kind, self.target_issued_at) {
+            (Kind::Execute, _) | (Kind::Probe | Kind::Fence, None) => self.issued_at,
+            (_, Some(issued_at)) => issued_at,
+            (Kind::Compensate, None) => id::born_at(self.row_key()),
+        }
     }
 
     /// A reply that echoes this command; the caller fills in what it has to say.

@@ -1,5 +1,6 @@
 //! Ids that both sides can compute: stable over attempts, and the same again after a restore.
 
+use chrono::{DateTime, Utc};
 use uuid::{Builder, Uuid};
 
 use crate::Kind;
@@ -33,9 +34,30 @@ pub fn of(kind: Kind, target: Uuid) -> Uuid {
     }
 }
 
+/// When the saga was born that an id of a command names: its first 48 bits are that millisecond.
+pub fn born_at(id: Uuid) -> DateTime<Utc> {
+    let millisecond = id.as_u128() >> 80;
+    // 48 bits of milliseconds end in the year 10889.
+    i64::try_from(millisecond)
+        .ok()
+        .and_then(DateTime::from_timestamp_millis)
+        .unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_id_of_a_saga_names_the_millisecond_of_its_birth() {
+        let born = DateTime::from_timestamp_millis(1_767_225_600_123).unwrap();
+        let saga = Uuid::from_u128(1_767_225_600_123 << 80 | 0x7 << 76 | 9);
+        let execute = execute(saga, "pay", 0, 1);
+        for kind in [Kind::Execute, Kind::Compensate, Kind::Probe, Kind::Fence] {
+            assert_eq!(born_at(super::of(kind, execute)), born, "{kind:?}");
+        }
+        assert!(born_at(Uuid::max()) > born);
+    }
 
     #[test]
     fn ids_of_later_sagas_come_later_and_no_two_of_one_saga_are_the_same() {

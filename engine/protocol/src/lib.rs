@@ -25,7 +25,7 @@ mod token;
 pub mod transport;
 pub mod wire;
 
-pub use command::{Command, Kind};
+pub use command::{Command, Kind, Resolved};
 pub use exposure::{Exposure, add_exposure, negated};
 pub use json::Json;
 pub use reply::{Outcome, Reason, Reply};

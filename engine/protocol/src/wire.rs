@@ -151,6 +151,8 @@ mod tests {
             epoch: 0,
             issued_at: at,
             sent_at: Some(at),
+            target_issued_at: None,
+            resolved: None,
             deadline: at,
             reply_token: "00".repeat(16),
             payload: serde_json::json!({ "amount": 2500, "currency": "EUR" }).into(),

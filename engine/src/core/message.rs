@@ -1,6 +1,6 @@
 //! From a decided [`Send`] to the message.
 
-use amends_protocol::{Command, Json, Kind, SCHEMA_VERSION, TokenKey, id};
+use amends_protocol::{Command, Json, Kind, Resolved, SCHEMA_VERSION, TokenKey, id};
 use chrono::{DateTime, Utc};
 
 use super::{CommandState, Definition, Input, Saga, Send, Status};
@@ -18,6 +18,10 @@ pub fn command(
     let step = &definition.steps[send.step];
     let execute = id::execute(saga.id, step.name, send.part, send.generation);
     let command_id = id::of(send.kind, execute);
+    let target = saga.state.commands.iter().rev().find(|c| {
+        send.kind != Kind::Execute
+            && (c.step, c.part, c.generation) == (send.step, send.part, send.generation)
+    });
     let payload = match send.kind {
         Kind::Execute => (step.payload)(&saga.call(send.part, input)),
         _ => Json::null(),
@@ -39,9 +43,21 @@ pub fn command(
         epoch,
         issued_at: send.issued_at,
         sent_at: None,
+        target_issued_at: target.map(|target| target.issued_at),
+        resolved: target.and_then(|target| resolved(send.kind, target.status)),
         deadline: send.deadline,
         reply_token: key.token(command_id),
         payload,
+    }
+}
+
+/// What a person has said of the target of a command. A fence goes out for nothing else; of a compensation's target it
+/// is only known that it was called not done.
+fn resolved(kind: Kind, target: Status) -> Option<Resolved> {
+    match (kind, target) {
+        (Kind::Compensate | Kind::Fence, Status::NotDone) => Some(Resolved::NotDone),
+        (Kind::Fence, Status::Succeeded) => Some(Resolved::Done),
+        _ => None,
     }
 }
 

@@ -86,7 +86,8 @@ impl Worker {
                 Kind::Probe => self.says(sent.row, &sent.send, kind, Outcome::NotSeen, attempt),
                 Kind::Compensate | Kind::Fence => {
                     self.insert(sent, Status::Tombstone);
-                    self.says(sent.row, &sent.send, kind, Outcome::Succeeded, attempt);
+                    let promise = if kind == Kind::Fence { Outcome::Fenced } else { Outcome::Succeeded };
+                    self.says(sent.row, &sent.send, kind, promise, attempt);
                 }
             };
         };
@@ -97,7 +98,11 @@ impl Worker {
                 busy
             }
             (Status::Started, _) | (Status::Undoing, Kind::Compensate) => busy,
-            (Status::Undoing | Status::Undone | Status::Tombstone, Kind::Execute | Kind::Probe) => {
+            (Status::Undoing | Status::Undone | Status::Tombstone, _) if kind != Kind::Compensate => {
+                Outcome::Fenced
+            }
+            (Status::FailedTransient | Status::FailedForGood, Kind::Fence) => {
+                self.row(sent.row).status = Status::Tombstone;
                 Outcome::Fenced
             }
             (Status::FailedTransient, Kind::Execute) if attempt > row.attempt => {
@@ -119,7 +124,7 @@ impl Worker {
             (Status::Refused, _) => Outcome::Refused,
             (Status::FailedTransient, _) => Outcome::FailedTransient,
             (Status::FailedForGood, _) => Outcome::FailedForGood,
-            (_, Kind::Fence) => unreachable!("the engine sends no fence"),
+            (Status::Undoing | Status::Undone | Status::Tombstone, _) => Outcome::Fenced,
         };
         let attempt = if kind == Kind::Compensate { attempt } else { row.attempt };
         self.says(sent.row, &sent.send, kind, undone, attempt);

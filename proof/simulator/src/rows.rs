@@ -13,7 +13,7 @@ use std::{
 use amends_inventory::stock::{Books, Ledger, Move, Reserved, Stock};
 use amends_protocol::Command;
 use amends_worker::{
-    Locked, Rows,
+    Due, Locked, Locks, Rows,
     row::{Row, Status},
     store::Error,
 };
@@ -252,5 +252,5 @@ fn read(state: &State, database: usize, keys: &[Uuid]) -> Locked {
     let db = &state.databases[database];
     let rows: HashMap<Uuid, Row> =
         keys.iter().filter_map(|key| db.rows.get(key)).map(|row| (row.key, row.clone())).collect();
-    Locked { now: state.instant_at(db.skew), rows }
+    Locked { now: state.instant_at(db.skew), rows, ..Locked::default() }
 }

@@ -80,6 +80,7 @@ impl Postgres {
         sqlx::query("SELECT pg_advisory_xact_lock(1)").execute(&mut *held).await.unwrap();
         let pause = format!(
             "CREATE FUNCTION pause() RETURNS trigger LANGUAGE plpgsql
+             SET lock_timeout = 0
              AS 'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END';
              CREATE CONSTRAINT TRIGGER pause AFTER INSERT ON timeline DEFERRABLE INITIALLY DEFERRED
              FOR EACH ROW WHEN (NEW.saga_id = '{saga_id}') EXECUTE FUNCTION pause()"

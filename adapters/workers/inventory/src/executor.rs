@@ -1,9 +1,14 @@
 //! The business: reserve, release, take. Decided in memory, for the whole batch, on locked rows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use amends_protocol::{Exposure, Json};
-use amends_worker::{Action, Answer, Participant, Settings, TransactionalExecutor, Work, store::Error};
+use amends_worker::{
+    Action, Answer, Locks, Participant, Settings, TransactionalExecutor, Work, store::Error,
+};
 use serde::Deserialize;
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -21,6 +26,10 @@ impl Participant for Inventory {
 
     fn settings() -> Settings {
         crate::settings()
+    }
+
+    async fn expire_books(pool: &PgPool, retention: Duration) -> Result<u64, Error> {
+        crate::expire_books(pool, retention).await
     }
 }
 
@@ -96,26 +105,52 @@ fn merged(lines: Vec<Line>) -> Result<BTreeMap<String, i64>, Answer> {
 
 impl<Tx: Ledger> TransactionalExecutor<Tx> for Inventory {
     async fn run(&self, tx: &mut Tx, work: &[Work]) -> Result<Vec<Answer>, Error> {
-        let asked: Vec<Asked> = work.iter().map(Asked::read).collect();
-        let (mut reservations, mut products) = (BTreeSet::new(), BTreeSet::new());
-        for asked in &asked {
-            match asked {
-                Asked::Reserve(wanted) => products.extend(wanted.keys().cloned()),
-                Asked::Release { reservation } | Asked::Take { reservation } => {
-                    reservations.insert(*reservation);
-                }
-                Asked::Nonsense(_) => {}
-            }
-        }
-        let mut books = tx.open(&reservations, products).await?;
-        let answers = work.iter().zip(asked).map(|(work, asked)| books.act(work, asked)).collect();
-        tx.write(&books).await?;
-        Ok(answers)
+        settle(tx, work, Locks::Wait).await
+    }
+
+    async fn run_past(&self, tx: &mut Tx, work: &[Work]) -> Result<Vec<Answer>, Error> {
+        settle(tx, work, Locks::PassOver).await
     }
 }
 
+async fn settle<Tx: Ledger>(tx: &mut Tx, work: &[Work], locks: Locks) -> Result<Vec<Answer>, Error> {
+    let asked: Vec<Asked> = work.iter().map(Asked::read).collect();
+    let (mut reservations, mut products) = (BTreeSet::new(), BTreeSet::new());
+    for asked in &asked {
+        match asked {
+            Asked::Reserve(wanted) => products.extend(wanted.keys().cloned()),
+            Asked::Release { reservation } | Asked::Take { reservation } => {
+                reservations.insert(*reservation);
+            }
+            Asked::Nonsense(_) => {}
+        }
+    }
+    let mut books = tx.open(&reservations, products, locks).await?;
+    let answers = work.iter().zip(asked).map(|(work, asked)| books.act(work, asked)).collect();
+    tx.write(&books).await?;
+    Ok(answers)
+}
+
 impl Books {
+    /// Whether another transaction holds what this needs.
+    fn is_passed_over(&self, asked: &Asked) -> bool {
+        match asked {
+            Asked::Reserve(wanted) => {
+                wanted.keys().any(|product| self.passed_over.products.contains(product))
+            }
+            Asked::Release { reservation } | Asked::Take { reservation } => {
+                let mut lines = self.reservations.get(reservation).into_iter().flat_map(BTreeMap::keys);
+                self.passed_over.reservations.contains(reservation)
+                    || lines.any(|product| self.passed_over.products.contains(product))
+            }
+            Asked::Nonsense(_) => false,
+        }
+    }
+
     fn act(&mut self, work: &Work, asked: Asked) -> Answer {
+        if self.is_passed_over(&asked) {
+            return Answer::PassedOver;
+        }
         match asked {
             Asked::Reserve(wanted) => self.reserve(work, &wanted),
             Asked::Release { reservation } => self.release(work, reservation),

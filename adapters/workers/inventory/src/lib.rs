@@ -7,6 +7,7 @@
 
 pub mod events;
 mod executor;
+mod expiry;
 mod http;
 mod problem;
 pub mod stock;
@@ -16,6 +17,7 @@ use amends_worker::{PgRows, Settings, Transactional};
 use sqlx::PgPool;
 
 pub use executor::Inventory;
+pub use expiry::expire_books;
 pub use http::router;
 
 /// The migrations of the inventory database.

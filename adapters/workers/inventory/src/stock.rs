@@ -5,7 +5,7 @@ use std::{
     future::Future,
 };
 
-use amends_worker::{PgTx, store::Error};
+use amends_worker::{Locks, PgTx, store::Error};
 use sqlx::{FromRow, PgConnection, Postgres, postgres::PgArguments, query::Query};
 use uuid::Uuid;
 
@@ -94,6 +94,17 @@ pub struct Books {
     pub reservations: BTreeMap<Uuid, BTreeMap<String, Reserved>>,
     /// What this batch moved.
     pub moves: Vec<Move>,
+    /// What other transactions hold, so that nothing is known of it here.
+    pub passed_over: PassedOver,
+}
+
+/// Rows that other transactions hold.
+#[derive(Debug, Default)]
+pub struct PassedOver {
+    /// Reservations, by their commands.
+    pub reservations: BTreeSet<Uuid>,
+    /// Products.
+    pub products: BTreeSet<String>,
 }
 
 /// A transaction that can open and write the books.
@@ -103,6 +114,7 @@ pub trait Ledger: Send {
         &mut self,
         reservations: &BTreeSet<Uuid>,
         products: BTreeSet<String>,
+        locks: Locks,
     ) -> impl Future<Output = Result<Books, Error>> + Send;
 
     /// Writes what has moved.
@@ -114,8 +126,9 @@ impl Ledger for PgTx {
         &mut self,
         reservations: &BTreeSet<Uuid>,
         products: BTreeSet<String>,
+        locks: Locks,
     ) -> Result<Books, Error> {
-        Books::open(self, reservations, products).await
+        Books::open(self, reservations, products, locks).await
     }
 
     async fn write(&mut self, books: &Books) -> Result<(), Error> {
@@ -140,46 +153,115 @@ struct StockRow {
     shipped: i64,
 }
 
+impl StockRow {
+    fn read(self) -> (String, Stock) {
+        let Self { product_id, on_hand, reserved, shipped } = self;
+        (product_id, Stock { on_hand, reserved, shipped })
+    }
+}
+
 impl Books {
     /// Reads and locks these reservations, their products, and the products that are to be reserved.
     async fn open(
         db: &mut PgConnection,
         reservations: &BTreeSet<Uuid>,
         products: BTreeSet<String>,
+        locks: Locks,
     ) -> Result<Self, Error> {
         let mut books = Self::default();
         let mut products = products;
         if !reservations.is_empty() {
-            let rows: Vec<ReservationRow> = sqlx::query_as(
-                "SELECT command_id, product_id, saga_id, quantity, status FROM reservations
-                 WHERE command_id = ANY($1) ORDER BY command_id, product_id FOR UPDATE",
-            )
-            .bind(reservations.iter().copied().collect::<Vec<_>>())
-            .fetch_all(&mut *db)
-            .await?;
-            for ReservationRow { command_id, product_id, saga_id, quantity, status } in rows {
-                let status = Status::of(&status)?;
-                products.insert(product_id.clone());
-                let lines = books.reservations.entry(command_id).or_default();
-                lines.insert(product_id, Reserved { saga_id, quantity, status });
-            }
+            books.open_reservations(db, reservations, locks).await?;
+            products.extend(books.reservations.values().flat_map(|lines| lines.keys().cloned()));
         }
         if !products.is_empty() {
+            books.open_stock(db, products, locks).await?;
+        }
+        Ok(books)
+    }
+
+    async fn open_reservations(
+        &mut self,
+        db: &mut PgConnection,
+        reservations: &BTreeSet<Uuid>,
+        locks: Locks,
+    ) -> Result<(), Error> {
+        let keys: Vec<Uuid> = reservations.iter().copied().collect();
+        let rows: Vec<ReservationRow> = sqlx::query_as(match locks {
+            Locks::Wait => {
+                "SELECT command_id, product_id, saga_id, quantity, status FROM reservations
+                 WHERE command_id = ANY($1) ORDER BY command_id, product_id FOR UPDATE"
+            }
+            Locks::PassOver => {
+                "SELECT command_id, product_id, saga_id, quantity, status FROM reservations
+                 WHERE command_id = ANY($1) ORDER BY command_id, product_id FOR UPDATE SKIP LOCKED"
+            }
+        })
+        .bind(&keys)
+        .fetch_all(&mut *db)
+        .await?;
+        for ReservationRow { command_id, product_id, saga_id, quantity, status } in rows {
+            let status = Status::of(&status)?;
+            let lines = self.reservations.entry(command_id).or_default();
+            lines.insert(product_id, Reserved { saga_id, quantity, status });
+        }
+        if locks == Locks::PassOver {
+            let all: Vec<(Uuid, String)> =
+                sqlx::query_as("SELECT command_id, product_id FROM reservations WHERE command_id = ANY($1)")
+                    .bind(&keys)
+                    .fetch_all(&mut *db)
+                    .await?;
+            let is_locked = |(key, product): &(Uuid, String)| {
+                !self.reservations.get(key).is_some_and(|lines| lines.contains_key(product))
+            };
+            self.passed_over.reservations =
+                all.iter().filter(|line| is_locked(line)).map(|(key, _)| *key).collect();
+            self.reservations.retain(|key, _| !self.passed_over.reservations.contains(key));
+        }
+        Ok(())
+    }
+
+    async fn open_stock(
+        &mut self,
+        db: &mut PgConnection,
+        products: BTreeSet<String>,
+        locks: Locks,
+    ) -> Result<(), Error> {
+        let mut wanted: Vec<String> = products.into_iter().collect();
+        if locks == Locks::Wait {
             let rows: Vec<StockRow> = sqlx::query_as(
                 "SELECT product_id, on_hand, reserved, shipped FROM stock
                  WHERE product_id = ANY($1) ORDER BY product_id FOR UPDATE",
             )
-            .bind(products.into_iter().collect::<Vec<_>>())
+            .bind(&wanted)
             .fetch_all(&mut *db)
             .await?;
-            books.stock = rows
-                .into_iter()
-                .map(|r| {
-                    (r.product_id, Stock { on_hand: r.on_hand, reserved: r.reserved, shipped: r.shipped })
-                })
-                .collect();
+            self.stock.extend(rows.into_iter().map(StockRow::read));
+            return Ok(());
         }
-        Ok(books)
+        // Other workers hold a product for milliseconds, and are no reason to leave what needs it.
+        for pause in [0.0, 0.02, 0.08] {
+            let rows: Vec<StockRow> = sqlx::query_as(
+                "SELECT product_id, on_hand, reserved, shipped FROM stock, (SELECT pg_sleep($2)) AS paused
+                 WHERE product_id = ANY($1) ORDER BY product_id FOR UPDATE OF stock SKIP LOCKED",
+            )
+            .bind(&wanted)
+            .bind(pause)
+            .fetch_all(&mut *db)
+            .await?;
+            self.stock.extend(rows.into_iter().map(StockRow::read));
+            wanted.retain(|product| !self.stock.contains_key(product));
+            if wanted.is_empty() {
+                return Ok(());
+            }
+        }
+        // What is not there at all is not held by anybody.
+        let held: Vec<String> = sqlx::query_scalar("SELECT product_id FROM stock WHERE product_id = ANY($1)")
+            .bind(&wanted)
+            .fetch_all(&mut *db)
+            .await?;
+        self.passed_over.products = held.into_iter().collect();
+        Ok(())
     }
 
     /// Writes what the ledger says has moved.

@@ -4,9 +4,11 @@
 #![warn(missing_docs)]
 
 mod event;
+mod expiry;
 mod recorder;
 
 pub use event::{TOPICS, template};
+pub use expiry::expire_notifications;
 pub use recorder::{Error, Recorder};
 
 /// The migrations of the notification database.

@@ -124,3 +124,23 @@ async fn without_its_database_nothing_is_committed_and_the_batch_comes_again() {
 fn every_topic_has_a_template() {
     assert!(TOPICS.iter().all(|topic| template(topic).is_some()));
 }
+
+#[tokio::test]
+async fn notifications_of_old_orders_go() {
+    let database = amends_testkit::database(&MIGRATOR, "notification").await;
+    let now = chrono::Utc::now();
+    for days in [0, 399, 401, 800] {
+        let millis = u128::try_from((now - chrono::TimeDelta::days(days)).timestamp_millis()).unwrap();
+        let order = uuid::Uuid::from_u128(millis << 80 | 7 << 76 | 5);
+        sqlx::query("INSERT INTO notifications VALUES ($1, 'e', 'order.paid', 1, 't')")
+            .bind(order.to_string())
+            .execute(&database.pool)
+            .await
+            .unwrap();
+    }
+    let pool = PgPool::connect(&database.role_url("amends_notification")).await.unwrap();
+    let retention = Duration::from_hours(400 * 24);
+    assert_eq!(amends_notification::expire_notifications(&pool, now, retention).await.unwrap(), 2);
+    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM notifications").fetch_one(&pool).await.unwrap();
+    assert_eq!(left, 2);
+}

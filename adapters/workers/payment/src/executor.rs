@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use amends_protocol::{Exposure, Json, Kind, Reason, negated};
-use amends_worker::{Answer, ExternalExecutor, LookUp, Participant, Port, Settings, Work};
+use amends_worker::{Answer, ExternalExecutor, LookUp, Participant, Port, Settings, Work, store};
 use serde::Deserialize;
 use serde_json::json;
 use sqlx::PgPool;
@@ -33,6 +33,10 @@ impl Participant for Payments<SandboxGateway> {
 
     fn settings() -> Settings {
         crate::settings()
+    }
+
+    async fn expire_books(pool: &PgPool, retention: Duration) -> Result<u64, store::Error> {
+        crate::expire_books(pool, retention).await
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod books;
 mod executor;
+mod expiry;
 mod gateway;
 mod sandbox;
 
@@ -16,6 +17,7 @@ use amends_worker::{External, PgRows, Settings};
 use sqlx::PgPool;
 
 pub use executor::Payments;
+pub use expiry::expire_books;
 pub use gateway::{Charge, Error, PaymentGateway, Receipt, Refund};
 pub use sandbox::SandboxGateway;
 

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     row::{Lease, Row, Said, Status},
-    store::Rows,
+    store::{Due, Locks, Rows},
 };
 
 /// Makes a test of each.
@@ -22,6 +22,8 @@ macro_rules! conformance {
             who_inserts_last_waits_for_nobody_who_began_with_the_row
             what_is_due_is_locked_and_others_pass_it_over
             what_is_not_due_rests
+            who_passes_over_leaves_what_others_hold_and_says_so
+            what_is_unsure_is_due_apart_from_what_is_not
             what_is_written_in_a_transaction_that_is_dropped_was_never_written
             a_call_that_nobody_has_touched_is_settled
             an_outcome_is_not_written_where_a_compensation_is_remembered
@@ -39,7 +41,7 @@ macro_rules! conformance {
 
 /// The execute of a saga of its own, as an engine would send it.
 pub fn execute() -> Command {
-    let (saga_id, now) = (Uuid::new_v4(), Utc::now());
+    let (saga_id, now) = (Uuid::now_v7(), Utc::now());
     Command {
         schema_version: SCHEMA_VERSION,
         command_id: id::execute(saga_id, "pay", 0, 1),
@@ -57,6 +59,8 @@ pub fn execute() -> Command {
         epoch: 0,
         issued_at: now,
         sent_at: Some(now),
+        target_issued_at: None,
+        resolved: None,
         deadline: now,
         reply_token: "token".to_owned(),
         payload: Json::null(),
@@ -69,6 +73,7 @@ fn compensation(of: &Command) -> Command {
         command_id: id::of(Kind::Compensate, target),
         kind: Kind::Compensate,
         target: Some(target),
+        target_issued_at: Some(of.issued_at),
         ..of.clone()
     }
 }
@@ -94,7 +99,7 @@ async fn insert(rows: &impl Rows, row: &Row) {
 
 async fn read(rows: &impl Rows, key: Uuid) -> Option<Row> {
     let mut tx = rows.begin().await.expect("a transaction");
-    rows.get(&mut tx, &[key]).await.expect("rows").rows.remove(&key)
+    rows.get(&mut tx, &[key], Locks::Wait).await.expect("rows").rows.remove(&key)
 }
 
 /// The row as it will be once its call has come out well.
@@ -134,7 +139,7 @@ pub async fn who_inserts_last_waits_for_nobody_who_began_with_the_row(rows: &imp
     let mut row = called(rows, Uuid::new_v4(), false).await;
     row.key = command.command_id;
     let mut first = rows.begin().await.expect("a transaction");
-    rows.lock(&mut first, &[&command]).await.expect("its row");
+    rows.lock(&mut first, &[&command], Locks::Wait).await.expect("its row");
     let mut second = rows.begin().await.expect("a transaction");
     let inserted = rows.insert_in(&mut second, std::slice::from_ref(&row));
     let inserted = tokio::time::timeout(Duration::from_secs(10), inserted).await.expect("it waits");
@@ -146,16 +151,16 @@ pub async fn what_is_due_is_locked_and_others_pass_it_over(rows: &impl Rows) {
     let row = called(rows, Uuid::new_v4(), true).await;
     insert(rows, &row).await;
     let mut first = rows.begin().await.expect("a transaction");
-    let due = rows.due(&mut first, 10).await.expect("what is due");
+    let due = rows.due(&mut first, Due::Sure, 10).await.expect("what is due");
     assert!(due.rows.contains_key(&row.key));
     let mut second = rows.begin().await.expect("a transaction");
-    let passed = rows.due(&mut second, 10).await.expect("what is due");
+    let passed = rows.due(&mut second, Due::Sure, 10).await.expect("what is due");
     assert!(passed.rows.is_empty(), "another transaction holds it");
     drop((first, second));
     // The lock goes with the transaction, a moment after it was dropped.
     for _ in 0..1_000 {
         let mut third = rows.begin().await.expect("a transaction");
-        if rows.due(&mut third, 10).await.expect("what is due").rows.contains_key(&row.key) {
+        if rows.due(&mut third, Due::Sure, 10).await.expect("what is due").rows.contains_key(&row.key) {
             return;
         }
     }
@@ -166,7 +171,43 @@ pub async fn what_is_due_is_locked_and_others_pass_it_over(rows: &impl Rows) {
 pub async fn what_is_not_due_rests(rows: &impl Rows) {
     insert(rows, &called(rows, Uuid::new_v4(), false).await).await;
     let mut tx = rows.begin().await.expect("a transaction");
-    assert!(rows.due(&mut tx, 10).await.expect("what is due").rows.is_empty());
+    assert!(rows.due(&mut tx, Due::Sure, 10).await.expect("what is due").rows.is_empty());
+}
+
+/// Nothing may be concluded about a row that another transaction holds, least of all that there is none.
+pub async fn who_passes_over_leaves_what_others_hold_and_says_so(rows: &impl Rows) {
+    let [held, free, new] = [execute(), execute(), execute()];
+    for command in [&held, &free] {
+        insert(rows, &Row { status: Status::Succeeded, ..Row::new(command) }).await;
+    }
+    let mut first = rows.begin().await.expect("a transaction");
+    rows.get(&mut first, &[held.command_id], Locks::Wait).await.expect("the row");
+    let mut second = rows.begin().await.expect("a transaction");
+    let commands = [&held, &free, &new];
+    let locked = rows.lock(&mut second, &commands, Locks::PassOver);
+    let locked = tokio::time::timeout(Duration::from_secs(10), locked).await.expect("it waits");
+    let locked = locked.expect("what is free");
+    assert_eq!(locked.passed_over.into_iter().collect::<Vec<_>>(), [held.command_id]);
+    assert_eq!(locked.rows.into_keys().collect::<Vec<_>>(), [free.command_id]);
+    let passed = rows.get(&mut second, &[held.command_id], Locks::PassOver).await.expect("an answer");
+    assert_eq!((passed.rows.len(), passed.passed_over.len()), (0, 1));
+}
+
+/// Whoever asks for what can be begun does not get what nobody can settle, however long that has been due.
+pub async fn what_is_unsure_is_due_apart_from_what_is_not(rows: &impl Rows) {
+    let (sure, unsure) = (called(rows, Uuid::new_v4(), true).await, called(rows, Uuid::new_v4(), true).await);
+    for row in [&sure, &unsure] {
+        insert(rows, row).await;
+    }
+    let mut tx = rows.begin().await.expect("a transaction");
+    rows.get(&mut tx, &[unsure.key], Locks::Wait).await.expect("the row");
+    rows.write(&mut tx, &[Row { unsure: true, ..unsure.clone() }]).await.expect("written");
+    rows.commit(tx).await.expect("a commit");
+    for (which, row) in [(Due::Sure, &sure), (Due::Unsure, &unsure)] {
+        let mut tx = rows.begin().await.expect("a transaction");
+        let due = rows.due(&mut tx, which, 10).await.expect("what is due");
+        assert_eq!(due.rows.into_keys().collect::<Vec<_>>(), [row.key], "{which:?}");
+    }
 }
 
 /// A crash before the commit.
@@ -174,7 +215,7 @@ pub async fn what_is_written_in_a_transaction_that_is_dropped_was_never_written(
     let row = called(rows, Uuid::new_v4(), false).await;
     insert(rows, &row).await;
     let mut tx = rows.begin().await.expect("a transaction");
-    rows.get(&mut tx, &[row.key]).await.expect("the row");
+    rows.get(&mut tx, &[row.key], Locks::Wait).await.expect("the row");
     rows.write(&mut tx, &[succeeded(&row)]).await.expect("written");
     drop(tx);
     assert_eq!(read(rows, row.key).await.map(|row| row.status), Some(Status::Started));
@@ -199,7 +240,7 @@ pub async fn an_outcome_is_not_written_where_a_compensation_is_remembered(rows: 
     let command = row.command.as_ref().expect("it has its command");
     let mut remembered = Row { undo: Some(compensation(command)), ..row.clone() };
     let mut tx = rows.begin().await.expect("a transaction");
-    rows.get(&mut tx, &[row.key]).await.expect("the row");
+    rows.get(&mut tx, &[row.key], Locks::Wait).await.expect("the row");
     rows.write(&mut tx, std::slice::from_ref(&remembered)).await.expect("written");
     rows.commit(tx).await.expect("a commit");
     assert!(rows.settle(owner, &[succeeded(&row)]).await.expect("an answer").is_empty());
@@ -221,7 +262,7 @@ pub async fn an_outcome_is_not_written_over_another_owners_attempt_or_doubt(rows
         // The doubt of a row that is inserted is written after, as it is in life.
         insert(rows, &Row { unsure: false, ..other.clone() }).await;
         let mut tx = rows.begin().await.expect("a transaction");
-        rows.get(&mut tx, &[other.key]).await.expect("the row");
+        rows.get(&mut tx, &[other.key], Locks::Wait).await.expect("the row");
         rows.write(&mut tx, std::slice::from_ref(&other)).await.expect("written");
         rows.commit(tx).await.expect("a commit");
         let mine = Row { attempt: row.attempt, ..succeeded(&other) };

@@ -1,6 +1,6 @@
 //! What a command does to its row: the table of the protocol, and nothing else. Pure.
 
-use amends_protocol::{Command, Kind, Outcome};
+use amends_protocol::{Command, Kind, Outcome, id};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::row::{Row, Status};
@@ -77,8 +77,25 @@ pub fn state(row: Option<&Row>, now: DateTime<Utc>) -> State {
     }
 }
 
-/// Decides about a command: the row first, then the horizon.
-pub fn decide(row: Option<&Row>, command: &Command, now: DateTime<Utc>, horizon: TimeDelta) -> Decision {
+/// How far back a worker's word reaches where it has no row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// How old an execute may be that is seen for the first time.
+    pub horizon: TimeDelta,
+    /// How long after a saga's birth the rows of its commands are kept for certain.
+    pub retention: TimeDelta,
+}
+
+impl Memory {
+    /// Whether a row of this command would still be here if there had ever been one, and its execute may still come.
+    fn reaches(self, command: &Command, now: DateTime<Utc>) -> bool {
+        now - command.effect_issued_at() <= self.horizon
+            && now - id::born_at(command.row_key()) <= self.retention
+    }
+}
+
+/// Decides about a command: the row first, then the age of the execute that it is, or is about.
+pub fn decide(row: Option<&Row>, command: &Command, now: DateTime<Utc>, memory: Memory) -> Decision {
     use Decision::{Ask, Bury, Execute, Ignore, Recorded, RecordedUndo, Remember, Say, Undo};
     use Kind as K;
     use State as S;
@@ -86,7 +103,7 @@ pub fn decide(row: Option<&Row>, command: &Command, now: DateTime<Utc>, horizon:
     if row.is_some_and(|r| command.epoch < r.epoch) {
         return Ignore;
     }
-    let too_old = now - command.issued_at > horizon;
+    let too_old = !memory.reaches(command, now);
     let another_attempt = row.is_some_and(|r| command.attempt > r.attempt);
     let undo_failed_before =
         row.and_then(|r| r.undone.as_ref()).is_some_and(|record| command.attempt <= record.attempt);

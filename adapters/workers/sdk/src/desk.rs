@@ -4,16 +4,16 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use amends_protocol::{Command, Outcome, Reply, wire};
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::{
-    decide::{Decision, decide},
+    decide::{Decision, Memory, decide},
     inbox::Delivery,
     outbox::Answered,
     row::Row,
     settings::Settings,
-    store::{Error, Locked, Rows},
+    store::{Error, Locked, Locks, Rows},
 };
 
 /// What is left for the caller to do about a command; all else the desk has done.
@@ -31,7 +31,8 @@ pub(crate) struct Desk {
     pub(crate) now: DateTime<Utc>,
     pub(crate) rows: HashMap<Uuid, Row>,
     pub(crate) answered: Vec<Answered>,
-    horizon: TimeDelta,
+    memory: Memory,
+    passed_over: HashSet<Uuid>,
     inserted: HashSet<Uuid>,
     changed: HashSet<Uuid>,
 }
@@ -41,9 +42,12 @@ impl Desk {
     pub(crate) fn new(locked: Locked, commands: &[&Command], settings: &Settings) -> Self {
         Self {
             now: locked.now,
-            inserted: commands.iter().map(|c| c.row_key()).filter(|k| !locked.rows.contains_key(k)).collect(),
+            inserted: (commands.iter().map(|c| c.row_key()))
+                .filter(|k| !locked.rows.contains_key(k) && !locked.passed_over.contains(k))
+                .collect(),
             rows: locked.rows,
-            horizon: TimeDelta::from_std(settings.horizon).unwrap_or(TimeDelta::MAX),
+            passed_over: locked.passed_over,
+            memory: settings.memory(),
             answered: Vec::with_capacity(commands.len()),
             changed: HashSet::new(),
         }
@@ -52,15 +56,21 @@ impl Desk {
     /// Decides about a command. Answers it, or says what has to be done first.
     pub(crate) fn hear(&mut self, command: &Command, traceparent: Option<&str>) -> Option<Ruling> {
         let (key, now) = (command.row_key(), self.now);
+        if self.passed_over.contains(&key) {
+            return None;
+        }
         if wire::is_newer(command.schema_version) {
             self.answer(command.reply(Outcome::Unsupported, now), traceparent);
             return None;
         }
-        let decision = decide(self.rows.get(&key), command, now, self.horizon);
+        let decision = decide(self.rows.get(&key), command, now, self.memory);
         if decision == Decision::Ignore {
             return None;
         }
         if self.rows.get_mut(&key).is_some_and(|row| row.see_epoch(command.epoch)) {
+            self.changed.insert(key);
+        }
+        if self.rows.get_mut(&key).is_some_and(|row| row.see_resolution(command.resolved)) {
             self.changed.insert(key);
         }
         let row = self.rows.get(&key);
@@ -107,6 +117,16 @@ impl Desk {
         Some(row)
     }
 
+    /// Leaves a command, and whatever else comes for its row in this batch: the engine sends it again.
+    pub(crate) fn pass_over(&mut self, key: Uuid) {
+        self.passed_over.insert(key);
+    }
+
+    /// How many rows were passed over.
+    pub(crate) fn passed_over(&self) -> usize {
+        self.passed_over.len()
+    }
+
     pub(crate) fn answer(&mut self, reply: Reply, traceparent: Option<&str>) {
         self.answered.push(Answered { reply, traceparent: traceparent.map(Into::into) });
     }
@@ -130,7 +150,7 @@ pub(crate) fn apart(
     now: DateTime<Utc>,
     settings: &Settings,
 ) -> (Vec<Delivery>, Vec<Delivery>) {
-    let horizon = TimeDelta::from_std(settings.horizon).unwrap_or(TimeDelta::MAX);
+    let memory = settings.memory();
     let mut words: HashMap<Uuid, usize> = HashMap::with_capacity(deliveries.len());
     for delivery in &deliveries {
         *words.entry(delivery.command.row_key()).or_default() += 1;
@@ -138,30 +158,74 @@ pub(crate) fn apart(
     deliveries.into_iter().partition(|Delivery { command, .. }| {
         words.get(&command.row_key()) == Some(&1)
             && !wire::is_newer(command.schema_version)
-            && decide(None, command, now, horizon) == Decision::Execute
+            && decide(None, command, now, memory) == Decision::Execute
     })
 }
 
-/// A batch in parts: halved whenever its data is at fault, until the command that causes it is alone.
-pub(crate) struct Parts<'a>(VecDeque<&'a [Delivery]>);
+/// How often one batch waits for locked rows until it gives up those commands that it has not done yet.
+const LOCK_TIMEOUTS_MAX: u32 = 8;
+
+/// A part of a batch: one transaction.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Part<'a> {
+    pub(crate) deliveries: &'a [Delivery],
+    /// What the transaction does about rows that others hold.
+    pub(crate) locks: Locks,
+}
+
+/// A batch in parts: halved whenever its data is at fault, until the command that causes it is alone; and done again
+/// past the rows that others hold, once waiting for them has not helped.
+pub(crate) struct Parts<'a> {
+    parts: VecDeque<Part<'a>>,
+    lock_timeouts: u32,
+}
 
 impl<'a> Parts<'a> {
-    pub(crate) fn new(whole: &'a [Delivery]) -> Self {
-        Self(VecDeque::from([whole]))
+    pub(crate) fn new(deliveries: &'a [Delivery], locks: Locks) -> Self {
+        Self { parts: VecDeque::from([Part { deliveries, locks }]), lock_timeouts: 0 }
     }
 
-    pub(crate) fn next(&mut self) -> Option<&'a [Delivery]> {
-        self.0.pop_front()
+    pub(crate) fn next(&mut self) -> Option<Part<'a>> {
+        self.parts.pop_front()
     }
 
     /// Puts the halves of a part back, in order; one that cannot be halved is the poison.
-    pub(crate) fn halve(&mut self, part: &'a [Delivery]) -> Option<&'a Delivery> {
-        if let [poison] = part {
+    pub(crate) fn halve(&mut self, part: Part<'a>) -> Option<&'a Delivery> {
+        let Part { deliveries, locks } = part;
+        if let [poison] = deliveries {
             return Some(poison);
         }
-        let (first, second) = part.split_at(part.len() / 2);
-        self.0.push_front(second);
-        self.0.push_front(first);
+        let (first, second) = deliveries.split_at(deliveries.len() / 2);
+        self.parts.push_front(Part { deliveries: second, locks });
+        self.parts.push_front(Part { deliveries: first, locks });
         None
+    }
+
+    /// A part has waited in vain for a row that another transaction holds: it is done again past such rows. What cannot
+    /// be done so either (a row that somebody is inserting cannot be seen, and so not passed over) is halved until the
+    /// command that needs it is alone. That one is left: the engine sends it again. So is the rest, once the batch has
+    /// waited often enough.
+    pub(crate) fn pass_over(&mut self, part: Part<'a>, settings: &Settings) {
+        self.lock_timeouts += 1;
+        if self.lock_timeouts > LOCK_TIMEOUTS_MAX {
+            return count_passed_over(settings, part.deliveries.len());
+        }
+        match part.locks {
+            Locks::Wait => self.parts.push_front(Part { locks: Locks::PassOver, ..part }),
+            Locks::PassOver => {
+                if self.halve(part).is_some() {
+                    count_passed_over(settings, 1);
+                }
+            }
+        }
+    }
+}
+
+/// Counts commands (or outcomes) that were left because others held their rows.
+pub(crate) fn count_passed_over(settings: &Settings, commands: usize) {
+    if commands > 0 {
+        tracing::warn!(worker = settings.name, commands, "passed over: another transaction holds their rows");
+        metrics::counter!("amends_worker_passed_over_total", "worker" => settings.name.clone())
+            .increment(commands as u64);
     }
 }

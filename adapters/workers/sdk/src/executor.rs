@@ -29,6 +29,9 @@ pub enum Answer {
     },
     /// Nobody can say whether it took effect.
     Unknown(Reason),
+    /// Nothing was done, because another transaction holds what it needs ([`TransactionalExecutor::run_past`]). The
+    /// command is left; the engine sends it again.
+    PassedOver,
 }
 
 impl Answer {
@@ -62,6 +65,7 @@ impl Answer {
             Answer::Failed { reason, transient: true } => (Outcome::FailedTransient, Said::because(reason)),
             Answer::Failed { reason, transient: false } => (Outcome::FailedForGood, Said::because(reason)),
             Answer::Unknown(reason) => (Outcome::Unknown, Said::because(reason)),
+            Answer::PassedOver => (Outcome::Unknown, Said::because(Reason::new("passed_over", ""))),
         }
     }
 
@@ -113,6 +117,18 @@ pub trait TransactionalExecutor<Tx>: Send + Sync {
         tx: &mut Tx,
         work: &[Work],
     ) -> impl Future<Output = Result<Vec<Answer>, store::Error>> + Send;
+
+    /// The same, after [`run`](Self::run) has waited in vain for a row that another transaction holds
+    /// ([`store::Error::Locked`]): passes over such rows, and answers [`Answer::PassedOver`] where one is needed.
+    ///
+    /// By default it waits again, and the batch is halved until only those commands are left that cannot be done.
+    fn run_past(
+        &self,
+        tx: &mut Tx,
+        work: &[Work],
+    ) -> impl Future<Output = Result<Vec<Answer>, store::Error>> + Send {
+        self.run(tx, work)
+    }
 }
 
 /// What is true of the port behind an external executor.

@@ -57,6 +57,6 @@ pub use health::{Health, Readiness};
 pub use participant::Participant;
 pub use postgres::{PgRows, PgTx};
 pub use settings::Settings;
-pub use store::{Locked, Rows};
+pub use store::{Due, Locked, Locks, Rows};
 pub use transactional::Transactional;
-pub use upkeep::expire_rows;
+pub use upkeep::{ensure_partitions, expire_pages, expire_rows};

@@ -1,4 +1,5 @@
-//! The rows in Postgres: table `commands`, the same in each worker's database.
+//! The rows in Postgres: table `commands`, the same in each worker's database. It has a partition a month of the sagas'
+//! births, which their commands' ids begin with; a statement that names the range of its ids looks at no other.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -7,7 +8,7 @@ use std::{
 };
 
 use amends_pool::DatabaseClock;
-use amends_protocol::{Command, Json};
+use amends_protocol::{Command, Json, Resolved};
 use chrono::{DateTime, Utc};
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{FromRow, PgPool, Postgres, Transaction, postgres::PgArguments, query::QueryScalar};
@@ -15,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     row::{Lease, Row, Status},
-    store::{Error, Locked, Rows},
+    store::{Due, Error, Locked, Locks, Rows},
 };
 
 /// Rows in a worker's Postgres database.
@@ -33,11 +34,17 @@ impl PgRows {
     }
 }
 
+impl PgRows {
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+}
+
 /// A transaction of a worker.
 pub type PgTx = Transaction<'static, Postgres>;
 
 const COLUMNS: &str = "command_id, saga_id, status, attempt, epoch, issued_at, unsure, live, owner, lease_until, \
-                       started_at, command, reply, undo, undo_reply";
+                       started_at, command, reply, undo, undo_reply, resolved";
 
 impl Rows for PgRows {
     type Tx = PgTx;
@@ -56,17 +63,14 @@ impl Rows for PgRows {
     }
 
     async fn insert_in(&self, tx: &mut PgTx, rows: &[Row]) -> Result<bool, Error> {
-        /// `lock_not_available`: somebody else is at a row, so that it is not new.
-        const LOCKED: &str = "55P03";
         if rows.is_empty() {
             return Ok(true);
         }
-        match insert(INSERT_OR_LEAVE, rows).fetch_all(&mut **tx).await {
+        match insert(INSERT_OR_LEAVE, rows).fetch_all(&mut **tx).await.map_err(Error::from) {
             Ok(inserted) => Ok(inserted.len() == rows.len()),
-            Err(error) if error.as_database_error().and_then(|e| e.code()).as_deref() == Some(LOCKED) => {
-                Ok(false)
-            }
-            Err(error) => Err(error.into()),
+            // Somebody else is at a row, so that it is not new.
+            Err(Error::Locked) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -77,11 +81,12 @@ impl Rows for PgRows {
         let sorted = sorted(rows);
         let settled: Vec<Uuid> = sqlx::query_scalar(
             "UPDATE commands AS c
-             SET status = w.status, live = false, held = w.held, owner = NULL, lease_until = NULL, started_at = NULL,
-                 command = NULL, reply = w.reply, updated_at = now()
-             FROM UNNEST($1::uuid[], $2::text[], $3::int4[], $4::int4[], $5::bool[], $6::text[])
-                  AS w (command_id, status, attempt, epoch, held, reply)
-             WHERE c.command_id = w.command_id AND c.status = 'started' AND c.owner = $7 AND c.undo IS NULL
+             SET status = w.status, live = false, owner = NULL, lease_until = NULL, started_at = NULL,
+                 command = NULL, reply = w.reply, resolved = NULL, updated_at = now()
+             FROM UNNEST($1::uuid[], $2::text[], $3::int4[], $4::int4[], $5::text[])
+                  AS w (command_id, status, attempt, epoch, reply)
+             WHERE c.command_id = w.command_id AND c.command_id BETWEEN $6 AND $7
+               AND c.status = 'started' AND c.owner = $8 AND c.undo IS NULL
                AND c.attempt = w.attempt AND c.epoch = w.epoch AND NOT c.unsure
              RETURNING c.command_id",
         )
@@ -89,15 +94,16 @@ impl Rows for PgRows {
         .bind(each(&sorted, |r| r.status.as_str()))
         .bind(each(&sorted, |r| int(r.attempt)))
         .bind(each(&sorted, |r| int(r.epoch)))
-        .bind(each(&sorted, |r| r.is_held()))
         .bind(each(&sorted, |r| said(r)))
+        .bind(sorted[0].key)
+        .bind(sorted[sorted.len() - 1].key)
         .bind(owner)
         .fetch_all(&self.pool)
         .await?;
         Ok(settled.into_iter().collect())
     }
 
-    async fn lock(&self, tx: &mut PgTx, commands: &[&Command]) -> Result<Locked, Error> {
+    async fn lock(&self, tx: &mut PgTx, commands: &[&Command], locks: Locks) -> Result<Locked, Error> {
         let mut first: Vec<&Command> = commands.to_vec();
         first.sort_by_key(|c| c.row_key());
         first.dedup_by_key(|c| c.row_key());
@@ -119,38 +125,51 @@ impl Rows for PgRows {
             .bind(first.iter().map(|c| c.saga_id).collect::<Vec<_>>())
             .bind(first.iter().map(|c| i64::from(c.attempt)).collect::<Vec<_>>())
             .bind(first.iter().map(|c| i64::from(c.epoch)).collect::<Vec<_>>())
-            .bind(first.iter().map(|c| c.issued_at).collect::<Vec<_>>())
+            .bind(first.iter().map(|c| c.effect_issued_at()).collect::<Vec<_>>())
             .fetch_one(&mut **tx)
             .await?;
             first.retain(|c| inserted.binary_search(&c.row_key()).is_err());
             if first.is_empty() {
-                return Ok(Locked { now, rows });
+                return Ok(Locked { now, rows, ..Locked::default() });
             }
             let keys: Vec<Uuid> = first.iter().map(|c| c.row_key()).collect();
-            let found = self.get(tx, &keys).await?;
+            let found = self.get(tx, &keys, locks).await?;
             rows.extend(found.rows);
             first.retain(|c| !rows.contains_key(&c.row_key()));
-            if first.is_empty() {
-                return Ok(Locked { now: found.now, rows });
+            if first.is_empty() || locks == Locks::PassOver {
+                return Ok(Locked { now: found.now, rows, passed_over: found.passed_over });
             }
         }
     }
 
-    async fn get(&self, tx: &mut PgTx, keys: &[Uuid]) -> Result<Locked, Error> {
+    async fn get(&self, tx: &mut PgTx, keys: &[Uuid], locks: Locks) -> Result<Locked, Error> {
+        let patience = match locks {
+            Locks::Wait => "",
+            Locks::PassOver => "SKIP LOCKED",
+        };
         let stored: Vec<Stored> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "SELECT {COLUMNS}, clock_timestamp() AS now
-             FROM (SELECT * FROM commands WHERE command_id = ANY($1) ORDER BY command_id FOR UPDATE) AS locked"
+             FROM (SELECT * FROM commands WHERE command_id = ANY($1) ORDER BY command_id
+                   FOR UPDATE {patience}) AS locked"
         )))
         .bind(keys)
         .fetch_all(&mut **tx)
         .await?;
-        locked(tx, stored).await
+        let mut locked = locked(tx, stored).await?;
+        if locks == Locks::PassOver {
+            locked.passed_over = keys.iter().copied().filter(|key| !locked.rows.contains_key(key)).collect();
+        }
+        Ok(locked)
     }
 
-    async fn due(&self, tx: &mut PgTx, limit: usize) -> Result<Locked, Error> {
+    async fn due(&self, tx: &mut PgTx, which: Due, limit: usize) -> Result<Locked, Error> {
+        let which = match which {
+            Due::Sure => "NOT unsure",
+            Due::Unsure => "unsure",
+        };
         let stored: Vec<Stored> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "SELECT {COLUMNS}, clock_timestamp() AS now FROM commands
-             WHERE live AND lease_until <= now() ORDER BY lease_until LIMIT $1 FOR UPDATE SKIP LOCKED"
+             WHERE live AND {which} AND lease_until <= now() ORDER BY lease_until LIMIT $1 FOR UPDATE SKIP LOCKED"
         )))
         .bind(i64::try_from(limit).unwrap_or(i64::MAX))
         .fetch_all(&mut **tx)
@@ -176,7 +195,7 @@ impl Rows for PgRows {
             .execute(&mut **tx)
             .await?;
         }
-        Ok(Locked { now, rows })
+        Ok(Locked { now, rows, ..Locked::default() })
     }
 
     async fn write(&self, tx: &mut PgTx, rows: &[Row]) -> Result<(), Error> {
@@ -187,21 +206,20 @@ impl Rows for PgRows {
         sqlx::query(
             "UPDATE commands AS c
              SET status = w.status, attempt = w.attempt, epoch = w.epoch, unsure = w.unsure,
-                 live = w.lease_until IS NOT NULL, held = w.held, owner = w.owner, lease_until = w.lease_until,
+                 live = w.lease_until IS NOT NULL, owner = w.owner, lease_until = w.lease_until,
                  started_at = w.started_at, command = w.command, reply = w.reply, undo = w.undo,
-                 undo_reply = w.undo_reply, updated_at = now()
-             FROM UNNEST($1::uuid[], $2::text[], $3::int8[], $4::int8[], $5::bool[], $6::bool[], $7::uuid[],
-                         $8::timestamptz[], $9::timestamptz[], $10::text[], $11::text[], $12::text[], $13::text[])
-                  AS w (command_id, status, attempt, epoch, unsure, held, owner, lease_until, started_at, command,
-                        reply, undo, undo_reply)
-             WHERE c.command_id = w.command_id",
+                 undo_reply = w.undo_reply, resolved = w.resolved, updated_at = now()
+             FROM UNNEST($1::uuid[], $2::text[], $3::int8[], $4::int8[], $5::bool[], $6::uuid[], $7::timestamptz[],
+                         $8::timestamptz[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[])
+                  AS w (command_id, status, attempt, epoch, unsure, owner, lease_until, started_at, command,
+                        reply, undo, undo_reply, resolved)
+             WHERE c.command_id = w.command_id AND c.command_id BETWEEN $14 AND $15",
         )
         .bind(each(rows, |r| r.key))
         .bind(each(rows, |r| r.status.as_str()))
         .bind(each(rows, |r| i64::from(r.attempt)))
         .bind(each(rows, |r| i64::from(r.epoch)))
         .bind(each(rows, |r| r.unsure))
-        .bind(each(rows, |r| r.is_held()))
         .bind(each(rows, |r| r.lease.and_then(|l| l.owner)))
         .bind(each(rows, |r| r.lease.map(|l| l.until)))
         .bind(each(rows, |r| r.started_at))
@@ -209,6 +227,9 @@ impl Rows for PgRows {
         .bind(each(rows, |r| said(r)))
         .bind(each(rows, |r| r.undo.as_ref().map(json)))
         .bind(each(rows, |r| r.undone.as_ref().map(json)))
+        .bind(each(rows, |r| r.resolved.map(Resolved::as_str)))
+        .bind(rows[0].key)
+        .bind(rows[rows.len() - 1].key)
         .execute(&mut **tx)
         .await?;
         Ok(())
@@ -232,7 +253,7 @@ impl Rows for PgRows {
         sqlx::query(
             "UPDATE commands AS c SET lease_until = now() + $3 * interval '1 millisecond'
              FROM (SELECT command_id FROM commands WHERE command_id = ANY($1) AND owner = $2
-                   ORDER BY command_id FOR UPDATE) AS mine
+                   ORDER BY command_id FOR UPDATE SKIP LOCKED) AS mine
              WHERE c.command_id = mine.command_id",
         )
         .bind(keys)
@@ -241,20 +262,6 @@ impl Rows for PgRows {
         .execute(&self.pool)
         .await?;
         Ok(())
-    }
-
-    async fn expire(&self, age: Duration, limit: usize) -> Result<u64, Error> {
-        let done = sqlx::query(
-            "DELETE FROM commands WHERE command_id IN (
-                 SELECT command_id FROM commands
-                 WHERE created_at < now() - $1 * interval '1 millisecond' AND NOT held
-                 LIMIT $2 FOR UPDATE SKIP LOCKED)",
-        )
-        .bind(millis(age))
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .execute(&self.pool)
-        .await?;
-        Ok(done.rows_affected())
     }
 
     async fn ping(&self) -> Result<(), Error> {
@@ -267,15 +274,15 @@ impl Rows for PgRows {
 macro_rules! insert {
     ($patience:literal) => {
         concat!(
-            "INSERT INTO commands (command_id, saga_id, status, attempt, epoch, issued_at, live, held, owner, lease_until,
+            "INSERT INTO commands (command_id, saga_id, status, attempt, epoch, issued_at, live, owner, lease_until,
                                    started_at, command, reply)
              SELECT w.command_id, w.saga_id, w.status, w.attempt, w.epoch, w.issued_at, w.lease_until IS NOT NULL,
-                    w.held, w.owner, w.lease_until, w.started_at, w.command, w.reply
+                    w.owner, w.lease_until, w.started_at, w.command, w.reply
              FROM ",
             $patience,
-            "UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::int4[], $5::int4[], $6::timestamptz[], $7::bool[],
-                    $8::uuid[], $9::timestamptz[], $10::timestamptz[], $11::text[], $12::text[])
-                  AS w (command_id, saga_id, status, attempt, epoch, issued_at, held, owner, lease_until, started_at,
+            "UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::int4[], $5::int4[], $6::timestamptz[], $7::uuid[],
+                    $8::timestamptz[], $9::timestamptz[], $10::text[], $11::text[])
+                  AS w (command_id, saga_id, status, attempt, epoch, issued_at, owner, lease_until, started_at,
                         command, reply)
              ON CONFLICT (command_id) DO NOTHING
              RETURNING command_id"
@@ -297,7 +304,6 @@ fn insert<'q>(statement: &'static str, rows: &'q [Row]) -> QueryScalar<'q, Postg
         .bind(each(rows, |r| int(r.attempt)))
         .bind(each(rows, |r| int(r.epoch)))
         .bind(each(rows, |r| r.issued_at))
-        .bind(each(rows, |r| r.is_held()))
         .bind(each(rows, |r| r.lease.and_then(|l| l.owner)))
         .bind(each(rows, |r| r.lease.map(|l| l.until)))
         .bind(each(rows, |r| r.started_at))
@@ -344,6 +350,7 @@ struct Stored {
     reply: Option<String>,
     undo: Option<String>,
     undo_reply: Option<String>,
+    resolved: Option<String>,
     now: DateTime<Utc>,
 }
 
@@ -354,6 +361,10 @@ impl TryFrom<Stored> for Row {
         let key = stored.command_id;
         let status = Status::of(&stored.status)
             .ok_or_else(|| Error::Poison(format!("row {key}: status {} is not known", stored.status)))?;
+        let resolved = stored.resolved.as_deref().map(|word| {
+            let unknown = || Error::Poison(format!("row {key}: resolution {word} is not known"));
+            Resolved::of(word).ok_or_else(unknown)
+        });
         Ok(Row {
             key,
             saga_id: stored.saga_id,
@@ -371,6 +382,7 @@ impl TryFrom<Stored> for Row {
             said: read(key, stored.reply)?.unwrap_or_default(),
             undo: read(key, stored.undo)?,
             undone: read(key, stored.undo_reply)?,
+            resolved: resolved.transpose()?,
         })
     }
 }
@@ -385,7 +397,7 @@ async fn now(tx: &mut PgTx, stored: &[Stored]) -> Result<DateTime<Utc>, Error> {
 async fn locked(tx: &mut PgTx, stored: Vec<Stored>) -> Result<Locked, Error> {
     let now = now(tx, &stored).await?;
     let rows = stored.into_iter().map(|s| Row::try_from(s).map(|r| (r.key, r))).collect::<Result<_, _>>()?;
-    Ok(Locked { now, rows })
+    Ok(Locked { now, rows, ..Locked::default() })
 }
 
 fn json<T: Serialize>(value: &T) -> String {

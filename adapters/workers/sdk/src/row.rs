@@ -1,6 +1,6 @@
 //! The worker's row: all that a worker remembers of one command, keyed by the id of its *execute*.
 
-use amends_protocol::{Command, Exposure, Json, Kind, Outcome, Reason, Reply};
+use amends_protocol::{Command, Exposure, Json, Kind, Outcome, Reason, Reply, Resolved};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -127,7 +127,7 @@ pub struct Row {
     pub attempt: u32,
     /// The newest epoch seen.
     pub epoch: u32,
-    /// When the first command seen for this row was issued.
+    /// When the execute was first issued, as far as the first command seen for this row says.
     pub issued_at: DateTime<Utc>,
     /// A call outside got no answer, or its caller was lost: it may have taken effect, now or later.
     pub unsure: bool,
@@ -143,6 +143,9 @@ pub struct Row {
     pub undo: Option<Command>,
     /// The recorded reply of the compensation.
     pub undone: Option<UndoRecord>,
+    /// A person has settled the execute by evidence from elsewhere: it is not called for again. What its calls came to
+    /// is still looked up, for a call may have been on its way.
+    pub resolved: Option<Resolved>,
 }
 
 impl Row {
@@ -154,7 +157,7 @@ impl Row {
             status: Status::Accepted,
             attempt: command.attempt,
             epoch: command.epoch,
-            issued_at: command.issued_at,
+            issued_at: command.effect_issued_at(),
             unsure: false,
             lease: None,
             started_at: None,
@@ -162,12 +165,8 @@ impl Row {
             said: Said::default(),
             undo: None,
             undone: None,
+            resolved: None,
         }
-    }
-
-    /// Whether its effect is, or may be, still in the world: such a row does not expire.
-    pub fn is_held(&self) -> bool {
-        matches!(self.status, Status::Accepted | Status::Started | Status::Succeeded | Status::Undoing)
     }
 
     /// The outcome of the execute, where there is one.
@@ -195,6 +194,7 @@ impl Row {
         self.lease = None;
         self.started_at = None;
         self.command = None;
+        self.resolved = None;
     }
 
     /// Records the outcome of an undo. What could not be undone is still held.
@@ -211,6 +211,16 @@ impl Row {
     pub fn see_epoch(&mut self, epoch: u32) -> bool {
         let news = epoch > self.epoch;
         self.epoch = self.epoch.max(epoch);
+        news
+    }
+
+    /// Notes what a person says became of the execute, while nobody here knows. Returns whether it is news.
+    pub fn see_resolution(&mut self, resolved: Option<Resolved>) -> bool {
+        let open = matches!(self.status, Status::Accepted | Status::Started);
+        let news = open && resolved.is_some() && resolved != self.resolved;
+        if news {
+            self.resolved = resolved;
+        }
         news
     }
 

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
+
+use crate::decide::Memory;
+
 /// A worker's settings. Start from [`Settings::new`].
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -15,10 +19,15 @@ pub struct Settings {
     pub batch_max: usize,
     /// How long to wait for a command before looking up.
     pub patience: Duration,
-    /// How old an execute may be when it is first seen; rows live twice as long.
+    /// How old an execute may be when it is first seen.
     pub horizon: Duration,
+    /// How long after its saga's birth a row is kept.
+    pub retention: Duration,
     /// The most calls outside at a time.
     pub concurrency: usize,
+    /// The most rows at a time, besides, whose unanswered calls are looked up. Rows that nobody can settle use up only
+    /// these.
+    pub unsure_concurrency: usize,
     /// How long a call may be silent before its outcome counts as unknown.
     pub call_timeout: Duration,
     /// How long a call belongs to its instance unless renewed.
@@ -40,11 +49,19 @@ impl Settings {
             batch_max: 500,
             patience: Duration::from_millis(500),
             horizon: Duration::from_hours(14 * 24),
+            retention: Duration::from_hours(400 * 24),
             concurrency: 256,
+            unsure_concurrency: 64,
             call_timeout: Duration::from_secs(5),
             lease: Duration::from_secs(30),
             recovery_interval: Duration::from_millis(500),
             grace: Duration::from_secs(10),
         }
+    }
+
+    /// How far back its word reaches where it has no row.
+    pub(crate) fn memory(&self) -> Memory {
+        let delta = |duration| TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX);
+        Memory { horizon: delta(self.horizon), retention: delta(self.retention) }
     }
 }

@@ -18,6 +18,10 @@ pub enum Error {
     /// The data is at fault (SQLSTATE class 22 or 23, or a row that cannot be read): repeating it would fail again.
     #[error("data at fault: {0}")]
     Poison(String),
+    /// Another transaction has kept a row locked for longer than a statement waits (SQLSTATE 55P03). Only what needs
+    /// that row has to wait for it.
+    #[error("a row is locked by another transaction")]
+    Locked,
     /// The database or the way to it is at fault: repeating helps.
     #[error("database: {0}")]
     Unavailable(String),
@@ -25,6 +29,11 @@ pub enum Error {
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
+        /// `lock_not_available`.
+        const LOCKED: &str = "55P03";
+        if error.as_database_error().and_then(|e| e.code()).is_some_and(|code| code == LOCKED) {
+            return Error::Locked;
+        }
         let poisonous = error
             .as_database_error()
             .and_then(|e| e.code())
@@ -41,13 +50,33 @@ impl From<sqlx::Error> for Error {
     }
 }
 
+/// What to do about a row that another transaction has locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locks {
+    /// Wait for it, as long as the database lets a statement wait: then [`Error::Locked`].
+    Wait,
+    /// Leave it, and whatever needs it.
+    PassOver,
+}
+
+/// Which rows are due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// Those to begin, and calls whose instance was lost.
+    Sure,
+    /// Those of which a call has got no answer. Some of them may never be settled.
+    Unsure,
+}
+
 /// Rows that this transaction holds locked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Locked {
     /// The database's time, taken after the locks.
     pub now: DateTime<Utc>,
     /// The rows that there were; the keys without one are this transaction's to fill or remove.
     pub rows: HashMap<Uuid, Row>,
+    /// The keys that were passed over: nothing may be concluded about them.
+    pub passed_over: HashSet<Uuid>,
 }
 
 /// The table of rows.
@@ -76,6 +105,7 @@ pub trait Rows: Send + Sync {
         &self,
         tx: &mut Self::Tx,
         commands: &[&Command],
+        locks: Locks,
     ) -> impl Future<Output = Result<Locked, Error>> + Send;
 
     /// Inserts rows that nobody has met before, as the last statement of a transaction: answers whether all were new.
@@ -84,10 +114,20 @@ pub trait Rows: Send + Sync {
     fn insert_in(&self, tx: &mut Self::Tx, rows: &[Row]) -> impl Future<Output = Result<bool, Error>> + Send;
 
     /// Locks rows that there are, in the order of their keys.
-    fn get(&self, tx: &mut Self::Tx, keys: &[Uuid]) -> impl Future<Output = Result<Locked, Error>> + Send;
+    fn get(
+        &self,
+        tx: &mut Self::Tx,
+        keys: &[Uuid],
+        locks: Locks,
+    ) -> impl Future<Output = Result<Locked, Error>> + Send;
 
     /// Locks rows for which something outside is due, oldest first, passing over those that others hold.
-    fn due(&self, tx: &mut Self::Tx, limit: usize) -> impl Future<Output = Result<Locked, Error>> + Send;
+    fn due(
+        &self,
+        tx: &mut Self::Tx,
+        which: Due,
+        limit: usize,
+    ) -> impl Future<Output = Result<Locked, Error>> + Send;
 
     /// Writes rows that this transaction holds.
     fn write(&self, tx: &mut Self::Tx, rows: &[Row]) -> impl Future<Output = Result<(), Error>> + Send;
@@ -98,16 +138,13 @@ pub trait Rows: Send + Sync {
     /// Commits. After an error it may have happened: ask the rows.
     fn commit(&self, tx: Self::Tx) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Renews the leases of an owner's calls.
+    /// Renews the leases of an owner's calls; passes over rows that others hold, whose leases last until next time.
     fn renew(
         &self,
         owner: Uuid,
         keys: &[Uuid],
         lease: Duration,
     ) -> impl Future<Output = Result<(), Error>> + Send;
-
-    /// Removes at most `limit` rows that are older than `age` and not held. Returns how many.
-    fn expire(&self, age: Duration, limit: usize) -> impl Future<Output = Result<u64, Error>> + Send;
 
     /// Ends if the database answers.
     fn ping(&self) -> impl Future<Output = Result<(), Error>> + Send;

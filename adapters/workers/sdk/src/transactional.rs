@@ -1,6 +1,6 @@
 //! The worker of a [`TransactionalExecutor`]: a batch of commands is one transaction.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use amends_protocol::{
     Kind, Outcome,
@@ -12,14 +12,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::{Backoff, Clock, TokioClock},
-    desk::{Desk, Parts, Ruling, apart},
+    desk::{Desk, Part, Parts, Ruling, apart, count_passed_over},
     executor::{Action, Answer, TransactionalExecutor, Work},
     health::Health,
     inbox::{self, Delivery},
     outbox::{self, Answered},
     row::{Row, Status},
     settings::Settings,
-    store::{self, Locked, Rows},
+    store::{self, Locked, Locks, Rows},
 };
 
 /// Why a batch was not settled. It is received again.
@@ -143,11 +143,12 @@ where
         outbox::count_batch(&self.settings, batch.messages.len());
         let (deliveries, mut letters) = inbox::open(batch);
         let mut answered = Vec::with_capacity(deliveries.len());
-        let deliveries = self.try_new(deliveries, &mut answered).await?;
-        let mut parts = Parts::new(&deliveries);
+        let (deliveries, locks) = self.try_new(deliveries, &mut answered).await?;
+        let mut parts = Parts::new(&deliveries, locks);
         while let Some(part) = parts.next() {
             match self.transact(part).await {
                 Ok(replies) => answered.extend(replies),
+                Err(store::Error::Locked) => parts.pass_over(part, &self.settings),
                 Err(store::Error::Poison(reason)) => {
                     letters.extend(parts.halve(part).map(|poison| (poison.message.clone(), reason)));
                 }
@@ -159,23 +160,29 @@ where
     }
 
     /// Does commands that seem new, on trial: first the work, then the rows with what came of it, inserted once. If one
-    /// of them is there already, nothing has happened. Answers what is left for a transaction that locks rows first.
+    /// of them is there already, nothing has happened. Answers what is left for a transaction that locks rows first, and
+    /// what that does about rows that others hold: whoever has waited for one once does not wait again.
     async fn try_new(
         &self,
         deliveries: Vec<Delivery>,
         answered: &mut Vec<Answered>,
-    ) -> Result<Vec<Delivery>, Error> {
+    ) -> Result<(Vec<Delivery>, Locks), Error> {
         let now = self.rows.now().await?;
         let (new, mut left) = apart(deliveries, now, &self.settings);
         if new.is_empty() {
-            return Ok(left);
+            return Ok((left, Locks::Wait));
         }
+        let mut locks = Locks::Wait;
         match self.try_together(&new, now).await {
             Ok(Some(replies)) => answered.extend(replies),
             Ok(None) | Err(store::Error::Poison(_)) => left.extend(new),
+            Err(store::Error::Locked) => {
+                locks = Locks::PassOver;
+                left.extend(new);
+            }
             Err(error) => return Err(error.into()),
         }
-        Ok(left)
+        Ok((left, locks))
     }
 
     async fn try_together(
@@ -183,11 +190,11 @@ where
         new: &[Delivery],
         now: DateTime<Utc>,
     ) -> Result<Option<Vec<Answered>>, store::Error> {
-        let nothing = Locked { now, rows: HashMap::new() };
+        let nothing = Locked { now, ..Locked::default() };
         let mut desk = Desk::new(nothing, &[], &self.settings);
         let work: Vec<Work> = new.iter().map(|delivery| work(&desk, Action::Execute, delivery)).collect();
         let mut tx = self.rows.begin().await?;
-        let answers = self.work(&mut tx, &work).await?;
+        let answers = self.work(&mut tx, &work, Locks::Wait).await?;
         for (delivery, answer) in new.iter().zip(answers) {
             record(&mut desk, delivery, answer);
         }
@@ -202,8 +209,11 @@ where
         Ok(Some(desk.answered))
     }
 
-    async fn work(&self, tx: &mut R::Tx, work: &[Work]) -> Result<Vec<Answer>, store::Error> {
-        let answers = self.executor.run(tx, work).await?;
+    async fn work(&self, tx: &mut R::Tx, work: &[Work], locks: Locks) -> Result<Vec<Answer>, store::Error> {
+        let answers = match locks {
+            Locks::Wait => self.executor.run(tx, work).await?,
+            Locks::PassOver => self.executor.run_past(tx, work).await?,
+        };
         if answers.len() != work.len() {
             let (got, of) = (answers.len(), work.len());
             return Err(store::Error::Unavailable(format!("the executor answered {got} of {of}")));
@@ -212,13 +222,14 @@ where
     }
 
     /// Decides and does these commands in one transaction.
-    async fn transact(&self, deliveries: &[Delivery]) -> Result<Vec<Answered>, store::Error> {
+    async fn transact(&self, part: Part<'_>) -> Result<Vec<Answered>, store::Error> {
+        let Part { deliveries, locks } = part;
         if deliveries.is_empty() {
             return Ok(Vec::new());
         }
         let commands = inbox::known(deliveries);
         let mut tx = self.rows.begin().await?;
-        let locked = self.rows.lock(&mut tx, &commands).await?;
+        let locked = self.rows.lock(&mut tx, &commands, locks).await?;
         let mut desk = Desk::new(locked, &commands, &self.settings);
 
         // Commands for one row take turns: what the executor answers to the first decides the next.
@@ -227,14 +238,16 @@ where
             let (begun, later) = take(&mut desk, waiting);
             let work: Vec<Work> = begun.iter().map(|(action, d)| work(&desk, *action, d)).collect();
             if !work.is_empty() {
-                let answers = self.work(&mut tx, &work).await?;
+                let answers = self.work(&mut tx, &work, locks).await?;
                 for ((_, delivery), answer) in begun.into_iter().zip(answers) {
                     record(&mut desk, delivery, answer);
                 }
             }
             waiting = later;
         }
+        let passed_over = desk.passed_over();
         let answered = desk.commit(&self.rows, tx).await?;
+        count_passed_over(&self.settings, passed_over);
         self.health.database(true);
         Ok(answered)
     }
@@ -271,6 +284,9 @@ fn work(desk: &Desk, action: Action, delivery: &Delivery) -> Work {
 fn record(desk: &mut Desk, delivery: &Delivery, answer: Answer) {
     let (command, now) = (&delivery.command, desk.now);
     let traceparent = delivery.message.traceparent.as_deref();
+    if answer == Answer::PassedOver {
+        return desk.pass_over(command.row_key());
+    }
     let (outcome, said) = answer.split();
     if outcome == Outcome::Unknown {
         // Nothing is recorded: the row stays as it was before this command.

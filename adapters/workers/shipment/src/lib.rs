@@ -9,6 +9,7 @@
 mod books;
 mod carrier;
 mod executor;
+mod expiry;
 mod sandbox;
 
 use std::time::Duration;
@@ -19,6 +20,7 @@ use sqlx::PgPool;
 
 pub use carrier::{Booking, Carrier, Error, Parcel};
 pub use executor::Shipments;
+pub use expiry::expire_books;
 pub use sandbox::SandboxCarrier;
 
 /// The migrations of the shipment database.

@@ -2,7 +2,7 @@
 
 use super::{Deciding, Verdict};
 use crate::core::{Decision, Direction, Illegal, Nothing, Resolution, Status};
-use amends_protocol::{Reason, add_exposure, negated};
+use amends_protocol::{Kind, Reason, add_exposure, negated};
 
 impl Deciding<'_> {
     /// Legal until the pivot's success is committed, going forward or parked.
@@ -90,11 +90,13 @@ impl Deciding<'_> {
         if resolution.done {
             command.status = Status::Succeeded;
             add_exposure(&mut command.held, &resolution.exposure);
+            self.tell_worker(at, unknown);
             self.advance(step);
         } else {
             command.status = Status::NotDone;
             let (part, generation) = (command.part, command.generation + 1);
             if self.is_retriable(step) {
+                self.tell_worker(at, unknown);
                 self.issue(step, part, generation);
             } else {
                 let label = self.definition.steps[step].label_undone;
@@ -102,5 +104,13 @@ impl Deciding<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Sends the worker of a command whose outcome nobody knew what a person has settled, as a fence: it must not call
+    /// for it any more. Where the step is undone instead, the compensation says so.
+    fn tell_worker(&mut self, at: usize, was_unknown: bool) {
+        if was_unknown {
+            self.push(at, Kind::Fence);
+        }
     }
 }

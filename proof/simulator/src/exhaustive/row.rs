@@ -4,17 +4,19 @@
 
 mod space;
 
-use amends_protocol::{Command, Exposure, Json, Kind, Outcome, Reply, id, negated};
+use amends_protocol::{Command, Exposure, Json, Kind, Outcome, Reply, Resolved, id, negated};
 use amends_worker::{
     Action, Answer, Port,
-    decide::{Decision, decide},
+    decide::{Decision, Memory, decide},
     model::{Answered, write_down},
     row::{Lease, Row, Said, Status},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use super::Space;
+use super::{Space, saga_id};
+
+const MEMORY: Memory = Memory { horizon: TimeDelta::days(14), retention: TimeDelta::days(400) };
 
 /// How much may happen.
 #[derive(Debug, Clone, Copy)]
@@ -31,14 +33,18 @@ pub struct Budget {
     pub refusals: u8,
     /// Instances that die, or whose lease lapses while they are paused.
     pub lapses: u8,
+    /// Times that a compensation says that a person has settled it as not done.
+    pub resolutions: u8,
 }
 
 /// A command, its compensation, a call that lands late, a lease that lapses.
 pub const SMALL: Budget =
-    Budget { executes: 2, compensations: 1, probes: 0, silences: 1, refusals: 0, lapses: 1 };
+    Budget { executes: 2, compensations: 1, probes: 0, silences: 1, refusals: 0, lapses: 1, resolutions: 0 };
 /// The same, with more attempts, a probe, and a gateway that is out of order.
 pub const LARGE: Budget =
-    Budget { executes: 2, compensations: 2, probes: 1, silences: 2, refusals: 1, lapses: 1 };
+    Budget { executes: 2, compensations: 2, probes: 1, silences: 2, refusals: 1, lapses: 1, resolutions: 0 };
+/// A call that lands late although a person has said that it was not done.
+pub const RESOLVED: Budget = Budget { compensations: 2, silences: 2, resolutions: 1, ..SMALL };
 
 /// Where a call is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +65,7 @@ struct Call {
     stage: Stage,
     unsure: bool,
     unwanted: bool,
+    resolved: bool,
     asker: Option<(Kind, u32)>,
 }
 
@@ -87,6 +94,8 @@ pub struct State {
     /// Somebody was told that it is undone, or never will be.
     told_undone: bool,
     told_failed: bool,
+    /// A call was made for what a person had settled before.
+    called_when_resolved: bool,
 }
 
 /// The space.
@@ -125,13 +134,13 @@ const PORT: Port = Port {
 };
 
 fn command(kind: Kind, attempt: u32) -> Command {
-    let execute = id::execute(Uuid::from_u128(1), "pay", 0, 1);
+    let execute = id::execute(saga_id(), "pay", 0, 1);
     Command {
         schema_version: 1,
         command_id: id::of(kind, execute),
         kind,
         target: (kind != Kind::Execute).then_some(execute),
-        saga_id: Uuid::from_u128(1),
+        saga_id: saga_id(),
         slot: 1,
         business_key: String::new(),
         workflow: "w".to_owned(),
@@ -143,6 +152,8 @@ fn command(kind: Kind, attempt: u32) -> Command {
         epoch: 1,
         issued_at: now(),
         sent_at: None,
+        target_issued_at: (kind != Kind::Execute).then(now),
+        resolved: None,
         deadline: now(),
         reply_token: String::new(),
         payload: Json::null(),
@@ -156,12 +167,22 @@ impl OneRow {
     }
 
     /// A command arrives at an instance.
-    fn hear(&self, state: &State, instance: usize, kind: Kind, attempt: u32) -> State {
+    fn hear(
+        &self,
+        state: &State,
+        instance: usize,
+        kind: Kind,
+        attempt: u32,
+        resolved: Option<Resolved>,
+    ) -> State {
         let mut after = state.clone();
-        let command = command(kind, attempt);
+        let command = Command { resolved, ..command(kind, attempt) };
         let mut row = after.row.take();
-        let decision = decide(row.as_ref(), &command, now(), TimeDelta::days(14));
+        let decision = decide(row.as_ref(), &command, now(), MEMORY);
         let mut replies: Vec<Reply> = Vec::new();
+        if let Some(row) = &mut row {
+            row.see_resolution(resolved);
+        }
         match decision {
             Decision::Ignore => {}
             Decision::Say(outcome) => replies.push(match &row {
@@ -256,7 +277,10 @@ impl OneRow {
             next.push((format!("{name}: {what}"), after));
         };
         match call.stage {
-            Stage::ToCall => at(Stage::Waiting, "calls", &|_| {}),
+            Stage::ToCall => {
+                let resolved = call.resolved;
+                at(Stage::Waiting, "calls", &|after| after.called_when_resolved |= resolved);
+            }
             Stage::Waiting => {
                 if state.left.silences > 0 {
                     // No answer in time: the call may still land.
@@ -294,6 +318,10 @@ impl OneRow {
                 }
             }
             Stage::ToAsk => match (call.action, state.charge) {
+                (Action::Execute, Charge::None) if call.resolved => {
+                    let after = self.finish(state, instance, Answer::unknown("resolved_by_hand"), true);
+                    next.push((format!("{name}: finds nothing, and leaves it"), after));
+                }
                 (Action::Execute, Charge::None)
                 | (Action::Undo, Charge::Charged | Charge::None | Charge::Declined) => {
                     if self.planted == Some(Planted::NothingBuries) {
@@ -329,8 +357,10 @@ impl State {
         self.lapsed = false;
         let stage = if row.unsure { Stage::ToAsk } else { Stage::ToCall };
         let unwanted = action == Action::Execute && row.undo.is_some();
+        let resolved = action == Action::Execute && row.resolved.is_some();
         // An instance has one call for a row: whoever came first is told by the row.
-        self.calls[instance] = Some(Call { action, attempt, stage, unsure: row.unsure, unwanted, asker });
+        self.calls[instance] =
+            Some(Call { action, attempt, stage, unsure: row.unsure, unwanted, resolved, asker });
     }
 
     /// A call lands at the gateway: what happens, and what it answers.

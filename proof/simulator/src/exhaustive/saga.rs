@@ -11,13 +11,15 @@ use amends_engine::core::{
 };
 use amends_protocol::{Exposure, Json, Outcome, Reply, TokenKey, negated};
 use amends_worker::{
-    decide::{self, decide},
+    decide::{self, Memory, decide},
     row::{Row, Said, Status},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::Space;
+
+const MEMORY: Memory = Memory { horizon: TimeDelta::days(14), retention: TimeDelta::days(400) };
 
 /// How much may go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -229,7 +231,7 @@ impl TwoSteps {
         }
         let now = state.now;
         let row = state.rows.get(&key);
-        let decision = decide(row, &command, now, TimeDelta::days(14));
+        let decision = decide(row, &command, now, MEMORY);
         let reply = match decision {
             decide::Decision::Ignore => None,
             decide::Decision::Say(outcome) => Some(match row {

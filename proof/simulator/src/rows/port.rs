@@ -78,27 +78,44 @@ impl Rows for SimRows {
         .await
     }
 
-    async fn lock(&self, tx: &mut SimTx, commands: &[&Command]) -> Result<Locked, Error> {
+    async fn lock(&self, tx: &mut SimTx, commands: &[&Command], locks: Locks) -> Result<Locked, Error> {
         let keys: BTreeSet<Uuid> = commands.iter().map(|c| c.row_key()).collect();
         let keys: Vec<Uuid> = keys.into_iter().collect();
-        self.get(tx, &keys).await
+        self.get(tx, &keys, locks).await
     }
 
-    async fn get(&self, tx: &mut SimTx, keys: &[Uuid]) -> Result<Locked, Error> {
-        let (database, keys) = (self.database, keys.to_vec());
-        let locks = keys.iter().map(|key| Lock::Row(*key)).collect();
-        self.locked("lock", tx.open.id, locks, move |s| read(s, database, &keys)).await
+    async fn get(&self, tx: &mut SimTx, keys: &[Uuid], locks: Locks) -> Result<Locked, Error> {
+        let (database, transaction, keys) = (self.database, tx.open.id, keys.to_vec());
+        if locks == Locks::Wait {
+            let locks = keys.iter().map(|key| Lock::Row(*key)).collect();
+            return self.locked("lock", transaction, locks, move |s| read(s, database, &keys)).await;
+        }
+        let locked = self.ask("lock", move |s| {
+            let db = &mut s.databases[database];
+            let (mut mine, mut passed_over) = (Vec::new(), HashSet::new());
+            for key in keys {
+                if db.open.contains_key(&transaction) && db.take(transaction, vec![Lock::Row(key)]) {
+                    mine.push(key);
+                } else {
+                    passed_over.insert(key);
+                }
+            }
+            Locked { passed_over, ..read(s, database, &mine) }
+        });
+        locked.await
     }
 
-    async fn due(&self, tx: &mut SimTx, limit: usize) -> Result<Locked, Error> {
+    async fn due(&self, tx: &mut SimTx, which: Due, limit: usize) -> Result<Locked, Error> {
         let (database, transaction) = (self.database, tx.open.id);
         self.ask("due", move |s| {
             let now = s.instant_at(s.databases[database].skew);
             let db = &mut s.databases[database];
             if !db.open.contains_key(&transaction) {
-                return Locked { now, rows: HashMap::new() };
+                return Locked { now, ..Locked::default() };
             }
-            let free = |row: &&Row| !db.locks.contains_key(&Lock::Row(row.key));
+            let free = |row: &&Row| {
+                row.unsure == (which == Due::Unsure) && !db.locks.contains_key(&Lock::Row(row.key))
+            };
             let mut due: Vec<_> = (db.rows.values().filter(free))
                 .filter_map(|row| row.lease.filter(|l| l.until <= now).map(|l| (l.until, row.key)))
                 .collect();
@@ -106,7 +123,7 @@ impl Rows for SimRows {
             due.truncate(limit);
             let keys: Vec<Uuid> = due.into_iter().map(|(_, key)| key).collect();
             if !db.take(transaction, keys.iter().map(|key| Lock::Row(*key)).collect()) {
-                return Locked { now, rows: HashMap::new() };
+                return Locked { now, ..Locked::default() };
             }
             read(s, database, &keys)
         })
@@ -172,10 +189,6 @@ impl Rows for SimRows {
         .await
     }
 
-    async fn expire(&self, _: Duration, _: usize) -> Result<u64, Error> {
-        Ok(0)
-    }
-
     async fn ping(&self) -> Result<(), Error> {
         self.ask("ping", |_| ()).await
     }
@@ -186,6 +199,7 @@ impl Ledger for SimTx {
         &mut self,
         reservations: &BTreeSet<Uuid>,
         products: BTreeSet<String>,
+        _: Locks,
     ) -> Result<Books, Error> {
         let database = self.rows.database;
         let wanted = reservations.clone();
@@ -211,8 +225,13 @@ impl Ledger for SimTx {
             })
             .await?;
         stock.extend(before.stock);
-        self.books = Some(Books { stock: stock.clone(), reservations: found.clone(), moves: before.moves });
-        Ok(Books { stock, reservations: found, moves: Vec::new() })
+        self.books = Some(Books {
+            stock: stock.clone(),
+            reservations: found.clone(),
+            moves: before.moves,
+            ..Books::default()
+        });
+        Ok(Books { stock, reservations: found, ..Books::default() })
     }
 
     async fn write(&mut self, books: &Books) -> Result<(), Error> {

@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::json;
 
 use crate::{
-    transport::{about, attempt, code, execute, undo},
+    transport::{SOON, about, attempt, code, execute, undo},
     world::{World, deltas, held, reserve, take},
 };
 
@@ -293,4 +293,73 @@ async fn what_is_no_command_is_a_dead_letter_and_the_rest_of_its_batch_is_done()
     assert_eq!(world.topics.replies_to(&good)[0].outcome, Outcome::Succeeded);
     assert_eq!(world.topics.letters().len(), 2);
     assert_eq!(world.topics.replies().len(), 1);
+}
+
+/// Case "locked stock": somebody has forgotten a transaction.
+#[tokio::test]
+async fn a_locked_product_holds_up_only_the_commands_that_need_it() {
+    let world = World::new().await;
+    world.start(500);
+    for product in ["mug", "pen"] {
+        world.put(product, 50).await;
+    }
+    let reserved: Vec<Command> = (0..4).map(|_| reserve(&[("pen", 1)])).collect();
+    world.topics.send(&reserved);
+    let held_mug = reserve(&[("mug", 1)]);
+    world.ask(&held_mug).await;
+    world.topics.replied(5).await;
+
+    let mut forgotten = world.database.pool.begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM stock WHERE product_id = 'mug' FOR UPDATE")
+        .execute(&mut *forgotten)
+        .await
+        .unwrap();
+    let (mug, both) = (reserve(&[("mug", 1)]), reserve(&[("mug", 1), ("pen", 1)]));
+    let pens: Vec<Command> = (0..10).map(|_| reserve(&[("pen", 1)])).collect();
+    let releases: Vec<Command> = reserved.iter().map(undo).collect();
+    let mut batch = vec![mug.clone(), both.clone(), undo(&held_mug)];
+    batch.extend(pens.clone());
+    batch.extend(releases);
+    world.topics.send(&batch);
+    world.topics.replied(5 + 14).await;
+    assert!(
+        pens.iter().all(|pen| world.topics.replies_to(pen).iter().all(|r| r.outcome == Outcome::Succeeded))
+    );
+    let settled = async || world.topics.is_settled().then_some(());
+    amends_testkit::eventually("all offsets", SOON, settled).await;
+    for left in [&mug, &both, &undo(&held_mug)] {
+        assert!(world.topics.replies_to(left).is_empty(), "{left:?}");
+    }
+    assert_eq!(world.stock("pen").await, (50, 10, 0));
+    forgotten.rollback().await.unwrap();
+
+    // The engine sends them again.
+    for left in [&mug, &both, &undo(&held_mug)] {
+        assert_eq!(world.ask(left).await.outcome, Outcome::Succeeded);
+    }
+    assert_eq!((world.stock("mug").await, world.stock("pen").await), ((50, 2, 0), (50, 11, 0)));
+    world.assert_books_balance().await;
+}
+
+#[tokio::test]
+async fn old_reservations_and_moves_go_unless_they_hold_stock_or_are_yet_to_be_published() {
+    let world = World::quiet().await;
+    sqlx::raw_sql(
+        "INSERT INTO reservations (command_id, product_id, saga_id, quantity, status)
+         SELECT least_id(now() - days * interval '1 day'), product, gen_random_uuid(), 1, status
+         FROM (VALUES (401, 'mug', 'taken'), (401, 'pen', 'taken'), (402, 'mug', 'released'), (403, 'mug', 'held'),
+                      (399, 'mug', 'taken')) AS r (days, product, status);
+         INSERT INTO moves (product_id, kind, quantity, at)
+         SELECT 'mug', 'adjusted', 1, now() - days * interval '1 day'
+         FROM (VALUES (402), (401), (399), (401)) AS m (days);
+         UPDATE published SET move_id = 3",
+    )
+    .execute(&world.database.pool)
+    .await
+    .unwrap();
+    let retention = std::time::Duration::from_hours(400 * 24);
+    assert_eq!(amends_inventory::expire_books(&world.pool, retention).await.unwrap(), 3 + 2);
+    assert_eq!(world.count("SELECT count(*) FROM reservations WHERE status = 'held'").await, 1);
+    assert_eq!(world.count("SELECT count(*) FROM reservations").await, 2);
+    assert_eq!(world.count("SELECT sum(move_id)::bigint FROM moves").await, 3 + 4);
 }

@@ -215,6 +215,8 @@ pub fn execute(step: &str, payload: Value) -> Command {
         epoch: 0,
         issued_at: Utc::now(),
         sent_at: None,
+        target_issued_at: None,
+        resolved: None,
         deadline: Utc::now(),
         reply_token: "token".into(),
         payload: Json::from(payload),

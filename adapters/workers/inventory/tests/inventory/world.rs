@@ -15,7 +15,7 @@ use axum::{
     http::{Request, StatusCode},
 };
 use serde_json::{Value, json};
-use sqlx::{PgPool, postgres::PgPoolOptions};
+use sqlx::PgPool;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt;
 
@@ -35,7 +35,7 @@ impl World {
     pub async fn quiet() -> Self {
         let database = amends_testkit::database(&MIGRATOR, "inventory").await;
         let url = database.role_url("amends_inventory");
-        let pool = PgPoolOptions::new().max_connections(4).connect(&url).await.unwrap();
+        let pool = amends_pool::connect(&url, 4, "test").unwrap();
         let stop = CancellationToken::new();
         Self { database, pool, topics: Topics::default(), _stops: stop.clone().drop_guard(), stop }
     }

@@ -191,3 +191,32 @@ async fn a_key_charges_once_within_one_transaction_and_its_first_answer_binds() 
     assert_eq!(gateway.look_up(declined).await, Err(Error::Declined { code }));
     assert_eq!(gateway.look_up(Uuid::now_v7()).await, Ok(None));
 }
+
+#[tokio::test]
+async fn a_charge_lives_as_long_as_its_row() {
+    let world = World::quiet().await;
+    sqlx::raw_sql(
+        "INSERT INTO gateway_charges (key, charge_id, amount, currency, method)
+         SELECT least_id(now() - days * interval '1 day'), gen_random_uuid(), 1, 'EUR', 'card_approved'
+         FROM (VALUES (401), (402), (403), (399)) AS c (days);
+         INSERT INTO gateway_refunds (key, refund_id, charge_key, amount, currency)
+         SELECT gen_random_uuid(), gen_random_uuid(), key, 1, 'EUR' FROM gateway_charges ORDER BY key LIMIT 2;
+         INSERT INTO gateway_faults SELECT key, 1 FROM gateway_charges;
+         INSERT INTO commands (command_id, saga_id, status, attempt, epoch, issued_at, unsure, live, lease_until)
+         SELECT min(key::text)::uuid, gen_random_uuid(), 'started', 1, 0, now(), true, true, now() FROM gateway_charges",
+    )
+    .execute(&world.database.pool)
+    .await
+    .unwrap();
+    let retention = std::time::Duration::from_hours(400 * 24);
+    // Of 401, 402 and 403 days the last still has a row.
+    assert_eq!(amends_payment::expire_books(&world.pool, retention).await.unwrap(), 1 + 3 + 2);
+    let left: (i64, i64, i64) = sqlx::query_as(
+        "SELECT (SELECT count(*) FROM gateway_charges), (SELECT count(*) FROM gateway_refunds),
+                (SELECT count(*) FROM gateway_faults)",
+    )
+    .fetch_one(&world.database.pool)
+    .await
+    .unwrap();
+    assert_eq!(left, (2, 1, 1));
+}

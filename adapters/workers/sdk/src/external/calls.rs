@@ -19,10 +19,10 @@ use super::{
 };
 use crate::{
     clock::{Backoff, Clock},
-    desk::Desk,
+    desk::{Desk, count_passed_over},
     executor::ExternalExecutor,
     outbox::{self, Answered},
-    store::{self, Rows},
+    store::{self, Locks, Rows},
 };
 
 /// The loop that calls.
@@ -209,7 +209,7 @@ impl<R: Rows, E: ExternalExecutor, K, C: Clock> Shared<R, E, K, C> {
         let settled = match self.rows.settle(self.owner, &rows).await {
             _ if rows.is_empty() => HashSet::new(),
             Ok(settled) => settled,
-            Err(store::Error::Poison(_)) => HashSet::new(),
+            Err(store::Error::Poison(_) | store::Error::Locked) => HashSet::new(),
             Err(error) => return Err(error),
         };
         let mut written = Written::default();
@@ -229,9 +229,14 @@ impl<R: Rows, E: ExternalExecutor, K, C: Clock> Shared<R, E, K, C> {
         Ok(written)
     }
 
-    /// Commits outcomes in one transaction; one by one if the data of one of them is at fault.
+    /// Commits outcomes in one transaction; one by one if the data of one of them is at fault. Where others have held
+    /// a row for too long it is passed over: its lease lapses, and its outcome is asked for again.
     async fn commit_locked(&self, finished: &[&Finished]) -> Result<Written, store::Error> {
-        match self.commit_together(finished).await {
+        let mut written = self.commit_together(finished, Locks::Wait).await;
+        if let Err(store::Error::Locked) = written {
+            written = self.commit_together(finished, Locks::PassOver).await;
+        }
+        match written {
             Err(store::Error::Poison(_)) if finished.len() > 1 => {
                 let mut all = Written::default();
                 for one in finished.chunks(1) {
@@ -251,12 +256,13 @@ impl<R: Rows, E: ExternalExecutor, K, C: Clock> Shared<R, E, K, C> {
         }
     }
 
-    async fn commit_together(&self, finished: &[&Finished]) -> Result<Written, store::Error> {
+    async fn commit_together(&self, finished: &[&Finished], locks: Locks) -> Result<Written, store::Error> {
         let mut keys: Vec<Uuid> = finished.iter().map(|f| f.call.work.target()).collect();
         keys.sort_unstable();
         keys.dedup();
         let mut tx = self.rows.begin().await?;
-        let locked = self.rows.get(&mut tx, &keys).await?;
+        let locked = self.rows.get(&mut tx, &keys, locks).await?;
+        count_passed_over(&self.settings, locked.passed_over.len());
         let mut desk = Desk::new(locked, &[], &self.settings);
         let port = self.executor.port();
         let mut undos = HashMap::new();

@@ -11,12 +11,12 @@ use tokio_util::sync::CancellationToken;
 use super::{Asker, Call, Error, Shared, call};
 use crate::{
     clock::{Backoff, Clock},
-    desk::{Desk, Parts, Ruling, apart},
+    desk::{Desk, Part, Parts, Ruling, apart, count_passed_over},
     executor::ExternalExecutor,
     inbox::{self, Delivery},
     outbox::{self, Answered},
     row::{Lease, Row, Said, Status},
-    store::{self, Rows},
+    store::{self, Due, Locks, Rows},
 };
 
 /// The loop that accepts commands.
@@ -76,10 +76,11 @@ where
         let (deliveries, mut letters) = inbox::open(batch);
         let deliveries = self.begin_new(deliveries).await?;
         let mut answered = Vec::new();
-        let mut parts = Parts::new(&deliveries);
+        let mut parts = Parts::new(&deliveries, Locks::Wait);
         while let Some(part) = parts.next() {
             match self.transact(part).await {
                 Ok(replies) => answered.extend(replies),
+                Err(store::Error::Locked) => parts.pass_over(part, settings),
                 Err(store::Error::Poison(reason)) => {
                     letters.extend(parts.halve(part).map(|poison| (poison.message.clone(), reason)));
                 }
@@ -102,7 +103,7 @@ where
         let keeps = shared.executor.port().keeps_keys_for;
         let (mut rows, mut begun) = (Vec::with_capacity(new.len()), Vec::with_capacity(new.len()));
         for delivery in new {
-            let Some(permit) = shared.permit() else {
+            let Some(permit) = shared.permit(Due::Sure) else {
                 left.push(delivery);
                 continue;
             };
@@ -118,8 +119,8 @@ where
         }
         let inserted = match shared.rows.insert(&rows).await {
             Ok(inserted) => inserted,
-            // Halved where rows are locked first.
-            Err(store::Error::Poison(_)) => HashSet::new(),
+            // Halved, or passed over, where rows are locked first.
+            Err(store::Error::Poison(_) | store::Error::Locked) => HashSet::new(),
             Err(error) => return Err(error.into()),
         };
         let mut calls = Vec::with_capacity(inserted.len());
@@ -135,24 +136,27 @@ where
         Ok(left)
     }
 
-    async fn transact(&self, deliveries: &[Delivery]) -> Result<Vec<Answered>, store::Error> {
+    async fn transact(&self, part: Part<'_>) -> Result<Vec<Answered>, store::Error> {
+        let Part { deliveries, locks } = part;
         if deliveries.is_empty() {
             return Ok(Vec::new());
         }
         let shared = &*self.shared;
         let commands = inbox::known(deliveries);
         let mut tx = shared.rows.begin().await?;
-        let locked = shared.rows.lock(&mut tx, &commands).await?;
+        let locked = shared.rows.lock(&mut tx, &commands, locks).await?;
         let mut desk = Desk::new(locked, &commands, &shared.settings);
         let (mut begun, mut waiting) = (Vec::new(), false);
         for delivery in deliveries {
             if let Some(ruling) = desk.hear(&delivery.command, delivery.message.traceparent.as_deref()) {
                 let call = self.begin(&mut desk, ruling, delivery);
-                waiting |= call.is_none();
+                waiting |= call.is_none() && ruling != Ruling::Ask;
                 begun.extend(call);
             }
         }
+        let passed_over = desk.passed_over();
         let answered = desk.commit(&shared.rows, tx).await?;
+        count_passed_over(&shared.settings, passed_over);
         shared.begin(begun);
         if waiting {
             // Only now can the recovery loop see them.
@@ -163,10 +167,14 @@ where
     }
 
     /// Accepts a command. Its call begins now if there is room for it and nobody waits longer; otherwise the
-    /// row is due, and the recovery loop begins it.
+    /// row is due, and the recovery loop begins it. What is only looked up has room of its own.
     fn begin(&self, desk: &mut Desk, ruling: Ruling, delivery: &Delivery) -> Option<Call> {
         let (shared, now, command) = (&*self.shared, desk.now, &delivery.command);
-        let permit = if shared.has_backlog() { None } else { shared.permit() };
+        let permit = match ruling {
+            Ruling::Ask => shared.permit(Due::Unsure),
+            Ruling::Execute | Ruling::Undo if shared.has_backlog() => None,
+            Ruling::Execute | Ruling::Undo => shared.permit(Due::Sure),
+        };
         let row = desk.change(command);
         match ruling {
             Ruling::Execute => {
@@ -192,10 +200,11 @@ where
         }
         let Some(permit) = permit else {
             row.lease = Some(Lease { owner: None, until: now });
-            shared.set_backlog(true);
             if ruling == Ruling::Ask {
                 let reply = row.reply(command, Outcome::InFlight, now);
                 desk.answer(reply, delivery.message.traceparent.as_deref());
+            } else {
+                shared.set_backlog(true);
             }
             return None;
         };

@@ -28,7 +28,7 @@ use std::{
 };
 
 use amends_protocol::{
-    Command,
+    Command, Resolved,
     transport::{self, Sink, Source},
 };
 use chrono::{DateTime, TimeDelta, Utc};
@@ -47,7 +47,7 @@ use crate::{
     health::Health,
     row::{Lease, Row, Status},
     settings::Settings,
-    store::{self, Rows},
+    store::{self, Due, Rows},
 };
 
 /// Why a loop's step was not done. It may be repeated.
@@ -99,6 +99,7 @@ where
         let shared = Arc::new(Shared {
             owner: Uuid::new_v4(),
             permits: Arc::new(Semaphore::new(settings.concurrency)),
+            unsure_permits: Arc::new(Semaphore::new(settings.unsure_concurrency)),
             in_flight: Mutex::default(),
             backlog: AtomicBool::new(true),
             freed: Notify::new(),
@@ -151,6 +152,9 @@ struct Shared<R, E, K, C> {
     owner: Uuid,
     /// One for each call that may be under way.
     permits: Arc<Semaphore>,
+    /// The same for what is looked up because a call got no answer. Rows that nobody can settle come again and again:
+    /// they must not take the room of those that can be settled.
+    unsure_permits: Arc<Semaphore>,
     /// The rows that this instance calls for.
     in_flight: Mutex<HashSet<Uuid>>,
     /// Whether there may be rows that were accepted and not begun. Those come first.
@@ -161,8 +165,15 @@ struct Shared<R, E, K, C> {
 }
 
 impl<R, E: ExternalExecutor, K, C: Clock> Shared<R, E, K, C> {
-    fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        self.permits.clone().try_acquire_owned().ok()
+    fn permits(&self, of: Due) -> &Arc<Semaphore> {
+        match of {
+            Due::Sure => &self.permits,
+            Due::Unsure => &self.unsure_permits,
+        }
+    }
+
+    fn permit(&self, of: Due) -> Option<OwnedSemaphorePermit> {
+        self.permits(of).clone().try_acquire_owned().ok()
     }
 
     fn lease(&self, now: DateTime<Utc>) -> Lease {
@@ -215,6 +226,8 @@ struct Call {
     unsure: bool,
     /// A compensation is remembered: the key may be voided.
     unwanted: bool,
+    /// A person has settled it: it is not made again.
+    resolved: Option<Resolved>,
     /// The port may have forgotten the key.
     stale: bool,
     asker: Option<Asker>,
@@ -248,6 +261,7 @@ fn call(row: &mut Row, lease: Lease, now: DateTime<Utc>, keeps_keys_for: Duratio
         work: Work { action, command, held: row.said.exposure.clone() },
         unsure: row.unsure,
         unwanted: action == Action::Execute && row.undo.is_some(),
+        resolved: row.resolved.filter(|_| action == Action::Execute),
         stale: (now - started_at).to_std().is_ok_and(|age| age > keeps_keys_for),
         asker: None,
         permit: None,

@@ -51,7 +51,7 @@ pub fn write_down(
     let (key, found) = (row.key, Found::Answer(answer));
     let asker = asker.map(|command| Asker { command, traceparent: None });
     let work = Work { action, command, held: row.said.exposure.clone() };
-    let call = Call { work, unsure: false, unwanted, stale: false, asker, permit: None };
+    let call = Call { work, unsure: false, unwanted, resolved: None, stale: false, asker, permit: None };
     let done = Finished { call, found, unsure };
     let mine = row.lease.is_some_and(|l| l.owner == Some(owner));
     if let Some(plain) = settled(&done)
@@ -66,7 +66,8 @@ pub fn write_down(
         let reply = row.recorded(&done.call.work.command, now);
         return (row, reply.into_iter().collect(), false);
     }
-    let mut desk = Desk::new(Locked { now, rows: HashMap::from([(key, row.clone())]) }, &[], &settings);
+    let locked = Locked { now, rows: HashMap::from([(key, row.clone())]), ..Locked::default() };
+    let mut desk = Desk::new(locked, &[], &settings);
     let report = Report {
         key,
         command: &done.call.work.command,

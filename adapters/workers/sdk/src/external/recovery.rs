@@ -12,7 +12,7 @@ use crate::{
     desk::Desk,
     executor::ExternalExecutor,
     row::Status,
-    store::Rows,
+    store::{Due, Rows},
 };
 
 /// The loop that begins and resumes calls from their rows.
@@ -63,27 +63,36 @@ where
     }
 
     async fn resume(&self) -> Result<(), Error> {
-        let resumed = self.take_over().await;
-        self.shared.heard(&resumed);
-        resumed
+        for which in [Due::Sure, Due::Unsure] {
+            let resumed = self.take_over(which).await;
+            self.shared.heard(&resumed);
+            resumed?;
+        }
+        Ok(())
     }
 
-    async fn take_over(&self) -> Result<(), Error> {
+    async fn take_over(&self, which: Due) -> Result<(), Error> {
         let shared = &*self.shared;
-        let room = shared.permits.available_permits();
+        let room = shared.permits(which).available_permits();
         if room == 0 {
             return Ok(());
         }
-        // Cleared before the rows are read: what is accepted from now on says so itself.
-        shared.set_backlog(false);
+        // Of rows to begin only: those that are unsure wait for nothing but their own room. Cleared before the rows are
+        // read: what is accepted from now on says so itself.
+        let set_backlog = |backlog| {
+            if which == Due::Sure {
+                shared.set_backlog(backlog);
+            }
+        };
+        set_backlog(false);
         let due = async {
             let mut tx = shared.rows.begin().await?;
-            let locked = shared.rows.due(&mut tx, room).await?;
+            let locked = shared.rows.due(&mut tx, which, room).await?;
             Ok::<_, Error>((tx, locked))
         };
-        let (tx, locked) = due.await.inspect_err(|_| shared.set_backlog(true))?;
+        let (tx, locked) = due.await.inspect_err(|_| set_backlog(true))?;
         if locked.rows.len() >= room {
-            shared.set_backlog(true);
+            set_backlog(true);
         }
         if locked.rows.is_empty() {
             return Ok(());
@@ -96,7 +105,7 @@ where
         keys.sort_unstable();
         let mut begun = Vec::with_capacity(keys.len());
         for (_, key) in keys {
-            let Some(permit) = shared.permit() else { break };
+            let Some(permit) = shared.permit(which) else { break };
             let Some(row) = desk.change_row(key) else { continue };
             // It is locked, so it is still what was read: accepted, or a call that nobody holds any more.
             match row.status {

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use amends_protocol::Reason;
+use amends_protocol::{Reason, Resolved};
 
 use super::{Call, Shared};
 use crate::{
@@ -51,7 +51,7 @@ where
     C: Clock,
 {
     let (executor, work) = (&shared.executor, &call.work);
-    if call.unwanted && port.can_void {
+    if (call.unwanted || call.resolved == Some(Resolved::NotDone)) && port.can_void {
         match timely(shared, executor.void(work)).await {
             Some(Void::Voided) => return Found::Voided,
             Some(Void::TooLate) => {}
@@ -67,6 +67,10 @@ where
             Some(LookUp::NoAnswer(reason)) => return Found::Answer(Answer::Unknown(reason)),
             None => return no_answer(),
         }
+    }
+    // What a person has settled is done elsewhere, or not to be done.
+    if call.resolved.is_some() {
+        return Found::Answer(Answer::unknown("resolved_by_hand"));
     }
     if port.idempotent && !call.stale {
         return Found::Answer(make(shared, call).await);

@@ -15,6 +15,9 @@ use crate::{
     row::{Lease, Row, Said, Status},
 };
 
+/// The longest rest of a row that nobody can settle. It doubles up to that; a question makes it look at once.
+const REST_LONGEST: TimeDelta = TimeDelta::days(1);
+
 /// What to write down: which row, which of its two calls, and what was found.
 pub(super) struct Report<'a> {
     pub(super) key: Uuid,
@@ -126,7 +129,7 @@ fn rest(
     if row.lease.is_some_and(|l| l.owner == Some(owner)) {
         // Doubling: as long again as it has lasted so far.
         let lasted = row.started_at.map_or(TimeDelta::zero(), |started| now - started);
-        let pause = lasted.clamp(TimeDelta::seconds(1), TimeDelta::minutes(1));
+        let pause = lasted.clamp(TimeDelta::seconds(1), REST_LONGEST);
         row.lease = Some(Lease { owner: None, until: now + pause });
     }
     let Some(asker) = asker else { return Next::Over };

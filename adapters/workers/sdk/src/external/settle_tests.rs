@@ -35,6 +35,8 @@ fn execute() -> Command {
         epoch: 0,
         issued_at: now,
         sent_at: Some(now),
+        target_issued_at: None,
+        resolved: None,
         deadline: now,
         reply_token: String::new(),
         payload: Json::null(),
@@ -76,8 +78,11 @@ fn settled(row: Row, found: Found, asker: Option<Command>, port: Port) -> Settle
 
 fn report(row: Row, action: Action, found: Found, asker: Option<Command>, port: Port) -> Settled {
     let key = row.key;
-    let locked =
-        Locked { now: DateTime::UNIX_EPOCH + TimeDelta::seconds(5), rows: HashMap::from([(key, row)]) };
+    let locked = Locked {
+        now: DateTime::UNIX_EPOCH + TimeDelta::seconds(5),
+        rows: HashMap::from([(key, row)]),
+        ..Locked::default()
+    };
     let mut desk = Desk::new(locked, &[], &Settings::new("test"));
     let command = if action == Action::Execute { execute() } else { about(Kind::Compensate) };
     let command = &command;
@@ -222,11 +227,11 @@ fn a_remembered_compensation_hears_that_nobody_knows() {
 fn what_could_not_be_undone_is_still_held() {
     for (found, outcome) in [(refused(), Outcome::Refused), (failed(), Outcome::FailedTransient)] {
         let it = settled(called(Status::Undoing), found, None, BINDING);
-        assert_eq!((it.row.status, it.row.is_held()), (Status::Succeeded, true));
+        assert_eq!(it.row.status, Status::Succeeded);
         assert_eq!(it.said, [(Kind::Compensate, outcome)]);
     }
     let undone = settled(called(Status::Undoing), done(), None, BINDING);
-    assert_eq!((undone.row.status, undone.row.is_held()), (Status::Undone, false));
+    assert_eq!(undone.row.status, Status::Undone);
 }
 
 #[test]
@@ -242,4 +247,14 @@ fn a_resting_row_waits_as_long_again_as_it_has_lasted() {
     let rest = settled(called(Status::Started), no_answer(), None, BINDING);
     let until = rest.row.lease.unwrap().until;
     assert_eq!(until, DateTime::UNIX_EPOCH + TimeDelta::seconds(10));
+}
+
+#[test]
+fn a_row_that_nobody_can_settle_rests_a_day_at_most() {
+    let started_at = Some(DateTime::UNIX_EPOCH - TimeDelta::days(40));
+    let rest = settled(Row { started_at, ..called(Status::Started) }, no_answer(), None, BINDING);
+    assert_eq!(
+        rest.row.lease.unwrap().until,
+        DateTime::UNIX_EPOCH + TimeDelta::seconds(5) + TimeDelta::days(1)
+    );
 }

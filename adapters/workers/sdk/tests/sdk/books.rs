@@ -15,6 +15,11 @@ pub async fn books() -> TestDatabase {
     database
 }
 
+/// Connections as a role has them: they do not wait for locks for ever.
+pub fn impatient(books: &TestDatabase) -> PgPool {
+    amends_pool::connect(&books.url, 4, "test").unwrap()
+}
+
 /// How many effects there are under a key.
 pub async fn effects(pool: &PgPool, key: Uuid) -> i64 {
     let count = sqlx::query_scalar("SELECT count(*) FROM effects WHERE key = $1").bind(key);

@@ -17,6 +17,7 @@ pub fn about(kind: Kind, execute: &Command) -> Command {
         command_id: id::of(kind, target),
         kind,
         target: Some(target),
+        target_issued_at: Some(execute.issued_at),
         attempt: 1,
         payload: Json::null(),
         ..execute.clone()

@@ -4,7 +4,7 @@ use amends_protocol::{Command, Kind, Outcome};
 use amends_worker::{
     decide::{
         Decision::{self, Ask, Bury, Execute, Ignore, Recorded, RecordedUndo, Remember, Say, Undo},
-        decide,
+        Memory, decide,
     },
     row::{Lease, Row, Said, Status, UndoRecord},
 };
@@ -14,6 +14,8 @@ use uuid::Uuid;
 use crate::messages::{about, again, compensate, execute, fence, probe};
 
 const HORIZON: TimeDelta = TimeDelta::days(14);
+const RETENTION: TimeDelta = TimeDelta::days(400);
+const MEMORY: Memory = Memory { horizon: HORIZON, retention: RETENTION };
 
 fn order() -> Command {
     execute("order")
@@ -45,7 +47,7 @@ fn undone(outcome: Outcome, attempt: u32) -> Option<UndoRecord> {
 }
 
 fn verdict(row: Option<&Row>, command: &Command, order: &Command) -> Decision {
-    decide(row, command, now(order), HORIZON)
+    decide(row, command, now(order), MEMORY)
 }
 
 /// Checks the cells of one line: execute, compensate, probe, fence, all of the row's own attempt and epoch.
@@ -197,7 +199,7 @@ fn beyond_the_horizon_and_without_a_row_nothing_is_done_and_nothing_promised() {
     let order = order();
     let ask = |kind, age| {
         let command = if kind == Kind::Execute { order.clone() } else { about(kind, &order) };
-        decide(None, &command, order.issued_at + age, HORIZON)
+        decide(None, &command, order.issued_at + age, MEMORY)
     };
     let beyond = HORIZON + TimeDelta::milliseconds(1);
     assert_eq!(ask(Kind::Execute, beyond), Say(Outcome::Expired));
@@ -210,11 +212,41 @@ fn beyond_the_horizon_and_without_a_row_nothing_is_done_and_nothing_promised() {
     assert_eq!(ask(Kind::Fence, HORIZON), Bury(Outcome::Fenced));
 }
 
+/// A compensation for a step of three weeks ago is issued today. Its row, if there was one, is not here: it may have held
+/// money, and a tombstone would let go of it.
+#[test]
+fn a_compensation_without_a_row_is_as_old_as_its_target() {
+    let order = order();
+    let now = order.issued_at + HORIZON + TimeDelta::days(7);
+    for kind in [Kind::Compensate, Kind::Probe, Kind::Fence] {
+        let young =
+            Command { issued_at: now, target_issued_at: Some(order.issued_at), ..about(kind, &order) };
+        assert_eq!(decide(None, &young, now, MEMORY), Say(Outcome::Unknown), "{kind:?}");
+        let fresh = Command { target_issued_at: Some(now), ..young.clone() };
+        assert_ne!(decide(None, &fresh, now, MEMORY), Say(Outcome::Unknown), "{kind:?}");
+    }
+    // An engine that does not say: at the earliest its saga was born then.
+    let silent = Command { issued_at: now, target_issued_at: None, ..compensate(&order) };
+    assert_eq!(decide(None, &silent, now, MEMORY), Say(Outcome::Unknown));
+}
+
+#[test]
+fn beyond_the_retention_of_its_saga_a_row_may_have_gone_however_young_the_command() {
+    let order = order();
+    let now = order.issued_at + RETENTION + TimeDelta::seconds(1);
+    let late = Command { issued_at: now, ..order.clone() };
+    assert_eq!(decide(None, &late, now, MEMORY), Say(Outcome::Expired));
+    let undo = Command { issued_at: now, target_issued_at: Some(now), ..compensate(&order) };
+    assert_eq!(decide(None, &undo, now, MEMORY), Say(Outcome::Unknown));
+    let row = row(&order, Status::Succeeded);
+    assert_eq!(decide(Some(&row), &undo, now, MEMORY), Undo, "the row first");
+}
+
 #[test]
 fn a_row_is_believed_however_old_the_command() {
     let order = order();
     let late = order.issued_at + HORIZON * 2;
-    let ask = |row: &Row, command: &Command| decide(Some(row), command, late, HORIZON);
+    let ask = |row: &Row, command: &Command| decide(Some(row), command, late, MEMORY);
     let succeeded = row(&order, Status::Succeeded);
     assert_eq!(ask(&succeeded, &order), Recorded);
     assert_eq!(ask(&succeeded, &compensate(&order)), Undo);

@@ -15,10 +15,9 @@ use amends_worker::{
 use futures::future::join_all;
 use serde_json::json;
 use sqlx::PgPool;
-use uuid::Uuid;
 
 use crate::{
-    books::{books, effects, status},
+    books::{books, effects, impatient, status},
     messages::{about, again, compensate, execute, fence, probe},
     wire::Wire,
 };
@@ -321,22 +320,43 @@ async fn a_row_that_has_seen_a_newer_epoch_is_silent_to_older_commands() {
 }
 
 #[tokio::test]
-async fn rows_expire_after_two_horizons_but_not_while_their_effect_is_held() {
+async fn a_row_that_another_transaction_holds_holds_up_only_its_own_command() {
     let (books, wire) = (books().await, Wire::default());
-    let [held, undone, young] = [execute("order"), execute("order"), execute("refused")];
-    settle(&books.pool, &wire, &[&held, &undone, &compensate(&undone), &young]).await;
-    let age = |days: i32, key: Uuid| {
-        let sql = "UPDATE commands SET created_at = now() - $1 * interval '1 day' WHERE command_id = $2";
-        sqlx::query(sql).bind(days).bind(key).execute(&books.pool)
-    };
-    for (order, days) in [(&held, 29), (&undone, 29), (&young, 27)] {
-        age(days, order.command_id).await.unwrap();
-    }
-    let rows = PgRows::new(books.pool.clone());
-    assert_eq!(amends_worker::expire_rows(&rows, &Settings::new("payment")).await.unwrap(), 1);
-    assert_eq!(status(&books.pool, undone.command_id).await, None);
-    assert!(status(&books.pool, held.command_id).await.is_some());
-    assert!(status(&books.pool, young.command_id).await.is_some());
+    let pool = impatient(&books);
+    let orders: Vec<Command> = (0..6).map(|_| execute("order")).collect();
+    settle(&pool, &wire, &orders.iter().collect::<Vec<_>>()).await;
+    let mut forgotten = books.pool.begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM commands WHERE command_id = $1 FOR UPDATE")
+        .bind(orders[2].command_id)
+        .execute(&mut *forgotten)
+        .await
+        .unwrap();
+    let undos: Vec<Command> = orders.iter().map(compensate).collect();
+    let said = settle(&pool, &wire, &undos.iter().collect::<Vec<_>>()).await;
+    assert_eq!(said, [(Kind::Compensate, Outcome::Succeeded, 1); 5]);
+    assert_eq!(status(&books.pool, orders[2].command_id).await.unwrap(), "succeeded", "it was passed over");
+    assert_eq!(wire.uncommitted(), 0, "and left");
+    forgotten.rollback().await.unwrap();
+    // The engine sends it again.
+    assert_eq!(settle(&pool, &wire, &[&undos[2]]).await, [(Kind::Compensate, Outcome::Succeeded, 1)]);
+}
+
+/// A row that somebody is inserting cannot be seen, and so not passed over.
+#[tokio::test]
+async fn a_row_that_another_transaction_is_inserting_holds_up_only_its_own_command() {
+    let (books, wire) = (books().await, Wire::default());
+    let pool = impatient(&books);
+    let orders: Vec<Command> = (0..4).map(|_| execute("order")).collect();
+    let mut forgotten = books.pool.begin().await.unwrap();
+    sqlx::query("INSERT INTO commands (command_id, saga_id, status, attempt, epoch, issued_at) VALUES ($1, $1, 'accepted', 1, 0, now())")
+        .bind(orders[1].command_id)
+        .execute(&mut *forgotten)
+        .await
+        .unwrap();
+    let undos: Vec<Command> = orders.iter().map(compensate).collect();
+    let said = settle(&pool, &wire, &undos.iter().collect::<Vec<_>>()).await;
+    assert_eq!(said, [(Kind::Compensate, Outcome::Succeeded, 1); 3], "tombstones");
+    assert_eq!(wire.letters(), []);
 }
 
 #[tokio::test]

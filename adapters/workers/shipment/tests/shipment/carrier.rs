@@ -162,3 +162,21 @@ async fn a_payload_that_makes_no_sense_fails_for_good_and_stops_nobody() {
     assert_eq!(code(&world.settled(&unknown_step).await), "unknown_step");
     assert!(world.topics.letters().is_empty());
 }
+
+#[tokio::test]
+async fn old_bookings_go_once_their_rows_have_gone() {
+    let world = World::new().await;
+    world
+        .run(
+            "INSERT INTO carrier_bookings (key, tracking_number, country)
+             SELECT least_id(now() - days * interval '1 day'), 'T', 'DE'
+             FROM (VALUES (401), (402), (403), (399)) AS b (days);
+             INSERT INTO carrier_cancellations (key, booking_key)
+             SELECT gen_random_uuid(), key FROM carrier_bookings ORDER BY key LIMIT 2;
+             INSERT INTO commands (command_id, saga_id, status, attempt, epoch, issued_at)
+             SELECT min(key::text)::uuid, gen_random_uuid(), 'undone', 1, 0, now() FROM carrier_bookings",
+        )
+        .await;
+    let retention = std::time::Duration::from_hours(400 * 24);
+    assert_eq!(amends_shipment::expire_books(&world.pool, retention).await.unwrap(), 1 + 2);
+}

@@ -15,7 +15,7 @@ use crate::transport::{Topics, execute};
 pub struct World {
     pub database: TestDatabase,
     pub topics: Topics,
-    pool: PgPool,
+    pub pool: PgPool,
     stop: CancellationToken,
     _stops: DropGuard,
 }

@@ -17,6 +17,7 @@ impl Space for OneRow {
             sent: (0, 0),
             told_undone: false,
             told_failed: false,
+            called_when_resolved: false,
         }
     }
 
@@ -48,8 +49,16 @@ impl Space for OneRow {
                         }
                         _ => before.left.probes -= 1,
                     }
-                    let after = self.hear(&before, instance, kind, attempt);
+                    let after = self.hear(&before, instance, kind, attempt, None);
                     next.push((format!("instance {instance} hears {kind:?} {attempt}"), after));
+                    if kind == Kind::Compensate && state.left.resolutions > 0 {
+                        before.left.resolutions -= 1;
+                        let after = self.hear(&before, instance, kind, attempt, Some(Resolved::NotDone));
+                        next.push((
+                            format!("instance {instance} hears {kind:?} {attempt}, settled by hand"),
+                            after,
+                        ));
+                    }
                 }
             }
             if let Some(call) = &state.calls[instance] {
@@ -105,6 +114,9 @@ impl Space for OneRow {
     fn broken(&self, state: &State, at_rest: bool) -> Option<String> {
         if state.charges > 1 {
             return Some("charged twice".to_owned());
+        }
+        if state.called_when_resolved {
+            return Some("called for what a person has settled".to_owned());
         }
         if !at_rest {
             return None;

@@ -1,0 +1,48 @@
+//! The end of reservations and of the ledger.
+
+use std::time::Duration;
+
+use amends_worker::{expire_pages, store::Error};
+use sqlx::PgPool;
+
+/// How many moves go in one statement.
+const PAGE: i64 = 1_000;
+
+/// Removes reservations of sagas that were born longer than `retention` ago, unless they still hold stock, and moves
+/// that are older and have been published. Looks at what is old only. Returns how many rows went.
+///
+/// # Errors
+/// What the database says; what went before stays gone.
+pub async fn expire_books(pool: &PgPool, retention: Duration) -> Result<u64, Error> {
+    let reservations = expire_pages(
+        pool,
+        retention,
+        "WITH page AS (SELECT DISTINCT command_id AS key FROM (
+                           SELECT command_id FROM reservations
+                           WHERE command_id > $1 AND command_id < least_id(now() - $2 * interval '1 millisecond')
+                           ORDER BY command_id LIMIT $3) AS lines),
+              gone AS (DELETE FROM reservations AS r USING page
+                       WHERE r.command_id = page.key AND r.status <> 'held' RETURNING 1)
+         SELECT (SELECT key FROM page ORDER BY key DESC LIMIT 1), (SELECT count(*) FROM gone)",
+    )
+    .await?;
+    let mut moves = 0;
+    loop {
+        // In the order of their numbers they are in that of their dates, but for a few milliseconds.
+        let gone = sqlx::query(
+            "DELETE FROM moves USING (
+                 SELECT move_id FROM moves WHERE move_id <= (SELECT move_id FROM published)
+                 ORDER BY move_id LIMIT $2) AS page
+             WHERE moves.move_id = page.move_id AND moves.at < now() - $1 * interval '1 millisecond'",
+        )
+        .bind(retention.as_secs_f64() * 1000.0)
+        .bind(PAGE)
+        .execute(pool)
+        .await?
+        .rows_affected();
+        moves += gone;
+        if gone == 0 {
+            return Ok(reservations + moves);
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! The end of what has been recorded.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+/// How many rows go in one statement.
+const PAGE: i64 = 1_000;
+
+/// Removes notifications of orders that were made longer than `retention` before `now`: an order's id is a UUIDv7, and
+/// as text it sorts by that time. Looks at what is old only. Returns how many went.
+///
+/// # Errors
+/// What the database says; what went before stays gone.
+pub async fn expire_notifications(
+    pool: &PgPool,
+    now: DateTime<Utc>,
+    retention: Duration,
+) -> Result<u64, sqlx::Error> {
+    let first_kept = first_order_of(now - TimeDelta::from_std(retention).unwrap_or(TimeDelta::MAX));
+    let mut gone = 0;
+    loop {
+        let went = sqlx::query(
+            "DELETE FROM notifications AS n USING (
+                 SELECT order_id, event_id FROM notifications WHERE order_id < $1
+                 ORDER BY order_id, event_id LIMIT $2) AS page
+             WHERE n.order_id = page.order_id AND n.event_id = page.event_id",
+        )
+        .bind(&first_kept)
+        .bind(PAGE)
+        .execute(pool)
+        .await?
+        .rows_affected();
+        gone += went;
+        if went == 0 {
+            return Ok(gone);
+        }
+    }
+}
+
+/// The least id of an order that was made then or later.
+fn first_order_of(at: DateTime<Utc>) -> String {
+    let millis = u128::try_from(at.timestamp_millis()).unwrap_or_default();
+    Uuid::from_u128(millis << 80).to_string()
+}
