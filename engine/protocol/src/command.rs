@@ -64,35 +64,41 @@ impl Resolved {
 /// A request that a worker act on one step of one saga.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = crate::schema::only_an_execute_has_no_target)]
 pub struct Command {
-    /// The format of this message ([`crate::SCHEMA_VERSION`]).
+    /// The format of this message; 1 now.
     pub schema_version: u16,
-    /// The same for every attempt; see [`crate::id`].
+    /// The same for every attempt; computed from saga, step, part and generation.
     pub command_id: Uuid,
     /// What is asked.
     pub kind: Kind,
-    /// The `execute` that a compensate, probe or fence is about; absent for an execute.
+    /// The `execute` that a compensate, probe or fence is about; absent from an execute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Uuid>,
     /// The saga that asks.
     pub saga_id: Uuid,
     /// The saga's home, 0–1023.
+    #[schemars(range(max = 1023))]
     pub slot: u16,
     /// What the saga is about, for people (an order's id). Effects are never keyed by it.
     pub business_key: String,
     /// Name of the workflow.
     pub workflow: String,
     /// Version of the workflow.
+    #[schemars(range(max = 4_294_967_295_u32))]
     pub workflow_version: u32,
     /// Name of the step.
     pub step: String,
     /// Which of the step's commands this is, from 0.
     pub part: u16,
-    /// Rises when an operator changes the input; from 1.
+    /// Rises when a command is settled for good and its step is tried anew; from 1.
+    #[schemars(range(min = 1))]
     pub generation: u16,
-    /// One execution, from 1; never restarted.
+    /// From 1, below 2^31; never restarted. A compensation counts its own.
+    #[schemars(range(min = 1, max = 2_147_483_647))]
     pub attempt: u32,
     /// How often the engine's database was restored to an earlier state.
+    #[schemars(range(max = 4_294_967_295_u32))]
     pub epoch: u32,
     /// When the command was first issued, by the engine's database; stable over attempts.
     pub issued_at: DateTime<Utc>,
@@ -109,7 +115,7 @@ pub struct Command {
     pub resolved: Option<Resolved>,
     /// When the engine will start to ask what became of it. Information: a worker refuses nothing for it.
     pub deadline: DateTime<Utc>,
-    /// Echoed in the reply; see [`crate::TokenKey`].
+    /// Repeated in the reply, which is not believed without it.
     pub reply_token: String,
     /// What the step needs to know. Empty (`null`) for everything but an execute.
     #[serde(default)]

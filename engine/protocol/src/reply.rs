@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{Exposure, Json, Kind};
 
-/// What became of a command. Only [`Outcome::Refused`] is a business answer; none of the others ever
+/// What became of a command. Only `refused` is a business answer; none of the others ever
 /// counts as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -79,7 +79,8 @@ impl Reason {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Reply {
-    /// The format of this message ([`crate::SCHEMA_VERSION`]).
+    /// The format of this message: 1. A newer one is dead-lettered.
+    #[schemars(range(max = 1))]
     pub schema_version: u16,
     /// The command that is answered.
     pub command_id: Uuid,
@@ -91,10 +92,12 @@ pub struct Reply {
     /// Its saga.
     pub saga_id: Uuid,
     /// The saga's home, 0–1023; the reply's partition is this modulo the reply topic's count.
+    #[schemars(range(max = 1023))]
     pub slot: u16,
     /// Name of the workflow.
     pub workflow: String,
     /// Version of the workflow.
+    #[schemars(range(max = 4_294_967_295_u32))]
     pub workflow_version: u32,
     /// Name of the step.
     pub step: String,
@@ -102,9 +105,12 @@ pub struct Reply {
     pub part: u16,
     /// Echoed from the command.
     pub generation: u16,
-    /// The attempt that the worker's *row* stands at, not the asker's.
+    /// From 1, below 2^31. Of an execute, a probe or a fence: the attempt at which the worker's row stands, not the asker's. Of a
+    /// compensation: the compensation's own, which a recorded reply repeats from the undo that it records.
+    #[schemars(range(min = 1, max = 2_147_483_647))]
     pub attempt: u32,
-    /// Echoed from the command.
+    /// The command's, or the newest that the worker's row has seen.
+    #[schemars(range(max = 4_294_967_295_u32))]
     pub epoch: u32,
     /// Echoed from the message that is answered: a recorded reply repeats that of the message that asks, an outcome after
     /// `in_flight` that of the message that was accepted.
