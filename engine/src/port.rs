@@ -59,8 +59,33 @@ pub struct DueScan {
     pub not_before: Option<DateTime<Utc>>,
     /// Only what has been due for at least this long.
     pub overdue: Duration,
+    /// The steps whose sagas it is for.
+    pub share: DueShare,
     /// At most so many, the longest overdue first.
     pub limit: u32,
+}
+
+/// A part of what is due, by the steps that sagas are at.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum DueShare {
+    /// Everything.
+    #[default]
+    All,
+    /// Only sagas at these steps.
+    At(Vec<&'static str>),
+    /// Only sagas at other steps.
+    NotAt(Vec<&'static str>),
+}
+
+impl DueShare {
+    /// Whether a saga at this step belongs to it.
+    pub fn has(&self, step: &str) -> bool {
+        match self {
+            DueShare::All => true,
+            DueShare::At(steps) => steps.contains(&step),
+            DueShare::NotAt(steps) => !steps.contains(&step),
+        }
+    }
 }
 
 /// A success that no saga here ordered: to be looked at by an operator.

@@ -8,7 +8,7 @@ use amends_engine::{
         Call, Change, Definition, Did, Entry, Event, Labels, Needs, NewSaga, Occurrence, RetryPolicy, Saga,
         SagaOutcome, Step, StepKind, start,
     },
-    port::{DueScan, Error, SagaStore, Stray, Wants, Write},
+    port::{DueScan, DueShare, Error, SagaStore, Stray, Wants, Write},
 };
 use amends_protocol::{Json, Reason};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -44,6 +44,7 @@ macro_rules! conformance {
             what_cannot_be_stored_is_a_data_error_and_writes_nothing
             a_nul_within_json_is_stored_and_read_back
             the_longest_overdue_come_first_and_no_more_than_asked_for
+            what_is_due_at_some_steps_is_found_apart_from_the_rest
             nothing_is_due_before_its_time_by_the_stores_clock
             only_live_sagas_of_the_slots_are_due
             rescheduling_changes_only_when_it_wakes
@@ -141,7 +142,13 @@ async fn stored(world: &impl World, slot: u16, change: impl FnOnce(&mut Saga, Da
 }
 
 fn scan(slots: &[u16]) -> DueScan {
-    DueScan { slots: slots.to_vec(), not_before: None, overdue: Duration::ZERO, limit: 100 }
+    DueScan {
+        slots: slots.to_vec(),
+        not_before: None,
+        overdue: Duration::ZERO,
+        share: DueShare::All,
+        limit: 100,
+    }
 }
 
 async fn due(world: &impl World, scan: &DueScan) -> Vec<Uuid> {
@@ -309,6 +316,23 @@ pub async fn the_longest_overdue_come_first_and_no_more_than_asked_for(world: &i
     assert_eq!(due(world, &lately).await, oldest_first[2..]);
     let long = DueScan { overdue: Duration::from_secs(35), ..scan(&[1, 2, 3]) };
     assert_eq!(due(world, &long).await, oldest_first[..2]);
+}
+
+/// Those that wait for somebody who is away are looked at by themselves.
+pub async fn what_is_due_at_some_steps_is_found_apart_from_the_rest(world: &impl World) {
+    let mut by_age = Vec::new();
+    for (step, seconds) in [("pay", 30), ("ship", 20), ("pay", 10)] {
+        let due = |saga: &mut Saga, now| {
+            step.clone_into(&mut saga.step);
+            saga.wake_at = Some(now - TimeDelta::seconds(seconds));
+        };
+        by_age.push(stored(world, 1, due).await.id);
+    }
+    let of = |share| DueScan { share, ..scan(&[1]) };
+    assert_eq!(due(world, &of(DueShare::All)).await, by_age);
+    assert_eq!(due(world, &of(DueShare::At(vec!["pay", "take"]))).await, [by_age[0], by_age[2]]);
+    assert_eq!(due(world, &of(DueShare::NotAt(vec!["pay", "take"]))).await, [by_age[1]]);
+    assert!(due(world, &of(DueShare::At(Vec::new()))).await.is_empty());
 }
 
 /// Asked again and again until it is due: not before `wake_at`.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use amends_engine::{
     core::{CORE_VERSION, Saga, SagaOutcome, State},
-    port::{DueScan, Loaded},
+    port::{DueScan, DueShare, Loaded},
 };
 use amends_protocol::{Reason, SLOTS};
 use chrono::{DateTime, Utc};
@@ -149,15 +149,23 @@ pub(crate) async fn due(pool: &PgPool, scan: &DueScan) -> Result<Loaded, Error> 
         "SELECT * FROM sagas
          WHERE live AND get_bit($1, slot) = 1 AND wake_at >= COALESCE($2, '-infinity')
            AND wake_at <= clock.now - make_interval(secs => $3) AND core_version <= $4 AND state_version <= $5
+           AND (step = ANY($7)) = $8
          ORDER BY wake_at LIMIT $6",
     );
+    let (steps, at_them): (&[&str], bool) = match &scan.share {
+        DueShare::All => (&[], false),
+        DueShare::At(steps) => (steps, true),
+        DueShare::NotAt(steps) => (steps, false),
+    };
     let query = query
         .bind(mask(&scan.slots))
         .bind(scan.not_before)
         .bind(scan.overdue.as_secs_f64())
         .bind(CORE)
         .bind(STATE_VERSION)
-        .bind(i64::from(scan.limit));
+        .bind(i64::from(scan.limit))
+        .bind(steps)
+        .bind(at_them);
     let (mut loaded, unreadable) = fetch(pool, query).await?;
     loaded.sagas.sort_by_key(|saga| saga.wake_at);
     if !unreadable.is_empty() {

@@ -132,7 +132,13 @@ async fn a_row_that_cannot_be_read_is_left_out_and_stops_nobody() {
     }
     let loaded = world.store().load(&[newer.id, damaged.id, sound.id]).await.unwrap();
     assert_eq!(loaded.sagas.iter().map(|saga| saga.id).collect::<Vec<_>>(), [sound.id]);
-    let scan = DueScan { slots: vec![1], not_before: None, overdue: Duration::ZERO, limit: 2 };
+    let scan = DueScan {
+        slots: vec![1],
+        not_before: None,
+        overdue: Duration::ZERO,
+        share: Default::default(),
+        limit: 2,
+    };
     let due = world.store().due(&scan).await.unwrap();
     assert!(due.sagas.iter().all(|saga| saga.id == sound.id));
     // Put off, the damaged one leaves its place to others; the newer program's is untouched.

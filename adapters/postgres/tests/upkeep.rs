@@ -120,7 +120,13 @@ async fn a_live_saga_without_a_time_to_wake_is_woken() {
         .await
         .unwrap();
     assert_eq!(upkeep.sweep_missed().await.unwrap(), [missed.id]);
-    let scan = DueScan { slots: vec![1], not_before: None, overdue: Duration::ZERO, limit: 9 };
+    let scan = DueScan {
+        slots: vec![1],
+        not_before: None,
+        overdue: Duration::ZERO,
+        share: Default::default(),
+        limit: 9,
+    };
     let due = world.store().due(&scan).await.unwrap().sagas;
     assert_eq!(due.iter().map(|saga| saga.id).collect::<Vec<_>>(), [missed.id]);
     assert_eq!(upkeep.sweep_missed().await.unwrap(), [] as [Uuid; 0]);

@@ -61,6 +61,17 @@ fn resolved(kind: Kind, target: Status) -> Option<Resolved> {
     }
 }
 
+/// What a saga's due repetitions would send, if nothing is due but repetitions: to be sent without a change of the row.
+pub fn repetitions(definition: &Definition, saga: &Saga, now: DateTime<Utc>) -> Vec<Send> {
+    let kind = |command: &CommandState| match (&command.undo, command.status) {
+        (Some(_), _) => Kind::Compensate,
+        (None, Status::Unknown) => Kind::Probe,
+        (None, _) => Kind::Execute,
+    };
+    let due = saga.only_repeats_due(now).unwrap_or_default();
+    due.into_iter().map(|(command, _)| Send::of(definition, command, kind(command))).collect()
+}
+
 /// Commands of a saga that were issued at `since` or later and have no answer: what a new owner of its slot
 /// sends again, in case the one before it died between commit and produce.
 pub fn outstanding(definition: &Definition, saga: &Saga, since: DateTime<Utc>) -> Vec<Send> {

@@ -13,7 +13,7 @@ pub mod transition;
 pub use definition::{Call, Catalog, Definition, Fault, Input, Labels, Needs, SagaTimeout, Step, StepKind};
 pub use effect::{Change, Decision, Did, Entry, Illegal, Nothing, Send};
 pub use event::{Actor, Event, Occurrence, ReplyEvent, Resolution};
-pub use message::{command, outstanding};
+pub use message::{command, outstanding, repetitions};
 pub use replay::{Mismatch, replay};
 pub use retry::{RetryPolicy, jittered};
 pub use saga::{

@@ -2,13 +2,16 @@
 
 use amends_protocol::{Exposure, Json, Outcome, Reason, add_exposure, id};
 use chrono::{
-    DateTime, Utc,
+    DateTime, TimeDelta, Utc,
     serde::{ts_microseconds, ts_microseconds_option},
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Call, Definition, Input, StepKind};
+
+/// What a saga without a timeout of its own counts as having promised for each of its steps.
+const STEP_PROMISE: TimeDelta = TimeDelta::minutes(15);
 
 /// What a saga is born with, besides its workflow and input.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -222,7 +225,7 @@ impl Status {
 }
 
 /// Why a command goes out again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Repeats {
     /// The last attempt was answered as failed.
     Failed,
@@ -408,6 +411,12 @@ impl Saga {
         let due = self.state.commands.iter().filter(|c| c.due().is_some_and(|at| at <= now));
         let repeats: Option<Vec<_>> = due.map(|c| Some((c, c.repeats(now)?))).collect();
         repeats.filter(|repeats| !repeats.is_empty())
+    }
+
+    /// By when it should be further: its own timeout. A saga that has none counts as if it had promised to pass its step
+    /// within [`STEP_PROMISE`], so that those who have one do not always go first.
+    pub fn promise(&self) -> DateTime<Utc> {
+        self.state.timeout_at.unwrap_or(self.since + STEP_PROMISE)
     }
 
     /// The next time after `now` at which there is something to do.

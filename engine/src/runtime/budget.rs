@@ -18,20 +18,48 @@ use crate::core::Repeats;
 
 /// What a repetition costs; all amounts are in thousandths of one.
 const COST: u64 = 1_000;
+/// While nothing can be sent, one message so often finds out whether that is still so.
+const UNSENT_TRY_INTERVAL: Duration = Duration::from_secs(3);
 
-/// What an account of this reason has at first, and at most.
-const fn most(why: Repeats) -> u64 {
-    match why {
-        Repeats::Failed => 50 * COST,
-        Repeats::Silent => 200 * COST,
+/// What an account gets, whatever is answered: somebody must find out that the worker is well again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RepeatAllowance {
+    /// Repetitions that it has at first, and at most.
+    pub most: u32,
+    /// Repetitions that time adds.
+    pub a_minute: u32,
+}
+
+impl RepeatAllowance {
+    fn most(self) -> u64 {
+        u64::from(self.most) * COST
     }
 }
 
-/// What comes in each second, whatever is answered: somebody must find out that the worker is well again.
-const fn a_second(why: Repeats) -> u64 {
-    match why {
-        Repeats::Failed => COST,
-        Repeats::Silent => 10 * COST,
+/// What the accounts of each participant get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RepeatAllowances {
+    /// For attempts after an answered failure.
+    pub failed: RepeatAllowance,
+    /// For what nobody answers.
+    pub silent: RepeatAllowance,
+}
+
+impl Default for RepeatAllowances {
+    fn default() -> Self {
+        Self {
+            failed: RepeatAllowance { most: 50, a_minute: 60 },
+            silent: RepeatAllowance { most: 200, a_minute: 600 },
+        }
+    }
+}
+
+impl RepeatAllowances {
+    fn of(self, why: Repeats) -> RepeatAllowance {
+        match why {
+            Repeats::Failed => self.failed,
+            Repeats::Silent => self.silent,
+        }
     }
 }
 
@@ -68,9 +96,18 @@ fn earned(why: Repeats, Answer { outcome, attempt, soon }: Answer) -> u64 {
 /// Whom a repetition goes to, and why.
 pub(super) type Repetition = (&'static str, Repeats);
 
-/// The budgets of all participants.
+/// The budgets of all participants, and whether anything can be sent to them. While nothing can be sent, nothing is paid
+/// for: what was not sent is no repetition, whoever did not send it.
 #[derive(Debug, Clone, Default)]
-pub struct RepeatBudget(Arc<Mutex<HashMap<Repetition, Account>>>);
+pub struct RepeatBudget(Arc<Mutex<Budgets>>);
+
+#[derive(Debug, Default)]
+struct Budgets {
+    allowances: RepeatAllowances,
+    accounts: HashMap<Repetition, Account>,
+    /// When sending was last seen to fail, if it has failed since it was last seen to work.
+    unsent_at: Option<Duration>,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Account {
@@ -80,54 +117,112 @@ struct Account {
 }
 
 impl RepeatBudget {
+    /// Budgets with these allowances.
+    pub fn new(allowances: RepeatAllowances) -> Self {
+        Self(Arc::new(Mutex::new(Budgets { allowances, ..Budgets::default() })))
+    }
+
     /// Takes note of an answer.
     pub(super) fn heard(&self, participant: &'static str, answer: Answer, now: Duration) {
-        let mut accounts = self.accounts();
+        let mut budgets = self.budgets();
         for why in [Repeats::Failed, Repeats::Silent] {
-            let account = open(&mut accounts, participant, why, now);
-            account.thousandths = most(why).min(account.thousandths + earned(why, answer));
+            let most = budgets.allowances.of(why).most();
+            let account = budgets.account((participant, why), now);
+            account.thousandths = most.min(account.thousandths + earned(why, answer));
         }
     }
 
-    /// Pays for all of these or for none; answers which of them could not be paid. More than an account can ever hold is
-    /// paid by a full one.
+    /// Takes note that messages were sent. Returns whether sending had failed before.
+    pub(super) fn sent(&self) -> bool {
+        self.budgets().unsent_at.take().is_some()
+    }
+
+    /// Takes note that messages could not be sent. Returns whether that is news.
+    pub(super) fn unsent(&self, now: Duration) -> bool {
+        self.budgets().unsent_at.replace(now).is_none()
+    }
+
+    /// Whether nothing can be sent, as far as is known.
+    pub(super) fn sends_nothing(&self) -> bool {
+        self.budgets().unsent_at.is_some()
+    }
+
+    /// Whether it is time to find out if anything can be sent again. Of several who ask one is told so.
+    pub(super) fn tries_sending(&self, now: Duration) -> bool {
+        let mut budgets = self.budgets();
+        let tries = budgets.unsent_at.is_some_and(|at| now.saturating_sub(at) >= UNSENT_TRY_INTERVAL);
+        if tries {
+            budgets.unsent_at = Some(now);
+        }
+        tries
+    }
+
+    /// How many of these repetitions could be paid for now.
+    pub(super) fn affords(&self, repetition: Repetition, now: Duration) -> usize {
+        let mut budgets = self.budgets();
+        if budgets.unsent_at.is_some() {
+            return 0;
+        }
+        usize::try_from(budgets.account(repetition, now).thousandths / COST).unwrap_or(usize::MAX)
+    }
+
+    /// Pays for all of these or for none. Returns which of them could not be paid for. More than an account can ever hold
+    /// is paid for by a full one.
     pub(super) fn pay(&self, repetitions: &[Repetition], now: Duration) -> Result<(), Repetition> {
+        let Some(first) = repetitions.first() else { return Ok(()) };
+        let mut budgets = self.budgets();
+        if budgets.unsent_at.is_some() {
+            return Err(*first);
+        }
         let mut costs: HashMap<Repetition, u64> = HashMap::new();
         for repetition in repetitions {
+            let most = budgets.allowances.of(repetition.1).most();
             let cost = costs.entry(*repetition).or_default();
-            *cost = most(repetition.1).min(*cost + COST);
+            *cost = most.min(*cost + COST);
         }
-        let mut accounts = self.accounts();
-        for &(participant, why) in repetitions {
-            if open(&mut accounts, participant, why, now).thousandths < costs[&(participant, why)] {
-                return Err((participant, why));
+        for repetition in repetitions {
+            if budgets.account(*repetition, now).thousandths < costs[repetition] {
+                return Err(*repetition);
             }
         }
-        for ((participant, why), cost) in costs {
-            open(&mut accounts, participant, why, now).thousandths -= cost;
+        for (repetition, cost) in costs {
+            budgets.account(repetition, now).thousandths -= cost;
         }
         Ok(())
     }
 
-    fn accounts(&self) -> MutexGuard<'_, HashMap<Repetition, Account>> {
+    /// Gives back what was paid for repetitions that were not sent.
+    pub(super) fn refund(&self, repetitions: &[Repetition], now: Duration) {
+        let mut budgets = self.budgets();
+        for repetition in repetitions {
+            let most = budgets.allowances.of(repetition.1).most();
+            let account = budgets.account(*repetition, now);
+            account.thousandths = most.min(account.thousandths + COST);
+        }
+    }
+
+    fn budgets(&self) -> MutexGuard<'_, Budgets> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// An account with what time has added to it.
-fn open<'a>(
-    accounts: &'a mut HashMap<Repetition, Account>,
-    participant: &'static str,
-    why: Repeats,
-    now: Duration,
-) -> &'a mut Account {
-    let account =
-        accounts.entry((participant, why)).or_insert(Account { thousandths: most(why), since: now });
-    let passed = u64::try_from(now.saturating_sub(account.since).as_millis()).unwrap_or(u64::MAX);
-    let more = passed.saturating_mul(a_second(why) / 1_000);
-    account.thousandths = most(why).min(account.thousandths.saturating_add(more));
-    account.since = account.since.max(now);
-    account
+impl Budgets {
+    /// An account with what time has added to it.
+    fn account(&mut self, repetition: Repetition, now: Duration) -> &mut Account {
+        let allowance = self.allowances.of(repetition.1);
+        let most = allowance.most();
+        let account = self.accounts.entry(repetition).or_insert(Account { thousandths: most, since: now });
+        let passed = u64::try_from(now.saturating_sub(account.since).as_millis()).unwrap_or(u64::MAX);
+        // Milliseconds of a minute, in thousandths.
+        let more = passed.saturating_mul(u64::from(allowance.a_minute)) / 60;
+        if more > 0 {
+            account.thousandths = most.min(account.thousandths.saturating_add(more));
+            // What is left of the time counts the next time.
+            let counted = more.saturating_mul(60).div_ceil(u64::from(allowance.a_minute));
+            account.since = now.min(account.since + Duration::from_millis(counted));
+        }
+        account
+    }
 }
 
 #[cfg(test)]
@@ -142,6 +237,18 @@ mod tests {
 
     fn paid(budget: &RepeatBudget, why: Repeats, now: Duration) -> usize {
         (0..10_000).take_while(|_| budget.pay(&[("payment", why)], now).is_ok()).count()
+    }
+
+    #[test]
+    fn what_time_adds_slowly_is_added_however_often_is_looked() {
+        let allowance = RepeatAllowance { most: 1, a_minute: 1 };
+        let budget = RepeatBudget::new(RepeatAllowances { failed: allowance, silent: allowance });
+        assert_eq!(paid(&budget, Repeats::Silent, NOW), 1);
+        for passed in (0..60_000).step_by(25) {
+            let afforded = budget.affords(("payment", Repeats::Silent), NOW + Duration::from_millis(passed));
+            assert_eq!(afforded, 0, "after {passed} ms");
+        }
+        assert_eq!(paid(&budget, Repeats::Silent, NOW + Duration::from_millis(62_000)), 1);
     }
 
     #[test]
@@ -187,6 +294,23 @@ mod tests {
         assert_eq!(paid(&budget, Repeats::Silent, NOW + Duration::from_secs(3)), 30, "ten a second");
         assert_eq!(paid(&budget, Repeats::Failed, NOW), 50, "an account of its own");
         assert_eq!(paid(&budget, Repeats::Silent, NOW + Duration::from_hours(1)), 200);
+    }
+
+    #[test]
+    fn while_nothing_can_be_sent_nothing_is_paid_for_and_what_was_not_sent_is_given_back() {
+        let (budget, mine) = (RepeatBudget::default(), [("payment", Repeats::Silent)]);
+        assert_eq!(paid(&budget, Repeats::Silent, NOW), 200);
+        assert!(budget.unsent(NOW), "news");
+        budget.refund(&[mine[0]; 200], NOW);
+        assert_eq!((paid(&budget, Repeats::Silent, NOW), budget.affords(mine[0], NOW)), (0, 0));
+        assert!(!budget.tries_sending(NOW));
+        let later = NOW + UNSENT_TRY_INTERVAL;
+        assert!(budget.tries_sending(later) && !budget.tries_sending(later), "one at a time");
+        assert!(!budget.unsent(later), "no news");
+        assert_eq!((paid(&budget, Repeats::Silent, later), budget.affords(mine[0], later)), (0, 0));
+        assert!(budget.sends_nothing() && budget.sent() && !budget.sent());
+        assert_eq!(budget.affords(mine[0], later), 200);
+        assert_eq!(paid(&budget, Repeats::Silent, later), 200);
     }
 
     #[test]

@@ -38,7 +38,16 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             self.messages(saga, sends, inputs, sent_at, &mut messages)?;
         }
         metrics::counter!("amends_engine_commands_total").increment(messages.len() as u64);
-        Ok(self.sink.send(messages).await?)
+        let sent = self.sink.send(messages).await;
+        match &sent {
+            Ok(()) if self.budget.sent() => tracing::info!("messages are sent again"),
+            Ok(()) => {}
+            Err(error) if self.budget.unsent(self.clock.monotonic()) => {
+                tracing::warn!(%error, "messages cannot be sent; repetitions wait until they can");
+            }
+            Err(_) => {}
+        }
+        Ok(sent?)
     }
 
     /// Sends the commands of sagas that the caller has just committed by itself (births).

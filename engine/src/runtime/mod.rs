@@ -13,12 +13,13 @@ mod batch;
 mod budget;
 mod dispatch;
 mod news;
+mod put_off;
 mod recent;
 pub mod recovery;
 pub mod replies;
 pub mod timers;
 
-pub use budget::RepeatBudget;
+pub use budget::{RepeatAllowance, RepeatAllowances, RepeatBudget};
 pub use news::News;
 pub use recent::Recent;
 

@@ -1,19 +1,32 @@
 //! Takes what is due, by the database's clock.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
-use amends_protocol::{SLOTS, transport::Sink};
+use amends_protocol::{
+    SLOTS,
+    transport::{self, Assignment, Sink},
+};
 use chrono::{DateTime, TimeDelta, Utc};
+use futures::future::{Either, select};
 use uuid::Uuid;
 
-use super::{Engine, Error};
+use super::{Engine, Error, budget::Repetition, dispatch::Outgoing, put_off::PutOff};
 use crate::{
-    core::{CommandState, Event, Repeats, jittered},
-    port::{Clock, DueScan, Loaded, SagaStore},
+    core::{Event, Repeats, Saga, Step, jittered, repetitions},
+    port::{Clock, DueScan, DueShare, Loaded, SagaStore},
 };
 
 /// Most sagas of a batch.
 pub const BATCH: u32 = 500;
+/// Most sagas of a look at those that wait for a participant that cannot be asked: nearly all of them are only put off.
+const CROWD_BATCH: u32 = 1_000;
+/// How long a look waits for the broker when that is known to take nothing.
+const UNSENT_PATIENCE: Duration = Duration::from_secs(2);
 /// Rest between two looks at the slots owned.
 pub const POLL: Duration = Duration::from_millis(25);
 /// Every so often, everything that is overdue is looked for, however long.
@@ -30,21 +43,50 @@ const ABROAD: Duration = Duration::from_secs(5);
 /// What is not ours must be overdue for so long.
 const ABROAD_OVERDUE: Duration = Duration::from_secs(5);
 
-/// When was looked last.
+/// When what is its own was looked at last.
 #[derive(Debug, Default)]
-pub struct Timers {
-    looked_at: Option<DateTime<Utc>>,
+struct Looked {
+    at: Option<DateTime<Utc>>,
     wide_at: Option<Duration>,
     thorough_at: Option<Duration>,
+}
+
+/// Sagas that wait for a participant that cannot be asked, and are due in such numbers that they would fill batch after
+/// batch. They get looks of their own until all of them are put off, so that the others do not wait for that.
+#[derive(Debug)]
+struct Crowd {
+    steps: Vec<&'static str>,
+    /// What was due before is put off.
+    from: Option<DateTime<Utc>>,
+}
+
+/// When was looked last, and what waits until it can be paid for.
+#[derive(Debug, Default)]
+pub struct Timers {
+    looked: Looked,
+    crowd: Option<Crowd>,
     abroad_at: Option<Duration>,
     generation: u64,
+    put_off: PutOff,
+    /// How often was tried to send while nothing could be sent.
+    tries: usize,
+}
+
+/// What a look came to.
+struct Taken {
+    count: usize,
+    now: DateTime<Utc>,
+    /// When the last of them was due.
+    last: Option<DateTime<Utc>>,
+    /// Participants for whom some were put off.
+    unpaid: BTreeSet<&'static str>,
 }
 
 impl Timers {
     /// Looks once; answers how many sagas were due. Fewer than [`BATCH`]: the caller may rest.
     ///
     /// # Errors
-    /// Store or transport. What was committed and not sent is sent again when it is due.
+    /// The store's. What was committed and not sent is sent again when it is due.
     pub async fn run_once<S: SagaStore, K: Sink, C: Clock>(
         &mut self,
         engine: &Engine<S, K, C>,
@@ -52,99 +94,262 @@ impl Timers {
         let now = engine.clock.monotonic();
         let (assignment, _) = engine.ownership.now();
         if self.generation != assignment.generation {
-            *self = Self { generation: assignment.generation, abroad_at: self.abroad_at, ..Self::default() };
+            self.generation = assignment.generation;
+            (self.looked, self.crowd) = (Looked::default(), None);
         }
         let mut taken = 0;
         let slots = engine.ownership.slots();
         if !slots.is_empty() {
-            let thorough = self.thorough_at.is_none_or(|at| now.saturating_sub(at) >= THOROUGH);
-            let wide = thorough || self.wide_at.is_none_or(|at| now.saturating_sub(at) >= WIDE);
-            let back = if wide { FAR } else { NEAR };
-            let not_before = if thorough { None } else { self.looked_at.map(|at| at - back) };
-            let scan = DueScan { slots, not_before, overdue: Duration::ZERO, limit: BATCH };
-            let (count, looked_at) = self.take(engine, &scan).await?;
-            taken += count;
-            // A full batch: there is more, and it must not fall out of the next look's window.
-            if count < BATCH as usize {
-                self.looked_at = Some(looked_at);
-                if wide {
-                    self.wide_at = Some(now);
-                }
-                if thorough {
-                    self.thorough_at = Some(now);
-                }
-            }
+            taken += self.look_at_own(engine, &assignment, slots.clone(), now).await?;
+            taken += self.look_at_crowd(engine, slots).await?;
         }
         if self.abroad_at.is_none_or(|at| now.saturating_sub(at) >= ABROAD) {
             self.abroad_at = Some(now);
             let slots: Vec<u16> = (0..SLOTS).filter(|&slot| !assignment.owns(slot)).collect();
             if !slots.is_empty() {
-                let scan = DueScan { slots, not_before: None, overdue: ABROAD_OVERDUE, limit: BATCH };
-                taken += self.take(engine, &scan).await?.0;
+                let scan = DueScan { overdue: ABROAD_OVERDUE, ..due_scan(slots, None) };
+                let due = engine.store.due(&scan).await?;
+                taken += self.wake(engine, due, Vec::new()).await?.count;
             }
+        }
+        if self.put_off.len() > 0 && engine.budget.tries_sending(now) {
+            self.try_sending(engine).await?;
         }
         Ok(taken)
     }
 
-    async fn take<S: SagaStore, K: Sink, C: Clock>(
-        &self,
+    /// How many sagas wait, as far as this process remembers, until a repetition can be paid for.
+    pub fn put_off(&self) -> usize {
+        self.put_off.len()
+    }
+
+    /// Sends the due repetitions of one saga that was put off, to find out whether anything can be sent again. Its row stays
+    /// as it is: what could not be sent is no repetition.
+    async fn try_sending<S: SagaStore, K: Sink, C: Clock>(
+        &mut self,
         engine: &Engine<S, K, C>,
-        scan: &DueScan,
-    ) -> Result<(usize, DateTime<Utc>), Error> {
-        let loaded = engine.store.due(scan).await?;
-        let (count, now) = (loaded.sagas.len(), loaded.now);
-        if count == 0 {
-            return Ok((0, now));
+    ) -> Result<(), Error> {
+        self.tries = self.tries.wrapping_add(1);
+        let Some((unpaid, nearest)) = self.put_off.nearest(self.tries, BATCH as usize) else { return Ok(()) };
+        let ids: Vec<Uuid> = nearest.iter().map(|(_, saga_id)| *saga_id).collect();
+        let Loaded { sagas, now, .. } = engine.store.load(&ids).await?;
+        let mut sagas: HashMap<Uuid, Saga> = sagas.into_iter().map(|saga| (saga.id, saga)).collect();
+        for (promise, saga_id) in nearest {
+            let sends = sagas.get(&saga_id).and_then(|saga| {
+                let definition = engine.catalog.get(&saga.workflow, saga.workflow_version)?;
+                Some(repetitions(definition, saga, now)).filter(|sends| !sends.is_empty())
+            });
+            let (Some(sends), Some(saga)) = (sends, sagas.remove(&saga_id)) else {
+                // It was answered meanwhile.
+                self.put_off.remove(unpaid, promise, saga_id);
+                continue;
+            };
+            if let Some(inputs) = engine.store.inputs(&[saga_id]).await?.pop() {
+                // Whether it was sent is noted by whoever sends.
+                let _ = send(engine, vec![Outgoing { saga: Arc::new(saga), sends, inputs }]).await;
+            }
+            return Ok(());
         }
-        for lateness in
-            loaded.sagas.iter().filter_map(|s| s.wake_at).filter_map(|at| (now - at).to_std().ok())
-        {
+        Ok(())
+    }
+
+    async fn look_at_own<S: SagaStore, K: Sink, C: Clock>(
+        &mut self,
+        engine: &Engine<S, K, C>,
+        assignment: &Assignment,
+        slots: Vec<u16>,
+        now: Duration,
+    ) -> Result<usize, Error> {
+        let thorough = self.looked.thorough_at.is_none_or(|at| now.saturating_sub(at) >= THOROUGH);
+        let wide = thorough || self.looked.wide_at.is_none_or(|at| now.saturating_sub(at) >= WIDE);
+        let back = if wide { FAR } else { NEAR };
+        let not_before = if thorough { None } else { self.looked.at.map(|at| at - back) };
+        let share = self.crowd.as_ref().map_or(DueShare::All, |crowd| DueShare::NotAt(crowd.steps.clone()));
+        let payable = self.payable(engine, assignment, now).await?;
+        let due = engine.store.due(&DueScan { share, ..due_scan(slots, not_before) }).await?;
+        let full = due.sagas.len() >= BATCH as usize;
+        let Taken { count, now: looked_at, unpaid, .. } = self.wake(engine, due, payable).await?;
+        // A full batch: there is more, and it must not fall out of the next look's window.
+        if full {
+            self.crowd_out(engine, &unpaid);
+        } else {
+            self.looked.at = Some(looked_at);
+            if wide {
+                self.looked.wide_at = Some(now);
+            }
+            if thorough {
+                self.looked.thorough_at = Some(now);
+            }
+        }
+        Ok(count)
+    }
+
+    /// Sagas that were put off and whose repetitions can be paid for now, the nearest promise first.
+    async fn payable<S: SagaStore, K: Sink, C: Clock>(
+        &mut self,
+        engine: &Engine<S, K, C>,
+        assignment: &Assignment,
+        now: Duration,
+    ) -> Result<Vec<Saga>, Error> {
+        let ids = Vec::from_iter(self.put_off.take(&engine.budget, now, BATCH as usize));
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Loaded { mut sagas, now, .. } = engine.store.load(&ids).await?;
+        // The others were answered meanwhile, or have another owner.
+        sagas.retain(|saga| saga.live && assignment.owns(saga.slot) && saga.only_repeats_due(now).is_some());
+        Ok(sagas)
+    }
+
+    /// From now on these participants' sagas are looked at by themselves.
+    fn crowd_out<S, K, C>(&mut self, engine: &Engine<S, K, C>, unpaid: &BTreeSet<&'static str>) {
+        let steps = engine.catalog.iter().flat_map(|definition| &definition.steps);
+        let mut steps: Vec<_> =
+            steps.filter(|step| unpaid.contains(step.participant)).map(|step| step.name).collect();
+        if steps.is_empty() {
+            return;
+        }
+        steps.extend(self.crowd.take().into_iter().flat_map(|crowd| crowd.steps));
+        steps.sort_unstable();
+        steps.dedup();
+        self.crowd = Some(Crowd { steps, from: None });
+    }
+
+    async fn look_at_crowd<S: SagaStore, K: Sink, C: Clock>(
+        &mut self,
+        engine: &Engine<S, K, C>,
+        slots: Vec<u16>,
+    ) -> Result<usize, Error> {
+        let Some(Crowd { steps, from }) = &self.crowd else { return Ok(0) };
+        let share = DueShare::At(steps.clone());
+        let scan = DueScan { share, limit: CROWD_BATCH, ..due_scan(slots, *from) };
+        let due = engine.store.due(&scan).await?;
+        let taken = self.wake(engine, due, Vec::new()).await?;
+        match &mut self.crowd {
+            Some(crowd) if taken.count >= CROWD_BATCH as usize => crowd.from = taken.last,
+            crowd => *crowd = None,
+        }
+        Ok(taken.count)
+    }
+
+    /// Wakes what is due and what was put off and can be paid for; what cannot be paid for is put off.
+    async fn wake<S: SagaStore, K: Sink, C: Clock>(
+        &mut self,
+        engine: &Engine<S, K, C>,
+        mut due: Loaded,
+        payable: Vec<Saga>,
+    ) -> Result<Taken, Error> {
+        let (count, now) = (due.sagas.len(), due.now);
+        let last = due.sagas.iter().filter_map(|saga| saga.wake_at).max();
+        for at in due.sagas.iter().filter_map(|saga| saga.wake_at) {
+            let lateness = (now - at).to_std().unwrap_or_default();
             metrics::histogram!("amends_engine_timer_lateness_seconds").record(lateness.as_secs_f64());
         }
-        let later = put_off(engine, &loaded);
-        let events: BTreeMap<_, _> = loaded
-            .sagas
-            .iter()
-            .filter(|s| !later.contains_key(&s.id))
-            .map(|s| (s.id, vec![Event::Woke]))
-            .collect();
+        let known: BTreeSet<Uuid> = due.sagas.iter().map(|saga| saga.id).collect();
+        due.sagas.extend(payable.into_iter().filter(|saga| !known.contains(&saga.id)));
+        due.sagas.sort_by_key(|saga| (saga.promise(), saga.id));
+
+        let Sorted { paid, later, awake, unpaid } = self.sort(engine, &due);
+        let taken = Taken { count, now, last, unpaid };
         if !later.is_empty() {
-            engine.reschedule(&later.into_values().collect::<Vec<_>>()).await?;
+            engine.reschedule(&later).await?;
         }
-        if events.is_empty() {
-            return Ok((count, now));
+        if awake.is_empty() {
+            return Ok(taken);
         }
-        let outcome = engine.decide(events, Some(loaded)).await?;
-        engine.park(&outcome.poisoned).await?;
-        engine.dispatch(outcome.outgoing).await?;
-        Ok((count, now))
+        let advanced = advance(engine, awake, due).await;
+        if advanced.is_err() {
+            engine.budget.refund(&paid, engine.clock.monotonic());
+        }
+        match advanced {
+            // What is committed is sent when it is due again, and whatever else is due must not wait for the broker.
+            Ok(()) | Err(Error::Transport(_)) => Ok(taken),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Pays for repetitions, in the order of the sagas.
+    fn sort<S: SagaStore, K: Sink, C: Clock>(&mut self, engine: &Engine<S, K, C>, due: &Loaded) -> Sorted {
+        let (now, monotonic) = (due.now, engine.clock.monotonic());
+        let mut sorted = Sorted::default();
+        for saga in &due.sagas {
+            let definition = engine.catalog.get(&saga.workflow, saga.workflow_version);
+            let repeats = saga.only_repeats_due(now).unwrap_or_default();
+            let steps = repeats.iter().filter_map(|(command, why)| {
+                let step = definition?.steps.get(command.step)?;
+                Some((step, (step.participant, *why)))
+            });
+            let (steps, repetitions): (Vec<&Step>, Vec<Repetition>) = steps.unzip();
+            let Err(unpaid) = engine.budget.pay(&repetitions, monotonic) else {
+                sorted.paid.extend(repetitions);
+                sorted.awake.insert(saga.id, vec![Event::Woke]);
+                continue;
+            };
+            self.put_off.add(unpaid, saga.promise(), saga.id);
+            sorted.unpaid.insert(unpaid.0);
+            // What was put off before keeps its place.
+            if saga.wake_at.is_some_and(|at| at > now) {
+                continue;
+            }
+            let at = repetitions.iter().position(|repetition| *repetition == unpaid).unwrap_or_default();
+            let (step, jitter) = (steps[at], engine.clock.jitter());
+            let (reason, wait) = match unpaid.1 {
+                _ if engine.budget.sends_nothing() => ("unsent", jittered(step.deadline, jitter)),
+                Repeats::Failed => ("failed", step.retry.delay(u32::MAX, jitter)),
+                Repeats::Silent => ("silent", jittered(step.deadline, jitter)),
+            };
+            let labels = [("participant", unpaid.0), ("after", reason)];
+            metrics::counter!("amends_engine_repeats_put_off_total", &labels).increment(1);
+            let at = self.put_off.wake_at(unpaid, now, now + wait);
+            let at = saga.next_due_after(now).map_or(at, |due| due.min(at));
+            sorted.later.push((saga.id, saga.revision, Some(at)));
+        }
+        sorted
     }
 }
 
-/// The sagas whose repetitions nobody can pay for now, and when they are woken instead.
-fn put_off<S: SagaStore, K: Sink, C: Clock>(
+/// What is due, sorted by whether it can be paid for.
+#[derive(Default)]
+struct Sorted {
+    /// To be woken now.
+    awake: BTreeMap<Uuid, Vec<Event>>,
+    /// What was paid for them.
+    paid: Vec<Repetition>,
+    /// When the others are woken instead.
+    later: Vec<(Uuid, u32, Option<DateTime<Utc>>)>,
+    /// Participants whose budget does not pay.
+    unpaid: BTreeSet<&'static str>,
+}
+
+fn due_scan(slots: Vec<u16>, not_before: Option<DateTime<Utc>>) -> DueScan {
+    DueScan { slots, not_before, overdue: Duration::ZERO, share: DueShare::All, limit: BATCH }
+}
+
+/// Decides, writes and sends.
+async fn advance<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
-    loaded: &Loaded,
-) -> BTreeMap<Uuid, (Uuid, u32, Option<DateTime<Utc>>)> {
-    let (now, monotonic) = (loaded.now, engine.clock.monotonic());
-    let mut later = BTreeMap::new();
-    for saga in &loaded.sagas {
-        let Some(definition) = engine.catalog.get(&saga.workflow, saga.workflow_version) else { continue };
-        let due = saga.only_repeats_due(now).unwrap_or_default();
-        let step = |command: &CommandState| &definition.steps[command.step];
-        let repetitions: Vec<_> =
-            due.iter().map(|(command, why)| (step(command).participant, *why)).collect();
-        let Err(unpaid) = engine.budget.pay(&repetitions, monotonic) else { continue };
-        let at = repetitions.iter().position(|repetition| *repetition == unpaid).unwrap_or_default();
-        let (step, jitter) = (step(due[at].0), engine.clock.jitter());
-        let (reason, wait) = match unpaid.1 {
-            Repeats::Failed => ("failed", step.retry.delay(u32::MAX, jitter)),
-            Repeats::Silent => ("silent", jittered(step.deadline, jitter)),
-        };
-        let labels = [("participant", unpaid.0), ("after", reason)];
-        metrics::counter!("amends_engine_repeats_put_off_total", &labels).increment(1);
-        let at = saga.next_due_after(now).map_or(now + wait, |due| due.min(now + wait));
-        later.insert(saga.id, (saga.id, saga.revision, Some(at)));
+    awake: BTreeMap<Uuid, Vec<Event>>,
+    due: Loaded,
+) -> Result<(), Error> {
+    let outcome = engine.decide(awake, Some(due)).await?;
+    engine.park(&outcome.poisoned).await?;
+    send(engine, outcome.outgoing).await
+}
+
+/// Sends, and waits a shorter time while nothing can be sent: the client takes ten seconds to say that a message was not.
+async fn send<S: SagaStore, K: Sink, C: Clock>(
+    engine: &Engine<S, K, C>,
+    outgoing: Vec<Outgoing>,
+) -> Result<(), Error> {
+    if !engine.budget.sends_nothing() {
+        return engine.dispatch(outgoing).await;
     }
-    later
+    let (sending, patience) = (pin!(engine.dispatch(outgoing)), pin!(engine.clock.sleep(UNSENT_PATIENCE)));
+    match select(sending, patience).await {
+        Either::Left((sent, _)) => sent,
+        Either::Right(_) => {
+            engine.budget.unsent(engine.clock.monotonic());
+            Err(transport::Error("no answer".to_owned()).into())
+        }
+    }
 }

@@ -199,6 +199,7 @@ impl SagaStore for World {
         let mut loaded = self.loaded(|s| {
             s.live
                 && scan.slots.contains(&s.slot)
+                && scan.share.has(&s.step)
                 && s.wake_at.is_some_and(|at| at <= until && scan.not_before.is_none_or(|from| at >= from))
         });
         loaded.sagas.sort_by_key(|s| s.wake_at);

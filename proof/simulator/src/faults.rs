@@ -46,6 +46,8 @@ faults! {
     Partition = "partition",
     /// A server is away for everybody.
     Outage = "outage",
+    /// The broker is away for everybody, for minutes.
+    LongOutage = "broker-long-outage",
     /// A database does not do what is asked, this time.
     Refusal = "database-error",
     /// The answer to a commit of the engine's store is lost.

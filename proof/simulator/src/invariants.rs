@@ -35,7 +35,7 @@ pub struct Quiet<'a> {
 pub type Invariant = (&'static str, fn(&Quiet<'_>) -> Vec<String>);
 
 /// All of them, numbered as in RELIABILITY.
-pub const ALL: [Invariant; 16] = [
+pub const ALL: [Invariant; 17] = [
     ("1 stock_balances", stock_balances),
     ("2 money_balances", money_balances),
     ("3 one_outcome_that_never_changes", one_outcome_that_never_changes),
@@ -52,6 +52,7 @@ pub const ALL: [Invariant; 16] = [
     ("14 dead_letters_are_poison", dead_letters_are_poison),
     ("15 actions_are_audited", actions_are_audited),
     ("16 nothing_personal", nothing_personal),
+    ("21 nothing_times_out_in_a_healthy_system", nothing_times_out_in_a_healthy_system),
 ];
 
 /// Checks all of them; says which are broken, and how.
@@ -318,4 +319,22 @@ pub fn nothing_personal(quiet: &Quiet<'_>) -> Vec<String> {
         }
     }
     broken
+}
+
+/// Whatever could not be sent or was not answered before, once everything is well an order has its stock within a minute:
+/// none is cancelled for a promise that ends later than that.
+pub fn nothing_times_out_in_a_healthy_system(quiet: &Quiet<'_>) -> Vec<String> {
+    let well_by = quiet.state.heals_at + 60 * SECOND;
+    quiet.each(|_, entries| {
+        let timeout_at = entries.first()?.did.timeout_at?;
+        let timed_out = |entry: &&Entry| {
+            let given_up = entry.did.heading_for.is_some() || entry.did.ended.is_some();
+            given_up && entry.occurrence.event == Event::Woke && entry.occurrence.at >= timeout_at
+        };
+        let cancelled = entries.iter().find(timed_out)?;
+        let late = quiet.state.store.simulated(timeout_at).checked_sub(well_by)?;
+        // Whoever is cancelled by a timer after its time has waited in vain for its stock.
+        let label = cancelled.did.heading_for.as_deref().or(cancelled.did.label.as_deref());
+        (label == Some(order::CANCELLED)).then(|| format!("timed out {} s after all was well", late / SECOND))
+    })
 }

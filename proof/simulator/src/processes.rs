@@ -12,7 +12,7 @@ use amends_engine::{
     core::{Catalog, Event},
     port::{self, Clock as _},
     runtime::{
-        Engine, Error, Ownership,
+        Engine, Error, Ownership, RepeatAllowance, RepeatAllowances, RepeatBudget,
         apply::{Applied, apply},
         recovery::Recovery,
         replies, rest, timers,
@@ -44,6 +44,11 @@ pub type SimEngine = Engine<SimStore, SimSink, SimClock>;
 /// No turn of an engine's loop takes longer.
 const TURN: Duration = Duration::from_secs(30);
 const RECOVERY_POLL: Micros = 100_000;
+/// Few orders have little to repeat: with these allowances it is put off all the same.
+const TIGHT: RepeatAllowances = RepeatAllowances {
+    failed: RepeatAllowance { most: 4, a_minute: 6 },
+    silent: RepeatAllowance { most: 4, a_minute: 6 },
+};
 
 /// The loops of a process.
 pub fn start(world: &Arc<World>, process: usize) -> Vec<Task> {
@@ -80,7 +85,7 @@ pub fn engine(handle: &Handle) -> SimEngine {
         epoch: 1,
         ownership: Ownership::default(),
         news: amends_engine::runtime::News::default(),
-        budget: amends_engine::runtime::RepeatBudget::default(),
+        budget: RepeatBudget::new(TIGHT),
         recent: Default::default(),
     }
 }
@@ -139,9 +144,11 @@ fn engine_loops(handle: &Handle) -> Vec<Task> {
                     continue;
                 }
             }
+            // What is put off is paid for as soon as there is an answer.
+            let waits = (timers.put_off() > 0).then(|| handle.state().now + SECOND);
             let next = |s: &State| {
                 let (assignment, _) = shared.ownership.now();
-                s.store.next_due(|slot| assignment.owns(slot))
+                s.store.next_due(|slot| assignment.owns(slot)).into_iter().chain(waits).min()
             };
             poll_until(&handle, timers::POLL.as_micros() as Micros, next, |s| &mut s.store.watchers).await;
         }

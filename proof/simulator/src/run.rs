@@ -103,6 +103,10 @@ fn calamities(state: &mut State) {
         let length = rng(SECOND..120 * SECOND);
         (0..OUTSIDE).for_each(|process| s.part(process, site, length));
     });
+    timed(state, Fault::LongOutage, 1, |s, rng| {
+        let length = rng(180 * SECOND..660 * SECOND).min(s.heals_at - s.now);
+        (0..OUTSIDE).for_each(|process| s.part(process, Site::Broker, length));
+    });
     timed(state, Fault::Amnesia, 3, |s, rng| {
         let topic = rng(0..4) as usize;
         let forgotten = s.bus.forget(topic);

@@ -168,7 +168,10 @@ impl State {
         let mut loaded = self.load(|stored| {
             let saga = &stored.saga;
             let due = |at| at <= until && scan.not_before.is_none_or(|from| at >= from);
-            saga.live && saga.wake_at.is_some_and(due) && slots.contains(&saga.slot)
+            saga.live
+                && saga.wake_at.is_some_and(due)
+                && slots.contains(&saga.slot)
+                && scan.share.has(&saga.step)
         });
         loaded.sagas.sort_by_key(|s| (s.wake_at, s.id));
         loaded.sagas.truncate(scan.limit as usize);

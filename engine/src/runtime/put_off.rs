@@ -1,0 +1,134 @@
+//! Sagas whose repetitions wait until they can be paid for, in this process's memory: the nearest promise first.
+//!
+//! Their rows stay as they are, but for `wake_at`, which brings each back in the end, whatever this process forgets. Of very
+//! many these times are apart, so that a participant that is away takes a bounded share of the timers' work.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use super::budget::{RepeatBudget, Repetition};
+
+/// Time between two sagas of a participant that is away: 500 a second come back, a twentieth of what one engine's timers
+/// manage.
+const PUT_OFF_SPACING: TimeDelta = TimeDelta::milliseconds(2);
+/// Most sagas remembered for one participant and reason: some tens of megabytes. The furthest promises are forgotten first.
+const PUT_OFF_MOST: usize = 400_000;
+
+/// The sagas that are put off, by whom they wait for and why.
+#[derive(Debug, Default)]
+pub(super) struct PutOff(BTreeMap<Repetition, Waiting>);
+
+/// A saga, and by when it should be further.
+pub(super) type Promised = (DateTime<Utc>, Uuid);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    by_promise: BTreeSet<Promised>,
+    /// When the saga that was put off last comes back.
+    last_wake_at: Option<DateTime<Utc>>,
+}
+
+impl PutOff {
+    /// Remembers a saga.
+    pub fn add(&mut self, unpaid: Repetition, promise: DateTime<Utc>, saga_id: Uuid) {
+        let waiting = self.0.entry(unpaid).or_default();
+        waiting.by_promise.insert((promise, saga_id));
+        if waiting.by_promise.len() > PUT_OFF_MOST {
+            waiting.by_promise.pop_last();
+        }
+    }
+
+    /// When a saga that waits for this is woken: not before `earliest`, and each some time after the one before it.
+    pub fn wake_at(
+        &mut self,
+        unpaid: Repetition,
+        now: DateTime<Utc>,
+        earliest: DateTime<Utc>,
+    ) -> DateTime<Utc> {
+        let waiting = self.0.entry(unpaid).or_default();
+        let place = waiting.last_wake_at.map_or(now, |last| now.max(last + PUT_OFF_SPACING));
+        waiting.last_wake_at = Some(place);
+        earliest.max(place)
+    }
+
+    /// Takes out as many sagas as can be paid for, at most `most`, the nearest promise first. Some of them will have been
+    /// answered meanwhile.
+    pub fn take(&mut self, budget: &RepeatBudget, now: std::time::Duration, most: usize) -> BTreeSet<Uuid> {
+        let mut taken = BTreeSet::new();
+        for (unpaid, waiting) in &mut self.0 {
+            if waiting.by_promise.is_empty() {
+                continue;
+            }
+            let affordable = budget.affords(*unpaid, now).min(most.saturating_sub(taken.len()));
+            let nearest = (0..affordable).map_while(|_| waiting.by_promise.pop_first());
+            taken.extend(nearest.map(|(_, saga_id)| saga_id));
+        }
+        taken
+    }
+
+    /// Sagas with the nearest promises, at most `most`, of one of those who are waited for: of another at each try.
+    pub fn nearest(&self, tries: usize, most: usize) -> Option<(Repetition, Vec<Promised>)> {
+        let waited_for: Vec<_> =
+            self.0.iter().filter(|(_, waiting)| !waiting.by_promise.is_empty()).collect();
+        let (unpaid, waiting) = waited_for.get(tries % waited_for.len().max(1))?;
+        Some((**unpaid, waiting.by_promise.iter().take(most).copied().collect()))
+    }
+
+    /// Forgets a saga.
+    pub fn remove(&mut self, unpaid: Repetition, promise: DateTime<Utc>, saga_id: Uuid) {
+        if let Some(waiting) = self.0.get_mut(&unpaid) {
+            waiting.by_promise.remove(&(promise, saga_id));
+        }
+    }
+
+    /// How many are remembered.
+    pub fn len(&self) -> usize {
+        self.0.values().map(|waiting| waiting.by_promise.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::core::Repeats;
+
+    const PAYMENT: Repetition = ("payment", Repeats::Silent);
+    const SHIPMENT: Repetition = ("shipment", Repeats::Silent);
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds)
+    }
+
+    #[test]
+    fn a_few_come_back_after_their_wait_and_of_very_many_500_a_second() {
+        let (mut put_off, now) = (PutOff::default(), at(0));
+        for _ in 0..1_000 {
+            assert_eq!(put_off.wake_at(PAYMENT, now, at(10)), at(10));
+        }
+        assert_eq!(put_off.wake_at(SHIPMENT, now, at(5)), at(5), "another participant's wait by themselves");
+        let last = (1_000..300_000).map(|_| put_off.wake_at(PAYMENT, now, at(10))).last();
+        assert_eq!(last, Some(now + PUT_OFF_SPACING * 299_999));
+        assert_eq!(put_off.wake_at(PAYMENT, at(700), at(710)), at(710), "the crowd has passed");
+    }
+
+    #[test]
+    fn as_many_as_can_be_paid_for_are_taken_and_the_nearest_promise_first() {
+        let (mut put_off, budget) = (PutOff::default(), RepeatBudget::default());
+        let ids: Vec<Uuid> = (0..600).map(|n| Uuid::from_u128(1_000 - n)).collect();
+        for (n, id) in ids.iter().enumerate() {
+            put_off.add(PAYMENT, at(i64::try_from(n).unwrap()), *id);
+            put_off.add(SHIPMENT, at(0), *id);
+        }
+        assert_eq!(put_off.len(), 1_200);
+        let of_both = put_off.take(&budget, Duration::ZERO, 300);
+        assert_eq!(of_both.len(), 300, "200 of one and 100 of the other, some of them the same");
+        assert!(ids[..200].iter().all(|id| of_both.contains(id)));
+        assert!(budget.pay(&[PAYMENT; 200], Duration::ZERO).is_ok());
+        let of_other = put_off.take(&budget, Duration::ZERO, 1_000);
+        assert_eq!((of_other.len(), put_off.len()), (200, 700));
+    }
+}

@@ -1,0 +1,178 @@
+//! What could not be sent, and whom nobody answers: they cost the others nothing, and their turn comes by their promise.
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use amends_engine::core::{Catalog, Definition, SagaState};
+use amends_engine::port::DueShare;
+use amends_engine::runtime::replies;
+use amends_engine::runtime::timers::{BATCH, Timers};
+use amends_protocol::{Kind, Outcome};
+use chrono::TimeDelta;
+use support::world::{TestEngine, World, block_on};
+use uuid::Uuid;
+
+fn look(timers: &mut Timers, engine: &TestEngine) -> usize {
+    block_on(timers.run_once(engine)).unwrap()
+}
+
+fn hear(world: &World, engine: &TestEngine) {
+    block_on(replies::run_once(engine, &mut world.clone())).unwrap();
+}
+
+/// The sagas whose commands were sent since the last time.
+fn sent(world: &World) -> BTreeSet<Uuid> {
+    world.sent().into_iter().map(|(saga, _)| saga).collect()
+}
+
+/// The worker answers this step of these sagas as soon as it is asked.
+fn answers(world: &World, engine: &TestEngine, sagas: &BTreeSet<Uuid>, step: &str) {
+    sagas.iter().for_each(|saga| world.answers(*saga, step, Outcome::Succeeded));
+    hear(world, engine);
+}
+
+/// Ten stays a second are born for so long, while nothing can be sent. One process owns everything.
+fn ten_a_second_while_the_broker_is_away(
+    world: &World,
+    engine: &TestEngine,
+    timers: &mut Timers,
+    seconds: usize,
+) -> Vec<Uuid> {
+    world.state().send_fails = u32::MAX;
+    let mut stays = Vec::new();
+    for _ in 0..seconds {
+        stays.extend((0..10).map(|slot| world.born(slot)));
+        world.passes(1);
+        look(timers, engine);
+    }
+    world.state().send_fails = 0;
+    assert_eq!(sent(world), BTreeSet::new());
+    stays
+}
+
+#[test]
+fn what_cannot_be_sent_costs_nothing_changes_no_row_and_goes_out_by_the_nearest_promise_once_it_can() {
+    let (world, engine) = World::new();
+    hear(&world, &engine);
+    let mut timers = Timers::default();
+    let stays = ten_a_second_while_the_broker_is_away(&world, &engine, &mut timers, 200);
+    let written: usize = stays.iter().map(|stay| world.saga(*stay).revision as usize - 1).sum();
+    assert!(written <= 10, "only those who were the first to find out: {written} entries");
+
+    // One finds out that messages are sent again. From then on each answer pays for the next.
+    let (mut order, mut looks) = (Vec::new(), 0);
+    while order.len() < stays.len() && looks < 100 {
+        if looks == 0 {
+            world.passes(5);
+        }
+        look(&mut timers, &engine);
+        let sent = sent(&world);
+        answers(&world, &engine, &sent, "book");
+        // What follows from the answers is not what was put off.
+        world.sent();
+        order.extend(sent);
+        looks += 1;
+    }
+    assert!(looks <= 2 + stays.len() / 200 * 2, "{looks} looks for {} of {}", order.len(), stays.len());
+    let astray =
+        |(place, stay): (usize, &Uuid)| stays.iter().position(|s| s == stay).unwrap().abs_diff(place);
+    let astray = order.iter().enumerate().filter(|at| astray(*at) > BATCH as usize).count();
+    assert!(astray <= stays.len() / 100, "{astray} went out far from their places");
+    assert!(stays.iter().all(|stay| world.saga(*stay).state() != SagaState::Compensating));
+}
+
+#[test]
+fn a_batch_that_could_not_be_sent_is_paid_back() {
+    let (world, engine) = World::new();
+    hear(&world, &engine);
+    for _ in 0..200 {
+        world.born(1);
+    }
+    world.passes(5);
+    world.state().send_fails = 1;
+    let mut timers = Timers::default();
+    assert_eq!(look(&mut timers, &engine), 200);
+    assert_eq!(sent(&world).len(), 0);
+    // Another loop finds out that messages are sent again.
+    let other = world.born(1);
+    answers(&world, &engine, &BTreeSet::from([other]), "book");
+    assert_eq!(sent(&world), BTreeSet::from([other]));
+    let later: Vec<_> = (0..200).map(|_| world.born(1)).collect();
+    world.passes(5);
+    look(&mut timers, &engine);
+    let sent = sent(&world);
+    assert!(sent.len() >= 200, "{}", sent.len());
+    assert!(later.iter().filter(|stay| sent.contains(stay)).count() < 10, "the nearest promise first");
+}
+
+/// The same stay, charged by a bank.
+fn with_a_bank() -> Definition {
+    let mut stay = support::stay();
+    let charge = stay.steps.iter_mut().find(|step| step.name == "charge").unwrap();
+    charge.participant = "bank";
+    stay
+}
+
+#[test]
+fn very_many_who_wait_for_one_participant_do_not_delay_the_others() {
+    let (world, mut engine) = World::new();
+    engine.catalog = Catalog::new(vec![with_a_bank()]).unwrap();
+    hear(&world, &engine);
+    let waiting: BTreeSet<_> = (0..5_000).map(|n| world.born(n % 1024)).collect();
+    answers(&world, &engine, &waiting, "book");
+    while block_on(replies::run_once(&engine, &mut world.clone())).unwrap() > 0 {}
+    world.sent();
+    let promised = world.born(1);
+    world.passes(3_600);
+    let other = world.born(1);
+    world.passes(5);
+    // All of them are overdue, and longer than the other.
+    let (mut timers, mut looks) = (Timers::default(), 0);
+    while !sent(&world).contains(&other) {
+        look(&mut timers, &engine);
+        looks += 1;
+    }
+    assert!(looks <= 2, "{looks} looks");
+    assert_eq!(world.saga(promised).state(), SagaState::Compensating, "a promise is kept as well");
+    let apart = |scan: &amends_engine::port::DueScan| matches!(scan.share, DueShare::NotAt(_));
+    assert!(world.state().scans.iter().any(apart));
+
+    while look(&mut timers, &engine) >= BATCH as usize {}
+    let now = world.state().now;
+    let overdue = |stay: &&Uuid| world.saga(**stay).wake_at.is_some_and(|at| at <= now);
+    assert_eq!(waiting.iter().filter(overdue).count(), 0, "all are put off");
+    let last = waiting.iter().filter_map(|stay| world.saga(*stay).wake_at).max().unwrap();
+    assert!(last - now >= TimeDelta::seconds(8), "and do not come back all at once: {}", last - now);
+    world.state().scans.clear();
+    look(&mut timers, &engine);
+    assert!(world.state().scans.iter().all(|scan| scan.share == DueShare::All), "one look again");
+}
+
+#[test]
+fn what_was_put_off_goes_out_as_soon_as_answers_pay_for_it_and_not_when_it_is_due_again() {
+    let (world, engine) = World::new();
+    hear(&world, &engine);
+    let stays: Vec<_> = (0..1_000).map(|_| world.born(1)).collect();
+    let mut timers = Timers::default();
+    world.passes(5);
+    look(&mut timers, &engine);
+    look(&mut timers, &engine);
+    let mut repeated = sent(&world);
+    assert_eq!(repeated.len(), 200);
+    assert_eq!(timers.put_off(), 800);
+    for _ in 0..4 {
+        answers(&world, &engine, &repeated, "book");
+        world.sent();
+        look(&mut timers, &engine);
+        repeated = sent(&world);
+        assert_eq!(repeated.len(), 200, "at the same instant");
+    }
+    assert_eq!(timers.put_off(), 0);
+    assert!(stays.iter().filter(|stay| !repeated.contains(stay)).all(|s| world.saga(*s).label == "BOOKED"));
+    // What has been answered meanwhile is not asked again.
+    let put_off = world.answer(stays[0], "charge", Kind::Execute, Outcome::Succeeded);
+    world.delivers(&put_off);
+    hear(&world, &engine);
+    assert_eq!(look(&mut timers, &engine), 0);
+}
