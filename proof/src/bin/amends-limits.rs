@@ -8,11 +8,14 @@ use clap::Parser;
 /// Measures limits under stress, each on servers and processes of its own.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Only these: overdue, overload, failing, storm, backlog, pinned.
+    /// Only these: overdue, overload, failing, storm, backlog, pinned, unsent, away.
     limits: Vec<String>,
     /// The program `amends`; by default the one beside this one.
     #[arg(long)]
     program: Option<PathBuf>,
+    /// How much of what is asked is tried of unsent (600 s) and away (300,000 sagas): 0.1 is a tenth.
+    #[arg(long, default_value_t = 1.0)]
+    size: f64,
 }
 
 #[tokio::main]
@@ -32,7 +35,7 @@ async fn main() -> ExitCode {
         let begun = Instant::now();
         of += 1;
         let name = limit.name();
-        match limit.measure(&program).await {
+        match limit.measure(&program, arguments.size).await {
             Ok(finding) => {
                 println!("{name} ({:.0} s): {finding}", begun.elapsed().as_secs_f64());
                 held += u32::from(finding.is_held());

@@ -1,5 +1,6 @@
 //! Limits under stress: what a whole deployment must bear, each measured on real processes and held or not.
 
+mod away;
 mod backlog;
 mod failing;
 mod load;
@@ -8,6 +9,7 @@ mod overload;
 mod pinned;
 mod stage;
 mod storm;
+mod unsent;
 
 use std::{fmt, path::Path};
 
@@ -77,11 +79,23 @@ pub enum Limit {
     Backlog,
     /// An idle transaction keeps every dead row.
     Pinned,
+    /// The broker is away for ten minutes.
+    Unsent,
+    /// One participant is away, and 300,000 sagas wait for it.
+    Away,
 }
 
 /// All of them.
-pub const ALL: [Limit; 6] =
-    [Limit::Overdue, Limit::Overload, Limit::Failing, Limit::Storm, Limit::Backlog, Limit::Pinned];
+pub const ALL: [Limit; 8] = [
+    Limit::Overdue,
+    Limit::Overload,
+    Limit::Failing,
+    Limit::Storm,
+    Limit::Backlog,
+    Limit::Pinned,
+    Limit::Unsent,
+    Limit::Away,
+];
 
 impl Limit {
     /// As on the command line.
@@ -93,14 +107,16 @@ impl Limit {
             Limit::Storm => "storm",
             Limit::Backlog => "backlog",
             Limit::Pinned => "pinned",
+            Limit::Unsent => "unsent",
+            Limit::Away => "away",
         }
     }
 
-    /// Measures it on a deployment of its own.
+    /// Measures it on a deployment of its own: of `unsent` and `away` so large a part of what is asked.
     ///
     /// # Errors
     /// [`Error`]: it could not be measured.
-    pub async fn measure(self, program: &Path) -> Result<Finding, Error> {
+    pub async fn measure(self, program: &Path, size: f64) -> Result<Finding, Error> {
         match self {
             Limit::Overdue => overdue::measure(program).await,
             Limit::Overload => overload::measure(program).await,
@@ -108,6 +124,8 @@ impl Limit {
             Limit::Storm => storm::measure(program).await,
             Limit::Backlog => backlog::measure(program).await,
             Limit::Pinned => pinned::measure(program).await,
+            Limit::Unsent => unsent::measure(program, size).await,
+            Limit::Away => away::measure(program, size).await,
         }
     }
 }
