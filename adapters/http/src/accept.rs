@@ -1,0 +1,70 @@
+//! Whether the caller accepts JSON.
+
+use axum::{
+    extract::Request,
+    http::{HeaderMap, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use crate::ProblemDetails;
+
+/// For routes that answer JSON: a caller that accepts none is refused before anything is done. To be used with
+/// [`axum::middleware::from_fn`].
+pub async fn json(request: Request, next: Next) -> Response {
+    if accepts_json(request.headers()) {
+        next.run(request).await
+    } else {
+        ProblemDetails::not_acceptable().into_response()
+    }
+}
+
+/// The most specific range that matches decides. A header that cannot be read counts as none.
+fn accepts_json(headers: &HeaderMap) -> bool {
+    let mut best: Option<(u8, bool)> = None;
+    let mut stated = false;
+    for value in headers.get_all(header::ACCEPT) {
+        for range in value.to_str().unwrap_or_default().split(',') {
+            let mut parts = range.split(';').map(str::trim);
+            let Some(kind) = parts.next().filter(|kind| !kind.is_empty()) else { continue };
+            stated = true;
+            let specificity = match kind.to_ascii_lowercase().as_str() {
+                "application/json" => 3,
+                "application/*" => 2,
+                "*/*" => 1,
+                _ => continue,
+            };
+            let quality = parts.find_map(|p| p.strip_prefix("q=").or(p.strip_prefix("Q=")));
+            let accepted = quality.is_none_or(|q| q.parse().is_ok_and(|q: f32| q > 0.0));
+            if best.is_none_or(|(than, _)| specificity > than) {
+                best = Some((specificity, accepted));
+            }
+        }
+    }
+    best.map_or(!stated, |(_, accepted)| accepted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_specific_range_decides() {
+        for (accept, accepted) in [
+            ("", true),
+            ("*/*", true),
+            ("application/json", true),
+            ("text/html, application/xhtml+xml, */*;q=0.8", true),
+            ("application/*;q=0.1", true),
+            ("text/html", false),
+            ("image/png, text/*", false),
+            ("*/*, application/json;q=0", false),
+            ("application/json; q=0.0", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, accept.parse().unwrap());
+            assert_eq!(accepts_json(&headers), accepted, "{accept}");
+        }
+        assert!(accepts_json(&HeaderMap::new()));
+    }
+}

@@ -1,0 +1,27 @@
+//! How many connections and files a process may have open.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Descriptors that no HTTP connection takes: for databases, brokers, files.
+const RESERVED: u64 = 256;
+
+/// Raises the soft limit of descriptors to the hard one. Returns the limit in force.
+pub fn raise_limit() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        // It may be refused where the hard limit is above what the kernel allows; then the soft one stays.
+        let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+        if let Err(error) = raised {
+            tracing::debug!(%error, "the limit of descriptors stays as it is");
+        }
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// How many connections one listener may have open: `wanted`, or what the limit of descriptors leaves. A process has
+/// at most two listeners.
+pub fn connections(wanted: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let left = limit.saturating_sub(RESERVED) / 2;
+    wanted.min(usize::try_from(left).unwrap_or(usize::MAX)).max(1)
+}

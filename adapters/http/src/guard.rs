@@ -1,0 +1,114 @@
+//! What stands in front of every route: who may ask, the body read within limits, and problem details for whatever
+//! the framework answers by itself.
+
+use std::{any::Any, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{DefaultBodyLimit, Request, State},
+    http::{StatusCode, header},
+    middleware::{Next, from_fn_with_state, map_response},
+    response::{IntoResponse, Response},
+};
+use bytes::BytesMut;
+use futures::StreamExt;
+use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
+
+use crate::{Fault, ProblemDetails, Rules, body::MAX_BYTES, origin};
+
+/// No request takes longer.
+pub const REQUEST_LONGEST: Duration = Duration::from_secs(30);
+/// How long a body may take to arrive.
+const BODY_LONGEST: Duration = Duration::from_secs(10);
+/// Of a body that is too long so much is read, in bytes, before the connection is given up.
+const BODY_DROPPED: usize = 16 << 20;
+
+/// Puts the rules in front of routes.
+pub fn guarded(routes: Router, rules: Rules) -> Router {
+    routes
+        .fallback(async || ProblemDetails::no_such_path())
+        .layer(map_response(as_problem))
+        .layer(from_fn_with_state(Arc::new(rules), admit))
+        .layer(DefaultBodyLimit::disable())
+        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, REQUEST_LONGEST))
+        .layer(map_response(as_problem))
+        .layer(CatchPanicLayer::custom(|panic: Box<dyn Any + Send + 'static>| {
+            let what =
+                panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+            tracing::error!(panic = what.unwrap_or("?"), "a handler panicked");
+            ProblemDetails::internal().into_response()
+        }))
+}
+
+/// The body is read before anything is answered, a refusal too: a client that is answered while it still sends may
+/// see a broken connection instead of the answer.
+async fn admit(State(rules): State<Arc<Rules>>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let body = match tokio::time::timeout(BODY_LONGEST, whole(body)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(problem)) => return problem.into_response(),
+        Err(_) => return ProblemDetails::too_slow().into_response(),
+    };
+    let origin = match rules.check(&parts) {
+        Ok(origin) => origin,
+        Err(problem) => return problem.into_response(),
+    };
+    if origin::has_dot_segments(&parts.uri) {
+        return ProblemDetails::no_such_path().into_response();
+    }
+    if let Some(origin) = &origin
+        && let Some(response) = origin::preflight(&parts.method, &parts.headers, origin)
+    {
+        return response;
+    }
+    let mut response = next.run(Request::from_parts(parts, body)).await;
+    if let Some(origin) = origin {
+        origin::allow(&mut response, &origin);
+    }
+    response
+}
+
+/// Reads a body. Of one that is too long, the rest is read and dropped, within reason.
+async fn whole(body: Body) -> Result<Body, ProblemDetails> {
+    let (mut kept, mut length) = (BytesMut::new(), 0);
+    let mut stream = body.into_data_stream();
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.map_err(|_| ProblemDetails::unreadable("The body ended before its time."))?;
+        length += chunk.len();
+        if length <= MAX_BYTES {
+            kept.extend_from_slice(&chunk);
+        } else if length > BODY_DROPPED {
+            break;
+        }
+    }
+    if length > MAX_BYTES { Err(ProblemDetails::too_large()) } else { Ok(Body::from(kept.freeze())) }
+}
+
+async fn as_problem(response: Response) -> Response {
+    let headers = response.headers();
+    if headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind != "text/plain; charset=utf-8") {
+        return response;
+    }
+    match response.status() {
+        StatusCode::SERVICE_UNAVAILABLE => ProblemDetails::unavailable(
+            "There was no answer in time; the same request with the same key is safe.",
+        )
+        .into_response(),
+        StatusCode::METHOD_NOT_ALLOWED => {
+            let allow = headers.get(header::ALLOW).cloned();
+            let mut problem = ProblemDetails::method_not_allowed().into_response();
+            if let Some(allow) = allow {
+                problem.headers_mut().insert(header::ALLOW, allow);
+            }
+            problem
+        }
+        StatusCode::PAYLOAD_TOO_LARGE => ProblemDetails::too_large().into_response(),
+        // Bodies and queries are read by us: what the framework refuses is the path.
+        StatusCode::BAD_REQUEST => {
+            let fault = Fault::parameter("path", "it cannot be read as UTF-8");
+            ProblemDetails::invalid(vec![fault]).into_response()
+        }
+        _ => response,
+    }
+}

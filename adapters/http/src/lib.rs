@@ -1,0 +1,24 @@
+//! The rules that every HTTP edge of a deployment keeps: the api, the health listeners, and the workers' own HTTP.
+//!
+//! [`serve`] serves a router within [`Limits`]. [`guarded`] puts the rules in front of its routes: who may ask
+//! ([`Rules`]), how a body is read, and problem details (RFC 9457) for every refusal. What a single route checks is
+//! in [`body`], [`query`], [`text`] and [`accept`].
+#![warn(missing_docs)]
+
+pub mod accept;
+pub mod body;
+mod connections;
+pub mod descriptors;
+mod guard;
+mod json;
+mod origin;
+mod problem;
+pub mod query;
+mod server;
+mod socket;
+pub mod text;
+
+pub use guard::{REQUEST_LONGEST, guarded};
+pub use origin::{Error, Rules};
+pub use problem::{Fault, ProblemDetails};
+pub use server::{Limits, serve};

@@ -1,0 +1,212 @@
+//! Errors over HTTP: problem details (RFC 9457), with a stable `type` and the place of each fault.
+//!
+//! A problem never repeats what the caller sent. The one exception is the name of an unknown field in a pointer,
+//! where it is short and plain: it is the place.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+/// What is wrong, and where.
+#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
+pub struct Fault {
+    /// In the body: a JSON pointer (RFC 6901).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pointer: Option<String>,
+    /// In the path or query.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parameter: Option<&'static str>,
+    /// In a header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header: Option<&'static str>,
+    /// What would be right there.
+    pub detail: String,
+}
+
+impl Fault {
+    /// In the body, at a JSON pointer.
+    pub fn at(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { pointer: Some(pointer.into()), parameter: None, header: None, detail: detail.into() }
+    }
+
+    /// In the path or query.
+    pub fn parameter(name: &'static str, detail: impl Into<String>) -> Self {
+        Self { pointer: None, parameter: Some(name), header: None, detail: detail.into() }
+    }
+
+    /// In a header.
+    pub fn header(name: &'static str, detail: impl Into<String>) -> Self {
+        Self { pointer: None, parameter: None, header: Some(name), detail: detail.into() }
+    }
+}
+
+/// A refusal as it goes over the wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProblemDetails {
+    status: StatusCode,
+    slug: &'static str,
+    title: &'static str,
+    detail: String,
+    errors: Vec<Fault>,
+    retry_after_seconds: Option<u64>,
+}
+
+impl ProblemDetails {
+    /// A problem of a route's own.
+    pub fn new(
+        status: StatusCode,
+        slug: &'static str,
+        title: &'static str,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self { status, slug, title, detail: detail.into(), errors: Vec::new(), retry_after_seconds: None }
+    }
+
+    /// The same, with the time after which the caller may ask again.
+    #[must_use]
+    pub fn retry_after(self, wait: Duration) -> Self {
+        Self { retry_after_seconds: Some(wait.as_secs()), ..self }
+    }
+
+    /// The request is not as it should be; nothing was changed.
+    pub fn invalid(errors: Vec<Fault>) -> Self {
+        let (slug, title) = ("invalid-request", "The request is not as it should be");
+        Self { errors, ..Self::new(StatusCode::BAD_REQUEST, slug, title, "See `errors`.") }
+    }
+
+    /// The body is not JSON at all.
+    pub fn unreadable(why: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "unreadable-body", "The body cannot be read as JSON", why)
+    }
+
+    /// There is no such thing.
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail)
+    }
+
+    /// There is no such path.
+    pub fn no_such_path() -> Self {
+        Self::not_found("There is nothing at this path.")
+    }
+
+    /// The path is there, the method is not. The response carries `Allow`.
+    pub fn method_not_allowed() -> Self {
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        Self::new(status, "method-not-allowed", "Method not allowed", "See the `Allow` header.")
+    }
+
+    /// The caller accepts none of the media types that the route can answer with.
+    pub fn not_acceptable() -> Self {
+        let (slug, title) = ("not-acceptable", "No acceptable media type");
+        Self::new(StatusCode::NOT_ACCEPTABLE, slug, title, "This route answers `application/json`.")
+    }
+
+    /// The request did not arrive in time.
+    pub fn too_slow() -> Self {
+        let (slug, title) = ("request-timeout", "The request did not arrive in time");
+        Self::new(StatusCode::REQUEST_TIMEOUT, slug, title, "Nothing was changed. Send it again.")
+    }
+
+    /// The body is longer than is read.
+    pub fn too_large() -> Self {
+        let (slug, title) = ("body-too-large", "The body is too large");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, slug, title, "At most 64 KiB are read.")
+    }
+
+    /// The body does not say that it is JSON.
+    pub fn not_json() -> Self {
+        let (slug, title) = ("not-json", "The body is not JSON");
+        let detail = "Send `Content-Type: application/json`.";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, slug, title, detail)
+    }
+
+    /// The request is for a host that is not served here.
+    pub fn foreign_host() -> Self {
+        let (slug, title) = ("foreign-host", "This host is not served here");
+        let detail = "Without tokens, only loopback names and addresses and the setting `allowed_hosts` are.";
+        Self::new(StatusCode::MISDIRECTED_REQUEST, slug, title, detail)
+    }
+
+    /// A page of another origin asks.
+    pub fn foreign_origin() -> Self {
+        let (slug, title) = ("foreign-origin", "Pages of this origin may not ask");
+        let detail = "Without a token, only the same origin and the setting `cors_origins` may.";
+        Self::new(StatusCode::FORBIDDEN, slug, title, detail)
+    }
+
+    /// Something that is needed is away; the same request may work later.
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        let (slug, title) = ("unavailable", "Temporarily unavailable");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, slug, title, detail).retry_after(Duration::from_secs(1))
+    }
+
+    /// A bug.
+    pub fn internal() -> Self {
+        let (slug, title) = ("internal", "Something went wrong here");
+        let detail = "The logs say more. Asking again may help.";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, slug, title, detail)
+    }
+
+    /// Its status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    fn body(&self) -> Body<'_> {
+        Body {
+            r#type: format!("/problems/{}", self.slug),
+            title: self.title,
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            errors: &self.errors,
+        }
+    }
+
+    /// A whole HTTP/1.1 response that ends its connection, for a client whose request never became one.
+    pub(crate) fn to_last_response(&self) -> Vec<u8> {
+        let body = serde_json::to_vec(&self.body()).unwrap_or_default();
+        let status = self.status;
+        let head = format!(
+            "HTTP/1.1 {} {}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\
+             cache-control: no-store\r\nconnection: close\r\n\r\n",
+            status.as_u16(),
+            status.canonical_reason().unwrap_or_default(),
+            body.len()
+        );
+        [head.into_bytes(), body].concat()
+    }
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "<[Fault]>::is_empty")]
+    errors: &'a [Fault],
+}
+
+impl IntoResponse for ProblemDetails {
+    fn into_response(self) -> Response {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(seconds) = self.retry_after_seconds {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::REQUEST_TIMEOUT {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        let body = Json(self.body());
+        // `Json` says `application/json`; the problem's own headers come after it.
+        let mut response = (self.status, body).into_response();
+        response.headers_mut().extend(headers);
+        response
+    }
+}

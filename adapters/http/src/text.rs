@@ -1,0 +1,90 @@
+//! Texts that people write: names, reasons, references, lines of an address.
+
+/// The longest text, in characters.
+pub const LONGEST: usize = 200;
+
+/// Checks a text.
+///
+/// # Errors
+/// What the text must be.
+pub fn check(text: &str) -> Result<(), &'static str> {
+    if !(1..=LONGEST).contains(&text.chars().count()) || text.chars().any(is_control) {
+        return Err("must be 1-200 characters, none of them a control character");
+    }
+    if text.chars().any(misleads) {
+        return Err("must hold no bidi control and no zero-width space");
+    }
+    if !text.chars().any(is_visible) {
+        return Err("must hold something visible");
+    }
+    Ok(())
+}
+
+/// Line and paragraph separators break lines as control characters do.
+fn is_control(character: char) -> bool {
+    character.is_control() || matches!(character, '\u{2028}' | '\u{2029}')
+}
+
+/// Whether a character makes a text read as what it is not: it changes the direction, or joins without being seen.
+/// U+200C and U+200D (ZWNJ and ZWJ) do not: Persian, the languages of India and emoji are written with them.
+fn misleads(character: char) -> bool {
+    let is_bidi_control = matches!(character,
+        '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+    is_bidi_control || matches!(character, '\u{180E}' | '\u{200B}' | '\u{2060}' | '\u{FEFF}')
+}
+
+/// Whether a reader sees the character: neither white space, nor a filler, nor one of Unicode's default ignorables.
+fn is_visible(character: char) -> bool {
+    let is_ignorable = matches!(character,
+        '\u{00AD}' | '\u{034F}' | '\u{061C}' | '\u{115F}' | '\u{1160}' | '\u{17B4}' | '\u{17B5}'
+        | '\u{180B}'..='\u{180F}' | '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}'
+        | '\u{2060}'..='\u{206F}' | '\u{2800}' | '\u{3164}' | '\u{FE00}'..='\u{FE0F}' | '\u{FEFF}'
+        | '\u{FFA0}' | '\u{FFF0}'..='\u{FFFB}' | '\u{1BCA0}'..='\u{1BCA3}' | '\u{1D173}'..='\u{1D17A}'
+        | '\u{E0000}'..='\u{E0FFF}');
+    !character.is_whitespace() && !is_control(character) && !is_ignorable
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_shows_nothing_is_refused() {
+        for text in
+            ["", " ", "\u{a0}", "\u{3000}", "\u{ad}", "\u{200d}", "\u{3164}", "\u{2800}", " \u{fe0f} "]
+        {
+            assert!(check(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_text_that_reads_as_another_is_refused() {
+        for text in
+            ["a\u{202e}b", "a\u{2066}b", "a\u{200b}b", "a\u{2060}b", "\u{feff}a", "a\u{200f}", "a\u{61c}"]
+        {
+            assert_eq!(check(text), Err("must hold no bidi control and no zero-width space"), "{text:?}");
+        }
+        for text in ["a\nb", "a\0", "a\u{85}", "a\u{2028}b", "\u{9b}31m"] {
+            assert!(check(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_all_scripts_are_taken() {
+        for text in [
+            "Zoë",
+            "山田太郎",
+            "می‌خواهم",
+            "क्‍ष",
+            "👩‍👩‍👧",
+            "O'Brien-Łukasz",
+            "משה",
+            "e\u{301}",
+            ".",
+            "n".repeat(200).as_str(),
+        ] {
+            assert_eq!(check(text), Ok(()), "{text:?}");
+        }
+        assert!(check(&"n".repeat(201)).is_err());
+    }
+}

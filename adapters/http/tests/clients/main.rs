@@ -1,0 +1,5 @@
+//! Clients that are slow, silent or hostile, against a listener of its own, over TCP.
+
+mod limits;
+mod rules;
+mod support;
