@@ -2,7 +2,6 @@
 //! together; `main.rs` only chooses a role. A library, so that the benchmark can run the same roles over other
 //! workflows.
 
-pub mod body;
 pub mod cli;
 pub mod clock;
 pub mod engine;

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     if let Err(error) = telemetry::logs(&settings) {
         return fail(2, &error);
     }
+    amends_http::descriptors::raise_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(1, &format!("no threads to run on: {error}")),

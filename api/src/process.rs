@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use amends_http::{Limits, Rules, guarded};
 use amends_kafka::{
     Contact, KafkaSettings,
     topics::{self, Topic},
@@ -96,8 +97,7 @@ impl Process {
         let Some(address) = self.settings.listen else { return Ok(()) };
         let listener = listen(address, self.settings.no_auth).await?;
         tracing::info!("health and metrics on http://{}", listener.local_addr()?);
-        serve(self, listener, routes::guarded(routes::health::router(ready, self.metrics.clone())));
-        Ok(())
+        serve(self, listener, routes::health::router(ready, self.metrics.clone()))
     }
 
     /// Runs a loop until the process stops. A loop that ends sooner is a bug, and takes the process with it:
@@ -201,13 +201,15 @@ pub async fn listen(address: SocketAddr, no_auth: bool) -> Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
-/// Serves until the process stops.
-pub fn serve(process: &Process, listener: TcpListener, router: Router) {
-    let stop = process.stop.clone();
-    process.watch("listener", async move {
-        let serving = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
-        if let Err(error) = serving.await {
-            tracing::error!(%error, "no longer listening");
-        }
-    });
+/// Serves routes, by the rules of every HTTP edge, until the process stops.
+///
+/// # Errors
+/// A setting of who may ask cannot be read.
+pub fn serve(process: &Process, listener: TcpListener, routes: Router) -> Result<()> {
+    let settings = &process.settings;
+    let rules = Rules::new(listener.local_addr()?, &settings.allowed_hosts, &settings.cors_origins)?;
+    let limits = Limits::new(settings.http_connections as usize);
+    let serving = amends_http::serve(listener, guarded(routes, rules), limits, process.stop.clone());
+    process.watch("listener", serving);
+    Ok(())
 }

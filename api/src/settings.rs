@@ -28,6 +28,9 @@ const NOT_SETTINGS: [&str; 3] = ["AMENDS_TEST_", "AMENDS_CONFIG", "AMENDS_FAILPO
 pub struct Settings {
     pub listen: Option<SocketAddr>,
     pub no_auth: bool,
+    pub allowed_hosts: String,
+    pub cors_origins: String,
+    pub http_connections: u32,
     pub database_url: Option<SecretString>,
     pub database_connections: u32,
     pub admission: u32,
@@ -203,6 +206,9 @@ impl Settings {
             match key {
                 "listen" => self.listen.map(|l| format!("\"{l}\"")),
                 "no_auth" => Some(self.no_auth.to_string()),
+                "allowed_hosts" => text(&self.allowed_hosts),
+                "cors_origins" => text(&self.cors_origins),
+                "http_connections" => Some(self.http_connections.to_string()),
                 "database_url" => secret(&self.database_url),
                 "database_connections" => Some(self.database_connections.to_string()),
                 "admission" => Some(self.admission.to_string()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use amends_orders::OrderStore;
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use crate::{engine::PgEngine, orders::door::Door};
+use crate::{engine::PgEngine, orders::door::Door, orders::view::Audience};
 
 /// What the api's handlers share.
 pub struct Api {
@@ -26,3 +26,6 @@ pub struct Api {
 /// Who asks. There are no tokens yet: everybody is this storefront, which may state `customerId` and
 /// `unitPrice`, and this operator.
 pub const SUBJECT: &str = "dev-storefront";
+
+/// What is shown to whoever asks.
+pub const AUDIENCE: Audience = Audience::Operator;

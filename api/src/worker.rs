@@ -16,7 +16,7 @@ use sqlx::{PgPool, migrate::Migrator};
 use crate::{
     failpoints::{Point, point},
     process::{Process, database, listen, serve},
-    routes::{guarded, health},
+    routes::health,
     upkeep,
 };
 
@@ -54,7 +54,7 @@ pub async fn start(
     let address = listener.local_addr()?;
     tracing::info!("{name} works; listens on http://{address}");
     let ready = health::Ready::database(pool).and(process.broker_ready());
-    serve(process, listener, guarded(routes.merge(health::router(ready, process.metrics.clone()))));
+    serve(process, listener, routes.merge(health::router(ready, process.metrics.clone())))?;
     Ok(Some(address))
 }
 

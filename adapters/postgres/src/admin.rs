@@ -34,6 +34,8 @@ pub struct Filter {
     pub state: Option<SagaState>,
     /// At this step. Without a state: of those that are live or parked.
     pub step: Option<String>,
+    /// Only these.
+    pub among: Option<Vec<Uuid>>,
     /// Marked as stuck, or not.
     pub stuck: Option<bool>,
     /// There for at least so long. Without a state: of those that are live or parked.
@@ -149,6 +151,9 @@ impl Admin {
                 .push(" AND s.since <= now() - make_interval(secs => ")
                 .push_bind(age.as_secs_f64())
                 .push(")");
+        }
+        if let Some(among) = &filter.among {
+            query.push(" AND s.id = ANY(").push_bind(among).push(")");
         }
         if let Some(after) = filter.after {
             query.push(" AND s.id < ").push_bind(after);

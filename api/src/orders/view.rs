@@ -14,11 +14,23 @@ pub fn instant(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
+/// For whom something is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Whose order it is.
+    Customer,
+    /// Who may see what is behind it.
+    Operator,
+}
+
 /// An order.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Order {
     id: Uuid,
+    /// For operators: where to look when nothing happens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    saga_id: Option<Uuid>,
     status: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     heading_for: Option<String>,
@@ -41,8 +53,9 @@ impl Order {
     }
 
     /// As it is.
-    pub fn now(view: &OrderView) -> Self {
+    pub fn now(view: &OrderView, audience: Audience) -> Self {
         Self {
+            saga_id: (audience == Audience::Operator).then_some(view.order.saga_id),
             heading_for: view.heading_for.clone(),
             reason: view.reason.as_ref().map(|r| r.code.clone()),
             ..Self::with(&view.order, view.label.clone(), view.updated_at)
@@ -52,6 +65,7 @@ impl Order {
     fn with(row: &OrderRow, status: String, updated_at: DateTime<Utc>) -> Self {
         Self {
             id: row.id,
+            saga_id: None,
             // Only a pending order cancels itself.
             cancels_at: row.cancels_at.filter(|_| status == order::PENDING).map(instant),
             status,

@@ -59,6 +59,6 @@ pub async fn start(process: &Process, listener: Option<TcpListener>) -> Result<S
     });
     let address = listener.local_addr()?;
     process.watch("placing of orders", group_commit.run(placing, process.stop.clone()));
-    serve(process, listener, routes::router(api));
+    serve(process, listener, routes::router(api))?;
     Ok(address)
 }

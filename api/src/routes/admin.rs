@@ -9,13 +9,18 @@ use amends_engine::{
     },
     runtime::apply::{Applied, apply},
 };
+use amends_http::{
+    body,
+    query::{self, Parameter},
+};
 use amends_postgres::admin::{Admin, Detail, Filter, Listed};
 use amends_protocol::id;
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{Path, Query, State},
+    extract::{OriginalUri, Path, State},
     http::HeaderMap,
+    middleware::from_fn,
     routing::{get, post},
 };
 use garde::Validate;
@@ -24,7 +29,6 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    body,
     orders::{
         request,
         view::{Item, instant},
@@ -36,34 +40,56 @@ use crate::{
 const PAGE: u32 = 50;
 const LARGEST_PAGE: u32 = 500;
 
+const BUSINESS_KEY: &str = "businessKey";
+const PARAMETERS: [Parameter; 7] = [
+    Parameter::Once(BUSINESS_KEY),
+    Parameter::Once("state"),
+    Parameter::Once("step"),
+    Parameter::Once("stuck"),
+    Parameter::Once("olderThan"),
+    Parameter::Once("after"),
+    Parameter::Once("limit"),
+];
+
 pub fn router() -> Router<Arc<Api>> {
     Router::new()
-        .route("/admin/sagas", get(list))
         .route("/admin/sagas/{id}", get(read))
         .route("/admin/sagas/{id}/retry", post(retry))
         .route("/admin/sagas/{id}/cancel", post(cancel))
         .route("/admin/sagas/{id}/resolve", post(resolve))
+        .route_layer(from_fn(query::none))
+        .route("/admin/sagas", get(list))
 }
 
-async fn list(
-    State(api): State<Arc<Api>>,
-    Query(query): Query<Vec<(String, String)>>,
-) -> Result<Json<Value>, Problem> {
-    let filter = filter(&query)?;
+async fn list(State(api): State<Arc<Api>>, OriginalUri(uri): OriginalUri) -> Result<Json<Value>, Problem> {
+    let query = query::read(&uri, &PARAMETERS)?;
+    let mut filter = filter(&query)?;
+    if let Some((_, key)) = query.iter().find(|(name, _)| *name == BUSINESS_KEY) {
+        filter.among = Some(about(&api, key).await?);
+    }
     let page = admin(&api).list(&filter).await?;
     let items: Vec<Value> = page.items.iter().map(listed).collect();
     Ok(Json(json!({ "items": items, "next": page.next })))
+}
+
+/// The sagas of a business key. A key is an order's id, and the order book knows its sagas: so the sagas' table, which
+/// is written all the time, needs no index for it.
+async fn about(api: &Api, key: &str) -> Result<Vec<Uuid>, Problem> {
+    match key.parse() {
+        Ok(order) => Ok(api.orders.saga_of(order).await?.into_iter().collect()),
+        Err(_) => Ok(Vec::new()),
+    }
 }
 
 fn admin(api: &Api) -> Admin {
     Admin::new(api.engine.store.pool().clone())
 }
 
-fn filter(query: &[(String, String)]) -> Result<Filter, Problem> {
+fn filter(query: &[(&'static str, String)]) -> Result<Filter, Problem> {
     let mut filter = Filter { limit: PAGE, ..Filter::default() };
     let mut faults = Vec::new();
     for (name, value) in query {
-        match name.as_str() {
+        match *name {
             "state" => {
                 let states = [
                     SagaState::Running,
@@ -77,6 +103,9 @@ fn filter(query: &[(String, String)]) -> Result<Filter, Problem> {
                     let why = "must be running, compensating, parked, completed or undone";
                     faults.push(Fault::parameter("state", why));
                 }
+            }
+            BUSINESS_KEY if request::text(value, &()).is_err() => {
+                faults.push(Fault::parameter(BUSINESS_KEY, "must be a business key"));
             }
             "step" if request::text(value, &()).is_ok() => filter.step = Some(value.clone()),
             "step" => faults.push(Fault::parameter("step", "must be the name of a step")),
@@ -96,10 +125,7 @@ fn filter(query: &[(String, String)]) -> Result<Filter, Problem> {
                 Ok(limit @ 1..=LARGEST_PAGE) => filter.limit = limit,
                 _ => faults.push(Fault::parameter("limit", "must be 1-500")),
             },
-            other => {
-                let why = format!("`{other}` is not one of state, step, stuck, olderThan, after, limit");
-                faults.push(Fault::parameter("query", why));
-            }
+            _ => {}
         }
     }
     if faults.is_empty() { Ok(filter) } else { Err(Problem::Invalid(faults)) }

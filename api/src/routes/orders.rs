@@ -7,25 +7,26 @@ use amends_engine::{
     port,
     runtime::apply::{Applied, apply},
 };
+use amends_http::{body, query};
 use amends_orders::Placed;
 use axum::{
     Json, Router,
     body::Bytes,
     extract::{Path, State},
     http::{HeaderMap, HeaderName, StatusCode, header},
+    middleware::from_fn,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use serde_json::json;
 
 use crate::{
-    body,
     orders::{
         door, request,
         view::{Item, Order},
     },
     problem::{Fault, Problem},
-    state::{Api, SUBJECT},
+    state::{AUDIENCE, Api, SUBJECT},
 };
 
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
@@ -36,6 +37,7 @@ pub fn router() -> Router<Arc<Api>> {
         .route("/api/orders", post(place))
         .route("/api/orders/{id}", get(read).delete(cancel))
         .route("/api/orders/{id}/timeline", get(timeline))
+        .route_layer(from_fn(query::none))
 }
 
 async fn place(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> Result<Response, Problem> {
@@ -78,7 +80,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 async fn read(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Result<Json<Order>, Problem> {
     let id = body::id("id", &id)?;
     let view = api.orders.get(id).await?.ok_or_else(no_order)?;
-    Ok(Json(Order::now(&view)))
+    Ok(Json(Order::now(&view, AUDIENCE)))
 }
 
 async fn timeline(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Result<Response, Problem> {
@@ -96,7 +98,7 @@ async fn cancel(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Result<R
     match apply(&api.engine, saga, event).await? {
         Applied::Done(_) => {
             let view = api.orders.get(id).await?.ok_or_else(no_order)?;
-            Ok((StatusCode::ACCEPTED, Json(Order::now(&view))).into_response())
+            Ok((StatusCode::ACCEPTED, Json(Order::now(&view, AUDIENCE))).into_response())
         }
         Applied::Illegal(saga, why) => Err(cannot_cancel(&saga.label, why)),
         Applied::Missing => Err(no_order()),

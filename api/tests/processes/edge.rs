@@ -200,3 +200,28 @@ async fn what_a_start_cannot_do_without_is_one_line_and_a_status() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success() && said.lines().count() == 1 && said.contains("newer"), "{said}");
 }
+
+#[tokio::test]
+async fn an_order_leads_an_operator_to_its_saga() {
+    let stack = Stack::embedded().await;
+    let api = stack.start(&["api"]).await;
+    let client = api.client();
+    let placed = [
+        client.place(&order("mug", 1, "card_approved", "AT")).await,
+        client.place(&order("mug", 2, "card_slow", "AT")).await,
+    ];
+    for order in &placed {
+        let saga = client.get(&format!("/api/orders/{order}")).await["sagaId"].clone();
+        let listed = client.get(&format!("/admin/sagas?businessKey={order}")).await;
+        assert_eq!((listed["items"].as_array().unwrap().len(), &listed["items"][0]["id"]), (1, &saga));
+        assert_eq!(
+            client.get(&format!("/admin/sagas/{}", saga.as_str().unwrap())).await["businessKey"],
+            *order
+        );
+    }
+    for key in ["0198c0de-0000-7000-8000-000000000000", "order-7"] {
+        assert_eq!(client.get(&format!("/admin/sagas?businessKey={key}")).await["items"], json!([]), "{key}");
+    }
+    let filtered = format!("/admin/sagas?businessKey={}&state=parked", placed[0]);
+    assert_eq!(client.get(&filtered).await["items"], json!([]), "filters add up");
+}

@@ -4,6 +4,7 @@
 mod books;
 mod changes;
 mod edge;
+mod hostile;
 mod recovery;
 mod samples;
 mod support;

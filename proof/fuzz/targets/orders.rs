@@ -2,12 +2,15 @@
 
 #![no_main]
 
-use amends_api::{body, orders::request::NewOrder, problem::Problem};
-use axum::{body::Bytes, http::HeaderMap};
+use amends_api::orders::request::NewOrder;
+use amends_http::{ProblemDetails, body};
+use axum::{body::Bytes, http::{HeaderMap, HeaderValue}};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    let order: Result<NewOrder, Problem> = body::read(&HeaderMap::new(), &Bytes::copy_from_slice(bytes));
+    let mut headers = HeaderMap::new();
+    headers.insert("content-type", HeaderValue::from_static("application/json"));
+    let order: Result<NewOrder, ProblemDetails> = body::read(&headers, &Bytes::copy_from_slice(bytes));
     if let Ok(order) = order {
         assert!(order.total() >= 0, "it was checked");
     }

@@ -1,17 +1,19 @@
 //! `/api/inventory`: what there is of each product, and putting stock in.
 
-use amends_protocol::wire;
+use amends_http::{
+    accept, body,
+    query::{self, Parameter},
+};
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{
-        DefaultBodyLimit, Path, Query, State,
-        rejection::{BytesRejection, PathRejection, QueryRejection},
-    },
+    extract::{OriginalUri, Path, State},
+    http::HeaderMap,
+    middleware::from_fn,
     routing::{get, put},
 };
+use garde::Validate;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use sqlx::{FromRow, PgPool};
 
 use crate::{
@@ -19,19 +21,19 @@ use crate::{
     stock::{Move, append},
 };
 
-const LONGEST_BODY: usize = 64 << 10;
-const MOST_ON_HAND: i64 = 1_000_000_000_000;
-const LONGEST_PAGE: i64 = 1_000;
+const ON_HAND_MOST: i64 = 1_000_000_000_000;
+const PAGE: i64 = 100;
+const PAGE_LARGEST: i64 = 1_000;
+const PARAMETERS: [Parameter; 2] = [Parameter::Once("after"), Parameter::Once("limit")];
 
-/// The inventory's HTTP routes.
+/// The inventory's HTTP routes. The rules of every HTTP edge ([`amends_http::guarded`]) are to stand in front of them.
 pub fn router(pool: PgPool) -> Router {
     Router::new()
-        .route("/api/inventory", get(list))
         .route("/api/inventory/{productId}", get(one))
         .route("/api/inventory/{productId}/stock", put(set_stock))
-        .method_not_allowed_fallback(async || Problem::MethodNotAllowed)
-        .fallback(async || Problem::NotFound)
-        .layer(DefaultBodyLimit::max(LONGEST_BODY))
+        .route_layer(from_fn(query::none))
+        .route("/api/inventory", get(list))
+        .route_layer(from_fn(accept::json))
         .with_state(pool)
 }
 
@@ -51,24 +53,23 @@ struct Page {
     next: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PageQuery {
-    after: Option<String>,
-    limit: Option<i64>,
+/// `{"onHand": 100}` and nothing else.
+#[derive(Debug, Serialize, Deserialize, Validate)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct NewStock {
+    #[garde(range(min = 0, max = ON_HAND_MOST))]
+    on_hand: i64,
 }
 
-async fn list(
-    State(pool): State<PgPool>,
-    query: Result<Query<PageQuery>, QueryRejection>,
-) -> Result<Json<Page>, Problem> {
-    let Query(PageQuery { after, limit }) =
-        query.map_err(|_| Problem::parameter("after, limit", "a product id, and a number; nothing else"))?;
-    let limit = limit.unwrap_or(100);
-    if !(1..=LONGEST_PAGE).contains(&limit) {
-        return Err(Problem::parameter("limit", "1 to 1000"));
+async fn list(State(pool): State<PgPool>, OriginalUri(uri): OriginalUri) -> Result<Json<Page>, Problem> {
+    let (mut after, mut limit) = (String::new(), PAGE);
+    for (name, value) in query::read(&uri, &PARAMETERS)? {
+        match (name, value.parse()) {
+            ("after", _) => after = product_id(value, "after")?,
+            (_, Ok(stated)) if (1..=PAGE_LARGEST).contains(&stated) => limit = stated,
+            _ => return Err(Problem::parameter("limit", "must be 1-1000")),
+        }
     }
-    let after = after.map_or(Ok(String::new()), |after| product_id(after, "after"))?;
     let items: Vec<Product> = sqlx::query_as(
         "SELECT product_id, on_hand, reserved, on_hand - reserved AS available FROM stock
          WHERE product_id > $1 ORDER BY product_id LIMIT $2",
@@ -82,11 +83,7 @@ async fn list(
     Ok(Json(Page { items, next }))
 }
 
-async fn one(
-    State(pool): State<PgPool>,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<Json<Product>, Problem> {
-    let id = id.map_err(|_| Problem::NotFound)?.0;
+async fn one(State(pool): State<PgPool>, Path(id): Path<String>) -> Result<Json<Product>, Problem> {
     let id = product_id(id, "productId")?;
     let product = sqlx::query_as(
         "SELECT product_id, on_hand, reserved, on_hand - reserved AS available FROM stock WHERE product_id = $1",
@@ -100,14 +97,12 @@ async fn one(
 /// Says how much is on hand. The difference is an adjustment in the ledger; a new product begins with it.
 async fn set_stock(
     State(pool): State<PgPool>,
-    id: Result<Path<String>, PathRejection>,
-    body: Result<Bytes, BytesRejection>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    bytes: Bytes,
 ) -> Result<Json<Product>, Problem> {
-    let id = id.map_err(|_| Problem::NotFound)?.0;
     let id = product_id(id, "productId")?;
-    let on_hand = read_on_hand(&body.map_err(|e| {
-        if e.status().as_u16() == 413 { Problem::TooLarge } else { Problem::Unreadable(e.body_text()) }
-    })?)?;
+    let NewStock { on_hand } = body::read(&headers, &bytes)?;
     let mut tx = pool.begin().await?;
     sqlx::query("INSERT INTO stock (product_id, on_hand) VALUES ($1, 0) ON CONFLICT DO NOTHING")
         .bind(&id)
@@ -137,30 +132,10 @@ async fn set_stock(
     Ok(Json(Product { product_id: id, on_hand, reserved, available: on_hand - reserved }))
 }
 
-fn product_id(id: String, parameter: &str) -> Result<String, Problem> {
+fn product_id(id: String, parameter: &'static str) -> Result<String, Problem> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if (1..=64).contains(&id.len()) && id.chars().all(allowed) {
         return Ok(id);
     }
     Err(Problem::parameter(parameter, "1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-'"))
-}
-
-/// `{"onHand": 100}` and nothing else.
-fn read_on_hand(body: &[u8]) -> Result<i64, Problem> {
-    wire::check(body).map_err(|e| Problem::Unreadable(e.to_string()))?;
-    let value: Value = serde_json::from_slice(body)
-        .map_err(|e| Problem::Unreadable(format!("not JSON at line {}, column {}", e.line(), e.column())))?;
-    let fields: Map<String, Value> = match value {
-        Value::Object(fields) => fields,
-        _ => return Err(Problem::at("", "an object")),
-    };
-    if let Some(unknown) = fields.keys().find(|name| *name != "onHand") {
-        let escaped = unknown.replace('~', "~0").replace('/', "~1");
-        return Err(Problem::at(format!("/{escaped}"), "unknown field"));
-    }
-    fields
-        .get("onHand")
-        .and_then(Value::as_i64)
-        .filter(|n| (0..=MOST_ON_HAND).contains(n))
-        .ok_or_else(|| Problem::at("/onHand", "a whole number from 0 to 1000000000000"))
 }

@@ -48,7 +48,9 @@ impl Told {
 
 async fn put(pool: &PgPool, product: &str, on_hand: i64) {
     let body = Body::from(json!({ "onHand": on_hand }).to_string());
-    let request = Request::put(format!("/api/inventory/{product}/stock")).body(body).unwrap();
+    let put =
+        Request::put(format!("/api/inventory/{product}/stock")).header("content-type", "application/json");
+    let request = put.body(body).unwrap();
     assert!(router(pool.clone()).oneshot(request).await.unwrap().status().is_success());
 }
 

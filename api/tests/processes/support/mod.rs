@@ -55,7 +55,7 @@ struct Database {
 pub struct Process {
     child: Child,
     pub address: SocketAddr,
-    role: String,
+    pub role: String,
 }
 
 impl Stack {
@@ -142,6 +142,20 @@ impl Stack {
     fn spawn_at(&self, role: &[&str], address: SocketAddr) -> Process {
         let child = self.command(role, address).spawn().expect("the binary under test starts");
         Process { child, address, role: role.join(" ") }
+    }
+
+    /// Starts a role that may have so many descriptors and no more, and waits until it is ready.
+    pub async fn start_with_descriptors(&self, role: &[&str], most: u32) -> Process {
+        let address = free_address().unwrap();
+        let bare = self.command(role, address);
+        let mut command = Command::new("sh");
+        let limited = format!("ulimit -n {most} && exec \"$0\" \"$@\"");
+        command.args(["-c", &limited]).arg(bare.get_program()).args(bare.get_args()).env_clear();
+        command.envs(bare.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        let process = Process { child, address, role: role.join(" ") };
+        process.ready().await;
+        process
     }
 
     /// Runs a role that is expected to end by itself, with other settings.

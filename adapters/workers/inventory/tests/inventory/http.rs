@@ -1,13 +1,10 @@
 //! `/api/inventory`: shapes and refusals.
 
-use axum::{
-    body::Body,
-    http::{Request, StatusCode},
-};
+use axum::{body::Body, http::StatusCode};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::world::{World, reserve};
+use crate::world::{World, request, reserve};
 
 const PROBLEM: &str = "application/problem+json";
 
@@ -66,7 +63,7 @@ async fn products_are_listed_page_by_page() {
     assert_eq!((ids(&first), &first["next"]), (vec!["C".to_owned(), "a".to_owned()], &json!("a")));
     let (_, _, second) = world.http("GET", "/api/inventory?limit=2&after=a", "").await;
     assert_eq!((ids(&second), &second["next"]), (vec!["b".to_owned()], &Value::Null));
-    for query in ["limit=0", "limit=1001", "limit=x", "after=%00", "page=2"] {
+    for query in ["limit=0", "limit=1001", "limit=x", "limit=1&limit=2", "after=%00", "page=2"] {
         let (status, kind, problem) = refused(&world, "GET", &format!("/api/inventory?{query}"), "").await;
         assert_eq!((status, kind.as_str()), (400, "/problems/invalid-request"), "{query}");
         assert!(problem["errors"][0]["parameter"].is_string(), "{problem}");
@@ -100,6 +97,7 @@ async fn bad_input_is_refused_with_its_place_and_leaves_no_row() {
         (r#"{"onHand":18446744073709551616}"#, "/onHand"),
         (r#"{"onHand":1,"reserved":0}"#, "/reserved"),
         (r#"{"a/b~c":1,"onHand":1}"#, "/a~1b~0c"),
+        (r#"{"onHand":5,"onHand":6}"#, "/onHand"),
         (r#"[1]"#, ""),
         ("1", ""),
     ] {
@@ -152,9 +150,8 @@ async fn another_method_is_not_allowed_and_those_that_are_stand_in_the_header() 
         ("GET", "/api/inventory/mug/stock", "PUT"),
         ("POST", "/api/inventory/mug/stock", "PUT"),
     ] {
-        let request =
-            Request::builder().method(method).uri(path).body(Body::from(r#"{"onHand":1}"#)).unwrap();
-        let response = amends_inventory::router(world.pool.clone()).oneshot(request).await.unwrap();
+        let request = request(method, path).body(Body::from(r#"{"onHand":1}"#)).unwrap();
+        let response = world.app().oneshot(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
         assert_eq!(response.headers()["content-type"], PROBLEM);
         let allow = response.headers().get("allow").map(|allow| allow.to_str().unwrap().to_owned());
@@ -167,9 +164,40 @@ async fn another_method_is_not_allowed_and_those_that_are_stand_in_the_header() 
 async fn without_its_database_it_says_that_it_is_unavailable() {
     let world = World::quiet().await;
     world.pool.close().await;
-    let request = Request::builder().uri("/api/inventory/mug").body(Body::empty()).unwrap();
-    let response = amends_inventory::router(world.pool.clone()).oneshot(request).await.unwrap();
+    let request = request("GET", "/api/inventory/mug").body(Body::empty()).unwrap();
+    let response = world.app().oneshot(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(response.headers()["content-type"], PROBLEM);
     assert_eq!(response.headers()["retry-after"], "1");
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_sent_as_json_is_refused_and_changes_nothing() {
+    let world = World::quiet().await;
+    for kind in [None, Some("text/plain"), Some("application/x-www-form-urlencoded")] {
+        let mut put = request("PUT", "/api/inventory/mug/stock");
+        if let Some(kind) = kind {
+            put = put.header("content-type", kind);
+        }
+        let response = world.app().oneshot(put.body(Body::from(r#"{"onHand":5}"#)).unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE, "{kind:?}");
+    }
+    assert_eq!(world.count("SELECT count(*) FROM stock").await, 0);
+}
+
+#[tokio::test]
+async fn head_answers_as_get_does_without_the_body() {
+    let world = World::quiet().await;
+    world.put("mug", 5).await;
+    for path in ["/api/inventory/mug", "/api/inventory"] {
+        let mut lengths = Vec::new();
+        for method in ["GET", "HEAD"] {
+            let request = request(method, path).body(Body::empty()).unwrap();
+            let response = world.app().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK, "{method} {path}");
+            lengths.push(response.headers()["content-length"].clone());
+        }
+        assert_eq!(lengths[0], lengths[1], "{path}");
+        assert_ne!(lengths[0], "0", "{path}");
+    }
 }

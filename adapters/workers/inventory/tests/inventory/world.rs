@@ -6,13 +6,15 @@ use std::{
     time::Duration,
 };
 
+use amends_http::{Rules, guarded};
 use amends_inventory::{MIGRATOR, router, settings, worker};
 use amends_protocol::{Command, Exposure, Kind, Reply, add_exposure};
 use amends_testkit::TestDatabase;
 use amends_worker::Settings;
 use axum::{
+    Router,
     body::{Body, to_bytes},
-    http::{Request, StatusCode},
+    http::{Request, StatusCode, request},
 };
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -70,12 +72,17 @@ impl World {
 
     /// A request: status, content type, body.
     pub async fn http(&self, method: &str, path: &str, body: impl Into<Body>) -> (StatusCode, String, Value) {
-        let request = Request::builder().method(method).uri(path).body(body.into()).unwrap();
-        let response = router(self.pool.clone()).oneshot(request).await.unwrap();
+        let request = request(method, path).header("content-type", "application/json");
+        let response = self.app().oneshot(request.body(body.into()).unwrap()).await.unwrap();
         let content_type = response.headers()["content-type"].to_str().unwrap().to_owned();
         let status = response.status();
         let bytes = to_bytes(response.into_body(), 1 << 20).await.unwrap();
         (status, content_type, serde_json::from_slice(&bytes).unwrap())
+    }
+
+    /// The routes, with the rules of every HTTP edge in front of them.
+    pub fn app(&self) -> Router {
+        guarded(router(self.pool.clone()), Rules::default())
     }
 
     /// On hand, reserved, shipped.
@@ -96,6 +103,11 @@ impl World {
         let wrong: Vec<String> = sqlx::query_scalar(BOOKS).fetch_all(&self.database.pool).await.unwrap();
         assert_eq!(wrong, Vec::<String>::new());
     }
+}
+
+/// A request to this worker.
+pub fn request(method: &str, path: &str) -> request::Builder {
+    Request::builder().method(method).uri(path).header("host", "inventory")
 }
 
 /// What is wrong with the books.

@@ -1,0 +1,271 @@
+//! Clients that mean no good: pages in somebody's browser, connections that say nothing, requests that are wrong in
+//! every way on every route. Nothing of it changes anything, and nobody else waits.
+
+use std::time::{Duration, Instant};
+
+use reqwest::{Method, RequestBuilder};
+use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+use crate::support::{
+    Stack,
+    client::{Client, order},
+};
+
+/// A route, and a body that is good where it takes one.
+struct Route {
+    base: String,
+    method: Method,
+    path: String,
+    body: Option<Value>,
+    /// Whether it answers JSON to programs, rather than to probes.
+    is_strict: bool,
+}
+
+impl Route {
+    fn ask(&self, http: &reqwest::Client) -> RequestBuilder {
+        self.at(http, &self.path)
+    }
+
+    fn at(&self, http: &reqwest::Client, path: &str) -> RequestBuilder {
+        http.request(self.method.clone(), format!("{}{path}", self.base))
+    }
+
+    fn with(&self, http: &reqwest::Client, body: String) -> RequestBuilder {
+        self.ask(http).header("content-type", "application/json").body(body)
+    }
+}
+
+/// Every route of the api and of the inventory worker.
+fn routes(api: &str, inventory: &str, saga: &str, order_id: &str) -> Vec<Route> {
+    let reason = json!({ "reason": "x" });
+    let resolve = json!({ "outcome": "done", "reason": "x", "reference": "y" });
+    let stock = json!({ "onHand": 7 });
+    let of = |base: &str, method: Method, path: String, body: Option<&Value>| Route {
+        is_strict: path.starts_with("/api/") || path.starts_with("/admin/"),
+        base: base.to_owned(),
+        body: body.cloned(),
+        method,
+        path,
+    };
+    let mut routes = vec![
+        of(api, Method::POST, "/api/orders".into(), Some(&order("mug", 1, "card_approved", "AT"))),
+        of(api, Method::GET, format!("/api/orders/{order_id}"), None),
+        of(api, Method::DELETE, format!("/api/orders/{order_id}"), None),
+        of(api, Method::GET, format!("/api/orders/{order_id}/timeline"), None),
+        of(api, Method::GET, "/admin/sagas".into(), None),
+        of(api, Method::GET, format!("/admin/sagas/{saga}"), None),
+        of(api, Method::POST, format!("/admin/sagas/{saga}/retry"), Some(&reason)),
+        of(api, Method::POST, format!("/admin/sagas/{saga}/cancel"), Some(&reason)),
+        of(api, Method::POST, format!("/admin/sagas/{saga}/resolve"), Some(&resolve)),
+    ];
+    for base in [api, inventory] {
+        routes.extend([
+            of(base, Method::GET, "/api/inventory".into(), None),
+            of(base, Method::GET, "/api/inventory/mug".into(), None),
+            of(base, Method::PUT, "/api/inventory/mug/stock".into(), Some(&stock)),
+            of(base, Method::GET, "/health/live".into(), None),
+            of(base, Method::GET, "/health/ready".into(), None),
+            of(base, Method::GET, "/metrics".into(), None),
+        ]);
+    }
+    routes
+}
+
+/// What is wrong on every route: the request, its status, and the problem's type.
+fn wrong_everywhere(
+    route: &Route,
+    http: &reqwest::Client,
+) -> Vec<(&'static str, RequestBuilder, u16, &'static str)> {
+    let good = || match &route.body {
+        Some(body) => route.with(http, body.to_string()),
+        None => route.ask(http),
+    };
+    let mut wrong = vec![
+        ("a foreign host", good().header("host", "evil.example"), 421, "foreign-host"),
+        ("two hosts", good().header("host", "localhost").header("host", "localhost"), 400, "invalid-request"),
+        ("a page of another origin", good().header("origin", "http://evil.example"), 403, "foreign-origin"),
+        ("a sandboxed page", good().header("origin", "null"), 403, "foreign-origin"),
+        ("a page of another site", good().header("sec-fetch-site", "cross-site"), 403, "foreign-origin"),
+        ("another method", http.patch(format!("{}{}", route.base, route.path)), 405, "method-not-allowed"),
+        ("below the route", route.at(http, &format!("{}/x/y", route.path)), 404, "not-found"),
+    ];
+    if route.is_strict {
+        wrong.extend([
+            ("HTML only", good().header("accept", "text/html"), 406, "not-acceptable"),
+            (
+                "an unknown parameter",
+                route.at(http, &format!("{}?colour=red", route.path)),
+                400,
+                "invalid-request",
+            ),
+        ]);
+    }
+    wrong
+}
+
+/// What is wrong on every route that takes a body.
+fn wrong_bodies(
+    route: &Route,
+    good: &Value,
+    http: &reqwest::Client,
+) -> Vec<(&'static str, RequestBuilder, u16, &'static str)> {
+    let text = good.to_string();
+    let (first, value) = good.as_object().unwrap().iter().next().unwrap();
+    let twice = format!("{{\"{first}\":{value},{}", &text[1..]);
+    let mut unknown = good.clone();
+    unknown["un_known"] = json!(1);
+    let browser = |kind: &str| route.ask(http).header("content-type", kind).body(text.clone());
+    vec![
+        ("no media type", route.ask(http).body(text.clone()), 415, "not-json"),
+        ("text", browser("text/plain"), 415, "not-json"),
+        ("a form", browser("application/x-www-form-urlencoded"), 415, "not-json"),
+        (
+            "a page's JSON as text",
+            browser("text/plain").header("origin", "http://evil.example"),
+            403,
+            "foreign-origin",
+        ),
+        ("no body", route.with(http, String::new()), 400, "unreadable-body"),
+        ("half a body", route.with(http, text[..text.len() - 1].to_owned()), 400, "unreadable-body"),
+        ("an array", route.with(http, format!("[{text}]")), 400, "invalid-request"),
+        ("a key twice", route.with(http, twice), 400, "invalid-request"),
+        ("an unknown field", route.with(http, unknown.to_string()), 400, "invalid-request"),
+        ("too large", route.with(http, format!("{text}{}", " ".repeat(64 << 10))), 413, "body-too-large"),
+        ("a NUL", route.with(http, format!("{{\"{first}\":\"\\u0000\"}}")), 400, "unreadable-body"),
+        (
+            "nested too deep",
+            route.with(http, format!("{{\"{first}\":{}", "[".repeat(40))),
+            400,
+            "unreadable-body",
+        ),
+    ]
+}
+
+/// Texts that show nothing, or read as something else.
+const UNSEEN: [&str; 7] = ["", " ", "\u{a0}\u{3000}", "\u{200d}", "a\u{202e}b", "a\u{200b}b", "a\nb"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_is_refused_on_every_route_and_changes_nothing() {
+    let stack = Stack::embedded().await;
+    let (inventory, api) = (stack.start(&["worker", "inventory"]).await, stack.start(&["api"]).await);
+    stack.stock("mug", 5).await;
+    let placed = api.client().place(&order("mug", 1, "card_approved", "AT")).await;
+    let saga: String =
+        sqlx::query_scalar("SELECT id::text FROM sagas").fetch_one(stack.pool("engine")).await.unwrap();
+    let before = rows(&stack).await;
+    let http = reqwest::Client::new();
+    let (at_api, at_inventory) = (format!("http://{}", api.address), format!("http://{}", inventory.address));
+    for route in routes(&at_api, &at_inventory, &saga, &placed) {
+        let mut wrong = wrong_everywhere(&route, &http);
+        if let Some(good) = &route.body {
+            wrong.extend(wrong_bodies(&route, good, &http));
+            for field in ["reason", "reference"].into_iter().filter(|field| good.get(field).is_some()) {
+                for unseen in UNSEEN {
+                    let mut body = good.clone();
+                    body[field] = json!(unseen);
+                    wrong.push((
+                        "unseen evidence",
+                        route.with(&http, body.to_string()),
+                        400,
+                        "invalid-request",
+                    ));
+                }
+            }
+        }
+        for (what, request, status, slug) in wrong {
+            let case = format!("{what}: {} {}{}", route.method, route.base, route.path);
+            let answer = request.send().await.unwrap();
+            assert_eq!(answer.status(), status, "{case}");
+            assert_eq!(answer.headers()["content-type"], "application/problem+json", "{case}");
+            assert_eq!(answer.headers().contains_key("allow"), status == 405, "{case}");
+            let problem: Value = answer.json().await.unwrap();
+            assert_eq!(problem["type"], format!("/problems/{slug}"), "{case}");
+            let text = problem.to_string();
+            assert!(!text.contains("evil") && !text.contains("colour"), "{case}: {text}");
+        }
+    }
+    assert_eq!(rows(&stack).await, before, "nothing changed");
+}
+
+/// How many rows there are, and how far the one saga is.
+async fn rows(stack: &Stack) -> Vec<i64> {
+    let mut rows = Vec::new();
+    for (database, sql) in [
+        ("engine", "SELECT count(*) FROM orders"),
+        ("engine", "SELECT count(*) FROM sagas"),
+        ("engine", "SELECT sum(revision)::bigint FROM sagas"),
+        ("engine", "SELECT count(*) FROM timeline"),
+        ("engine", "SELECT count(*) FROM idempotency_keys"),
+        ("inventory", "SELECT sum(on_hand)::bigint FROM stock"),
+        ("inventory", "SELECT count(*) FROM moves WHERE kind = 'adjusted'"),
+    ] {
+        rows.push(sqlx::query_scalar(sql).fetch_one(stack.pool(database)).await.unwrap());
+    }
+    rows
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn head_answers_as_get_on_every_route() {
+    let stack = Stack::embedded().await;
+    let (inventory, api) = (stack.start(&["worker", "inventory"]).await, stack.start(&["api"]).await);
+    stack.stock("mug", 5).await;
+    let placed = api.client().place(&order("mug", 1, "card_approved", "AT")).await;
+    let saga: String =
+        sqlx::query_scalar("SELECT id::text FROM sagas").fetch_one(stack.pool("engine")).await.unwrap();
+    let http = reqwest::Client::new();
+    let (at_api, at_inventory) = (format!("http://{}", api.address), format!("http://{}", inventory.address));
+    let all = routes(&at_api, &at_inventory, &saga, &placed);
+    for route in all.iter().filter(|route| route.method == Method::GET) {
+        let url = format!("{}{}", route.base, route.path);
+        let (get, head) = (http.get(&url).send().await.unwrap(), http.head(&url).send().await.unwrap());
+        assert_eq!(head.status(), get.status(), "{url}");
+        assert_eq!(head.headers()["content-type"], get.headers()["content-type"], "{url}");
+        // What is measured changes from one request to the next; `GET` of the saga says `now` nowhere.
+        if route.is_strict {
+            assert_eq!(head.headers()["content-length"], get.headers()["content-length"], "{url}");
+        }
+        assert_ne!(head.headers()["content-length"], "0", "{url}");
+    }
+}
+
+const HALF_SENT: &[u8] = b"POST /api/orders HTTP/1.1\r\nhost: localhost\r\n";
+const DESCRIPTORS: u32 = 1024;
+const SILENT: usize = 1_100;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_silent_connections_than_descriptors_keep_neither_health_nor_orders_waiting_and_no_stop() {
+    amends_http::descriptors::raise_limit();
+    let stack = Stack::embedded().await;
+    let api = stack.start_with_descriptors(&["api"], DESCRIPTORS).await;
+    let engine = stack.start_with_descriptors(&["engine"], DESCRIPTORS).await;
+    let mut silent = Vec::new();
+    for n in 0..SILENT {
+        for process in [&api, &engine] {
+            let mut stream = TcpStream::connect(process.address).await.unwrap();
+            if n % 2 == 0 {
+                // It may have been closed already: then it is one that holds nothing.
+                let _ = stream.write_all(HALF_SENT).await;
+            }
+            silent.push(stream);
+        }
+    }
+    for process in [&api, &engine] {
+        assert_eq!(
+            Client::at(process.address).try_get("/health/ready").await.unwrap().0,
+            200,
+            "{}",
+            process.role
+        );
+    }
+    for _ in 0..10 {
+        // On a connection of its own.
+        Client::at(api.address).place(&order("mug", 1, "card_approved", "AT")).await;
+    }
+    for process in [api, engine] {
+        let began = Instant::now();
+        process.stop().await;
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    }
+    drop(silent);
+}
