@@ -327,6 +327,10 @@ pub fn nothing_times_out_in_a_healthy_system(quiet: &Quiet<'_>) -> Vec<String> {
     let well_by = quiet.state.heals_at + 60 * SECOND;
     quiet.each(|_, entries| {
         let timeout_at = entries.first()?.did.timeout_at?;
+        // What is parked waits for a person, not for the system.
+        if entries.iter().any(|entry| entry.did.parked.is_some()) {
+            return None;
+        }
         let timed_out = |entry: &&Entry| {
             let given_up = entry.did.heading_for.is_some() || entry.did.ended.is_some();
             given_up && entry.occurrence.event == Event::Woke && entry.occurrence.at >= timeout_at
