@@ -1,4 +1,5 @@
-//! A Kafka broker in this process: librdkafka's mock cluster behind an address that stays.
+//! A Kafka broker in this process: librdkafka's mock cluster behind an address that stays. For tests; `dev` runs it as a
+//! process of its own (`broker_process.rs`), for what a client says may abort it.
 //!
 //! It speaks the real protocol over TCP, with groups, headers and idempotent producers. It forgets: all of it
 //! when it ends, and of each partition what is beyond 5 MiB or 100,000 batches. Amends is made so that what
@@ -36,6 +37,9 @@ pub enum Error {
     /// librdkafka's mock cluster could not do it.
     #[error("embedded broker: {0}")]
     Mock(#[from] KafkaError),
+    /// The broker's process did not come to serve.
+    #[error("the embedded broker did not start: {0}")]
+    Start(String),
 }
 
 /// A running broker. Dropped, it ends.
@@ -70,13 +74,7 @@ impl Broker {
 
     /// Creates a topic. One that is there already stays as it is.
     pub fn create_topic(&self, name: &str, partitions: i32) -> Result<(), Error> {
-        use rdkafka::types::RDKafkaErrorCode::TopicAlreadyExists;
-        let mock = self.mock.lock().expect("nobody panics with the lock");
-        let cluster = mock.client.client().mock_cluster().expect("the client was made with one");
-        match cluster.create_topic(name, partitions, 1) {
-            Err(KafkaError::MockCluster(TopicAlreadyExists)) => Ok(()),
-            created => Ok(created?),
-        }
+        self.mock.lock().expect("nobody panics with the lock").create_topic(name, partitions)
     }
 
     /// Loses everything: topics, messages, groups and offsets, as if it had been killed and started again. The
@@ -97,13 +95,15 @@ impl Broker {
 }
 
 /// One mock cluster: it lives in a client that nobody uses as such.
-struct Mock {
+pub(crate) struct Mock {
     client: BaseProducer,
-    address: SocketAddr,
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
 }
 
 impl Mock {
-    fn start(advertised: u16) -> Result<Self, Error> {
+    /// Starts one that says it is at this port of 127.0.0.1.
+    pub(crate) fn start(advertised: u16) -> Result<Self, Error> {
         let client: BaseProducer = ClientConfig::new()
             .set("test.mock.num.brokers", "1")
             .set("client.id", "embedded-broker")
@@ -115,5 +115,15 @@ impl Mock {
         sys::rebalance_at_once(&client);
         sys::advertise(&client, advertised);
         Ok(Self { client, address })
+    }
+
+    /// Creates a topic. One that is there already stays as it is.
+    pub(crate) fn create_topic(&self, name: &str, partitions: i32) -> Result<(), Error> {
+        use rdkafka::types::RDKafkaErrorCode::TopicAlreadyExists;
+        let cluster = self.client.client().mock_cluster().expect("the client was made with one");
+        match cluster.create_topic(name, partitions, 1) {
+            Err(KafkaError::MockCluster(TopicAlreadyExists)) => Ok(()),
+            created => Ok(created?),
+        }
     }
 }

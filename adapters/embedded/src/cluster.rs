@@ -43,7 +43,8 @@ impl Cluster {
     /// Opens the cluster in this directory, making it if there is none.
     pub(crate) fn open(options: &PostgresOptions) -> Result<Self, Error> {
         let bin = find_binaries(&std::env::var_os("PATH").unwrap_or_default()).ok_or(Error::NotInstalled)?;
-        let run_as = RunAs::choose().map_err(|error| Error::io("choosing a user", Path::new("/"), error))?;
+        let run_as = RunAs::choose()
+            .map_err(|error| Error::io("choosing a user from", Path::new("/etc/passwd"), error))?;
         let directory = usable_directory(&options.data_dir, &run_as)?;
         let lock = lock(&directory)?;
         let mut hash = DefaultHasher::new();
@@ -64,7 +65,9 @@ impl Cluster {
     /// The server's command, after whatever an earlier one left behind is out of its way.
     pub(crate) fn server(&self, port: u16, settings: &[(String, String)]) -> io::Result<Command> {
         self.end_leftovers();
-        let log = File::create(self.log())?;
+        let log = File::create(self.log()).map_err(|error| {
+            io::Error::new(error.kind(), format!("writing {}: {error}", self.log().display()))
+        })?;
         let mut command = self.run_as.command(&self.bin.join("postgres"), &self.directory);
         command.arg("-D").arg(self.data()).env("LC_ALL", "C");
         let ours = [("cluster_name", self.name.clone()), ("port", port.to_string())];
@@ -85,6 +88,11 @@ impl Cluster {
         lines.into_iter().rev().collect::<Vec<_>>().join("; ")
     }
 
+    /// Where the superuser's password is.
+    pub(crate) fn password_file(&self) -> PathBuf {
+        self.directory.join("password")
+    }
+
     fn data(&self) -> PathBuf {
         self.directory.join("cluster")
     }
@@ -95,7 +103,7 @@ impl Cluster {
 
     /// The superuser's password: drawn once, then kept with the cluster.
     fn keep_password(&self) -> Result<String, Error> {
-        let path = self.directory.join("password");
+        let path = self.password_file();
         let failed = |error| Error::io("keeping the password in", &path, error);
         match fs::read_to_string(&path) {
             Ok(password) if !password.is_empty() => return Ok(password),
@@ -120,12 +128,14 @@ impl Cluster {
         let draft = self.directory.join("cluster.new");
         remove(&draft)?;
         let mut initdb = self.run_as.command(&self.bin.join("initdb"), &self.directory);
-        initdb.arg("-D").arg(&draft).arg("--pwfile").arg(self.directory.join("password"));
+        initdb.arg("-D").arg(&draft).arg("--pwfile").arg(self.password_file());
         initdb.args(["-U", SUPERUSER, "-E", "UTF8", "--no-locale"]);
         initdb.arg(if options.scram { "--auth=scram-sha-256" } else { "--auth=password" });
         if !options.fsync {
             initdb.arg("--no-sync");
         }
+        // A start that is interrupted ends it.
+        sys::die_with_spawner(&mut initdb, Signal::Kill);
         let output = initdb.output().map_err(|error| Error::io("running initdb in", &draft, error))?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");

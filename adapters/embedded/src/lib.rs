@@ -8,8 +8,11 @@
 
 mod account;
 pub mod broker;
+pub mod broker_process;
 mod cluster;
+mod handover;
 mod options;
+mod peer;
 mod port;
 mod postgres;
 mod proxy;
@@ -17,6 +20,7 @@ mod supervisor;
 mod sys;
 
 pub use broker::{Broker, BrokerOptions};
+pub use broker_process::{BrokerPlan, BrokerProcess};
 pub use options::{Error, PostgresOptions};
 pub use port::free_port;
 pub use postgres::Postgres;

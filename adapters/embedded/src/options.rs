@@ -68,6 +68,14 @@ pub enum Error {
     /// `initdb` failed.
     #[error("initdb: {0}")]
     Initdb(String),
+    /// The server is there and does not let us in.
+    #[error("Postgres does not accept the password in {}: {source}", path.display())]
+    Refused {
+        /// The file with the superuser's password.
+        path: PathBuf,
+        /// What the server says.
+        source: sqlx::Error,
+    },
     /// The server ended instead of becoming ready.
     #[error("Postgres did not start ({end}): {said}")]
     Start {

@@ -106,6 +106,9 @@ impl Postgres {
                         let _ = connection.close().await;
                         return Ok(());
                     }
+                    Err(error) if is_permanent(&error) => {
+                        return Err(Error::Refused { path: self.cluster.password_file(), source: error });
+                    }
                     Err(error) if begun.elapsed() > START_PATIENCE => {
                         return Err(Error::Start { end: error.to_string(), said: self.cluster.last_words() });
                     }
@@ -129,6 +132,14 @@ impl Postgres {
             .database("postgres")
             .ssl_mode(PgSslMode::Disable)
     }
+}
+
+/// Whether the server has answered, and would answer the same again: it is not merely starting, stopping or full.
+fn is_permanent(error: &sqlx::Error) -> bool {
+    // cannot_connect_now, too_many_connections
+    const PASSING: [&str; 2] = ["57P03", "53300"];
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| !PASSING.contains(&code.as_ref()))
 }
 
 fn settings(options: &PostgresOptions) -> Vec<(String, String)> {

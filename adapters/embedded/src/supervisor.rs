@@ -65,6 +65,14 @@ impl Supervisor {
         self.restart.store(true, Ordering::SeqCst);
     }
 
+    /// The process, if it runs now.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        match *self.phase.borrow() {
+            Phase::Running(pid) => Some(pid),
+            Phase::Starting | Phase::Ended(_) => None,
+        }
+    }
+
     /// Waits until it has ended for good; says how.
     pub(crate) async fn ended(&self) -> String {
         let mut phase = self.phase.clone();
@@ -87,7 +95,7 @@ impl Supervisor {
     }
 
     fn send(&self, signal: Signal) {
-        if let Phase::Running(pid) = *self.phase.borrow() {
+        if let Some(pid) = self.pid() {
             sys::signal(pid, signal);
         }
     }
@@ -106,7 +114,10 @@ fn run_once(
 ) -> io::Result<ExitStatus> {
     let mut command = command()?;
     sys::die_with_spawner(&mut command, Signal::Quit);
-    let mut child = command.spawn()?;
+    let started = command.spawn();
+    let mut child = started.map_err(|error| {
+        io::Error::new(error.kind(), format!("starting {}: {error}", command.get_program().display()))
+    })?;
     phases.send_replace(Phase::Running(child.id()));
     let end = child.wait();
     phases.send_replace(Phase::Starting);

@@ -29,10 +29,15 @@ impl Signal {
     }
 }
 
+/// As whom this process runs.
+pub(crate) fn user() -> u32 {
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    unsafe { libc::geteuid() }
+}
+
 /// Whether this process may become another user.
 pub(crate) fn is_root() -> bool {
-    // SAFETY: geteuid has no preconditions and cannot fail.
-    unsafe { libc::geteuid() == 0 }
+    user() == 0
 }
 
 /// Sends a signal; a process that is gone is no error.
@@ -66,6 +71,39 @@ pub(crate) fn die_with_spawner(command: &mut Command, signal: Signal) {
     }
     #[cfg(not(target_os = "linux"))]
     let _ = (command, signal);
+}
+
+/// Puts the command's process into a network of its own, with loopback alone, so that nobody else reaches what it listens
+/// on. Where the kernel does not allow that, it stays in ours.
+pub(crate) fn give_own_network(command: &mut Command) {
+    #[cfg(target_os = "linux")]
+    {
+        let leave = || {
+            // SAFETY: these are system calls that are async-signal-safe, as a closure between fork and exec must be; `request`
+            // is a valid `ifreq` for as long as the call that reads it.
+            unsafe {
+                let alone = libc::unshare(libc::CLONE_NEWNET) == 0
+                    || libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET) == 0;
+                if !alone {
+                    return Ok(());
+                }
+                let mut request: libc::ifreq = std::mem::zeroed();
+                for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {
+                    *to = from as libc::c_char;
+                }
+                request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+                let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
+                let up = socket >= 0 && libc::ioctl(socket, libc::SIOCSIFFLAGS as _, &request) == 0;
+                let error = io::Error::last_os_error();
+                libc::close(socket);
+                if up { Ok(()) } else { Err(error) }
+            }
+        };
+        // SAFETY: the closure allocates nothing and takes no lock.
+        unsafe { command.pre_exec(leave) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = command;
 }
 
 /// Group members get their partitions at once instead of after three seconds.
