@@ -9,13 +9,13 @@ use std::{
 
 use amends_batch::{BirthSlots, Gather};
 use amends_engine::{
-    core::{Definition, NewSaga, start},
+    core::{Definition, NewSaga, Saga, Send, start},
     port::{self, Inputs},
 };
 use amends_orders::{NewOrder, OrderStore, Placed};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -31,13 +31,22 @@ const FEW: Range<usize> = 4..16;
 const LINGER: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_millis(5);
 /// No transaction takes longer.
 const LONGEST: Duration = Duration::from_secs(10);
-/// Orders that may wait; one more is sent away.
+/// Orders that may wait to be committed; one more is sent away.
 const WAITING: usize = 8192;
+/// Bytes of orders that may wait to be committed: 2 KiB each, if all of them wait. An order may be 64 KiB.
+const WAITING_BYTES: usize = 16 << 20;
+/// Bytes of committed orders whose commands may wait for the broker here. What is more is left to the engine, which sends
+/// what is due.
+const UNSENT_BYTES: usize = 16 << 20;
+/// What an order takes beside its texts: ids, the channel of its answer, its place in the queue.
+const ORDER_OVERHEAD: usize = 512;
 
 /// An order at the door, and where its answer goes.
 struct Waiting {
     order: NewOrder,
     answer: oneshot::Sender<Result<Placed, Error>>,
+    /// Its share of what may wait.
+    room: OwnedSemaphorePermit,
 }
 
 /// Why an order was not taken in.
@@ -61,6 +70,8 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Door {
     waiting: mpsc::Sender<Waiting>,
+    /// Bytes.
+    room: Arc<Semaphore>,
     /// By the generic cell rate algorithm (ITU-T I.371), with a burst of a second's worth.
     admission: Option<DefaultDirectRateLimiter>,
 }
@@ -69,6 +80,8 @@ pub struct Door {
 pub struct GroupCommit {
     waiting: mpsc::Receiver<Waiting>,
     slots: BirthSlots,
+    /// Bytes of what is committed and not sent.
+    unsent: Arc<Semaphore>,
 }
 
 /// What orders are placed with.
@@ -85,7 +98,9 @@ pub struct Placing {
 pub fn door(admission: u32) -> (Door, GroupCommit) {
     let (sender, waiting) = mpsc::channel(WAITING);
     let admission = NonZeroU32::new(admission).map(|rate| RateLimiter::direct(Quota::per_second(rate)));
-    (Door { waiting: sender, admission }, GroupCommit { waiting, slots: BirthSlots::default() })
+    let room = Arc::new(Semaphore::new(WAITING_BYTES));
+    let unsent = Arc::new(Semaphore::new(UNSENT_BYTES));
+    (Door { waiting: sender, room, admission }, GroupCommit { waiting, slots: BirthSlots::default(), unsent })
 }
 
 impl Door {
@@ -114,8 +129,9 @@ impl Door {
             data: request.input(),
             personal: request.personal(),
         };
+        let room = Arc::clone(&self.room).try_acquire_many_owned(size(&order)).map_err(|_| Error::Full)?;
         let (answer, answered) = oneshot::channel();
-        self.waiting.try_send(Waiting { order, answer }).map_err(|e| match e {
+        self.waiting.try_send(Waiting { order, answer, room }).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => Error::Full,
             mpsc::error::TrySendError::Closed(_) => Error::Closed,
         })?;
@@ -155,7 +171,13 @@ impl GroupCommit {
         for waiting in &mut batch {
             waiting.order.saga.slot = slot;
         }
-        let (orders, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|w| (w.order, w.answer)).unzip();
+        // What they take is given back once they are sent, or left to the engine.
+        let (mut orders, mut answers, mut rooms) = (Vec::new(), Vec::new(), Vec::new());
+        for Waiting { order, answer, room } in batch {
+            orders.push(order);
+            answers.push(answer);
+            rooms.push(room);
+        }
         let birth = |order: &NewOrder, now| start(&placing.fulfilment, order.saga.clone(), &order.data, now);
         let late = |_| Err(port::Error::Unavailable(format!("no answer within {}s", LONGEST.as_secs())));
         // Dropped like a crash: what was committed all the same is found by its key, and driven on by its rows.
@@ -171,9 +193,10 @@ impl GroupCommit {
                 return;
             }
         };
-        let mut births = Vec::new();
+        let (mut births, mut bytes) = (Vec::new(), 0);
         for ((order, placed), answer) in orders.into_iter().zip(placed).zip(answers) {
             if let Placed::New { change, .. } = &placed {
+                bytes += size(&order);
                 let inputs =
                     Inputs { saga_id: order.saga.id, data: order.data, personal: Some(order.personal) };
                 births.push((change.saga.clone(), change.sends.clone(), inputs));
@@ -181,11 +204,87 @@ impl GroupCommit {
             // A client that went away finds its order by its key.
             let _ = answer.send(Ok(placed));
         }
+        drop(rooms);
+        self.send(placing, births, bytes);
+    }
+
+    /// Sends first commands beside the next commit, unless too much waits for the broker already.
+    fn send(&self, placing: &Placing, births: Vec<Birth>, bytes: u32) {
+        let Ok(room) = Arc::clone(&self.unsent).try_acquire_many_owned(bytes) else {
+            metrics::counter!("amends_api_left_to_the_engine_total").increment(births.len() as u64);
+            return tracing::debug!(
+                births = births.len(),
+                "committed; too much waits for the broker, they are sent when they are due"
+            );
+        };
         let engine = Arc::clone(&placing.engine);
         tokio::spawn(async move {
             if let Err(error) = engine.send(births).await {
                 tracing::warn!(%error, "committed, not sent: it will be sent when it is due");
             }
+            drop(room);
         });
+    }
+}
+
+/// A committed saga, its first commands, and what they are made of.
+type Birth = (Saga, Vec<Send>, Inputs);
+
+/// Bytes of an order in memory, roughly.
+fn size(order: &NewOrder) -> u32 {
+    let texts = [&order.lines, &order.data, &order.personal].map(|json| json.get().len());
+    let bytes = ORDER_OVERHEAD + order.subject.len() + order.customer_id.len() + texts.iter().sum::<usize>();
+    // A body is 64 KiB at most.
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use serde_json::json;
+
+    use super::*;
+
+    /// An order with so many lines.
+    fn order(lines: usize) -> request::NewOrder {
+        let line = json!({ "productId": "p".repeat(64), "quantity": 1, "unitPrice": 1 });
+        let address = json!({ "name": "N", "line1": "L", "city": "C", "postalCode": "P", "country": "AT" });
+        serde_json::from_value(json!({
+            "customerId": "c", "currency": "EUR", "lines": vec![line; lines],
+            "payment": { "method": "card_approved" }, "shippingAddress": address,
+        }))
+        .unwrap()
+    }
+
+    /// How many of so many orders wait, at a door where nothing is committed.
+    fn waiting(orders: usize, lines: usize) -> usize {
+        let (door, _group_commit) = door(0);
+        let order = order(lines);
+        let placing = (0..orders).map(|_| door.place("s", None, &order).now_or_never());
+        let answers: Vec<_> = placing.collect();
+        // A future that is dropped leaves its order in the queue.
+        answers.into_iter().filter(|answer| !matches!(answer, Some(Err(Error::Full)))).count()
+    }
+
+    #[test]
+    fn what_waits_is_bounded_by_number_and_by_bytes() {
+        assert_eq!(waiting(WAITING + 100, 1), WAITING);
+        let big = waiting(WAITING, 100);
+        // 100 lines are 10 KB in the input and as much again in what is shown.
+        assert!((WAITING_BYTES / 40_000..WAITING_BYTES / 15_000).contains(&big), "{big}");
+    }
+
+    #[tokio::test]
+    async fn an_order_that_was_answered_leaves_its_room_to_the_next() {
+        let (door, mut group_commit) = door(0);
+        let (order, free) = (order(100), door.room.available_permits());
+        let answer = async {
+            let waiting = group_commit.waiting.recv().await.unwrap();
+            let _ = waiting.answer.send(Err(Error::Closed));
+        };
+        let placed = door.place("s", None, &order);
+        let (placed, ()) = futures::join!(placed, answer);
+        assert!(matches!(placed, Err(Error::Closed)));
+        assert_eq!(door.room.available_permits(), free);
     }
 }
