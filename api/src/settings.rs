@@ -1,5 +1,8 @@
 //! Settings: flags, environment, a TOML file, defaults, in that order. What is unknown or malformed stops the
-//! start with one line that names it.
+//! start with one line that names it, and so does what is out of its range.
+
+mod ranges;
+mod redacted;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,6 +15,8 @@ use std::{
 use config::{Config, Environment, File, FileFormat, Value, ValueKind};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+
+pub use redacted::redacted;
 
 /// The defaults, as `amends config` prints them and as they are compiled in.
 pub const DEFAULTS: &str = include_str!("../amends.default.toml");
@@ -140,7 +145,9 @@ impl Settings {
             builder.build().and_then(Config::try_deserialize).map_err(one_line)?;
         let own = ServiceSettings::take(services, &mut keys)?;
         let read: Self = Value::new(None, ValueKind::Table(keys)).try_deserialize().map_err(one_line)?;
-        Ok(Self { services: own, ..read })
+        let settings = Self { services: own, ..read };
+        ranges::check(&settings)?;
+        Ok(settings)
     }
 
     /// The server on which `migrate` and `dev` make databases.
@@ -291,7 +298,7 @@ impl ServiceSettings {
 }
 
 fn flat(text: &str) -> String {
-    text.lines().collect::<Vec<_>>().join(" ")
+    redacted(text).lines().collect::<Vec<_>>().join(" ")
 }
 
 fn one_line(error: config::ConfigError) -> Error {

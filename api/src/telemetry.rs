@@ -5,13 +5,14 @@ use std::io::IsTerminal;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
-use crate::settings::{LogFormat, Settings};
+use crate::settings::{LogFormat, Settings, redacted};
 
 /// Starts logging; answers what is wrong with the filter.
 pub fn logs(settings: &Settings) -> Result<(), String> {
     // The scheduler tells of its own start, and Postgres of what it need not do.
     let filter = format!("tokio_cron_scheduler=warn,sqlx::postgres::notice=warn,{}", settings.log);
-    let filter = EnvFilter::try_new(filter).map_err(|e| format!("setting: log: {e}"))?;
+    let filter =
+        EnvFilter::try_new(filter).map_err(|e| format!("setting: log: {}", redacted(&e.to_string())))?;
     let colours = std::io::stderr().is_terminal();
     let registry = tracing_subscriber::registry().with(filter);
     let started = match settings.log_format {

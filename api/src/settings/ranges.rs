@@ -1,0 +1,178 @@
+//! What settings may be beyond their form. What is out of range stops the start; at the first order it would be too late.
+
+use std::{
+    fmt::{Debug, Display},
+    net::SocketAddr,
+    ops::RangeInclusive,
+    time::Duration,
+};
+
+use amends_http::Rules;
+use humantime_serde::re::humantime::format_duration;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{Error, Settings};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// So long that nobody means it, and so short that no date overflows by it.
+const TEN_YEARS: Duration = Duration::from_secs(3650 * 24 * 3600);
+
+/// Refuses the first setting that is out of its range.
+pub(super) fn check(settings: &Settings) -> Result<(), Error> {
+    let millis = Duration::from_millis;
+    for (key, value, range) in [
+        // Kafka's own most, group.max.session.timeout.ms.
+        ("session_timeout", settings.session_timeout, SECOND..=30 * MINUTE),
+        // A second less than half the time after which the client gives a request up.
+        ("fetch_wait", settings.fetch_wait, millis(1)..=4 * SECOND),
+        ("pending_timeout", settings.pending_timeout, millis(1)..=TEN_YEARS),
+        ("stuck_after", settings.stuck_after, millis(1)..=TEN_YEARS),
+        ("horizon", settings.horizon, MINUTE..=TEN_YEARS),
+        ("retention", settings.retention, DAY..=TEN_YEARS),
+        ("call_lease", settings.call_lease, millis(100)..=DAY),
+        ("start_timeout", settings.start_timeout, millis(100)..=60 * MINUTE),
+    ] {
+        duration(key, value, range)?;
+    }
+    for (key, value, range) in [
+        ("database_connections", i64::from(settings.database_connections), 1..=1_000),
+        ("admission", i64::from(settings.admission), 0..=1_000_000),
+        ("http_connections", i64::from(settings.http_connections), 1..=1_000_000),
+        // More than there are slots would stay empty.
+        ("command_partitions", i64::from(settings.command_partitions), 1..=1_024),
+        ("reply_partitions", i64::from(settings.reply_partitions), 1..=1_024),
+        ("event_partitions", i64::from(settings.event_partitions), 1..=1_024),
+    ] {
+        within(key, &value, &range, ToString::to_string)?;
+    }
+    if let Some(brokers) = &settings.kafka_brokers
+        && !brokers.split(',').map(str::trim).all(is_host)
+    {
+        refused("kafka_brokers", "must be HOST:PORT, several with commas between")?;
+    }
+    // Whoever listens says what these may be.
+    let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    Rules::new(anywhere, &settings.allowed_hosts, &settings.cors_origins)
+        .map_err(|error| Error::Invalid(error.to_string().trim_start_matches("setting ").to_owned()))?;
+    database("database_url", settings.database_url.as_ref())?;
+    for (service, own) in &settings.services {
+        database(&format!("{service}_database_url"), own.database_url.as_ref())?;
+        if let Some(timeout) = own.call_timeout {
+            duration(&format!("{service}_call_timeout"), timeout, millis(1)..=10 * MINUTE)?;
+        }
+        if let Some(url) = &own.url {
+            listener(&format!("{service}_url"), url)?;
+        }
+    }
+    Ok(())
+}
+
+fn duration(key: &str, value: Duration, range: RangeInclusive<Duration>) -> Result<(), Error> {
+    within(key, &value, &range, |bound| format_duration(*bound).to_string())
+}
+
+fn within<T: PartialOrd + Debug, S: Display>(
+    key: &str,
+    value: &T,
+    range: &RangeInclusive<T>,
+    show: impl Fn(&T) -> S,
+) -> Result<(), Error> {
+    if range.contains(value) {
+        return Ok(());
+    }
+    refused(key, &format!("must be from {} to {}", show(range.start()), show(range.end())))
+}
+
+/// Their value is never repeated: it may be another setting's, with a password.
+fn refused(key: &str, why: &str) -> Result<(), Error> {
+    Err(Error::Invalid(format!("{key}: {why}")))
+}
+
+/// A host, with or without a port.
+fn is_host(text: &str) -> bool {
+    !text.is_empty() && !text.contains(|c: char| c == '@' || c == '/' || c.is_whitespace())
+}
+
+fn database(key: &str, url: Option<&SecretString>) -> Result<(), Error> {
+    let Some(url) = url else { return Ok(()) };
+    match reqwest::Url::parse(url.expose_secret()) {
+        Ok(url) if matches!(url.scheme(), "postgres" | "postgresql") => Ok(()),
+        Ok(_) => refused(key, "must begin with postgres://"),
+        Err(error) => refused(key, &format!("is not a URL: {error}")),
+    }
+}
+
+fn listener(key: &str, url: &str) -> Result<(), Error> {
+    match reqwest::Url::parse(url) {
+        Ok(url) if url.scheme() == "http" && url.username().is_empty() && url.password().is_none() => Ok(()),
+        Ok(_) => refused(key, "must be http://HOST:PORT"),
+        Err(error) => refused(key, &format!("is not a URL: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::DEFAULTS, *};
+
+    fn read(key: &str, value: &str) -> Result<Settings, Error> {
+        let flags = [(key.to_owned(), value.to_owned())];
+        Settings::layered(&crate::services::names(), None, &flags, std::iter::empty())
+    }
+
+    /// Keys and defaults of all settings.
+    fn defaults() -> impl Iterator<Item = (&'static str, &'static str)> {
+        let lines = DEFAULTS.lines().map(|line| line.trim_start_matches("# "));
+        lines.filter_map(|line| line.split_once(" = ")).filter(|(key, _)| !key.contains(' '))
+    }
+
+    fn assert_refused(key: &str, value: &str) {
+        let error = read(key, value).expect_err(&format!("{key}={value}: give it a range")).to_string();
+        assert!(error.contains(key) && !error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn every_duration_has_a_range_that_no_date_overflows_by() {
+        let is_duration =
+            |text: &str| humantime_serde::re::humantime::parse_duration(text.trim_matches('"')).is_ok();
+        let keys: Vec<_> = defaults().filter(|(_, default)| is_duration(default)).collect();
+        assert!(keys.len() > 5, "{keys:?}");
+        for (key, _) in keys {
+            for value in ["9999999999y", "0s", "-1s"] {
+                assert_refused(key, value);
+            }
+        }
+    }
+
+    #[test]
+    fn every_number_has_a_range() {
+        let keys: Vec<_> = defaults().filter(|(_, default)| default.parse::<i64>().is_ok()).collect();
+        assert!(keys.len() > 4, "{keys:?}");
+        for (key, _) in keys {
+            for value in ["-1", "2000000000", "99999999999999999999"] {
+                assert_refused(key, value);
+            }
+        }
+    }
+
+    #[test]
+    fn a_url_under_any_wrong_key_is_refused_without_its_password() {
+        for (key, _) in defaults().filter(|(key, _)| !key.ends_with("database_url")).chain([("colour", "")]) {
+            let url = "postgres://amends:hunter2@db:5432/amends";
+            match (key, read(key, url)) {
+                // Its own reader refuses it, when logging starts.
+                ("log", Ok(_)) => {}
+                (_, Ok(_)) => panic!("{key} takes it"),
+                (_, Err(error)) => {
+                    let error = error.to_string();
+                    assert!(error.contains(key) && !error.contains("hunter2"), "{error}");
+                }
+            }
+        }
+        for key in ["database_url", "engine_database_url"] {
+            assert_refused(key, "http://amends:hunter2@db");
+            assert_refused(key, "amends:hunter2@db");
+        }
+    }
+}
