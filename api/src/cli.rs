@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser};
 
-use crate::services;
+use crate::{services, settings::Error};
+
+/// The subcommand of `dev`'s broker.
+pub const EMBEDDED_BROKER: &str = "embedded-broker";
 
 /// Durable sagas for orders: reserve, pay, ship, and make amends for whatever fails.
 #[derive(Debug, Parser)]
@@ -38,19 +41,22 @@ pub struct Flags {
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
     /// Any other setting: `--set stuck_after=1m`.
-    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = key_value)]
-    set: Vec<(String, String)>,
-}
-
-fn key_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("must be KEY=VALUE")?;
-    Ok((key.to_owned(), value.to_owned()))
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
 }
 
 impl Flags {
     /// As `key=value`, for [`crate::settings::Settings::read`].
-    pub fn pairs(&self) -> Vec<(String, String)> {
-        let mut pairs = self.set.clone();
+    ///
+    /// # Errors
+    /// A `--set` that is none. What it says instead is not repeated: it may be a password.
+    pub fn pairs(&self) -> Result<Vec<(String, String)>, Error> {
+        let pair = |text: &String| {
+            let (key, value) = text.split_once('=')?;
+            Some((key.to_owned(), value.to_owned()))
+        };
+        let pairs: Option<Vec<_>> = self.set.iter().map(pair).collect();
+        let mut pairs = pairs.ok_or_else(|| Error::Invalid("--set must be KEY=VALUE".to_owned()))?;
         let named = [
             ("listen", &self.listen),
             ("kafka_brokers", &self.kafka_brokers),
@@ -61,7 +67,7 @@ impl Flags {
         if self.no_auth {
             pairs.push(("no_auth".to_owned(), "true".to_owned()));
         }
-        pairs
+        Ok(pairs)
     }
 }
 
@@ -84,6 +90,12 @@ pub enum Role {
     Migrate,
     /// Prints the settings in force, commented, secrets hidden.
     Config,
+    /// What `dev` runs as a process of its own.
+    #[command(name = EMBEDDED_BROKER, hide = true)]
+    EmbeddedBroker {
+        /// What `amends_embedded::BrokerPlan` prints.
+        plan: String,
+    },
 }
 
 /// Options of `amends dev`.
@@ -92,9 +104,12 @@ pub struct Dev {
     /// Where data is kept between runs.
     #[arg(long, value_name = "DIR", default_value = "data")]
     pub data: PathBuf,
-    /// Empties the data directory first.
+    /// Removes first what an earlier run left in the data directory.
     #[arg(long)]
     pub fresh: bool,
+    /// Leaves a worker out, and prints what yours needs in its place.
+    #[arg(long, value_name = "WORKER", value_parser = PossibleValuesParser::new(services::workers().map(|service| service.name)))]
+    pub without: Vec<String>,
     /// Takes the sample orders through every outcome.
     #[arg(long)]
     pub samples: bool,

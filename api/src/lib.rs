@@ -7,6 +7,7 @@ pub mod clock;
 pub mod engine;
 pub mod failpoints;
 pub mod orders;
+pub mod panics;
 pub mod problem;
 pub mod process;
 pub mod publisher;

@@ -92,6 +92,39 @@ impl Process {
         Self::new(settings, kafka, metrics, stop)
     }
 
+    /// A process of its own that need not wait for the broker: topics are seen to once it is there.
+    pub fn begin_before_broker(
+        settings: Settings,
+        topics: Vec<Topic>,
+        metrics: PrometheusHandle,
+        stop: CancellationToken,
+    ) -> Result<Self> {
+        let kafka = kafka(&settings, settings.brokers()?.to_owned());
+        let process = Self::new(settings, kafka, metrics, stop)?;
+        let (kafka, patience, stop) =
+            (process.kafka.clone(), process.settings.start_timeout, process.stop.clone());
+        process.watch("topics", async move {
+            let seen_to = async {
+                let mut is_told = false;
+                while let Err(error) = topics::ensure(&kafka, &topics, patience).await {
+                    if !is_told {
+                        tracing::warn!(%error, "starting without the broker; it is looked for again and again");
+                        is_told = true;
+                    }
+                    tokio::time::sleep(BROKER_LOOK).await;
+                }
+                if is_told {
+                    tracing::info!("the broker is there, with all topics");
+                }
+            };
+            tokio::select! {
+                () = seen_to => stop.cancelled().await,
+                () = stop.cancelled() => {}
+            }
+        });
+        Ok(process)
+    }
+
     /// Serves health and metrics, where the settings say, until the process stops.
     pub async fn observe(&self, ready: routes::health::Ready) -> Result<()> {
         let Some(address) = self.settings.listen else { return Ok(()) };
@@ -140,7 +173,7 @@ impl Process {
 }
 
 /// The first signal stops in good order, the second at once.
-pub async fn signalled(stop: CancellationToken) {
+pub async fn signalled(interrupted: CancellationToken) {
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
@@ -153,9 +186,14 @@ pub async fn signalled(stop: CancellationToken) {
         }
     };
     next().await;
-    stop.cancel();
+    interrupted.cancel();
     next().await;
     std::process::exit(130);
+}
+
+/// The consumer group of a worker.
+pub fn group(worker: &str) -> String {
+    format!("amends-{worker}")
 }
 
 /// How to talk to the broker.
@@ -212,4 +250,34 @@ pub fn serve(process: &Process, listener: TcpListener, routes: Router) -> Result
     let serving = amends_http::serve(listener, guarded(routes, rules), limits, process.stop.clone());
     process.watch("listener", serving);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+    use crate::services;
+
+    fn process(stop: &CancellationToken) -> Process {
+        let settings = Settings::read(&services::names(), None, &[]).unwrap();
+        let kafka = kafka(&settings, "127.0.0.1:1".to_owned());
+        let metrics = PrometheusBuilder::new().build_recorder().handle();
+        Process::new(settings, kafka, metrics, stop.clone()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_loop_that_panics_or_ends_stops_the_process_with_a_failure() {
+        let stop = CancellationToken::new();
+        let panicking = process(&stop);
+        panicking.watch("panics", async { panic!("as asked") });
+        stop.cancelled().await;
+        assert!(!panicking.ended().await);
+
+        let stop = CancellationToken::new();
+        let ending = process(&stop);
+        ending.watch("ends", async {});
+        stop.cancelled().await;
+        assert!(!ending.ended().await);
+    }
 }

@@ -15,7 +15,7 @@ use sqlx::{PgPool, migrate::Migrator};
 
 use crate::{
     failpoints::{Point, point},
-    process::{Process, database, listen, serve},
+    process::{Process, database, group, listen, serve},
     routes::health,
     upkeep,
 };
@@ -106,7 +106,7 @@ pub fn inventory(start: Start<'_>) -> Starting<'_> {
 pub fn notification(start: Start<'_>) -> Starting<'_> {
     Box::pin(async move {
         let Start { process, name, pool } = start;
-        let source = KafkaSource::subscribe(&process.kafka, &format!("amends-{name}"), &TOPICS)?;
+        let source = KafkaSource::subscribe(&process.kafka, &group(name), &TOPICS)?;
         let mut recorder = Recorder::new(
             pool.clone(),
             point("source", source),
@@ -143,7 +143,6 @@ fn tuned(process: &Process, name: &str, mut settings: Settings) -> Settings {
 }
 
 fn transport(process: &Process, settings: &Settings) -> Result<(Point<KafkaSource>, Point<KafkaSink>)> {
-    let group = format!("amends-{}", settings.name);
-    let source = KafkaSource::subscribe(&process.kafka, &group, &[&settings.command_topic])?;
+    let source = KafkaSource::subscribe(&process.kafka, &group(&settings.name), &[&settings.command_topic])?;
     Ok((point("source", source), point("sink", KafkaSink::new(&process.kafka)?)))
 }

@@ -22,4 +22,4 @@ mod watch;
 
 pub use settings::{Contact, Error, KafkaSettings, check};
 pub use sink::KafkaSink;
-pub use source::KafkaSource;
+pub use source::{ASSIGNOR, KafkaSource};

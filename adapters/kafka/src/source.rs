@@ -26,6 +26,9 @@ use crate::{
     watch::Watch,
 };
 
+/// How members of a group share its partitions out. All members of a group must name the same one.
+pub const ASSIGNOR: &str = "cooperative-sticky";
+
 /// How long a consumer is given before another takes its place.
 const RENEWAL: Duration = Duration::from_secs(2);
 
@@ -223,7 +226,7 @@ fn join(
         ("auto.offset.reset", "earliest"),
         ("enable.auto.commit", "false"),
         ("enable.auto.offset.store", "false"),
-        ("partition.assignment.strategy", "cooperative-sticky"),
+        ("partition.assignment.strategy", ASSIGNOR),
         ("session.timeout.ms", &millis(settings.session_timeout)),
         // Heartbeats are how a member learns of a rebalance.
         ("heartbeat.interval.ms", &millis(settings.session_timeout / 6)),

@@ -54,7 +54,8 @@ pub async fn start(process: &Process, listener: Option<TcpListener>) -> Result<S
         orders,
         door,
         inventory_url: settings.url_of("inventory").to_owned(),
-        http: reqwest::Client::new(),
+        // The worker is ours: a proxy of the environment has no business between us.
+        http: reqwest::Client::builder().no_proxy().build().context("making an HTTP client")?,
         metrics: process.metrics.clone(),
     });
     let address = listener.local_addr()?;

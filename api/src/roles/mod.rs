@@ -8,6 +8,7 @@ mod migrate;
 use std::{net::SocketAddr, process::ExitCode};
 
 use anyhow::{Context, Result};
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -25,30 +26,50 @@ pub async fn run(role: Role, mut settings: Settings) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let metrics = telemetry::metrics()?;
-    let stop = CancellationToken::new();
-    tokio::spawn(process::signalled(stop.clone()));
+    let interrupted = CancellationToken::new();
+    tokio::spawn(process::signalled(interrupted.clone()));
     if let Role::Dev(options) = role {
-        return dev::run(options, settings, metrics, stop).await;
+        return dev::run(options, settings, metrics, interrupted).await;
     }
     settings.listen = settings.listen.or(default_listen(&role));
+    let stop = interrupted.child_token();
+    let process = tokio::select! {
+        started = start(role, settings, metrics, stop.clone()) => started?,
+        () = interrupted.cancelled() => return Ok(ExitCode::SUCCESS),
+    };
+    stop.cancelled().await;
+    tracing::info!("stopping");
+    Ok(if process.ended().await { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Starts a role that is a process of its own.
+async fn start(
+    role: Role,
+    settings: Settings,
+    metrics: PrometheusHandle,
+    stop: CancellationToken,
+) -> Result<Process> {
     let topics = topics::all(&settings);
-    let process = Process::begin(settings, &topics, metrics, stop.clone()).await?;
+    if let Role::Api = role {
+        // It takes orders without the broker: their rows are what drives them on.
+        let process = Process::begin_before_broker(settings, topics, metrics, stop)?;
+        let address = api::start(&process, None).await?;
+        tracing::info!("takes orders on http://{address}");
+        return Ok(process);
+    }
+    let process = Process::begin(settings, &topics, metrics, stop).await?;
     match role {
-        Role::Api => {
-            let address = api::start(&process, None).await?;
-            tracing::info!("takes orders on http://{address}");
-        }
         Role::Engine => engine::start(&process, true).await?,
         Role::Worker { name } => {
             let service =
                 services::find_worker(&name).with_context(|| format!("no worker is called {name}"))?;
             service.start(&process, true).await?;
         }
-        Role::Dev(_) | Role::Migrate | Role::Config => unreachable!("handled above"),
+        Role::Api | Role::Dev(_) | Role::Migrate | Role::Config | Role::EmbeddedBroker { .. } => {
+            unreachable!("handled above")
+        }
     }
-    stop.cancelled().await;
-    tracing::info!("stopping");
-    Ok(if process.ended().await { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(process)
 }
 
 fn default_listen(role: &Role) -> Option<SocketAddr> {

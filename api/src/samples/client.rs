@@ -15,8 +15,9 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(url: &str) -> Self {
-        Self { url: url.to_owned(), http: reqwest::Client::new() }
+    /// Of the api at this address, whatever proxy the environment names.
+    pub fn new(url: &str) -> Result<Self> {
+        Ok(Self { url: url.to_owned(), http: reqwest::Client::builder().no_proxy().build()? })
     }
 
     pub async fn get(&self, path: &str) -> Result<Value> {

@@ -103,7 +103,7 @@ const fn sample(
 
 /// Places the samples one after the other; answers whether each ended as it should.
 pub async fn run(url: &str) -> Result<bool> {
-    let client = Client::new(url);
+    let client = Client::new(url)?;
     client.put(&format!("/api/inventory/{SOLD_OUT}/stock"), &json!({ "onHand": 0 })).await?;
     client.put(&format!("/api/inventory/{MUG}/stock"), &json!({ "onHand": 1000 })).await?;
     let mut well = 0;

@@ -179,19 +179,31 @@ async fn bad_input_is_refused_with_its_place_and_leaves_no_row() {
 #[tokio::test]
 async fn what_a_start_cannot_do_without_is_one_line_and_a_status() {
     let stack = Stack::embedded().await;
-    for (what, settings, says) in [
-        ("no database", vec![("AMENDS_ENGINE_DATABASE_URL", "postgres://127.0.0.1:1/x")], "database"),
-        ("no broker", vec![("KAFKA_BROKERS", "127.0.0.1:1")], "127.0.0.1:1"),
-        ("an unknown setting", vec![("AMENDS_COLOUR", "red")], "colour"),
-        ("a malformed setting", vec![("AMENDS_PENDING_TIMEOUT", "soon")], "pending_timeout"),
-        ("everybody let in without a word", vec![("AMENDS_LISTEN", "0.0.0.0:0")], "--no-auth"),
+    for (what, role, settings, says) in [
+        ("no database", "api", vec![("AMENDS_ENGINE_DATABASE_URL", "postgres://127.0.0.1:1/x")], "database"),
+        ("no broker", "engine", vec![("KAFKA_BROKERS", "127.0.0.1:1")], "127.0.0.1:1"),
+        ("an unknown setting", "api", vec![("AMENDS_COLOUR", "red")], "colour"),
+        ("a malformed setting", "api", vec![("AMENDS_PENDING_TIMEOUT", "soon")], "pending_timeout"),
+        ("a timeout beyond dates", "api", vec![("AMENDS_PENDING_TIMEOUT", "9999999999y")], "pending_timeout"),
+        (
+            "a URL under a wrong key",
+            "api",
+            vec![("AMENDS_ADMISSION", "postgres://u:secret@h/d")],
+            "admission",
+        ),
+        ("a URL for a filter", "api", vec![("AMENDS_LOG", "postgres://u:secret@h/d")], "log"),
+        ("everybody let in without a word", "api", vec![("AMENDS_LISTEN", "0.0.0.0:0")], "--no-auth"),
     ] {
-        let output = stack.output(&["api"], &settings);
+        let output = stack.output(&[role], &settings);
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success(), "{what}: {said}");
         assert_eq!(said.lines().count(), 1, "{what}: {said}");
         assert!(said.contains(says), "{what}: {said}");
+        assert!(!said.contains("secret"), "{what}: {said}");
     }
+    let output = stack.output(&["api", "--set", "postgres://u:secret@h/d"], &[]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("--set") && !said.contains("secret"), "{said}");
     sqlx::query("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'newer', true, '', 0)")
         .execute(stack.pool("engine"))
         .await

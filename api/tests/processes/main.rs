@@ -3,7 +3,9 @@
 
 mod books;
 mod changes;
+mod dev;
 mod edge;
+mod environment;
 mod hostile;
 mod recovery;
 mod samples;

@@ -17,7 +17,7 @@ on_every_broker!(
 );
 
 /// On a real broker if that is one; otherwise it starts an embedded one by itself.
-fn dev(broker: &Broker, data: &Path, arguments: &[&str]) -> Command {
+pub(crate) fn dev(broker: &Broker, data: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_amends"));
     command.args(["dev", "--listen", "127.0.0.1:0", "--data"]).arg(data).args(arguments);
     command.env_remove("DATABASE_URL").env_remove("KAFKA_BROKERS").stdin(Stdio::null());

@@ -1,0 +1,63 @@
+//! What becomes of a panic.
+//!
+//! A request's is answered 500 (`routes::guarded`), a loop's stops the process with a status (`Process::watch`), a piece of
+//! upkeep's is done again in its turn. A thread of its own has nobody who waits for it: without the thread that serves a
+//! producer, say, no send would ever end, and the process would still say that it is ready.
+
+use std::{panic, process};
+
+use tokio::runtime::Handle;
+
+/// The status of a process that ends so; Rust's own for a panic in `main`.
+const STATUS: i32 = 101;
+
+/// From now on the process ends when a thread outside the runtime panics.
+pub fn end_the_process_with_a_thread() {
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        if Handle::try_current().is_err() {
+            process::exit(STATUS);
+        }
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        env,
+        process::{Command, Stdio},
+        thread,
+    };
+
+    use super::*;
+
+    /// Not a test: what the next one runs as a process of its own.
+    #[test]
+    fn panics_when_asked_to() {
+        let Ok(place) = env::var("PANIC_IN") else { return };
+        end_the_process_with_a_thread();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        match place.as_str() {
+            "thread" => drop(thread::spawn(|| panic!("as asked")).join()),
+            _ => {
+                assert!(runtime.block_on(async { tokio::spawn(async { panic!("as asked") }).await }).is_err())
+            }
+        }
+        process::exit(7);
+    }
+
+    #[test]
+    fn a_thread_s_panic_ends_the_process_and_a_task_s_is_left_to_whoever_waits_for_it() {
+        for (place, status) in [("thread", STATUS), ("task", 7)] {
+            let ended = Command::new(env::current_exe().unwrap())
+                .args(["panics::tests::panics_when_asked_to", "--exact"])
+                .env("PANIC_IN", place)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .unwrap();
+            assert_eq!(ended.code(), Some(status), "{place}");
+        }
+    }
+}

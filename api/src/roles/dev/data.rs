@@ -1,0 +1,196 @@
+//! The directory in which `amends dev` keeps its data: what in it is ours, and what is not.
+//!
+//! ```text
+//! <directory>/amends-data   the mark: all of this was made by `amends dev`
+//!             secret        what the roles' passwords are derived from
+//!             postgres/     the private cluster
+//! ```
+//!
+//! A directory that held something else before is not marked as a whole; there the mark stands in `postgres/`. Nothing
+//! but what is listed here is ever removed.
+
+use std::{
+    fs::{self, File},
+    io::{self, ErrorKind, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+
+const MARK: &str = "amends-data";
+const SECRET: &str = "secret";
+const POSTGRES: &str = "postgres";
+/// Characters of the secret: 32 bytes in hexadecimal.
+const SECRET_LENGTH: usize = 64;
+
+/// The directory, locked for us.
+#[derive(Debug)]
+pub struct DataDirectory {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DataDirectory {
+    /// Opens it, and makes it if it is missing. With `fresh`, what an earlier run made in it is removed first.
+    ///
+    /// # Errors
+    /// Another process uses it; something in our place was not made by us; or the file system's, which names the path.
+    pub fn open(asked: &Path, fresh: bool) -> Result<Self> {
+        let path = std::path::absolute(asked).with_context(|| format!("finding {}", asked.display()))?;
+        fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+        let lock = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+        if lock.try_lock().is_err() {
+            bail!("another `amends dev` runs on {}", path.display());
+        }
+        let directory = Self { path, _lock: lock };
+        let (mark, secret, postgres) = (directory.at(MARK), directory.at(SECRET), directory.postgres());
+        let all_ours = mark.exists() || is_empty(&directory.path)?;
+        if !all_ours {
+            let is_secret = fs::read(&secret).is_ok_and(|bytes| is_a_secret(&bytes));
+            if secret.exists() && !is_secret {
+                bail!("{} was not made by `amends dev`; it is left alone", secret.display());
+            }
+            if postgres.exists() && !postgres.join(MARK).exists() && !is_empty(&postgres)? {
+                bail!("{} was not made by `amends dev`; it is left alone", postgres.display());
+            }
+        }
+        if fresh {
+            remove(&postgres, |path| fs::remove_dir_all(path))?;
+            remove(&secret, |path| fs::remove_file(path))?;
+        }
+        let marked = if all_ours {
+            mark
+        } else {
+            fs::create_dir_all(&postgres).with_context(|| format!("making {}", postgres.display()))?;
+            postgres.join(MARK)
+        };
+        fs::write(&marked, "made by `amends dev`\n")
+            .with_context(|| format!("writing {}", marked.display()))?;
+        Ok(directory)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the private cluster is.
+    pub fn postgres(&self) -> PathBuf {
+        self.at(POSTGRES)
+    }
+
+    /// What the roles' passwords are derived from; drawn once, kept with the data.
+    ///
+    /// # Errors
+    /// The file system's, which names the path.
+    pub fn secret(&self) -> Result<String> {
+        let path = self.at(SECRET);
+        match fs::read_to_string(&path) {
+            Ok(secret) if is_a_secret(secret.as_bytes()) => return Ok(secret),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+        }
+        let bytes: [u8; SECRET_LENGTH / 2] = rand::random();
+        let secret: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut options = fs::OpenOptions::new();
+        let written = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| file.write_all(secret.as_bytes()));
+        written.with_context(|| format!("writing {}", path.display()))?;
+        Ok(secret)
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+}
+
+fn is_a_secret(bytes: &[u8]) -> bool {
+    bytes.len() == SECRET_LENGTH && bytes.iter().all(u8::is_ascii_hexdigit)
+}
+
+fn is_empty(directory: &Path) -> Result<bool> {
+    let mut entries = fs::read_dir(directory).with_context(|| format!("reading {}", directory.display()))?;
+    Ok(entries.next().is_none())
+}
+
+fn remove(path: &Path, removing: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
+    match removing(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    /// As a run leaves it.
+    fn used(path: &Path) {
+        let data = DataDirectory::open(path, false).unwrap();
+        data.secret().unwrap();
+        fs::create_dir_all(data.postgres().join("cluster")).unwrap();
+    }
+
+    #[test]
+    fn what_somebody_else_put_there_outlives_fresh_and_the_directory_is_not_marked() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("keep"), "x").unwrap();
+        used(directory.path());
+        assert_eq!(names(directory.path()), ["keep", "postgres", "secret"]);
+        let data = DataDirectory::open(directory.path(), true).unwrap();
+        assert_eq!(names(&data.postgres()), [MARK]);
+        assert_eq!(names(directory.path()), ["keep", "postgres"]);
+    }
+
+    #[test]
+    fn a_directory_of_our_own_is_emptied_but_for_what_came_later() {
+        let directory = tempfile::tempdir().unwrap();
+        used(directory.path());
+        fs::write(directory.path().join("notes"), "x").unwrap();
+        DataDirectory::open(directory.path(), true).unwrap();
+        assert_eq!(names(directory.path()), [MARK, "notes"]);
+    }
+
+    #[test]
+    fn a_file_or_directory_of_somebody_else_in_our_place_is_left_alone_and_named() {
+        for (name, make) in [
+            (SECRET, (|path| fs::write(path, "theirs")) as fn(&Path) -> io::Result<()>),
+            (POSTGRES, |path| fs::create_dir(path).and_then(|()| fs::write(path.join("base"), "theirs"))),
+        ] {
+            for fresh in [false, true] {
+                let directory = tempfile::tempdir().unwrap();
+                let path = directory.path().join(name);
+                make(&path).unwrap();
+                let refused = DataDirectory::open(directory.path(), fresh).unwrap_err().to_string();
+                assert!(refused.contains(path.to_str().unwrap()), "{refused}");
+                assert!(path.exists());
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_file_system_names_the_path() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "x").unwrap();
+        let refused = DataDirectory::open(&path.join("data"), false).unwrap_err().to_string();
+        assert!(refused.contains(path.to_str().unwrap()), "{refused}");
+    }
+}

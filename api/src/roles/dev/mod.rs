@@ -1,0 +1,216 @@
+//! `amends dev`: everything on this machine.
+
+mod data;
+
+use std::{
+    collections::HashMap,
+    env,
+    io::{ErrorKind, Write},
+    net::SocketAddr,
+    process::{Command, ExitCode},
+    time::Duration,
+};
+
+use amends_embedded::{BrokerOptions, BrokerProcess, Postgres, PostgresOptions};
+use anyhow::{Context, Result};
+use metrics_exporter_prometheus::PrometheusHandle;
+use secrecy::ExposeSecret;
+use sha2::{Digest, Sha256};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{api, engine, migrate};
+use crate::{
+    cli::{Dev, EMBEDDED_BROKER},
+    process::{self, Process},
+    samples, services,
+    settings::Settings,
+    topics,
+};
+use data::DataDirectory;
+
+/// The embedded broker allows a session this short.
+const EMBEDDED_SESSION: Duration = Duration::from_secs(3);
+/// It does not wake a fetch that waits.
+const EMBEDDED_FETCH_WAIT: Duration = Duration::from_millis(10);
+
+/// Everything that runs. What stands on something else ends before it.
+struct Running {
+    process: Process,
+    /// Where the api listens.
+    address: SocketAddr,
+    /// The URL of the Postgres server.
+    server: String,
+    brokers: String,
+    /// What a worker that was left out needs, a line each.
+    left_out: Vec<String>,
+    broker: Option<BrokerProcess>,
+    postgres: Option<Postgres>,
+    _data: DataDirectory,
+}
+
+/// Runs everything until `interrupted`. A start that is interrupted ends at once, whatever it waits for.
+pub async fn run(
+    options: Dev,
+    settings: Settings,
+    metrics: PrometheusHandle,
+    interrupted: CancellationToken,
+) -> Result<ExitCode> {
+    let stop = interrupted.child_token();
+    let running = tokio::select! {
+        started = start(&options, settings, metrics, stop.clone()) => started?,
+        () = interrupted.cancelled() => {
+            say("stopping");
+            return Ok(if options.once { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+        }
+    };
+    println!("ready http://{}", running.address);
+    for line in &running.left_out {
+        println!("{line}");
+    }
+    std::io::stdout().flush()?;
+
+    let mut code = ExitCode::SUCCESS;
+    if options.samples || options.once {
+        let url = format!("http://{}", running.address);
+        let all_well = tokio::select! {
+            all_well = samples::run(&url) => all_well?,
+            () = stop.cancelled() => false,
+        };
+        if options.once {
+            code = if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+            stop.cancel();
+        } else if !stop.is_cancelled() {
+            samples::invite(&url, &running.server, &running.brokers);
+        }
+    }
+    stop.cancelled().await;
+    say("stopping");
+    if !running.process.ended().await {
+        code = ExitCode::FAILURE;
+    }
+    if let Some(broker) = running.broker {
+        broker.stop().await;
+    }
+    if let Some(postgres) = running.postgres {
+        postgres.stop().await;
+    }
+    Ok(code)
+}
+
+async fn start(
+    options: &Dev,
+    mut settings: Settings,
+    metrics: PrometheusHandle,
+    stop: CancellationToken,
+) -> Result<Running> {
+    let listener = listener(settings.listen, settings.no_auth).await?;
+    let data = DataDirectory::open(&options.data, options.fresh)?;
+    say(&format!("data in {}", data.path().display()));
+    let (server, postgres) = postgres(options, &settings, &data).await?;
+    let (brokers, broker) = broker(&mut settings).await?;
+
+    say("bringing the databases up to date");
+    let secret = data.secret()?;
+    let passwords: HashMap<_, _> =
+        services::names().into_iter().map(|name| (name, derived(&secret, name))).collect();
+    migrate::migrate(&server, &passwords, settings.start_timeout).await?;
+    for (name, password) in &passwords {
+        settings.set_database_of(name, migrate::role_url(&server, name, password)?);
+    }
+
+    let kafka = process::kafka(&settings, brokers.clone());
+    process::within(&settings, "the broker", amends_kafka::check(&kafka, settings.start_timeout)).await?;
+    amends_kafka::topics::ensure(&kafka, &topics::all(&settings), settings.start_timeout).await?;
+    say("starting the roles");
+    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+    settings.listen = Some(loopback);
+    // The roles stop before what they stand on.
+    let mut process = Process::new(settings, kafka, metrics, stop)?;
+    let mut left_out = Vec::new();
+    for service in services::workers() {
+        if options.without.iter().any(|name| name == service.name) {
+            left_out.push(needs(service.name, &process.settings, &brokers)?);
+        } else if let Some(address) = service.start(&process, false).await? {
+            process.settings.set_url_of(service.name, format!("http://{address}"));
+        }
+    }
+    engine::start(&process, false).await?;
+    let address = api::start(&process, Some(listener)).await?;
+    Ok(Running { process, address, server, brokers, left_out, broker, postgres, _data: data })
+}
+
+/// The server of the settings, or one of our own.
+async fn postgres(
+    options: &Dev,
+    settings: &Settings,
+    data: &DataDirectory,
+) -> Result<(String, Option<Postgres>)> {
+    if let Some(url) = &settings.database_url {
+        return Ok((url.expose_secret().to_owned(), None));
+    }
+    say("starting Postgres");
+    let own = PostgresOptions { fresh: options.fresh, ..PostgresOptions::new(data.postgres()) };
+    let started = Postgres::start(own).await?;
+    Ok((started.url("postgres"), Some(started)))
+}
+
+/// The broker of the settings, or one of our own, which has other limits.
+async fn broker(settings: &mut Settings) -> Result<(String, Option<BrokerProcess>)> {
+    if let Some(brokers) = &settings.kafka_brokers {
+        return Ok((brokers.clone(), None));
+    }
+    say("starting a Kafka broker (in memory)");
+    let topics = topics::all(settings).into_iter().map(|topic| (topic.name, topic.partitions)).collect();
+    let program = env::current_exe().context("finding this program")?;
+    let started = BrokerProcess::start(BrokerOptions::default(), topics, move |plan| {
+        let mut command = Command::new(&program);
+        command.arg(EMBEDDED_BROKER).arg(plan.to_string());
+        command
+    })
+    .await?;
+    if !started.is_private() {
+        say("other users of this machine can read from that broker, and with it orders' addresses");
+    }
+    settings.session_timeout = EMBEDDED_SESSION;
+    settings.fetch_wait = EMBEDDED_FETCH_WAIT;
+    Ok((started.bootstrap_servers(), Some(started)))
+}
+
+/// What a worker that is left out needs to take part.
+fn needs(worker: &str, settings: &Settings, brokers: &str) -> Result<String> {
+    let takes = match amends_workflows::all(&settings.workflows()).participants().contains(&worker) {
+        true => format!("{worker}.commands"),
+        false => "domain events".to_owned(),
+    };
+    let database = settings.database_of(worker)?;
+    Ok(format!(
+        "without worker {worker}: broker {brokers}, group {}, assignor {}, takes {takes}, database {database}",
+        process::group(worker),
+        amends_kafka::ASSIGNOR,
+    ))
+}
+
+fn say(what: &str) {
+    eprintln!("amends: {what}");
+}
+
+/// The address asked for, or 8080, or any.
+async fn listener(wanted: Option<SocketAddr>, no_auth: bool) -> Result<TcpListener> {
+    if let Some(address) = wanted {
+        return process::listen(address, no_auth).await;
+    }
+    match TcpListener::bind(("127.0.0.1", 8080)).await {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            say("port 8080 is taken; taking a free one");
+            process::listen(SocketAddr::from(([127, 0, 0, 1], 0)), no_auth).await
+        }
+        Err(error) => Err(error).context("cannot listen on 127.0.0.1:8080"),
+    }
+}
+
+fn derived(secret: &str, name: &str) -> String {
+    let digest = Sha256::digest(format!("{secret}/{name}"));
+    digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+}
