@@ -86,8 +86,13 @@ pub enum Role {
         #[arg(value_parser = PossibleValuesParser::new(services::workers().map(|service| service.name)))]
         name: String,
     },
-    /// Creates databases, roles and tables, or brings them up to date.
-    Migrate,
+    /// Creates databases, roles, tables and keys, or brings them up to date.
+    Migrate {
+        /// Makes the next keys of commands and replies the current ones, and draws others. Start every role again
+        /// before you do it once more.
+        #[arg(long)]
+        rotate_keys: bool,
+    },
     /// Prints the settings in force, commented, secrets hidden.
     Config,
     /// What `dev` runs as a process of its own.

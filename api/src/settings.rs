@@ -51,6 +51,7 @@ pub struct Settings {
     pub pending_timeout: Duration,
     #[serde(with = "humantime_serde")]
     pub stuck_after: Duration,
+    pub require_signatures: bool,
     #[serde(with = "humantime_serde")]
     pub horizon: Duration,
     #[serde(with = "humantime_serde")]
@@ -227,6 +228,7 @@ impl Settings {
                 "fetch_wait" => time(self.fetch_wait),
                 "pending_timeout" => time(self.pending_timeout),
                 "stuck_after" => time(self.stuck_after),
+                "require_signatures" => Some(self.require_signatures.to_string()),
                 "horizon" => time(self.horizon),
                 "retention" => time(self.retention),
                 "call_lease" => time(self.call_lease),

@@ -7,9 +7,9 @@ use amends_kafka::{KafkaSink, KafkaSource};
 use amends_notification::{Recorder, TOPICS};
 use amends_worker::{
     Backoff, External, ExternalExecutor, Participant, PgRows, PgTx, Settings, Transactional,
-    TransactionalExecutor,
+    TransactionalExecutor, accepted_keys,
 };
-use anyhow::Result;
+use anyhow::{Result, bail};
 use axum::Router;
 use sqlx::{PgPool, migrate::Migrator};
 
@@ -62,7 +62,7 @@ pub async fn start(
 pub fn external<E: ExternalExecutor + Participant + 'static>(start: Start<'_>) -> Starting<'_> {
     Box::pin(async move {
         let Start { process, name, pool } = start;
-        let settings = tuned(process, name, E::settings());
+        let settings = tuned(process, name, E::settings(), &pool).await?;
         let (source, sink) = transport(process, &settings)?;
         let executor = point("executor", E::over(pool.clone()));
         let worker =
@@ -79,7 +79,7 @@ pub fn transactional<E: TransactionalExecutor<PgTx> + Participant + 'static>(
 ) -> Starting<'_> {
     Box::pin(async move {
         let Start { process, name, pool } = start;
-        let settings = tuned(process, name, E::settings());
+        let settings = tuned(process, name, E::settings(), &pool).await?;
         let (source, sink) = transport(process, &settings)?;
         let executor = point("executor", E::over(pool.clone()));
         let rows = point("rows", PgRows::new(pool.clone()));
@@ -132,14 +132,19 @@ pub fn notification(start: Start<'_>) -> Starting<'_> {
     })
 }
 
-fn tuned(process: &Process, name: &str, mut settings: Settings) -> Settings {
+async fn tuned(process: &Process, name: &str, mut settings: Settings, pool: &PgPool) -> Result<Settings> {
+    settings.keys = accepted_keys(pool).await?;
+    settings.require_signatures = process.settings.require_signatures;
+    if settings.require_signatures && settings.keys.is_empty() {
+        bail!("signatures are required, and the database of {name} has no keys: run `amends migrate`");
+    }
     settings.horizon = process.settings.horizon;
     settings.retention = process.settings.retention;
     settings.lease = process.settings.call_lease;
     if let Some(call_timeout) = process.settings.call_timeout_of(name) {
         settings.call_timeout = call_timeout;
     }
-    settings
+    Ok(settings)
 }
 
 fn transport(process: &Process, settings: &Settings) -> Result<(Point<KafkaSource>, Point<KafkaSink>)> {

@@ -5,7 +5,20 @@
 CREATE TABLE deployment (
     only_row  boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     epoch     integer NOT NULL DEFAULT 0,
-    reply_key text    NOT NULL CHECK (reply_key ~ '^[0-9a-f]{64}$')
+    reply_key text    NOT NULL CHECK (reply_key ~ '^[0-9a-f]{64}$'),
+    -- Accepted as well: what was signed with before the last rotation, and what will be after the next.
+    previous_reply_key text CHECK (previous_reply_key ~ '^[0-9a-f]{64}$'),
+    next_reply_key     text CHECK (next_reply_key ~ '^[0-9a-f]{64}$')
+);
+
+-- What commands are signed with: the current key of each participant. Each participant's own database has its keys too,
+-- and accepts them all.
+CREATE TABLE command_keys (
+    participant text NOT NULL,
+    stage       text NOT NULL CHECK (stage IN ('previous', 'current', 'next')),
+    id          text NOT NULL CHECK (id ~ '^[A-Za-z0-9_-]{1,32}$'),
+    key         text NOT NULL CHECK (key ~ '^[0-9a-f]{64}$'),
+    PRIMARY KEY (participant, stage)
 );
 
 -- A saga's row is also its outbox and its timers. An ordinary update touches no indexed column, so that it is
@@ -164,7 +177,7 @@ SELECT ensure_partitions(3);
 -- What the engine and the api may do. History they can only add to.
 REVOKE ALL ON FUNCTION ensure_partitions(integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION ensure_partitions(integer) TO amends_engine;
-GRANT SELECT ON _sqlx_migrations, deployment TO amends_engine;
+GRANT SELECT ON command_keys, _sqlx_migrations, deployment TO amends_engine;
 GRANT SELECT, INSERT ON sagas, personal, timeline, strays, orders TO amends_engine;
 GRANT UPDATE (wake_at, since, updated_at, stuck_at, revision, core_version, state_version, live, parked, outcome,
               step, label, heading_for, reason, state) ON sagas TO amends_engine;

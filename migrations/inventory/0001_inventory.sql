@@ -94,6 +94,13 @@ END $$;
 
 SELECT ensure_partitions(3);
 
+-- The keys by which the worker knows its engine's commands. `amends migrate` writes them.
+CREATE TABLE command_keys (
+    stage text PRIMARY KEY CHECK (stage IN ('previous', 'current', 'next')),
+    id    text NOT NULL UNIQUE CHECK (id ~ '^[A-Za-z0-9_-]{1,32}$'),
+    key   text NOT NULL CHECK (key ~ '^[0-9a-f]{64}$')
+);
+
 -- Stock by product. What was put in (or written off) is on hand or shipped; what is reserved is on hand. Each update
 -- checks the id again: with the length in the pattern ({1,64}) that took 16 microseconds, without it takes one.
 CREATE TABLE stock (
@@ -137,6 +144,7 @@ INSERT INTO published DEFAULT VALUES;
 GRANT SELECT, UPDATE ON published TO amends_inventory;
 GRANT SELECT, INSERT, UPDATE, DELETE ON commands TO amends_inventory;
 GRANT SELECT, DELETE ON commands_default TO amends_inventory;
+GRANT SELECT ON command_keys TO amends_inventory;
 REVOKE ALL ON FUNCTION ensure_partitions(integer, timestamptz), expire_partition(interval) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION ensure_partitions(integer, timestamptz), expire_partition(interval) TO amends_inventory;
 GRANT SELECT, INSERT, UPDATE ON stock TO amends_inventory;

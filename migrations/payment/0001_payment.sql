@@ -94,6 +94,13 @@ END $$;
 
 SELECT ensure_partitions(3);
 
+-- The keys by which the worker knows its engine's commands. `amends migrate` writes them.
+CREATE TABLE command_keys (
+    stage text PRIMARY KEY CHECK (stage IN ('previous', 'current', 'next')),
+    id    text NOT NULL UNIQUE CHECK (id ~ '^[A-Za-z0-9_-]{1,32}$'),
+    key   text NOT NULL CHECK (key ~ '^[0-9a-f]{64}$')
+);
+
 -- The built-in gateway's own books, as if they were a bank's: the worker's code does not read them.
 -- One row a key, by which a charge is repeated without effect; the first answer stands.
 CREATE TABLE gateway_charges (
@@ -123,6 +130,7 @@ CREATE TABLE gateway_faults (
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON commands TO amends_payment;
 GRANT SELECT, DELETE ON commands_default TO amends_payment;
+GRANT SELECT ON command_keys TO amends_payment;
 REVOKE ALL ON FUNCTION ensure_partitions(integer, timestamptz), expire_partition(interval) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION ensure_partitions(integer, timestamptz), expire_partition(interval) TO amends_payment;
 GRANT SELECT, INSERT, DELETE ON gateway_charges, gateway_refunds TO amends_payment;

@@ -94,6 +94,13 @@ END $$;
 
 SELECT ensure_partitions(3);
 
+-- The keys by which the worker knows its engine's commands. `amends migrate` writes them.
+CREATE TABLE command_keys (
+    stage text PRIMARY KEY CHECK (stage IN ('previous', 'current', 'next')),
+    id    text NOT NULL UNIQUE CHECK (id ~ '^[A-Za-z0-9_-]{1,32}$'),
+    key   text NOT NULL CHECK (key ~ '^[0-9a-f]{64}$')
+);
+
 -- The built-in carrier's own books: the worker's code does not read them. One row a key, by which a booking is
 -- repeated without effect. No address is kept.
 CREATE TABLE carrier_bookings (
@@ -111,6 +118,7 @@ CREATE TABLE carrier_cancellations (
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON commands TO amends_shipment;
 GRANT SELECT, DELETE ON commands_default TO amends_shipment;
+GRANT SELECT ON command_keys TO amends_shipment;
 REVOKE ALL ON FUNCTION ensure_partitions(integer, timestamptz), expire_partition(interval) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION ensure_partitions(integer, timestamptz), expire_partition(interval) TO amends_shipment;
 GRANT SELECT, INSERT, DELETE ON carrier_bookings, carrier_cancellations TO amends_shipment;

@@ -108,6 +108,7 @@ mod tests {
             partition,
             offset,
             traceparent: None,
+            signature: None,
             bytes: Vec::new(),
         };
         offsets.iter().map(message).collect()

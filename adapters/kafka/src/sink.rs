@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amends_protocol::transport::{Error, Inbound, Outbound, Placement, Sink};
+use amends_protocol::{
+    CommandKey, SIGNATURE_HEADER,
+    transport::{Error, Inbound, Outbound, Placement, Sink},
+};
 use futures::{
     FutureExt,
     future::{BoxFuture, Shared},
@@ -50,6 +53,8 @@ pub struct KafkaSink {
     bulk: Option<Slot>,
     counts: Arc<Counts>,
     turn: AtomicUsize,
+    /// By topic: what messages there are signed with.
+    signing: HashMap<String, CommandKey>,
 }
 
 impl KafkaSink {
@@ -71,7 +76,20 @@ impl KafkaSink {
 
     fn with(settings: &KafkaSettings, quick: Slot, bulk: Option<Slot>) -> Self {
         let turn = AtomicUsize::new(rand::random::<u16>().into());
-        Self { settings: settings.clone(), quick, bulk, counts: Arc::default(), turn }
+        Self {
+            settings: settings.clone(),
+            quick,
+            bulk,
+            counts: Arc::default(),
+            turn,
+            signing: HashMap::new(),
+        }
+    }
+
+    /// Signs what goes to these topics.
+    #[must_use]
+    pub fn signing(self, signing: HashMap<String, CommandKey>) -> Self {
+        Self { signing, ..self }
     }
 
     /// Chooses everybody's partition, and only then sends: either all can be placed or none is sent.
@@ -109,8 +127,12 @@ impl Sink for KafkaSink {
                 .partition(partition)
                 .key(message.key.hyphenated().encode_lower(&mut key).as_bytes())
                 .payload(&message.bytes[..]);
-            let record = match &message.traceparent {
-                Some(parent) => record.headers(headers(&[("traceparent", parent)])),
+            let signature = self.signing.get(&message.topic).map(|key| key.sign(&message.bytes));
+            let about = (message.traceparent.as_deref().map(|parent| ("traceparent", parent)))
+                .into_iter()
+                .chain(signature.as_deref().map(|signature| (SIGNATURE_HEADER, signature)));
+            let record = match about.clone().next() {
+                Some(_) => record.headers(headers(about)),
                 None => record,
             };
             enqueue(&producer, record, &delivery).await;
@@ -134,6 +156,7 @@ impl Sink for KafkaSink {
         ];
         let mut about = about.to_vec();
         about.extend(message.traceparent.as_deref().map(|parent| ("traceparent", parent)));
+        about.extend(message.signature.as_deref().map(|signature| (SIGNATURE_HEADER, signature)));
 
         let producer = self.quick.producer();
         let mut sent = dead_letter(&producer, &topic, &message.bytes, &about).await;
@@ -160,7 +183,7 @@ async fn dead_letter(
 ) -> Result<(), KafkaError> {
     let delivery = Arc::new(Delivery::of(1));
     let record = BaseRecord::<(), [u8], _>::with_opaque_to(topic, delivery.clone());
-    enqueue(producer, record.payload(bytes).headers(headers(about)), &delivery).await;
+    enqueue(producer, record.payload(bytes).headers(headers(about.iter().copied())), &delivery).await;
     delivery.reports().await
 }
 
@@ -182,9 +205,9 @@ async fn enqueue<K: rdkafka::message::ToBytes + ?Sized>(
     }
 }
 
-fn headers(pairs: &[(&str, &str)]) -> OwnedHeaders {
-    let headers = OwnedHeaders::new_with_capacity(pairs.len());
-    pairs.iter().fold(headers, |headers, (key, value)| headers.insert(Header { key, value: Some(*value) }))
+fn headers<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> OwnedHeaders {
+    let headers = OwnedHeaders::new_with_capacity(2);
+    pairs.fold(headers, |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
 }
 
 /// How many partitions topics have: looked up at first use, then now and then beside the sending.

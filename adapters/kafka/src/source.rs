@@ -9,7 +9,10 @@ use std::{
 };
 
 use amends_batch::Gather;
-use amends_protocol::transport::{Assignment, Batch, Error, Inbound, Source};
+use amends_protocol::{
+    SIGNATURE_HEADER,
+    transport::{Assignment, Batch, Error, Inbound, Source},
+};
 use futures::{FutureExt, StreamExt};
 use rdkafka::{
     ClientContext, Message, Offset, TopicPartitionList,
@@ -446,6 +449,7 @@ fn inbound(message: &BorrowedMessage<'_>) -> Inbound {
         partition: message.partition(),
         offset: message.offset(),
         traceparent: header("traceparent"),
+        signature: header(SIGNATURE_HEADER),
         bytes: message.payload().unwrap_or_default().to_vec(),
     }
 }

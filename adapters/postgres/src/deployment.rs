@@ -31,10 +31,17 @@ pub enum Error {
 /// # Errors
 /// [`Error`].
 pub async fn deployment(pool: &PgPool) -> Result<Deployment, Error> {
-    let row: Option<(i32, String)> =
-        sqlx::query_as("SELECT epoch, reply_key FROM deployment").fetch_optional(pool).await?;
-    let (epoch, key) = row.ok_or(Error::Missing)?;
-    Ok(Deployment { epoch: u32::try_from(epoch).unwrap_or_default(), key: TokenKey::from_hex(&key)? })
+    type Row = (i32, String, Option<String>, Option<String>);
+    let row: Option<Row> =
+        sqlx::query_as("SELECT epoch, reply_key, previous_reply_key, next_reply_key FROM deployment")
+            .fetch_optional(pool)
+            .await?;
+    let (epoch, key, previous, next) = row.ok_or(Error::Missing)?;
+    let mut key = TokenKey::from_hex(&key)?;
+    for other in [previous, next].into_iter().flatten() {
+        key = key.accepting(TokenKey::from_hex(&other)?);
+    }
+    Ok(Deployment { epoch: u32::try_from(epoch).unwrap_or_default(), key })
 }
 
 /// Makes the deployment's row with this key (64 hexadecimal digits) unless it is there; as the database's owner.

@@ -22,6 +22,7 @@ pub mod deployment;
 pub mod error;
 pub mod events;
 mod inputs;
+pub mod keys;
 pub mod lost_commit;
 mod sagas;
 mod store;

@@ -8,6 +8,7 @@ use amends_pool::{check, is_at};
 use amends_postgres::{
     MIGRATOR,
     deployment::{self, deployment, ensure_deployment},
+    keys::{self, Rotation, Stage, StoredKey},
 };
 use sqlx::AssertSqlSafe;
 use support::{connect, world};
@@ -97,6 +98,48 @@ async fn the_deployments_key_is_made_once() {
     let command = Uuid::now_v7();
     let expected = amends_protocol::TokenKey::from_hex(&first).unwrap().token(command);
     assert_eq!((kept.epoch, kept.key.token(command)), (0, expected));
+}
+
+#[tokio::test]
+async fn a_reply_key_is_believed_a_rotation_before_it_signs_and_a_rotation_after() {
+    let world = world().await;
+    let [first, second, third] = ["ab", "cd", "ef"].map(|byte| byte.repeat(32));
+    ensure_deployment(world.owner(), &first).await.unwrap();
+    keys::change_reply_key(world.owner(), Rotation::Keep, &second).await.unwrap();
+    let before = deployment(&world.pool()).await.unwrap().key;
+    keys::change_reply_key(world.owner(), Rotation::Rotate, &third).await.unwrap();
+    let after = deployment(&world.pool()).await.unwrap().key;
+    let command = Uuid::now_v7();
+    assert_ne!(before.token(command), after.token(command));
+    assert!(before.believes(command, &after.token(command)), "who has not been started again");
+    assert!(after.believes(command, &before.token(command)), "and what it has sent");
+    let stranger = amends_protocol::TokenKey::from_hex(&"12".repeat(32)).unwrap();
+    assert!(!after.believes(command, &stranger.token(command)));
+}
+
+#[tokio::test]
+async fn command_keys_are_signed_with_in_turn_and_only_their_owner_changes_them() {
+    let world = world().await;
+    let mut count = 0;
+    let mut draw = || {
+        count += 1;
+        StoredKey { stage: Stage::Next, id: format!("k{count}"), hex: format!("{count:02x}").repeat(32) }
+    };
+    let first = keys::change_command_keys(world.owner(), "payment", Rotation::Keep, &mut draw).await.unwrap();
+    assert!(
+        keys::signing_keys(world.owner()).await.unwrap().is_empty(),
+        "not before the participant has them"
+    );
+    first.commit().await.unwrap();
+    assert_eq!(keys::signing_keys(&world.pool()).await.unwrap()["payment"].id(), "k1");
+    let second =
+        keys::change_command_keys(world.owner(), "payment", Rotation::Rotate, &mut draw).await.unwrap();
+    assert_eq!(second.keys.iter().map(|key| key.id.as_str()).collect::<Vec<_>>(), ["k1", "k2", "k3"]);
+    second.commit().await.unwrap();
+    assert_eq!(keys::signing_keys(&world.pool()).await.unwrap()["payment"].id(), "k2");
+    let forged =
+        keys::change_command_keys(&world.pool(), "payment", Rotation::Rotate, &mut draw).await.unwrap();
+    assert!(forged.commit().await.is_err(), "the service's role only reads");
 }
 
 #[tokio::test]

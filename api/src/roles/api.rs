@@ -3,7 +3,6 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use amends_engine::runtime::Engine;
-use amends_kafka::KafkaSink;
 use amends_orders::OrderStore;
 use amends_postgres::{MIGRATOR, PgSagaStore, deployment::deployment};
 use amends_workflows::order_fulfilment;
@@ -12,6 +11,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     clock::TokioClock,
+    engine::command_sink,
     failpoints::point,
     orders::door::{Placing, door},
     process::{Process, database, listen, serve},
@@ -37,7 +37,7 @@ pub async fn start(process: &Process, listener: Option<TcpListener>) -> Result<S
     let (door, group_commit) = door(settings.admission);
     let engine = Arc::new(Engine {
         store: point("store", PgSagaStore::new(pool.clone())),
-        sink: point("sink", KafkaSink::new(&process.kafka)?),
+        sink: point("sink", command_sink(&process.kafka, &pool).await?),
         clock: TokioClock::default(),
         catalog: workflows.catalog(),
         key: deployment.key,

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::TokioClock,
+    engine::command_sink,
     failpoints::point,
     process::{Process, database},
     publisher, routes, topics, upkeep,
@@ -61,7 +62,7 @@ pub async fn drive<S: SagaStore + 'static>(
     let (ownership, news) = (Ownership::default(), News::default());
     let engine = Arc::new(Engine {
         store: store(pool.clone()),
-        sink: point("sink", KafkaSink::new(&process.kafka)?),
+        sink: point("sink", command_sink(&process.kafka, &pool).await?),
         clock: TokioClock::default(),
         catalog,
         key: deployment.key,

@@ -1,7 +1,8 @@
-//! `amends migrate`: databases, login roles and tables.
+//! `amends migrate`: databases, login roles, tables and keys.
 
 use std::{borrow::Cow, collections::HashMap, str::FromStr, time::Duration};
 
+use amends_postgres::keys::{self, Rotation, Stage, StoredKey};
 use anyhow::{Context, Result, bail};
 use percent_encoding::percent_decode_str;
 use sqlx::{
@@ -16,7 +17,7 @@ use crate::{
 
 /// Creates what is missing on `database_url`'s server and brings it up to date. For a role that it had to create
 /// without being told a password, it draws one and prints the role's setting.
-pub async fn run(settings: &Settings) -> Result<()> {
+pub async fn run(settings: &Settings, rotation: Rotation) -> Result<()> {
     let server = settings.server()?.to_owned();
     let mut passwords = HashMap::new();
     for Service { name, .. } in &SERVICES {
@@ -31,7 +32,48 @@ pub async fn run(settings: &Settings) -> Result<()> {
         }
         eprintln!("amends: database amends_{} is up to date", made.name);
     }
+    ensure_keys(&server, settings, rotation).await?;
+    if rotation == Rotation::Rotate {
+        eprintln!("amends: keys are rotated; start every role again before you rotate them once more");
+    }
     Ok(())
+}
+
+/// Draws the keys of commands and replies that are missing, and moves them up if they are to be rotated. Each
+/// participant's database has its keys before the engine signs with them.
+///
+/// # Errors
+/// A database cannot be reached; what was done before stays, and is good.
+pub async fn ensure_keys(server: &str, settings: &Settings, rotation: Rotation) -> Result<()> {
+    let options = PgConnectOptions::from_str(server).context("database_url")?;
+    let pool = async |name: &str| {
+        let options = options.clone().database(&format!("amends_{name}"));
+        PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(settings.start_timeout)
+            .connect_with(options)
+            .await
+    };
+    let engine = pool("engine").await?;
+    keys::change_reply_key(&engine, rotation, &drawn_key()).await?;
+    for participant in amends_workflows::all(&settings.workflows()).participants() {
+        let draw = || StoredKey { stage: Stage::Next, id: drawn_key()[..8].to_owned(), hex: drawn_key() };
+        let change = keys::change_command_keys(&engine, participant, rotation, draw).await?;
+        let own = pool(participant).await?;
+        let stored: Vec<_> =
+            change.keys.iter().map(|key| (key.stage.as_str(), key.id.as_str(), key.hex.as_str())).collect();
+        amends_worker::write_keys(&own, &stored).await.with_context(|| format!("keys of {participant}"))?;
+        change.commit().await?;
+        own.close().await;
+    }
+    engine.close().await;
+    Ok(())
+}
+
+/// 32 random bytes in hex.
+fn drawn_key() -> String {
+    let key: [u8; 32] = rand::random();
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A database that was brought up to date.
@@ -70,9 +112,7 @@ pub async fn migrate(
             PgPoolOptions::new().max_connections(2).connect_with(options.clone().database(&database)).await?;
         migrator.run(&pool).await.with_context(|| format!("database {database}"))?;
         if name == "engine" {
-            let key: [u8; 32] = rand::random();
-            let key: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-            amends_postgres::deployment::ensure_deployment(&pool, &key).await?;
+            amends_postgres::deployment::ensure_deployment(&pool, &drawn_key()).await?;
         }
         pool.close().await;
         made.push(Made { name, drawn });

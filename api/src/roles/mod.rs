@@ -7,6 +7,7 @@ mod migrate;
 
 use std::{net::SocketAddr, process::ExitCode};
 
+use amends_postgres::keys::Rotation;
 use anyhow::{Context, Result};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
@@ -21,8 +22,9 @@ use crate::{
 
 /// Runs a role until it is told to stop.
 pub async fn run(role: Role, mut settings: Settings) -> Result<ExitCode> {
-    if let Role::Migrate = role {
-        migrate::run(&settings).await?;
+    if let Role::Migrate { rotate_keys } = role {
+        let rotation = if rotate_keys { Rotation::Rotate } else { Rotation::Keep };
+        migrate::run(&settings, rotation).await?;
         return Ok(ExitCode::SUCCESS);
     }
     let metrics = telemetry::metrics()?;
@@ -65,7 +67,7 @@ async fn start(
                 services::find_worker(&name).with_context(|| format!("no worker is called {name}"))?;
             service.start(&process, true).await?;
         }
-        Role::Api | Role::Dev(_) | Role::Migrate | Role::Config | Role::EmbeddedBroker { .. } => {
+        Role::Api | Role::Dev(_) | Role::Migrate { .. } | Role::Config | Role::EmbeddedBroker { .. } => {
             unreachable!("handled above")
         }
     }

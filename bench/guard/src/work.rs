@@ -6,7 +6,9 @@ use amends_engine::core::{
     Change, Decision, Definition, Event, Input, NewSaga, Occurrence, ReplyEvent, Saga, Send, State, command,
     start, transition,
 };
-use amends_protocol::{Command, Exposure, Json, Outcome, Reason, Reply, TokenKey, wire};
+use amends_protocol::{
+    Command, CommandKey, CommandKeys, Exposure, Json, Outcome, Reason, Reply, TokenKey, wire,
+};
 use amends_workflows::order_fulfilment::definition;
 use anyhow::{Result, bail};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -14,8 +16,13 @@ use serde_json::json;
 use uuid::Uuid;
 
 /// The pieces of work that are counted.
-pub const NAMES: [&str; 4] =
-    ["fulfil an order", "undo an order", "write and read messages", "write and read rows"];
+pub const NAMES: [&str; 5] = [
+    "fulfil an order",
+    "undo an order",
+    "write and read messages",
+    "sign and check commands",
+    "write and read rows",
+];
 
 /// Repeats a piece of work `times` times.
 pub fn run(name: &str, times: u32) -> Result<()> {
@@ -26,6 +33,7 @@ pub fn run(name: &str, times: u32) -> Result<()> {
             "fulfil an order" => drop(black_box(order.life(&["reserve", "pay", "ship", "take"], None)?)),
             "undo an order" => drop(black_box(order.life(&["reserve"], Some("pay"))?)),
             "write and read messages" => messages(&life)?,
+            "sign and check commands" => signatures(&life)?,
             "write and read rows" => rows(&life)?,
             other => bail!("no such work: {other}"),
         }
@@ -135,6 +143,16 @@ fn messages(life: &Life) -> Result<()> {
     }
     for reply in &life.replies {
         black_box(wire::reply(&wire::write(black_box(reply)))?);
+    }
+    Ok(())
+}
+
+fn signatures(life: &Life) -> Result<()> {
+    let key = CommandKey::new("guard", [7; 32]);
+    let keys: CommandKeys = [key.clone()].into_iter().collect();
+    for command in &life.commands {
+        let bytes = wire::write(command);
+        keys.check(Some(&black_box(key.sign(black_box(&bytes)))), black_box(&bytes))?;
     }
     Ok(())
 }

@@ -134,6 +134,7 @@ impl Topic {
             partition: 0,
             offset: 0,
             traceparent: None,
+            signature: None,
             bytes: wire::write(command),
         };
         self.0.replies.store(0, Ordering::SeqCst);

@@ -21,6 +21,7 @@ pub mod id;
 mod json;
 mod reply;
 pub mod schema;
+mod signature;
 mod token;
 pub mod transport;
 pub mod wire;
@@ -29,6 +30,7 @@ pub use command::{Command, Kind, Resolved};
 pub use exposure::{Exposure, add_exposure, negated};
 pub use json::Json;
 pub use reply::{Outcome, Reason, Reply};
+pub use signature::{CommandKey, CommandKeys, SIGNATURE_HEADER, SignatureError};
 pub use token::{KeyError, TokenKey};
 
 /// The version of the message format that this crate writes. Older ones are read as well.

@@ -13,13 +13,18 @@ pub struct KeyError;
 
 /// The engine's key. A command's token is HMAC-SHA-256 (RFC 2104) of its id, cut to 16 bytes, in hex.
 #[derive(Clone)]
-pub struct TokenKey(Hmac<Sha256>);
+pub struct TokenKey {
+    mac: Hmac<Sha256>,
+    /// Keys that are believed besides.
+    accepted: Vec<Hmac<Sha256>>,
+}
 
 impl TokenKey {
     /// A key of 32 bytes from a source of randomness.
     pub fn new(bytes: [u8; 32]) -> Self {
         // Half of the hashing is the key's: once is enough.
-        Self(Hmac::new_from_slice(&bytes).expect("HMAC takes a key of any length"))
+        let mac = Hmac::new_from_slice(&bytes).expect("HMAC takes a key of any length");
+        Self { mac, accepted: Vec::new() }
     }
 
     /// A key from its 64 hexadecimal digits.
@@ -32,23 +37,33 @@ impl TokenKey {
         Ok(Self::new(bytes))
     }
 
-    fn mac(&self, command_id: Uuid) -> Hmac<Sha256> {
-        let mut mac = self.0.clone();
-        mac.update(command_id.as_bytes());
-        mac
+    /// Believes the tokens of another key too: of the one before this, and of the one after.
+    #[must_use]
+    pub fn accepting(mut self, other: TokenKey) -> Self {
+        self.accepted.push(other.mac);
+        self
     }
 
     /// The token that a command carries.
     pub fn token(&self, command_id: Uuid) -> String {
-        hex::encode(&self.mac(command_id).finalize().into_bytes()[..16])
+        hex::encode(&of(&self.mac, command_id).finalize().into_bytes()[..16])
     }
 
     /// Whether a reply's token is that command's; takes the same time whatever the answer.
     pub fn believes(&self, command_id: Uuid, token: &str) -> bool {
         let mut given = [0; 16];
-        hex::decode_to_slice(token, &mut given).is_ok()
-            && self.mac(command_id).verify_truncated_left(&given).is_ok()
+        if hex::decode_to_slice(token, &mut given).is_err() {
+            return false;
+        }
+        let believed = |key: &Hmac<Sha256>| of(key, command_id).verify_truncated_left(&given).is_ok();
+        believed(&self.mac) || self.accepted.iter().any(believed)
     }
+}
+
+fn of(key: &Hmac<Sha256>, command_id: Uuid) -> Hmac<Sha256> {
+    let mut mac = key.clone();
+    mac.update(command_id.as_bytes());
+    mac
 }
 
 impl fmt::Debug for TokenKey {
@@ -67,6 +82,8 @@ mod tests {
         let id = Uuid::now_v7();
         let token = key.token(id);
         assert!(key.believes(id, &token));
+        assert!(other.clone().accepting(key.clone()).believes(id, &token), "while one key follows another");
+        assert_ne!(other.clone().accepting(key.clone()).token(id), token);
         for (k, i, t) in [
             (&other, id, token.as_str()),
             (&key, Uuid::now_v7(), &token),

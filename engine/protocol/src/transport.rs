@@ -16,6 +16,8 @@ pub struct Inbound {
     pub offset: i64,
     /// W3C trace context of the sender.
     pub traceparent: Option<String>,
+    /// The sender's signature of the bytes ([`crate::SIGNATURE_HEADER`]).
+    pub signature: Option<String>,
     /// What it says, not yet believed.
     pub bytes: Vec<u8>,
 }

@@ -318,6 +318,7 @@ impl Source for World {
                 partition: 0,
                 offset: at as i64,
                 traceparent: None,
+                signature: None,
                 bytes: bytes.clone(),
             })
             .collect();

@@ -1,7 +1,7 @@
 //! What must hold of any broker.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::{Duration, Instant},
 };
 
@@ -9,7 +9,10 @@ use amends_kafka::{
     KafkaSettings, KafkaSink, KafkaSource, check,
     topics::{self, Mismatch, Topic},
 };
-use amends_protocol::transport::{Inbound, Placement, Sink, Source};
+use amends_protocol::{
+    CommandKey,
+    transport::{Inbound, Placement, Sink, Source},
+};
 use amends_testkit::TestBroker;
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
@@ -221,6 +224,25 @@ pub(crate) async fn a_dead_letter_says_where_it_came_from_and_why(broker: TestBr
     assert_eq!(bytes, poison.bytes);
 }
 
+pub(crate) async fn what_a_sink_signs_arrives_with_its_signature_and_goes_on_as_a_dead_letter_with_it(
+    broker: TestBroker,
+) {
+    let (topic, other) = (broker.topic("commands", 1).await, broker.topic("others", 1).await);
+    broker.create(&topics::dead_letter_topic(&topic), 1).await;
+    let key = CommandKey::new("k", [7; 32]);
+    let sink = sink(broker).signing(HashMap::from([(topic.clone(), key.clone())]));
+    sink.send(numbered(&topic, Placement::Together, 0..2)).await.unwrap();
+    sink.send(numbered(&other, Placement::Together, 0..1)).await.unwrap();
+    let signed = take(&mut source(broker, &topic, &topic), 2).await.messages;
+    for message in &signed {
+        assert_eq!(message.signature, Some(key.sign(&message.bytes)));
+    }
+    assert_eq!(take(&mut source(broker, &other, &other), 1).await.messages[0].signature, None);
+    sink.dead_letter(&signed[0], "for a test").await.unwrap();
+    let (headers, _) = dead_letter(broker, &topic).await;
+    assert_eq!(headers.get("amends-signature"), signed[0].signature.as_ref());
+}
+
 pub(crate) async fn a_dead_letter_bigger_than_its_topic_allows_is_cut(broker: TestBroker) {
     if !broker.is_real() {
         return; // The embedded one takes what it gets.
@@ -368,7 +390,7 @@ async fn a_property_that_librdkafka_does_not_know_is_named() {
 }
 
 fn inbound(topic: &str, bytes: Vec<u8>) -> Inbound {
-    Inbound { topic: topic.into(), partition: 0, offset: 0, traceparent: None, bytes }
+    Inbound { topic: topic.into(), partition: 0, offset: 0, traceparent: None, signature: None, bytes }
 }
 
 /// The first message of a topic's DLT: headers and bytes.

@@ -29,6 +29,7 @@ on_every_broker!(
     a_batch_of_commands_stays_together_and_the_next_goes_elsewhere,
     replies_go_to_the_home_of_their_saga,
     the_trace_context_arrives,
+    what_a_sink_signs_arrives_with_its_signature_and_goes_on_as_a_dead_letter_with_it,
     receiving_takes_what_is_there_and_waits_for_no_more,
     nothing_comes_of_an_empty_topic_but_an_empty_batch,
     a_receive_that_is_dropped_loses_nothing,

@@ -51,7 +51,14 @@ impl Sink for Letters {
 }
 
 fn message(offset: i64, bytes: impl Into<Vec<u8>>) -> Inbound {
-    Inbound { topic: "order.paid".to_owned(), partition: 0, offset, traceparent: None, bytes: bytes.into() }
+    Inbound {
+        topic: "order.paid".to_owned(),
+        partition: 0,
+        offset,
+        traceparent: None,
+        signature: None,
+        bytes: bytes.into(),
+    }
 }
 
 fn event(kind: &str, sequence: &str) -> String {

@@ -1,7 +1,7 @@
 //! From messages to commands: what cannot be read is dead-lettered, what is newer than us is answered.
 
 use amends_protocol::{
-    Command,
+    Command, SignatureError,
     transport::{self, Batch, Inbound, Sink},
     wire,
 };
@@ -18,16 +18,32 @@ pub(crate) struct Delivery {
 /// A message for the dead letter topic, and why.
 pub(crate) type DeadLetter = (Inbound, String);
 
-/// Reads a batch. A command in a newer format than ours is a delivery all the same.
-pub(crate) fn open(batch: Batch) -> (Vec<Delivery>, Vec<DeadLetter>) {
+/// Reads a batch: what is signed as it must be. A command in a newer format than ours is a delivery all the same.
+pub(crate) fn open(batch: Batch, settings: &Settings) -> (Vec<Delivery>, Vec<DeadLetter>) {
     let (mut deliveries, mut unreadable) = (Vec::with_capacity(batch.messages.len()), Vec::new());
     for message in batch.messages {
+        if let Err(error) = believe(&message, settings) {
+            unreadable.push((message, error.to_string()));
+            continue;
+        }
         match wire::command(&message.bytes) {
             Ok(command) => deliveries.push(Delivery { command, message }),
             Err(error) => unreadable.push((message, error.to_string())),
         }
     }
     (deliveries, unreadable)
+}
+
+/// Whether a message comes from someone who may give this worker commands, as far as can be told.
+fn believe(message: &Inbound, settings: &Settings) -> Result<(), SignatureError> {
+    let Settings { keys, require_signatures, .. } = settings;
+    if keys.is_empty() && !require_signatures {
+        return Ok(());
+    }
+    match keys.check(message.signature.as_deref(), &message.bytes) {
+        Err(SignatureError::Missing) if !require_signatures => Ok(()),
+        checked => checked,
+    }
 }
 
 /// The commands that we understand.

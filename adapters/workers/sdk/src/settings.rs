@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use amends_protocol::CommandKeys;
 use chrono::TimeDelta;
 
 use crate::decide::Memory;
@@ -15,6 +16,10 @@ pub struct Settings {
     pub command_topic: String,
     /// The topic that its replies go to.
     pub reply_topic: String,
+    /// The keys whose signatures are believed. Without any, none is looked at.
+    pub keys: CommandKeys,
+    /// Whether a command without a signature is dead-lettered.
+    pub require_signatures: bool,
     /// The most commands taken in one transaction.
     pub batch_max: usize,
     /// How long to wait for a command before looking up.
@@ -46,6 +51,8 @@ impl Settings {
             command_topic: format!("{name}.commands"),
             name,
             reply_topic: "saga.replies".into(),
+            keys: CommandKeys::default(),
+            require_signatures: false,
             batch_max: 500,
             patience: Duration::from_millis(500),
             horizon: Duration::from_hours(14 * 24),

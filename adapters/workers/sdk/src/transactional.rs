@@ -141,7 +141,7 @@ where
 
     async fn answer(&self, batch: Batch) -> Result<(), Error> {
         outbox::count_batch(&self.settings, batch.messages.len());
-        let (deliveries, mut letters) = inbox::open(batch);
+        let (deliveries, mut letters) = inbox::open(batch, &self.settings);
         let mut answered = Vec::with_capacity(deliveries.len());
         let (deliveries, locks) = self.try_new(deliveries, &mut answered).await?;
         let mut parts = Parts::new(&deliveries, locks);

@@ -12,6 +12,7 @@ use std::{
 };
 
 use amends_embedded::{BrokerOptions, BrokerProcess, Postgres, PostgresOptions};
+use amends_postgres::keys::Rotation;
 use anyhow::{Context, Result};
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::ExposeSecret;
@@ -118,6 +119,9 @@ async fn start(
     for (name, password) in &passwords {
         settings.set_database_of(name, migrate::role_url(&server, name, password)?);
     }
+    migrate::ensure_keys(&server, &settings, Rotation::Keep).await?;
+    // All senders are of this program, and sign.
+    settings.require_signatures = true;
 
     let kafka = process::kafka(&settings, brokers.clone());
     process::within(&settings, "the broker", amends_kafka::check(&kafka, settings.start_timeout)).await?;

@@ -87,6 +87,7 @@ impl SimSource {
                         partition,
                         offset: *position as i64,
                         traceparent: record.traceparent.clone(),
+                        signature: None,
                         bytes: record.bytes.clone(),
                     });
                 }

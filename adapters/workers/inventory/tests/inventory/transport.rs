@@ -49,6 +49,7 @@ impl Topics {
             partition: 0,
             offset: self.0.offset.fetch_add(1, Ordering::Relaxed),
             traceparent: None,
+            signature: None,
             bytes,
         };
         self.0.unsettled.fetch_add(messages.len(), Ordering::SeqCst);

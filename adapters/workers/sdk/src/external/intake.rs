@@ -73,7 +73,7 @@ where
     async fn accept(&self, batch: Batch) -> Result<(), Error> {
         let Shared { settings, sink, .. } = &*self.shared;
         outbox::count_batch(settings, batch.messages.len());
-        let (deliveries, mut letters) = inbox::open(batch);
+        let (deliveries, mut letters) = inbox::open(batch, settings);
         let deliveries = self.begin_new(deliveries).await?;
         let mut answered = Vec::new();
         let mut parts = Parts::new(&deliveries, Locks::Wait);

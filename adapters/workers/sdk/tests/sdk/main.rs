@@ -9,6 +9,7 @@ mod messages;
 mod recovery;
 mod rows;
 mod settled_by_hand;
+mod signatures;
 mod table;
 mod transactional;
 mod traps;

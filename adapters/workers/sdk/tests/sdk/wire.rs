@@ -39,6 +39,10 @@ impl Wire {
     }
 
     pub fn put_bytes(&self, bytes: &[u8]) {
+        self.put_signed(bytes, None);
+    }
+
+    pub fn put_signed(&self, bytes: &[u8], signature: Option<&str>) {
         let mut state = self.state();
         state.offset += 1;
         let (topic, offset) = ("payment.commands".to_owned(), state.offset);
@@ -47,6 +51,7 @@ impl Wire {
             partition: 0,
             offset,
             traceparent: None,
+            signature: signature.map(str::to_owned),
             bytes: bytes.to_vec(),
         });
     }
