@@ -23,8 +23,6 @@ use crate::{
 
 /// Most sagas of a batch.
 pub const BATCH: u32 = 500;
-/// Most sagas of a look at those that wait for a participant that cannot be asked: nearly all of them are only put off.
-const CROWD_BATCH: u32 = 1_000;
 /// How long a look waits for the broker when that is known to take nothing.
 const UNSENT_PATIENCE: Duration = Duration::from_secs(2);
 /// Rest between two looks at the slots owned.
@@ -222,11 +220,11 @@ impl Timers {
     ) -> Result<usize, Error> {
         let Some(Crowd { steps, from }) = &self.crowd else { return Ok(0) };
         let share = DueShare::At(steps.clone());
-        let scan = DueScan { share, limit: CROWD_BATCH, ..due_scan(slots, *from) };
+        let scan = DueScan { share, ..due_scan(slots, *from) };
         let due = engine.store.due(&scan).await?;
         let taken = self.wake(engine, due, Vec::new()).await?;
         match &mut self.crowd {
-            Some(crowd) if taken.count >= CROWD_BATCH as usize => crowd.from = taken.last,
+            Some(crowd) if taken.count >= BATCH as usize => crowd.from = taken.last,
             crowd => *crowd = None,
         }
         Ok(taken.count)
