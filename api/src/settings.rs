@@ -49,6 +49,8 @@ pub struct Settings {
     pub fetch_wait: Duration,
     #[serde(with = "humantime_serde")]
     pub pending_timeout: Duration,
+    #[serde(default, with = "humantime_serde")]
+    pub unknown_patience: Option<Duration>,
     #[serde(with = "humantime_serde")]
     pub stuck_after: Duration,
     pub require_signatures: bool,
@@ -194,9 +196,13 @@ impl Settings {
         self.services.get(service)?.call_timeout
     }
 
-    /// The settings of workflows.
+    /// What can be set about the workflows.
     pub fn workflows(&self) -> amends_workflows::Settings {
-        amends_workflows::Settings { pending_timeout: self.pending_timeout }
+        let default = amends_workflows::Settings::default();
+        amends_workflows::Settings {
+            pending_timeout: self.pending_timeout,
+            unknown_patience: self.unknown_patience.unwrap_or(default.unknown_patience),
+        }
     }
 
     /// The broker.
@@ -227,6 +233,7 @@ impl Settings {
                 "session_timeout" => time(self.session_timeout),
                 "fetch_wait" => time(self.fetch_wait),
                 "pending_timeout" => time(self.pending_timeout),
+                "unknown_patience" => self.unknown_patience.and_then(time),
                 "stuck_after" => time(self.stuck_after),
                 "require_signatures" => Some(self.require_signatures.to_string()),
                 "horizon" => time(self.horizon),

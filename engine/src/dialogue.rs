@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::core::{
     Actor, Change, Decision, Definition, Entry, Event, Illegal, Input, NewSaga, Nothing, Occurrence,
-    ReplyEvent, Resolution, Saga, Send, replay, start, transition,
+    ReplyEvent, Resend, Resolution, Retry, Saga, Seen, Send, replay, start, transition,
 };
 
 /// A saga under test, its clock, and the commands that it has sent and the test has not yet expected.
@@ -131,6 +131,7 @@ impl Dialogue {
             result: None,
             reason: None,
             exposure,
+            echo: None,
         }
     }
 
@@ -170,15 +171,40 @@ impl Dialogue {
         self.happens(Event::CancelRequested(Actor::new("customer", "changed my mind")))
     }
 
+    /// What an operator sees who looks now.
+    pub fn seen(&self) -> Seen {
+        self.saga.seen(&self.definition)
+    }
+
     /// An operator retries what is parked.
     pub fn retries(&mut self) -> &mut Self {
-        self.happens(Event::RetryRequested(Actor::new("operator", "the other side is back")))
+        let seen = self.seen();
+        self.retries_what_was(seen)
+    }
+
+    /// An operator retries what they saw some time ago.
+    pub fn retries_what_was(&mut self, seen: Seen) -> &mut Self {
+        let by = Actor::new("operator", "the other side is back");
+        self.happens(Event::RetryRequested(Retry { by, seen }))
+    }
+
+    /// An operator has what waits for its time sent now.
+    pub fn resends(&mut self) -> &mut Self {
+        let by = Actor::new("operator", "the other side is back");
+        self.happens(Event::ResendRequested(Resend { by, seen: None }))
     }
 
     /// An operator resolves what is parked, with a reference.
     pub fn resolves(&mut self, done: bool, exposure: Vec<Exposure>) -> &mut Self {
+        let seen = self.seen();
+        self.resolves_what_was(seen, done, exposure)
+    }
+
+    /// An operator resolves what they saw some time ago, with a reference.
+    pub fn resolves_what_was(&mut self, seen: Seen, done: bool, exposure: Vec<Exposure>) -> &mut Self {
         let by = Actor::new("operator", "asked the other side");
-        self.happens(Event::Resolved(Resolution { by, done, reference: "REF-1".to_owned(), exposure }))
+        let reference = "REF-1".to_owned();
+        self.happens(Event::Resolved(Resolution { by, seen, done, reference, exposure }))
     }
 
     /// Nothing was written for the last event.

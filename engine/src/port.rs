@@ -118,6 +118,9 @@ pub trait SagaStore: Send + Sync {
     /// What time it is by the store's own clock: never ahead of it, and never before what a read has said.
     fn now(&self) -> impl Future<Output = Result<DateTime<Utc>, Error>> + Send;
 
+    /// Reads how often this store was restored to an earlier state.
+    fn epoch(&self) -> impl Future<Output = Result<u32, Error>> + Send;
+
     /// Reads sagas by id.
     fn load(&self, ids: &[Uuid]) -> impl Future<Output = Result<Loaded, Error>> + Send;
 

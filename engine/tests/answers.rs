@@ -2,9 +2,11 @@
 
 mod support;
 
-use amends_engine::core::{Event, Illegal, Nothing, RetryPolicy, SagaOutcome, SagaState, Status};
+use amends_engine::core::{
+    Echo, Event, Illegal, Input, Nothing, ReplyEvent, RetryPolicy, SagaOutcome, SagaState, Status,
+};
 use amends_engine::dialogue::Dialogue;
-use amends_protocol::{Exposure, Outcome};
+use amends_protocol::{Exposure, MAX_ATTEMPT, Outcome};
 use serde_json::json;
 use support::{SECOND, possible, stay, unknown_until_parked, waiting_for, wakes};
 
@@ -56,7 +58,7 @@ fn one_unknown_delivered_five_times_is_one_unknown() {
 }
 
 #[test]
-fn the_fifth_unknown_to_a_probe_parks_and_a_late_answer_goes_on() {
+fn an_outcome_that_stays_unknown_parks_and_a_late_answer_goes_on() {
     for (outcome, label, parked) in [
         (Outcome::Succeeded, "CHARGED", false),
         (Outcome::Refused, "UNDOING", false),
@@ -100,12 +102,26 @@ fn a_probe_answered_with_an_older_failure_counts_as_not_seen() {
 }
 
 #[test]
-fn a_failure_of_a_later_attempt_is_adopted() {
+fn a_failure_above_the_attempts_sent_costs_one_and_the_next_attempt_is_above_it() {
     let mut stay = waiting_for("charge");
-    let mut reply = stay.reply("charge execute", Outcome::FailedTransient);
-    reply.attempt = 3;
-    stay.happens(Event::Replied(reply)).passes(2 * SECOND).expect(&["charge execute"]);
-    assert_eq!(stay.saga.state.commands[1].attempt, 4);
+    for (row, next) in [(7, 8), (8, 9), (1_000, 1_001), (MAX_ATTEMPT, MAX_ATTEMPT)] {
+        let mut reply = stay.reply("charge execute", Outcome::FailedTransient);
+        reply.attempt = row;
+        stay.happens(Event::Replied(reply)).label("BOOKED").passes(4 * SECOND).expect(&["charge execute"]);
+        assert_eq!(stay.saga.state.commands[1].attempt, next);
+    }
+    stay.answers("charge execute", Outcome::FailedTransient).label("UNDOING");
+    let failed = |stay: &Dialogue| stay.saga.state.commands[1].failures;
+    assert_eq!((failed(&stay), stay.saga.reason.as_ref().unwrap().code.as_str()), (5, "unavailable"));
+    // A success or refusal counts, whatever attempt its row stands at.
+    for outcome in [Outcome::Succeeded, Outcome::Refused] {
+        let mut stay = waiting_for("charge");
+        let mut reply = stay.reply("charge execute", outcome);
+        reply.attempt = 9;
+        stay.happens(Event::Replied(reply));
+        assert!(!stay.saga.state.commands[1].status.is_open());
+        wakes(&stay);
+    }
 }
 
 #[test]
@@ -223,16 +239,132 @@ fn a_success_after_its_compensation_was_done_holds_nothing() {
     wakes(&stay);
 }
 
-#[test]
-fn what_a_compensation_did_not_give_back_is_still_held_and_an_incident() {
+// ---- what is not given back -----------------------------------------------------------------------------------
+
+/// Cancelled, and a worker says that a charge of 100 is undone, of which it gives back this.
+fn given_back(amount: i64) -> (Dialogue, ReplyEvent) {
     let mut stay = waiting_for("confirm");
-    stay.cancels().succeeds("confirm compensate");
-    let mut less = stay.reply("charge compensate", Outcome::Succeeded);
-    less.exposure[0].amount += 30;
-    stay.happens(Event::Replied(less));
-    assert_eq!(stay.entries.last().unwrap().did.incident.as_deref(), Some("exposure_not_netted"));
-    stay.succeeds("book compensate").label("CANCELLED");
-    assert_eq!(stay.holds(), [Exposure::new("money_captured", "EUR", 30)]);
+    stay.cancels().succeeds("confirm compensate").sent.clear();
+    let mut reply = stay.reply("charge compensate", Outcome::Succeeded);
+    reply.exposure = vec![Exposure::new("money_captured", "EUR", -amount)];
+    reply.exposure.retain(|e| e.amount != 0);
+    stay.happens(Event::Replied(reply.clone()));
+    (stay, reply)
+}
+
+#[test]
+fn what_a_compensation_did_not_give_back_is_still_held_and_parks() {
+    for (amount, left) in [(0, 100), (70, 30), (130, -30)] {
+        let (mut stay, reply) = given_back(amount);
+        assert_eq!(stay.saga.state(), SagaState::Parked, "{}", stay.timeline());
+        assert_eq!(stay.saga.parked_reason().unwrap().code, "exposure_not_netted");
+        assert!(!stay.saga.state.commands[1].is_undone());
+        assert!(stay.holds().contains(&Exposure::new("money_captured", "EUR", left)));
+        stay.happens(Event::Replied(reply)).is_ignored(Nothing::Duplicate).passes(600 * SECOND).expect(&[]);
+        stay.resolves(true, vec![])
+            .expect(&["book compensate"])
+            .succeeds("book compensate")
+            .label("CANCELLED");
+        assert_eq!(stay.holds(), []);
+        wakes(&stay);
+    }
+}
+
+#[test]
+fn what_is_given_back_at_last_settles_it_and_what_was_counted_counts_once() {
+    let (mut stay, first) = given_back(70);
+    stay.retries().expect(&["charge compensate"]);
+    // The first answer again: nothing more is given back, and nobody may think that it is still under way.
+    stay.happens(Event::Replied(first));
+    assert_eq!(stay.saga.state(), SagaState::Parked);
+    assert!(stay.holds().contains(&Exposure::new("money_captured", "EUR", 30)), "{:?}", stay.holds());
+    stay.retries().expect(&["charge compensate"]);
+    let mut rest = stay.reply("charge compensate", Outcome::Succeeded);
+    rest.exposure = vec![Exposure::new("money_captured", "EUR", -30)];
+    stay.happens(Event::Replied(rest)).expect(&["book compensate"]).succeeds("book compensate");
+    stay.label("CANCELLED");
+    assert_eq!(stay.holds(), []);
+    wakes(&stay);
+}
+
+#[test]
+fn an_attempt_that_says_later_that_it_gave_all_back_settles_it() {
+    let (mut stay, mut reply) = given_back(70);
+    reply.exposure = vec![Exposure::new("money_captured", "EUR", -100)];
+    stay.happens(Event::Replied(reply)).expect(&["book compensate"]).succeeds("book compensate");
+    assert_eq!(stay.holds(), []);
+    stay.label("CANCELLED");
+    wakes(&stay);
+}
+
+#[test]
+fn nothing_need_be_given_back_of_what_is_not_known_to_have_happened() {
+    let mut stay = waiting_for("charge");
+    let late = stay.reply("charge execute", Outcome::Succeeded);
+    stay.cancels().succeeds("charge compensate").expect(&["charge compensate", "book compensate"]);
+    // Heard later, it was undone or never happened, as its worker has said.
+    stay.happens(Event::Replied(late)).succeeds("book compensate").label("CANCELLED");
+    assert_eq!(stay.holds(), []);
+    wakes(&stay);
+}
+
+#[test]
+fn an_orphan_that_is_not_given_back_parks_the_ended_saga_and_its_outcome_stays() {
+    let mut stay = waiting_for("charge");
+    let late = stay.reply("charge execute", Outcome::Succeeded);
+    stay.refuses("charge execute", "declined").succeeds("book compensate").happens(Event::Replied(late));
+    let mut nothing = stay.reply("charge compensate", Outcome::Succeeded);
+    nothing.exposure.clear();
+    stay.happens(Event::Replied(nothing)).label("DECLINED");
+    assert_eq!((stay.saga.state(), stay.saga.outcome), (SagaState::Parked, Some(SagaOutcome::Undone)));
+    wakes(&stay);
+}
+
+#[test]
+fn what_is_held_beyond_what_a_command_may_hold_counts_and_is_flagged() {
+    let input = json!({ "rooms": 1 }).into();
+    let beyond =
+        |stay: &Dialogue| stay.saga.holds_beyond(&support::stay(), Input { data: &input, personal: None });
+    let mut stay = waiting_for("charge");
+    assert_eq!(beyond(&stay), []);
+    let mut more = stay.reply("charge execute", Outcome::Succeeded);
+    more.exposure = vec![Exposure::new("money_captured", "EUR", 130)];
+    stay.happens(Event::Replied(more)).label("CHARGED");
+    assert!(stay.holds().contains(&Exposure::new("money_captured", "EUR", 130)), "never discarded");
+    assert_eq!(beyond(&stay), [Exposure::new("money_captured", "EUR", 30)]);
+    // A later step may give back what an earlier one took; not more.
+    let mut takes = stay.reply("confirm execute", Outcome::Succeeded);
+    takes.exposure = vec![Exposure::new("room_booked", "room-0", -1)];
+    stay.happens(Event::Replied(takes));
+    assert_eq!(beyond(&stay), [Exposure::new("money_captured", "EUR", 30)]);
+    let mut takes = stay.reply("file execute", Outcome::Succeeded);
+    takes.exposure = vec![Exposure::new("room_booked", "room-0", -1)];
+    stay.happens(Event::Replied(takes));
+    assert!(beyond(&stay).contains(&Exposure::new("room_booked", "room-0", -1)), "{:?}", beyond(&stay));
+}
+
+// ---- echoes ---------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_reply_that_repeats_another_commands_step_part_generation_workflow_or_slot_settles_nothing() {
+    let stay = waiting_for("charge");
+    let right = Echo { part: 0, generation: 1, slot: stay.saga.slot, workflow: Some(("stay", 1)) };
+    let reply = |echo| ReplyEvent { echo: Some(echo), ..stay.reply("charge execute", Outcome::Refused) };
+    for wrong in [
+        Echo { part: 1, ..right },
+        Echo { generation: 2, ..right },
+        Echo { slot: right.slot + 1, ..right },
+        Echo { workflow: Some(("stay", 2)), ..right },
+        Echo { workflow: Some(("journey", 1)), ..right },
+        Echo { workflow: None, ..right },
+    ] {
+        stay.clone().happens(Event::Replied(reply(wrong))).is_ignored(Nothing::WrongEcho);
+    }
+    let another = ReplyEvent { step: "book".to_owned(), ..reply(right) };
+    stay.clone().happens(Event::Replied(another)).is_ignored(Nothing::WrongEcho);
+    let mut stay = stay.clone();
+    stay.happens(Event::Replied(reply(right))).label("UNDOING");
+    wakes(&stay);
 }
 
 #[test]

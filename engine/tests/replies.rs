@@ -4,10 +4,10 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use amends_engine::core::{Actor, Event, SagaState};
+use amends_engine::core::{Actor, Event, Retry, SagaState, Seen};
 use amends_engine::port;
-use amends_engine::runtime::{self, apply::Applied, replies};
-use amends_protocol::{Kind, Outcome, TokenKey};
+use amends_engine::runtime::{self, Epoch, apply::Applied, replies};
+use amends_protocol::{Kind, Outcome, Reply, TokenKey};
 use support::world::{TestEngine, World, block_on};
 use uuid::Uuid;
 
@@ -132,8 +132,10 @@ fn a_saga_that_others_never_stop_writing_is_left_for_the_next_time() {
         reply.attempt = at as u32;
         world.state().rivals.push_back((a, Event::Replied(reply.into())));
         world.state().rivals.push_back((a, Event::Poisoned(amends_protocol::Reason::new("poisoned", ""))));
-        let actor = Actor::new("operator", "again");
-        world.state().rivals.push_back((a, Event::RetryRequested(actor)));
+        // Born at revision 1; each round adds two.
+        let seen = Seen { revision: 2 * at as u32, command_id: None };
+        let retry = Retry { by: Actor::new("operator", "again"), seen };
+        world.state().rivals.push_back((a, Event::RetryRequested(retry)));
     }
     world.state().rivals.retain(|(_, event)| !matches!(event, Event::Replied(_)));
     assert!(matches!(run(&world, &engine), Err(runtime::Error::Contended)));
@@ -224,6 +226,41 @@ fn what_cannot_be_read_or_is_forged_is_dead_lettered_and_the_rest_goes_on() {
 }
 
 #[test]
+fn what_repeats_another_commands_step_or_home_is_dead_lettered_though_its_token_is_right() {
+    let (world, engine) = World::new();
+    let a = world.born(1);
+    let right = world.answer(a, "book", Kind::Execute, Outcome::Refused);
+    let wrong: [fn(&mut Reply); 6] = [
+        |r| r.step = "charge".to_owned(),
+        |r| r.part = 1,
+        |r| r.generation = 2,
+        |r| r.slot += 1,
+        |r| r.workflow = "journey".to_owned(),
+        |r| r.workflow_version = 2,
+    ];
+    for change in wrong {
+        let mut reply = right.clone();
+        change(&mut reply);
+        world.delivers(&reply);
+    }
+    world.answers(a, "book", Outcome::Succeeded);
+    assert_eq!(run(&world, &engine).unwrap(), 7);
+    let dead: Vec<i64> = world.state().dead.iter().map(|(offset, _)| *offset).collect();
+    assert_eq!(dead, [0, 1, 2, 3, 4, 5]);
+    assert_eq!(world.saga(a).label, "BOOKED");
+    assert_eq!(world.state().strays, []);
+    assert_eq!(world.log().last().unwrap(), "offsets");
+    // Remembered or read, it is the same.
+    world.delivers(&Reply {
+        step: "confirm".to_owned(),
+        ..world.answer(a, "charge", Kind::Execute, Outcome::Refused)
+    });
+    run(&world, &engine).unwrap();
+    assert_eq!(world.state().dead.len(), 7);
+    assert_eq!(world.saga(a).label, "BOOKED");
+}
+
+#[test]
 fn a_success_nobody_here_ordered_is_kept_and_other_answers_are_not() {
     let (world, engine) = World::new();
     let (a, gone) = (world.born(1), Uuid::from_u128(99));
@@ -244,7 +281,7 @@ fn a_success_nobody_here_ordered_is_kept_and_other_answers_are_not() {
 #[test]
 fn a_reply_from_before_a_restore_is_ignored() {
     let (world, mut engine) = World::new();
-    engine.epoch = 2;
+    engine.epoch = Epoch::new(2);
     let a = world.born(1);
     let mut reply = world.answer(a, "book", Kind::Execute, Outcome::Succeeded);
     world.delivers(&reply);
@@ -256,6 +293,30 @@ fn a_reply_from_before_a_restore_is_ignored() {
     world.delivers(&reply);
     run(&world, &engine).unwrap();
     assert_eq!(world.saga(a).label, "BOOKED");
+}
+
+#[test]
+fn a_reply_of_a_newer_epoch_has_the_engine_read_its_own_again() {
+    let (world, engine) = World::new();
+    let (a, b) = (world.born(1), world.born(2));
+    let newer = |saga| Reply { epoch: 7, ..world.answer(saga, "book", Kind::Execute, Outcome::Succeeded) };
+    // Nobody restored anything: it repeats what was never said. Two of them cost one look.
+    world.delivers(&newer(a));
+    world.delivers(&newer(a));
+    run(&world, &engine).unwrap();
+    assert_eq!(world.log(), ["epoch", "offsets"]);
+    assert_eq!((world.saga(a).revision, engine.epoch.known()), (1, 1));
+    let dead: Vec<(i64, String)> = world.state().dead.clone();
+    assert_eq!(dead.len(), 2);
+    assert!(dead[0].1.contains("epoch 7"), "{dead:?}");
+
+    // It was restored while this engine ran: what is of the new epoch counts, and what is of the old one does not.
+    world.state().epoch = 7;
+    world.answers(b, "book", Outcome::Refused);
+    world.delivers(&newer(a));
+    run(&world, &engine).unwrap();
+    assert_eq!((world.saga(a).label.as_str(), world.saga(b).label.as_str()), ("BOOKED", "NEW"));
+    assert_eq!((engine.epoch.known(), world.state().dead.len()), (7, 2));
 }
 
 #[test]
@@ -285,7 +346,8 @@ fn through_a_door_a_cancel_is_decided_whoever_owns_the_saga() {
         Applied::Done(saga) => assert_eq!(saga.revision, 2, "already on its way"),
         other => panic!("{other:?}"),
     }
-    let retry = Event::RetryRequested(Actor::new("operator", ""));
+    let seen = Seen { revision: 2, command_id: None };
+    let retry = Event::RetryRequested(Retry { by: Actor::new("operator", ""), seen });
     assert!(matches!(apply(a, retry).unwrap(), Applied::Illegal(saga, _) if saga.revision == 2));
     assert!(matches!(apply(Uuid::from_u128(99), cancel()).unwrap(), Applied::Missing));
 }

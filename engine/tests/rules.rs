@@ -126,7 +126,7 @@ fn a_part_that_parks_while_another_is_parked_says_so() {
     let parked: Vec<_> = stay.entries.iter().filter_map(|e| e.did.parked.as_ref()).collect();
     assert_eq!(parked.iter().map(|r| r.code.as_str()).collect::<Vec<_>>(), ["first", "second"]);
     stay.sent.clear();
-    stay.retries().expect(&["book compensate", "book/1 compensate"]);
+    stay.retries().expect(&["book/1 compensate"]).retries().expect(&["book compensate"]);
     wakes(&stay);
 }
 
@@ -230,7 +230,7 @@ fn what_was_resolved_as_not_done_is_undone_by_its_worker_all_the_same() {
 fn what_succeeds_after_its_compensation_was_resolved_by_hand_is_undone_again() {
     let mut stay = waiting_for("charge");
     stay.cancels().expect(&["charge compensate"]);
-    stay.answers("charge compensate", Outcome::Unknown).resolves(true, vec![]).expect(&["book compensate"]);
+    stay.refuses("charge compensate", "closed").resolves(true, vec![]).expect(&["book compensate"]);
     stay.succeeds("book compensate").label("CANCELLED");
     stay.succeeds("charge execute").expect(&["charge compensate"]).label("CANCELLED");
     assert_eq!(stay.holds(), [Exposure::new("money_captured", "EUR", 100)]);

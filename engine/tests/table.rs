@@ -4,10 +4,10 @@ mod support;
 
 use std::fmt::Write;
 
-use amends_engine::core::{Actor, Decision, Event, Resolution};
+use amends_engine::core::{Actor, Decision, Event, Resend, Resolution, Retry, Seen};
 use amends_engine::dialogue::Dialogue;
 use amends_protocol::{Outcome, Reason};
-use support::{SECOND, begin, unknown_until_parked, waiting_for};
+use support::{PATIENCE, SECOND, begin, unknown_until_parked, waiting_for};
 
 const OUTCOMES: [Outcome; 10] = [
     Outcome::Succeeded,
@@ -30,6 +30,23 @@ fn after(mut stay: Dialogue, what: impl FnOnce(&mut Dialogue)) -> Dialogue {
     stay
 }
 
+/// A worker that knows nothing of a success says that it is undone.
+fn less(of: &Dialogue) -> Event {
+    let mut reply = of.reply("charge compensate", Outcome::Succeeded);
+    reply.exposure.clear();
+    Event::Replied(reply)
+}
+
+fn nobody_knows() -> Dialogue {
+    after(waiting_for("charge"), |s| {
+        done(
+            s.answers("charge execute", Outcome::Unknown)
+                .passes(SECOND)
+                .answers("charge probe", Outcome::Unknown),
+        )
+    })
+}
+
 fn going_forward() -> Vec<Situation> {
     let of = |step, what: fn(&mut Dialogue)| after(waiting_for(step), what);
     vec![
@@ -47,6 +64,7 @@ fn going_forward() -> Vec<Situation> {
             "charge",
             of("charge", |s| done(s.answers("charge execute", Outcome::Unsupported))),
         ),
+        ("nobody knows, asked after again", "charge", nobody_knows()),
         ("parked, outcome unknown", "charge", unknown_until_parked("charge")),
         (
             "poisoned",
@@ -90,6 +108,29 @@ fn being_undone() -> Vec<Situation> {
             of("charge", |s| done(s.cancels().answers("charge compensate", Outcome::FailedTransient))),
         ),
         (
+            "nobody knows what became of a compensation, sent again",
+            "charge",
+            of("charge", |s| done(s.cancels().answers("charge compensate", Outcome::Unknown))),
+        ),
+        (
+            "nobody knows what became of a compensation, for too long",
+            "charge",
+            of("charge", |s| {
+                s.cancels();
+                while !s.saga.parked {
+                    s.answers("charge compensate", Outcome::Unknown).passes(PATIENCE / 4);
+                }
+            }),
+        ),
+        (
+            "a compensation gave back less than is held",
+            "charge",
+            of("confirm", |s| {
+                s.cancels().succeeds("confirm compensate");
+                s.happens(less(s));
+            }),
+        ),
+        (
             "a compensation was refused",
             "charge",
             of("charge", |s| done(s.cancels().refuses("charge compensate", "closed"))),
@@ -127,14 +168,25 @@ fn done(_: &mut Dialogue) {}
 
 fn events(step: &str, at: &Dialogue) -> Vec<(String, Event)> {
     let actor = || Actor::new("somebody", "why");
+    let seen = at.seen();
     let resolve = |done, reference: &str| {
-        Event::Resolved(Resolution { by: actor(), done, reference: reference.to_owned(), exposure: vec![] })
+        let reference = reference.to_owned();
+        Event::Resolved(Resolution { by: actor(), seen, done, reference, exposure: vec![] })
     };
+    let old = Seen { revision: seen.revision - 1, ..seen };
+    let nothing = Seen { command_id: None, ..seen };
+    let another = Seen { command_id: Some(uuid::Uuid::nil()), ..seen };
+    let retry = |seen| Event::RetryRequested(Retry { by: actor(), seen });
     let mut events = vec![
         ("woken early".to_owned(), Event::Woke),
         ("woken".to_owned(), Event::Woke),
         ("cancel".to_owned(), Event::CancelRequested(actor())),
-        ("retry".to_owned(), Event::RetryRequested(actor())),
+        ("retry".to_owned(), retry(seen)),
+        ("retry of an earlier revision".to_owned(), retry(old)),
+        ("retry of no command".to_owned(), retry(nothing)),
+        ("retry of another command".to_owned(), retry(another)),
+        ("resend".to_owned(), Event::ResendRequested(Resend { by: actor(), seen: None })),
+        ("resend of another".to_owned(), Event::ResendRequested(Resend { by: actor(), seen: Some(another) })),
         ("done".to_owned(), resolve(true, "R-1")),
         ("done without reference".to_owned(), resolve(true, "")),
         ("not done".to_owned(), resolve(false, "R-1")),
@@ -148,6 +200,9 @@ fn events(step: &str, at: &Dialogue) -> Vec<(String, Event)> {
             let reply = at.reply(&command, outcome);
             events.push((format!("{command}: {}", outcome.as_str()), Event::Replied(reply)));
         }
+        let mut strange = at.reply(&command, Outcome::Succeeded);
+        strange.step = "another".to_owned();
+        events.push((format!("{command}: another step's echo"), Event::Replied(strange)));
     }
     events
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use amends_engine::core::{Catalog, Definition, Entry};
+use amends_engine::core::{Catalog, Definition, Entry, UNKNOWN_PATIENCE};
 use uuid::Uuid;
 
 use crate::{
@@ -15,11 +15,13 @@ use crate::{
 pub struct Settings {
     /// An order still `PENDING` after this long cancels itself.
     pub pending_timeout: Duration,
+    /// What is answered `unknown` is asked after for this long before the saga parks.
+    pub unknown_patience: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { pending_timeout: Duration::from_secs(15 * 60) }
+        Self { pending_timeout: Duration::from_secs(15 * 60), unknown_patience: UNKNOWN_PATIENCE }
     }
 }
 
@@ -41,7 +43,7 @@ pub struct Workflows(Vec<Workflow>);
 /// Every workflow of this program. A new one, or a new version, is a file of its own and a line here.
 pub fn all(settings: &Settings) -> Workflows {
     Workflows(vec![Workflow {
-        definition: order_fulfilment::definition(settings.pending_timeout),
+        definition: order_fulfilment::definition(*settings),
         event_types: &order_fulfilment::events::TYPES,
         events: order_fulfilment::events::types,
     }])

@@ -16,6 +16,8 @@ use amends_protocol::{Exposure, Json, id};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::Settings;
+
 /// The workflow's name.
 pub const NAME: &str = "order_fulfilment";
 
@@ -162,8 +164,9 @@ fn one_part(_: &Json) -> u16 {
     1
 }
 
-/// The definition; an order still `PENDING` after `pending_timeout` cancels itself.
-pub fn definition(pending_timeout: Duration) -> Definition {
+/// The definition; an order still `PENDING` after `pending_timeout` cancels itself, and what is answered `unknown` is
+/// asked after for `unknown_patience`.
+pub fn definition(Settings { pending_timeout, unknown_patience }: Settings) -> Definition {
     let deadline = Duration::from_secs(10);
     let undo_retry = RetryPolicy::attempts(Some(10));
     let step = |name, participant, kind, payload| Step {
@@ -185,6 +188,7 @@ pub fn definition(pending_timeout: Duration) -> Definition {
         version: 1,
         labels: Labels { initial: PENDING, undoing: CANCELLING, cancelled: CANCELLED },
         timeout: Some(SagaTimeout { until_step: 0, after: pending_timeout, reason: "pending_timeout" }),
+        unknown_patience,
         steps: vec![
             Step {
                 // Goes on until the saga's own timeout.
@@ -229,7 +233,7 @@ mod tests {
             lines: vec![Line { product_id: "mug-blue".into(), quantity: 2, unit_price: 1250 }],
             payment_method: "card_approved".into(),
         };
-        Dialogue::begin(definition(Duration::from_secs(900)), serde_json::to_value(input).unwrap())
+        Dialogue::begin(definition(Settings::default()), serde_json::to_value(input).unwrap())
     }
 
     #[test]
@@ -264,7 +268,8 @@ mod tests {
         let mut order = order();
         order.passes(Duration::from_secs(600)).label(PENDING);
         let (new, _) = order.birth();
-        let replayed = replay(&definition(Duration::from_secs(60)), new, &order.entries).unwrap();
+        let settings = Settings { pending_timeout: Duration::from_secs(60), ..Settings::default() };
+        let replayed = replay(&definition(settings), new, &order.entries).unwrap();
         assert_eq!(replayed.state, order.saga.state);
     }
 }

@@ -38,6 +38,9 @@ pub struct Filter {
     pub among: Option<Vec<Uuid>>,
     /// Marked as stuck, or not.
     pub stuck: Option<bool>,
+    /// Ended undone, and holding something all the same. The engine ends nothing like that: what is found late of it is
+    /// being undone, or waits for an operator.
+    pub undone_holding: bool,
     /// There for at least so long. Without a state: of those that are live or parked.
     pub older_than: Option<Duration>,
     /// Only older than this one: the `next` of the page before.
@@ -143,6 +146,9 @@ impl Admin {
             Some(false) => query.push(" AND s.stuck_at IS NULL"),
             None => &mut query,
         };
+        if filter.undone_holding {
+            query.push(" AND s.outcome = 'undone' AND (s.live OR s.parked) AND s.state LIKE '%\"held\":[{%'");
+        }
         if let Some(step) = &filter.step {
             query.push(" AND s.step = ").push_bind(step.as_str());
         }

@@ -83,6 +83,7 @@ pub fn errand() -> Definition {
         version: 1,
         labels: Labels { initial: "NEW", undoing: "UNDOING", cancelled: "CANCELLED" },
         timeout: None,
+        unknown_patience: amends_engine::core::UNKNOWN_PATIENCE,
         steps: vec![step("fetch", StepKind::Compensatable), step("carry", StepKind::Pivot)],
     }
 }

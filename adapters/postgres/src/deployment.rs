@@ -44,6 +44,12 @@ pub async fn deployment(pool: &PgPool) -> Result<Deployment, Error> {
     Ok(Deployment { epoch: u32::try_from(epoch).unwrap_or_default(), key })
 }
 
+/// Reads how often the database was restored to an earlier state.
+pub(crate) async fn epoch(pool: &PgPool) -> Result<u32, sqlx::Error> {
+    let epoch: Option<i32> = sqlx::query_scalar("SELECT epoch FROM deployment").fetch_optional(pool).await?;
+    Ok(epoch.and_then(|epoch| u32::try_from(epoch).ok()).unwrap_or_default())
+}
+
 /// Makes the deployment's row with this key (64 hexadecimal digits) unless it is there; as the database's owner.
 ///
 /// # Errors

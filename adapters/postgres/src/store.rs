@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::{Birth, Error, births, commit, error, inputs, sagas, strays, timeline};
+use crate::{Birth, Error, births, commit, deployment, error, inputs, sagas, strays, timeline};
 
 /// Sagas in Postgres.
 #[derive(Debug, Clone)]
@@ -47,6 +47,10 @@ impl PgSagaStore {
 impl SagaStore for PgSagaStore {
     async fn now(&self) -> Result<DateTime<Utc>, Error> {
         self.clock.now(&self.pool).await.map_err(error::of)
+    }
+
+    async fn epoch(&self) -> Result<u32, Error> {
+        deployment::epoch(&self.pool).await.map_err(error::of)
     }
 
     async fn load(&self, ids: &[Uuid]) -> Result<Loaded, Error> {

@@ -13,7 +13,7 @@ use amends_postgres::{
     conformance::{World, moved},
     upkeep::{Count, Survey, Upkeep, Walk},
 };
-use amends_protocol::Reason;
+use amends_protocol::{Exposure, Reason};
 use chrono::TimeDelta;
 use support::{Postgres, world};
 use uuid::Uuid;
@@ -86,6 +86,34 @@ async fn sagas_are_listed_by_state() {
     assert_eq!(listed(&admin, undone).await, [orphan.id, sagas[4].id]);
     let running = Filter { state: Some(SagaState::Running), ..Filter::default() };
     assert_eq!(listed(&admin, running).await, [sagas[0].id]);
+}
+
+#[tokio::test]
+async fn what_is_undone_and_holds_something_is_listed() {
+    let world = world().await;
+    let admin = Admin::new(world.pool());
+    one_of_each(&world).await;
+    let holds = |saga: &mut Saga| {
+        saga.outcome = Some(SagaOutcome::Undone);
+        saga.state.commands[0].held = vec![Exposure::new("money_captured", "EUR", 2500)];
+    };
+    let late = changed(&world, holds).await;
+    let parked = changed(&world, |saga| {
+        holds(saga);
+        (saga.parked, saga.live) = (true, false);
+        saga.state.commands[0].parked = Some(Reason::new("exposure_not_netted", ""));
+    })
+    .await;
+    // One that goes forward holds what it has.
+    changed(&world, |saga| {
+        holds(saga);
+        saga.outcome = None;
+    })
+    .await;
+    let holding = Filter { undone_holding: true, ..Filter::default() };
+    assert_eq!(listed(&admin, holding.clone()).await, [parked.id, late.id]);
+    let undone = Filter { state: Some(SagaState::Undone), ..holding };
+    assert_eq!(listed(&admin, undone).await, [late.id]);
 }
 
 #[tokio::test]

@@ -2,8 +2,6 @@
 
 mod support;
 
-use std::time::Duration;
-
 use amends_engine::{
     core::{Change, Decision, Definition, Event, NewSaga, Occurrence, ReplyEvent, Saga, start, transition},
     port::{SagaStore, Wants, Write},
@@ -19,6 +17,7 @@ fn succeeded(definition: &Definition, saga: &Saga, step: &str) -> Write {
     assert_eq!(saga.step, step);
     let command_id = id::execute(saga.id, step, 0, 1);
     let reply = ReplyEvent {
+        echo: None,
         command_id,
         kind: Kind::Execute,
         target: None,
@@ -44,7 +43,7 @@ fn succeeded(definition: &Definition, saga: &Saga, step: &str) -> Write {
 #[tokio::test]
 async fn the_updates_of_an_orders_life_are_heap_only_but_the_last() {
     let world = world().await;
-    let definition = order_fulfilment::definition(Duration::from_secs(900));
+    let definition = order_fulfilment::definition(amends_workflows::Settings::default());
     let now = world.store().load(&[]).await.unwrap().now;
     let births: Vec<Change> = (0..330)
         .map(|_| {

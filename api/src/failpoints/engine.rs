@@ -17,6 +17,10 @@ impl<S: SagaStore> SagaStore for Failing<S> {
         now
     }
 
+    async fn epoch(&self) -> Result<u32, Error> {
+        self.port.epoch().await
+    }
+
     async fn load(&self, ids: &[Uuid]) -> Result<Loaded, Error> {
         self.before("load");
         let loaded = self.port.load(ids).await;

@@ -112,9 +112,15 @@ impl From<&Entry> for Item {
                     put("exposure", json!(reply.exposure));
                 }
             }
-            Event::CancelRequested(by) | Event::RetryRequested(by) => put("by", json!(by)),
+            Event::CancelRequested(by) => put("by", json!(by)),
+            Event::RetryRequested(retry) => {
+                put("by", json!(retry.by));
+                put("commandId", json!(retry.seen.command_id));
+            }
+            Event::ResendRequested(resend) => put("by", json!(resend.by)),
             Event::Resolved(resolution) => {
                 put("by", json!(resolution.by));
+                put("commandId", json!(resolution.seen.command_id));
                 put("outcome", json!(if resolution.done { "done" } else { "notDone" }));
                 put("reference", json!(resolution.reference));
             }
@@ -126,6 +132,7 @@ impl From<&Entry> for Item {
         if !did.sent.is_empty() {
             put("sent", json!(did.sent));
         }
+        put("parksAt", json!(did.parks_at.map(instant)));
         put("parked", json!(did.parked));
         put("ended", json!(did.ended));
         put("incident", json!(did.incident));

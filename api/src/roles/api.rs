@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use amends_engine::runtime::Engine;
+use amends_engine::runtime::{Engine, Epoch};
 use amends_orders::OrderStore;
 use amends_postgres::{MIGRATOR, PgSagaStore, deployment::deployment};
 use amends_workflows::order_fulfilment;
@@ -41,7 +41,7 @@ pub async fn start(process: &Process, listener: Option<TcpListener>) -> Result<S
         clock: TokioClock::default(),
         catalog: workflows.catalog(),
         key: deployment.key,
-        epoch: deployment.epoch,
+        epoch: Epoch::new(deployment.epoch),
         ownership: Default::default(),
         news: Default::default(),
         budget: Default::default(),

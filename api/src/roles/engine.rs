@@ -5,7 +5,9 @@ use std::{future::Future, sync::Arc, time::Duration};
 use amends_engine::{
     core::Catalog,
     port::{self, Clock, SagaStore},
-    runtime::{Engine, Error, News, Ownership, RepeatBudget, recovery::Recovery, replies, rest, timers},
+    runtime::{
+        Engine, Epoch, Error, News, Ownership, RepeatBudget, recovery::Recovery, replies, rest, timers,
+    },
 };
 use amends_kafka::{KafkaSink, KafkaSource};
 use amends_postgres::{
@@ -66,7 +68,7 @@ pub async fn drive<S: SagaStore + 'static>(
         clock: TokioClock::default(),
         catalog,
         key: deployment.key,
-        epoch: deployment.epoch,
+        epoch: Epoch::new(deployment.epoch),
         ownership: ownership.clone(),
         news: news.clone(),
         budget: RepeatBudget::default(),

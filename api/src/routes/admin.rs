@@ -1,13 +1,12 @@
-//! `/admin/sagas`: what an operator sees and may do.
+//! `/admin/sagas`: what an operator sees. What they may do is in [`actions`].
+
+mod actions;
 
 use std::{sync::Arc, time::Duration};
 
-use amends_engine::{
-    core::{
-        Actor, CommandState, Decision, Definition, Direction, Event, Illegal, Input, Occurrence, Resolution,
-        Saga, SagaState, Status, transition,
-    },
-    runtime::apply::{Applied, apply},
+use amends_engine::core::{
+    Actor, Decision, Definition, Direction, Event, Input, Occurrence, Resend, Resolution, Retry, Saga,
+    SagaState, transition,
 };
 use amends_http::{
     body,
@@ -17,14 +16,10 @@ use amends_postgres::admin::{Admin, Detail, Filter, Listed};
 use amends_protocol::id;
 use axum::{
     Json, Router,
-    body::Bytes,
     extract::{OriginalUri, Path, State},
-    http::HeaderMap,
     middleware::from_fn,
     routing::{get, post},
 };
-use garde::Validate;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -41,11 +36,12 @@ const PAGE: u32 = 50;
 const LARGEST_PAGE: u32 = 500;
 
 const BUSINESS_KEY: &str = "businessKey";
-const PARAMETERS: [Parameter; 7] = [
+const PARAMETERS: [Parameter; 8] = [
     Parameter::Once(BUSINESS_KEY),
     Parameter::Once("state"),
     Parameter::Once("step"),
     Parameter::Once("stuck"),
+    Parameter::Once("holds"),
     Parameter::Once("olderThan"),
     Parameter::Once("after"),
     Parameter::Once("limit"),
@@ -54,9 +50,10 @@ const PARAMETERS: [Parameter; 7] = [
 pub fn router() -> Router<Arc<Api>> {
     Router::new()
         .route("/admin/sagas/{id}", get(read))
-        .route("/admin/sagas/{id}/retry", post(retry))
-        .route("/admin/sagas/{id}/cancel", post(cancel))
-        .route("/admin/sagas/{id}/resolve", post(resolve))
+        .route("/admin/sagas/{id}/retry", post(actions::retry))
+        .route("/admin/sagas/{id}/resend", post(actions::resend))
+        .route("/admin/sagas/{id}/cancel", post(actions::cancel))
+        .route("/admin/sagas/{id}/resolve", post(actions::resolve))
         .route_layer(from_fn(query::none))
         .route("/admin/sagas", get(list))
 }
@@ -113,6 +110,8 @@ fn filter(query: &[(&'static str, String)]) -> Result<Filter, Problem> {
                 Ok(stuck) => filter.stuck = Some(stuck),
                 Err(_) => faults.push(Fault::parameter("stuck", "must be true or false")),
             },
+            "holds" if value == "true" => filter.undone_holding = true,
+            "holds" => faults.push(Fault::parameter("holds", "must be true, or left out")),
             "olderThan" => match humantime_serde::re::humantime::parse_duration(value) {
                 Ok(age) if age <= Duration::from_secs(3650 * 86_400) => filter.older_than = Some(age),
                 _ => faults.push(Fault::parameter("olderThan", "must be a time such as 5m or 2h")),
@@ -160,6 +159,7 @@ fn described(detail: &Detail, definition: Option<&Definition>) -> Value {
     let input = Input { data: &detail.inputs.data, personal: None };
     let held = definition.map(|d| saga.holds(d, input));
     let (certain, possible) = held.unwrap_or_default();
+    let beyond = definition.map(|d| saga.holds_beyond(d, input)).unwrap_or_default();
     let reason = if saga.parked { saga.parked_reason() } else { saga.reason.as_ref() };
     json!({
         "id": saga.id,
@@ -178,7 +178,7 @@ fn described(detail: &Detail, definition: Option<&Definition>) -> Value {
         "updatedAt": instant(detail.updated_at),
         "cancelsAt": saga.state.timeout_at.map(instant),
         "waitsFor": definition.map(|d| waits_for(saga, d)).unwrap_or_default(),
-        "holds": { "certain": certain, "possible": possible },
+        "holds": { "certain": certain, "possible": possible, "beyond": beyond },
         "timeline": detail.timeline.iter().map(Item::from).collect::<Vec<_>>(),
         "actions": definition.map(|d| legal(detail, d)).unwrap_or_default(),
     })
@@ -189,24 +189,25 @@ fn waits_for(saga: &Saga, definition: &Definition) -> Vec<Value> {
     let mut waits = Vec::new();
     for command in &saga.state.commands {
         let (step, execute) = (definition.steps[command.step].name, command.id(saga.id, definition));
-        let wait = |kind: &str, id: Uuid, attempt: u32, since, next: Option<_>, parked: Option<&str>| {
+        let wait = |kind: &str, id: Uuid, attempt: u32, since, dues: [Option<_>; 2], parked: Option<&str>| {
             json!({
-                "step": step, "command": kind, "commandId": id, "attempt": attempt,
-                "since": instant(since), "nextLookAt": next.map(instant), "parked": parked,
+                "step": step, "command": kind, "commandId": id, "attempt": attempt, "since": instant(since),
+                "nextLookAt": dues[0].map(instant), "parksAt": dues[1].map(instant), "parked": parked,
             })
         };
         match &command.undo {
             Some(undo) if !undo.done => {
                 let parked = undo.parked.as_ref().map(|r| r.code.as_str());
-                let id = id::undo(execute);
-                waits.push(wait("compensate", id, undo.attempt, undo.issued_at, undo.due_at, parked));
+                let (id, dues) = (id::undo(execute), [undo.due_at, undo.parks_at]);
+                waits.push(wait("compensate", id, undo.attempt, undo.issued_at, dues, parked));
             }
             None if saga.state.direction == Direction::Forward
                 && (command.status.is_open() || command.parked.is_some()) =>
             {
                 let parked = command.parked.as_ref().map(|r| r.code.as_str());
                 let since = command.sent_at.unwrap_or(command.issued_at);
-                waits.push(wait("execute", execute, command.attempt, since, command.due_at, parked));
+                let dues = [command.due_at, command.parks_at];
+                waits.push(wait("execute", execute, command.attempt, since, dues, parked));
             }
             _ => {}
         }
@@ -217,10 +218,12 @@ fn waits_for(saga: &Saga, definition: &Definition) -> Vec<Value> {
 /// The actions that are legal now: those that the core would take.
 fn legal(detail: &Detail, definition: &Definition) -> Vec<&'static str> {
     let by = Actor::new(SUBJECT, "");
+    let seen = detail.saga.seen(definition);
     let resolution =
-        |done| Resolution { by: by.clone(), done, reference: "?".to_owned(), exposure: Vec::new() };
+        |done| Resolution { by: by.clone(), seen, done, reference: "?".to_owned(), exposure: Vec::new() };
     let candidates = [
-        ("retry", Event::RetryRequested(by.clone())),
+        ("retry", Event::RetryRequested(Retry { by: by.clone(), seen })),
+        ("resend", Event::ResendRequested(Resend { by: by.clone(), seen: None })),
         ("cancel", Event::CancelRequested(by.clone())),
         ("resolve done", Event::Resolved(resolution(true))),
         ("resolve notDone", Event::Resolved(resolution(false))),
@@ -230,109 +233,6 @@ fn legal(detail: &Detail, definition: &Definition) -> Vec<&'static str> {
         matches!(transition(definition, &detail.saga, &occurrence), Decision::Changed(_))
     };
     candidates.into_iter().filter(|(_, event)| takes(event.clone())).map(|(name, _)| name).collect()
-}
-
-/// Why an operator does something.
-#[derive(Debug, Serialize, Deserialize, Validate)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Because {
-    #[garde(custom(request::text))]
-    reason: String,
-}
-
-/// What an operator knows from elsewhere.
-#[derive(Debug, Serialize, Deserialize, Validate)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Resolve {
-    #[garde(skip)]
-    outcome: Done,
-    #[garde(custom(request::text))]
-    reason: String,
-    #[garde(inner(custom(request::text)))]
-    #[serde(default)]
-    reference: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-enum Done {
-    Done,
-    NotDone,
-}
-
-async fn retry(
-    State(api): State<Arc<Api>>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    bytes: Bytes,
-) -> Result<Json<Value>, Problem> {
-    because(&api, &id, &headers, &bytes, Event::RetryRequested).await
-}
-
-async fn cancel(
-    State(api): State<Arc<Api>>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    bytes: Bytes,
-) -> Result<Json<Value>, Problem> {
-    because(&api, &id, &headers, &bytes, Event::CancelRequested).await
-}
-
-/// An action that needs a reason and nothing else.
-async fn because(
-    api: &Api,
-    id: &str,
-    headers: &HeaderMap,
-    bytes: &Bytes,
-    event: fn(Actor) -> Event,
-) -> Result<Json<Value>, Problem> {
-    let id = body::id("id", id)?;
-    let because: Because = body::read(headers, bytes)?;
-    act(api, id, event(Actor::new(SUBJECT, because.reason))).await
-}
-
-async fn resolve(
-    State(api): State<Arc<Api>>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    bytes: Bytes,
-) -> Result<Json<Value>, Problem> {
-    let id = body::id("id", &id)?;
-    let resolve: Resolve = body::read(&headers, &bytes)?;
-    let done = resolve.outcome == Done::Done;
-    let mut exposure = Vec::new();
-    if done {
-        // A resolution by hand counts in the books as its outcome: what the step would hold, it holds.
-        let detail = admin(&api).get(id).await?.ok_or_else(no_saga)?;
-        let definition = api.engine.catalog.get(&detail.saga.workflow, detail.saga.workflow_version);
-        let parked = detail.saga.parked_command();
-        if let (Some(definition), Some(CommandState { step, part, undo: None, status, .. })) =
-            (definition, parked)
-            && *status != Status::Succeeded
-        {
-            let call = detail.saga.call(*part, Input { data: &detail.inputs.data, personal: None });
-            exposure = (definition.steps[*step].may_hold)(&call);
-        }
-    }
-    let by = Actor::new(SUBJECT, resolve.reason);
-    let reference = resolve.reference.unwrap_or_default();
-    act(&api, id, Event::Resolved(Resolution { by, done, reference, exposure })).await
-}
-
-async fn act(api: &Api, id: Uuid, event: Event) -> Result<Json<Value>, Problem> {
-    match apply(&api.engine, id, event).await? {
-        Applied::Done(_) => view(api, id).await,
-        Applied::Illegal(_, Illegal::NeedsReference) => {
-            let why = "evidence from the other side is needed: a bank's or a carrier's reference";
-            Err(Problem::Invalid(vec![Fault::at("/reference", why)]))
-        }
-        Applied::Illegal(saga, why) => Err(Problem::Conflict {
-            slug: "not-legal-now",
-            title: "This is not possible in the state that the saga is in",
-            detail: format!("The saga is {} ({}): {why}.", saga.state().as_str(), saga.label),
-        }),
-        Applied::Missing => Err(no_saga()),
-    }
 }
 
 fn no_saga() -> Problem {

@@ -210,8 +210,12 @@ impl Sample {
                 let (saga_id, reason) =
                     (saga["id"].as_str().unwrap_or(""), saga["reason"].as_str().unwrap_or(""));
                 println!("  > GET /admin/sagas?state=parked finds it: {reason}");
+                let found = client.get(&format!("/admin/sagas/{saga_id}")).await?;
+                let waits = found["waitsFor"].as_array().into_iter().flatten();
+                let command = waits.into_iter().find(|wait| !wait["parked"].is_null());
                 let body = json!({
                     "outcome": "done", "reason": "refunded by bank transfer", "reference": "BT-1",
+                    "revision": found["revision"], "commandId": command.map(|wait| &wait["commandId"]),
                 });
                 client.post(&format!("/admin/sagas/{saga_id}/resolve"), &body).await?;
                 println!("  > POST /admin/sagas/{saga_id}/resolve: refunded by bank transfer, BT-1");
@@ -231,6 +235,7 @@ fn line(first: &Value, item: &Value) -> String {
         "started" => "accepted".to_owned(),
         "woke" => format!("{}: it was time", text(&item["step"])),
         "cancel_requested" => format!("{} asked to cancel", text(&detail["by"]["who"])),
+        "resend_requested" => format!("{} had it sent again", text(&detail["by"]["who"])),
         "resolved" => {
             format!("resolved by hand as {} ({})", text(&detail["outcome"]), text(&detail["by"]["why"]))
         }

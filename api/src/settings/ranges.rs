@@ -36,6 +36,9 @@ pub(super) fn check(settings: &Settings) -> Result<(), Error> {
     ] {
         duration(key, value, range)?;
     }
+    if let Some(patience) = settings.unknown_patience {
+        duration("unknown_patience", patience, millis(1)..=TEN_YEARS)?;
+    }
     for (key, value, range) in [
         ("database_connections", i64::from(settings.database_connections), 1..=1_000),
         ("admission", i64::from(settings.admission), 0..=1_000_000),

@@ -147,7 +147,10 @@ async fn bad_input_is_refused_with_its_place_and_leaves_no_row() {
         ("an age that is none", get("/admin/sagas?olderThan=old")),
         ("a saga of nobody", get(&format!("/admin/sagas/{id}"))),
         ("an action without a body", post(&format!("/admin/sagas/{id}/retry"), "")),
-        ("an action on nobody", post(&format!("/admin/sagas/{id}/retry"), "{\"reason\":\"x\"}")),
+        (
+            "an action on nobody",
+            post(&format!("/admin/sagas/{id}/retry"), "{\"reason\":\"x\",\"revision\":1}"),
+        ),
         (
             "an outcome that is none",
             post(&format!("/admin/sagas/{id}/resolve"), "{\"outcome\":\"maybe\",\"reason\":\"x\"}"),

@@ -17,6 +17,7 @@ on_every_broker!(
     a_pending_order_cancels_itself_although_the_engine_was_down_over_its_deadline,
     a_parked_order_is_found_and_mended_over_admin,
     what_cannot_be_known_parks_and_is_resolved_by_evidence,
+    money_that_a_worker_without_its_rows_calls_undone_is_kept_in_sight,
     a_cancelled_order_ends_cancelled_and_a_shipped_one_cannot_be,
     a_poison_saga_parks_alone_and_the_rest_of_its_batch_goes_on,
 );
@@ -168,26 +169,53 @@ async fn a_parked_order_is_found_and_mended_over_admin(broker: Broker) {
         ])
     );
 
-    // Not without a reason, not against what is legal, not without evidence.
+    // Not without a reason, not of something unnamed, not against what is legal, not without evidence.
+    let seen = looked_at(&saga);
     let (status, problem) = client.post(&format!("{path}/retry"), &json!({})).await;
     assert_eq!(
         (status, &problem["errors"][0]["detail"]),
         (400, &"missing field `reason`".into()),
         "{problem}"
     );
+    for (action, body, lacks) in [
+        ("retry", json!({ "reason": "x", "commandId": seen["commandId"] }), "/revision"),
+        ("retry", json!({ "reason": "x", "revision": seen["revision"] }), "/commandId"),
+        ("resolve", json!({ "outcome": "done", "reason": "x", "reference": "R" }), "/revision"),
+        (
+            "resolve",
+            json!({ "outcome": "done", "reason": "x", "reference": "R", "revision": seen["revision"] }),
+            "/commandId",
+        ),
+    ] {
+        let (status, problem) = client.post(&format!("{path}/{action}"), &body).await;
+        assert_eq!((status, &problem["errors"][0]["pointer"]), (400, &lacks.into()), "{action}: {problem}");
+    }
     let (status, problem) = client.post(&format!("{path}/cancel"), &json!({ "reason": "no" })).await;
     assert_eq!((status, &problem["type"]), (409, &"/problems/not-legal-now".into()));
-    let (status, problem) =
-        client.post(&format!("{path}/resolve"), &json!({ "outcome": "done", "reason": "x" })).await;
+    let (status, problem) = client.post(&format!("{path}/resend"), &json!({ "reason": "now" })).await;
+    assert_eq!(
+        (status, &problem["type"]),
+        (409, &"/problems/not-legal-now".into()),
+        "nothing waits for a time"
+    );
+    let unfounded = with(&seen, json!({ "outcome": "done", "reason": "x" }));
+    let (status, problem) = client.post(&format!("{path}/resolve"), &unfounded).await;
     assert_eq!((status, &problem["errors"][0]["pointer"]), (400, &"/reference".into()));
 
     // A retry is a new attempt, refused again.
-    let (status, _) = client.post(&format!("{path}/retry"), &json!({ "reason": "perhaps now" })).await;
-    assert_eq!(status, 200);
+    let retry = with(&seen, json!({ "reason": "perhaps now" }));
+    assert_eq!(client.post(&format!("{path}/retry"), &retry).await.0, 200);
     let again = parked(&client, &id).await;
     assert_eq!(again["reason"], "refund_refused");
 
-    let body = json!({ "outcome": "done", "reason": "refunded by bank transfer", "reference": "BT-1" });
+    // What was looked at before that settles nothing any more.
+    let by_transfer =
+        json!({ "outcome": "done", "reason": "refunded by bank transfer", "reference": "BT-1" });
+    for (action, body) in [("retry", retry), ("resolve", with(&seen, by_transfer.clone()))] {
+        let (status, problem) = client.post(&format!("{path}/{action}"), &body).await;
+        assert_eq!((status, &problem["type"]), (409, &"/problems/stale".into()), "{action}: {problem}");
+    }
+    let body = with(&looked_at(&client.get(&path).await), by_transfer);
     let (status, _) = client.post(&format!("{path}/resolve"), &body).await;
     assert_eq!(status, 200);
     assert_eq!(client.becomes(&id, "SHIPMENT_FAILED").await["reason"], "carrier_refused");
@@ -195,6 +223,19 @@ async fn a_parked_order_is_found_and_mended_over_admin(broker: Broker) {
     let resolved = timeline["items"].as_array().unwrap().iter().find(|i| i["type"] == "resolved").unwrap();
     assert_eq!(resolved["detail"]["by"]["why"], "refunded by bank transfer");
     assert_eq!(resolved["detail"]["reference"], "BT-1");
+}
+
+/// What an operator names of a saga that they have looked at.
+fn looked_at(saga: &Value) -> Value {
+    let mut waits = saga["waitsFor"].as_array().unwrap().iter();
+    let parked = waits.rfind(|wait| !wait["parked"].is_null()).unwrap();
+    json!({ "revision": saga["revision"], "commandId": parked["commandId"] })
+}
+
+fn with(seen: &Value, mut body: Value) -> Value {
+    let members = seen.as_object().unwrap().clone();
+    body.as_object_mut().unwrap().extend(members);
+    body
 }
 
 async fn parked(client: &crate::support::client::Client, order: &str) -> Value {
@@ -207,16 +248,49 @@ async fn parked(client: &crate::support::client::Client, order: &str) -> Value {
 }
 
 async fn what_cannot_be_known_parks_and_is_resolved_by_evidence(broker: Broker) {
-    let stack = Stack::new(broker).await;
+    let mut stack = Stack::new(broker).await;
+    stack.set("AMENDS_UNKNOWN_PATIENCE", "3s");
     let all = stack.start_all().await;
     stack.stock("mug", 10).await;
     let client = all[5].client();
     let id = client.place(&order("mug", 2, "card_approved", "BV")).await;
     let found = parked(&client, &id).await;
     assert_eq!((&found["step"], &found["reason"]), (&"ship".into(), &"outcome_unknown".into()));
-    let path = format!("/admin/sagas/{}/resolve", found["id"].as_str().unwrap());
-    let body = json!({ "outcome": "notDone", "reason": "the carrier looked", "reference": "C-7" });
-    assert_eq!(client.post(&path, &body).await.0, 200);
+    let path = format!("/admin/sagas/{}", found["id"].as_str().unwrap());
+    let seen = looked_at(&client.get(&path).await);
+    let body =
+        with(&seen, json!({ "outcome": "notDone", "reason": "the carrier looked", "reference": "C-7" }));
+    assert_eq!(client.post(&format!("{path}/resolve"), &body).await.0, 200);
+    client.becomes(&id, "SHIPMENT_FAILED").await;
+}
+
+async fn money_that_a_worker_without_its_rows_calls_undone_is_kept_in_sight(broker: Broker) {
+    let mut stack = Stack::new(broker).await;
+    stack.set("AMENDS_UNKNOWN_PATIENCE", "3s");
+    let all = stack.start_all().await;
+    stack.stock("mug", 10).await;
+    let client = all[5].client();
+    let id = client.place(&order("mug", 2, "card_approved", "BV")).await;
+    let found = parked(&client, &id).await;
+    let path = format!("/admin/sagas/{}", found["id"].as_str().unwrap());
+    // Another payment worker takes its place, and knows nothing of the charge.
+    sqlx::query("DELETE FROM commands").execute(stack.pool("payment")).await.unwrap();
+    let seen = looked_at(&client.get(&path).await);
+    let body =
+        with(&seen, json!({ "outcome": "notDone", "reason": "the carrier looked", "reference": "C-7" }));
+    assert_eq!(client.post(&format!("{path}/resolve"), &body).await.0, 200);
+    let saga = eventually("it is parked again", LONG, || async {
+        let saga = client.get(&path).await;
+        (saga["reason"] == "exposure_not_netted").then_some(saga)
+    })
+    .await;
+    assert_eq!((&saga["state"], &saga["label"]), (&"parked".into(), &"CANCELLING".into()));
+    let money = json!({ "kind": "money_captured", "unit": "EUR", "amount": 2500 });
+    assert!(saga["holds"]["certain"].as_array().unwrap().contains(&money), "{saga}");
+    assert_eq!(saga["actions"], json!(["retry", "resolve done"]));
+    let by_transfer = json!({ "outcome": "done", "reason": "by bank transfer", "reference": "BT-1" });
+    let body = with(&looked_at(&saga), by_transfer);
+    assert_eq!(client.post(&format!("{path}/resolve"), &body).await.0, 200);
     client.becomes(&id, "SHIPMENT_FAILED").await;
 }
 

@@ -1,6 +1,6 @@
 //! The work whose instructions are counted: all of it pure, the same every time.
 
-use std::{hint::black_box, time::Duration};
+use std::hint::black_box;
 
 use amends_engine::core::{
     Change, Decision, Definition, Event, Input, NewSaga, Occurrence, ReplyEvent, Saga, Send, State, command,
@@ -67,7 +67,7 @@ impl Order {
         let address = json!({ "name": "Test Customer", "line1": "1 Long Street", "city": "Vienna",
                               "postalCode": "1010", "country": "AT" });
         Self {
-            definition: definition(Duration::from_secs(900)),
+            definition: definition(amends_workflows::Settings::default()),
             data: json!({ "customerId": "c-1001", "currency": "EUR", "total": 2500, "lines": lines,
                           "paymentMethod": "card_approved" })
             .into(),

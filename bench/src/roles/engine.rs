@@ -67,6 +67,10 @@ impl SagaStore for Telling {
         self.store.now().await
     }
 
+    async fn epoch(&self) -> Result<u32, Error> {
+        self.store.epoch().await
+    }
+
     async fn load(&self, ids: &[Uuid]) -> Result<Loaded, Error> {
         self.store.load(ids).await
     }

@@ -31,6 +31,7 @@ pub fn definition() -> Definition {
         version: 1,
         labels: Labels { initial: "STARTED", undoing: "UNDOING", cancelled: "CANCELLED" },
         timeout: None,
+        unknown_patience: amends_workflows::Settings::default().unknown_patience,
         steps: vec![
             step("first", "inventory", StepKind::Compensatable),
             step("second", "payment", StepKind::Compensatable),

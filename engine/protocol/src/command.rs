@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::{Json, Reply, id};
 
 /// The highest attempt: rows keep it in 32 bits with a sign.
-pub(crate) const MAX_ATTEMPT: u32 = i32::MAX as u32;
+pub const MAX_ATTEMPT: u32 = i32::MAX as u32;
 
 /// What a command asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]

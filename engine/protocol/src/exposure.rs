@@ -38,6 +38,17 @@ pub fn negated(held: &[Exposure]) -> Vec<Exposure> {
     held.iter().map(|h| Exposure { amount: h.amount.saturating_neg(), ..h.clone() }).collect()
 }
 
+/// What of the positive amounts is more than these allow.
+pub fn exceeding(held: &[Exposure], allowed: &[Exposure]) -> Vec<Exposure> {
+    let more = held.iter().filter_map(|h| {
+        let of_it = allowed.iter().filter(|a| a.kind == h.kind && a.unit == h.unit);
+        let most = of_it.fold(0_i64, |sum, a| sum.saturating_add(a.amount));
+        (h.amount > most.max(0))
+            .then(|| Exposure { amount: h.amount.saturating_sub(most.max(0)), ..h.clone() })
+    });
+    more.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,5 +60,14 @@ mod tests {
         let back = negated(&held);
         add_exposure(&mut held, &back);
         assert!(held.is_empty());
+    }
+
+    #[test]
+    fn what_is_more_than_allowed_is_told_and_what_is_given_back_never_is() {
+        let eur = |amount| Exposure::new("money_captured", "EUR", amount);
+        assert_eq!(exceeding(&[eur(2500)], &[eur(2500)]), []);
+        assert_eq!(exceeding(&[eur(2600)], &[eur(1500), eur(1000)]), [eur(100)]);
+        assert_eq!(exceeding(&[eur(-1)], &[]), []);
+        assert_eq!(exceeding(&[Exposure::new("money_captured", "USD", 1)], &[eur(2500)]).len(), 1);
     }
 }

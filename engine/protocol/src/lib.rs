@@ -26,8 +26,8 @@ mod token;
 pub mod transport;
 pub mod wire;
 
-pub use command::{Command, Kind, Resolved};
-pub use exposure::{Exposure, add_exposure, negated};
+pub use command::{Command, Kind, MAX_ATTEMPT, Resolved};
+pub use exposure::{Exposure, add_exposure, exceeding, negated};
 pub use json::Json;
 pub use reply::{Outcome, Reason, Reply};
 pub use signature::{CommandKey, CommandKeys, SIGNATURE_HEADER, SignatureError};

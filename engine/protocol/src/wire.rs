@@ -3,12 +3,23 @@
 use memchr::{memchr, memchr2};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Command, Reply, SCHEMA_VERSION};
+use crate::{Command, Json, Reason, Reply, SCHEMA_VERSION};
 
 /// The largest message that is read, in bytes.
 pub const MAX_BYTES: usize = 1 << 20;
 /// The deepest nesting that is read.
 pub const MAX_DEPTH: usize = 32;
+
+/// The longest code of a reason, in characters of `[a-z0-9_]`.
+pub const MAX_REASON_CODE: usize = 64;
+/// The longest text of a reason, in characters.
+pub const MAX_REASON_TEXT: usize = 200;
+/// The longest result, in bytes.
+pub const MAX_RESULT: usize = 16 << 10;
+/// How much of a longer result is kept, in characters.
+const RESULT_KEPT: usize = 1000;
+/// What a code ends with that was cut.
+const CUT: &str = "_cut";
 
 /// Why bytes are not a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,12 +51,12 @@ pub fn command(bytes: &[u8]) -> Result<Command, Error> {
     }
 }
 
-/// Reads a reply.
+/// Reads a reply. Of its reason and result what is too long is cut, and shows it: the outcome counts all the same.
 ///
 /// # Errors
 /// [`Error`]: such bytes belong on the dead letter topic.
 pub fn reply(bytes: &[u8]) -> Result<Reply, Error> {
-    let reply: Reply = read(bytes)?;
+    let mut reply: Reply = read(bytes)?;
     if is_newer(reply.schema_version) {
         return Err(Error::Shape(format!(
             "schemaVersion: {} is newer than {SCHEMA_VERSION}",
@@ -58,7 +69,39 @@ pub fn reply(bytes: &[u8]) -> Result<Reply, Error> {
     if reply.slot >= crate::SLOTS {
         return Err(Error::Shape("slot: out of 0-1023".into()));
     }
+    if let Some(reason) = &mut reply.reason {
+        cut_reason(reason);
+    }
+    if let Some(result) = reply.result.as_mut().filter(|result| result.get().len() > MAX_RESULT) {
+        *result = cut_result(result.get());
+    }
     Ok(reply)
+}
+
+/// Makes a code of `[a-z0-9_]`, at most [`MAX_REASON_CODE`] long, and a text of at most [`MAX_REASON_TEXT`].
+fn cut_reason(reason: &mut Reason) {
+    let fits = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '_');
+    if reason.code.len() > MAX_REASON_CODE || !reason.code.chars().all(fits) || reason.code.is_empty() {
+        let lower = |c: char| c.to_ascii_lowercase();
+        let spelt = reason.code.chars().take(MAX_REASON_CODE + 1).map(lower);
+        let mut code: String = spelt.map(|c| if fits(c) { c } else { '_' }).collect();
+        if code.len() > MAX_REASON_CODE {
+            code.truncate(MAX_REASON_CODE - CUT.len());
+            code.push_str(CUT);
+        }
+        reason.code = if code.is_empty() { "unspecified".to_owned() } else { code };
+    }
+    if let Some((at, _)) = reason.text.char_indices().nth(MAX_REASON_TEXT) {
+        let last = reason.text[..at].char_indices().next_back().map_or(0, |(last, _)| last);
+        reason.text.truncate(last);
+        reason.text.push('…');
+    }
+}
+
+/// How a result begins that is too long to be kept: `{"cut":true,"bytes":20000,"begins":"…"}`.
+fn cut_result(result: &str) -> Json {
+    let begins: String = result.chars().take(RESULT_KEPT).collect();
+    serde_json::json!({ "cut": true, "bytes": result.len(), "begins": begins }).into()
 }
 
 /// Whether a message was written by a newer program than this one.
@@ -172,6 +215,55 @@ mod tests {
         assert_eq!(check("[".repeat(33).as_bytes()), Err(Error::TooDeep));
         assert_eq!(check(format!("{}{}", "[".repeat(32), "]".repeat(32)).as_bytes()), Ok(()));
         assert_eq!(check(format!("\"{}\"", "[".repeat(99)).as_bytes()), Ok(()));
+    }
+
+    /// How a reply with this reason and result is read.
+    fn heard(reason: Reason, result: Json) -> Reply {
+        let command = sound();
+        let mut said = command.reply(crate::Outcome::Refused, command.issued_at);
+        (said.reason, said.result) = (Some(reason), Some(result));
+        let heard = reply(&write(&said)).expect("it counts");
+        assert_eq!(heard.outcome, crate::Outcome::Refused);
+        heard
+    }
+
+    #[test]
+    fn a_reason_that_is_too_long_is_cut_and_shows_it() {
+        for (code, read) in [
+            ("card_declined", "card_declined".to_owned()),
+            ("Card-Declined!", "card_declined_".to_owned()),
+            ("", "unspecified".to_owned()),
+            (&"a".repeat(64), "a".repeat(64)),
+            (&"a".repeat(65), format!("{}_cut", "a".repeat(60))),
+            (&"ä".repeat(100_000), format!("{}_cut", "_".repeat(60))),
+        ] {
+            let heard = heard(Reason::new(code, ""), Json::null());
+            assert_eq!(heard.reason.map(|r| r.code), Some(read), "{code:.80}");
+        }
+        for (text, read) in [
+            ("ä".repeat(200), "ä".repeat(200)),
+            ("ä".repeat(201), format!("{}…", "ä".repeat(199))),
+            ("x".repeat(100_000), format!("{}…", "x".repeat(199))),
+        ] {
+            let heard = heard(Reason::new("no", text), Json::null());
+            assert_eq!(heard.reason.map(|r| r.text), Some(read));
+        }
+    }
+
+    #[test]
+    fn a_result_that_is_too_long_is_cut_and_shows_it() {
+        // Two bytes are the quotes.
+        let most = serde_json::json!("x".repeat(MAX_RESULT - 2));
+        assert_eq!(heard(Reason::new("no", ""), most.clone().into()).result, Some(most.into()));
+        let more = Json::from(serde_json::json!("ä".repeat(MAX_RESULT)));
+        let cut: serde_json::Value =
+            heard(Reason::new("no", ""), more.clone()).result.unwrap().read().unwrap();
+        assert_eq!(cut["bytes"], more.get().len());
+        assert!(
+            cut["begins"]
+                .as_str()
+                .is_some_and(|text| text.starts_with("\"ä") && text.chars().count() == 1000)
+        );
     }
 
     proptest! {

@@ -7,6 +7,9 @@ use uuid::Uuid;
 
 use super::RetryPolicy;
 
+/// How long an outcome that nobody knows is asked after before its saga parks, unless a workflow says otherwise.
+pub const UNKNOWN_PATIENCE: Duration = Duration::from_secs(15 * 60);
+
 /// A versioned workflow.
 #[derive(Debug, Clone)]
 pub struct Definition {
@@ -18,6 +21,9 @@ pub struct Definition {
     pub labels: Labels,
     /// When a saga that does not get on is cancelled by itself.
     pub timeout: Option<SagaTimeout>,
+    /// How long what is answered `unknown` is asked after before the saga parks: from the first of consecutive
+    /// `unknown`s on, whether to a command or to its compensation.
+    pub unknown_patience: Duration,
     /// In order. Compensatable ones, at most one pivot, then retriable ones.
     pub steps: Vec<Step>,
 }

@@ -39,6 +39,8 @@ pub enum Nothing {
     InFlight,
     /// No command of this saga: if a success, an effect that nobody ordered.
     NotMine,
+    /// It answers a command of this saga and repeats another's step, part, generation, workflow or slot.
+    WrongEcho,
     /// A cancellation that is already on its way.
     AlreadyCancelling,
 }
@@ -55,6 +57,15 @@ pub enum Illegal {
     /// It is being undone, towards something else.
     #[error("it is being undone towards another outcome")]
     UndoneOtherwise,
+    /// It has moved since the operator looked, or something else of it waits for them.
+    #[error("it has moved since it was looked at: look again")]
+    Stale,
+    /// What is to be settled is not named.
+    #[error("several things may wait for an operator: the command must be named")]
+    NeedsCommand,
+    /// Nothing of it waits for a time at which it would be sent.
+    #[error("nothing of it waits to be sent again")]
+    NothingToSend,
     /// It does not wait for an operator.
     #[error("the saga is not parked")]
     NotParked,
@@ -163,6 +174,9 @@ pub struct Did {
     /// When it will be cancelled unless a step has succeeded by then; with the birth only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_at: Option<DateTime<Utc>>,
+    /// When `unknown` will be no answer any more; with the first in a row only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parks_at: Option<DateTime<Utc>>,
     /// The step it concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,

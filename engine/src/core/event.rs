@@ -5,6 +5,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::Definition;
+
 /// An event, when it was decided, and the randomness that the decision may use.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Occurrence {
@@ -30,7 +32,9 @@ pub enum Event {
     /// Somebody wants it undone.
     CancelRequested(Actor),
     /// An operator wants what is parked tried again.
-    RetryRequested(Actor),
+    RetryRequested(Retry),
+    /// An operator wants what waits for its time sent again now.
+    ResendRequested(Resend),
     /// An operator knows, from elsewhere, what became of what is parked.
     Resolved(Resolution),
     /// The row could not be written with what had come.
@@ -54,12 +58,45 @@ impl Actor {
     }
 }
 
+/// What an operator saw when they decided. Their action settles that, and nothing else: a saga that has moved since
+/// is another saga.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Seen {
+    /// The saga's revision.
+    pub revision: u32,
+    /// The command (or compensation) that waits for an operator. None where the saga is poisoned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command_id: Option<Uuid>,
+}
+
+/// An operator's wish that what is parked be tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retry {
+    /// Who and why.
+    pub by: Actor,
+    /// What they saw.
+    pub seen: Seen,
+}
+
+/// An operator's wish that nobody wait any longer for a backoff.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resend {
+    /// Who and why.
+    pub by: Actor,
+    /// What they saw, if it matters to them: what is sent again cannot take effect twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Seen>,
+}
+
 /// A resolution by hand.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Resolution {
     /// Who and why.
     pub by: Actor,
+    /// What they saw.
+    pub seen: Seen,
     /// Whether it was done.
     pub done: bool,
     /// Evidence from the other side: a bank's or a carrier's reference.
@@ -96,6 +133,30 @@ pub struct ReplyEvent {
     /// What the saga holds more or less since.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exposure: Vec<Exposure>,
+    /// What else it repeats of its command.
+    #[serde(skip)]
+    pub echo: Option<Echo>,
+}
+
+/// What a reply repeats of its command besides the ids: compared with the command, and not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Echo {
+    /// Which of the step's commands.
+    pub part: u16,
+    /// Of the execute.
+    pub generation: u16,
+    /// The saga's home.
+    pub slot: u16,
+    /// Name and version of the workflow; none if this program does not know it.
+    pub workflow: Option<(&'static str, u32)>,
+}
+
+impl Echo {
+    /// What a reply repeats; `definition` is that of the workflow which it names.
+    pub fn of(reply: &Reply, definition: Option<&Definition>) -> Self {
+        let &Reply { part, generation, slot, .. } = reply;
+        Self { part, generation, slot, workflow: definition.map(|d| (d.name, d.version)) }
+    }
 }
 
 impl ReplyEvent {
@@ -117,6 +178,7 @@ impl From<Reply> for ReplyEvent {
             result: reply.result,
             reason: reply.reason,
             exposure: reply.exposure,
+            echo: None,
         }
     }
 }
@@ -130,6 +192,7 @@ impl Event {
             Event::Woke => "woke",
             Event::CancelRequested(_) => "cancel_requested",
             Event::RetryRequested(_) => "retry_requested",
+            Event::ResendRequested(_) => "resend_requested",
             Event::Resolved(_) => "resolved",
             Event::Poisoned(_) => "poisoned",
         }

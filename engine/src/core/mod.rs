@@ -1,6 +1,7 @@
 //! The pure core: everything that decides a saga's fate. No I/O, no clock, no randomness; replaying a saga's
 //! timeline through it gives the stored row.
 
+mod command_state;
 mod definition;
 mod effect;
 mod event;
@@ -10,15 +11,16 @@ mod retry;
 mod saga;
 pub mod transition;
 
-pub use definition::{Call, Catalog, Definition, Fault, Input, Labels, Needs, SagaTimeout, Step, StepKind};
+pub use command_state::{CommandState, Repeats, Status, Undo};
+pub use definition::{
+    Call, Catalog, Definition, Fault, Input, Labels, Needs, SagaTimeout, Step, StepKind, UNKNOWN_PATIENCE,
+};
 pub use effect::{Change, Decision, Did, Entry, Illegal, Nothing, Send};
-pub use event::{Actor, Event, Occurrence, ReplyEvent, Resolution};
+pub use event::{Actor, Echo, Event, Occurrence, ReplyEvent, Resend, Resolution, Retry, Seen};
 pub use message::{command, outstanding, repetitions};
 pub use replay::{Mismatch, replay};
 pub use retry::{RetryPolicy, jittered};
-pub use saga::{
-    CommandState, Direction, NewSaga, Repeats, Saga, SagaOutcome, SagaState, State, Status, Undo,
-};
+pub use saga::{Direction, NewSaga, Saga, SagaOutcome, SagaState, State};
 pub(crate) use transition::RESEND;
 pub use transition::{start, transition};
 

@@ -1,5 +1,7 @@
 //! A saga's row from its timeline.
 
+use std::borrow::Cow;
+
 use super::{Decision, Definition, Entry, Event, NewSaga, Saga, transition, transition::born};
 
 /// Where a history and the core disagree.
@@ -36,10 +38,18 @@ pub fn replay(definition: &Definition, new: NewSaga, entries: &[Entry]) -> Resul
         if entry.revision != saga.revision + 1 {
             return Err(Mismatch::Gap { expected: saga.revision + 1, found: entry.revision });
         }
-        match transition(definition, &saga, &entry.occurrence) {
+        match transition(&promised(definition, entry), &saga, &entry.occurrence) {
             Decision::Changed(change) if change.entry.did == entry.did => saga = change.saga,
             _ => return Err(Mismatch::Decision(entry.revision)),
         }
     }
     Ok(saga)
+}
+
+/// The definition with what it promised at this entry, whatever it would promise today.
+fn promised<'a>(definition: &'a Definition, entry: &Entry) -> Cow<'a, Definition> {
+    match entry.did.parks_at.map(|at| (at - entry.occurrence.at).to_std()) {
+        Some(Ok(unknown_patience)) => Cow::Owned(Definition { unknown_patience, ..definition.clone() }),
+        _ => Cow::Borrowed(definition),
+    }
 }

@@ -29,6 +29,8 @@ pub(super) struct Outcome {
     pub missing: Vec<Uuid>,
     /// Events (by place in the saga's list) that no command of the saga ordered.
     pub not_mine: Vec<(Uuid, usize)>,
+    /// Events (likewise) that do not repeat what the command said that they answer.
+    pub wrong_echo: Vec<(Uuid, usize)>,
     /// Events that cannot be stored.
     pub poisoned: Vec<Poison>,
     /// Sagas of workflows that this program does not know, and a sentence that says so.
@@ -42,10 +44,11 @@ pub(super) struct Outcome {
 impl Outcome {
     /// Takes up what became of other sagas.
     pub fn append(&mut self, other: Self) {
-        let Self { outgoing, missing, not_mine, poisoned, unknown, illegal, rows } = other;
+        let Self { outgoing, missing, not_mine, wrong_echo, poisoned, unknown, illegal, rows } = other;
         self.outgoing.extend(outgoing);
         self.missing.extend(missing);
         self.not_mine.extend(not_mine);
+        self.wrong_echo.extend(wrong_echo);
         self.poisoned.extend(poisoned);
         self.unknown.extend(unknown);
         self.illegal.extend(illegal);
@@ -69,16 +72,18 @@ struct Decided {
     raise: Option<Option<DateTime<Utc>>>,
 }
 
-/// Events of one saga that change nothing: by their places those that no command of it ordered, and what was refused.
+/// Events of one saga that change nothing: by their places those that no command of it ordered, and those that do not
+/// repeat what their command said; and what was refused.
 #[derive(Default)]
 struct Refused {
     not_mine: Vec<usize>,
+    wrong_echo: Vec<usize>,
     illegal: Vec<Illegal>,
 }
 
 impl Refused {
     fn is_empty(&self) -> bool {
-        self.not_mine.is_empty() && self.illegal.is_empty()
+        self.not_mine.is_empty() && self.wrong_echo.is_empty() && self.illegal.is_empty()
     }
 }
 
@@ -159,6 +164,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             // Somebody else was first: what they wrote may change the answer.
             metrics::counter!("amends_engine_conflicts_total").increment(again.len() as u64);
             outcome.not_mine.retain(|(id, _)| !again.contains_key(id));
+            outcome.wrong_echo.retain(|(id, _)| !again.contains_key(id));
             outcome.illegal.retain(|(id, _)| !again.contains_key(id));
             events = again;
             events.extend(unsure);
@@ -195,6 +201,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
                 continue;
             }
             outcome.not_mine.extend(refused.not_mine.into_iter().map(|place| (id, place)));
+            outcome.wrong_echo.extend(refused.wrong_echo.into_iter().map(|place| (id, place)));
             outcome.illegal.extend(refused.illegal.into_iter().map(|illegal| (id, illegal)));
             let Some(decided) = decided else {
                 // A newer program's saga: it is left to that program, and must not stop the others here.
@@ -269,12 +276,14 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
     ) -> Result<(), Error> {
         for (saga_id, list) in sagas {
             outcome.not_mine.retain(|(id, _)| *id != saga_id);
+            outcome.wrong_echo.retain(|(id, _)| *id != saga_id);
             outcome.illegal.retain(|(id, _)| *id != saga_id);
             for (place, occurrence) in list.into_iter().enumerate() {
                 let alone = BTreeMap::from([(saga_id, vec![occurrence.event])]);
                 let one = Box::pin(self.decide(alone, None)).await?;
                 outcome.outgoing.extend(one.outgoing);
                 outcome.not_mine.extend(one.not_mine.into_iter().map(|(id, _)| (id, place)));
+                outcome.wrong_echo.extend(one.wrong_echo.into_iter().map(|(id, _)| (id, place)));
                 outcome.poisoned.extend(one.poisoned.into_iter().map(|poison| Poison { place, ..poison }));
                 outcome.illegal.extend(one.illegal);
                 outcome.rows.extend(one.rows);
@@ -296,6 +305,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
                     sends.extend(change.sends);
                 }
                 Decision::Nothing(Nothing::NotMine) => refused.not_mine.push(place),
+                Decision::Nothing(Nothing::WrongEcho) => refused.wrong_echo.push(place),
                 Decision::Nothing(_) => {}
                 Decision::Rescheduled(at) => raise = Some(at),
                 Decision::Illegal(illegal) => refused.illegal.push(illegal),

@@ -24,7 +24,10 @@ pub use news::News;
 pub use recent::Recent;
 
 use std::{
-    sync::{Arc, RwLock},
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -49,7 +52,7 @@ pub struct Engine<S, K, C> {
     /// How it knows its own commands again.
     pub key: TokenKey,
     /// How often the store was restored to an earlier state.
-    pub epoch: u32,
+    pub epoch: Epoch,
     /// What this process owns, as the replies loop last saw it.
     pub ownership: Ownership,
     /// Where it has written lately.
@@ -58,6 +61,28 @@ pub struct Engine<S, K, C> {
     pub budget: RepeatBudget,
     /// What it has written lately.
     pub recent: Recent,
+}
+
+/// How often the store was restored to an earlier state, as far as this process has heard. It is read when a process
+/// starts, and again when somebody else seems to know better.
+#[derive(Debug)]
+pub struct Epoch(AtomicU32);
+
+impl Epoch {
+    /// As it was read.
+    pub fn new(epoch: u32) -> Self {
+        Self(AtomicU32::new(epoch))
+    }
+
+    /// The newest that this process has heard of.
+    pub fn known(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Takes over what was read. Returns whether it is news.
+    fn learn(&self, epoch: u32) -> bool {
+        self.0.fetch_max(epoch, Ordering::Relaxed) < epoch
+    }
 }
 
 /// What a loop could not get past this time.

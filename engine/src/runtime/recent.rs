@@ -59,6 +59,11 @@ impl Recent {
         }
     }
 
+    /// Forgets all of them: the rows are not what they were.
+    pub(super) fn clear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Halves::default();
+    }
+
     /// Remembers these. What has ended has no answers to come.
     pub(super) fn keep(&self, written: impl Iterator<Item = Kept>) {
         let mut halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,7 @@
 //! Takes what workers answered: all that is there, decided together, written in one transaction (of very many in a few,
 //! side by side).
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{cmp::Ordering, collections::BTreeMap, time::Duration};
 
 use amends_protocol::{
     Json, Kind, Outcome, Reply,
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{Engine, Error, batch, budget::Answer};
 use crate::{
-    core::{Event, RESEND, ReplyEvent},
+    core::{Echo, Event, RESEND, ReplyEvent},
     port::{Clock, SagaStore, Stray},
 };
 
@@ -27,6 +27,9 @@ const LANE: usize = 500;
 const LANES: usize = 3;
 /// How long an empty receive waits. Bounds how late a change of ownership is seen.
 const PATIENCE: Duration = Duration::from_millis(250);
+
+/// Why a reply is dead-lettered whose token is right.
+const WRONG_ECHO: &str = "the reply's step, part, generation, workflow or slot is not its command's";
 
 /// Where a reply came from, and whether an effect came of it.
 struct Heard {
@@ -75,6 +78,7 @@ async fn take<S: SagaStore, K: Sink, C: Clock>(engine: &Engine<S, K, C>, batch: 
     let mut dead: Vec<(&Inbound, String)> = Vec::new();
     let mut by_saga: BTreeMap<Uuid, Vec<Heard>> = BTreeMap::new();
     let mut events: BTreeMap<Uuid, Vec<Event>> = BTreeMap::new();
+    let mut believed: Vec<(usize, Reply)> = Vec::with_capacity(batch.messages.len());
     for (message, inbound) in batch.messages.iter().enumerate() {
         match wire::reply(&inbound.bytes) {
             Err(why) => dead.push((inbound, why.to_string())),
@@ -82,15 +86,25 @@ async fn take<S: SagaStore, K: Sink, C: Clock>(engine: &Engine<S, K, C>, batch: 
                 metrics::counter!("amends_engine_forged_replies_total").increment(1);
                 dead.push((inbound, "the reply token is not that command's".to_owned()));
             }
+            Ok(reply) => believed.push((message, reply)),
+        }
+    }
+    let newest = believed.iter().map(|(_, reply)| reply.epoch).max();
+    let epoch = current_epoch(engine, newest).await?;
+    for (message, reply) in believed {
+        match reply.epoch.cmp(&epoch) {
             // From before the store was restored: what it settles is asked again.
-            Ok(reply) if reply.epoch < engine.epoch => {
-                metrics::counter!("amends_engine_old_epoch_replies_total").increment(1);
+            Ordering::Less => metrics::counter!("amends_engine_old_epoch_replies_total").increment(1),
+            Ordering::Greater => {
+                let why =
+                    format!("the reply's epoch {} is newer than this deployment's {epoch}", reply.epoch);
+                dead.push((&batch.messages[message], why));
             }
-            Ok(reply) => {
+            Ordering::Equal => {
                 note(engine, &reply, now);
                 let heard = Heard { message, succeeded: reply.outcome == Outcome::Succeeded };
                 by_saga.entry(reply.saga_id).or_default().push(heard);
-                events.entry(reply.saga_id).or_default().push(Event::Replied(ReplyEvent::from(reply)));
+                events.entry(reply.saga_id).or_default().push(replied(engine, reply));
             }
         }
     }
@@ -125,6 +139,10 @@ async fn take<S: SagaStore, K: Sink, C: Clock>(engine: &Engine<S, K, C>, batch: 
         let heard = by_saga.get(&poison.saga_id).and_then(|heard| heard.get(poison.place));
         dead.extend(heard.map(|h| (&batch.messages[h.message], poison.why.clone())));
     }
+    for (id, place) in &outcome.wrong_echo {
+        let heard = by_saga.get(id).and_then(|heard| heard.get(*place));
+        dead.extend(heard.map(|h| (&batch.messages[h.message], WRONG_ECHO.to_owned())));
+    }
     for (id, why) in &outcome.unknown {
         let messages = by_saga.get(id).into_iter().flatten().map(|h| &batch.messages[h.message]);
         dead.extend(messages.map(|m| (m, why.clone())));
@@ -134,6 +152,20 @@ async fn take<S: SagaStore, K: Sink, C: Clock>(engine: &Engine<S, K, C>, batch: 
         engine.sink.dead_letter(message, &why).await?;
     }
     Ok(())
+}
+
+/// The deployment's epoch. Where replies name a newer one than this process knows, the store was perhaps restored since it
+/// was read: it is read again.
+async fn current_epoch<S: SagaStore, K: Sink, C: Clock>(
+    engine: &Engine<S, K, C>,
+    newest: Option<u32>,
+) -> Result<u32, Error> {
+    let is_newer = |newest| newest > engine.epoch.known();
+    if newest.is_some_and(is_newer) && engine.epoch.learn(engine.store.epoch().await?) {
+        tracing::warn!(epoch = engine.epoch.known(), "the store was restored to an earlier state");
+        engine.recent.clear();
+    }
+    Ok(engine.epoch.known())
 }
 
 /// Decides and writes events, and sends the commands that follow.
@@ -156,6 +188,12 @@ fn lanes<V>(mut events: BTreeMap<Uuid, V>) -> Vec<BTreeMap<Uuid, V>> {
     let mut lanes: Vec<_> = firsts.into_iter().rev().map(|first| events.split_off(&first)).collect();
     lanes.push(events);
     lanes
+}
+
+/// What a reply says, and what it repeats of its command.
+fn replied<S, K, C>(engine: &Engine<S, K, C>, reply: Reply) -> Event {
+    let echo = Echo::of(&reply, engine.catalog.get(&reply.workflow, reply.workflow_version));
+    Event::Replied(ReplyEvent { echo: Some(echo), ..ReplyEvent::from(reply) })
 }
 
 /// What a participant answers says whether further attempts are worth their while.

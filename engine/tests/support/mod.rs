@@ -12,6 +12,8 @@ use amends_protocol::{Exposure, Json, Outcome};
 use serde_json::json;
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
+/// How long an outcome that nobody knows is asked after.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// book (one command a room, compensatable) → charge (compensatable) → confirm (pivot) → file (retriable).
 pub(crate) fn stay() -> Definition {
@@ -34,6 +36,7 @@ pub(crate) fn stay() -> Definition {
         version: 1,
         labels: Labels { initial: "NEW", undoing: "UNDOING", cancelled: "CANCELLED" },
         timeout: Some(SagaTimeout { until_step: 0, after: Duration::from_secs(900), reason: "too_late" }),
+        unknown_patience: PATIENCE,
         steps: vec![
             Step {
                 retry: RetryPolicy::attempts(None),
@@ -80,9 +83,11 @@ pub(crate) fn waiting_for(step: &str) -> Dialogue {
 pub(crate) fn unknown_until_parked(step: &str) -> Dialogue {
     let mut stay = waiting_for(step);
     stay.passes(10 * SECOND);
-    for _ in 0..5 {
+    while !stay.saga.parked {
         stay.answers(&format!("{step} probe"), Outcome::Unknown);
-        stay.passes(60 * SECOND);
+        let wait =
+            stay.saga.wake_at.map_or(Duration::ZERO, |at| (at - stay.now).to_std().unwrap_or_default());
+        stay.passes(wait);
     }
     stay.sent.clear();
     stay

@@ -286,6 +286,7 @@ impl Worker {
         };
         let reason = (outcome == Outcome::Refused).then(|| Reason::new("no", ""));
         self.replies.push(ReplyEvent {
+            echo: None,
             command_id: id::of(kind, key),
             kind,
             target: (kind != Kind::Execute).then_some(key),

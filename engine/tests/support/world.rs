@@ -10,7 +10,7 @@ use amends_engine::core::{
     Catalog, Decision, Entry, Event, NewSaga, Occurrence, Saga, Send as Sent, start, transition,
 };
 use amends_engine::port::{self, Clock, DueScan, Inputs, Loaded, SagaStore, Stray, Write};
-use amends_engine::runtime::{Engine, News, Ownership, RepeatBudget};
+use amends_engine::runtime::{Engine, Epoch, News, Ownership, RepeatBudget};
 use amends_protocol::transport::{self, Assignment, Batch, Inbound, Outbound, Sink, Source};
 use amends_protocol::{Command, Json, Kind, Outcome, Reply, TokenKey, id, wire};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -43,6 +43,8 @@ pub(crate) struct State {
     pub(crate) reads: Vec<Uuid>,
     pub(crate) sent: Vec<Command>,
     pub(crate) dead: Vec<(i64, String)>,
+    /// How often the store was restored.
+    pub(crate) epoch: u32,
     pub(crate) send_fails: u32,
     /// The process dies as it is about to produce: the next send never begins.
     pub(crate) dies_before_send: bool,
@@ -61,6 +63,7 @@ impl World {
     /// A world in which one process owns everything.
     pub(crate) fn new() -> (Self, TestEngine) {
         let world = Self::default();
+        world.state().epoch = 1;
         world.state().now = DateTime::from_timestamp(1_767_225_600, 0).unwrap();
         world.state().assignment = Assignment { generation: 1, partitions: (0..8).collect(), count: 8 };
         let engine = world.engine();
@@ -75,7 +78,7 @@ impl World {
             clock: self.clone(),
             catalog: Catalog::new(vec![stay()]).unwrap(),
             key: TokenKey::new(KEY),
-            epoch: 1,
+            epoch: Epoch::new(1),
             ownership: Ownership::default(),
             news: News::default(),
             budget: RepeatBudget::default(),
@@ -184,6 +187,12 @@ impl SagaStore for World {
     async fn now(&self) -> Result<DateTime<Utc>, port::Error> {
         // It is known without asking, mostly.
         Ok(self.state().now)
+    }
+
+    async fn epoch(&self) -> Result<u32, port::Error> {
+        self.state().fails()?;
+        self.state().log.push("epoch".to_owned());
+        Ok(self.state().epoch)
     }
 
     async fn load(&self, ids: &[Uuid]) -> Result<Loaded, port::Error> {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use amends_protocol::{
-    Json, Outcome,
+    Json, Kind, Outcome, SLOTS,
     transport::{Assignment, Batch, Error, Inbound, Outbound, Placement, Sink, Source},
     wire,
 };
@@ -182,6 +182,27 @@ impl State {
                 reply.reply_token = "00112233445566778899aabbccddeeff".to_owned();
                 reply.outcome = Outcome::Succeeded;
                 self.append(topic, partition, wire::write(&reply), None, Some(Poison::Unreadable));
+            }
+        } else if topic == REPLIES && self.strikes(Fault::Echo, 0.004) {
+            if let Ok(mut reply) = wire::reply(&bytes) {
+                match self.plan.draw(Fault::Echo, 0..7) {
+                    0 => reply.step = if reply.step == "pay" { "ship" } else { "pay" }.to_owned(),
+                    1 => reply.part += 1,
+                    2 => reply.generation += 1,
+                    3 => reply.slot = (reply.slot + 1) % SLOTS,
+                    4 => reply.workflow += "_of_others",
+                    5 => reply.epoch += 6,
+                    _ => reply.workflow_version += 1,
+                }
+                reply.outcome = Outcome::Refused;
+                self.append(topic, partition, wire::write(&reply), None, Some(Poison::Unreadable));
+            }
+        } else if topic == REPLIES && self.strikes(Fault::Unnetted, 0.02) {
+            if let Ok(mut reply) = wire::reply(&bytes)
+                && reply.kind == Kind::Compensate
+            {
+                reply.exposure.clear();
+                bytes = wire::write(&reply);
             }
         } else if topic != REPLIES
             && self.strikes(Fault::Unsupported, 0.01)

@@ -1,13 +1,15 @@
 //! People: customers who order, repeat and cancel, and an operator who looks after what is parked.
 
+mod operator;
+
 use std::collections::BTreeMap;
 
 use amends_engine::{
-    core::{Actor, CommandState, Event, Illegal, Input, NewSaga, Resolution, Saga, SagaState, Status, start},
+    core::{Actor, Event, NewSaga, start},
     port::Inputs,
     runtime::apply::Applied,
 };
-use amends_protocol::{Json, SLOTS, id};
+use amends_protocol::{Json, SLOTS};
 use amends_workflows::order_fulfilment::{Line, OrderInput, Personal};
 use futures::future::{Either, select};
 use rand::{RngExt, seq::IndexedRandom};
@@ -18,8 +20,8 @@ use crate::{
     executor::{Micros, SECOND, Slot},
     faults::{Fault, Rng, stream},
     processes::{act, engine},
-    store::{NewOrder, Placed, SimStore, Stored, short},
-    world::{Control, Handle, OUTSIDE, State},
+    store::{NewOrder, Placed, SimStore, short},
+    world::{Control, Handle, OUTSIDE},
 };
 
 /// An order that somebody will place.
@@ -125,7 +127,7 @@ pub async fn people(handle: Handle) {
         state.control.push(Control::Spawn(OUTSIDE, Box::pin(customer(h, wish))));
     }
     let h = handle.clone();
-    state.control.push(Control::Spawn(OUTSIDE, Box::pin(operator(h))));
+    state.control.push(Control::Spawn(OUTSIDE, Box::pin(operator::operator(h))));
     drop(state);
 }
 
@@ -246,139 +248,5 @@ async fn cancel(handle: &Handle, order: Uuid) {
     });
     if answer.await == Some(true) {
         handle.state().clients.promised.push(saga);
-    }
-}
-
-/// Looks every so often at what is parked, and does something about it.
-async fn operator(handle: Handle) {
-    if handle.state().plan.rate(Fault::Operator) == 0.0 {
-        return;
-    }
-    let (holiday, healed) = {
-        let state = handle.state();
-        (state.clients.holiday, state.heals_at + 150 * SECOND)
-    };
-    if holiday {
-        handle.sleep(healed).await;
-    }
-    loop {
-        let pause = {
-            let mut state = handle.state();
-            state.plan.draw(Fault::Operator, 5 * SECOND..90 * SECOND)
-        };
-        handle.sleep(pause).await;
-        let parked: Vec<Uuid> = {
-            let state = handle.state();
-            // Left alone in the end, so that what waits for people is seen to wait.
-            if state.now > state.heals_at + 600 * SECOND {
-                return;
-            }
-            state.store.sagas.values().filter(|s| s.saga.parked).map(|s| s.saga.id).collect()
-        };
-        let stale = {
-            let state = &mut *handle.state();
-            let undoing = |s: &&Stored| s.saga.state() == SagaState::Compensating;
-            let undoing: Vec<Saga> =
-                state.store.sagas.values().filter(undoing).map(|s| s.saga.clone()).collect();
-            let draw = state.plan.draw(Fault::Operator, 0..8) as usize;
-            undoing.into_iter().nth(draw)
-        };
-        if let Some(saga) = stale {
-            from_an_old_page(&handle, &saga).await;
-        }
-        for saga in parked {
-            let action = {
-                let mut state = handle.state();
-                let draw = state.plan.draw(Fault::Operator, 0..8);
-                decide(&mut state, saga, draw)
-            };
-            let Some((word, event)) = action else { continue };
-            {
-                let mut state = handle.state();
-                state.plan.struck[Fault::Operator as usize] += 1;
-                state.meet_action(saga, word);
-                state.note(OUTSIDE, || format!("operator: {word} {}", short(saga)));
-            }
-            let answer = request(&handle, move |door, answer| async move {
-                answer.fill(act(&door, saga, event).await.ok());
-            });
-            match answer.await {
-                Some(Some(Applied::Done(_))) => handle.state().clients.acted.push((saga, word)),
-                Some(Some(Applied::Illegal(_, Illegal::NeedsReference))) => {
-                    handle.state().violations.push(format!("operator: {word} needs a reference it had"));
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
-/// An operator pays back by hand and resolves what was parked when the page was loaded, and is being undone again by
-/// now: the engine must refuse. (The store watches that what is resolved is parked.)
-async fn from_an_old_page(handle: &Handle, saga: &Saga) {
-    let under_way = |c: &&CommandState| c.undo.as_ref().is_some_and(|u| !u.done);
-    let Some(command) = saga.state.commands.iter().find(under_way) else { return };
-    if evidence(&mut handle.state(), saga, command).is_none() {
-        return;
-    }
-    let by = Actor::new("operator", "an old page");
-    let resolution = Resolution { by, done: true, reference: "REF-0".to_owned(), exposure: Vec::new() };
-    let saga = saga.id;
-    let answer = request(handle, move |door, answer| async move {
-        answer.fill(act(&door, saga, Event::Resolved(resolution)).await.is_ok());
-    });
-    answer.await;
-}
-
-/// What an operator does about a parked saga. They ask the other side before they resolve anything, and believe
-/// what its books say at that moment.
-fn decide(state: &mut State, saga: Uuid, draw: u64) -> Option<(&'static str, Event)> {
-    let by = Actor::new("operator", "looked into it");
-    let row = state.store.sagas.get(&saga)?;
-    let (saga, data) = (row.saga.clone(), row.data.clone());
-    match draw {
-        0..=2 => Some(("retry", Event::RetryRequested(by))),
-        3 => Some(("cancel", Event::CancelRequested(by))),
-        4 => None,
-        _ => {
-            let command = saga.parked_command()?;
-            let done = evidence(state, &saga, command)?;
-            let mut exposure = Vec::new();
-            if done && command.undo.is_none() && command.status != Status::Succeeded {
-                let definition = crate::processes::catalog().iter().next()?.clone();
-                let call = saga.call(command.part, Input { data: &data, personal: None });
-                exposure = (definition.steps[command.step].may_hold)(&call);
-            }
-            let reference = "REF-1".to_owned();
-            let word = if done { "resolve done" } else { "resolve notDone" };
-            Some((word, Event::Resolved(Resolution { by, done, reference, exposure })))
-        }
-    }
-}
-
-/// What the other side says of a parked command: that it was done (of a compensation: undone) or not. None: a
-/// person would not resolve this, or would first have it done by hand.
-fn evidence(state: &mut State, saga: &Saga, command: &CommandState) -> Option<bool> {
-    let definition = crate::processes::catalog().iter().next()?.clone();
-    let key = command.id(saga.id, &definition);
-    let undoing = command.undo.as_ref().is_some_and(|u| !u.done);
-    let by_hand = Uuid::new_v5(&id::undo(key), b"by hand");
-    match definition.steps[command.step].name {
-        "pay" if undoing => {
-            // The money is paid back by hand, if there is any.
-            if let Some(charge) = state.outside.charges.get_mut(&key).filter(|c| c.declined.is_none()) {
-                charge.refund.get_or_insert((by_hand, by_hand));
-            }
-            Some(true)
-        }
-        "ship" if undoing => {
-            if let Some(booked) = state.outside.bookings.get_mut(&key).filter(|b| b.tracking.is_some()) {
-                booked.cancelled.get_or_insert(by_hand);
-            }
-            Some(true)
-        }
-        "pay" => Some(state.outside.charges.get(&key).is_some_and(|c| c.declined.is_none())),
-        "ship" => Some(state.outside.bookings.get(&key).is_some_and(|b| b.tracking.is_some())),
-        _ => None,
     }
 }

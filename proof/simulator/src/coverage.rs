@@ -117,7 +117,7 @@ impl Coverage {
         });
         let replies: Vec<String> = replies.collect();
         let of_commands = STATES.iter().flat_map(|s| replies.iter().map(move |r| (*s, r.clone())));
-        let actions = ["cancel", "retry", "resolve done", "resolve notDone"];
+        let actions = ["cancel", "retry", "resend", "resolve done", "resolve notDone"];
         let of_sagas = SAGAS.iter().flat_map(|s| actions.iter().map(move |a| (*s, (*a).to_owned())));
         of_commands.chain(of_sagas).collect()
     }

@@ -82,6 +82,10 @@ faults! {
     Repeat = "repeat",
     /// An operator acts.
     Operator = "operator",
+    /// A reply that repeats what another command said.
+    Echo = "wrong-echo",
+    /// A worker that knows nothing of an effect says that it is undone.
+    Unnetted = "nothing-given-back",
 }
 
 /// Which faults a run has, and how often.

@@ -7,10 +7,11 @@ pub use books::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 use amends_engine::core::{
-    Definition, Direction, Entry, Event, Input, NewSaga, Saga, SagaOutcome, Status, StepKind, replay,
+    Definition, Direction, Entry, Event, Input, NewSaga, Resend, Retry, Saga, SagaOutcome, Status, StepKind,
+    replay,
 };
 use amends_inventory::stock;
-use amends_protocol::Exposure;
+use amends_protocol::{Exposure, Kind, Outcome};
 use amends_worker::row::{self, Row};
 use amends_workflows::order_fulfilment as order;
 use uuid::Uuid;
@@ -19,7 +20,7 @@ use crate::{
     bus::Poison,
     clients::PRODUCTS,
     executor::SECOND,
-    processes::catalog,
+    processes::{PATIENCE, catalog},
     store::{Stored, short},
     world::State,
 };
@@ -35,7 +36,7 @@ pub struct Quiet<'a> {
 pub type Invariant = (&'static str, fn(&Quiet<'_>) -> Vec<String>);
 
 /// All of them, numbered as in RELIABILITY.
-pub const ALL: [Invariant; 17] = [
+pub const ALL: [Invariant; 19] = [
     ("1 stock_balances", stock_balances),
     ("2 money_balances", money_balances),
     ("3 one_outcome_that_never_changes", one_outcome_that_never_changes),
@@ -53,6 +54,8 @@ pub const ALL: [Invariant; 17] = [
     ("15 actions_are_audited", actions_are_audited),
     ("16 nothing_personal", nothing_personal),
     ("21 nothing_times_out_in_a_healthy_system", nothing_times_out_in_a_healthy_system),
+    ("undone_holds_nothing", undone_holds_nothing),
+    ("patience_is_kept", patience_is_kept),
 ];
 
 /// Checks all of them; says which are broken, and how.
@@ -279,6 +282,43 @@ pub fn dead_letters_are_poison(quiet: &Quiet<'_>) -> Vec<String> {
     broken
 }
 
+/// By the engine's own ledger, what is undone and at rest holds nothing.
+pub fn undone_holds_nothing(quiet: &Quiet<'_>) -> Vec<String> {
+    quiet.each(|stored, _| {
+        let saga = &stored.saga;
+        let undone = saga.outcome == Some(SagaOutcome::Undone) && is_at_rest(saga);
+        let held = saga.state.commands.iter().find(|c| undone && !c.held.is_empty())?;
+        Some(format!("is undone, and its ledger holds {:?}", held.held))
+    })
+}
+
+/// Nothing parks for an outcome that nobody knows before it was answered `unknown`, and nothing else, for as long as
+/// patience lasts.
+pub fn patience_is_kept(quiet: &Quiet<'_>) -> Vec<String> {
+    quiet.each(|_, entries| {
+        entries.iter().enumerate().find_map(|(at, parks)| {
+            let Event::Replied(last) = &parks.occurrence.event else { return None };
+            let parked = parks.did.parked.as_ref().is_some_and(|reason| reason.code == "outcome_unknown");
+            if !parked || last.outcome != Outcome::Unknown {
+                return None;
+            }
+            let undoes = last.kind == Kind::Compensate;
+            let mut first = parks.occurrence.at;
+            for entry in entries[..at].iter().rev() {
+                match &entry.occurrence.event {
+                    Event::Replied(r) if r.step != last.step || (r.kind == Kind::Compensate) != undoes => {}
+                    Event::Replied(_) if entry.did.noted.is_some() => {}
+                    Event::Replied(r) if r.outcome == Outcome::Unknown => first = entry.occurrence.at,
+                    Event::Replied(_) | Event::RetryRequested(_) => break,
+                    _ => {}
+                }
+            }
+            let waited = (parks.occurrence.at - first).to_std().unwrap_or_default();
+            (waited < PATIENCE).then(|| format!("parked after {waited:?} of not knowing {}", last.step))
+        })
+    })
+}
+
 /// Every operator action has its row: who, when, why.
 pub fn actions_are_audited(quiet: &Quiet<'_>) -> Vec<String> {
     quiet.each(|stored, entries| {
@@ -289,7 +329,9 @@ pub fn actions_are_audited(quiet: &Quiet<'_>) -> Vec<String> {
             .iter()
             .filter(|(saga, word)| *saga == stored.saga.id && *word != "cancel");
         let audited = entries.iter().filter(|e| match &e.occurrence.event {
-            Event::RetryRequested(by) => !by.who.is_empty() && !by.why.is_empty(),
+            Event::RetryRequested(Retry { by, .. }) | Event::ResendRequested(Resend { by, .. }) => {
+                !by.who.is_empty() && !by.why.is_empty()
+            }
             Event::Resolved(resolution) => !resolution.by.who.is_empty() && !resolution.by.why.is_empty(),
             _ => false,
         });

@@ -12,7 +12,7 @@ use amends_engine::{
     core::{Catalog, Event},
     port::{self, Clock as _},
     runtime::{
-        Engine, Error, Ownership, RepeatAllowance, RepeatAllowances, RepeatBudget,
+        Engine, Epoch, Error, Ownership, RepeatAllowance, RepeatAllowances, RepeatBudget,
         apply::{Applied, apply},
         recovery::Recovery,
         replies, rest, timers,
@@ -69,9 +69,14 @@ pub fn start(world: &Arc<World>, process: usize) -> Vec<Task> {
     }
 }
 
+/// How often the engine's database was restored.
+pub const EPOCH: u32 = 1;
+/// How long what nobody knows is asked after: shorter than in the world, so that much of it comes to its end.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
 /// The workflows of this program.
 pub fn catalog() -> Catalog {
-    workflows::catalog(workflows::Settings::default())
+    workflows::catalog(workflows::Settings { unknown_patience: PATIENCE, ..workflows::Settings::default() })
 }
 
 /// An engine of a process: of an engine, or of a door.
@@ -82,7 +87,7 @@ pub fn engine(handle: &Handle) -> SimEngine {
         clock: SimClock(handle.clone()),
         catalog: catalog(),
         key: TokenKey::new([7; 32]),
-        epoch: 1,
+        epoch: Epoch::new(EPOCH),
         ownership: Ownership::default(),
         news: amends_engine::runtime::News::default(),
         budget: RepeatBudget::new(TIGHT),

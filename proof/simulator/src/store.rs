@@ -10,7 +10,7 @@ use std::{
 };
 
 use amends_engine::{
-    core::{Change, Entry, Event, NewSaga, Saga, SagaOutcome},
+    core::{Change, Entry, Event, NewSaga, Resolution, Retry, Saga, SagaOutcome},
     port::{DueScan, Error, Inputs, Loaded, SagaStore, Stray, Write},
 };
 use amends_protocol::Json;
@@ -150,6 +150,24 @@ impl Store {
     }
 }
 
+/// What an operator settled by an entry although they had looked at something else.
+fn not_as_seen(before: &Saga, entry: &Entry) -> Option<String> {
+    let (Event::Resolved(Resolution { seen, .. }) | Event::RetryRequested(Retry { seen, .. })) =
+        &entry.occurrence.event
+    else {
+        return None;
+    };
+    let definition = crate::processes::catalog().iter().next()?.clone();
+    let mut parked = before.state.commands.iter().filter_map(|c| c.parked_id(before.id, &definition));
+    let waits = match seen.command_id {
+        Some(id) => parked.any(|parked| parked == id),
+        None => before.state.poisoned.is_some(),
+    };
+    let same = before.revision == seen.revision && entry.revision == seen.revision + 1;
+    let (id, name) = (before.id, entry.occurrence.event.name());
+    (!same || !waits).then(|| format!("operator: {id} was {name} at {}, seen at {seen:?}", before.revision))
+}
+
 impl State {
     /// What time it is by the engine's database.
     pub fn store_now(&self) -> DateTime<Utc> {
@@ -195,10 +213,7 @@ impl State {
                 let now = write.saga.outcome;
                 self.violations.push(format!("one_outcome: {} was {was:?}, is {now:?}", write.saga.id));
             }
-            let by_hand = write.entries.iter().any(|e| matches!(e.occurrence.event, Event::Resolved(_)));
-            if by_hand && !stored.saga.parked {
-                self.violations.push(format!("operator: {} was resolved and not parked", write.saga.id));
-            }
+            self.violations.extend(write.entries.iter().filter_map(|e| not_as_seen(&stored.saga, e)));
             stored.saga = write.saga.clone();
             for (entry, body) in write.entries.iter().zip(bodies) {
                 stored.updated_at = entry.occurrence.at;

@@ -102,11 +102,11 @@ CREATE UNIQUE INDEX ON dispatched (saga_id, step, kind);
 -- What people did, by the timelines.
 CREATE TEMP TABLE actions AS
     SELECT saga_id, revision, did ->> 'step' AS step, key AS action,
-           CASE key WHEN 'resolved' THEN value -> 'by' ELSE value END ->> 'why' AS why,
-           CASE key WHEN 'resolved' THEN value -> 'by' ELSE value END ->> 'who' AS who,
-           coalesce((value ->> 'done')::boolean, false) AS done
+           coalesce(value -> 'by', value) ->> 'why' AS why, coalesce(value -> 'by', value) ->> 'who' AS who,
+           coalesce((value ->> 'done')::boolean, false) AS done,
+           (value -> 'seen' ->> 'revision')::integer AS seen_revision, (value -> 'seen' ->> 'commandId')::uuid AS seen_command
     FROM timeline, LATERAL jsonb_each(CASE jsonb_typeof(event) WHEN 'object' THEN event ELSE '{}' END)
-    WHERE key IN ('cancel_requested', 'retry_requested', 'resolved');
+    WHERE key IN ('cancel_requested', 'retry_requested', 'resend_requested', 'resolved');
 
 -- What was settled by hand, with evidence from the other side: `undone` of a compensation, `done` of an execute.
 CREATE TEMP TABLE by_hand AS

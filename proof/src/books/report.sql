@@ -181,6 +181,10 @@ LEFT JOIN by_hand AS h ON (h.saga_id, h.step, h.what) = (s.id, c.step, 'undone')
 WHERE s.outcome = 'undone' AND h.saga_id IS NULL AND c.status <> 'not_done'
   AND w.status IN ('succeeded', 'accepted', 'started', 'undoing', 'failed_transient', 'failed_for_good');
 INSERT INTO violations
+SELECT 12, format('saga %s is undone, and its %s holds %s', s.id, c.step, c.held)
+FROM sent AS c JOIN sagas AS s ON s.id = c.saga_id
+WHERE s.outcome = 'undone' AND NOT s.live AND NOT s.parked AND c.held <> '[]';
+INSERT INTO violations
 SELECT 12, format('saga %s: %s', saga_id, did ->> 'incident') FROM timeline WHERE did ? 'incident';
 
 -- 13. Nothing is unfinished unless it is parked with a reason; nothing is under way.
@@ -216,8 +220,16 @@ FROM acted AS a LEFT JOIN actions AS t ON (t.saga_id, t.action, t.why) = (a.saga
 GROUP BY a.action, a.saga_id, a.why, a.sure HAVING count(t.saga_id) > 1 OR (a.sure AND count(t.saga_id) = 0);
 INSERT INTO violations
 SELECT 15, format('saga %s: %s by %s (%s), which nobody did', t.saga_id, t.action, t.who, t.why)
-FROM actions AS t WHERE t.action IN ('retry_requested', 'resolved') AND EXISTS (SELECT FROM acted)
+FROM actions AS t WHERE t.action IN ('retry_requested', 'resend_requested', 'resolved') AND EXISTS (SELECT FROM acted)
   AND NOT EXISTS (SELECT FROM acted AS a WHERE (a.saga_id, a.action, a.why) = (t.saga_id, t.action, t.why));
+INSERT INTO violations
+SELECT 15, format('saga %s: %s at revision %s of what was looked at at revision %s', saga_id, action, revision - 1, seen_revision)
+FROM actions WHERE action IN ('retry_requested', 'resolved') AND seen_revision IS DISTINCT FROM revision - 1;
+INSERT INTO violations
+SELECT 15, format('saga %s: %s of a command that it never sent: %s', a.saga_id, a.action, a.seen_command)
+FROM actions AS a WHERE a.seen_command IS NOT NULL AND NOT EXISTS (
+    SELECT FROM sent AS c WHERE c.saga_id = a.saga_id AND a.seen_command IN (c.command_id,
+        (left(c.command_id::text, 14) || '8' || substr(uuid_generate_v5(c.command_id, 'undo')::text, 16))::uuid));
 INSERT INTO violations
 SELECT 15, format('saga %s: %s without a name', saga_id, action) FROM actions WHERE coalesce(who, '') = '';
 

@@ -74,6 +74,7 @@ impl Fleet {
             ("database_connections", "6"),
             ("payment_call_timeout", "1s"),
             ("shipment_call_timeout", "1s"),
+            ("unknown_patience", "10s"),
             ("start_timeout", "30s"),
         ] {
             options.settings.entry(key.to_owned()).or_insert_with(|| value.to_owned());

@@ -35,7 +35,9 @@ pub async fn work(client: Client, record: Record, stop: CancellationToken) -> Se
             }
             count += 1;
             let why = format!("campaign action {count}");
-            let (path, action, body) = choice(saga, &reason, *tries, &why);
+            // It may have moved since the list was read.
+            let Some(page) = look(&client, saga).await else { continue };
+            let (path, action, body) = choice(saga, &page, *tries, &why);
             *tries += 1;
             let answer = client.act(&format!("/admin/sagas/{saga}/{path}"), &body).await;
             let status = answer.as_ref().map(|a| a.status);
@@ -70,13 +72,38 @@ async fn parked(client: &Client) -> Vec<(Uuid, String)> {
     items.iter().filter_map(each).collect()
 }
 
+/// What an operator sees of a parked saga, and names when they act.
+struct Look {
+    revision: Value,
+    /// None where it is poisoned.
+    command_id: Option<Value>,
+    /// Whether an execute waits of which nobody knows the outcome.
+    unknown: bool,
+}
+
+async fn look(client: &Client, saga: Uuid) -> Option<Look> {
+    let body = client.get(&format!("/admin/sagas/{saga}")).await?.body;
+    let poisoned = body["reason"] == "poisoned";
+    let parked = body["waitsFor"].as_array()?.iter().rfind(|wait| !wait["parked"].is_null());
+    let parked = parked.filter(|_| !poisoned);
+    Some(Look {
+        revision: body["revision"].clone(),
+        command_id: parked.map(|wait| wait["commandId"].clone()),
+        unknown: parked.is_some_and(|w| w["command"] == "execute" && w["parked"] == "outcome_unknown"),
+    })
+}
+
 /// First tries again. Then asks the other side: every other carrier says that the parcel went.
-fn choice(saga: Uuid, reason: &str, tries: u32, why: &str) -> (&'static str, &'static str, Value) {
-    if tries < RETRIES {
-        return ("retry", "retry_requested", json!({ "reason": why }));
+fn choice(saga: Uuid, seen: &Look, tries: u32, why: &str) -> (&'static str, &'static str, Value) {
+    let mut body = json!({ "reason": why, "revision": seen.revision });
+    if let Some(command) = &seen.command_id {
+        body["commandId"] = command.clone();
     }
-    let not_done = reason == "outcome_unknown" && saga.as_u128().is_multiple_of(2);
-    let outcome = if not_done { "notDone" } else { "done" };
-    let body = json!({ "outcome": outcome, "reason": why, "reference": format!("REF-{}", saga.simple()) });
+    if tries < RETRIES || seen.command_id.is_none() {
+        return ("retry", "retry_requested", body);
+    }
+    let not_done = seen.unknown && saga.as_u128().is_multiple_of(2);
+    body["outcome"] = if not_done { "notDone" } else { "done" }.into();
+    body["reference"] = format!("REF-{}", saga.simple()).into();
     ("resolve", "resolved", body)
 }

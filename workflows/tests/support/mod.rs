@@ -6,13 +6,19 @@ use std::time::Duration;
 use amends_engine::core::{Definition, SagaState};
 use amends_engine::dialogue::Dialogue;
 use amends_protocol::{Exposure, Outcome};
-use amends_workflows::order_fulfilment::{Line, OrderInput, definition};
+use amends_workflows::{
+    Settings,
+    order_fulfilment::{Line, OrderInput, definition},
+};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-/// The workflow as it comes.
+/// How long what nobody knows is asked after: so short that a timeline of it can be read.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The workflow as it comes, with less patience.
 pub(crate) fn workflow() -> Definition {
-    definition(900 * SECOND)
+    definition(Settings { unknown_patience: PATIENCE, ..Settings::default() })
 }
 
 /// An order for two mugs, just accepted.

@@ -30,6 +30,8 @@ use crate::{
 };
 use data::DataDirectory;
 
+/// What nobody knows parks soon, so that it can be seen.
+const UNKNOWN_PATIENCE: Duration = Duration::from_secs(20);
 /// The embedded broker allows a session this short.
 const EMBEDDED_SESSION: Duration = Duration::from_secs(3);
 /// It does not wake a fetch that waits.
@@ -105,6 +107,7 @@ async fn start(
     metrics: PrometheusHandle,
     stop: CancellationToken,
 ) -> Result<Running> {
+    settings.unknown_patience.get_or_insert(UNKNOWN_PATIENCE);
     let listener = listener(settings.listen, settings.no_auth).await?;
     let data = DataDirectory::open(&options.data, options.fresh)?;
     say(&format!("data in {}", data.path().display()));

@@ -1,16 +1,15 @@
 //! What follows from an answer.
 
 use amends_protocol::{Kind, Outcome, Reason, add_exposure, id};
+use chrono::{DateTime, Utc};
 
 use super::verdict::{Verdict as Meaning, verdict};
-use super::{DUPLICATE, Deciding, Verdict};
-use crate::core::{Decision, Direction, Nothing, ReplyEvent, Status, StepKind};
-
-/// A command whose probes are answered `unknown` this often parks its saga.
-const UNKNOWNS: u32 = 5;
+use super::{DUPLICATE, Deciding, Verdict, next_attempt};
+use crate::core::{Decision, Direction, Echo, Nothing, ReplyEvent, Status, StepKind};
 
 impl Deciding<'_> {
-    /// A worker answered. It settles a command only if its kind and id are that command's.
+    /// A worker answered. It settles a command only if its kind and id are that command's, and so is whatever else it
+    /// repeats.
     pub(super) fn answer(&mut self, reply: &ReplyEvent) -> Verdict {
         let saga = self.saga.id;
         // Mostly it is the newest.
@@ -19,6 +18,9 @@ impl Deciding<'_> {
         let Some(at) = found.filter(|_| reply.command_id == id::of(reply.kind, reply.row_key())) else {
             return Err(Decision::Nothing(Nothing::NotMine));
         };
+        if !self.echoes(at, reply) {
+            return Err(Decision::Nothing(Nothing::WrongEcho));
+        }
         self.concern(at);
         self.did.attempt = Some(reply.attempt);
         if reply.kind == Kind::Compensate {
@@ -31,6 +33,18 @@ impl Deciding<'_> {
             self.saga.state.poisoned = None;
         }
         Ok(())
+    }
+
+    /// Whether a reply repeats what its command said.
+    fn echoes(&self, at: usize, reply: &ReplyEvent) -> bool {
+        let (command, definition) = (&self.saga.state.commands[at], self.definition);
+        let sent = Echo {
+            part: command.part,
+            generation: command.generation,
+            slot: self.saga.slot,
+            workflow: Some((definition.name, definition.version)),
+        };
+        reply.step == definition.steps[command.step].name && reply.echo.is_none_or(|echo| echo == sent)
     }
 
     fn execute_answered(&mut self, at: usize, reply: &ReplyEvent) -> Verdict {
@@ -62,10 +76,11 @@ impl Deciding<'_> {
             }
             Meaning::Ask => {
                 let (delay, now) = (self.retry_policy(at).delay(1, self.jitter), self.now);
+                let parks_at = self.patience(at);
                 let command = &mut self.saga.state.commands[at];
                 command.status = Status::Unknown;
                 command.asks = 0;
-                command.due_at = Some(now + delay);
+                command.due_at = Some(parks_at.min(now + delay));
             }
             Meaning::StillUnknown => return self.still_unknown(at, reply),
             Meaning::HoldOff => return self.hold_off(at),
@@ -107,11 +122,14 @@ impl Deciding<'_> {
         let (now, jitter) = (self.now, self.jitter);
         let command = &mut self.saga.state.commands[at];
         let only_forward = self.definition.steps[command.step].kind == StepKind::Retriable;
+        // Its row may stand at a later attempt than any that was sent: that was one failure all the same, and the next
+        // attempt is later still.
         command.attempt = command.attempt.max(reply.attempt);
+        command.failures += 1;
         command.parked = None;
-        if only_forward || retry.allows_another(command.attempt) {
-            let delay = retry.delay(command.attempt, jitter);
-            command.attempt = command.attempt.saturating_add(1);
+        if only_forward || retry.allows_another(command.failures) {
+            let delay = retry.delay(command.failures, jitter);
+            command.attempt = next_attempt(command.attempt);
             command.status = Status::Backoff;
             command.asks = 0;
             command.due_at = Some(now + delay);
@@ -141,21 +159,32 @@ impl Deciding<'_> {
     fn still_unknown(&mut self, at: usize, reply: &ReplyEvent) -> Verdict {
         let retry = self.retry_policy(at);
         let (now, jitter) = (self.now, self.jitter);
-        let command = &mut self.saga.state.commands[at];
         // No question is open: this answered an earlier one.
-        if command.asks == 0 {
+        if self.saga.state.commands[at].asks == 0 {
             return Err(DUPLICATE);
         }
-        command.unknowns += 1;
+        let parks_at = self.patience(at);
+        let command = &mut self.saga.state.commands[at];
+        command.unknowns = command.unknowns.saturating_add(1);
         command.asks = 0;
-        if command.unknowns < UNKNOWNS {
-            command.due_at = Some(now + retry.delay(command.unknowns, jitter));
+        if now < parks_at {
+            command.due_at = Some(parks_at.min(now + retry.delay(command.unknowns, jitter)));
         } else {
             command.due_at = None;
             let text = reply.reason.as_ref().map_or("", |r| &r.code);
             command.parked = Some(Reason::new("outcome_unknown", text));
         }
         Ok(())
+    }
+
+    /// When `unknown` will be no answer any more: counted from the first in a row, which this may be.
+    fn patience(&mut self, at: usize) -> DateTime<Utc> {
+        let until = self.patience_from_now();
+        let parks_at = &mut self.saga.state.commands[at].parks_at;
+        if parks_at.is_none() {
+            self.did.parks_at = Some(until);
+        }
+        *parks_at.get_or_insert(until)
     }
 
     /// An odd answer is recorded once and changes nothing.

@@ -28,7 +28,9 @@ impl Deciding<'_> {
             status: Status::Waiting,
             due_at: None,
             asks: 0,
+            failures: 0,
             unknowns: 0,
+            parks_at: None,
             parked: None,
             held: Vec::new(),
             noted: Vec::new(),
@@ -43,7 +45,7 @@ impl Deciding<'_> {
         let command = &mut self.saga.state.commands[at];
         command.status = Status::Waiting;
         command.parked = None;
-        command.unknowns = 0;
+        (command.unknowns, command.parks_at) = (0, None);
         command.sent_at = (command.issued_at != now).then_some(now);
         let deadline = self.deadline(at);
         self.saga.state.commands[at].due_at = Some(deadline.min(now + RESEND));

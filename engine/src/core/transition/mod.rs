@@ -7,7 +7,7 @@
 //! | `forward` | sending a step's commands, and moving on |
 //! | `undo` | giving up, compensating in reverse, orphans |
 //! | `timer` | what is due |
-//! | `operator` | cancel, retry, resolve |
+//! | `operator` | cancel, retry, resend, resolve |
 
 mod answer;
 mod forward;
@@ -16,7 +16,9 @@ mod timer;
 mod undo;
 pub mod verdict;
 
-use amends_protocol::{Json, Reason};
+use std::time::Duration;
+
+use amends_protocol::{Json, MAX_ATTEMPT, Reason};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::saga::parts_of;
@@ -27,6 +29,14 @@ use super::{
 
 /// A command nobody answered is sent again after this long: the broker may have forgotten it.
 pub(crate) const RESEND: TimeDelta = TimeDelta::seconds(5);
+
+/// No patience is longer, whatever a workflow says: what is later than this is no date any more.
+const PATIENCE_MOST: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// The attempt after this one. No worker reads a later one than the last.
+fn next_attempt(attempt: u32) -> u32 {
+    attempt.saturating_add(1).min(MAX_ATTEMPT)
+}
 
 /// A saga's birth: its row, its first entry and its first step's commands.
 pub fn start(definition: &Definition, new: NewSaga, input: &Json, now: DateTime<Utc>) -> Change {
@@ -85,7 +95,8 @@ pub fn transition(definition: &Definition, saga: &Saga, occurrence: &Occurrence)
         }
         Event::Woke => deciding.wake(),
         Event::CancelRequested(_) => deciding.cancel(),
-        Event::RetryRequested(_) => deciding.retry(),
+        Event::RetryRequested(retry) => deciding.retry(retry),
+        Event::ResendRequested(resend) => deciding.resend(resend),
         Event::Resolved(resolution) => deciding.resolve(resolution),
         Event::Poisoned(reason) => deciding.poison(reason),
     };
@@ -141,7 +152,11 @@ impl<'a> Deciding<'a> {
         };
         let definition = self.definition;
         self.did.sent = self.sends.iter().map(|s| s.name(definition)).collect();
-        let entry = Entry { revision: self.saga.revision, occurrence: occurrence.clone(), did: self.did };
+        let mut occurrence = occurrence.clone();
+        if let Event::Replied(reply) = &mut occurrence.event {
+            reply.echo = None;
+        }
+        let entry = Entry { revision: self.saga.revision, occurrence, did: self.did };
         Change { saga: self.saga, entry, sends: self.sends }
     }
 
@@ -165,6 +180,12 @@ impl<'a> Deciding<'a> {
         let state = &self.saga.state;
         let commands = state.commands.iter().filter(|_| state.poisoned.is_none());
         commands.filter_map(CommandState::due).chain(state.timeout_at).min()
+    }
+
+    /// When the patience with an outcome that nobody knows would be over if it began now.
+    fn patience_from_now(&self) -> DateTime<Utc> {
+        let patience = self.definition.unknown_patience.min(PATIENCE_MOST);
+        self.now + patience
     }
 
     fn label(&mut self, label: &str) {

@@ -1,8 +1,11 @@
-//! What people may ask for: cancel, retry, resolve.
+//! What people may ask for: cancel, retry, resend, resolve.
 
-use super::{Deciding, Verdict};
-use crate::core::{Decision, Direction, Illegal, Nothing, Resolution, Status};
-use amends_protocol::{Kind, Reason, add_exposure, negated};
+use amends_protocol::{Kind, Reason, add_exposure, id};
+
+use super::{Deciding, Verdict, next_attempt};
+use crate::core::{
+    CommandState, Decision, Direction, Illegal, Nothing, Resend, Resolution, Retry, Seen, Status,
+};
 
 impl Deciding<'_> {
     /// Legal until the pivot's success is committed, going forward or parked.
@@ -22,44 +25,82 @@ impl Deciding<'_> {
         }
     }
 
-    /// Tries again whatever is parked.
-    pub(super) fn retry(&mut self) -> Verdict {
+    /// Tries again what is parked: the command that was looked at, or, of a poisoned saga, what was due meanwhile.
+    pub(super) fn retry(&mut self, retry: &Retry) -> Verdict {
+        let Some(at) = self.parked_as_seen(retry.seen)? else {
+            self.saga.state.poisoned = None;
+            return Ok(());
+        };
+        self.concern(at);
+        let command = &mut self.saga.state.commands[at];
+        if let Some(undo) = command.undo.as_mut().filter(|u| u.parked.is_some()) {
+            undo.attempt = next_attempt(undo.attempt);
+            (undo.failures, undo.asks) = (0, 0);
+            (undo.unknowns, undo.parks_at) = (0, None);
+            self.send_undo(at);
+        } else if matches!(command.status, Status::Unknown | Status::Expired) {
+            command.status = Status::Unknown;
+            (command.unknowns, command.parks_at) = (0, None);
+            command.asks = 0;
+            self.ask(at);
+        } else {
+            // Its worker would answer from the record for ever; settled, it may have a successor.
+            command.parked = None;
+            let (step, part, generation) = (command.step, command.part, command.generation + 1);
+            self.issue(step, part, generation);
+        }
+        Ok(())
+    }
+
+    /// What waits for an operator, if that is what they saw; none where the saga is poisoned.
+    fn parked_as_seen(&self, seen: Seen) -> Result<Option<usize>, Decision> {
+        let state = &self.saga.state;
+        if seen.revision != self.saga.revision {
+            return Err(Decision::Illegal(Illegal::Stale));
+        }
         if !self.saga.parked {
             return Err(Decision::Illegal(Illegal::NotParked));
         }
-        self.saga.state.poisoned = None;
-        let parked: Vec<usize> = (0..self.saga.state.commands.len())
-            .filter(|&at| self.saga.state.commands[at].parked().is_some())
-            .collect();
-        for at in parked {
-            self.concern(at);
-            let command = &mut self.saga.state.commands[at];
-            if let Some(undo) = command.undo.as_mut().filter(|u| u.parked.is_some()) {
-                undo.attempt = undo.attempt.saturating_add(1);
-                undo.failures = 0;
-                undo.asks = 0;
-                self.send_undo(at);
-            } else if matches!(command.status, Status::Unknown | Status::Expired) {
-                command.status = Status::Unknown;
-                command.unknowns = 0;
-                command.asks = 0;
-                self.ask(at);
-            } else {
-                // Its worker would answer from the record for ever; settled, it may have a successor.
-                command.parked = None;
-                let (step, part, generation) = (command.step, command.part, command.generation + 1);
-                self.issue(step, part, generation);
+        match seen.command_id {
+            None if state.poisoned.is_some() => Ok(None),
+            None => Err(Decision::Illegal(Illegal::NeedsCommand)),
+            Some(_) if state.poisoned.is_some() => Err(Decision::Illegal(Illegal::Stale)),
+            id => {
+                let named = |c: &CommandState| c.parked_id(self.saga.id, self.definition) == id;
+                let at = state.commands.iter().rposition(named);
+                at.map(Some).ok_or(Decision::Illegal(Illegal::Stale))
             }
+        }
+    }
+
+    /// Sends at once what would be sent, or asked after, when its time comes. It is sent under its own id and at its
+    /// own attempt, as it would be then.
+    pub(super) fn resend(&mut self, resend: &Resend) -> Verdict {
+        let seen = resend.seen.unwrap_or(Seen { revision: self.saga.revision, command_id: None });
+        if seen.revision != self.saga.revision {
+            return Err(Decision::Illegal(Illegal::Stale));
+        }
+        let named = |c: &CommandState| {
+            let execute = c.id(self.saga.id, self.definition);
+            seen.command_id.is_none_or(|id| id == execute || id == id::undo(execute))
+        };
+        let waits = |c: &CommandState| c.due().is_some() && self.saga.state.poisoned.is_none();
+        let waiting: Vec<usize> = (0..self.saga.state.commands.len())
+            .filter(|&at| waits(&self.saga.state.commands[at]) && named(&self.saga.state.commands[at]))
+            .collect();
+        if waiting.is_empty() {
+            return Err(Decision::Illegal(Illegal::NothingToSend));
+        }
+        for at in waiting {
+            self.act(at);
         }
         Ok(())
     }
 
     /// Settles what is parked by evidence from elsewhere.
     pub(super) fn resolve(&mut self, resolution: &Resolution) -> Verdict {
-        let found = self.saga.state.commands.iter().rposition(|c| c.parked().is_some());
-        let Some(at) = found else {
-            let illegal = if self.saga.parked { Illegal::OnlyRetry } else { Illegal::NotParked };
-            return Err(Decision::Illegal(illegal));
+        let Some(at) = self.parked_as_seen(resolution.seen)? else {
+            return Err(Decision::Illegal(Illegal::OnlyRetry));
         };
         let command = &self.saga.state.commands[at];
         let undoing = command.undo.as_ref().is_some_and(|u| u.parked.is_some());
@@ -74,19 +115,21 @@ impl Deciding<'_> {
             return Err(Decision::Illegal(Illegal::OnlyRetry));
         }
         self.concern(at);
-        self.saga.state.poisoned = None;
         let step = self.saga.state.commands[at].step;
         if undoing {
-            if let Some(undo) = &mut self.saga.state.commands[at].undo {
+            let command = &mut self.saga.state.commands[at];
+            command.held.clear();
+            if let Some(undo) = &mut command.undo {
                 undo.by_hand = true;
+                (undo.given_back, undo.given_back_at) = (Vec::new(), 0);
             }
-            let given_back = negated(&self.saga.state.commands[at].held);
-            self.undo_done(at, &given_back);
+            self.undo_done(at);
             return Ok(());
         }
         let command = &mut self.saga.state.commands[at];
         command.parked = None;
         command.due_at = None;
+        command.parks_at = None;
         if resolution.done {
             command.status = Status::Succeeded;
             add_exposure(&mut command.held, &resolution.exposure);

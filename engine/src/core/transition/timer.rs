@@ -36,10 +36,11 @@ impl Deciding<'_> {
         over
     }
 
-    fn act(&mut self, at: usize) {
+    /// Sends, or asks after, what is due about a command.
+    pub(super) fn act(&mut self, at: usize) {
         self.concern(at);
         let now = self.now;
-        if self.saga.state.commands[at].undo.as_ref().is_some_and(|u| u.due_at.is_some_and(|d| d <= now)) {
+        if self.saga.state.commands[at].undo.as_ref().is_some_and(|u| u.due_at.is_some()) {
             return self.send_undo(at);
         }
         match self.saga.state.commands[at].status {

@@ -1,9 +1,12 @@
 //! Giving up, compensating in reverse, and orphans.
 
-use amends_protocol::{Kind, Outcome, Reason, add_exposure};
+use amends_protocol::{Kind, Outcome, Reason, add_exposure, negated};
 
-use super::{DUPLICATE, Deciding, RESEND, Verdict};
+use super::{DUPLICATE, Deciding, RESEND, Verdict, next_attempt};
 use crate::core::{CommandState, Decision, Direction, Nothing, ReplyEvent, SagaOutcome, Status, Undo};
+
+/// Why a saga parks whose worker says that an effect is undone although what it held is not given back.
+pub(super) const NOT_NETTED: &str = "exposure_not_netted";
 
 impl Deciding<'_> {
     /// Stops going forward. Every command sent and not refused, the given-up one and all parts included, gets
@@ -16,6 +19,7 @@ impl Deciding<'_> {
         self.saga.reason = reason;
         for command in &mut self.saga.state.commands {
             command.due_at = None;
+            command.parks_at = None;
             command.parked = None;
         }
         self.saga.heading_for = Some(heading.to_owned());
@@ -63,6 +67,10 @@ impl Deciding<'_> {
             due_at: None,
             asks: 0,
             failures: 0,
+            unknowns: 0,
+            parks_at: None,
+            given_back: Vec::new(),
+            given_back_at: 0,
             parked: None,
         });
         self.send_undo(at);
@@ -100,13 +108,10 @@ impl Deciding<'_> {
             // Its worker does not know either, and will undo what may yet turn up. The evidence counts till then.
             Outcome::Unknown if command.status == Status::NotDone && !older => {
                 undo.by_hand = true;
-                self.undo_done(at, &[]);
+                self.undo_done(at);
                 return Ok(());
             }
-            Outcome::Succeeded => {
-                self.undo_done(at, &reply.exposure);
-                return Ok(());
-            }
+            Outcome::Succeeded => return self.undo_succeeded(at, reply),
             Outcome::InFlight => return Err(Decision::Nothing(Nothing::InFlight)),
             _ if older || undo.parked.is_some() => return Err(DUPLICATE),
             // Sent again sooner than after silence, once.
@@ -115,14 +120,17 @@ impl Deciding<'_> {
                 if undo.asks == 0 || undo.due_at.is_none_or(|due| due <= sooner) {
                     return Err(DUPLICATE);
                 }
+                (undo.unknowns, undo.parks_at) = (0, None);
                 undo.due_at = Some(sooner);
             }
+            Outcome::Unknown => return self.undo_unknown(at, reply),
             Outcome::FailedTransient => {
                 undo.attempt = undo.attempt.max(reply.attempt);
                 undo.failures += 1;
                 undo.asks = 0;
+                (undo.unknowns, undo.parks_at) = (0, None);
                 if policy.allows_another(undo.failures) {
-                    undo.attempt = undo.attempt.saturating_add(1);
+                    undo.attempt = next_attempt(undo.attempt);
                     undo.due_at = Some(now + policy.delay(undo.failures, jitter));
                 } else {
                     let text = reply.reason.as_ref().map_or("", |r| &r.code);
@@ -130,7 +138,7 @@ impl Deciding<'_> {
                     undo.parked = Some(Reason::new("compensation_unavailable", text));
                 }
             }
-            Outcome::Refused | Outcome::FailedForGood | Outcome::Unknown | Outcome::Expired => {
+            Outcome::Refused | Outcome::FailedForGood | Outcome::Expired => {
                 undo.attempt = undo.attempt.max(reply.attempt);
                 let fallback = || Reason::new(format!("compensation_{}", reply.outcome.as_str()), "");
                 undo.due_at = None;
@@ -141,21 +149,75 @@ impl Deciding<'_> {
         Ok(())
     }
 
+    /// Its worker says that the effect is undone or can never happen. Where the success is known, what it brought must
+    /// have been given back: a worker that knows nothing of it has undone nothing.
+    fn undo_succeeded(&mut self, at: usize, reply: &ReplyEvent) -> Verdict {
+        let command = &mut self.saga.state.commands[at];
+        let Some(undo) = command.undo.as_mut().filter(|_| command.status == Status::Succeeded) else {
+            self.undo_done(at);
+            return Ok(());
+        };
+        let before = command.held.clone();
+        // An attempt says what it gave back in all, however often it is heard; another one, what it gave back besides.
+        if reply.attempt >= undo.given_back_at {
+            if reply.attempt == undo.given_back_at {
+                add_exposure(&mut command.held, &negated(&undo.given_back));
+            }
+            add_exposure(&mut command.held, &reply.exposure);
+        }
+        if command.held.is_empty() {
+            (undo.given_back, undo.given_back_at) = (Vec::new(), 0);
+            self.undo_done(at);
+            return Ok(());
+        }
+        if command.held == before && undo.parked.as_ref().is_some_and(|reason| reason.code == NOT_NETTED) {
+            return Err(DUPLICATE);
+        }
+        if reply.attempt >= undo.given_back_at {
+            (undo.given_back, undo.given_back_at) = (reply.exposure.clone(), reply.attempt);
+        }
+        undo.attempt = undo.attempt.max(reply.attempt);
+        undo.due_at = None;
+        undo.parked =
+            Some(Reason::new(NOT_NETTED, "its worker says undone, and what it held is not given back"));
+        self.did.incident = Some(NOT_NETTED.to_owned());
+        Ok(())
+    }
+
+    /// Its worker cannot say whether the effect is undone: it is sent again, at the same attempt, for as long as
+    /// patience lasts.
+    fn undo_unknown(&mut self, at: usize, reply: &ReplyEvent) -> Verdict {
+        let policy = self.definition.steps[self.saga.state.commands[at].step].undo_retry;
+        let (now, jitter, until) = (self.now, self.jitter, self.patience_from_now());
+        let undo = self.saga.state.commands[at].undo.as_mut();
+        // What has not been sent since the last answer has no other answer to give.
+        let Some(undo) = undo.filter(|undo| undo.asks > 0) else { return Err(DUPLICATE) };
+        if undo.parks_at.is_none() {
+            self.did.parks_at = Some(until);
+        }
+        let parks_at = *undo.parks_at.get_or_insert(until);
+        undo.unknowns = undo.unknowns.saturating_add(1);
+        undo.asks = 0;
+        if now < parks_at {
+            undo.due_at = Some(parks_at.min(now + policy.delay(undo.unknowns, jitter)));
+        } else {
+            let text = reply.reason.as_ref().map_or("", |r| &r.code);
+            undo.due_at = None;
+            undo.parked = Some(Reason::new("outcome_unknown", text));
+        }
+        Ok(())
+    }
+
     /// The effect is undone, or can never happen.
-    pub(super) fn undo_done(&mut self, at: usize, given_back: &[amends_protocol::Exposure]) {
+    pub(super) fn undo_done(&mut self, at: usize) {
         let command = &mut self.saga.state.commands[at];
         if let Some(undo) = &mut command.undo {
             undo.done = true;
             undo.due_at = None;
+            undo.parks_at = None;
             undo.parked = None;
         }
         command.due_at = None;
-        if !command.held.is_empty() {
-            add_exposure(&mut command.held, given_back);
-            if !command.held.is_empty() {
-                self.did.incident = Some("exposure_not_netted".to_owned());
-            }
-        }
         self.undo_next();
     }
 
@@ -189,8 +251,9 @@ impl Deciding<'_> {
         }
         if let Some(undo) = &mut self.saga.state.commands[at].undo {
             (undo.done, undo.by_hand) = (false, false);
-            undo.attempt = undo.attempt.saturating_add(1);
+            undo.attempt = next_attempt(undo.attempt);
             (undo.asks, undo.failures) = (0, 0);
+            (undo.unknowns, undo.parks_at) = (0, None);
         }
         self.did.incident = Some("late_success".to_owned());
         self.settle(at, Status::Succeeded, reply);

@@ -58,6 +58,12 @@ pub fn all() -> Vec<Explore> {
         ("saga: a loss, a timeout, a cancellation", || search(&saga::TwoSteps::new(saga::LOSS), MOST)),
         ("saga: a crash, a timeout, a cancellation", || search(&saga::TwoSteps::new(saga::CRASH), MOST)),
         ("saga: a failure, a timeout, a cancellation", || search(&saga::TwoSteps::new(saga::FAILURE), MOST)),
+        ("saga: undos that give nothing back, an operator, a cancellation", || {
+            search(&saga::TwoSteps::new(saga::UNNETTED), MOST)
+        }),
+        ("saga: an echo of another step, a timeout, a cancellation", || {
+            search(&saga::TwoSteps::new(saga::ECHO), MOST)
+        }),
         ("row: a late call, a lapsed lease, a compensation", || search(&row::OneRow::new(row::SMALL), MOST)),
         ("row: two of each, a probe, out of order", || search(&row::OneRow::new(row::LARGE), MOST)),
         ("row: a person says that it was not done", || search(&row::OneRow::new(row::RESOLVED), MOST)),

@@ -1,15 +1,16 @@
 //! One saga of two steps, the pure core under two engines that read, decide, write and send one after the other,
 //! and a worker by the protocol's table (the real `decide` and `Row`).
 
+mod others;
 mod space;
 
 use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use amends_engine::core::{
-    Actor, Decision, Definition, Event, Input, Labels, Needs, NewSaga, Occurrence, ReplyEvent, RetryPolicy,
-    Saga, SagaOutcome, Send, Step, StepKind, command, start, transition,
+    Actor, Decision, Definition, Event, Input, Labels, Needs, NewSaga, Occurrence, ReplyEvent, Resolution,
+    Retry, RetryPolicy, Saga, SagaOutcome, Seen, Send, Step, StepKind, command, start, transition,
 };
-use amends_protocol::{Exposure, Json, Outcome, Reply, TokenKey, negated};
+use amends_protocol::{Exposure, Json, Kind, Outcome, Reply, TokenKey, negated};
 use amends_worker::{
     decide::{self, Memory, decide},
     row::{Row, Said, Status},
@@ -36,17 +37,36 @@ pub struct Budget {
     pub crashes: u8,
     /// Executes or undos that fail and may be tried again.
     pub failures: u8,
+    /// Undos of which a worker that knows nothing of the effect says that they are done.
+    pub unnetted: u8,
+    /// Replies that repeat the other step.
+    pub echoes: u8,
+    /// Actions of an operator who has looked at a parked saga, perhaps long ago.
+    pub actions: u8,
 }
 
 /// One duplicate, one timeout, one cancellation.
-pub const SMALL: Budget =
-    Budget { duplicates: 1, losses: 0, timeouts: 1, cancels: 1, crashes: 0, failures: 0 };
+pub const SMALL: Budget = Budget {
+    duplicates: 1,
+    losses: 0,
+    timeouts: 1,
+    cancels: 1,
+    crashes: 0,
+    failures: 0,
+    unnetted: 0,
+    echoes: 0,
+    actions: 0,
+};
 /// A loss instead of a duplicate.
 pub const LOSS: Budget = Budget { duplicates: 0, losses: 1, ..SMALL };
 /// A crash instead of a duplicate.
 pub const CRASH: Budget = Budget { duplicates: 0, crashes: 1, ..SMALL };
 /// A failure, of an execute or of an undo, instead of a duplicate.
 pub const FAILURE: Budget = Budget { duplicates: 0, failures: 1, ..SMALL };
+/// Undos that give nothing back, and an operator who settles what they saw, instead of a duplicate.
+pub const UNNETTED: Budget = Budget { duplicates: 0, timeouts: 0, unnetted: 2, actions: 2, ..SMALL };
+/// A reply that repeats the other step instead of a duplicate.
+pub const ECHO: Budget = Budget { duplicates: 0, echoes: 1, ..SMALL };
 /// For every day.
 pub const TINY: Budget = Budget { duplicates: 0, ..SMALL };
 
@@ -87,6 +107,10 @@ pub struct State {
     left: Budget,
     promised: bool,
     changed_outcome: bool,
+    /// What an operator saw when they looked.
+    page: Option<Seen>,
+    /// That they settled what they had not seen.
+    mistaken: bool,
 }
 
 /// The space.
@@ -118,6 +142,7 @@ impl TwoSteps {
             version: 1,
             labels: Labels { initial: "NEW", undoing: "UNDOING", cancelled: "CANCELLED" },
             timeout: None,
+            unknown_patience: amends_engine::core::UNKNOWN_PATIENCE,
             steps: vec![
                 step("first", StepKind::Compensatable, "HALF"),
                 step("second", StepKind::Pivot, "DONE"),
@@ -149,6 +174,7 @@ impl TwoSteps {
                     self.read(&mut after, e, Event::Woke, None);
                     next.push((format!("engine {e} reads for a timer"), after));
                 }
+                self.operator(state, e, next);
                 if state.left.cancels > 0 {
                     let mut after = state.clone();
                     after.left.cancels -= 1;
@@ -194,6 +220,11 @@ impl TwoSteps {
     ) -> String {
         let occurrence = Occurrence { event: event.clone(), at: state.now, jitter: 0 };
         let decision = transition(&self.definition, read, &occurrence);
+        if let Event::Replied(reply) = event {
+            let at = read.state.commands.iter().find(|c| c.id(read.id, &self.definition) == reply.row_key());
+            let another = at.is_some_and(|c| self.definition.steps[c.step].name != reply.step);
+            state.mistaken |= another && matches!(decision, Decision::Changed(_));
+        }
         if let Decision::Changed(change) = decision {
             if state.saga.revision != read.revision {
                 self.read(state, e, event.clone(), message);
@@ -201,6 +232,14 @@ impl TwoSteps {
             }
             state.changed_outcome |= read.outcome.is_some() && change.saga.outcome != read.outcome;
             state.promised |= matches!(event, Event::CancelRequested(_));
+            if let Event::Resolved(Resolution { seen, .. }) | Event::RetryRequested(Retry { seen, .. }) =
+                event
+            {
+                let mut parked =
+                    read.state.commands.iter().filter_map(|c| c.parked_id(read.id, &self.definition));
+                let named = parked.any(|id| Some(id) == seen.command_id);
+                state.mistaken |= seen.revision != read.revision || !named;
+            }
             state.saga = change.saga;
             let what = format!("writes {:?}", change.entry.did);
             state.engines[e] = At::Written { sends: change.sends, message };
@@ -302,7 +341,7 @@ impl State {
         let key = |message: &Message| match message {
             Message::Command(s) => (0, s.step, s.kind as u8, s.attempt, 0, s.issued_at),
             Message::Reply(r) => {
-                let step = usize::from(r.step == "second");
+                let step = usize::from(r.step == "second") + 2 * r.exposure.len();
                 (1, step, r.kind as u8, r.attempt, r.outcome as u8, DateTime::UNIX_EPOCH)
             }
         };

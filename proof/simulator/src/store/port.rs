@@ -39,6 +39,10 @@ impl SagaStore for SimStore {
         self.ask("now", |s| s.store_now()).await
     }
 
+    async fn epoch(&self) -> Result<u32, Error> {
+        self.ask("epoch", |_| crate::processes::EPOCH).await
+    }
+
     async fn load(&self, ids: &[Uuid]) -> Result<Loaded, Error> {
         let ids: BTreeSet<Uuid> = ids.iter().copied().collect();
         self.ask("load", move |s| {

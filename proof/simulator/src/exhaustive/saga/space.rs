@@ -19,6 +19,8 @@ impl Space for TwoSteps {
             left: self.budget,
             promised: false,
             changed_outcome: false,
+            page: None,
+            mistaken: false,
         }
     }
 
@@ -31,6 +33,7 @@ impl Space for TwoSteps {
         }
         for at in 0..state.messages.len() {
             self.worker(state, at, false, &mut next);
+            self.garbled(state, at, &mut next);
             if state.left.duplicates > 0 {
                 self.worker(state, at, true, &mut next);
                 if let Message::Reply(_) = &state.messages[at] {
@@ -68,7 +71,12 @@ impl Space for TwoSteps {
         let message = |m: &Message, into: &mut dyn Write| match m {
             Message::Command(s) => send(s, into),
             Message::Reply(r) => {
-                let _ = write!(into, "{} {:?} {} {:?};", r.step, r.kind, r.attempt, r.outcome);
+                let gives = r.exposure.len();
+                let _ = write!(
+                    into,
+                    "{} {:?} {} {:?} {gives} {:?};",
+                    r.step, r.kind, r.attempt, r.outcome, r.target
+                );
             }
         };
         for at in &state.engines {
@@ -79,8 +87,13 @@ impl Space for TwoSteps {
                 At::Read { saga: read, event, message: m } => {
                     saga(read, into);
                     let _ = into.write_str(event.name());
-                    if let Event::Replied(r) = event {
-                        message(&Message::Reply(r.clone()), into);
+                    match event {
+                        Event::Replied(r) => message(&Message::Reply(r.clone()), into),
+                        Event::Resolved(Resolution { seen, .. })
+                        | Event::RetryRequested(Retry { seen, .. }) => {
+                            let _ = write!(into, "{seen:?}");
+                        }
+                        _ => {}
                     }
                     let _ = write!(into, "{};", m.is_some());
                 }
@@ -98,7 +111,8 @@ impl Space for TwoSteps {
             let undone = row.undone.as_ref().map(|u| (u.outcome, u.attempt));
             let _ = write!(into, "{} {:?} {} {undone:?};", key.as_u128() as u16, row.status, row.attempt);
         }
-        let _ = write!(into, "{:?} {:?} {}", state.effects.values(), state.left, state.promised);
+        let (left, promised, page) = (&state.left, state.promised, &state.page);
+        let _ = write!(into, "{:?} {left:?} {promised} {page:?}", state.effects.values());
     }
 
     fn broken(&self, state: &State, at_rest: bool) -> Option<String> {
@@ -107,6 +121,14 @@ impl Space for TwoSteps {
         }
         if state.effects.values().any(|(times, _)| *times > 1) {
             return Some("a command took effect twice".to_owned());
+        }
+        if state.mistaken {
+            return Some("what was meant for something else was believed".to_owned());
+        }
+        let saga = &state.saga;
+        let holds = saga.state.commands.iter().any(|c| !c.held.is_empty());
+        if saga.outcome == Some(SagaOutcome::Undone) && !saga.live && !saga.parked && holds {
+            return Some("undone, and its ledger holds something".to_owned());
         }
         if !at_rest {
             return None;

@@ -1,0 +1,197 @@
+//! What an operator may do about a saga: retry, resend, cancel, resolve.
+
+use std::sync::Arc;
+
+use amends_engine::{
+    core::{Actor, Event, Illegal, Input, Resend, Resolution, Retry, Saga, Seen, Status},
+    runtime::apply::{Applied, apply},
+};
+use amends_http::body;
+use amends_postgres::admin::Detail;
+use amends_protocol::Exposure;
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{Path, State},
+    http::HeaderMap,
+};
+use garde::Validate;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{admin, no_saga, view};
+use crate::{
+    orders::request,
+    problem::{Fault, Problem},
+    state::{Api, SUBJECT},
+};
+
+/// Why a saga is cancelled.
+#[derive(Debug, Serialize, Deserialize, Validate)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct CancelRequest {
+    #[garde(custom(request::text))]
+    reason: String,
+}
+
+/// What is tried again, as it was looked at, and why.
+#[derive(Debug, Serialize, Deserialize, Validate)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RetryRequest {
+    #[garde(custom(request::text))]
+    reason: String,
+    #[garde(skip)]
+    revision: u32,
+    #[garde(skip)]
+    #[serde(default)]
+    command_id: Option<Uuid>,
+}
+
+/// Why nobody is to wait any longer; and for what, if it matters.
+#[derive(Debug, Serialize, Deserialize, Validate)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ResendRequest {
+    #[garde(custom(request::text))]
+    reason: String,
+    #[garde(skip)]
+    #[serde(default)]
+    revision: Option<u32>,
+    #[garde(skip)]
+    #[serde(default)]
+    command_id: Option<Uuid>,
+}
+
+/// What an operator knows from elsewhere, of what they looked at.
+#[derive(Debug, Serialize, Deserialize, Validate)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ResolveRequest {
+    #[garde(skip)]
+    outcome: Done,
+    #[garde(custom(request::text))]
+    reason: String,
+    #[garde(inner(custom(request::text)))]
+    #[serde(default)]
+    reference: Option<String>,
+    #[garde(skip)]
+    revision: u32,
+    #[garde(skip)]
+    #[serde(default)]
+    command_id: Option<Uuid>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Done {
+    Done,
+    NotDone,
+}
+
+pub(super) async fn retry(
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> Result<Json<Value>, Problem> {
+    let id = body::id("id", &id)?;
+    let RetryRequest { reason, revision, command_id } = body::read(&headers, &bytes)?;
+    let (by, seen) = (Actor::new(SUBJECT, reason), Seen { revision, command_id });
+    act(&api, id, Event::RetryRequested(Retry { by, seen })).await
+}
+
+pub(super) async fn resend(
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> Result<Json<Value>, Problem> {
+    let id = body::id("id", &id)?;
+    let ResendRequest { reason, revision, command_id } = body::read(&headers, &bytes)?;
+    let seen = match (revision, command_id) {
+        (Some(revision), command_id) => Some(Seen { revision, command_id }),
+        (None, None) => None,
+        (None, Some(_)) => {
+            let why = "must say at which revision of the saga the command was looked at";
+            return Err(Problem::Invalid(vec![Fault::at("/revision", why)]));
+        }
+    };
+    let by = Actor::new(SUBJECT, reason);
+    act(&api, id, Event::ResendRequested(Resend { by, seen })).await
+}
+
+pub(super) async fn cancel(
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> Result<Json<Value>, Problem> {
+    let id = body::id("id", &id)?;
+    let CancelRequest { reason } = body::read(&headers, &bytes)?;
+    act(&api, id, Event::CancelRequested(Actor::new(SUBJECT, reason))).await
+}
+
+pub(super) async fn resolve(
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> Result<Json<Value>, Problem> {
+    let id = body::id("id", &id)?;
+    let ResolveRequest { outcome, reason, reference, revision, command_id } = body::read(&headers, &bytes)?;
+    let (done, seen) = (outcome == Done::Done, Seen { revision, command_id });
+    let exposure = match done {
+        true => would_hold(&api, &admin(&api).get(id).await?.ok_or_else(no_saga)?, seen),
+        false => Vec::new(),
+    };
+    let (by, reference) = (Actor::new(SUBJECT, reason), reference.unwrap_or_default());
+    act(&api, id, Event::Resolved(Resolution { by, seen, done, reference, exposure })).await
+}
+
+/// A resolution by hand counts in the books as its outcome: what the step would hold, it holds.
+fn would_hold(api: &Api, detail: &Detail, seen: Seen) -> Vec<Exposure> {
+    let saga = &detail.saga;
+    let Some(definition) = api.engine.catalog.get(&saga.workflow, saga.workflow_version) else {
+        return Vec::new();
+    };
+    let named = saga.state.commands.iter().find(|c| Some(c.id(saga.id, definition)) == seen.command_id);
+    let Some(command) = named.filter(|c| c.undo.is_none() && c.status != Status::Succeeded) else {
+        return Vec::new();
+    };
+    let call = saga.call(command.part, Input { data: &detail.inputs.data, personal: None });
+    (definition.steps[command.step].may_hold)(&call)
+}
+
+async fn act(api: &Api, id: Uuid, event: Event) -> Result<Json<Value>, Problem> {
+    match apply(&api.engine, id, event).await? {
+        Applied::Done(_) => view(api, id).await,
+        Applied::Illegal(saga, why) => Err(refused(&saga, why)),
+        Applied::Missing => Err(no_saga()),
+    }
+}
+
+fn refused(saga: &Saga, why: Illegal) -> Problem {
+    let at = |pointer: &str, why: &str| Problem::Invalid(vec![Fault::at(pointer, why)]);
+    match why {
+        Illegal::NeedsReference => {
+            at("/reference", "evidence from the other side is needed: a bank's or a carrier's reference")
+        }
+        Illegal::NeedsCommand => {
+            at("/commandId", "must name the command that waits, as `waitsFor` of the saga shows it")
+        }
+        Illegal::Stale => Problem::Conflict {
+            slug: "stale",
+            title: "The saga has moved since it was looked at",
+            detail: format!(
+                "It is at revision {} now, {} ({}), or another command of it waits. Look again before you settle anything.",
+                saga.revision,
+                saga.state().as_str(),
+                saga.label
+            ),
+        },
+        why => Problem::Conflict {
+            slug: "not-legal-now",
+            title: "This is not possible in the state that the saga is in",
+            detail: format!("The saga is {} ({}): {why}.", saga.state().as_str(), saga.label),
+        },
+    }
+}

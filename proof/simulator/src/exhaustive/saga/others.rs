@@ -1,0 +1,54 @@
+//! What others do: an operator, and a worker that is not ours.
+
+use super::*;
+
+impl TwoSteps {
+    /// What else may become of a reply on its way.
+    pub(super) fn garbled(&self, state: &State, at: usize, next: &mut Vec<(String, State)>) {
+        let Message::Reply(reply) = &state.messages[at] else { return };
+        if state.left.unnetted > 0 && reply.kind == Kind::Compensate && !reply.exposure.is_empty() {
+            let mut after = state.clone();
+            after.left.unnetted -= 1;
+            after.messages[at] = Message::Reply(ReplyEvent { exposure: Vec::new(), ..reply.clone() });
+            next.push((format!("{}: nothing is given back", reply.step), after));
+        }
+        if state.left.echoes > 0 {
+            let mut after = state.clone();
+            after.left.echoes -= 1;
+            let step = if reply.step == "first" { "second" } else { "first" }.to_owned();
+            let outcome = Outcome::Refused;
+            after.messages.push(Message::Reply(ReplyEvent { step, outcome, ..reply.clone() }));
+            next.push((format!("{}: another's echo", reply.step), after));
+        }
+    }
+
+    /// An operator looks at what is parked; or does something about what they saw. What they say was undone, they had
+    /// undone when they looked.
+    pub(super) fn operator(&self, state: &State, e: usize, next: &mut Vec<(String, State)>) {
+        if state.left.actions == 0 {
+            return;
+        }
+        let Some(seen) = state.page else {
+            let Some(command) = state.saga.parked_command() else { return };
+            let mut after = state.clone();
+            after.page = Some(state.saga.seen(&self.definition));
+            if let Some(effect) = after.effects.get_mut(&command.id(state.saga.id, &self.definition)) {
+                effect.1 = false;
+            }
+            next.push(("an operator looks, and has it undone by hand".to_owned(), after));
+            return;
+        };
+        let by = || Actor::new("o", "");
+        let resolution =
+            Resolution { by: by(), seen, done: true, reference: "R".to_owned(), exposure: Vec::new() };
+        for (name, event) in [
+            ("a retry", Event::RetryRequested(Retry { by: by(), seen })),
+            ("a resolution", Event::Resolved(resolution)),
+        ] {
+            let mut after = state.clone();
+            (after.left.actions, after.page) = (state.left.actions - 1, None);
+            self.read(&mut after, e, event, None);
+            next.push((format!("engine {e} reads for {name}"), after));
+        }
+    }
+}
