@@ -2,9 +2,9 @@
 
 use amends_engine::runtime::Engine;
 use amends_kafka::{KafkaSettings, KafkaSink};
+use amends_pool::Pool;
 use amends_postgres::{PgSagaStore, keys};
 use anyhow::Result;
-use sqlx::PgPool;
 
 use crate::{clock::TokioClock, failpoints::Point};
 
@@ -15,7 +15,7 @@ pub type PgEngine = Engine<Point<PgSagaStore>, Point<KafkaSink>, TokioClock>;
 ///
 /// # Errors
 /// The keys cannot be read, or the sink cannot be made.
-pub async fn command_sink(kafka: &KafkaSettings, pool: &PgPool) -> Result<KafkaSink> {
+pub async fn command_sink(kafka: &KafkaSettings, pool: &Pool) -> Result<KafkaSink> {
     let keys = keys::signing_keys(pool).await?;
     let by_topic = keys.into_iter().map(|(participant, key)| (format!("{participant}.commands"), key));
     Ok(KafkaSink::new(kafka)?.signing(by_topic.collect()))

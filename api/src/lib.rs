@@ -6,6 +6,7 @@ pub mod cli;
 pub mod clock;
 pub mod engine;
 pub mod failpoints;
+pub mod lists;
 pub mod orders;
 pub mod panics;
 pub mod problem;

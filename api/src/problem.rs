@@ -26,6 +26,8 @@ pub enum Problem {
     TooMany(Duration),
     /// Something that is needed is away; the same request may work later.
     Unavailable(String),
+    /// Too much of this is asked at once, or of one request; orders go on.
+    Busy(String),
     /// A bug.
     Internal,
 }
@@ -57,6 +59,10 @@ impl From<Problem> for ProblemDetails {
             )
             .retry_after(wait + Duration::from_secs(1)),
             Problem::Unavailable(what) => Self::unavailable(what),
+            Problem::Busy(what) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "More is asked than is read at once", what)
+                    .retry_after(Duration::from_secs(1))
+            }
             Problem::Internal => Self::internal(),
         }
     }

@@ -15,10 +15,11 @@ use amends_kafka::{
     Contact, KafkaSettings,
     topics::{self, Topic},
 };
+use amends_pool::Pool;
 use anyhow::{Context, Result, bail};
 use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
-use sqlx::{PgPool, migrate::Migrator};
+use sqlx::migrate::Migrator;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -155,7 +156,8 @@ impl Process {
         let broker = Arc::clone(&self.broker);
         routes::health::Ready::asking(move || {
             let answers = broker.load(Ordering::Relaxed);
-            async move { vec![("broker", answers)] }
+            let broker = if answers { Ok(()) } else { Err(amends_pool::Unwritable::Down) };
+            async move { vec![("broker", broker)] }
         })
     }
 
@@ -219,7 +221,7 @@ pub async fn within<T, E: std::error::Error + Send + Sync + 'static>(
 }
 
 /// The connections of a service (or of the api) to its database, once that answers and has this program's schema.
-pub async fn database(process: &Process, user: &str, migrator: &Migrator) -> Result<PgPool> {
+pub async fn database(process: &Process, user: &str, migrator: &Migrator) -> Result<Pool> {
     let url = process.settings.database_of(user)?;
     let name = format!("amends-{user}");
     let pool = amends_pool::connect(url, process.settings.database_connections, &name)?;

@@ -5,7 +5,11 @@ use std::sync::Arc;
 use amends_orders::OrderStore;
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use crate::{engine::PgEngine, orders::door::Door, orders::view::Audience};
+use crate::{
+    engine::PgEngine,
+    lists::Lists,
+    orders::{door::Door, view::Audience},
+};
 
 /// What the api's handlers share.
 pub struct Api {
@@ -13,6 +17,8 @@ pub struct Api {
     pub engine: Arc<PgEngine>,
     /// Where orders are.
     pub orders: OrderStore,
+    /// Where operators' lists are read.
+    pub lists: Lists,
     /// Where new orders are handed in.
     pub door: Door,
     /// Where the inventory worker listens.

@@ -5,13 +5,14 @@ use std::{net::SocketAddr, pin::Pin};
 use amends_inventory::{Inventory, events::Publisher};
 use amends_kafka::{KafkaSink, KafkaSource};
 use amends_notification::{Recorder, TOPICS};
+use amends_pool::Pool;
 use amends_worker::{
     Backoff, External, ExternalExecutor, Participant, PgRows, PgTx, Settings, Transactional,
     TransactionalExecutor, accepted_keys,
 };
 use anyhow::{Result, bail};
 use axum::Router;
-use sqlx::{PgPool, migrate::Migrator};
+use sqlx::migrate::Migrator;
 
 use crate::{
     failpoints::{Point, point},
@@ -20,6 +21,9 @@ use crate::{
     upkeep,
 };
 
+/// Connections of the inventory's HTTP.
+const INVENTORY_HTTP_CONNECTIONS: u32 = 2;
+
 /// What a worker is started with.
 pub struct Start<'a> {
     /// The process that its loops run in.
@@ -27,7 +31,7 @@ pub struct Start<'a> {
     /// Its name in the registry.
     pub name: &'static str,
     /// Its database.
-    pub pool: PgPool,
+    pub pool: Pool,
 }
 
 /// Ends once the worker's loops run; returns what it serves besides health.
@@ -53,7 +57,7 @@ pub async fn start(
     let listener = listen(address, process.settings.no_auth).await?;
     let address = listener.local_addr()?;
     tracing::info!("{name} works; listens on http://{address}");
-    let ready = health::Ready::database(pool).and(process.broker_ready());
+    let ready = health::Ready::database(&pool).and(process.broker_ready());
     serve(process, listener, routes.merge(health::router(ready, process.metrics.clone())))?;
     Ok(Some(address))
 }
@@ -93,12 +97,15 @@ pub fn transactional<E: TransactionalExecutor<PgTx> + Participant + 'static>(
 /// Starts the inventory worker: a transactional one that also publishes what it has in stock, and serves it.
 pub fn inventory(start: Start<'_>) -> Starting<'_> {
     Box::pin(async move {
-        let (process, pool) = (start.process, start.pool.clone());
+        let (process, name, pool) = (start.process, start.name, start.pool.clone());
         let routes = transactional::<Inventory>(start).await?;
         let events = point("events", KafkaSink::in_order(&process.kafka)?);
-        let publisher = Publisher::new(pool.clone(), events);
+        let publisher = Publisher::new(pool, events);
         process.watch(amends_inventory::events::TOPIC, publisher.run(process.stop.clone()));
-        Ok(routes.merge(amends_inventory::router(pool)))
+        // What is read over HTTP does not take the executor's connections.
+        let url = process.settings.database_of(name)?;
+        let http = amends_pool::connect(url, INVENTORY_HTTP_CONNECTIONS, "amends-inventory-http")?;
+        Ok(routes.merge(amends_inventory::router(http)))
     })
 }
 
@@ -132,7 +139,7 @@ pub fn notification(start: Start<'_>) -> Starting<'_> {
     })
 }
 
-async fn tuned(process: &Process, name: &str, mut settings: Settings, pool: &PgPool) -> Result<Settings> {
+async fn tuned(process: &Process, name: &str, mut settings: Settings, pool: &Pool) -> Result<Settings> {
     settings.keys = accepted_keys(pool).await?;
     settings.require_signatures = process.settings.require_signatures;
     if settings.require_signatures && settings.keys.is_empty() {

@@ -260,6 +260,6 @@ async fn births(deployment: &Deployment, kafka: &KafkaSettings, mode: Mode) -> R
     Ok(Births { engine: Arc::new(engine), orders, definition, slots: Default::default() })
 }
 
-async fn deployment_of(pool: &sqlx::PgPool) -> Result<amends_postgres::deployment::Deployment> {
+async fn deployment_of(pool: &pool::Pool) -> Result<amends_postgres::deployment::Deployment> {
     deployment(pool).await.context("the engine's database")
 }

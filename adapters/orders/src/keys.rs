@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
+use amends_pool::Pool;
 use amends_postgres::columns::each;
-use sqlx::{FromRow, PgPool, Postgres, postgres::PgArguments, query::Query};
+use sqlx::{FromRow, Postgres, postgres::PgArguments, query::Query};
 use uuid::Uuid;
 
 use crate::order::{NewOrder, OrderRow, order_columns};
@@ -58,7 +59,7 @@ pub(crate) fn bind<'q>(
 }
 
 /// What these orders' keys stand for, by the order that asks.
-pub(crate) async fn read(pool: &PgPool, orders: &[&NewOrder]) -> Result<HashMap<Uuid, Stored>, sqlx::Error> {
+pub(crate) async fn read(pool: &Pool, orders: &[&NewOrder]) -> Result<HashMap<Uuid, Stored>, sqlx::Error> {
     let rows: Vec<Stored> = sqlx::query_as(concat!(
         "SELECT w.id AS asked_by, k.fingerprint, ",
         order_columns!(),

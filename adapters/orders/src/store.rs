@@ -6,14 +6,14 @@ use std::{
 };
 
 use amends_engine::core::{Change, Entry};
-use amends_pool::DatabaseClock;
+use amends_pool::{Connection, DatabaseClock, Pool, sqlstate};
 use amends_postgres::{
     Birth, Error, births,
     columns::{each, small},
     error, lost_commit, timeline,
 };
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgPool, Row as _};
+use sqlx::Row as _;
 use uuid::Uuid;
 
 use crate::{
@@ -24,14 +24,14 @@ use crate::{
 /// Orders in the engine's database.
 #[derive(Debug, Clone)]
 pub struct OrderStore {
-    pool: PgPool,
+    pool: Pool,
     clock: Arc<DatabaseClock>,
 }
 
 impl OrderStore {
     /// Over these connections.
-    pub fn new(pool: PgPool) -> Self {
-        Self { pool, clock: Arc::default() }
+    pub fn new(pool: impl Into<Pool>) -> Self {
+        Self { pool: pool.into(), clock: Arc::default() }
     }
 
     /// Places orders in one transaction, and answers for each in turn. `birth` gets the database's time. Orders
@@ -85,9 +85,9 @@ impl OrderStore {
                 drop(connection);
                 placed
             }
-            Err(lost) if lost_commit::leaves_open(&lost) => {
-                // Not another's: this connection may be broken.
-                drop(connection.detach());
+            Err(lost) if sqlstate::leaves_open(&lost) => {
+                connection.distrust();
+                drop(connection);
                 self.read_back(&rows, &lost).await?
             }
             Err(error) => return Err(error::of(error)),
@@ -206,7 +206,7 @@ const PLACE: &str = concat!(
 );
 
 async fn insert(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     orders: &[NewOrder],
     rows: &[(OrderRow, Change)],
 ) -> Result<HashSet<Uuid>, sqlx::Error> {

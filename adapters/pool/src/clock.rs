@@ -6,7 +6,8 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::PgPool;
+
+use crate::Pool;
 
 /// For so long an answer serves: our clock and the server's run apart by less than a microsecond in that time.
 const FRESH: Duration = Duration::from_secs(1);
@@ -42,7 +43,7 @@ impl DatabaseClock {
     ///
     /// # Errors
     /// The database's, when it is asked again.
-    pub async fn now(&self, pool: &PgPool) -> Result<DateTime<Utc>, sqlx::Error> {
+    pub async fn now(&self, pool: &Pool) -> Result<DateTime<Utc>, sqlx::Error> {
         if let Some(heard) = self.heard().as_mut().filter(|heard| heard.at.elapsed() < FRESH) {
             return Ok(heard.tell(heard.now()));
         }

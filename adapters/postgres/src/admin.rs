@@ -6,9 +6,10 @@ use amends_engine::{
     core::{CommandState, Entry, Saga, SagaState, State},
     port::Inputs,
 };
+use amends_pool::{Pool, sqlstate};
 use amends_protocol::Reason;
 use chrono::{DateTime, Utc};
-use sqlx::{AssertSqlSafe, FromRow, PgPool, QueryBuilder};
+use sqlx::{AssertSqlSafe, FromRow, QueryBuilder};
 use uuid::Uuid;
 
 use crate::{
@@ -104,28 +105,48 @@ pub struct Detail {
     pub now: DateTime<Utc>,
 }
 
+/// Why there is no list.
+#[derive(Debug, thiserror::Error)]
+pub enum ListError {
+    /// The statement's bound was reached: nothing is wrong but that too much had to be looked at.
+    #[error("the list takes too long")]
+    TakesTooLong,
+    /// The database's.
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+impl From<sqlx::Error> for ListError {
+    fn from(error: sqlx::Error) -> Self {
+        match sqlstate::is_statement_timeout(&error) {
+            true => Self::TakesTooLong,
+            false => Self::Store(error::of(error)),
+        }
+    }
+}
+
 /// Reads for operators.
 #[derive(Debug, Clone)]
 pub struct Admin {
-    pool: PgPool,
+    pool: Pool,
 }
 
 impl Admin {
     /// Over these connections.
-    pub fn new(pool: PgPool) -> Self {
-        Self { pool }
+    pub fn new(pool: impl Into<Pool>) -> Self {
+        Self { pool: pool.into() }
     }
 
     /// Lists sagas, newest first: most that an operator looks for is recent, and history is never walked through
     /// to get there.
     ///
     /// # Errors
-    /// The database's.
-    pub async fn list(&self, filter: &Filter) -> Result<Page, Error> {
+    /// [`ListError`].
+    pub async fn list(&self, filter: &Filter) -> Result<Page, ListError> {
         let mut query = QueryBuilder::new("SELECT s.id, s.business_key, s.workflow, s.workflow_version, ");
         query.push(STATE).push(
             " AS state_word, s.label, s.step, s.reason, s.since, s.stuck_at, s.born_at, s.updated_at,
-              s.state
+              CASE WHEN s.parked THEN s.state END AS parked_state
               FROM sagas AS s WHERE true",
         );
         // As the partial indexes say it.
@@ -167,8 +188,7 @@ impl Admin {
         let limit = filter.limit.max(1) as usize;
         // One more than asked for says whether there is a next page.
         query.push(" ORDER BY s.id DESC LIMIT ").push_bind(i64::from(filter.limit.max(1)) + 1);
-        let mut rows: Vec<ListedRow> =
-            query.build_query_as().fetch_all(&self.pool).await.map_err(error::of)?;
+        let mut rows: Vec<ListedRow> = query.build_query_as().fetch_all(&self.pool).await?;
         let more = rows.len() > limit;
         rows.truncate(limit);
         let items: Vec<Listed> = rows.into_iter().map(Listed::from).collect();
@@ -229,13 +249,14 @@ struct ListedRow {
     stuck_at: Option<DateTime<Utc>>,
     born_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
-    state: String,
+    /// Of what is parked, for its reason; all else is not read.
+    parked_state: Option<String>,
 }
 
 impl From<ListedRow> for Listed {
     /// A row that this program cannot read is shown all the same, as far as it can be.
     fn from(row: ListedRow) -> Self {
-        let state: Option<State> = serde_json::from_str(&row.state).ok();
+        let state: Option<State> = row.parked_state.and_then(|state| serde_json::from_str(&state).ok());
         let parked = state.as_ref().and_then(|state| {
             let commands = state.commands.iter().rev();
             state.poisoned.as_ref().or_else(|| commands.into_iter().find_map(CommandState::parked)).cloned()

@@ -1,9 +1,10 @@
 //! Sagas are born: row, personal fields and first entry, many in one statement.
 
 use amends_engine::core::Change;
+use amends_pool::Connection;
 use amends_protocol::Json;
 use sqlx::{
-    PgConnection, Postgres,
+    Postgres,
     postgres::{PgArguments, PgQueryResult},
     query::Query,
 };
@@ -97,7 +98,7 @@ pub fn bind<'q>(
 
 /// Inserts them, as a transaction of its own.
 pub(crate) async fn insert(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     births: &[Birth<'_>],
     batch: i64,
 ) -> Result<PgQueryResult, sqlx::Error> {

@@ -6,7 +6,7 @@ use amends_engine::{
     core::Entry,
     port::{Inputs, Wants, Write},
 };
-use sqlx::{PgConnection, PgPool};
+use amends_pool::{Connection, Pool, sqlstate};
 use uuid::Uuid;
 
 use crate::{
@@ -55,7 +55,7 @@ const COMMIT: &str = concat!(
 );
 
 /// Writes a batch; answers for those that were written.
-pub(crate) async fn commit(pool: &PgPool, writes: &[Write]) -> Result<Vec<Inputs>, Error> {
+pub(crate) async fn commit(pool: &Pool, writes: &[Write]) -> Result<Vec<Inputs>, Error> {
     if writes.is_empty() {
         return Ok(Vec::new());
     }
@@ -65,16 +65,16 @@ pub(crate) async fn commit(pool: &PgPool, writes: &[Write]) -> Result<Vec<Inputs
     let mut connection = pool.acquire().await.map_err(error::of)?;
     match run(&mut connection, &writes, batch).await {
         Ok(rows) => rows.into_iter().map(Row::read).collect(),
-        Err(error) if lost_commit::leaves_open(&error) => {
-            // Not another's: this connection may be broken.
-            drop(connection.detach());
+        Err(error) if sqlstate::leaves_open(&error) => {
+            connection.distrust();
+            drop(connection);
             read_back(pool, &writes, batch, &error).await
         }
         Err(error) => Err(error::of(error)),
     }
 }
 
-async fn run(connection: &mut PgConnection, writes: &[&Write], batch: i64) -> Result<Vec<Row>, sqlx::Error> {
+async fn run(connection: &mut Connection, writes: &[&Write], batch: i64) -> Result<Vec<Row>, sqlx::Error> {
     let entries: Vec<(&Write, &Entry)> =
         writes.iter().flat_map(|write| write.entries.iter().map(|entry| (*write, entry))).collect();
     let updated_at = |write: &Write| write.entries.last().map(|entry| entry.occurrence.at);
@@ -116,7 +116,7 @@ fn flags(write: &Write) -> i16 {
 
 /// The answer was lost: did it happen? Says so as if nothing had been wrong.
 async fn read_back(
-    pool: &PgPool,
+    pool: &Pool,
     writes: &[&Write],
     batch: i64,
     lost: &sqlx::Error,
@@ -142,7 +142,7 @@ async fn read_back(
 }
 
 /// The sagas that the batch has written. The rows' locks wait for the backend that may still be at it.
-async fn happened(pool: &PgPool, ids: &[Uuid], batch: i64) -> Result<Vec<Uuid>, Error> {
+async fn happened(pool: &Pool, ids: &[Uuid], batch: i64) -> Result<Vec<Uuid>, Error> {
     let ask = async {
         let mut tx = pool.begin().await?;
         sqlx::query("SET LOCAL lock_timeout = '2s'").execute(&mut *tx).await?;

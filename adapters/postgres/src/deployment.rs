@@ -1,7 +1,7 @@
 //! What is true of the whole deployment: one row, made by `amends migrate`.
 
+use amends_pool::Pool;
 use amends_protocol::TokenKey;
-use sqlx::PgPool;
 
 /// What is true of the whole deployment.
 #[derive(Debug, Clone)]
@@ -30,7 +30,7 @@ pub enum Error {
 ///
 /// # Errors
 /// [`Error`].
-pub async fn deployment(pool: &PgPool) -> Result<Deployment, Error> {
+pub async fn deployment(pool: &Pool) -> Result<Deployment, Error> {
     type Row = (i32, String, Option<String>, Option<String>);
     let row: Option<Row> =
         sqlx::query_as("SELECT epoch, reply_key, previous_reply_key, next_reply_key FROM deployment")
@@ -54,7 +54,8 @@ pub(crate) async fn epoch(pool: &PgPool) -> Result<u32, sqlx::Error> {
 ///
 /// # Errors
 /// [`Error`].
-pub async fn ensure_deployment(pool: &PgPool, new_key_hex: &str) -> Result<Deployment, Error> {
+pub async fn ensure_deployment(pool: impl Into<Pool>, new_key_hex: &str) -> Result<Deployment, Error> {
+    let pool = &pool.into();
     TokenKey::from_hex(new_key_hex)?;
     sqlx::query("INSERT INTO deployment (reply_key) VALUES ($1) ON CONFLICT DO NOTHING")
         .bind(new_key_hex)

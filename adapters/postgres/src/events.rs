@@ -6,7 +6,8 @@ use std::{
 };
 
 use amends_engine::core::Entry;
-use sqlx::{FromRow, PgPool};
+use amends_pool::Pool;
+use sqlx::FromRow;
 use uuid::Uuid;
 
 use crate::{
@@ -37,7 +38,7 @@ pub struct Unpublished {
 /// The timeline, slot by slot.
 #[derive(Debug, Clone)]
 pub struct EventLog {
-    pool: PgPool,
+    pool: Pool,
     /// What never changes of sagas that were met lately.
     names: Arc<Mutex<HashMap<Uuid, Name>>>,
 }
@@ -55,8 +56,8 @@ const REMEMBERED: usize = 50_000;
 
 impl EventLog {
     /// Over these connections.
-    pub fn new(pool: PgPool) -> Self {
-        Self { pool, names: Arc::default() }
+    pub fn new(pool: impl Into<Pool>) -> Self {
+        Self { pool: pool.into(), names: Arc::default() }
     }
 
     /// Reads entries of these slots past these positions, at most `limit`, in the order of their positions. None is

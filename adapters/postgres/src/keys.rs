@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 
+use amends_pool::{Connection, Pool, Transaction};
 use amends_protocol::{CommandKey, KeyError};
-use sqlx::{PgConnection, PgPool};
 
 use crate::deployment::Error;
 
@@ -81,7 +81,7 @@ fn following(
 
 /// A change of a participant's command keys that is not yet committed: its own database must have them first.
 pub struct Change {
-    tx: sqlx::Transaction<'static, sqlx::Postgres>,
+    tx: Transaction,
     participant: String,
     /// The keys as they will be.
     pub keys: Vec<StoredKey>,
@@ -92,12 +92,12 @@ pub struct Change {
 /// # Errors
 /// [`Error`].
 pub async fn change_command_keys(
-    pool: &PgPool,
+    pool: impl Into<Pool>,
     participant: &str,
     rotation: Rotation,
     draw: impl FnMut() -> StoredKey,
 ) -> Result<Change, Error> {
-    let mut tx = pool.begin().await?;
+    let mut tx = pool.into().begin().await?;
     sqlx::query("SELECT pg_advisory_xact_lock(hashtext('command_keys'))").execute(&mut *tx).await?;
     let keys = following(command_keys(&mut tx, participant).await?, rotation, draw);
     Ok(Change { tx, participant: participant.to_owned(), keys })
@@ -126,7 +126,7 @@ impl Change {
     }
 }
 
-async fn command_keys(db: &mut PgConnection, participant: &str) -> Result<Vec<StoredKey>, Error> {
+async fn command_keys(db: &mut Connection, participant: &str) -> Result<Vec<StoredKey>, Error> {
     let rows: Vec<(String, String, String)> =
         sqlx::query_as("SELECT stage, id, key FROM command_keys WHERE participant = $1")
             .bind(participant)
@@ -141,10 +141,10 @@ async fn command_keys(db: &mut PgConnection, participant: &str) -> Result<Vec<St
 ///
 /// # Errors
 /// [`Error`].
-pub async fn signing_keys(pool: &PgPool) -> Result<HashMap<String, CommandKey>, Error> {
+pub async fn signing_keys(pool: impl Into<Pool>) -> Result<HashMap<String, CommandKey>, Error> {
     let rows: Vec<(String, String, String)> =
         sqlx::query_as("SELECT participant, id, key FROM command_keys WHERE stage = 'current'")
-            .fetch_all(pool)
+            .fetch_all(&pool.into())
             .await?;
     let key = |(participant, id, hex): (String, String, String)| {
         Ok::<_, KeyError>((participant, CommandKey::from_hex(id, &hex)?))
@@ -156,7 +156,11 @@ pub async fn signing_keys(pool: &PgPool) -> Result<HashMap<String, CommandKey>, 
 ///
 /// # Errors
 /// [`Error`].
-pub async fn change_reply_key(pool: &PgPool, rotation: Rotation, new_key_hex: &str) -> Result<(), Error> {
+pub async fn change_reply_key(
+    pool: impl Into<Pool>,
+    rotation: Rotation,
+    new_key_hex: &str,
+) -> Result<(), Error> {
     amends_protocol::TokenKey::from_hex(new_key_hex)?;
     let rotate = rotation == Rotation::Rotate;
     sqlx::query(
@@ -168,7 +172,7 @@ pub async fn change_reply_key(pool: &PgPool, rotation: Rotation, new_key_hex: &s
     )
     .bind(rotate)
     .bind(new_key_hex)
-    .execute(pool)
+    .execute(&pool.into())
     .await?;
     Ok(())
 }

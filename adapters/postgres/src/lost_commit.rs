@@ -1,31 +1,18 @@
 //! The answer to a COMMIT was lost: did it happen? Asked on another connection, and never guessed.
 
+use amends_pool::Connection;
 use std::time::Duration;
 
-use sqlx::PgConnection;
-
-use crate::{Error, error::class, timeline};
+use crate::{Error, timeline};
 
 /// How often a lost answer is asked for, and how long each time.
 const ASKS: u32 = 5;
-
-/// Whether a transaction whose last statement was answered so may have happened all the same: the connection
-/// broke, or the server ended it.
-pub fn leaves_open(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Database(_) => matches!(class(error), Some("08" | "57")),
-        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => {
-            true
-        }
-        _ => false,
-    }
-}
 
 /// Waits until nobody is writing in these slots any more. Within a transaction of the caller's.
 ///
 /// # Errors
 /// The database's; that somebody is still at it after two seconds is one.
-pub async fn wait_for_slots(connection: &mut PgConnection, slots: &[i32]) -> Result<(), sqlx::Error> {
+pub async fn wait_for_slots(connection: &mut Connection, slots: &[i32]) -> Result<(), sqlx::Error> {
     sqlx::query("SET LOCAL lock_timeout = '2s'").execute(&mut *connection).await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1, slot) FROM UNNEST($2::int4[]) AS s (slot)")
         .bind(timeline::LOCK)

@@ -6,9 +6,10 @@ use amends_engine::{
     core::{CORE_VERSION, Saga, SagaOutcome, State},
     port::{DueScan, DueShare, Loaded},
 };
+use amends_pool::Pool;
 use amends_protocol::{Reason, SLOTS};
 use chrono::{DateTime, Utc};
-use sqlx::{AssertSqlSafe, FromRow, PgPool, Postgres, Row as _, postgres::PgArguments, query::Query};
+use sqlx::{AssertSqlSafe, FromRow, Postgres, Row as _, postgres::PgArguments, query::Query};
 use uuid::Uuid;
 
 use crate::{
@@ -114,7 +115,7 @@ fn timed(select: &str) -> Query<'static, Postgres, PgArguments> {
 }
 
 /// Runs it. What cannot be read is reported and left out, for it must not stop the others.
-async fn fetch(pool: &PgPool, query: Query<'_, Postgres, PgArguments>) -> Result<(Loaded, Vec<Uuid>), Error> {
+async fn fetch(pool: &Pool, query: Query<'_, Postgres, PgArguments>) -> Result<(Loaded, Vec<Uuid>), Error> {
     let rows = query.fetch_all(pool).await.map_err(error::of)?;
     let first = rows.first().ok_or_else(|| Error::Unreadable("a clock without a row".to_owned()))?;
     let now = first.try_get("now").map_err(error::of)?;
@@ -137,14 +138,14 @@ async fn fetch(pool: &PgPool, query: Query<'_, Postgres, PgArguments>) -> Result
 }
 
 /// Reads sagas by id. (`= ANY` would look into every partition for each.)
-pub(crate) async fn load(pool: &PgPool, ids: &[Uuid]) -> Result<Loaded, Error> {
+pub(crate) async fn load(pool: &Pool, ids: &[Uuid]) -> Result<Loaded, Error> {
     let query =
         timed("SELECT s.* FROM UNNEST($1::uuid[]) AS w (id) JOIN sagas AS s ON s.id = w.id").bind(ids);
     Ok(fetch(pool, query).await?.0)
 }
 
 /// Reads what is due, the longest overdue first. A newer program's sagas are that program's to wake.
-pub(crate) async fn due(pool: &PgPool, scan: &DueScan) -> Result<Loaded, Error> {
+pub(crate) async fn due(pool: &Pool, scan: &DueScan) -> Result<Loaded, Error> {
     let query = timed(
         "SELECT * FROM sagas
          WHERE live AND get_bit($1, slot) = 1 AND wake_at >= COALESCE($2, '-infinity')
@@ -175,7 +176,7 @@ pub(crate) async fn due(pool: &PgPool, scan: &DueScan) -> Result<Loaded, Error> 
 }
 
 /// Damaged rows stay the longest overdue for ever: put off, they leave their place to others.
-async fn put_off(pool: &PgPool, ids: &[Uuid]) -> Result<(), Error> {
+async fn put_off(pool: &Pool, ids: &[Uuid]) -> Result<(), Error> {
     sqlx::query("UPDATE sagas SET wake_at = clock_timestamp() + interval '1 minute' WHERE id = ANY($1)")
         .bind(ids)
         .execute(pool)
@@ -186,7 +187,7 @@ async fn put_off(pool: &PgPool, ids: &[Uuid]) -> Result<(), Error> {
 
 /// Reads live sagas that changed within `within`: no other can have issued a command since.
 pub(crate) async fn in_flight(
-    pool: &PgPool,
+    pool: &Pool,
     slots: &[u16],
     within: Duration,
     after: Option<Uuid>,
@@ -207,7 +208,7 @@ pub(crate) async fn in_flight(
 
 /// Sets `wake_at` of sagas that still have the revision that was read.
 pub(crate) async fn reschedule(
-    pool: &PgPool,
+    pool: &Pool,
     sagas: &[(Uuid, u32, Option<DateTime<Utc>>)],
 ) -> Result<(), Error> {
     let mut sagas: Vec<_> = sagas.iter().collect();

@@ -3,9 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use amends_engine::port::{DueScan, Inputs, Loaded, SagaStore, Stray, Write};
-use amends_pool::DatabaseClock;
+use amends_pool::{DatabaseClock, Pool};
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::{Birth, Error, births, commit, deployment, error, inputs, sagas, strays, timeline};
@@ -13,18 +12,18 @@ use crate::{Birth, Error, births, commit, deployment, error, inputs, sagas, stra
 /// Sagas in Postgres.
 #[derive(Debug, Clone)]
 pub struct PgSagaStore {
-    pool: PgPool,
+    pool: Pool,
     clock: Arc<DatabaseClock>,
 }
 
 impl PgSagaStore {
     /// Over these connections.
-    pub fn new(pool: PgPool) -> Self {
-        Self { pool, clock: Arc::default() }
+    pub fn new(pool: impl Into<Pool>) -> Self {
+        Self { pool: pool.into(), clock: Arc::default() }
     }
 
     /// Its connections.
-    pub fn pool(&self) -> &PgPool {
+    pub fn pool(&self) -> &Pool {
         &self.pool
     }
 

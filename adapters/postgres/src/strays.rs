@@ -1,12 +1,12 @@
 //! Table `strays`: successes that no saga here ordered.
 
 use amends_engine::port::Stray;
-use sqlx::PgPool;
+use amends_pool::Pool;
 
 use crate::{Error, columns::each, error};
 
 /// Keeps each once.
-pub(crate) async fn keep(pool: &PgPool, strays: &[Stray]) -> Result<(), Error> {
+pub(crate) async fn keep(pool: &Pool, strays: &[Stray]) -> Result<(), Error> {
     let mut strays: Vec<&Stray> = strays.iter().collect();
     strays.sort_by_key(|stray| (stray.saga_id, stray.command_id));
     sqlx::query(

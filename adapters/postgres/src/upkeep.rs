@@ -4,7 +4,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use amends_engine::core::SagaState;
-use sqlx::{AssertSqlSafe, FromRow, PgPool};
+use amends_pool::Pool;
+use sqlx::{AssertSqlSafe, FromRow};
 use uuid::Uuid;
 
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
 /// Upkeep of the engine's database.
 #[derive(Debug, Clone)]
 pub struct Upkeep {
-    pool: PgPool,
+    pool: Pool,
 }
 
 /// How many sagas of a workflow are in a state that is no end.
@@ -61,8 +62,8 @@ pub const COUNT_LOOK: u32 = 5_000;
 
 impl Upkeep {
     /// Over these connections.
-    pub fn new(pool: PgPool) -> Self {
-        Self { pool }
+    pub fn new(pool: impl Into<Pool>) -> Self {
+        Self { pool: pool.into() }
     }
 
     /// Forgets at most `batch` expired idempotency keys; answers how many. As many as `batch`: there may be more.

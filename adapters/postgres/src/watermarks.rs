@@ -6,7 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sqlx::{FromRow, PgPool};
+use amends_pool::Pool;
+use sqlx::FromRow;
 
 use crate::{
     Error,
@@ -17,7 +18,7 @@ use crate::{
 /// The watermarks of the slots that a publisher has.
 #[derive(Debug, Clone)]
 pub struct Watermarks {
-    pool: PgPool,
+    pool: Pool,
     slots: BTreeMap<u16, Mark>,
     /// What is further on than the table says.
     ahead: BTreeSet<u16>,
@@ -38,8 +39,8 @@ struct Row {
 
 impl Watermarks {
     /// Of no slots yet.
-    pub fn new(pool: PgPool) -> Self {
-        Self { pool, slots: BTreeMap::new(), ahead: BTreeSet::new() }
+    pub fn new(pool: impl Into<Pool>) -> Self {
+        Self { pool: pool.into(), slots: BTreeMap::new(), ahead: BTreeSet::new() }
     }
 
     /// Keeps what was reached, and goes on with these slots from where the table says.

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-async fn is_denied(pool: &sqlx::PgPool, sql: &str) -> bool {
+async fn is_denied(pool: &amends_pool::Pool, sql: &str) -> bool {
     let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await;
     done.is_err_and(|error| error.to_string().contains("permission denied"))
 }

@@ -8,6 +8,7 @@ mod apache;
 mod broker;
 mod database;
 mod janitor;
+pub mod proxy;
 mod scratch;
 mod server;
 

@@ -29,8 +29,8 @@ const BATCH: usize = 500;
 /// The wait after a batch of a few: customers wait with it.
 const FEW: Range<usize> = 4..16;
 const LINGER: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_millis(5);
-/// No transaction takes longer.
-const LONGEST: Duration = Duration::from_secs(10);
+/// No transaction takes longer: a call that nobody answers has ended by then, and is read back.
+const LONGEST: Duration = Duration::from_secs(25);
 /// Orders that may wait to be committed; one more is sent away.
 const WAITING: usize = 8192;
 /// Bytes of orders that may wait to be committed: 2 KiB each, if all of them wait. An order may be 64 KiB.

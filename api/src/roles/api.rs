@@ -13,6 +13,7 @@ use crate::{
     clock::TokioClock,
     engine::command_sink,
     failpoints::point,
+    lists::Lists,
     orders::door::{Placing, door},
     process::{Process, database, listen, serve},
     routes,
@@ -52,6 +53,7 @@ pub async fn start(process: &Process, listener: Option<TcpListener>) -> Result<S
     let api = Arc::new(Api {
         engine,
         orders,
+        lists: Lists::connect(settings.database_of("api")?)?,
         door,
         inventory_url: settings.url_of("inventory").to_owned(),
         // The worker is ours: a proxy of the environment has no business between us.

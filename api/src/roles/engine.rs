@@ -10,13 +10,13 @@ use amends_engine::{
     },
 };
 use amends_kafka::{KafkaSink, KafkaSource};
+use amends_pool::Pool;
 use amends_postgres::{
     MIGRATOR, PgSagaStore, deployment::deployment, events::EventLog, watermarks::Watermarks,
 };
 use amends_protocol::transport::Source;
 use amends_workflows::Workflows;
 use anyhow::Result;
-use sqlx::PgPool;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +38,7 @@ const RECOVERY_POLL: Duration = Duration::from_millis(100);
 /// What an engine drives, and whether it tells of it.
 pub struct Drives<S> {
     /// Where the sagas live.
-    pub store: Box<dyn FnOnce(PgPool) -> S + Send>,
+    pub store: Box<dyn FnOnce(Pool) -> S + Send>,
     /// Their workflows.
     pub catalog: Catalog,
     /// Whose domain events are published; `None`: none are.
@@ -113,7 +113,7 @@ pub async fn drive<S: SagaStore + 'static>(
     }
     upkeep::of_engine(process, names, topics::all(&process.settings)).await?;
     if observed {
-        process.observe(routes::health::Ready::database(pool).and(process.broker_ready())).await?;
+        process.observe(routes::health::Ready::database(&pool).and(process.broker_ready())).await?;
     }
     Ok(())
 }
@@ -121,7 +121,7 @@ pub async fn drive<S: SagaStore + 'static>(
 fn publish(
     process: &Process,
     workflows: Workflows,
-    pool: &PgPool,
+    pool: &Pool,
     ownership: Ownership,
     news: News,
 ) -> Result<()> {

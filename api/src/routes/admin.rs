@@ -12,12 +12,13 @@ use amends_http::{
     body,
     query::{self, Parameter},
 };
-use amends_postgres::admin::{Admin, Detail, Filter, Listed};
+use amends_postgres::admin::{Admin, Detail, Filter, Listed, Page};
 use amends_protocol::id;
 use axum::{
     Json, Router,
     extract::{OriginalUri, Path, State},
     middleware::from_fn,
+    response::Response,
     routing::{get, post},
 };
 use serde_json::{Value, json};
@@ -58,15 +59,18 @@ pub fn router() -> Router<Arc<Api>> {
         .route("/admin/sagas", get(list))
 }
 
-async fn list(State(api): State<Arc<Api>>, OriginalUri(uri): OriginalUri) -> Result<Json<Value>, Problem> {
+async fn list(State(api): State<Arc<Api>>, OriginalUri(uri): OriginalUri) -> Result<Response, Problem> {
     let query = query::read(&uri, &PARAMETERS)?;
     let mut filter = filter(&query)?;
     if let Some((_, key)) = query.iter().find(|(name, _)| *name == BUSINESS_KEY) {
         filter.among = Some(about(&api, key).await?);
     }
-    let page = admin(&api).list(&filter).await?;
+    api.lists.sagas(&filter, shown).await
+}
+
+fn shown(page: &Page) -> Value {
     let items: Vec<Value> = page.items.iter().map(listed).collect();
-    Ok(Json(json!({ "items": items, "next": page.next })))
+    json!({ "items": items, "next": page.next })
 }
 
 /// The sagas of a business key. A key is an order's id, and the order book knows its sagas: so the sagas' table, which

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use amends_pool::{Pool, Unwritable, WriteCheck};
 use axum::{
     Json, Router,
     http::{StatusCode, header},
@@ -15,53 +16,54 @@ use axum::{
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
-use sqlx::PgPool;
 
 use crate::state::Api;
 
-type Answer = Pin<Box<dyn Future<Output = Vec<(&'static str, bool)>> + Send>>;
+/// What is needed, and how it is: `up`, or why not.
+type Check = (&'static str, Result<(), Unwritable>);
+/// What the last check of a database came to, and when.
+type LastCheck = (Instant, Result<(), Unwritable>);
+type Answer = Pin<Box<dyn Future<Output = Vec<Check>> + Send>>;
 
 /// Asks whether what a role needs is there.
 #[derive(Clone)]
 pub struct Ready(Arc<dyn Fn() -> Answer + Send + Sync>);
 
-/// A readiness probe's answer is kept so long, so that probing costs nothing.
-const KEPT: Duration = Duration::from_millis(250);
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the answer about a database is kept, so that probing costs nothing.
+const WRITE_CHECK_KEPT: Duration = Duration::from_millis(250);
 
 impl Ready {
     /// From any question.
     pub fn asking<F>(ask: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
-        F: Future<Output = Vec<(&'static str, bool)>> + Send + 'static,
+        F: Future<Output = Vec<Check>> + Send + 'static,
     {
         Self(Arc::new(move || Box::pin(ask())))
     }
 
     /// The api needs its database. (Without the broker it takes orders all the same.)
     pub fn api(api: Arc<Api>) -> Self {
-        Self::database(api.engine.store.pool().clone())
+        Self::database(api.engine.store.pool())
     }
 
-    /// A role that needs a database.
-    pub fn database(pool: PgPool) -> Self {
-        let last: Arc<Mutex<Option<(Instant, bool)>>> = Arc::default();
+    /// A role that needs a database which takes writes.
+    pub fn database(pool: &Pool) -> Self {
+        let check = WriteCheck::of(pool);
+        let last: Arc<Mutex<Option<LastCheck>>> = Arc::default();
         Self::asking(move || {
-            let (pool, last) = (pool.clone(), Arc::clone(&last));
+            let (check, last) = (check.clone(), Arc::clone(&last));
             async move {
                 let kept = *last.lock().unwrap_or_else(PoisonError::into_inner);
-                let answers = match kept {
-                    Some((at, answers)) if at.elapsed() < KEPT => answers,
+                let writable = match kept {
+                    Some((at, writable)) if at.elapsed() < WRITE_CHECK_KEPT => writable,
                     _ => {
-                        let asked =
-                            tokio::time::timeout(PATIENCE, sqlx::query("SELECT").execute(&pool)).await;
-                        let answers = matches!(asked, Ok(Ok(_)));
+                        let writable = check.run().await;
                         *last.lock().unwrap_or_else(PoisonError::into_inner) =
-                            Some((Instant::now(), answers));
-                        answers
+                            Some((Instant::now(), writable));
+                        writable
                     }
                 };
-                vec![("database", answers)]
+                vec![("database", writable)]
             }
         })
     }
@@ -93,12 +95,11 @@ pub fn router<S: Clone + Send + Sync + 'static>(ready: Ready, metrics: Prometheu
         )
 }
 
-fn report(checks: Vec<(&'static str, bool)>) -> impl IntoResponse {
-    let ready = checks.iter().all(|(_, there)| *there);
-    let checks: serde_json::Map<_, _> = checks
-        .into_iter()
-        .map(|(what, there)| (what.to_owned(), json!(if there { "up" } else { "down" })))
-        .collect();
+fn report(checks: Vec<Check>) -> impl IntoResponse {
+    let ready = checks.iter().all(|(_, check)| check.is_ok());
+    let word = |check: Result<(), Unwritable>| check.map_or_else(|why| why.to_string(), |()| "up".to_owned());
+    let checks: serde_json::Map<_, _> =
+        checks.into_iter().map(|(what, check)| (what.to_owned(), json!(word(check)))).collect();
     let (status, word) =
         if ready { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready") };
     (status, Json(json!({ "status": word, "checks": checks })))

@@ -3,10 +3,10 @@
 use std::{marker::PhantomData, time::Duration};
 
 use amends_notification::expire_notifications;
+use amends_pool::Pool;
 use amends_worker::{Participant, PgRows, Settings, ensure_partitions, expire_rows, store};
 use anyhow::Result;
 use chrono::Utc;
-use sqlx::PgPool;
 
 use super::{Piece, Upkeep};
 use crate::process::Process;
@@ -17,7 +17,7 @@ const MONTHS_AHEAD: u16 = 3;
 /// Starts the upkeep of a participant of workflows.
 pub async fn of_worker<P: Participant + 'static>(
     process: &Process,
-    pool: PgPool,
+    pool: Pool,
     settings: Settings,
 ) -> Result<()> {
     let upkeep = Upkeep::new().await?;
@@ -29,7 +29,7 @@ pub async fn of_worker<P: Participant + 'static>(
 }
 
 /// Starts the upkeep of the notification worker, which has no rows.
-pub async fn of_notification(process: &Process, pool: PgPool) -> Result<()> {
+pub async fn of_notification(process: &Process, pool: Pool) -> Result<()> {
     let upkeep = Upkeep::new().await?;
     upkeep.add(ExpireNotifications { pool, retention: process.settings.retention }).await?;
     upkeep.start(process).await
@@ -70,7 +70,7 @@ impl Piece for ExpireRows {
 
 /// What a participant has kept besides its rows, where that is older than the retention.
 struct ExpireBooks<P> {
-    pool: PgPool,
+    pool: Pool,
     settings: Settings,
     participant: PhantomData<fn() -> P>,
 }
@@ -91,7 +91,7 @@ impl<P: Participant + 'static> Piece for ExpireBooks<P> {
 
 /// Notifications of orders that are older than the retention.
 struct ExpireNotifications {
-    pool: PgPool,
+    pool: Pool,
     retention: Duration,
 }
 

@@ -1,8 +1,8 @@
 //! A server of the guard's own, and what is written to its log.
 
 use amends_embedded::{Postgres, PostgresOptions};
+use amends_pool::Pool;
 use anyhow::{Context, Result};
-use sqlx::PgPool;
 
 /// A server that writes the same for the same work, whatever else the machine does.
 pub struct Server {
@@ -31,7 +31,7 @@ impl Server {
     }
 
     /// A database with these migrations, and the login role that they grant to.
-    pub async fn database(&self, name: &'static str, migrator: &sqlx::migrate::Migrator) -> Result<PgPool> {
+    pub async fn database(&self, name: &'static str, migrator: &sqlx::migrate::Migrator) -> Result<Pool> {
         let admin = amends_pool::connect(&self.server.url("postgres"), 1, "amends-guard")?;
         for sql in [format!("CREATE ROLE amends_{name}"), format!("CREATE DATABASE {name}")] {
             sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&admin).await?;
@@ -39,7 +39,7 @@ impl Server {
         admin.close().await;
         let pool = amends_pool::connect(&self.server.url(name), 2, "amends-guard")?;
         sqlx::query("CREATE EXTENSION pg_walinspect").execute(&pool).await?;
-        migrator.run(&pool).await?;
+        migrator.run(pool.unbounded()).await?;
         Ok(pool)
     }
 
@@ -50,7 +50,7 @@ impl Server {
 }
 
 /// Counts what this work writes. Only one piece of work may run at a time: the WAL is the whole server's.
-pub async fn written(pool: &PgPool, work: impl Future<Output = Result<()>>) -> Result<Written> {
+pub async fn written(pool: &Pool, work: impl Future<Output = Result<()>>) -> Result<Written> {
     sqlx::query("CHECKPOINT").execute(pool).await?;
     let from = position(pool).await?;
     work.await?;
@@ -68,6 +68,6 @@ pub async fn written(pool: &PgPool, work: impl Future<Output = Result<()>>) -> R
     Ok(Written { bytes: bytes.unsigned_abs(), commits: commits.unsigned_abs() })
 }
 
-async fn position(pool: &PgPool) -> Result<String> {
+async fn position(pool: &Pool) -> Result<String> {
     Ok(sqlx::query_scalar("SELECT pg_current_wal_flush_lsn()::text").fetch_one(pool).await?)
 }

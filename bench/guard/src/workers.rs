@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use amends_pool::Pool;
 use amends_protocol::{
     Command, Json, Kind, Outcome, SCHEMA_VERSION, id,
     transport::{Assignment, Batch, Error, Inbound, Outbound, Sink, Source},
@@ -16,7 +17,6 @@ use amends_protocol::{
 use anyhow::{Result, bail};
 use chrono::Utc;
 use serde_json::{Value, json};
-use sqlx::PgPool;
 use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -82,7 +82,7 @@ async fn shipment(server: &Server) -> Result<u64> {
 }
 
 /// What an order writes, of batches that are asked one after the other.
-async fn an_order(pool: &PgPool, batch: impl AsyncFn() -> Result<()>) -> Result<u64> {
+async fn an_order(pool: &Pool, batch: impl AsyncFn() -> Result<()>) -> Result<u64> {
     // The first batch pays for prepared statements and cold caches.
     batch().await?;
     let written = written(pool, async {
@@ -94,7 +94,7 @@ async fn an_order(pool: &PgPool, batch: impl AsyncFn() -> Result<()>) -> Result<
     Ok(written.await?.bytes / u64::from(BATCHES * BATCH))
 }
 
-async fn end(running: JoinHandle<()>, stop: &CancellationToken, pool: &PgPool) -> Result<()> {
+async fn end(running: JoinHandle<()>, stop: &CancellationToken, pool: &Pool) -> Result<()> {
     stop.cancel();
     running.await?;
     pool.close().await;

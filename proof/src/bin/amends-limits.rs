@@ -8,7 +8,7 @@ use clap::Parser;
 /// Measures limits under stress, each on servers and processes of its own.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Only these: overdue, overload, failing, storm, backlog, pinned, unsent, away.
+    /// Only these: overdue, overload, failing, storm, backlog, pinned, unsent, away, silent.
     limits: Vec<String>,
     /// The program `amends`; by default the one beside this one.
     #[arg(long)]

@@ -14,6 +14,9 @@ use super::{
 };
 use crate::{books::Poison, proxy::Around};
 
+/// How long silent connections carry nothing; then what was sent meanwhile arrives.
+const SILENCE: Duration = Duration::from_secs(45);
+
 /// What can go wrong here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -51,6 +54,8 @@ pub enum Kind {
     PostgresSlow,
     /// A process' connections to Postgres open and silent.
     PostgresHangs,
+    /// A process' connections to Postgres silent for longer than any call waits; new ones work.
+    PostgresSilent,
     /// Answers to COMMIT lost.
     CommitAnswersLost,
     /// COMMITs lost on their way.
@@ -64,7 +69,7 @@ pub enum Kind {
 use Kind::*;
 
 /// All of them.
-pub const ALL: [Kind; 21] = [
+pub const ALL: [Kind; 22] = [
     KillEngine,
     KillWorker,
     KillApi,
@@ -82,6 +87,7 @@ pub const ALL: [Kind; 21] = [
     PostgresCut,
     PostgresSlow,
     PostgresHangs,
+    PostgresSilent,
     CommitAnswersLost,
     CommitsLost,
     BrokerCut,
@@ -122,6 +128,7 @@ impl Kind {
             PostgresCut => "way to Postgres cut",
             PostgresSlow => "way to Postgres slow (50 ms each way)",
             PostgresHangs => "way to Postgres open and silent",
+            PostgresSilent => "connections to Postgres silent for 45 s, new ones work",
             CommitAnswersLost => "answers to COMMIT lost",
             CommitsLost => "COMMITs lost on their way",
             BrokerCut => "half of the ways to the broker cut",
@@ -252,6 +259,13 @@ pub async fn inject(
             sleep(millis(random, 2000, 4000)).await;
             proxy.heal();
             Ok(fleet.members[at].name.clone())
+        }
+        PostgresSilent => {
+            let at = pick(fleet, random, &anybody);
+            // It goes on by itself, on other connections, long before they carry again.
+            let connections = fleet.members[at].proxy.silence(SILENCE);
+            sleep(millis(random, 0, 2000)).await;
+            Ok(format!("{}, {connections} connections", fleet.members[at].name))
         }
         CommitAnswersLost | CommitsLost => {
             let at = pick(fleet, random, &anybody);

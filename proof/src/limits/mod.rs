@@ -7,6 +7,7 @@ mod load;
 mod overdue;
 mod overload;
 mod pinned;
+mod silent;
 mod stage;
 mod storm;
 mod unsent;
@@ -83,10 +84,12 @@ pub enum Limit {
     Unsent,
     /// One participant is away, and 300,000 sagas wait for it.
     Away,
+    /// Everybody's way to the database goes silent.
+    Silent,
 }
 
 /// All of them.
-pub const ALL: [Limit; 8] = [
+pub const ALL: [Limit; 9] = [
     Limit::Overdue,
     Limit::Overload,
     Limit::Failing,
@@ -95,6 +98,7 @@ pub const ALL: [Limit; 8] = [
     Limit::Pinned,
     Limit::Unsent,
     Limit::Away,
+    Limit::Silent,
 ];
 
 impl Limit {
@@ -109,6 +113,7 @@ impl Limit {
             Limit::Pinned => "pinned",
             Limit::Unsent => "unsent",
             Limit::Away => "away",
+            Limit::Silent => "silent",
         }
     }
 
@@ -126,6 +131,7 @@ impl Limit {
             Limit::Pinned => pinned::measure(program).await,
             Limit::Unsent => unsent::measure(program, size).await,
             Limit::Away => away::measure(program, size).await,
+            Limit::Silent => silent::measure(program).await,
         }
     }
 }

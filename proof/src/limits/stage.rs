@@ -133,40 +133,17 @@ impl Stage {
 
     /// A number from the engine's database.
     pub async fn count(&self, sql: &'static str) -> Result<i64, Error> {
-        Ok(sqlx::query_scalar(sql).fetch_one(&self.engine).await?)
+        count(&self.engine, sql).await
     }
 
     /// Waits until a number from the engine's database is 0; answers how long that took.
     pub async fn until_none(&self, sql: &'static str, patience: Duration) -> Result<Duration, Error> {
-        let begun = Instant::now();
-        loop {
-            let left = self.count(sql).await?;
-            if left == 0 {
-                return Ok(begun.elapsed());
-            }
-            if begun.elapsed() > patience {
-                return Err(Error::NotReached(format!("{left} after {patience:?}: {sql}")));
-            }
-            sleep(Duration::from_millis(100)).await;
-        }
+        until_none(&self.engine, sql, patience).await
     }
 
     /// Waits until every saga has ended and every domain event is recorded, and counts the books.
     pub async fn books(&self, ledger: &Ledger) -> Result<Report, Error> {
-        self.until_none("SELECT count(*) FROM sagas WHERE live", Duration::from_secs(60)).await?;
-        let labels = "SELECT count(*) FROM timeline WHERE body::jsonb -> 'did' ->> 'label' <> 'CANCELLING'";
-        let told = self.count(labels).await?;
-        let notification = self.deployment.pool("notification");
-        let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(30) {
-            let recorded: i64 =
-                sqlx::query_scalar("SELECT count(*) FROM notifications").fetch_one(&notification).await?;
-            if recorded == told {
-                break;
-            }
-            sleep(Duration::from_millis(200)).await;
-        }
-        Ok(books::report(&Sources::of(&self.deployment), ledger).await?)
+        settled_books(&self.deployment, ledger).await
     }
 
     /// Ends everything.
@@ -175,4 +152,40 @@ impl Stage {
         self.engine.close().await;
         self.deployment.stop().await;
     }
+}
+
+async fn count(engine: &PgPool, sql: &'static str) -> Result<i64, Error> {
+    Ok(sqlx::query_scalar(sql).fetch_one(engine).await?)
+}
+
+async fn until_none(engine: &PgPool, sql: &'static str, patience: Duration) -> Result<Duration, Error> {
+    let begun = Instant::now();
+    loop {
+        let left = count(engine, sql).await?;
+        if left == 0 {
+            return Ok(begun.elapsed());
+        }
+        if begun.elapsed() > patience {
+            return Err(Error::NotReached(format!("{left} after {patience:?}: {sql}")));
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Waits until every saga of a deployment has ended and every domain event is recorded, and counts the books.
+pub async fn settled_books(deployment: &Deployment, ledger: &Ledger) -> Result<Report, Error> {
+    let (engine, notification) = (deployment.pool("engine"), deployment.pool("notification"));
+    until_none(&engine, "SELECT count(*) FROM sagas WHERE live", Duration::from_secs(60)).await?;
+    let labels = "SELECT count(*) FROM timeline WHERE body::jsonb -> 'did' ->> 'label' <> 'CANCELLING'";
+    let told = count(&engine, labels).await?;
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(30) {
+        let recorded: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM notifications").fetch_one(&notification).await?;
+        if recorded == told {
+            break;
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+    Ok(books::report(&Sources::of(deployment), ledger).await?)
 }

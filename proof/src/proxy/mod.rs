@@ -7,6 +7,7 @@ use std::{
     collections::HashMap,
     io,
     net::{Ipv4Addr, SocketAddr},
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -14,7 +15,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::sleep_until,
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// What the proxy understands of what it carries.
@@ -53,6 +58,8 @@ struct Control {
     /// When connections were refused.
     refused: Mutex<Vec<Instant>>,
     hangs: AtomicBool,
+    /// Connections that were there when this was last set carry nothing until then.
+    silent_until: watch::Sender<tokio::time::Instant>,
     delay_ms: AtomicU64,
     /// Commits that are still to be lost, before or after.
     lose_before: AtomicU32,
@@ -75,6 +82,7 @@ impl Proxy {
             refuses: AtomicBool::new(false),
             refused: Mutex::default(),
             hangs: AtomicBool::new(false),
+            silent_until: watch::Sender::new(tokio::time::Instant::now()),
             delay_ms: AtomicU64::new(0),
             lose_before: AtomicU32::new(0),
             lose_after: AtomicU32::new(0),
@@ -116,6 +124,13 @@ impl Proxy {
     /// Whether nothing goes through, in either direction, while connections stay open.
     pub fn hang(&self, hangs: bool) {
         self.control.hangs.store(hangs, Ordering::Relaxed);
+    }
+
+    /// Nothing goes through the connections that there are, in either direction, for so long, and nobody is told; new
+    /// connections work. What was sent meanwhile arrives afterwards. Returns the number of connections.
+    pub fn silence(&self, time: Duration) -> usize {
+        self.control.silent_until.send_replace(tokio::time::Instant::now() + time);
+        lock(&self.control.connections).len()
     }
 
     /// How much later everything arrives, in either direction.
@@ -199,13 +214,32 @@ async fn accept(listener: TcpListener, control: Arc<Control>, end: CancellationT
         }
         let (control, cut) = (Arc::clone(&control), end.child_token());
         lock(&control.connections).insert(number, cut.clone());
+        let silence = control.silent_until.subscribe();
         tokio::spawn(async move {
             tokio::select! {
-                () = carry(client, upstream, &control) => {}
+                () = unless_silent(carry(client, upstream, &control), silence) => {}
                 () = cut.cancelled() => {}
             }
             lock(&control.connections).remove(&number);
         });
+    }
+}
+
+/// Carries, but for the times of silence that begin from now on.
+async fn unless_silent(
+    carrying: impl Future<Output = ()>,
+    mut silent_until: watch::Receiver<tokio::time::Instant>,
+) {
+    let mut carrying = pin!(carrying);
+    loop {
+        tokio::select! {
+            biased;
+            Ok(()) = silent_until.changed() => {
+                let until = *silent_until.borrow_and_update();
+                sleep_until(until).await;
+            }
+            () = &mut carrying => return,
+        }
     }
 }
 

@@ -1,19 +1,19 @@
 //! A world in Postgres, seen as the service sees it: with its role's rights and its pool's settings.
 #![allow(dead_code)]
 
-pub mod proxy;
-
 use std::time::Duration;
 
 use amends_engine::{
     core::{Change, Entry, Saga},
     port::SagaStore,
 };
+use amends_pool::Pool;
 use amends_postgres::{
     Birth, MIGRATOR, PgSagaStore,
     conformance::{World, birth},
 };
 use amends_protocol::Json;
+pub use amends_testkit::proxy;
 use amends_testkit::{TestDatabase, database, eventually};
 use chrono::{DateTime, Utc};
 use serde_json::json;
@@ -31,13 +31,13 @@ pub async fn world() -> Postgres {
     Postgres { database, store }
 }
 
-pub fn connect(url: &str) -> PgPool {
+pub fn connect(url: &str) -> Pool {
     amends_pool::connect(url, 5, "test").unwrap()
 }
 
 impl Postgres {
     /// The service's connections.
-    pub fn pool(&self) -> PgPool {
+    pub fn pool(&self) -> Pool {
         self.store.pool().clone()
     }
 

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use amends_pool::{Connection, Pool};
 use amends_protocol::{
     SLOTS,
     transport::{self, Outbound, Placement, Sink},
@@ -11,7 +12,7 @@ use amends_protocol::{
 use amends_worker::Backoff;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::json;
-use sqlx::{FromRow, PgConnection, PgPool};
+use sqlx::FromRow;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -36,7 +37,7 @@ pub enum Error {
 
 /// Publishes the ledger. Of several instances one does it at a time.
 pub struct Publisher<K> {
-    pool: PgPool,
+    pool: Pool,
     sink: K,
 }
 
@@ -52,8 +53,8 @@ struct Move {
 
 impl<K: Sink> Publisher<K> {
     /// `sink` must keep the order of what it is given.
-    pub fn new(pool: PgPool, sink: K) -> Self {
-        Self { pool, sink }
+    pub fn new(pool: impl Into<Pool>, sink: K) -> Self {
+        Self { pool: pool.into(), sink }
     }
 
     /// Publishes until told to stop.
@@ -98,7 +99,7 @@ impl<K: Sink> Publisher<K> {
         }
     }
 
-    async fn publish(&self, tx: &mut PgConnection) -> Result<usize, Error> {
+    async fn publish(&self, tx: &mut Connection) -> Result<usize, Error> {
         // Whoever has the row publishes; the others have nothing to do.
         let mark: Option<i64> = sqlx::query_scalar("SELECT move_id FROM published FOR UPDATE SKIP LOCKED")
             .fetch_optional(&mut *tx)

@@ -5,12 +5,12 @@ use std::{
     time::Duration,
 };
 
+use amends_pool::Pool;
 use amends_protocol::{Exposure, Json};
 use amends_worker::{
     Action, Answer, Locks, Participant, Settings, TransactionalExecutor, Work, store::Error,
 };
 use serde::Deserialize;
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::stock::{Books, Ledger, Move, Reserved, Status};
@@ -20,7 +20,7 @@ use crate::stock::{Books, Ledger, Move, Reserved, Status};
 pub struct Inventory;
 
 impl Participant for Inventory {
-    fn over(_: PgPool) -> Self {
+    fn over(_: Pool) -> Self {
         Self
     }
 
@@ -28,7 +28,7 @@ impl Participant for Inventory {
         crate::settings()
     }
 
-    async fn expire_books(pool: &PgPool, retention: Duration) -> Result<u64, Error> {
+    async fn expire_books(pool: &Pool, retention: Duration) -> Result<u64, Error> {
         crate::expire_books(pool, retention).await
     }
 }

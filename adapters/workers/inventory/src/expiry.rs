@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use amends_pool::Pool;
 use amends_worker::{expire_pages, store::Error};
-use sqlx::PgPool;
 
 /// How many moves go in one statement.
 const PAGE: i64 = 1_000;
@@ -13,7 +13,7 @@ const PAGE: i64 = 1_000;
 ///
 /// # Errors
 /// What the database says; what went before stays gone.
-pub async fn expire_books(pool: &PgPool, retention: Duration) -> Result<u64, Error> {
+pub async fn expire_books(pool: &Pool, retention: Duration) -> Result<u64, Error> {
     let reservations = expire_pages(
         pool,
         retention,

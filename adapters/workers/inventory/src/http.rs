@@ -4,6 +4,7 @@ use amends_http::{
     accept, body,
     query::{self, Parameter},
 };
+use amends_pool::Pool;
 use axum::{
     Json, Router,
     body::Bytes,
@@ -14,7 +15,7 @@ use axum::{
 };
 use garde::Validate;
 use serde::{Deserialize, Serialize};
-use sqlx::{FromRow, PgPool};
+use sqlx::FromRow;
 
 use crate::{
     problem::Problem,
@@ -27,14 +28,14 @@ const PAGE_LARGEST: i64 = 1_000;
 const PARAMETERS: [Parameter; 2] = [Parameter::Once("after"), Parameter::Once("limit")];
 
 /// The inventory's HTTP routes. The rules of every HTTP edge ([`amends_http::guarded`]) are to stand in front of them.
-pub fn router(pool: PgPool) -> Router {
+pub fn router(pool: impl Into<Pool>) -> Router {
     Router::new()
         .route("/api/inventory/{productId}", get(one))
         .route("/api/inventory/{productId}/stock", put(set_stock))
         .route_layer(from_fn(query::none))
         .route("/api/inventory", get(list))
         .route_layer(from_fn(accept::json))
-        .with_state(pool)
+        .with_state(pool.into())
 }
 
 /// A product as it is shown.
@@ -61,7 +62,7 @@ struct NewStock {
     on_hand: i64,
 }
 
-async fn list(State(pool): State<PgPool>, OriginalUri(uri): OriginalUri) -> Result<Json<Page>, Problem> {
+async fn list(State(pool): State<Pool>, OriginalUri(uri): OriginalUri) -> Result<Json<Page>, Problem> {
     let (mut after, mut limit) = (String::new(), PAGE);
     for (name, value) in query::read(&uri, &PARAMETERS)? {
         match (name, value.parse()) {
@@ -83,7 +84,7 @@ async fn list(State(pool): State<PgPool>, OriginalUri(uri): OriginalUri) -> Resu
     Ok(Json(Page { items, next }))
 }
 
-async fn one(State(pool): State<PgPool>, Path(id): Path<String>) -> Result<Json<Product>, Problem> {
+async fn one(State(pool): State<Pool>, Path(id): Path<String>) -> Result<Json<Product>, Problem> {
     let id = product_id(id, "productId")?;
     let product = sqlx::query_as(
         "SELECT product_id, on_hand, reserved, on_hand - reserved AS available FROM stock WHERE product_id = $1",
@@ -96,7 +97,7 @@ async fn one(State(pool): State<PgPool>, Path(id): Path<String>) -> Result<Json<
 
 /// Says how much is on hand. The difference is an adjustment in the ledger; a new product begins with it.
 async fn set_stock(
-    State(pool): State<PgPool>,
+    State(pool): State<Pool>,
     Path(id): Path<String>,
     headers: HeaderMap,
     bytes: Bytes,

@@ -12,9 +12,9 @@ mod http;
 mod problem;
 pub mod stock;
 
+use amends_pool::Pool;
 use amends_protocol::transport::{Sink, Source};
 use amends_worker::{PgRows, Settings, Transactional};
-use sqlx::PgPool;
 
 pub use executor::Inventory;
 pub use expiry::expire_books;
@@ -30,7 +30,7 @@ pub fn settings() -> Settings {
 
 /// The worker. Its `run` is for the role to drive.
 pub fn worker<S: Source, K: Sink>(
-    pool: PgPool,
+    pool: impl Into<Pool>,
     source: S,
     sink: K,
     settings: Settings,

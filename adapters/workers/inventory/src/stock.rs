@@ -5,8 +5,9 @@ use std::{
     future::Future,
 };
 
+use amends_pool::Connection;
 use amends_worker::{Locks, PgTx, store::Error};
-use sqlx::{FromRow, PgConnection, Postgres, postgres::PgArguments, query::Query};
+use sqlx::{FromRow, Postgres, postgres::PgArguments, query::Query};
 use uuid::Uuid;
 
 /// Part of a statement that appends to the ledger. The lock makes the order of the numbers the order of the commits,
@@ -163,7 +164,7 @@ impl StockRow {
 impl Books {
     /// Reads and locks these reservations, their products, and the products that are to be reserved.
     async fn open(
-        db: &mut PgConnection,
+        db: &mut Connection,
         reservations: &BTreeSet<Uuid>,
         products: BTreeSet<String>,
         locks: Locks,
@@ -182,7 +183,7 @@ impl Books {
 
     async fn open_reservations(
         &mut self,
-        db: &mut PgConnection,
+        db: &mut Connection,
         reservations: &BTreeSet<Uuid>,
         locks: Locks,
     ) -> Result<(), Error> {
@@ -223,7 +224,7 @@ impl Books {
 
     async fn open_stock(
         &mut self,
-        db: &mut PgConnection,
+        db: &mut Connection,
         products: BTreeSet<String>,
         locks: Locks,
     ) -> Result<(), Error> {
@@ -265,7 +266,7 @@ impl Books {
     }
 
     /// Writes what the ledger says has moved.
-    async fn write(&self, db: &mut PgConnection) -> Result<(), Error> {
+    async fn write(&self, db: &mut Connection) -> Result<(), Error> {
         if self.moves.is_empty() {
             return Ok(());
         }
@@ -316,7 +317,7 @@ fn bind<'q>(query: Query<'q, Postgres, PgArguments>, moves: &'q [Move]) -> Query
 }
 
 /// Appends to the ledger.
-pub(crate) async fn append(db: &mut PgConnection, moves: &[Move]) -> Result<(), sqlx::Error> {
+pub(crate) async fn append(db: &mut Connection, moves: &[Move]) -> Result<(), sqlx::Error> {
     bind(sqlx::query(concat!("WITH ", appended!(), " SELECT")), moves).execute(db).await?;
     Ok(())
 }

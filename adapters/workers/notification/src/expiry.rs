@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use amends_pool::Pool;
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::PgPool;
 use uuid::Uuid;
 
 /// How many rows go in one statement.
@@ -15,7 +15,7 @@ const PAGE: i64 = 1_000;
 /// # Errors
 /// What the database says; what went before stays gone.
 pub async fn expire_notifications(
-    pool: &PgPool,
+    pool: &Pool,
     now: DateTime<Utc>,
     retention: Duration,
 ) -> Result<u64, sqlx::Error> {

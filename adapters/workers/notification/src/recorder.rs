@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use amends_pool::Pool;
 use amends_protocol::{
     transport::{self, Batch, Inbound, Sink, Source},
     wire,
 };
-use sqlx::PgPool;
 
 use crate::event::{Event, template};
 
@@ -28,15 +28,15 @@ pub enum Error {
 
 /// Records what would be sent.
 pub struct Recorder<S, K> {
-    pool: PgPool,
+    pool: Pool,
     source: S,
     sink: K,
 }
 
 impl<S: Source, K: Sink> Recorder<S, K> {
     /// Reads events from `source`; what cannot be read goes to `sink` as a dead letter.
-    pub fn new(pool: PgPool, source: S, sink: K) -> Self {
-        Self { pool, source, sink }
+    pub fn new(pool: impl Into<Pool>, source: S, sink: K) -> Self {
+        Self { pool: pool.into(), source, sink }
     }
 
     /// Takes one batch; answers how many events it had. Offsets move after the commit.

@@ -147,7 +147,10 @@ async fn notifications_of_old_orders_go() {
     }
     let pool = PgPool::connect(&database.role_url("amends_notification")).await.unwrap();
     let retention = Duration::from_hours(400 * 24);
-    assert_eq!(amends_notification::expire_notifications(&pool, now, retention).await.unwrap(), 2);
+    assert_eq!(
+        amends_notification::expire_notifications(&pool.clone().into(), now, retention).await.unwrap(),
+        2
+    );
     let left: i64 = sqlx::query_scalar("SELECT count(*) FROM notifications").fetch_one(&pool).await.unwrap();
     assert_eq!(left, 2);
 }

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use sqlx::{FromRow, PgPool};
+use amends_pool::Pool;
+use sqlx::FromRow;
 use uuid::Uuid;
 
 use crate::gateway::{Charge, Error, Receipt, Refund};
@@ -36,7 +37,7 @@ impl ChargeRow {
 }
 
 /// Charges many at once, by one statement where all are new; each key once.
-pub(crate) async fn charge(pool: &PgPool, mut charges: Vec<Charge>) -> Result<Vec<Charged>, sqlx::Error> {
+pub(crate) async fn charge(pool: &Pool, mut charges: Vec<Charge>) -> Result<Vec<Charged>, sqlx::Error> {
     let asked: Vec<Uuid> = charges.iter().map(|c| c.key).collect();
     charges.sort_by_key(|c| c.key);
     charges.dedup_by_key(|c| c.key);
@@ -78,7 +79,7 @@ fn declined(method: &str) -> Option<&'static str> {
 }
 
 /// The keys for which the gateway is out of order this time.
-async fn faults(pool: &PgPool, charges: &[Charge]) -> Result<Vec<Uuid>, sqlx::Error> {
+async fn faults(pool: &Pool, charges: &[Charge]) -> Result<Vec<Uuid>, sqlx::Error> {
     let faulty: Vec<Uuid> =
         charges.iter().filter(|c| c.method == "card_error_twice").map(|c| c.key).collect();
     if faulty.is_empty() {
@@ -94,7 +95,7 @@ async fn faults(pool: &PgPool, charges: &[Charge]) -> Result<Vec<Uuid>, sqlx::Er
     Ok(calls.into_iter().filter(|(_, calls)| *calls <= FAULTS).map(|(key, _)| key).collect())
 }
 
-async fn find(pool: &PgPool, keys: &[Uuid]) -> Result<HashMap<Uuid, ChargeRow>, sqlx::Error> {
+async fn find(pool: &Pool, keys: &[Uuid]) -> Result<HashMap<Uuid, ChargeRow>, sqlx::Error> {
     let rows: Vec<ChargeRow> = sqlx::query_as(
         "SELECT key, charge_id, amount, currency, declined FROM gateway_charges WHERE key = ANY($1)",
     )
@@ -106,7 +107,7 @@ async fn find(pool: &PgPool, keys: &[Uuid]) -> Result<HashMap<Uuid, ChargeRow>, 
 
 /// Refunds many at once, in one transaction; each charge once.
 pub(crate) async fn refund(
-    pool: &PgPool,
+    pool: &Pool,
     refunds: Vec<Refund>,
 ) -> Result<Vec<Result<Receipt, Error>>, sqlx::Error> {
     let mut sorted = refunds.clone();
@@ -139,7 +140,7 @@ pub(crate) async fn refund(
 }
 
 /// What was answered under a key, charge or refund.
-pub(crate) async fn look_up(pool: &PgPool, key: Uuid) -> Result<Result<Option<Receipt>, Error>, sqlx::Error> {
+pub(crate) async fn look_up(pool: &Pool, key: Uuid) -> Result<Result<Option<Receipt>, Error>, sqlx::Error> {
     let row: Option<ChargeRow> = sqlx::query_as(
         "SELECT key, charge_id, amount, currency, declined FROM gateway_charges WHERE key = $1
          UNION ALL

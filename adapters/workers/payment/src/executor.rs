@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use amends_pool::Pool;
 use amends_protocol::{Exposure, Json, Kind, Reason, negated};
 use amends_worker::{Answer, ExternalExecutor, LookUp, Participant, Port, Settings, Work, store};
 use serde::Deserialize;
 use serde_json::json;
-use sqlx::PgPool;
 
 use crate::{
     gateway::{Charge, Error, PaymentGateway, Receipt, Refund},
@@ -27,7 +27,7 @@ impl<G> Payments<G> {
 }
 
 impl Participant for Payments<SandboxGateway> {
-    fn over(pool: PgPool) -> Self {
+    fn over(pool: Pool) -> Self {
         Self::new(SandboxGateway::new(pool))
     }
 
@@ -35,7 +35,7 @@ impl Participant for Payments<SandboxGateway> {
         crate::settings()
     }
 
-    async fn expire_books(pool: &PgPool, retention: Duration) -> Result<u64, store::Error> {
+    async fn expire_books(pool: &Pool, retention: Duration) -> Result<u64, store::Error> {
         crate::expire_books(pool, retention).await
     }
 }

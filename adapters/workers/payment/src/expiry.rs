@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
+use amends_pool::Pool;
 use amends_worker::{expire_pages, store::Error};
-use sqlx::PgPool;
 
 /// Removes what the built-in gateway has kept of sagas that were born longer than `retention` ago, unless the worker
 /// still has a row for it: a charge lives as long as its row. Looks at what is old only. Returns how many rows went.
 ///
 /// # Errors
 /// What the database says; what went before stays gone.
-pub async fn expire_books(pool: &PgPool, retention: Duration) -> Result<u64, Error> {
+pub async fn expire_books(pool: &Pool, retention: Duration) -> Result<u64, Error> {
     let refunds = expire_pages(
         pool,
         retention,

@@ -12,9 +12,9 @@ mod sandbox;
 
 use std::time::Duration;
 
+use amends_pool::Pool;
 use amends_protocol::transport::{Sink, Source};
 use amends_worker::{External, PgRows, Settings};
-use sqlx::PgPool;
 
 pub use executor::Payments;
 pub use expiry::expire_books;
@@ -31,11 +31,12 @@ pub fn settings() -> Settings {
 
 /// The worker, with the built-in gateway. Its `run` is for the role to drive.
 pub fn worker<S: Source, K: Sink + 'static>(
-    pool: PgPool,
+    pool: impl Into<Pool>,
     source: S,
     sink: K,
     settings: Settings,
 ) -> External<PgRows, Payments<SandboxGateway>, S, K> {
+    let pool = pool.into();
     let gateway = SandboxGateway::new(pool.clone());
     External::new(PgRows::new(pool), Payments::new(gateway), source, sink, settings)
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use amends_pool::Pool;
 use amends_worker::{Clock, GroupCommit, TokioClock};
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::{
@@ -30,7 +30,7 @@ const TOGETHER: usize = 500;
 /// | any other | declined, `unknown_method` |
 #[derive(Debug)]
 pub struct SandboxGateway<C = TokioClock> {
-    pool: PgPool,
+    pool: Pool,
     clock: C,
     charges: GroupCommit<Charge, Charged>,
     refunds: GroupCommit<Refund, Result<Receipt, Error>>,
@@ -38,15 +38,20 @@ pub struct SandboxGateway<C = TokioClock> {
 
 impl SandboxGateway {
     /// A gateway with its books in this database.
-    pub fn new(pool: PgPool) -> Self {
+    pub fn new(pool: impl Into<Pool>) -> Self {
         Self::with_clock(pool, TokioClock)
     }
 }
 
 impl<C> SandboxGateway<C> {
     /// A gateway with a clock of its own.
-    pub fn with_clock(pool: PgPool, clock: C) -> Self {
-        Self { pool, clock, charges: GroupCommit::new(TOGETHER), refunds: GroupCommit::new(TOGETHER) }
+    pub fn with_clock(pool: impl Into<Pool>, clock: C) -> Self {
+        Self {
+            pool: pool.into(),
+            clock,
+            charges: GroupCommit::new(TOGETHER),
+            refunds: GroupCommit::new(TOGETHER),
+        }
     }
 }
 

@@ -21,7 +21,7 @@
 //!     }
 //! }
 //!
-//! async fn serve(pool: sqlx::PgPool, source: impl Source, sink: impl Sink) {
+//! async fn serve(pool: amends_pool::Pool, source: impl Source, sink: impl Sink) {
 //!     let worker = Transactional::new(PgRows::new(pool), Nothing, source, sink, Settings::new("nothing"));
 //!     worker.run(tokio_util::sync::CancellationToken::new()).await;
 //! }

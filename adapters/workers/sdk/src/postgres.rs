@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use amends_pool::DatabaseClock;
+use amends_pool::{DatabaseClock, Pool, Transaction};
 use amends_protocol::{Command, Json, Resolved};
 use chrono::{DateTime, Utc};
 use serde::{Serialize, de::DeserializeOwned};
-use sqlx::{FromRow, PgPool, Postgres, Transaction, postgres::PgArguments, query::QueryScalar};
+use sqlx::{FromRow, Postgres, postgres::PgArguments, query::QueryScalar};
 use uuid::Uuid;
 
 use crate::{
@@ -22,26 +22,26 @@ use crate::{
 /// Rows in a worker's Postgres database.
 #[derive(Debug, Clone)]
 pub struct PgRows {
-    pool: PgPool,
+    pool: Pool,
     clock: Arc<DatabaseClock>,
 }
 
 impl PgRows {
     /// Rows over these connections. Made by [`amends_pool::connect`] they get one plan for arrays of any length, and
     /// never a scan of the whole table: a plan made while it was small must not be met again when it has grown.
-    pub fn new(pool: PgPool) -> Self {
-        Self { pool, clock: Arc::default() }
+    pub fn new(pool: impl Into<Pool>) -> Self {
+        Self { pool: pool.into(), clock: Arc::default() }
     }
 }
 
 impl PgRows {
-    pub(crate) fn pool(&self) -> &PgPool {
+    pub(crate) fn pool(&self) -> &Pool {
         &self.pool
     }
 }
 
 /// A transaction of a worker.
-pub type PgTx = Transaction<'static, Postgres>;
+pub type PgTx = Transaction;
 
 const COLUMNS: &str = "command_id, saga_id, status, attempt, epoch, issued_at, unsure, live, owner, lease_until, \
                        started_at, command, reply, undo, undo_reply, resolved";

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use amends_pool::sqlstate;
 use amends_protocol::Command;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -15,7 +16,7 @@ use crate::row::Row;
 /// Why the database did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The data is at fault (SQLSTATE class 22 or 23, or a row that cannot be read): repeating it would fail again.
+    /// The data is at fault (SQLSTATE class 22, 23 or 54, or a row that cannot be read): repeating it would fail again.
     #[error("data at fault: {0}")]
     Poison(String),
     /// Another transaction has kept a row locked for longer than a statement waits (SQLSTATE 55P03). Only what needs
@@ -29,18 +30,12 @@ pub enum Error {
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        /// `lock_not_available`.
-        const LOCKED: &str = "55P03";
-        if error.as_database_error().and_then(|e| e.code()).is_some_and(|code| code == LOCKED) {
+        if sqlstate::is_locked(&error) {
             return Error::Locked;
         }
-        let poisonous = error
-            .as_database_error()
-            .and_then(|e| e.code())
-            .is_some_and(|code| code.starts_with("22") || code.starts_with("23"));
         // A class and a constraint name the fault; the message itself may quote what was sent.
         match error.as_database_error() {
-            Some(e) if poisonous => Error::Poison(format!(
+            Some(e) if sqlstate::is_data_fault(&error) => Error::Poison(format!(
                 "SQLSTATE {}{}",
                 e.code().unwrap_or_default(),
                 e.constraint().map(|c| format!(", constraint {c}")).unwrap_or_default()

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
+use amends_pool::Pool;
 use uuid::Uuid;
 
 use crate::{postgres::PgRows, store::Error};
@@ -63,7 +63,7 @@ pub async fn expire_rows(rows: &PgRows, retention: Duration) -> Result<(u64, u64
 ///
 /// # Errors
 /// What the database says; what went before stays gone.
-pub async fn expire_pages(pool: &PgPool, retention: Duration, statement: &'static str) -> Result<u64, Error> {
+pub async fn expire_pages(pool: &Pool, retention: Duration, statement: &'static str) -> Result<u64, Error> {
     let (mut after, mut gone) = (Uuid::nil(), 0);
     loop {
         let (last, went): (Option<Uuid>, i64) =

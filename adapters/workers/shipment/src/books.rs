@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use sqlx::{FromRow, PgPool};
+use amends_pool::Pool;
+use sqlx::FromRow;
 use uuid::Uuid;
 
 use crate::carrier::{Booking, Parcel};
@@ -37,7 +38,7 @@ impl BookingRow {
 }
 
 /// Books many parcels at once, by one statement where all are new; each key once. Answers each in its place.
-pub(crate) async fn book(pool: &PgPool, mut parcels: Vec<Parcel>) -> Result<Vec<Answered>, sqlx::Error> {
+pub(crate) async fn book(pool: &Pool, mut parcels: Vec<Parcel>) -> Result<Vec<Answered>, sqlx::Error> {
     let asked: Vec<Uuid> = parcels.iter().map(|p| p.key).collect();
     parcels.sort_by_key(|p| p.key);
     parcels.dedup_by_key(|p| p.key);
@@ -72,7 +73,7 @@ pub(crate) async fn book(pool: &PgPool, mut parcels: Vec<Parcel>) -> Result<Vec<
 /// Cancels many bookings at once, in one transaction. A booking is cancelled once; one that was never made
 /// needs no cancellation.
 pub(crate) async fn cancel(
-    pool: &PgPool,
+    pool: &Pool,
     mut cancellations: Vec<(Uuid, Uuid)>,
 ) -> Result<Vec<()>, sqlx::Error> {
     let answers = vec![(); cancellations.len()];
@@ -91,7 +92,7 @@ pub(crate) async fn cancel(
 }
 
 /// What was answered under a booking's key.
-pub(crate) async fn look_up(pool: &PgPool, key: Uuid) -> Result<Option<Answered>, sqlx::Error> {
+pub(crate) async fn look_up(pool: &Pool, key: Uuid) -> Result<Option<Answered>, sqlx::Error> {
     let row: Option<BookingRow> =
         sqlx::query_as("SELECT key, tracking_number, country FROM carrier_bookings WHERE key = $1")
             .bind(key)
@@ -101,7 +102,7 @@ pub(crate) async fn look_up(pool: &PgPool, key: Uuid) -> Result<Option<Answered>
 }
 
 /// Whether something was cancelled under this key.
-pub(crate) async fn is_cancelled(pool: &PgPool, key: Uuid) -> Result<bool, sqlx::Error> {
+pub(crate) async fn is_cancelled(pool: &Pool, key: Uuid) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar("SELECT EXISTS (SELECT FROM carrier_cancellations WHERE key = $1)")
         .bind(key)
         .fetch_one(pool)

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use amends_pool::Pool;
 use amends_protocol::{Exposure, Json, Kind, Reason, negated};
 use amends_worker::{Answer, ExternalExecutor, LookUp, Participant, Port, Settings, Work, store};
 use serde::Deserialize;
 use serde_json::json;
-use sqlx::PgPool;
 
 use crate::{
     carrier::{Booking, Carrier, Error, Parcel},
@@ -27,7 +27,7 @@ impl<C> Shipments<C> {
 }
 
 impl Participant for Shipments<SandboxCarrier> {
-    fn over(pool: PgPool) -> Self {
+    fn over(pool: Pool) -> Self {
         Self::new(SandboxCarrier::new(pool))
     }
 
@@ -35,7 +35,7 @@ impl Participant for Shipments<SandboxCarrier> {
         crate::settings()
     }
 
-    async fn expire_books(pool: &PgPool, retention: Duration) -> Result<u64, store::Error> {
+    async fn expire_books(pool: &Pool, retention: Duration) -> Result<u64, store::Error> {
         crate::expire_books(pool, retention).await
     }
 }

@@ -14,9 +14,9 @@ mod sandbox;
 
 use std::time::Duration;
 
+use amends_pool::Pool;
 use amends_protocol::transport::{Sink, Source};
 use amends_worker::{External, PgRows, Settings};
-use sqlx::PgPool;
 
 pub use carrier::{Booking, Carrier, Error, Parcel};
 pub use executor::Shipments;
@@ -34,11 +34,12 @@ pub fn settings() -> Settings {
 
 /// The worker, with the built-in carrier. Its `run` is for the role to drive.
 pub fn worker<S: Source, K: Sink + 'static>(
-    pool: PgPool,
+    pool: impl Into<Pool>,
     source: S,
     sink: K,
     settings: Settings,
 ) -> External<PgRows, Shipments<SandboxCarrier>, S, K> {
+    let pool = pool.into();
     let carrier = SandboxCarrier::new(pool.clone());
     External::new(PgRows::new(pool), Shipments::new(carrier), source, sink, settings)
 }

@@ -2,8 +2,8 @@
 
 use std::future::pending;
 
+use amends_pool::Pool;
 use amends_worker::GroupCommit;
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::{
@@ -20,15 +20,19 @@ const TOGETHER: usize = 500;
 /// It refuses the country `AQ`. For `BV` it neither answers nor can be asked, and books nothing.
 #[derive(Debug)]
 pub struct SandboxCarrier {
-    pool: PgPool,
+    pool: Pool,
     bookings: GroupCommit<Parcel, Answered>,
     cancellations: GroupCommit<(Uuid, Uuid), ()>,
 }
 
 impl SandboxCarrier {
     /// A carrier with its books in this database.
-    pub fn new(pool: PgPool) -> Self {
-        Self { pool, bookings: GroupCommit::new(TOGETHER), cancellations: GroupCommit::new(TOGETHER) }
+    pub fn new(pool: impl Into<Pool>) -> Self {
+        Self {
+            pool: pool.into(),
+            bookings: GroupCommit::new(TOGETHER),
+            cancellations: GroupCommit::new(TOGETHER),
+        }
     }
 }
 

@@ -39,6 +39,12 @@ impl Client {
         Some((answer.status().as_u16(), answer.json().await.unwrap_or_default()))
     }
 
+    /// The same without a look into it.
+    pub async fn try_get_text(&self, path: &str) -> Option<(u16, String)> {
+        let answer = self.http.get(format!("{}{path}", self.url)).send().await.ok()?;
+        Some((answer.status().as_u16(), answer.text().await.ok()?))
+    }
+
     /// Reads what must be there.
     pub async fn get(&self, path: &str) -> Value {
         let (status, body) = self.try_get(path).await.unwrap_or_else(|| panic!("GET {path}: no answer"));

@@ -19,7 +19,10 @@ use amends_proof::{
     books::Sources,
     deployment::{ROLES, free_address},
 };
-use amends_testkit::{TestDatabase, eventually};
+use amends_testkit::{
+    TestDatabase, eventually,
+    proxy::{self, Proxy},
+};
 use sqlx::{ConnectOptions, PgPool, postgres::PgPoolOptions};
 
 pub use broker::Broker;
@@ -115,6 +118,17 @@ impl Stack {
     pub fn set(&mut self, key: &str, value: &str) -> &mut Self {
         self.settings.insert(key.to_owned(), value.to_owned());
         self
+    }
+
+    /// Leads every role to its database through a proxy, from now on.
+    pub async fn through_proxies(&mut self) -> Vec<Proxy> {
+        let mut proxies = Vec::new();
+        for database in self.databases.values_mut() {
+            let proxy = proxy::faithful(&database.url).await;
+            database.url.clone_from(&proxy.url);
+            proxies.push(proxy);
+        }
+        proxies
     }
 
     /// A database, as its owner.

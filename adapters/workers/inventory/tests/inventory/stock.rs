@@ -358,7 +358,7 @@ async fn old_reservations_and_moves_go_unless_they_hold_stock_or_are_yet_to_be_p
     .await
     .unwrap();
     let retention = std::time::Duration::from_hours(400 * 24);
-    assert_eq!(amends_inventory::expire_books(&world.pool, retention).await.unwrap(), 3 + 2);
+    assert_eq!(amends_inventory::expire_books(&world.pool.clone().into(), retention).await.unwrap(), 3 + 2);
     assert_eq!(world.count("SELECT count(*) FROM reservations WHERE status = 'held'").await, 1);
     assert_eq!(world.count("SELECT count(*) FROM reservations").await, 2);
     assert_eq!(world.count("SELECT sum(move_id)::bigint FROM moves").await, 3 + 4);

@@ -37,7 +37,7 @@ impl World {
     pub async fn quiet() -> Self {
         let database = amends_testkit::database(&MIGRATOR, "inventory").await;
         let url = database.role_url("amends_inventory");
-        let pool = amends_pool::connect(&url, 4, "test").unwrap();
+        let pool = amends_pool::connect(&url, 4, "test").unwrap().unbounded().clone();
         let stop = CancellationToken::new();
         Self { database, pool, topics: Topics::default(), _stops: stop.clone().drop_guard(), stop }
     }

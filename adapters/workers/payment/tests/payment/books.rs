@@ -210,7 +210,7 @@ async fn a_charge_lives_as_long_as_its_row() {
     .unwrap();
     let retention = std::time::Duration::from_hours(400 * 24);
     // Of 401, 402 and 403 days the last still has a row.
-    assert_eq!(amends_payment::expire_books(&world.pool, retention).await.unwrap(), 1 + 3 + 2);
+    assert_eq!(amends_payment::expire_books(&world.pool.clone().into(), retention).await.unwrap(), 1 + 3 + 2);
     let left: (i64, i64, i64) = sqlx::query_as(
         "SELECT (SELECT count(*) FROM gateway_charges), (SELECT count(*) FROM gateway_refunds),
                 (SELECT count(*) FROM gateway_faults)",

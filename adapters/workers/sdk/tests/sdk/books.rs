@@ -17,7 +17,7 @@ pub async fn books() -> TestDatabase {
 
 /// Connections as a role has them: they do not wait for locks for ever.
 pub fn impatient(books: &TestDatabase) -> PgPool {
-    amends_pool::connect(&books.url, 4, "test").unwrap()
+    amends_pool::connect(&books.url, 4, "test").unwrap().unbounded().clone()
 }
 
 /// How many effects there are under a key.

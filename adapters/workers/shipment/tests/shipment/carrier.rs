@@ -178,5 +178,5 @@ async fn old_bookings_go_once_their_rows_have_gone() {
         )
         .await;
     let retention = std::time::Duration::from_hours(400 * 24);
-    assert_eq!(amends_shipment::expire_books(&world.pool, retention).await.unwrap(), 1 + 2);
+    assert_eq!(amends_shipment::expire_books(&world.pool.clone().into(), retention).await.unwrap(), 1 + 2);
 }

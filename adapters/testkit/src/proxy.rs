@@ -1,4 +1,4 @@
-//! A connection that breaks at the worst moment.
+//! A way to Postgres that breaks, or falls silent, at the worst moment.
 
 use std::{
     str::FromStr,
@@ -15,10 +15,19 @@ use tokio::{
     sync::watch,
 };
 
-/// Stands between the program and Postgres.
+/// Stands between a program and Postgres. When it is dropped, connections that were silenced end.
+#[derive(Debug)]
 pub struct Proxy {
+    /// Where it listens, with the user and the database of the way behind it.
     pub url: String,
-    cut: watch::Sender<()>,
+    strike: watch::Sender<Strike>,
+}
+
+/// What happens to the connections that there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Strike {
+    Cut,
+    Silence,
 }
 
 struct Plan {
@@ -32,32 +41,38 @@ pub async fn losing_the_answer_to(marker: &'static str, url: &str) -> Proxy {
     proxy(Plan { marker, lose_the_answer: true, done: AtomicBool::new(false) }, url).await
 }
 
-/// Breaks its connections only when told.
+/// Strikes its connections only when told.
 pub async fn faithful(url: &str) -> Proxy {
     proxy(Plan { marker: "", lose_the_answer: false, done: AtomicBool::new(true) }, url).await
 }
 
 async fn proxy(plan: Plan, url: &str) -> Proxy {
-    let options = PgConnectOptions::from_str(url).unwrap();
+    let options = PgConnectOptions::from_str(url).expect("a URL");
     let server = (options.get_host().to_owned(), options.get_port());
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("it listens").port();
     let url = options.host("127.0.0.1").port(port).to_url_lossy().to_string();
-    let (cut, when_cut) = watch::channel(());
+    let (strike, struck) = watch::channel(Strike::Cut);
     let plan = Arc::new(plan);
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
-            let server = TcpStream::connect(server.clone()).await.unwrap();
-            tokio::spawn(connection(client, server, plan.clone(), when_cut.clone()));
+            let Ok(server) = TcpStream::connect(server.clone()).await else { continue };
+            tokio::spawn(connection(client, server, plan.clone(), struck.clone()));
         }
     });
-    Proxy { url, cut }
+    Proxy { url, strike }
 }
 
 impl Proxy {
     /// Breaks the connections that there are now.
     pub fn cut(&self) {
-        self.cut.send(()).unwrap();
+        self.strike.send_replace(Strike::Cut);
+    }
+
+    /// From now on nothing passes on the connections that there are, in either direction, and nobody is told: no FIN,
+    /// no RST. New connections work.
+    pub fn silence(&self) {
+        self.strike.send_replace(Strike::Silence);
     }
 }
 
@@ -65,13 +80,21 @@ async fn connection(
     mut client: TcpStream,
     mut server: TcpStream,
     plan: Arc<Plan>,
-    mut cut: watch::Receiver<()>,
+    mut struck: watch::Receiver<Strike>,
 ) {
-    cut.mark_unchanged();
+    struck.mark_unchanged();
     let (mut asked, mut answered) = (vec![0; 1 << 20], vec![0; 1 << 20]);
     let mut awaited = false;
     loop {
         tokio::select! {
+            biased;
+            changed = struck.changed() => {
+                if changed.is_ok() && *struck.borrow_and_update() == Strike::Silence {
+                    // Both ends stay open until the proxy goes.
+                    while struck.changed().await.is_ok() {}
+                }
+                return;
+            }
             read = client.read(&mut asked) => match read {
                 Ok(n) if n > 0 => {
                     let sent = &asked[..n];
@@ -86,7 +109,6 @@ async fn connection(
                 Ok(n) if n > 0 && !awaited => if client.write_all(&answered[..n]).await.is_err() { return },
                 _ => return,
             },
-            _ = cut.changed() => return,
         }
     }
 }

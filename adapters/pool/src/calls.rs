@@ -1,0 +1,147 @@
+//! The calls of a pool that wait for their answers, and what their ends say about the way to the database.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use tokio::time::{Sleep, sleep_until};
+
+use crate::sqlstate;
+
+/// How long a full disk counts as full after a statement met it.
+const DISK_FULL_KEPT: Duration = Duration::from_secs(10);
+
+/// What a pool knows of its calls.
+#[derive(Debug, Default)]
+pub(crate) struct Calls(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// When each call began that has no answer yet; a free place is `None`.
+    waiting: Vec<Option<Instant>>,
+    /// When the way to the database was last found to be silent: calls that began before have no hope.
+    silent_at: Option<Instant>,
+    /// Connections that have been idle since before this are closed instead of used.
+    distrusted_before: Option<Instant>,
+    disk_full_at: Option<Instant>,
+}
+
+impl Calls {
+    /// Begins a call that must end within `bound`. `fit` is cleared if the connection is of no use afterwards.
+    pub(crate) fn begin<'c>(&'c self, bound: Duration, fit: &'c mut bool) -> Call<'c> {
+        let begun = Instant::now();
+        let mut state = self.state();
+        let place = match state.waiting.iter().position(Option::is_none) {
+            Some(free) => free,
+            None => {
+                state.waiting.push(None);
+                state.waiting.len() - 1
+            }
+        };
+        state.waiting[place] = Some(begun);
+        Call { calls: self, fit, place, begun, bound, deadline: None }
+    }
+
+    /// Takes note that somebody waited in vain.
+    pub(crate) fn note_silence(&self) {
+        let mut state = self.state();
+        let now = Instant::now();
+        (state.silent_at, state.distrusted_before) = (Some(now), Some(now));
+    }
+
+    /// Whether a connection that has been idle for so long is closed instead of used.
+    pub(crate) fn distrusts(&self, idle: Duration) -> bool {
+        self.state().distrusted_before.is_some_and(|before| before.elapsed() <= idle)
+    }
+
+    /// Whether calls still wait that began before the way to the database was found to be silent.
+    pub(crate) fn waits_in_vain(&self) -> bool {
+        let state = self.state();
+        let oldest = state.waiting.iter().flatten().min();
+        state.silent_at.zip(oldest).is_some_and(|(silent_at, oldest)| *oldest < silent_at)
+    }
+
+    /// Whether a statement has just met a full disk.
+    pub(crate) fn met_full_disk(&self) -> bool {
+        self.state().disk_full_at.is_some_and(|at| at.elapsed() < DISK_FULL_KEPT)
+    }
+
+    fn note(&self, error: &sqlx::Error) {
+        let now = Some(Instant::now());
+        if sqlstate::is_disk_full(error) {
+            self.state().disk_full_at = now;
+        }
+        if sqlstate::ends_connection(error) {
+            // What happened to this connection has most likely happened to those that were idle meanwhile.
+            self.state().distrusted_before = now;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One call, until its answer is there or its bound is reached.
+pub(crate) struct Call<'c> {
+    calls: &'c Calls,
+    fit: &'c mut bool,
+    place: usize,
+    begun: Instant,
+    bound: Duration,
+    /// Made once there is something to wait for.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl Call<'_> {
+    /// Passes an answer on, or ends the wait for it: then the connection is of no use.
+    pub(crate) fn poll<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        answer: Poll<T>,
+        error: impl FnOnce(&T) -> Option<&sqlx::Error>,
+        late: impl FnOnce(sqlx::Error) -> T,
+    ) -> Poll<T> {
+        match answer {
+            Poll::Ready(answer) => {
+                if let Some(error) = error(&answer) {
+                    self.calls.note(error);
+                    *self.fit &= !sqlstate::ends_connection(error);
+                }
+                Poll::Ready(answer)
+            }
+            Poll::Pending => {
+                let ends_at = self.begun + self.bound;
+                let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep_until(ends_at.into())));
+                deadline.as_mut().poll(context).map(|()| {
+                    *self.fit = false;
+                    self.calls.note_silence();
+                    metrics::counter!("amends_postgres_calls_unanswered_total").increment(1);
+                    late(unanswered(self.bound))
+                })
+            }
+        }
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.calls.state().waiting[self.place] = None;
+    }
+}
+
+/// The error of a call that our own bound ended: as if the connection had broken, and what was asked may have happened.
+pub(crate) fn unanswered(bound: Duration) -> sqlx::Error {
+    let why =
+        format!("no answer from the database within {}s; the connection is closed", bound.as_secs_f32());
+    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, why))
+}
+
+/// Whether a call ended so because nobody answered.
+pub(crate) fn is_unanswered(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut)
+}

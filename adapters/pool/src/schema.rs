@@ -1,0 +1,57 @@
+//! Whether a database can be reached, and is at this program's schema.
+
+use std::{collections::HashMap, time::Duration};
+
+use sqlx::migrate::Migrator;
+
+use crate::{Error, Pool, sqlstate};
+
+/// Whether the database answers within the time that a start may take.
+///
+/// # Errors
+/// [`Error::Unreachable`].
+pub async fn check(pool: &Pool, patience: Duration) -> Result<(), Error> {
+    let asked = async {
+        loop {
+            match sqlx::query("SELECT").execute(pool).await {
+                Ok(_) => return Ok(()),
+                Err(error @ (sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut)) => {
+                    tracing::debug!(%error, "waiting")
+                }
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    match tokio::time::timeout(patience, asked).await {
+        Ok(answer) => answer.map_err(Error::Unreachable),
+        Err(_) => Err(Error::Unreachable(sqlx::Error::PoolTimedOut)),
+    }
+}
+
+/// Whether the database is at the schema that these migrations lead to.
+///
+/// # Errors
+/// [`Error::Older`], [`Error::Newer`], [`Error::Different`] or [`Error::Unreachable`].
+pub async fn is_at(pool: &Pool, migrator: &Migrator) -> Result<(), Error> {
+    let applied =
+        sqlx::query_as("SELECT version, checksum FROM _sqlx_migrations WHERE success").fetch_all(pool).await;
+    let applied: HashMap<i64, Vec<u8>> = match applied {
+        Ok(rows) => rows.into_iter().collect(),
+        // No such table: nothing was ever migrated.
+        Err(error) if sqlstate::is_undefined_table(&error) => HashMap::new(),
+        Err(error) => return Err(Error::Unreachable(error)),
+    };
+    let known: HashMap<i64, &[u8]> = migrator.iter().map(|m| (m.version, &*m.checksum)).collect();
+    if let Some(newer) = applied.keys().filter(|version| !known.contains_key(version)).max() {
+        return Err(Error::Newer(*newer));
+    }
+    for (version, checksum) in known {
+        match applied.get(&version) {
+            None => return Err(Error::Older),
+            Some(stored) if stored != checksum => return Err(Error::Different(version)),
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}

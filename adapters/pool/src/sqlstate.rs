@@ -1,0 +1,80 @@
+//! What an error of the database means for whoever asked: the one place that knows SQLSTATEs.
+
+use sqlx::Error;
+
+/// Data exception, constraint, program limit: the same again would meet the same answer.
+const DATA_CLASSES: [&str; 3] = ["22", "23", "54"];
+/// The server ended the statement or the session, or the connection broke.
+const INTERRUPTED_CLASSES: [&str; 2] = ["08", "57"];
+/// `admin_shutdown`, `crash_shutdown`, `cannot_connect_now`, `database_dropped`, `idle_session_timeout`.
+const SESSION_ENDED: &str = "57P0";
+/// `read_only_sql_transaction`: this session writes nothing, though the next one may.
+const READ_ONLY: &str = "25006";
+/// `idle_in_transaction_session_timeout`.
+const IDLE_IN_TRANSACTION: &str = "25P03";
+/// `lock_not_available`: another transaction holds what the statement waited for.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+/// `query_canceled`: by `statement_timeout`, or by somebody.
+const QUERY_CANCELED: &str = "57014";
+/// `disk_full`, and `configuration_limit_exceeded`: files may not grow any more.
+const NO_ROOM: [&str; 2] = ["53100", "53400"];
+/// `undefined_table`.
+const UNDEFINED_TABLE: &str = "42P01";
+
+/// Whether the data is at fault, so that the same statement would fail again.
+pub fn is_data_fault(error: &Error) -> bool {
+    has_class(error, &DATA_CLASSES)
+}
+
+/// Whether the statement gave up waiting for a lock.
+pub fn is_locked(error: &Error) -> bool {
+    has_code(error, LOCK_NOT_AVAILABLE)
+}
+
+/// Whether the server ended the statement because it took too long.
+pub fn is_statement_timeout(error: &Error) -> bool {
+    has_code(error, QUERY_CANCELED)
+}
+
+/// Whether the server has no room on its disk.
+pub fn is_disk_full(error: &Error) -> bool {
+    has_class(error, &NO_ROOM)
+}
+
+/// Whether the session may read and not write.
+pub fn is_read_only(error: &Error) -> bool {
+    has_code(error, READ_ONLY)
+}
+
+/// Whether the statement names a table that is not there.
+pub(crate) fn is_undefined_table(error: &Error) -> bool {
+    has_code(error, UNDEFINED_TABLE)
+}
+
+/// Whether a transaction whose last statement was answered so may have been committed all the same: the connection
+/// broke, the server ended it, or our own bound ended the wait for the answer.
+pub fn leaves_open(error: &Error) -> bool {
+    is_broken(error) || has_class(error, &INTERRUPTED_CLASSES)
+}
+
+/// Whether the connection is of no use after this answer: it is broken, its session is over or cannot write.
+pub fn ends_connection(error: &Error) -> bool {
+    is_broken(error)
+        || has_class(error, &["08", SESSION_ENDED])
+        || has_code(error, READ_ONLY)
+        || has_code(error, IDLE_IN_TRANSACTION)
+}
+
+/// Whether this is no answer of the server at all.
+fn is_broken(error: &Error) -> bool {
+    matches!(error, Error::Io(_) | Error::Tls(_) | Error::Protocol(_) | Error::WorkerCrashed)
+}
+
+fn has_code(error: &Error, code: &str) -> bool {
+    error.as_database_error().and_then(|said| said.code()).is_some_and(|said| said == code)
+}
+
+fn has_class(error: &Error, classes: &[&str]) -> bool {
+    let code = error.as_database_error().and_then(|said| said.code());
+    code.is_some_and(|code| classes.iter().any(|class| code.starts_with(class)))
+}

@@ -1,0 +1,119 @@
+//! Sessions that cannot write, statements that take too long, transactions that are not ended.
+
+mod support;
+
+use std::time::Duration;
+
+use amends_pool::{Connection, Unwritable, WriteCheck, sqlstate};
+use amends_testkit::{TestDatabase, eventually};
+use support::{connect, insert, owner, world};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// Ends the service's sessions.
+async fn terminate(database: &TestDatabase) {
+    let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+               WHERE datname = current_database() AND usename = 'amends_pool'";
+    owner(database, sql).await;
+}
+
+async fn set_for_role(database: &TestDatabase, what: &str) {
+    owner(database, &format!("ALTER ROLE amends_pool IN DATABASE {} {what}", database.name())).await;
+}
+
+#[tokio::test]
+async fn sessions_that_were_read_only_are_not_kept() {
+    let database = world().await;
+    let pool = connect(&database.role_url("amends_pool"), 4);
+    let check = WriteCheck::of(&pool);
+    insert(&pool, 1).await.unwrap();
+    check.run().await.unwrap();
+
+    set_for_role(&database, "SET default_transaction_read_only = on").await;
+    terminate(&database).await;
+    // New sessions are read-only, and say so.
+    let error = eventually("a refusal", SOON, || async {
+        insert(&pool, 2).await.err().filter(sqlstate::is_read_only)
+    })
+    .await;
+    assert!(sqlstate::ends_connection(&error));
+    let held = futures::future::join_all((0..4).map(|_| pool.acquire())).await;
+    drop(held);
+    eventually("not ready", SOON, || async {
+        (check.run().await == Err(Unwritable::ReadOnly)).then_some(())
+    })
+    .await;
+
+    set_for_role(&database, "RESET default_transaction_read_only").await;
+    // The first that is refused takes the others with it.
+    let mut refused = 0;
+    while insert(&pool, 3).await.is_err() {
+        refused += 1;
+    }
+    assert!(refused <= 1, "{refused} sessions were kept");
+    check.run().await.unwrap();
+}
+
+async fn pid(connection: &mut Connection) -> i32 {
+    sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(connection).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_server_ends_a_statement_that_takes_too_long_and_the_session_goes_on() {
+    let database = world().await;
+    let pool = connect(&database.role_url("amends_pool"), 1);
+    let mut connection = pool.acquire().await.unwrap();
+    let before = pid(&mut connection).await;
+    let error = sqlx::query("SELECT pg_sleep(30)").execute(&mut connection).await.unwrap_err();
+    assert_eq!(error.as_database_error().unwrap().code().unwrap(), "57014");
+    assert_eq!(pid(&mut connection).await, before);
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_dropped_leaves_nothing_and_its_connection_is_used_again() {
+    let database = world().await;
+    let pool = connect(&database.role_url("amends_pool"), 1);
+    let mut tx = pool.begin().await.unwrap();
+    sqlx::query("INSERT INTO things VALUES (1)").execute(&mut *tx).await.unwrap();
+    let pid = pid(&mut tx).await;
+    drop(tx);
+    let (count, same): (i64, bool) = sqlx::query_as("SELECT count(*), pg_backend_pid() = $1 FROM things")
+        .bind(pid)
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_eq!((count, same), (0, true));
+    let mut tx = pool.begin().await.unwrap();
+    sqlx::query("INSERT INTO things VALUES (2)").execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM things").fetch_one(&pool).await.unwrap();
+    assert_eq!(count, 1);
+}
+
+#[tokio::test]
+async fn a_call_that_is_dropped_half_way_does_not_hold_its_place() {
+    let database = world().await;
+    let pool = connect(&database.role_url("amends_pool"), 1);
+    let slow = async { sqlx::query("SELECT pg_sleep(1)").execute(&pool).await };
+    tokio::time::timeout(Duration::from_millis(100), slow).await.unwrap_err();
+    eventually("the connection", SOON, || async { insert(&pool, 1).await.ok() }).await;
+}
+
+#[tokio::test]
+async fn a_server_without_room_for_files_is_not_ready() {
+    let database = world().await;
+    set_for_role(&database, "SET temp_file_limit = 0").await;
+    let pool = connect(&database.role_url("amends_pool"), 1);
+    assert_eq!(WriteCheck::of(&pool).run().await, Err(Unwritable::Full));
+    set_for_role(&database, "RESET temp_file_limit").await;
+    WriteCheck::of(&pool).run().await.unwrap();
+}
+
+#[tokio::test]
+async fn readiness_does_not_wait_for_a_pool_that_is_used_up() {
+    let database = world().await;
+    let pool = connect(&database.role_url("amends_pool"), 1);
+    let held = pool.acquire().await.unwrap();
+    WriteCheck::of(&pool).run().await.unwrap();
+    drop(held);
+}

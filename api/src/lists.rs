@@ -1,0 +1,74 @@
+//! Lists for operators. They have a connection of their own, take turns, and leave the processor to the orders for as long
+//! as each took: so they never hold up orders, however many are asked for.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use amends_pool::{Bounds, Pool};
+use amends_postgres::admin::{Admin, Filter, ListError, Page};
+use axum::{Json, response::IntoResponse, response::Response};
+use serde_json::Value;
+use tokio::{
+    sync::Semaphore,
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
+
+use crate::problem::Problem;
+
+/// How long a list waits for its turn.
+const LIST_WAIT: Duration = Duration::from_secs(2);
+/// What a list may cost the database.
+const LIST_BOUNDS: Bounds = Bounds { statement: Duration::from_secs(5), call: Duration::from_secs(7) };
+
+/// Reads lists, one at a time.
+pub struct Lists {
+    admin: Admin,
+    turn: Arc<Semaphore>,
+}
+
+impl Lists {
+    /// Over a connection of their own to this database.
+    ///
+    /// # Errors
+    /// The URL is none.
+    pub fn connect(url: &str) -> Result<Self, amends_pool::Error> {
+        let pool = Pool::connect(url, 1, "amends-api-lists", LIST_BOUNDS)?;
+        Ok(Self { admin: Admin::new(pool), turn: Arc::new(Semaphore::new(1)) })
+    }
+
+    /// A page of sagas, as `shown` shows it.
+    ///
+    /// # Errors
+    /// [`Problem::Busy`]: others are read, or this one looks at too much.
+    pub async fn sagas(&self, filter: &Filter, shown: fn(&Page) -> Value) -> Result<Response, Problem> {
+        let Ok(Ok(turn)) = timeout(LIST_WAIT, Arc::clone(&self.turn).acquire_owned()).await else {
+            metrics::counter!("amends_api_lists_refused_total").increment(1);
+            return Err(Problem::Busy(
+                "Lists are read one after the other, and too many wait. Ask again later.".to_owned(),
+            ));
+        };
+        let begun = Instant::now();
+        let response = self.read(filter, shown).await;
+        tokio::spawn(async move {
+            sleep(begun.elapsed()).await;
+            drop(turn);
+        });
+        response
+    }
+
+    async fn read(&self, filter: &Filter, shown: fn(&Page) -> Value) -> Result<Response, Problem> {
+        let page = self.admin.list(filter).await.map_err(|error| match error {
+            ListError::TakesTooLong => Problem::Busy(format!(
+                "This list takes longer than {} s. Ask for less: a state, a step, a smaller limit.",
+                LIST_BOUNDS.statement.as_secs()
+            )),
+            ListError::Store(error) => error.into(),
+        })?;
+        // Hundreds of rows take milliseconds, in which this thread would serve no order.
+        let response = spawn_blocking(move || Json(shown(&page)).into_response()).await;
+        response.map_err(|_| Problem::Internal)
+    }
+}

@@ -1,0 +1,111 @@
+//! The way to the database goes silent for ten minutes, for everybody at once: nothing passes on the connections that
+//! there are, nobody is told, new connections work. Each role goes on by itself on another connection, and says that it
+//! is not ready meanwhile.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use futures::future::join_all;
+use tokio::time::sleep;
+
+use super::{
+    Check, Error, Finding,
+    load::{Answer, PRODUCT, Shop, one, steadily},
+    stage::settled_books,
+};
+use crate::{
+    books::Ledger,
+    campaign::{client::Client, fleet::Fleet, record::Record, workload},
+    deployment::Options,
+};
+
+const SILENCE: Duration = Duration::from_secs(600);
+/// Orders a second.
+const RATE: f64 = 10.0;
+/// Before the silence, and within it until the last orders.
+const CALM: Duration = Duration::from_secs(5);
+/// A role goes on within this.
+const BACK: Duration = Duration::from_secs(30);
+/// How long a role is asked whether it is ready.
+const WATCHED: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(250);
+
+pub(super) async fn measure(program: &Path) -> Result<Finding, Error> {
+    let fleet = Fleet::start(Options::new(program)).await?;
+    let client = Client::new(&fleet.apis(), Record::default());
+    client.stock(PRODUCT, 1_000_000_000).await;
+    client.stock("canary", 1_000_000_000).await;
+    let shop = Shop::new(fleet.apis()[0]);
+    let body = one("card_approved");
+    let load = steadily(&shop, RATE, SILENCE, &body, "silent");
+    let silence = async {
+        sleep(CALM).await;
+        let connections: usize = fleet.members.iter().map(|member| member.proxy.silence(SILENCE)).sum();
+        let watched = fleet.members.iter().map(|member| watch(&member.name, member.address));
+        let canary = workload::canary(&client, "in the silence", WATCHED);
+        let (roles, canary) = tokio::join!(join_all(watched), canary);
+        (connections, roles, canary)
+    };
+    let (answers, (connections, roles, canary)) = tokio::join!(load, silence);
+    let orders = answers.len();
+    let placed = answers.into_iter().filter_map(|(key, answer)| match answer {
+        Answer::Placed(id) => Some((Some(key), id)),
+        _ => None,
+    });
+    let ledger = Ledger { told: placed.collect(), ..Ledger::default() };
+    let report = settled_books(&fleet.deployment, &ledger).await?;
+    fleet.end().await;
+
+    let mut check = Check::default();
+    let mut slowest = Duration::ZERO;
+    for Watched { name, was_not_ready, back } in &roles {
+        check.that(*was_not_ready, || format!("{name} said nothing of it"));
+        check.that(back.is_some_and(|back| back <= BACK), || format!("{name} was ready again: {back:?}"));
+        slowest = slowest.max(back.unwrap_or(WATCHED));
+    }
+    check.that(canary.is_some_and(|took| took <= BACK), || format!("an order took {canary:?}"));
+    let turned_away = orders - ledger.told.len();
+    check.that(turned_away as f64 <= RATE * BACK.as_secs_f64(), || {
+        format!("{turned_away} orders were turned away: more than come in {} s", BACK.as_secs())
+    });
+    check.that(report.violations() == 0, || format!("the books: {report}"));
+    let seconds =
+        |time: Option<Duration>| time.map_or("never".to_owned(), |t| format!("{:.1} s", t.as_secs_f64()));
+    Ok(Finding {
+        asked: "the way to the database silent for ten minutes, no FIN: every role says so and goes on within 30 s on another connection, and so does an order",
+        measured: format!(
+            "{connections} connections of {} processes silent; the last was ready again after {}; an order placed into the silence took {}; of {orders} orders at {RATE}/s {turned_away} were turned away, {} violations",
+            roles.len(),
+            seconds(Some(slowest)),
+            seconds(canary),
+            report.violations()
+        ),
+        broken: check.0,
+    })
+}
+
+/// What a process said of itself.
+struct Watched {
+    name: String,
+    was_not_ready: bool,
+    /// When it was ready for good, since the silence began.
+    back: Option<Duration>,
+}
+
+async fn watch(name: &str, address: SocketAddr) -> Watched {
+    let http = reqwest::Client::new();
+    let (begun, mut was_not_ready, mut back) = (Instant::now(), false, None);
+    while begun.elapsed() < WATCHED {
+        let answer = http.get(format!("http://{address}/health/ready")).send().await;
+        if answer.is_ok_and(|answer| answer.status().is_success()) {
+            back = back.or_else(|| Some(begun.elapsed()));
+        } else {
+            (was_not_ready, back) = (true, None);
+        }
+        sleep(LOOK).await;
+    }
+    Watched { name: name.to_owned(), was_not_ready, back }
+}
