@@ -45,7 +45,7 @@ pub async fn deployment(pool: &Pool) -> Result<Deployment, Error> {
 }
 
 /// Reads how often the database was restored to an earlier state.
-pub(crate) async fn epoch(pool: &PgPool) -> Result<u32, sqlx::Error> {
+pub(crate) async fn epoch(pool: &Pool) -> Result<u32, sqlx::Error> {
     let epoch: Option<i32> = sqlx::query_scalar("SELECT epoch FROM deployment").fetch_optional(pool).await?;
     Ok(epoch.and_then(|epoch| u32::try_from(epoch).ok()).unwrap_or_default())
 }
