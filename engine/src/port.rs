@@ -127,6 +127,16 @@ pub trait SagaStore: Send + Sync {
     /// Reads live sagas whose `wake_at` has come by the store's own clock, the longest overdue first.
     fn due(&self, scan: &DueScan) -> impl Future<Output = Result<Loaded, Error>> + Send;
 
+    /// Reads live sagas of these slots that wake only after more than `beyond` from now, by `wake_at` and id, above
+    /// `after`.
+    fn sleeping_beyond(
+        &self,
+        slots: &[u16],
+        beyond: Duration,
+        after: Option<(DateTime<Utc>, Uuid)>,
+        limit: u32,
+    ) -> impl Future<Output = Result<Loaded, Error>> + Send;
+
     /// Reads live sagas of these slots that may have issued a command within `within`, by id above `after`.
     fn in_flight(
         &self,

@@ -145,6 +145,11 @@ impl World {
         }
         self.replayed.wake_at = after.wake_at;
         assert_eq!(&self.replayed, after, "the history gives the row");
+        let reach = self.saga.now + self.definition.timer_reach();
+        assert!(
+            after.state.commands.iter().all(|c| c.due().is_none_or(|due| due <= reach)),
+            "no timer is out of reach"
+        );
         let state: State = serde_json::from_str(&serde_json::to_string(&after.state).unwrap()).unwrap();
         assert_eq!(state, after.state, "the row can be stored");
         if before.label == "CONFIRMED" {

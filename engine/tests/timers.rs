@@ -412,3 +412,73 @@ fn an_answer_is_soon_by_the_engine_s_database_since_its_command_was_sent_whateve
     assert_eq!(paid_by(50, sent(6, -3600)), 5, "late: a tenth");
     assert_eq!(paid_by(50, |_, reply| reply.sent_at = None), 5, "nothing is known of it: a tenth");
 }
+
+/// The database's clock is set back; ours runs on.
+fn set_back(world: &World, by: TimeDelta) {
+    let mut state = world.state();
+    state.now -= by;
+    state.set_back += by;
+}
+
+#[test]
+fn a_clock_that_is_set_back_by_hours_puts_no_timer_off_by_hours() {
+    let (world, engine) = World::new();
+    own(&world, &engine, &[0, 1, 2, 3, 4, 5, 6, 7]);
+    let (a, b) = (world.born(1), world.born(2));
+    world.answers(b, "book", Outcome::FailedTransient);
+    block_on(replies::run_once(&engine, &mut world.clone())).unwrap();
+    let mut timers = Timers::default();
+    assert_eq!(look(&mut timers, &engine), 0);
+    set_back(&world, TimeDelta::hours(2));
+    assert_eq!(look(&mut timers, &engine), 0, "noticed, and their alarms set anew");
+    assert_eq!(look(&mut timers, &engine), 2);
+    let mut sent = world.sent();
+    sent.sort();
+    let mut expected = [(a, "book execute".to_owned()), (b, "book execute".to_owned())];
+    expected.sort();
+    assert_eq!(sent, expected);
+    // And on from there, by the clock as it is now.
+    world.passes(10);
+    assert_eq!(look(&mut timers, &engine), 2);
+    assert!(world.sent().contains(&(a, "book probe".to_owned())));
+    assert!(world.saga(a).wake_at.unwrap() < world.state().now + TimeDelta::minutes(2));
+}
+
+#[test]
+fn an_engine_that_starts_after_the_clock_was_set_back_finds_who_would_oversleep() {
+    let (world, engine) = World::new();
+    own(&world, &engine, &[1]);
+    let many: Vec<_> = (0..BATCH + 10).map(|_| world.born(1)).collect();
+    set_back(&world, TimeDelta::hours(2));
+    let mut timers = Timers::default();
+    while look(&mut timers, &engine) > 0 {}
+    world.passes(1);
+    while look(&mut timers, &engine) > 0 {}
+    let limit = world.state().now + TimeDelta::minutes(2);
+    assert!(many.iter().all(|saga| world.saga(*saga).wake_at.unwrap() < limit));
+}
+
+#[test]
+fn the_promise_that_a_saga_ends_in_time_stays_where_it_is() {
+    let (world, engine) = World::new();
+    own(&world, &engine, &[1]);
+    let a = world.born(1);
+    let promised = world.saga(a).state.timeout_at;
+    set_back(&world, TimeDelta::hours(2));
+    let mut timers = Timers::default();
+    look(&mut timers, &engine);
+    look(&mut timers, &engine);
+    assert!(promised.is_some());
+    assert_eq!(world.saga(a).state.timeout_at, promised);
+
+    // One that has nothing but its promise sleeps until then.
+    world.state().poison.insert(a);
+    world.answers(a, "book", Outcome::Succeeded);
+    block_on(replies::run_once(&engine, &mut world.clone())).unwrap();
+    world.passes(10);
+    look(&mut timers, &engine);
+    assert_eq!(world.saga(a).wake_at, promised);
+    own(&world, &engine, &[1, 2]);
+    look(&mut timers, &engine);
+    assert_eq!(world.saga(a).wake_at, promised);
+}

@@ -50,6 +50,7 @@ macro_rules! conformance {
             rescheduling_changes_only_when_it_wakes
             rescheduling_a_saga_that_moved_on_changes_nothing
             those_that_changed_lately_are_in_flight
+            those_that_sleep_beyond_are_found_page_by_page
             a_stray_is_kept_once
             nothing_asked_is_nothing_answered
         );
@@ -442,4 +443,28 @@ pub async fn nothing_asked_is_nothing_answered(world: &impl World) {
     assert_eq!(store.inputs(&[Uuid::now_v7()]).await.unwrap(), []);
     store.reschedule(&[]).await.unwrap();
     store.keep_strays(&[]).await.unwrap();
+}
+
+/// By `wake_at`, each once; neither ended ones nor those of other slots.
+pub async fn those_that_sleep_beyond_are_found_page_by_page(world: &impl World) {
+    let (hour, minute) = (TimeDelta::hours(1), Duration::from_secs(60));
+    let sleeping = |slot, live, after: TimeDelta| {
+        stored(world, slot, move |saga, now| (saga.live, saga.wake_at) = (live, Some(now + after)))
+    };
+    let mut expected = Vec::new();
+    for n in 0..3 {
+        expected.push(sleeping(n, true, hour * (3 - i32::from(n))).await.id);
+    }
+    expected.reverse();
+    sleeping(1, true, TimeDelta::seconds(30)).await;
+    sleeping(1, false, hour).await;
+    sleeping(9, true, hour).await;
+    let (mut found, mut after) = (Vec::new(), None);
+    while let Some(saga) =
+        world.store().sleeping_beyond(&[0, 1, 2], minute, after, 1).await.unwrap().sagas.pop()
+    {
+        after = saga.wake_at.map(|at| (at, saga.id));
+        found.push(saga.id);
+    }
+    assert_eq!(found, expected);
 }

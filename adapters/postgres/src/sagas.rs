@@ -185,6 +185,34 @@ async fn put_off(pool: &Pool, ids: &[Uuid]) -> Result<(), Error> {
     Ok(())
 }
 
+/// Reads live sagas that wake only after more than `beyond` from now, in the order in which they do.
+pub(crate) async fn sleeping_beyond(
+    pool: &PgPool,
+    slots: &[u16],
+    beyond: Duration,
+    after: Option<(DateTime<Utc>, Uuid)>,
+    limit: u32,
+) -> Result<Loaded, Error> {
+    let query = timed(
+        "SELECT * FROM sagas
+         WHERE live AND get_bit($1, slot) = 1 AND wake_at > clock.now + make_interval(secs => $2)
+           AND wake_at >= COALESCE($3, '-infinity') AND (wake_at, id) > (COALESCE($3, '-infinity'), $4)
+           AND core_version <= $5 AND state_version <= $6
+         ORDER BY wake_at, id LIMIT $7",
+    );
+    let query = query
+        .bind(mask(slots))
+        .bind(beyond.as_secs_f64())
+        .bind(after.map(|(at, _)| at))
+        .bind(after.map_or_else(Uuid::nil, |(_, id)| id))
+        .bind(CORE)
+        .bind(STATE_VERSION)
+        .bind(i64::from(limit));
+    let (mut loaded, _) = fetch(pool, query).await?;
+    loaded.sagas.sort_by_key(|saga| (saga.wake_at, saga.id));
+    Ok(loaded)
+}
+
 /// Reads live sagas that changed within `within`: no other can have issued a command since.
 pub(crate) async fn in_flight(
     pool: &Pool,

@@ -60,6 +60,16 @@ impl SagaStore for PgSagaStore {
         Ok(self.timed(sagas::due(&self.pool, scan).await?))
     }
 
+    async fn sleeping_beyond(
+        &self,
+        slots: &[u16],
+        beyond: Duration,
+        after: Option<(DateTime<Utc>, Uuid)>,
+        limit: u32,
+    ) -> Result<Loaded, Error> {
+        Ok(self.timed(sagas::sleeping_beyond(&self.pool, slots, beyond, after, limit).await?))
+    }
+
     async fn in_flight(
         &self,
         slots: &[u16],

@@ -37,6 +37,16 @@ impl<S: SagaStore> SagaStore for Failing<S> {
         due
     }
 
+    async fn sleeping_beyond(
+        &self,
+        slots: &[u16],
+        beyond: Duration,
+        after: Option<(DateTime<Utc>, Uuid)>,
+        limit: u32,
+    ) -> Result<Loaded, Error> {
+        self.port.sleeping_beyond(slots, beyond, after, limit).await
+    }
+
     async fn in_flight(
         &self,
         slots: &[u16],

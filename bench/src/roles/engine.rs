@@ -79,6 +79,16 @@ impl SagaStore for Telling {
         self.store.due(scan).await
     }
 
+    async fn sleeping_beyond(
+        &self,
+        slots: &[u16],
+        beyond: Duration,
+        after: Option<(DateTime<Utc>, Uuid)>,
+        limit: u32,
+    ) -> Result<Loaded, Error> {
+        self.store.sleeping_beyond(slots, beyond, after, limit).await
+    }
+
     async fn in_flight(
         &self,
         slots: &[u16],

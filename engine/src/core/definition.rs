@@ -5,7 +5,7 @@ use std::time::Duration;
 use amends_protocol::{Exposure, Json};
 use uuid::Uuid;
 
-use super::RetryPolicy;
+use super::{RetryPolicy, transition::RESEND};
 
 /// How long an outcome that nobody knows is asked after before its saga parks, unless a workflow says otherwise.
 pub const UNKNOWN_PATIENCE: Duration = Duration::from_secs(15 * 60);
@@ -123,6 +123,15 @@ pub struct Step {
     pub may_hold: fn(&Call<'_>) -> Vec<Exposure>,
 }
 
+impl Step {
+    /// No timer of this step's commands is set further ahead than this. One that is further ahead was set before the
+    /// database's clock was set back.
+    pub fn timer_reach(&self) -> Duration {
+        let longest = self.deadline.max(self.retry.max).max(self.undo_retry.max);
+        2 * longest.max(RESEND.to_std().unwrap_or_default())
+    }
+}
+
 /// What is wrong with a definition.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
@@ -149,6 +158,11 @@ impl Definition {
     /// The step of that name, and its index.
     pub fn step(&self, name: &str) -> Option<(usize, &Step)> {
         self.steps.iter().enumerate().find(|(_, s)| s.name == name)
+    }
+
+    /// The longest [`Step::timer_reach`] of its steps.
+    pub fn timer_reach(&self) -> Duration {
+        self.steps.iter().map(Step::timer_reach).max().unwrap_or_default()
     }
 
     /// Checks what the core relies on.
@@ -197,6 +211,11 @@ impl Catalog {
     /// The definition that a saga was born with; `None` if this program is older (or has dropped it).
     pub fn get(&self, name: &str, version: u32) -> Option<&Definition> {
         self.0.iter().find(|d| d.name == name && d.version == version)
+    }
+
+    /// No timer of any of its workflows' commands is set further ahead than this.
+    pub fn timer_reach(&self) -> Duration {
+        self.iter().map(Definition::timer_reach).max().unwrap_or_default()
     }
 
     /// All of them.

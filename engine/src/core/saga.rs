@@ -1,5 +1,7 @@
 //! A saga: what its row says.
 
+use std::time::Duration;
+
 use amends_protocol::{Exposure, Json, Reason, add_exposure, exceeding};
 use chrono::{DateTime, TimeDelta, Utc, serde::ts_microseconds_option};
 use serde::{Deserialize, Serialize};
@@ -224,6 +226,13 @@ impl Saga {
     /// within [`STEP_PROMISE`], so that those who have one do not always go first.
     pub fn promise(&self) -> DateTime<Utc> {
         self.state.timeout_at.unwrap_or(self.since + STEP_PROMISE)
+    }
+
+    /// Whether it sleeps beyond every timer that its commands can have: its alarm was set before the database's clock was
+    /// set back. No timer is set further ahead than `reach`, but for the promise that the saga ends in time.
+    pub fn oversleeps(&self, now: DateTime<Utc>, reach: Duration) -> bool {
+        let sleeps = self.live && self.wake_at.is_some_and(|at| at > now + reach);
+        sleeps && self.state.poisoned.is_none() && self.state.commands.iter().any(|c| c.due().is_some())
     }
 
     /// The next time after `now` at which there is something to do.

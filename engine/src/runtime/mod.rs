@@ -13,6 +13,7 @@ mod batch;
 mod budget;
 mod dispatch;
 mod news;
+mod oversleepers;
 mod put_off;
 mod recent;
 pub mod recovery;

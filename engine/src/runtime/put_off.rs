@@ -3,7 +3,10 @@
 //! Their rows stay as they are, but for `wake_at`, which brings each back in the end, whatever this process forgets. Of very
 //! many these times are apart, so that a participant that is away takes a bounded share of the timers' work.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
@@ -15,6 +18,9 @@ use super::budget::{RepeatBudget, Repetition};
 const PUT_OFF_SPACING: TimeDelta = TimeDelta::milliseconds(2);
 /// Most sagas remembered for one participant and reason: some tens of megabytes. The furthest promises are forgotten first.
 const PUT_OFF_MOST: usize = 400_000;
+
+/// The longest that a saga is put off.
+pub(super) const LONGEST: Duration = Duration::from_millis(2 * PUT_OFF_MOST as u64);
 
 /// The sagas that are put off, by whom they wait for and why.
 #[derive(Debug, Default)]
@@ -53,9 +59,14 @@ impl PutOff {
         earliest.max(place)
     }
 
+    /// The store's clock was set back: the places that were given out are too far ahead.
+    pub fn forget_places(&mut self) {
+        self.0.values_mut().for_each(|waiting| waiting.last_wake_at = None);
+    }
+
     /// Takes out as many sagas as can be paid for, at most `most`, the nearest promise first. Some of them will have been
     /// answered meanwhile.
-    pub fn take(&mut self, budget: &RepeatBudget, now: std::time::Duration, most: usize) -> BTreeSet<Uuid> {
+    pub fn take(&mut self, budget: &RepeatBudget, now: Duration, most: usize) -> BTreeSet<Uuid> {
         let mut taken = BTreeSet::new();
         for (unpaid, waiting) in &mut self.0 {
             if waiting.by_promise.is_empty() {
@@ -91,8 +102,6 @@ impl PutOff {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::core::Repeats;
 

@@ -15,7 +15,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::{Either, select};
 use uuid::Uuid;
 
-use super::{Engine, Error, budget::Repetition, dispatch::Outgoing, put_off::PutOff};
+use super::{
+    Engine, Error, budget::Repetition, dispatch::Outgoing, oversleepers::Oversleepers, put_off::PutOff,
+};
 use crate::{
     core::{Event, Repeats, Saga, Step, jittered, repetitions},
     port::{Clock, DueScan, DueShare, Loaded, SagaStore},
@@ -66,6 +68,7 @@ pub struct Timers {
     abroad_at: Option<Duration>,
     generation: u64,
     put_off: PutOff,
+    oversleepers: Oversleepers,
     /// How often was tried to send while nothing could be sent.
     tries: usize,
 }
@@ -94,12 +97,16 @@ impl Timers {
         if self.generation != assignment.generation {
             self.generation = assignment.generation;
             (self.looked, self.crowd) = (Looked::default(), None);
+            self.oversleepers.may_be_among_gained(engine);
         }
         let mut taken = 0;
         let slots = engine.ownership.slots();
         if !slots.is_empty() {
             taken += self.look_at_own(engine, &assignment, slots.clone(), now).await?;
             taken += self.look_at_crowd(engine, slots).await?;
+            if self.oversleepers.wake_some(engine).await? {
+                taken = taken.max(BATCH as usize);
+            }
         }
         if self.abroad_at.is_none_or(|at| now.saturating_sub(at) >= ABROAD) {
             self.abroad_at = Some(now);
@@ -167,6 +174,12 @@ impl Timers {
         let due = engine.store.due(&DueScan { share, ..due_scan(slots, not_before) }).await?;
         let full = due.sagas.len() >= BATCH as usize;
         let Taken { count, now: looked_at, unpaid, .. } = self.wake(engine, due, payable).await?;
+        if self.oversleepers.hear(engine, looked_at, now) {
+            // By the clock as it is now, nothing has been looked at.
+            (self.looked, self.crowd) = (Looked::default(), None);
+            self.put_off.forget_places();
+            return Ok(count);
+        }
         // A full batch: there is more, and it must not fall out of the next look's window.
         if full {
             self.crowd_out(engine, &unpaid);

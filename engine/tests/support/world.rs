@@ -25,6 +25,8 @@ pub(crate) const KEY: [u8; 32] = [7; 32];
 /// Everything that there is, besides the loops under test.
 #[derive(Default)]
 pub(crate) struct State {
+    /// By how much the store's clock was set back: ours runs on.
+    pub(crate) set_back: TimeDelta,
     pub(crate) now: DateTime<Utc>,
     pub(crate) sagas: BTreeMap<Uuid, (Saga, Vec<Entry>)>,
     /// What happened, in order: `commit`, `send`, `offsets`, ...
@@ -216,6 +218,22 @@ impl SagaStore for World {
         Ok(loaded)
     }
 
+    async fn sleeping_beyond(
+        &self,
+        slots: &[u16],
+        beyond: Duration,
+        after: Option<(DateTime<Utc>, Uuid)>,
+        limit: u32,
+    ) -> Result<Loaded, port::Error> {
+        self.state().fails()?;
+        let from = self.state().now + beyond;
+        let above = |s: &Saga| s.wake_at.is_some_and(|at| at > from && after.is_none_or(|a| (at, s.id) > a));
+        let mut loaded = self.loaded(|s| s.live && slots.contains(&s.slot) && above(s));
+        loaded.sagas.sort_by_key(|s| (s.wake_at, s.id));
+        loaded.sagas.truncate(limit as usize);
+        Ok(loaded)
+    }
+
     async fn in_flight(
         &self,
         slots: &[u16],
@@ -281,7 +299,8 @@ impl SagaStore for World {
 
 impl Clock for World {
     fn monotonic(&self) -> Duration {
-        Duration::from_millis(self.state().now.timestamp_millis().unsigned_abs())
+        let state = self.state();
+        Duration::from_millis((state.now + state.set_back).timestamp_millis().unsigned_abs())
     }
 
     async fn sleep(&self, duration: Duration) {

@@ -86,6 +86,8 @@ faults! {
     Echo = "wrong-echo",
     /// A worker that knows nothing of an effect says that it is undone.
     Unnetted = "nothing-given-back",
+    /// The clock of the engine's database is set back.
+    ClockBack = "clock-back",
 }
 
 /// Which faults a run has, and how often.

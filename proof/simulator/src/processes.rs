@@ -141,6 +141,7 @@ fn engine_loops(handle: &Handle) -> Vec<Task> {
         let (mut timers, mut failures) = (timers::Timers::default(), 0);
         let handle = shared.store.0.clone();
         loop {
+            let set_back = handle.state().store.set_back;
             match turn(&shared, timers.run_once(&shared)).await.unwrap_or_else(late) {
                 Ok(n) if n >= timers::BATCH as usize => continue,
                 Ok(_) => failures = 0,
@@ -153,6 +154,9 @@ fn engine_loops(handle: &Handle) -> Vec<Task> {
             let waits = (timers.put_off() > 0).then(|| handle.state().now + SECOND);
             let next = |s: &State| {
                 let (assignment, _) = shared.ownership.now();
+                if s.store.set_back != set_back {
+                    return Some(s.now);
+                }
                 s.store.next_due(|slot| assignment.owns(slot)).into_iter().chain(waits).min()
             };
             poll_until(&handle, timers::POLL.as_micros() as Micros, next, |s| &mut s.store.watchers).await;

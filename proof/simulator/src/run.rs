@@ -122,6 +122,11 @@ fn calamities(state: &mut State) {
         s.note(OUTSIDE, || format!("consumers of {} change places", TOPICS[topic]));
         s.bus.rebalance(topic);
     });
+    timed(state, Fault::ClockBack, 1, |s, rng| {
+        let back = rng(SECOND..2400 * SECOND);
+        s.note(OUTSIDE, || format!("the database's clock is set back by {} s", back / SECOND));
+        s.store.set_back(back);
+    });
     timed(state, Fault::Poison, 4, |s, rng| {
         let (topic, partition) = (rng(0..4) as usize, rng(0..PARTITIONS as u64) as usize);
         let bytes = match rng(0..5) {

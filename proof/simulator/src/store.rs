@@ -51,6 +51,8 @@ impl Stored {
 /// What is stored.
 pub struct Store {
     skew: i64,
+    /// How often its clock was set back.
+    pub set_back: u64,
     /// Sagas.
     pub sagas: BTreeMap<Uuid, Stored>,
     /// Orders, and their sagas.
@@ -96,6 +98,7 @@ impl Store {
     pub fn new(skew: i64) -> Self {
         Self {
             skew,
+            set_back: 0,
             sagas: BTreeMap::new(),
             orders: BTreeMap::new(),
             keys: BTreeMap::new(),
@@ -104,6 +107,13 @@ impl Store {
             drawn: 0,
             watchers: Watchers::default(),
         }
+    }
+
+    /// Its clock is set back by so many microseconds.
+    pub fn set_back(&mut self, by: Micros) {
+        self.skew -= i64::try_from(by).unwrap_or_default();
+        self.set_back += 1;
+        self.watchers.wake();
     }
 
     /// When the next saga is due, in simulated time; those that `owned` does not name five seconds later.

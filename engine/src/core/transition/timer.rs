@@ -1,6 +1,7 @@
 //! What is due.
 
 use amends_protocol::{Kind, Reason};
+use chrono::{DateTime, Utc};
 
 use super::{Deciding, Verdict};
 use crate::core::{Decision, Direction, RetryPolicy, Status};
@@ -12,6 +13,7 @@ impl Deciding<'_> {
         if self.time_out() {
             return Ok(());
         }
+        self.take_back_what_is_out_of_reach();
         let due: Vec<usize> = (0..self.saga.state.commands.len())
             .filter(|&at| self.saga.state.commands[at].due().is_some_and(|d| d <= self.now))
             .collect();
@@ -22,6 +24,22 @@ impl Deciding<'_> {
             self.act(at);
         }
         Ok(())
+    }
+
+    /// A timer that is further ahead than any is set is from before the database's clock was set back: it is due now,
+    /// and the present attempt counts from now on. (The promise to a customer stays at its instant.)
+    fn take_back_what_is_out_of_reach(&mut self) {
+        let now = self.now;
+        for command in &mut self.saga.state.commands {
+            let reach = self.definition.steps[command.step].timer_reach();
+            let is_out_of_reach = |at: Option<DateTime<Utc>>| at.is_some_and(|at| at > now + reach);
+            if is_out_of_reach(command.due_at) {
+                (command.due_at, command.sent_at) = (Some(now), Some(now));
+            }
+            if let Some(undo) = command.undo.as_mut().filter(|undo| is_out_of_reach(undo.due_at)) {
+                undo.due_at = Some(now);
+            }
+        }
     }
 
     /// Cancels a saga whose time is over; answers whether it was.

@@ -69,6 +69,28 @@ impl SagaStore for SimStore {
         Ok(loaded)
     }
 
+    async fn sleeping_beyond(
+        &self,
+        slots: &[u16],
+        beyond: Duration,
+        after: Option<(DateTime<Utc>, Uuid)>,
+        limit: u32,
+    ) -> Result<Loaded, Error> {
+        let slots: BTreeSet<u16> = slots.iter().copied().collect();
+        self.ask("sleeping_beyond", move |s| {
+            let from = s.store_now() + beyond;
+            let mut loaded = s.load(|stored| {
+                let saga = &stored.saga;
+                let above = |at| at > from && after.is_none_or(|after| (at, saga.id) > after);
+                saga.live && slots.contains(&saga.slot) && saga.wake_at.is_some_and(above)
+            });
+            loaded.sagas.sort_by_key(|s| (s.wake_at, s.id));
+            loaded.sagas.truncate(limit as usize);
+            loaded
+        })
+        .await
+    }
+
     async fn in_flight(
         &self,
         slots: &[u16],

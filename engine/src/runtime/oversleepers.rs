@@ -1,0 +1,88 @@
+//! Sagas whose alarms were set before the database's clock was set back: they would sleep for as long as it was.
+//!
+//! An engine notices by its own clock, which only runs forward. What it has gained from others it goes through as well, for
+//! it has not seen their clock before; so nothing has to be written down.
+
+use std::time::Duration;
+
+use amends_protocol::transport::Sink;
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{Engine, Error, put_off};
+use crate::port::{Clock, SagaStore};
+
+/// Most sagas of a look.
+const BATCH: u32 = 500;
+/// The database's clock was set back if it is behind by more than this: its answers take no longer.
+const CLOCK_STEP: Duration = Duration::from_secs(5);
+
+/// What is known of the database's clock, and how far the search has come.
+#[derive(Debug, Default)]
+pub(super) struct Oversleepers {
+    /// The database's time and ours when it was last heard.
+    heard_at: Option<(DateTime<Utc>, Duration)>,
+    search: Option<Search>,
+}
+
+/// Through the sagas that sleep longer than any is put to sleep.
+#[derive(Debug, Clone, Copy)]
+struct Search {
+    longest: Duration,
+    above: Option<(DateTime<Utc>, Uuid)>,
+}
+
+impl Oversleepers {
+    /// Slots were gained. Sagas that were put off for want of a budget may sleep longer than others.
+    pub fn may_be_among_gained<S, K, C>(&mut self, engine: &Engine<S, K, C>) {
+        let longest = engine.catalog.timer_reach() + put_off::LONGEST;
+        self.search = Some(Search { longest, above: None });
+    }
+
+    /// Takes note of the database's time and ours; returns whether its clock was set back. Then a search begins.
+    pub fn hear<S, K, C>(
+        &mut self,
+        engine: &Engine<S, K, C>,
+        now: DateTime<Utc>,
+        monotonic: Duration,
+    ) -> bool {
+        let expected = self.heard_at.map(|(then, at)| then + monotonic.saturating_sub(at));
+        self.heard_at = Some((now, monotonic));
+        let ahead = expected.and_then(|at| (at - now).to_std().ok()).filter(|ahead| *ahead > CLOCK_STEP);
+        let Some(ahead) = ahead else { return false };
+        tracing::warn!("the database's clock was set back by {}s; timers are set anew", ahead.as_secs());
+        metrics::counter!("amends_engine_clock_set_back_total").increment(1);
+        self.search = Some(Search { longest: engine.catalog.timer_reach(), above: None });
+        true
+    }
+
+    /// Sets the alarms of the next of them anew, spread over half the time that a timer can have; returns whether there may
+    /// be more.
+    pub async fn wake_some<S: SagaStore, K: Sink, C: Clock>(
+        &mut self,
+        engine: &Engine<S, K, C>,
+    ) -> Result<bool, Error> {
+        let Some(Search { longest, above }) = self.search else { return Ok(false) };
+        let found = engine.store.sleeping_beyond(&engine.ownership.slots(), longest, above, BATCH).await?;
+        let reach = engine.catalog.timer_reach();
+        let known = |name: &str, version| engine.catalog.get(name, version).is_some();
+        let early: Vec<_> = found
+            .sagas
+            .iter()
+            .filter(|saga| {
+                known(&saga.workflow, saga.workflow_version) && saga.oversleeps(found.now, longest)
+            })
+            .map(|saga| {
+                let wait = reach.mul_f64(f64::from(engine.clock.jitter()) / 2000.0);
+                (saga.id, saga.revision, Some(found.now + wait))
+            })
+            .collect();
+        if !early.is_empty() {
+            tracing::warn!(sagas = early.len(), "set anew the alarms of sagas that would have overslept");
+            engine.reschedule(&early).await?;
+        }
+        let last = found.sagas.iter().filter_map(|saga| Some((saga.wake_at?, saga.id))).max();
+        self.search = (found.sagas.len() >= BATCH as usize).then_some(Search { longest, above: last });
+        Ok(self.search.is_some())
+    }
+}
