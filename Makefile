@@ -7,9 +7,10 @@ SEEDS ?= 10000
 FIRST ?= 1
 
 ORDERS ?= 2000
+ORDERS_KEPT ?= 1000000
 SEED ?= 1
 
-.PHONY: help run test simulate mutants fuzz bench guard campaign crash-points limits build lint fmt deny real-kafka bootstrap
+.PHONY: help run test history simulate mutants fuzz bench guard campaign crash-points limits build lint fmt deny real-kafka bootstrap
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -19,6 +20,9 @@ run: build ## start everything on this machine and take the sample orders throug
 
 test: bootstrap ## run all tests, and say how many passed
 	@scripts/test
+
+history: bootstrap ## upkeep with ORDERS_KEPT=n orders in the tables: what each piece takes of a core (a million: some minutes, 2 GB)
+	@AMENDS_TEST_ORDERS=$(ORDERS_KEPT) cargo test -p amends-orders --test history -- --nocapture
 
 bench: ## measure it on this machine (ARGS=--quick: under six minutes; ARGS=--help; needs Java and maven)
 	@AMENDS_TEST_REAL_KAFKA=1 scripts/bootstrap

@@ -62,7 +62,7 @@ CREATE INDEX sagas_open ON sagas (id) WHERE live OR parked;
 CREATE TABLE personal (
     saga_id uuid PRIMARY KEY,
     data    text NOT NULL
-);
+) PARTITION BY RANGE (saga_id);
 
 -- What happened and what was decided. Within a slot the order of positions is the order of commits: whoever
 -- appends holds the slot's transaction-level advisory lock. No cache: each position is drawn when it is used.
@@ -95,7 +95,7 @@ CREATE TABLE strays (
     received_at timestamptz NOT NULL DEFAULT now(),
     reply       text        NOT NULL,
     PRIMARY KEY (saga_id, command_id)
-);
+) PARTITION BY RANGE (saga_id);
 
 -- An order's immutable input and the id of its newest saga, whose label is its status. Lines as they came.
 CREATE TABLE orders (
@@ -108,80 +108,297 @@ CREATE TABLE orders (
     customer_id text        NOT NULL,
     currency    text        NOT NULL,
     lines       text        NOT NULL
-);
+) PARTITION BY RANGE (id);
 
+-- Which order a key stands for. A key is unique for the lifetime of its class. It is taken in the class's current
+-- generation, and looked up in all of the class's; there are three of them in turn. A class moves on to the next once
+-- the current one is a lifetime old: then every key of the last but one has expired, and that one is emptied whole.
 CREATE TABLE idempotency_keys (
     subject     text        NOT NULL,
     key         text        NOT NULL,
     order_id    uuid        NOT NULL,
     expires_at  timestamptz NOT NULL,
+    generation  smallint    NOT NULL,
     fingerprint bytea       NOT NULL CHECK (octet_length(fingerprint) = 32),
-    PRIMARY KEY (subject, key)
+    PRIMARY KEY (subject, key, generation)
+) PARTITION BY LIST (generation);
+
+-- A class's generations are `3 * class` and the two after it.
+CREATE TABLE idempotency_key_classes (
+    class      smallint    PRIMARY KEY,
+    lifetime   interval    NOT NULL,
+    generation smallint    NOT NULL CHECK (generation / 3 = class),
+    began_at   timestamptz NOT NULL
 );
 
--- Keys come in the order in which they expire.
-CREATE INDEX idempotency_keys_expiry ON idempotency_keys USING brin (expires_at) WITH (pages_per_range = 32, autosummarize = on);
+-- Placed orders: kept for a day.
+INSERT INTO idempotency_key_classes VALUES (0, '24 hours', 0, now());
+CREATE TABLE idempotency_keys_0 PARTITION OF idempotency_keys FOR VALUES IN (0);
+CREATE TABLE idempotency_keys_1 PARTITION OF idempotency_keys FOR VALUES IN (1);
+CREATE TABLE idempotency_keys_2 PARTITION OF idempotency_keys FOR VALUES IN (2);
+
+-- Takes the keys that are free or expired, in the order given (sorted, so that two doors cannot deadlock), and returns
+-- for which orders. A key that is just being taken is waited for. Whoever takes keys of a class shares its lock until
+-- the commit, and reads behind that what others have committed: the class moves on while nobody is taking any, so that
+-- one key is never taken in two generations. Late as the class may be, or its clock, nothing else depends on it.
+CREATE FUNCTION take_keys(of_class smallint, subjects text[], keys text[], orders uuid[], fingerprints bytea[])
+RETURNS SETOF uuid
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    present smallint;
+    until   timestamptz;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(hashtext('idempotency_keys'), of_class);
+    SELECT c.generation, clock_timestamp() + c.lifetime INTO STRICT present, until
+    FROM idempotency_key_classes AS c WHERE c.class = of_class;
+    RETURN QUERY
+        INSERT INTO idempotency_keys AS k (subject, key, order_id, expires_at, generation, fingerprint)
+        SELECT w.subject, w.key, w.order_id, until, present, w.fingerprint
+        FROM UNNEST(subjects, keys, orders, fingerprints) AS w (subject, key, order_id, fingerprint)
+        WHERE NOT EXISTS (
+            SELECT FROM idempotency_keys AS e
+            WHERE e.subject = w.subject AND e.key = w.key AND e.generation BETWEEN 3 * of_class AND 3 * of_class + 2
+              AND e.generation <> present AND e.expires_at > clock_timestamp())
+        ON CONFLICT (subject, key, generation) DO UPDATE
+        SET order_id = EXCLUDED.order_id, fingerprint = EXCLUDED.fingerprint, expires_at = EXCLUDED.expires_at
+        WHERE k.expires_at <= clock_timestamp()
+        RETURNING k.order_id;
+END $$;
+
+-- Moves a class on to its next generation if the current one is a lifetime old; returns whether it was. What it empties
+-- was taken before the current generation's predecessor began. Locks that are not to be had soon are left for later:
+-- orders wait behind them.
+CREATE FUNCTION turn_keys(of_class smallint) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = public, pg_temp
+SET lock_timeout = '250ms'
+AS $$
+DECLARE
+    present idempotency_key_classes;
+    next    smallint;
+BEGIN
+    SELECT * INTO present FROM idempotency_key_classes
+    WHERE class = of_class AND began_at + lifetime <= clock_timestamp() FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    next := 3 * of_class + (present.generation + 1) % 3;
+    PERFORM pg_advisory_xact_lock(hashtext('idempotency_keys'), of_class);
+    EXECUTE format('TRUNCATE %I', 'idempotency_keys_' || next);
+    UPDATE idempotency_key_classes SET generation = next, began_at = clock_timestamp() WHERE class = of_class;
+    RETURN true;
+END $$;
 
 -- The least UUIDv7 of an instant.
 CREATE FUNCTION least_id(at timestamptz) RETURNS uuid
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid;
 
--- What has no month yet, and ids that are no UUIDv7 of our time.
-CREATE TABLE sagas_default PARTITION OF sagas DEFAULT
-    WITH (fillfactor = 40, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
-CREATE TABLE timeline_default PARTITION OF timeline DEFAULT;
+-- The tables that go by month, and the id that names a row's month: that of its saga, or of its order.
+CREATE FUNCTION monthly_tables() RETURNS TABLE (name text, key text, storage text)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    VALUES ('sagas', 'id', 'WITH (fillfactor = 40, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0)'),
+           ('timeline', 'saga_id', ''), ('personal', 'saga_id', ''), ('strays', 'saga_id', ''), ('orders', 'id', '')
+$$;
 
--- Makes the partitions of this month and of so many following; answers how many were missing. Rows that came
--- before their partition move into it. It waits for nobody long, for others would wait behind it.
-CREATE FUNCTION ensure_partitions(months integer) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER
+-- What has no month yet, what has outlived its month, and ids that are no UUIDv7 of our time.
+DO $$
+DECLARE
+    parent record;
+BEGIN
+    FOR parent IN SELECT * FROM monthly_tables() LOOP
+        EXECUTE format('CREATE TABLE %I PARTITION OF %I DEFAULT %s', parent.name || '_default', parent.name, parent.storage);
+    END LOOP;
+END $$;
+
+-- Makes the partitions of an instant's month; returns how many were missing. Rows that came before their partition
+-- move into it, unless they are so many that others would wait for it: these stay where they are.
+CREATE FUNCTION ensure_month(instant timestamptz) RETURNS integer
+LANGUAGE plpgsql
 SET search_path = public, pg_temp
 SET lock_timeout = '2s'
 AS $$
 DECLARE
+    most_moved CONSTANT integer := 10000;
     made integer := 0;
-    month timestamptz;
+    first_day timestamp := date_trunc('month', instant AT TIME ZONE 'UTC');
+    low uuid := least_id(first_day AT TIME ZONE 'UTC');
+    high uuid := least_id((first_day + interval '1 month') AT TIME ZONE 'UTC');
     parent record;
     child text;
-    low uuid;
-    high uuid;
+    moving bigint;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtext('ensure_partitions'));
-    FOR i IN 0..months LOOP
-        month := (date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => i)) AT TIME ZONE 'UTC';
-        low := least_id(month);
-        high := least_id((month AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC');
-        FOR parent IN
-            SELECT * FROM (VALUES
-                ('sagas', 'id', 'WITH (fillfactor = 40, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0)'),
-                ('timeline', 'saga_id', '')) AS p (name, key, storage)
-        LOOP
-            child := parent.name || to_char(month AT TIME ZONE 'UTC', '_YYYYMM');
-            CONTINUE WHEN to_regclass(child) IS NOT NULL;
-            EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS) %s',
-                           child, parent.name, parent.storage);
-            EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', parent.name || '_default');
-            EXECUTE format('WITH moved AS (DELETE FROM %I WHERE %I >= %L AND %I < %L RETURNING *) INSERT INTO %I SELECT * FROM moved',
-                           parent.name || '_default', parent.key, low, parent.key, high, child);
-            EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
-                           parent.name, child, low, high);
-            made := made + 1;
-        END LOOP;
+    FOR parent IN SELECT * FROM monthly_tables() LOOP
+        child := parent.name || to_char(first_day, '_YYYYMM');
+        CONTINUE WHEN to_regclass(child) IS NOT NULL;
+        EXECUTE format('SELECT count(*) FROM (SELECT FROM %I WHERE %I >= %L AND %I < %L LIMIT %s) AS early',
+                       parent.name || '_default', parent.key, low, parent.key, high, most_moved + 1) INTO moving;
+        CONTINUE WHEN moving > most_moved;
+        EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS) %s',
+                       child, parent.name, parent.storage);
+        EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', parent.name || '_default');
+        EXECUTE format('WITH moved AS (DELETE FROM %I WHERE %I >= %L AND %I < %L RETURNING *) INSERT INTO %I SELECT * FROM moved',
+                       parent.name || '_default', parent.key, low, parent.key, high, child);
+        EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+                       parent.name, child, low, high);
+        made := made + 1;
     END LOOP;
     RETURN made;
 END $$;
 
+-- Makes the partitions of this month and of so many following; returns how many were missing. It waits for nobody
+-- long, for others would wait behind it.
+CREATE FUNCTION ensure_partitions(months integer) RETURNS integer
+LANGUAGE sql SECURITY DEFINER
+SET search_path = public, pg_temp
+AS $$
+    SELECT sum(ensure_month((date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => i)) AT TIME ZONE 'UTC'))::integer
+    FROM generate_series(0, months) AS i
+$$;
+
 SELECT ensure_partitions(3);
 
--- What the engine and the api may do. History they can only add to.
-REVOKE ALL ON FUNCTION ensure_partitions(integer) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION ensure_partitions(integer) TO amends_engine;
-GRANT SELECT ON command_keys, _sqlx_migrations, deployment TO amends_engine;
+-- The shortest time for which history is kept: whoever may call what follows may not forget what is younger.
+CREATE FUNCTION check_retention(retention interval) RETURNS interval
+LANGUAGE plpgsql IMMUTABLE
+AS $$
+BEGIN
+    IF retention < interval '60 days' THEN
+        RAISE EXCEPTION 'history is kept for 60 days at least, not for %', retention USING ERRCODE = '22023';
+    END IF;
+    RETURN retention;
+END $$;
+
+-- Drops the oldest month of `sagas` (with its timelines and personal fields), of `strays` or of `orders`, if all that
+-- was born in it is older than `retention`; of orders two months later, so that none goes before what was begun for it.
+-- What has not ended moves along into the default partition, and so do strays that came later and the orders of sagas
+-- that have not ended. Returns the month and how many moved; where more than 2,000 would, the month stays (`stays`).
+CREATE FUNCTION retire_month(what text, retention interval, OUT month text, OUT moved bigint, OUT stays boolean)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = public, pg_temp
+SET lock_timeout = '250ms'
+AS $$
+DECLARE
+    most_moved CONSTANT integer := 2000;
+    uuid_text CONSTANT text := '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$';
+    kept interval := check_retention(retention) + CASE what WHEN 'orders' THEN interval '2 months' ELSE interval '0' END;
+    oldest text;
+    first_day timestamp;
+    survivors uuid[];
+    low text;
+    high text;
+    tables text[] := CASE what WHEN 'sagas' THEN ARRAY['sagas', 'timeline', 'personal'] ELSE ARRAY[what] END;
+    part text;
+BEGIN
+    IF what NOT IN ('sagas', 'strays', 'orders') THEN
+        RAISE EXCEPTION '% does not go by month', what USING ERRCODE = '22023';
+    END IF;
+    SELECT right(c.relname, 6) INTO oldest FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+    WHERE i.inhparent = what::regclass AND c.relname ~ ('^' || what || '_[0-9]{6}$') ORDER BY 1 LIMIT 1;
+    first_day := to_date(oldest, 'YYYYMM')::timestamp;
+    IF oldest IS NULL OR (first_day + interval '1 month') AT TIME ZONE 'UTC' + kept > clock_timestamp()
+       OR NOT pg_try_advisory_xact_lock(hashtext('ensure_partitions')) THEN
+        RETURN;
+    END IF;
+    month := oldest;
+    low := least_id(first_day AT TIME ZONE 'UTC')::text;
+    high := least_id((first_day + interval '1 month') AT TIME ZONE 'UTC')::text;
+    CASE what
+        WHEN 'sagas' THEN
+            EXECUTE format('SELECT array_agg(id) FROM (SELECT id FROM %I WHERE live OR parked LIMIT %s) AS s',
+                           'sagas_' || oldest, most_moved + 1) INTO survivors;
+        WHEN 'strays' THEN
+            EXECUTE format('SELECT array_agg(saga_id) FROM (SELECT saga_id FROM %I WHERE received_at > clock_timestamp() - $1 LIMIT %s) AS s',
+                           'strays_' || oldest, most_moved + 1) INTO survivors USING kept;
+        ELSE
+            SELECT array_agg(DISTINCT business_key::uuid) INTO survivors FROM (
+                SELECT business_key FROM sagas
+                WHERE (live OR parked) AND business_key COLLATE "C" >= low AND business_key COLLATE "C" < high
+                  AND business_key ~ uuid_text
+                LIMIT most_moved + 1) AS s;
+    END CASE;
+    survivors := COALESCE(survivors, '{}');
+    stays := cardinality(survivors) > most_moved;
+    moved := cardinality(survivors);
+    IF stays THEN
+        RETURN;
+    END IF;
+    FOREACH part IN ARRAY tables LOOP
+        EXECUTE format('ALTER TABLE %I DETACH PARTITION %I', part, part || '_' || oldest);
+    END LOOP;
+    IF what = 'sagas' THEN
+        -- One may have come to life since it was looked at; now nobody can write it.
+        EXECUTE format('SELECT COALESCE(array_agg(id), ''{}'') FROM %I WHERE live OR parked', 'sagas_' || oldest)
+            INTO survivors;
+        moved := cardinality(survivors);
+    END IF;
+    FOREACH part IN ARRAY tables LOOP
+        EXECUTE format('INSERT INTO %I SELECT * FROM %I WHERE %I = ANY($1)', part || '_default', part || '_' || oldest,
+                       (SELECT key FROM monthly_tables() WHERE name = part)) USING survivors;
+        EXECUTE format('DROP TABLE %I', part || '_' || oldest);
+    END LOOP;
+END $$;
+
+-- Looks at the next rows of a default partition behind `after`, and forgets those whose time is over: sagas that have
+-- ended and not changed for `retention`, with their timelines and personal fields; strays that came before that; orders
+-- that are two months older, once their newest saga is gone. Returns how many it looked at, the last of them, and how
+-- many went.
+CREATE FUNCTION forget_leftovers(what text, retention interval, after uuid, OUT looked_at bigint, OUT reached uuid, OUT gone bigint)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = public, pg_temp
+SET lock_timeout = '250ms'
+AS $$
+DECLARE
+    most CONSTANT integer := 500;
+    before timestamptz := clock_timestamp() - check_retention(retention);
+    ended uuid[];
+BEGIN
+    CASE what
+        WHEN 'sagas' THEN
+            SELECT count(*), (array_agg(id ORDER BY id DESC))[1], COALESCE(array_agg(id) FILTER (WHERE is_over), '{}')
+            INTO looked_at, reached, ended
+            FROM (SELECT id, NOT live AND NOT parked AND updated_at <= before AS is_over FROM sagas_default
+                  WHERE id > after ORDER BY id LIMIT most) AS page;
+            -- Not one that has just come to life.
+            SELECT COALESCE(array_agg(id), '{}') INTO ended FROM (
+                SELECT id FROM sagas_default
+                WHERE id = ANY(ended) AND NOT live AND NOT parked AND updated_at <= before FOR UPDATE SKIP LOCKED) AS s;
+            DELETE FROM timeline_default WHERE saga_id = ANY(ended);
+            DELETE FROM personal_default WHERE saga_id = ANY(ended);
+            DELETE FROM sagas_default WHERE id = ANY(ended);
+        WHEN 'strays' THEN
+            SELECT count(*), (array_agg(saga_id ORDER BY saga_id DESC))[1],
+                   COALESCE(array_agg(saga_id) FILTER (WHERE received_at <= before), '{}')
+            INTO looked_at, reached, ended
+            FROM (SELECT saga_id, received_at FROM strays_default WHERE saga_id > after ORDER BY saga_id LIMIT most) AS page;
+            DELETE FROM strays_default WHERE saga_id = ANY(ended) AND received_at <= before;
+        WHEN 'orders' THEN
+            SELECT count(*), (array_agg(id ORDER BY id DESC))[1], COALESCE(array_agg(id) FILTER (WHERE is_over), '{}')
+            INTO looked_at, reached, ended
+            FROM (SELECT o.id, o.created_at <= before - interval '2 months'
+                             AND NOT EXISTS (SELECT FROM sagas AS s WHERE s.id = o.saga_id) AS is_over
+                  FROM orders_default AS o WHERE o.id > after ORDER BY o.id LIMIT most) AS page;
+            DELETE FROM orders_default WHERE id = ANY(ended);
+        ELSE
+            RAISE EXCEPTION '% does not go by month', what USING ERRCODE = '22023';
+    END CASE;
+    gone := cardinality(ended);
+END $$;
+
+-- What the engine and the api may do. History they can only add to; what is past its time goes by the functions above.
+REVOKE ALL ON FUNCTION ensure_partitions(integer), ensure_month(timestamptz), turn_keys(smallint),
+    retire_month(text, interval), forget_leftovers(text, interval, uuid),
+    take_keys(smallint, text[], text[], uuid[], bytea[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION ensure_partitions(integer), turn_keys(smallint), retire_month(text, interval),
+    forget_leftovers(text, interval, uuid), take_keys(smallint, text[], text[], uuid[], bytea[]) TO amends_engine;
+GRANT SELECT ON command_keys, _sqlx_migrations, deployment, idempotency_key_classes TO amends_engine;
 GRANT SELECT, INSERT ON sagas, personal, timeline, strays, orders TO amends_engine;
 GRANT UPDATE (wake_at, since, updated_at, stuck_at, revision, core_version, state_version, live, parked, outcome,
               step, label, heading_for, reason, state) ON sagas TO amends_engine;
 GRANT UPDATE (saga_id) ON orders TO amends_engine;
 GRANT USAGE, SELECT ON SEQUENCE timeline_position TO amends_engine;
 GRANT SELECT, INSERT, DELETE ON publisher_watermarks TO amends_engine;
-GRANT SELECT, INSERT, UPDATE, DELETE ON idempotency_keys TO amends_engine;
+GRANT SELECT, INSERT, UPDATE ON idempotency_keys TO amends_engine;

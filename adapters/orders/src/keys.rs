@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use amends_pool::Pool;
-use amends_postgres::columns::each;
+use amends_postgres::{Error, columns::each, error};
 use sqlx::{FromRow, Postgres, postgres::PgArguments, query::Query};
 use uuid::Uuid;
 
@@ -29,22 +29,32 @@ pub(crate) fn first_of_each(orders: &[NewOrder]) -> Vec<&NewOrder> {
     keyed
 }
 
+/// How long a key is kept, and in which partitions: a line of `idempotency_key_classes`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyClass {
+    /// Keys of placed orders, kept for a day.
+    Placement = 0,
+}
+
 /// Part of a statement that takes the keys that are free or expired, in the order given (sorted, so that two doors
-/// cannot deadlock), and answers for which orders. Who else is just taking one is waited for.
+/// cannot deadlock), and returns for which orders.
 macro_rules! take {
     () => {
-        "taken AS (
-            INSERT INTO idempotency_keys AS k (subject, key, order_id, fingerprint, expires_at)
-            SELECT w.*, clock_timestamp() + interval '24 hours'
-            FROM UNNEST($18::text[], $19::text[], $20::uuid[], $21::bytea[]) AS w
-            ON CONFLICT (subject, key) DO UPDATE
-            SET order_id = EXCLUDED.order_id, fingerprint = EXCLUDED.fingerprint, expires_at = EXCLUDED.expires_at
-            WHERE k.expires_at <= clock_timestamp()
-            RETURNING order_id
+        "taken AS MATERIALIZED (
+            SELECT order_id FROM take_keys($30, $18::text[], $19::text[], $20::uuid[], $21::bytea[]) AS t (order_id)
         )"
     };
 }
 pub(crate) use take;
+
+/// Empties the partition of the keys that have expired longest, if its turn has come, and takes keys in it from then
+/// on; returns whether it did.
+///
+/// # Errors
+/// The database's: that others use the keys all the time is one. It is done later.
+pub async fn turn(pool: &Pool, class: KeyClass) -> Result<bool, Error> {
+    sqlx::query_scalar("SELECT turn_keys($1)").bind(class as i16).fetch_one(pool).await.map_err(error::of)
+}
 
 /// Binds its parameters.
 pub(crate) fn bind<'q>(
@@ -65,12 +75,15 @@ pub(crate) async fn read(pool: &Pool, orders: &[&NewOrder]) -> Result<HashMap<Uu
         order_columns!(),
         " FROM UNNEST($1::uuid[], $2::text[], $3::text[]) AS w (id, subject, key)
              JOIN idempotency_keys AS k ON k.subject = w.subject AND k.key = w.key
-             JOIN orders AS o ON o.id = k.order_id"
+             JOIN orders AS o ON o.id = k.order_id
+         WHERE k.generation BETWEEN 3 * $4 AND 3 * $4 + 2 ORDER BY k.expires_at"
     ))
     .bind(each(orders, |order| order.id))
     .bind(each(orders, |order| order.subject.as_str()))
     .bind(each(orders, |order| order.idempotency.as_ref().map(|(key, _)| key.as_str())))
+    .bind(KeyClass::Placement as i16)
     .fetch_all(pool)
     .await?;
+    // Of a key that was taken again once it had expired, the younger row is the one that counts.
     Ok(rows.into_iter().map(|row| (row.asked_by, row)).collect())
 }

@@ -4,10 +4,10 @@
 //! | --- | --- |
 //! | [`OrderStore`] | orders, placed in one transaction with their sagas |
 //! | `order` | what an order is: [`NewOrder`], [`OrderRow`], [`OrderView`] |
-//! | `keys` | table `idempotency_keys` |
+//! | [`keys`] | table `idempotency_keys` |
 #![warn(missing_docs)]
 
-mod keys;
+pub mod keys;
 mod order;
 mod store;
 

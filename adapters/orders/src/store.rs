@@ -17,7 +17,7 @@ use sqlx::Row as _;
 use uuid::Uuid;
 
 use crate::{
-    keys,
+    keys::{self, KeyClass},
     order::{NewOrder, OrderRow, OrderView, Placed, order_columns},
 };
 
@@ -227,6 +227,7 @@ async fn insert(
         .bind(each(orders, |order| order.customer_id.as_str()))
         .bind(each(orders, |order| order.currency.as_str()))
         .bind(each(orders, |order| order.lines.get()))
+        .bind(KeyClass::Placement as i16)
         .fetch_all(connection)
         .await?;
     placed.iter().map(|row| row.try_get(0)).collect()

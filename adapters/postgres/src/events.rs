@@ -94,10 +94,9 @@ impl EventLog {
                 continue;
             }
             let Some(name) = names.get(&row.entry.saga_id) else {
-                return Err(Error::Unreadable(format!(
-                    "saga {} has a timeline and no row",
-                    row.entry.saga_id
-                )));
+                // Its month has gone since the entries were read. The others go on.
+                tracing::warn!(slot, saga = %row.entry.saga_id, "passed over an entry whose saga is gone");
+                continue;
             };
             match row.read(name.clone()) {
                 Ok(entry) => entries.push(entry),

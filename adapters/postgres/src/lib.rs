@@ -9,6 +9,7 @@
 //! | [`watermarks`] | how far it is published |
 //! | `conformance` | what any `SagaStore` must do, as a suite of tests (with the feature of that name) |
 //! | [`upkeep`] | what is done every so often |
+//! | [`retention`] | what history is kept for, and how it goes |
 //! | [`deployment`] | what is true of the whole deployment |
 #![warn(missing_docs)]
 
@@ -24,6 +25,7 @@ pub mod events;
 mod inputs;
 pub mod keys;
 pub mod lost_commit;
+pub mod retention;
 mod sagas;
 mod store;
 mod strays;

@@ -17,7 +17,7 @@ use crate::{
 /// Upkeep of the engine's database.
 #[derive(Debug, Clone)]
 pub struct Upkeep {
-    pool: Pool,
+    pub(crate) pool: Pool,
 }
 
 /// How many sagas of a workflow are in a state that is no end.
@@ -35,10 +35,10 @@ pub struct Count {
 
 /// How far a piece of upkeep has come through the sagas that have not ended, by id.
 #[derive(Debug, Default)]
-pub struct Walk(Option<Uuid>);
+pub struct Walk(pub(crate) Option<Uuid>);
 
 impl Walk {
-    fn after(&self) -> Uuid {
+    pub(crate) fn after(&self) -> Uuid {
         self.0.unwrap_or_else(Uuid::nil)
     }
 }
@@ -64,23 +64,6 @@ impl Upkeep {
     /// Over these connections.
     pub fn new(pool: impl Into<Pool>) -> Self {
         Self { pool: pool.into() }
-    }
-
-    /// Forgets at most `batch` expired idempotency keys; answers how many. As many as `batch`: there may be more.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn expire_keys(&self, batch: u32) -> Result<u64, Error> {
-        let done = sqlx::query(
-            "DELETE FROM idempotency_keys WHERE (subject, key) IN (
-                 SELECT subject, key FROM idempotency_keys WHERE expires_at <= clock_timestamp()
-                 LIMIT $1 FOR UPDATE SKIP LOCKED)",
-        )
-        .bind(i64::from(batch))
-        .execute(&self.pool)
-        .await
-        .map_err(error::of)?;
-        Ok(done.rows_affected())
     }
 
     /// Makes the partitions of this month and the following ones; answers how many were missing.

@@ -27,8 +27,8 @@ async fn partitions_are_made_ahead_by_the_role_that_may_not_make_tables() {
     let world = world().await;
     let upkeep = Upkeep::new(world.pool());
     assert_eq!(upkeep.ensure_partitions(3).await.unwrap(), 0, "the migration made them");
-    assert_eq!(upkeep.ensure_partitions(14).await.unwrap(), 11 * 2);
-    for table in ["sagas", "timeline"] {
+    assert_eq!(upkeep.ensure_partitions(14).await.unwrap(), 11 * 5);
+    for table in ["sagas", "timeline", "personal", "strays", "orders"] {
         assert_eq!(partitions(&world, table).await.len(), 1 + 15, "{table}");
     }
     let refused = sqlx::query("CREATE TABLE mine ()").execute(&world.pool()).await;
@@ -75,6 +75,20 @@ async fn rows_that_came_before_their_partition_move_into_it() {
 }
 
 #[tokio::test]
+async fn so_many_rows_that_others_would_wait_for_them_stay_where_they_are() {
+    let world = world().await;
+    let upkeep = Upkeep::new(world.pool());
+    let saga = world.errand(1).await;
+    world
+        .copies(&saga, 10_001, "id = (left(least_id(now() + interval '4 months 2 days')::text, 13) || right(id::text, 23))::uuid")
+        .await;
+    assert_eq!(upkeep.ensure_partitions(6).await.unwrap(), 3 * 5 - 1, "all but the one of sagas");
+    let left: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM sagas_default").fetch_one(world.owner()).await.unwrap();
+    assert_eq!(left, 10_001);
+}
+
+#[tokio::test]
 async fn partitions_are_made_while_sagas_are_born() {
     let world = world().await;
     let upkeep = Upkeep::new(world.pool());
@@ -84,27 +98,7 @@ async fn partitions_are_made_while_sagas_are_born() {
         }
     };
     let (made, ()) = tokio::join!(upkeep.ensure_partitions(10), births);
-    assert_eq!(made.unwrap(), 7 * 2);
-}
-
-#[tokio::test]
-async fn expired_keys_go_in_bounded_batches_and_others_stay() {
-    let world = world().await;
-    let upkeep = Upkeep::new(world.pool());
-    sqlx::query(
-        "INSERT INTO idempotency_keys (subject, key, order_id, fingerprint, expires_at)
-         SELECT 's', n::text, gen_random_uuid(), decode(repeat('00', 32), 'hex'), now() + (n - 5) * interval '1 hour'
-         FROM generate_series(1, 10) AS n",
-    )
-    .execute(world.owner())
-    .await
-    .unwrap();
-    assert_eq!(upkeep.expire_keys(3).await.unwrap(), 3);
-    assert_eq!(upkeep.expire_keys(3).await.unwrap(), 2);
-    assert_eq!(upkeep.expire_keys(3).await.unwrap(), 0);
-    let left: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM idempotency_keys").fetch_one(world.owner()).await.unwrap();
-    assert_eq!(left, 5);
+    assert_eq!(made.unwrap(), 7 * 5);
 }
 
 #[tokio::test]

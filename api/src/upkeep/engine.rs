@@ -7,11 +7,14 @@ use amends_kafka::{
     KafkaSettings,
     topics::{self, Topic},
 };
+use amends_orders::keys::{self, KeyClass};
+use amends_pool::Pool;
 use amends_postgres::{
     Error,
+    retention::{History, RETENTION_LEAST, RetiredMonth},
     upkeep::{Survey, Upkeep as Database, Walk},
 };
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::{Piece, Upkeep};
 use crate::process::Process;
@@ -19,7 +22,7 @@ use crate::process::Process;
 /// Partitions are made for this many months ahead.
 const MONTHS_AHEAD: u16 = 3;
 /// A connection for each piece, made when it is needed: the loops' own are few, and no piece waits for another's.
-const CONNECTIONS: u32 = 5;
+const CONNECTIONS: u32 = 8;
 
 /// States that are no end.
 const STATES: [SagaState; 3] = [SagaState::Running, SagaState::Compensating, SagaState::Parked];
@@ -31,11 +34,18 @@ pub async fn of_engine(
     topics: Vec<Topic>,
 ) -> Result<()> {
     let url = process.settings.database_of("engine")?;
-    let database = Database::new(amends_pool::connect(url, CONNECTIONS, "amends-engine-upkeep")?);
-    let stuck_after = process.settings.stuck_after;
+    let pool = amends_pool::connect(url, CONNECTIONS, "amends-engine-upkeep")?;
+    let database = Database::new(pool.clone());
+    let (stuck_after, retention) = (process.settings.stuck_after, process.settings.retention);
+    if retention < RETENTION_LEAST {
+        bail!("setting retention: history is kept for 60d at least");
+    }
     let upkeep = Upkeep::new().await?;
-    upkeep.add(ExpireKeys(database.clone())).await?;
+    upkeep.add(TurnKeys(pool)).await?;
     upkeep.add(EnsurePartitions(database.clone())).await?;
+    for what in History::ALL {
+        upkeep.add(Retire { database: database.clone(), what, retention, walk: Walk::default() }).await?;
+    }
     upkeep.add(MarkStuck { database: database.clone(), stuck_after, walk: Walk::default() }).await?;
     upkeep.add(SweepMissed(database.clone())).await?;
     upkeep.add(CountOpen { database, survey: Survey::default(), workflows }).await?;
@@ -46,15 +56,21 @@ pub async fn of_engine(
 }
 
 /// Idempotency keys that have expired.
-struct ExpireKeys(Database);
+struct TurnKeys(Pool);
 
-impl Piece for ExpireKeys {
-    const NAME: &'static str = "expiry of idempotency keys";
+impl Piece for TurnKeys {
     const PERIOD: Duration = Duration::from_secs(60);
     type Error = Error;
 
+    fn name(&self) -> &'static str {
+        "expiry of idempotency keys"
+    }
+
     async fn run_once(&mut self) -> Result<(), Error> {
-        self.0.expire_keys(5_000).await.map(drop)
+        if keys::turn(&self.0, KeyClass::Placement).await? {
+            tracing::info!("emptied the partition of the idempotency keys that have expired longest");
+        }
+        Ok(())
     }
 }
 
@@ -62,14 +78,56 @@ impl Piece for ExpireKeys {
 struct EnsurePartitions(Database);
 
 impl Piece for EnsurePartitions {
-    const NAME: &'static str = "partitions";
     const PERIOD: Duration = Duration::from_secs(3600);
     type Error = Error;
+
+    fn name(&self) -> &'static str {
+        "partitions"
+    }
 
     async fn run_once(&mut self) -> Result<(), Error> {
         let made = self.0.ensure_partitions(MONTHS_AHEAD).await?;
         if made > 0 {
             tracing::info!(partitions = made, "made partitions of the months to come");
+        }
+        Ok(())
+    }
+}
+
+/// History that is past its time.
+struct Retire {
+    database: Database,
+    what: History,
+    retention: Duration,
+    walk: Walk,
+}
+
+impl Piece for Retire {
+    const PERIOD: Duration = Duration::from_secs(60);
+    type Error = Error;
+
+    fn name(&self) -> &'static str {
+        match self.what {
+            History::Sagas => "history of sagas",
+            History::Strays => "history of strays",
+            History::Orders => "history of orders",
+        }
+    }
+
+    async fn run_once(&mut self) -> Result<(), Error> {
+        let table = self.what.table();
+        match self.database.retire_month(self.what, self.retention).await? {
+            None => {}
+            Some(RetiredMonth { month, moved, stays: false }) => {
+                tracing::info!(table, month, moved, "dropped a month that is past its time");
+            }
+            Some(RetiredMonth { month, moved, stays: true }) => {
+                tracing::warn!(table, month, "a month past its time stays: {moved} or more have not ended");
+            }
+        }
+        let gone = self.database.forget_leftovers(self.what, self.retention, &mut self.walk).await?;
+        if gone > 0 {
+            tracing::info!(table, rows = gone, "forgot what had outlived its month and is past its time");
         }
         Ok(())
     }
@@ -83,9 +141,12 @@ struct MarkStuck {
 }
 
 impl Piece for MarkStuck {
-    const NAME: &'static str = "marking the stuck";
     const PERIOD: Duration = Duration::from_secs(2);
     type Error = Error;
+
+    fn name(&self) -> &'static str {
+        "marking the stuck"
+    }
 
     async fn run_once(&mut self) -> Result<(), Error> {
         let marked = self.database.mark_stuck(self.stuck_after, &mut self.walk).await?;
@@ -101,9 +162,12 @@ impl Piece for MarkStuck {
 struct SweepMissed(Database);
 
 impl Piece for SweepMissed {
-    const NAME: &'static str = "sweep for missed wake-ups";
     const PERIOD: Duration = Duration::from_secs(10);
     type Error = Error;
+
+    fn name(&self) -> &'static str {
+        "sweep for missed wake-ups"
+    }
 
     async fn run_once(&mut self) -> Result<(), Error> {
         let woken = self.0.sweep_missed().await?;
@@ -122,9 +186,12 @@ struct CountOpen {
 }
 
 impl Piece for CountOpen {
-    const NAME: &'static str = "counts";
     const PERIOD: Duration = Duration::from_secs(2);
     type Error = Error;
+
+    fn name(&self) -> &'static str {
+        "counts"
+    }
 
     async fn run_once(&mut self) -> Result<(), Error> {
         let Some(counts) = self.database.count_some(&mut self.survey).await? else { return Ok(()) };
@@ -155,9 +222,12 @@ struct EnsureTopics {
 }
 
 impl Piece for EnsureTopics {
-    const NAME: &'static str = "topics";
     const PERIOD: Duration = Duration::from_secs(30);
     type Error = amends_kafka::Error;
+
+    fn name(&self) -> &'static str {
+        "topics"
+    }
 
     async fn run_once(&mut self) -> Result<(), amends_kafka::Error> {
         topics::ensure(&self.kafka, &self.topics, self.patience).await.map(drop)

@@ -28,12 +28,13 @@ const RUN_MOST: Duration = Duration::from_secs(60);
 
 /// One piece of upkeep.
 trait Piece: Send + 'static {
-    /// As log lines and metrics call it.
-    const NAME: &'static str;
     /// From the beginning of one run to that of the next. The first comes at once.
     const PERIOD: Duration;
     /// Why a run can fail.
     type Error: Display + Send;
+
+    /// As log lines and metrics call it.
+    fn name(&self) -> &'static str;
 
     /// Does a bounded part of it.
     fn run_once(&mut self) -> impl Future<Output = Result<(), Self::Error>> + Send;
@@ -72,17 +73,17 @@ impl Upkeep {
 /// One run of a piece, unless its last one still goes on. A failure is logged, and the next run comes in its turn.
 async fn run<P: Piece>(piece: Arc<Mutex<P>>) {
     let Ok(mut piece) = piece.try_lock() else { return };
-    let begun = Instant::now();
+    let (name, begun) = (piece.name(), Instant::now());
     match timeout(RUN_MOST, piece.run_once()).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(piece = P::NAME, %error, "upkeep failed; it will be done again"),
+        Ok(Err(error)) => tracing::warn!(piece = name, %error, "upkeep failed; it will be done again"),
         Err(_) => tracing::warn!(
-            piece = P::NAME,
+            piece = name,
             "upkeep was ended after {}s; it will be done again",
             RUN_MOST.as_secs()
         ),
     }
-    metrics::histogram!("amends_upkeep_seconds", "piece" => P::NAME).record(begun.elapsed().as_secs_f64());
+    metrics::histogram!("amends_upkeep_seconds", "piece" => name).record(begun.elapsed().as_secs_f64());
 }
 
 #[cfg(test)]
@@ -97,12 +98,15 @@ mod tests {
     struct Endless(UnboundedSender<&'static str>);
 
     impl Piece for Endless {
-        const NAME: &'static str = "endless";
         const PERIOD: Duration = Duration::from_secs(1);
         type Error = Infallible;
 
+        fn name(&self) -> &'static str {
+            "endless"
+        }
+
         async fn run_once(&mut self) -> Result<(), Infallible> {
-            let _ = self.0.send(Self::NAME);
+            let _ = self.0.send(self.name());
             pending().await
         }
     }
@@ -111,12 +115,15 @@ mod tests {
     struct Quick(UnboundedSender<&'static str>);
 
     impl Piece for Quick {
-        const NAME: &'static str = "quick";
         const PERIOD: Duration = Duration::from_secs(1);
         type Error = &'static str;
 
+        fn name(&self) -> &'static str {
+            "quick"
+        }
+
         async fn run_once(&mut self) -> Result<(), &'static str> {
-            let _ = self.0.send(Self::NAME);
+            let _ = self.0.send(self.name());
             Err("not this time")
         }
     }
@@ -126,13 +133,13 @@ mod tests {
         let (done, mut seen) = unbounded_channel();
         let mut upkeep = Upkeep::new().await.unwrap();
         upkeep.add(Endless(done.clone())).await.unwrap();
-        assert_eq!(seen.recv().await, Some(Endless::NAME), "the first run comes at once");
+        assert_eq!(seen.recv().await, Some("endless"), "the first run comes at once");
         upkeep.add(Quick(done)).await.unwrap();
         upkeep.0.start().await.unwrap();
         let patience = Duration::from_secs(30);
         for _ in 0..3 {
             let run = timeout(patience, seen.recv()).await.expect("the quick piece has its turn");
-            assert_eq!(run, Some(Quick::NAME));
+            assert_eq!(run, Some("quick"));
         }
         upkeep.0.shutdown().await.unwrap();
     }

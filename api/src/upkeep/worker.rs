@@ -39,9 +39,12 @@ pub async fn of_notification(process: &Process, pool: Pool) -> Result<()> {
 struct RowPartitions(PgRows);
 
 impl Piece for RowPartitions {
-    const NAME: &'static str = "partitions of worker rows";
     const PERIOD: Duration = Duration::from_secs(3600);
     type Error = store::Error;
+
+    fn name(&self) -> &'static str {
+        "partitions of worker rows"
+    }
 
     async fn run_once(&mut self) -> Result<(), store::Error> {
         ensure_partitions(&self.0, MONTHS_AHEAD).await.map(drop)
@@ -55,9 +58,12 @@ struct ExpireRows {
 }
 
 impl Piece for ExpireRows {
-    const NAME: &'static str = "expiry of worker rows";
     const PERIOD: Duration = Duration::from_secs(3600);
     type Error = store::Error;
+
+    fn name(&self) -> &'static str {
+        "expiry of worker rows"
+    }
 
     async fn run_once(&mut self) -> Result<(), store::Error> {
         let (months, rows) = expire_rows(&self.rows, self.settings.retention).await?;
@@ -76,9 +82,12 @@ struct ExpireBooks<P> {
 }
 
 impl<P: Participant + 'static> Piece for ExpireBooks<P> {
-    const NAME: &'static str = "expiry of a worker's books";
     const PERIOD: Duration = Duration::from_secs(3600);
     type Error = store::Error;
+
+    fn name(&self) -> &'static str {
+        "expiry of a worker's books"
+    }
 
     async fn run_once(&mut self) -> Result<(), store::Error> {
         let rows = P::expire_books(&self.pool, self.settings.retention).await?;
@@ -96,9 +105,12 @@ struct ExpireNotifications {
 }
 
 impl Piece for ExpireNotifications {
-    const NAME: &'static str = "expiry of notifications";
     const PERIOD: Duration = Duration::from_secs(3600);
     type Error = sqlx::Error;
+
+    fn name(&self) -> &'static str {
+        "expiry of notifications"
+    }
 
     async fn run_once(&mut self) -> Result<(), sqlx::Error> {
         let rows = expire_notifications(&self.pool, Utc::now(), self.retention).await?;

@@ -74,6 +74,36 @@ impl Postgres {
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(self.owner()).await.unwrap();
     }
 
+    /// So many orders that were placed so many months ago, as copies of a saga with its timeline and personal fields, by
+    /// SQL, with these changes to the sagas' rows.
+    pub async fn past(&self, saga: &Saga, months: i32, orders: i32, changes: &str) {
+        let sql = format!(
+            "SELECT ensure_month(now() - make_interval(months => {months}));
+             CREATE TEMP TABLE past ON COMMIT DROP AS
+                 SELECT (left(least_id(at)::text, 13) || right(gen_random_uuid()::text, 23))::uuid AS id,
+                        (left(least_id(at)::text, 13) || right(gen_random_uuid()::text, 23))::uuid AS order_id, at
+                 FROM (SELECT date_trunc('month', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
+                              - make_interval(months => {months}) + interval '10 days' AS at
+                       FROM generate_series(1, {orders})) AS n;
+             CREATE TEMP TABLE rows ON COMMIT DROP AS
+                 SELECT s.*, p.id AS new_id, p.order_id, p.at FROM sagas AS s, past AS p WHERE s.id = '{id}';
+             UPDATE rows SET id = new_id, business_key = order_id, born_at = at, since = at, updated_at = at;
+             UPDATE rows SET {changes};
+             INSERT INTO sagas (id, born_at, workflow_version, slot, workflow, business_key, core_version, state_version,
+                                revision, wake_at, since, updated_at, live, parked, outcome, step, label, state)
+                 SELECT id, born_at, workflow_version, slot, workflow, business_key, core_version, state_version,
+                        revision, wake_at, since, updated_at, live, parked, outcome, step, label, state FROM rows;
+             INSERT INTO timeline (saga_id, at, batch, revision, slot, body)
+                 SELECT p.id, p.at, batch, revision, slot, body FROM timeline, past AS p WHERE saga_id = '{id}';
+             INSERT INTO personal (saga_id, data)
+                 SELECT p.id, data FROM personal, past AS p WHERE saga_id = '{id}';
+             INSERT INTO orders (id, saga_id, created_at, total, subject, customer_id, currency, lines)
+                 SELECT order_id, id, at, 2500, 's', 'c', 'EUR', '[]' FROM past",
+            id = saga.id
+        );
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(self.owner()).await.unwrap();
+    }
+
     /// From now on whoever appends to this saga's timeline pauses between that and its commit.
     pub async fn pause_before_commit(&self, saga_id: Uuid) -> Paused {
         let mut held = self.owner().begin().await.unwrap();

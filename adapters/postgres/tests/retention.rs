@@ -1,0 +1,179 @@
+//! History goes by month, and nothing that has not ended goes with it.
+
+mod support;
+
+use std::time::Duration;
+
+use amends_engine::port::SagaStore;
+use amends_postgres::{
+    admin::{Admin, Filter},
+    conformance::{World, moved},
+    events::EventLog,
+    retention::{History, RETENTION_LEAST, RetiredMonth},
+    upkeep::{Upkeep, Walk},
+};
+use support::{Postgres, world};
+
+const RETENTION: Duration = Duration::from_secs(400 * 24 * 3600);
+const ENDED: &str = "live = false, outcome = 'completed', wake_at = NULL";
+
+/// How many sagas, timelines, personal fields and orders there are.
+async fn rows(world: &Postgres) -> Vec<i64> {
+    sqlx::query_scalar(
+        "SELECT count(*) FROM sagas UNION ALL SELECT count(DISTINCT saga_id) FROM timeline
+         UNION ALL SELECT count(*) FROM personal UNION ALL SELECT count(*) FROM orders",
+    )
+    .fetch_all(world.owner())
+    .await
+    .unwrap()
+}
+
+async fn run(world: &Postgres, sql: &str) {
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(world.owner()).await.unwrap();
+}
+
+/// What a call moved, and whether the month stays; `None` if no month has come to its time.
+async fn retire(upkeep: &Upkeep, what: History) -> Option<(u64, bool)> {
+    let retired = upkeep.retire_month(what, RETENTION).await.unwrap();
+    retired.map(|RetiredMonth { moved, stays, .. }| (moved, stays))
+}
+
+#[tokio::test]
+async fn a_month_goes_once_all_of_it_is_past_its_time_and_its_orders_two_months_later() {
+    let world = world().await;
+    let upkeep = Upkeep::new(world.pool());
+    let young = world.errand(1).await;
+    for months in [13, 15, 17] {
+        world.past(&young, months, 20, ENDED).await;
+    }
+    assert_eq!(rows(&world).await, [61, 61, 61, 60]);
+    // 13 months ago: its last day is not 400 days ago yet.
+    assert_eq!(retire(&upkeep, History::Sagas).await, Some((0, false)));
+    assert_eq!(retire(&upkeep, History::Sagas).await, Some((0, false)));
+    assert_eq!(retire(&upkeep, History::Sagas).await, None);
+    assert_eq!(rows(&world).await, [21, 21, 21, 60]);
+    assert_eq!(retire(&upkeep, History::Orders).await, Some((0, false)));
+    assert_eq!(retire(&upkeep, History::Orders).await, None);
+    assert_eq!(rows(&world).await, [21, 21, 21, 40]);
+    assert_eq!(world.store().load(&[young.id]).await.unwrap().sagas.len(), 1);
+}
+
+#[tokio::test]
+async fn what_has_not_ended_outlives_its_month_with_all_that_is_its_own() {
+    let world = world().await;
+    let upkeep = Upkeep::new(world.pool());
+    let young = world.errand(1).await;
+    world.past(&young, 17, 20, ENDED).await;
+    world.past(&young, 17, 3, "parked = true, live = false, wake_at = NULL").await;
+    world.past(&young, 17, 2, "wake_at = now() - interval '1 minute'").await;
+    assert_eq!(retire(&upkeep, History::Sagas).await, Some((5, false)));
+    assert_eq!(retire(&upkeep, History::Orders).await, Some((5, false)));
+    assert_eq!(rows(&world).await, [6, 6, 6, 5]);
+
+    // They are found, shown and driven as before.
+    let admin = Admin::new(world.pool());
+    let parked =
+        Filter { state: Some(amends_engine::core::SagaState::Parked), limit: 9, ..Filter::default() };
+    let parked = admin.list(&parked).await.unwrap().items;
+    assert_eq!(parked.len(), 3);
+    let detail = admin.get(parked[0].id).await.unwrap().unwrap();
+    assert_eq!(detail.timeline.len(), 1);
+    let mut ended = moved(&detail.saga, 1, detail.now);
+    (ended.saga.parked, ended.saga.outcome) = (false, Some(amends_engine::core::SagaOutcome::Undone));
+    assert_eq!(world.store().commit(&[ended]).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_outlived_its_month_goes_once_it_has_ended_and_rested_and_its_order_after_it() {
+    let world = world().await;
+    let upkeep = Upkeep::new(world.pool());
+    let young = world.errand(1).await;
+    world.past(&young, 17, 3, "parked = true, live = false, wake_at = NULL").await;
+    retire(&upkeep, History::Sagas).await;
+    retire(&upkeep, History::Orders).await;
+    let forget = async || {
+        let mut walk = Walk::default();
+        let sagas = upkeep.forget_leftovers(History::Sagas, RETENTION, &mut walk).await.unwrap();
+        (sagas, upkeep.forget_leftovers(History::Orders, RETENTION, &mut Walk::default()).await.unwrap())
+    };
+    assert_eq!(forget().await, (0, 0), "parked");
+    run(&world, "UPDATE sagas_default SET parked = false, outcome = 'undone', updated_at = now()").await;
+    assert_eq!(forget().await, (0, 0), "ended just now");
+    run(&world, "UPDATE sagas_default SET updated_at = now() - interval '401 days'").await;
+    assert_eq!(forget().await, (3, 3));
+    assert_eq!(rows(&world).await, [1, 1, 1, 0]);
+}
+
+#[tokio::test]
+async fn a_month_of_which_too_much_has_not_ended_stays_whole() {
+    let world = world().await;
+    let upkeep = Upkeep::new(world.pool());
+    let young = world.errand(1).await;
+    world.past(&young, 17, 2_001, "parked = true, live = false, wake_at = NULL").await;
+    assert_eq!(retire(&upkeep, History::Sagas).await, Some((2_001, true)));
+    assert_eq!(rows(&world).await, [2_002, 2_002, 2_002, 2_001]);
+}
+
+#[tokio::test]
+async fn a_stray_is_kept_so_long_after_it_came() {
+    let world = world().await;
+    let upkeep = Upkeep::new(world.pool());
+    run(
+        &world,
+        "SELECT ensure_month(now() - interval '17 months');
+         INSERT INTO strays (saga_id, command_id, received_at, reply)
+         SELECT least_id(date_trunc('month', now()) - interval '17 months' + interval '10 days'), gen_random_uuid(),
+                now() - n * interval '300 days', '{}' FROM generate_series(1, 2) AS n",
+    )
+    .await;
+    assert_eq!(retire(&upkeep, History::Strays).await, Some((1, false)));
+    let left = async || {
+        let left: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM strays").fetch_one(world.owner()).await.unwrap();
+        left
+    };
+    // The one that came later brings the other of its saga along; that one goes by itself.
+    assert_eq!(left().await, 2);
+    let mut walk = Walk::default();
+    assert_eq!(upkeep.forget_leftovers(History::Strays, RETENTION, &mut walk).await.unwrap(), 1);
+    assert_eq!(left().await, 1);
+}
+
+#[tokio::test]
+async fn the_engine_cannot_forget_what_is_young() {
+    let world = world().await;
+    let upkeep = Upkeep::new(world.pool());
+    let young = world.errand(1).await;
+    world.past(&young, 5, 3, ENDED).await;
+    let short = RETENTION_LEAST - Duration::from_secs(1);
+    for what in History::ALL {
+        assert!(upkeep.retire_month(what, short).await.is_err(), "{what:?}");
+        assert!(upkeep.forget_leftovers(what, short, &mut Walk::default()).await.is_err(), "{what:?}");
+    }
+    assert_eq!(rows(&world).await, [4, 4, 4, 3]);
+    assert!(upkeep.retire_month(History::Sagas, RETENTION_LEAST).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_month_that_somebody_reads_waits_and_nobody_waits_for_it() {
+    let world = world().await;
+    let upkeep = Upkeep::new(world.pool());
+    let young = world.errand(1).await;
+    world.past(&young, 17, 3, ENDED).await;
+    let mut reading = world.owner().begin().await.unwrap();
+    sqlx::query("SELECT count(*) FROM sagas").execute(&mut *reading).await.unwrap();
+    let refused = upkeep.retire_month(History::Sagas, RETENTION).await;
+    assert!(matches!(refused, Err(amends_postgres::Error::Unavailable(_))), "{refused:?}");
+    world.errand(1).await;
+    reading.rollback().await.unwrap();
+    assert_eq!(retire(&upkeep, History::Sagas).await, Some((0, false)));
+}
+
+#[tokio::test]
+async fn the_publisher_passes_over_what_is_gone() {
+    let world = world().await;
+    let (gone, there) = (world.errand(1).await, world.errand(1).await);
+    run(&world, &format!("DELETE FROM sagas WHERE id = '{}'", gone.id)).await;
+    let entries = EventLog::new(world.pool()).unpublished(&[(1, 0)], 10).await.unwrap();
+    assert_eq!(entries.iter().map(|entry| entry.saga_id).collect::<Vec<_>>(), [there.id]);
+}
