@@ -12,11 +12,11 @@ use std::{
 };
 
 use amends_orders::keys::{self, KeyClass};
+use amends_pool::Pool;
 use amends_postgres::{
     retention::{History, RETENTION_LEAST},
     upkeep::{Survey, Upkeep, Walk},
 };
-use amends_pool::Pool;
 use sqlx::AssertSqlSafe;
 use support::{Postgres, world};
 

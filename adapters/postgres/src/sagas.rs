@@ -187,7 +187,7 @@ async fn put_off(pool: &Pool, ids: &[Uuid]) -> Result<(), Error> {
 
 /// Reads live sagas that wake only after more than `beyond` from now, in the order in which they do.
 pub(crate) async fn sleeping_beyond(
-    pool: &PgPool,
+    pool: &Pool,
     slots: &[u16],
     beyond: Duration,
     after: Option<(DateTime<Utc>, Uuid)>,

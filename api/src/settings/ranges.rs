@@ -8,6 +8,7 @@ use std::{
 };
 
 use amends_http::Rules;
+use amends_postgres::retention::RETENTION_LEAST;
 use humantime_serde::re::humantime::format_duration;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -30,7 +31,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), Error> {
         ("pending_timeout", settings.pending_timeout, millis(1)..=TEN_YEARS),
         ("stuck_after", settings.stuck_after, millis(1)..=TEN_YEARS),
         ("horizon", settings.horizon, MINUTE..=TEN_YEARS),
-        ("retention", settings.retention, DAY..=TEN_YEARS),
+        ("retention", settings.retention, RETENTION_LEAST..=TEN_YEARS),
         ("call_lease", settings.call_lease, millis(100)..=DAY),
         ("start_timeout", settings.start_timeout, millis(100)..=60 * MINUTE),
     ] {

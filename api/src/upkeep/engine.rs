@@ -11,10 +11,10 @@ use amends_orders::keys::{self, KeyClass};
 use amends_pool::Pool;
 use amends_postgres::{
     Error,
-    retention::{History, RETENTION_LEAST, RetiredMonth},
+    retention::{History, RetiredMonth},
     upkeep::{Survey, Upkeep as Database, Walk},
 };
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::{Piece, Upkeep};
 use crate::process::Process;
@@ -37,9 +37,6 @@ pub async fn of_engine(
     let pool = amends_pool::connect(url, CONNECTIONS, "amends-engine-upkeep")?;
     let database = Database::new(pool.clone());
     let (stuck_after, retention) = (process.settings.stuck_after, process.settings.retention);
-    if retention < RETENTION_LEAST {
-        bail!("setting retention: history is kept for 60d at least");
-    }
     let upkeep = Upkeep::new().await?;
     upkeep.add(TurnKeys(pool)).await?;
     upkeep.add(EnsurePartitions(database.clone())).await?;

@@ -20,7 +20,8 @@ const PUT_OFF_SPACING: TimeDelta = TimeDelta::milliseconds(2);
 const PUT_OFF_MOST: usize = 400_000;
 
 /// The longest that a saga is put off.
-pub(super) const LONGEST: Duration = Duration::from_millis(2 * PUT_OFF_MOST as u64);
+pub(super) const LONGEST: Duration =
+    Duration::from_millis(PUT_OFF_SPACING.num_milliseconds().unsigned_abs() * PUT_OFF_MOST as u64);
 
 /// The sagas that are put off, by whom they wait for and why.
 #[derive(Debug, Default)]
