@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use amends_engine::core::{Catalog, Definition, SagaState};
 use amends_engine::port::DueShare;
+use amends_engine::runtime::recovery::Recovery;
 use amends_engine::runtime::replies;
 use amends_engine::runtime::timers::{BATCH, Timers};
 use amends_protocol::{Kind, Outcome};
@@ -175,4 +176,23 @@ fn what_was_put_off_goes_out_as_soon_as_answers_pay_for_it_and_not_when_it_is_du
     world.delivers(&put_off);
     hear(&world, &engine);
     assert_eq!(look(&mut timers, &engine), 0);
+}
+
+#[test]
+fn after_an_outage_a_new_owner_leaves_to_the_timers_what_was_not_sent() {
+    let (world, engine) = World::new();
+    hear(&world, &engine);
+    let mut timers = Timers::default();
+    ten_a_second_while_the_broker_is_away(&world, &engine, &mut timers, 30);
+    let recovered = || block_on(Recovery::default().run_once(&engine)).unwrap();
+    assert_eq!((recovered(), sent(&world)), (0, BTreeSet::new()), "the newest would go first");
+    world.passes(3);
+    while sent(&world).len() < 200 {
+        look(&mut timers, &engine);
+    }
+    assert_eq!(recovered(), 0, "nor does it overtake those that wait");
+    world.passes(30);
+    let later = world.born(1);
+    world.sent();
+    assert_eq!((recovered(), sent(&world)), (1, BTreeSet::from([later])));
 }

@@ -18,6 +18,8 @@ use crate::core::Repeats;
 
 /// What a repetition costs; all amounts are in thousandths of one.
 const COST: u64 = 1_000;
+/// From then on what was not sent is due again.
+const UNSENT_LONG: Duration = Duration::from_secs(5);
 /// While nothing can be sent, one message so often finds out whether that is still so.
 const UNSENT_TRY_INTERVAL: Duration = Duration::from_secs(3);
 
@@ -107,6 +109,10 @@ struct Budgets {
     accounts: HashMap<Repetition, Account>,
     /// When sending was last seen to fail, if it has failed since it was last seen to work.
     unsent_at: Option<Duration>,
+    /// Since when it has failed.
+    unsent_since: Option<Duration>,
+    /// When messages were sent again after a long time.
+    resumed_at: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -133,13 +139,30 @@ impl RepeatBudget {
     }
 
     /// Takes note that messages were sent. Returns whether sending had failed before.
-    pub(super) fn sent(&self) -> bool {
-        self.budgets().unsent_at.take().is_some()
+    pub(super) fn sent(&self, now: Duration) -> bool {
+        let mut budgets = self.budgets();
+        if budgets.unsent_at.take().is_none() {
+            return false;
+        }
+        if budgets.unsent_since.take().is_some_and(|since| now.saturating_sub(since) >= UNSENT_LONG) {
+            budgets.resumed_at = Some(now);
+        }
+        true
     }
 
     /// Takes note that messages could not be sent. Returns whether that is news.
     pub(super) fn unsent(&self, now: Duration) -> bool {
-        self.budgets().unsent_at.replace(now).is_none()
+        let mut budgets = self.budgets();
+        budgets.unsent_since.get_or_insert(now);
+        budgets.unsent_at.replace(now).is_none()
+    }
+
+    /// Whether nothing could be sent for long, until less than `ago` ago.
+    pub(super) fn was_unsent(&self, now: Duration, ago: Duration) -> bool {
+        let budgets = self.budgets();
+        let lasts = |since| now.saturating_sub(since) >= UNSENT_LONG;
+        budgets.unsent_since.is_some_and(lasts)
+            || budgets.resumed_at.is_some_and(|at| now.saturating_sub(at) < ago)
     }
 
     /// Whether nothing can be sent, as far as is known.
@@ -308,7 +331,7 @@ mod tests {
         assert!(budget.tries_sending(later) && !budget.tries_sending(later), "one at a time");
         assert!(!budget.unsent(later), "no news");
         assert_eq!((paid(&budget, Repeats::Silent, later), budget.affords(mine[0], later)), (0, 0));
-        assert!(budget.sends_nothing() && budget.sent() && !budget.sent());
+        assert!(budget.sends_nothing() && budget.sent(later) && !budget.sent(later));
         assert_eq!(budget.affords(mine[0], later), 200);
         assert_eq!(paid(&budget, Repeats::Silent, later), 200);
     }

@@ -39,10 +39,11 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         }
         metrics::counter!("amends_engine_commands_total").increment(messages.len() as u64);
         let sent = self.sink.send(messages).await;
+        let now = self.clock.monotonic();
         match &sent {
-            Ok(()) if self.budget.sent() => tracing::info!("messages are sent again"),
+            Ok(()) if self.budget.sent(now) => tracing::info!("messages are sent again"),
             Ok(()) => {}
-            Err(error) if self.budget.unsent(self.clock.monotonic()) => {
+            Err(error) if self.budget.unsent(now) => {
                 tracing::warn!(%error, "messages cannot be sent; repetitions wait until they can");
             }
             Err(_) => {}

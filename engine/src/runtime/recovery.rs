@@ -42,6 +42,12 @@ impl Recovery {
         if !drained || assignment == self.done {
             return Ok(0);
         }
+        // What could not be sent for long goes by its promise, with all that waits: the timers see to that. Sent from here, the
+        // newest would go first.
+        if engine.budget.was_unsent(engine.clock.monotonic(), WITHIN) {
+            self.done = assignment;
+            return Ok(0);
+        }
         let gained: Vec<u16> = (0..amends_protocol::SLOTS)
             .filter(|&slot| assignment.owns(slot) && !self.done.owns(slot))
             .collect();
