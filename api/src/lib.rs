@@ -1,16 +1,18 @@
 //! What the program `amends` is made of: its roles, and what they share. Here the crates beside this one are put
-//! together; `main.rs` only chooses a role. A library, so that the benchmark can run the same roles over other
+//! together; `program.rs` only chooses a role. A library, so that the benchmark can run the same roles over other
 //! workflows.
 
 pub mod cli;
 pub mod clock;
 pub mod engine;
 pub mod failpoints;
+pub mod fleet;
 pub mod lists;
 pub mod orders;
 pub mod panics;
 pub mod problem;
 pub mod process;
+pub mod program;
 pub mod publisher;
 pub mod roles;
 pub mod routes;

@@ -1,11 +1,24 @@
 //! Publishes domain events from the timeline: reads past each slot's watermark, sends, and moves the watermark
 //! once everything is acknowledged. At least once; in order for each order within a topic. Watermarks are written
 //! down once a second, and when slots change hands: what a publisher did since then is done again after it is killed.
+//!
+//! An entry that this program cannot read (of a newer workflow, or by newer rules) stops its slot: the slot is handed over
+//! to a program that can read it, which publishes from there on, and then its owner goes on behind that.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
-use amends_engine::runtime::{Error, News, Ownership};
-use amends_postgres::{events::EventLog, watermarks::Watermarks};
+use amends_engine::{
+    core::Known,
+    runtime::{Error, News, Ownership},
+};
+use amends_postgres::{
+    events::{EventLog, Unpublished},
+    handoffs::Handoffs,
+    watermarks::Watermarks,
+};
 use amends_protocol::{
     transport::{Outbound, Placement, Sink},
     wire,
@@ -36,8 +49,12 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// Publishes the slots that this process owns.
 pub struct Publisher<K> {
     workflows: Workflows,
+    known: Known,
     log: EventLog,
     watermarks: Watermarks,
+    handoffs: Handoffs,
+    /// Own slots in which there is an entry that this program cannot read.
+    stopped: BTreeSet<u16>,
     /// The assignment whose watermarks are open.
     generation: Option<u64>,
     sink: K,
@@ -53,11 +70,25 @@ impl<K: Sink> Publisher<K> {
         workflows: Workflows,
         log: EventLog,
         watermarks: Watermarks,
+        handoffs: Handoffs,
         sink: K,
         ownership: Ownership,
         news: News,
     ) -> Self {
-        Self { workflows, log, watermarks, generation: None, sink, ownership, news, swept_at: None, turn: 0 }
+        Self {
+            known: Known::of(&workflows.catalog()),
+            workflows,
+            log,
+            watermarks,
+            handoffs,
+            stopped: BTreeSet::new(),
+            generation: None,
+            sink,
+            ownership,
+            news,
+            swept_at: None,
+            turn: 0,
+        }
     }
 
     /// Publishes one batch; answers how many entries were read.
@@ -69,16 +100,22 @@ impl<K: Sink> Publisher<K> {
         if self.generation != Some(assignment.generation) {
             self.watermarks.open(&self.ownership.slots()).await?;
             (self.generation, self.swept_at) = (Some(assignment.generation), None);
+            self.stopped.clear();
         }
         let mut slots = self.news.take();
         let sweep = self.swept_at.is_none_or(|at| at.elapsed() >= SWEEP);
         if sweep {
             self.watermarks.keep().await?;
+            if !self.stopped.is_empty() {
+                let stopped: Vec<u16> = std::mem::take(&mut self.stopped).into_iter().collect();
+                self.watermarks.catch_up(&stopped).await?;
+            }
+            self.take_over().await?;
             // To look into every slot costs milliseconds.
             slots = self.ownership.slots();
             self.swept_at = Some(Instant::now());
         }
-        slots.retain(|&slot| assignment.owns(slot));
+        slots.retain(|&slot| assignment.owns(slot) && !self.stopped.contains(&slot));
         if slots.is_empty() {
             return Ok(0);
         }
@@ -102,12 +139,36 @@ impl<K: Sink> Publisher<K> {
         // Another slot first each time, so that none waits behind the others for ever.
         self.turn = self.turn.wrapping_add(1);
         slots.rotate_left(self.turn % slots.len());
-        let entries = self.log.unpublished(&self.watermarks.of(slots), BATCH).await?;
+        let read = self.log.unpublished(&self.watermarks.of(slots), BATCH, &self.known).await?;
+        self.send(&read.entries).await?;
+        for read in &read.entries {
+            self.watermarks.reach(read.slot, read.position);
+        }
+        if !read.stopped.is_empty() {
+            self.handoffs.give(&read.stopped).await?;
+            // Not read again until it is known how far another program has come.
+            self.stopped.extend(read.stopped.iter().map(|handoff| handoff.slot));
+        }
+        Ok(read.entries.len())
+    }
+
+    /// Publishes what the owners of other slots cannot read.
+    async fn take_over(&mut self) -> Result<(), Error> {
+        for (slot, position) in self.handoffs.open(&self.known).await? {
+            let read = self.log.unpublished(&[(slot, position - 1)], BATCH, &self.known).await?;
+            self.send(&read.entries).await?;
+            self.handoffs.settle(slot, position, read.entries.last().map(|read| read.position)).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends the domain events of these entries, in their order.
+    async fn send(&self, entries: &[Unpublished]) -> Result<(), Error> {
         if entries.is_empty() {
-            return Ok(0);
+            return Ok(());
         }
         let mut messages = Vec::new();
-        for read in &entries {
+        for read in entries {
             let (version, key) = (read.workflow_version, &read.business_key);
             for event in self.workflows.domain_events(&read.workflow, version, read.saga_id, key, &read.entry)
             {
@@ -121,10 +182,6 @@ impl<K: Sink> Publisher<K> {
             }
         }
         metrics::counter!("amends_engine_domain_events_total").increment(messages.len() as u64);
-        self.sink.send(messages).await?;
-        for read in &entries {
-            self.watermarks.reach(read.slot, read.position);
-        }
-        Ok(entries.len())
+        Ok(self.sink.send(messages).await?)
     }
 }

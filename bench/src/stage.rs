@@ -256,6 +256,8 @@ async fn births(deployment: &Deployment, kafka: &KafkaSettings, mode: Mode) -> R
         news: Default::default(),
         budget: Default::default(),
         recent: Default::default(),
+        passed_over: Default::default(),
+        fleet: Default::default(),
     };
     Ok(Births { engine: Arc::new(engine), orders, definition, slots: Default::default() })
 }

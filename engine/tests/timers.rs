@@ -149,29 +149,35 @@ fn slots_nobody_owns_are_looked_at_once_they_are_late() {
 }
 
 #[test]
-fn a_saga_of_an_unknown_workflow_stops_no_other_and_is_left_alone_for_a_minute() {
+fn a_saga_of_an_unknown_workflow_stops_no_other_and_keeps_its_time() {
     let (world, engine) = World::new();
     own(&world, &engine, &[1]);
     let (newer, a) = (world.born(1), world.born(1));
     world.state().sagas.get_mut(&newer).unwrap().0.workflow_version = 2;
+    let at = world.saga(newer).wake_at;
+    world.passes(5);
+    let mut timers = Timers::default();
+    assert_eq!(look(&mut timers, &engine), 1);
+    assert_eq!(world.sent(), [(a, "book execute".to_owned())]);
+    assert_eq!(look(&mut timers, &engine), 0);
+    assert_eq!(world.saga(newer).wake_at, at, "it is due for an engine that knows it");
+}
+
+#[test]
+fn a_saga_whose_row_is_held_stops_no_other_and_is_woken_once_the_row_is_free() {
+    let (world, engine) = World::new();
+    own(&world, &engine, &[1]);
+    let (held, a) = (world.born(1), world.born(1));
+    world.state().locked.insert(held);
     world.passes(5);
     let mut timers = Timers::default();
     assert_eq!(look(&mut timers, &engine), 2);
     assert_eq!(world.sent(), [(a, "book execute".to_owned())]);
-    assert_eq!(look(&mut timers, &engine), 0);
-    assert_eq!(world.saga(newer).wake_at, Some(world.state().now + TimeDelta::seconds(60)));
-}
-
-#[test]
-fn a_reply_for_a_saga_of_an_unknown_workflow_does_not_put_off_its_timers() {
-    let (world, engine) = World::new();
-    let newer = world.born(1);
-    world.state().sagas.get_mut(&newer).unwrap().0.workflow_version = 2;
-    let at = world.saga(newer).wake_at;
-    world.answers(newer, "book", Outcome::Succeeded);
-    block_on(replies::run_once(&engine, &mut world.clone())).unwrap();
-    assert_eq!(world.saga(newer).wake_at, at);
-    assert_eq!(world.state().dead.len(), 1);
+    assert_eq!(look(&mut timers, &engine), 0, "it is left out for a moment");
+    world.state().locked.clear();
+    world.passes(2);
+    assert_eq!(look(&mut timers, &engine), 1);
+    assert_eq!(world.sent(), [(held, "book execute".to_owned())]);
 }
 
 #[test]

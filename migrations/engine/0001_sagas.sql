@@ -88,6 +88,16 @@ CREATE TABLE publisher_watermarks (
     PRIMARY KEY (slot, position)
 );
 
+-- Slots whose owner has come to an entry that it cannot read: a program that can goes on from there.
+CREATE TABLE publisher_handoffs (
+    slot             smallint NOT NULL,
+    position         bigint   NOT NULL,
+    workflow         text     NOT NULL,
+    workflow_version integer  NOT NULL,
+    core_version     smallint NOT NULL,
+    PRIMARY KEY (slot, position)
+);
+
 -- Successes that no saga here ordered: for an operator.
 CREATE TABLE strays (
     saga_id     uuid        NOT NULL,
@@ -96,6 +106,36 @@ CREATE TABLE strays (
     reply       text        NOT NULL,
     PRIMARY KEY (saga_id, command_id)
 ) PARTITION BY RANGE (saga_id);
+
+-- Replies that could not be judged when they came: their saga's row was held by another transaction, or the engine that
+-- received them did not know its workflow or the format of its row. An engine that can judge them does, and deletes them.
+CREATE TABLE deferred_replies (
+    saga_id          uuid        NOT NULL,
+    digest           uuid        NOT NULL,
+    slot             smallint    NOT NULL,
+    received_at      timestamptz NOT NULL DEFAULT now(),
+    due_at           timestamptz NOT NULL,
+    why              text        NOT NULL,
+    workflow         text        NOT NULL,
+    workflow_version integer     NOT NULL,
+    core_version     smallint    NOT NULL,
+    state_version    smallint    NOT NULL,
+    topic            text        NOT NULL,
+    partition        integer     NOT NULL,
+    "offset"         bigint      NOT NULL,
+    reply            text        NOT NULL,
+    PRIMARY KEY (saga_id, digest)
+);
+
+-- An engine asks for what it can judge: replies for others stand elsewhere in the index.
+CREATE INDEX deferred_replies_due ON deferred_replies (workflow, workflow_version, due_at);
+
+-- Which programs live, and what they know: workflows, rules, formats. Each says so every two seconds.
+CREATE TABLE programs (
+    id      uuid PRIMARY KEY,
+    seen_at timestamptz NOT NULL,
+    known   text        NOT NULL
+) WITH (fillfactor = 50);
 
 -- An order's immutable input and the id of its newest saga, whose label is its status. Lines as they came.
 CREATE TABLE orders (
@@ -400,5 +440,15 @@ GRANT UPDATE (wake_at, since, updated_at, stuck_at, revision, core_version, stat
               step, label, heading_for, reason, state) ON sagas TO amends_engine;
 GRANT UPDATE (saga_id) ON orders TO amends_engine;
 GRANT USAGE, SELECT ON SEQUENCE timeline_position TO amends_engine;
-GRANT SELECT, INSERT, DELETE ON publisher_watermarks TO amends_engine;
+GRANT SELECT, INSERT, DELETE ON publisher_watermarks, publisher_handoffs TO amends_engine;
+GRANT SELECT, INSERT, UPDATE, DELETE ON deferred_replies, programs TO amends_engine;
 GRANT SELECT, INSERT, UPDATE ON idempotency_keys TO amends_engine;
+
+-- The oldest schema whose programs can run beside this one. A migration after which they cannot raises it: an N-1
+-- program starts, and runs, beside a migrated N database.
+CREATE TABLE schema_compatibility (
+    only_row        boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    compatible_from bigint NOT NULL
+);
+INSERT INTO schema_compatibility (compatible_from) VALUES (1);
+GRANT SELECT ON schema_compatibility TO amends_engine;

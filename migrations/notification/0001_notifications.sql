@@ -12,3 +12,12 @@ CREATE TABLE notifications (
 GRANT SELECT, INSERT, DELETE ON notifications TO amends_notification;
 -- The service checks at its start that the schema is the one it was made for.
 GRANT SELECT ON _sqlx_migrations TO amends_notification;
+
+-- The oldest schema whose programs can run beside this one. A migration after which they cannot raises it: an N-1
+-- program starts, and runs, beside a migrated N database.
+CREATE TABLE schema_compatibility (
+    only_row        boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    compatible_from bigint NOT NULL
+);
+INSERT INTO schema_compatibility (compatible_from) VALUES (1);
+GRANT SELECT ON schema_compatibility TO amends_notification;

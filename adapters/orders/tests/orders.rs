@@ -231,7 +231,7 @@ async fn no_generation_begins_while_a_key_is_being_taken() {
     let meanwhile = async {
         world.until_waiting("advisory", 1).await;
         let refused = keys::turn(&world.pool(), KeyClass::Placement).await;
-        assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
+        assert!(matches!(refused, Err(Error::Locked(_))), "{refused:?}");
         paused.end().await;
     };
     let (placed, ()) = tokio::join!(placing, meanwhile);

@@ -39,8 +39,8 @@ pub enum Error {
     /// It has not been migrated to this program's schema.
     #[error("the database is at an older schema than this program: run `amends migrate`")]
     Older,
-    /// It was migrated by a newer program.
-    #[error("the database is at a newer schema ({0}) than this program: run a newer `amends`")]
+    /// It was migrated by a newer program, and says that this one is too old for it.
+    #[error("the database is at a newer schema ({0}) than this program can run beside: run a newer `amends`")]
     Newer(i64),
     /// A migration is not the one that this program knows by that number.
     #[error("migration {0} of the database is not this program's")]

@@ -29,7 +29,8 @@ pub async fn check(pool: &Pool, patience: Duration) -> Result<(), Error> {
     }
 }
 
-/// Whether the database is at the schema that these migrations lead to.
+/// Whether this program can run beside the database's schema: it is the one that these migrations lead to, or a newer one
+/// that says so (table `schema_compatibility`: the oldest schema whose programs can).
 ///
 /// # Errors
 /// [`Error::Older`], [`Error::Newer`], [`Error::Different`] or [`Error::Unreachable`].
@@ -44,7 +45,15 @@ pub async fn is_at(pool: &Pool, migrator: &Migrator) -> Result<(), Error> {
     };
     let known: HashMap<i64, &[u8]> = migrator.iter().map(|m| (m.version, &*m.checksum)).collect();
     if let Some(newer) = applied.keys().filter(|version| !known.contains_key(version)).max() {
-        return Err(Error::Newer(*newer));
+        let own = known.keys().max().copied().unwrap_or_default();
+        if compatible_from(pool).await?.is_none_or(|oldest| own < oldest) {
+            return Err(Error::Newer(*newer));
+        }
+        tracing::info!(
+            schema = newer,
+            own,
+            "the database is at a newer schema, which this program can run beside"
+        );
     }
     for (version, checksum) in known {
         match applied.get(&version) {
@@ -54,4 +63,14 @@ pub async fn is_at(pool: &Pool, migrator: &Migrator) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The oldest schema whose programs can run beside this one, as the database says.
+async fn compatible_from(pool: &Pool) -> Result<Option<i64>, Error> {
+    let oldest = sqlx::query_scalar("SELECT compatible_from FROM schema_compatibility").fetch_optional(pool);
+    match oldest.await {
+        Ok(oldest) => Ok(oldest),
+        Err(error) if sqlstate::is_undefined_table(&error) => Ok(None),
+        Err(error) => Err(Error::Unreachable(error)),
+    }
 }

@@ -210,7 +210,7 @@ impl Admin {
             inputs: inputs
                 .ok_or_else(|| Error::Unreadable(format!("saga {saga_id} has no input")))?
                 .read()?,
-            timeline: timeline.into_iter().map(timeline::Row::read).collect::<Result<_, _>>()?,
+            timeline: timeline.iter().map(timeline::Row::read).collect::<Result<_, _>>()?,
             now,
         }))
     }

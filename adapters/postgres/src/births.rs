@@ -1,6 +1,6 @@
 //! Sagas are born: row, personal fields and first entry, many in one statement.
 
-use amends_engine::core::Change;
+use amends_engine::core::{Change, state_version};
 use amends_pool::Connection;
 use amends_protocol::Json;
 use sqlx::{
@@ -11,7 +11,6 @@ use sqlx::{
 
 use crate::{
     columns::{each, int, small},
-    sagas::{CORE, STATE_VERSION},
     timeline,
 };
 
@@ -29,14 +28,15 @@ pub struct Birth<'a> {
 macro_rules! birth_columns {
     () => {
         "UNNEST($1::uuid[], $2::int2[], $3::text[], $4::text[], $5::int4[], $6::text[], $7::timestamptz[], $8::text[],
-                $9::timestamptz[], $10::text[], $11::text[], $12::text[], $13::bool[]"
+                $9::timestamptz[], $10::text[], $11::text[], $12::text[], $13::bool[], $14::int2[], $15::int2[]"
     };
 }
 /// The names of [`birth_columns!`].
 #[macro_export]
 macro_rules! birth_names {
     () => {
-        "saga_id, slot, business_key, workflow, workflow_version, label, wake_at, step, at, state, personal, body, live"
+        "saga_id, slot, business_key, workflow, workflow_version, label, wake_at, step, at, state, personal, body, live, \
+         core_version, state_version"
     };
 }
 /// Parts of a statement that give birth to what is in `new`. Nobody waits for rows that are new: the slots are
@@ -48,7 +48,7 @@ macro_rules! birth_rows {
             INSERT INTO sagas (id, slot, business_key, workflow, workflow_version, revision, label, parked, live, wake_at,
                                step, since, born_at, updated_at, state, core_version, state_version)
             SELECT saga_id, slot, business_key, workflow, workflow_version, 1, label, false, live, wake_at,
-                   step, at, at, at, state, $14, $15 FROM new
+                   step, at, at, at, state, core_version, state_version FROM new
         ), personal_fields AS (
             INSERT INTO personal (saga_id, data) SELECT saga_id, personal FROM new WHERE personal IS NOT NULL
         ), locked AS MATERIALIZED (
@@ -90,8 +90,8 @@ pub fn bind<'q>(
         .bind(each(births, |birth| birth.personal.filter(|json| !json.is_null()).map(Json::get)))
         .bind(each(births, |birth| birth.change.entry.body()))
         .bind(each(&sagas, |saga| saga.live))
-        .bind(CORE)
-        .bind(STATE_VERSION)
+        .bind(each(&sagas, |saga| small(saga.core_version)))
+        .bind(each(&sagas, |saga| small(state_version(saga.core_version))))
         .bind(timeline::LOCK)
         .bind(batch)
 }

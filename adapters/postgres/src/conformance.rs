@@ -5,12 +5,15 @@ use std::{collections::BTreeMap, time::Duration};
 
 use amends_engine::{
     core::{
-        Call, Change, Definition, Did, Entry, Event, Labels, Needs, NewSaga, Occurrence, RetryPolicy, Saga,
-        SagaOutcome, Step, StepKind, start,
+        CORE_VERSION, Call, Change, Definition, Did, Entry, Event, Known, Labels, Needs, NewSaga, Occurrence,
+        Requires, RetryPolicy, STATE_VERSION, Saga, SagaOutcome, Step, StepKind, start,
     },
-    port::{DueScan, DueShare, Error, SagaStore, Stray, Wants, Write},
+    port::{
+        Committed, Deferral, DeferredReply, DeferredScan, DueScan, DueShare, Error, SagaStore, Stray, Wants,
+        Write,
+    },
 };
-use amends_protocol::{Json, Reason};
+use amends_protocol::{Json, Reason, transport::Inbound};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use uuid::Uuid;
@@ -27,6 +30,8 @@ pub trait World: Sync {
     fn timeline(&self, saga_id: Uuid) -> impl Future<Output = Vec<Entry>>;
     /// How many strays are kept.
     fn strays(&self) -> impl Future<Output = usize>;
+    /// Another transaction takes these rows, and keeps them until what it returns is dropped.
+    fn hold(&self, sagas: &[Uuid]) -> impl Future<Output = Box<dyn Send>>;
 }
 
 /// Makes a test of each.
@@ -47,6 +52,12 @@ macro_rules! conformance {
             what_is_due_at_some_steps_is_found_apart_from_the_rest
             nothing_is_due_before_its_time_by_the_stores_clock
             only_live_sagas_of_the_slots_are_due
+            only_what_the_program_knows_is_due_and_keeps_its_time_otherwise
+            a_row_that_another_transaction_holds_is_passed_over_and_stops_nobody
+            a_held_row_is_not_rescheduled_and_others_are
+            a_deferred_reply_is_kept_once_and_read_by_programs_that_can_judge_it
+            a_deferred_reply_of_another_slot_waits_for_its_owner_first
+            a_program_hears_what_the_others_know_that_live
             rescheduling_changes_only_when_it_wakes
             rescheduling_a_saga_that_moved_on_changes_nothing
             those_that_changed_lately_are_in_flight
@@ -104,6 +115,7 @@ pub fn birth_with(input: &Json, slot: u16, now: DateTime<Utc>) -> Change {
 pub fn moved(saga: &Saga, entries: u32, at: DateTime<Utc>) -> Write {
     let entry = |n| Entry {
         revision: saga.revision + n,
+        core_version: saga.core_version,
         occurrence: Occurrence { event: Event::Woke, at, jitter: 7 },
         did: Did { sent: vec![format!("fetch execute {n}")], ..Did::default() },
     };
@@ -129,7 +141,7 @@ async fn load(world: &impl World, id: Uuid) -> Saga {
 
 async fn commit(world: &impl World, writes: &[Write]) -> Vec<Uuid> {
     let answered = world.store().commit(writes).await.expect("the store writes");
-    let mut ids: Vec<Uuid> = answered.into_iter().map(|inputs| inputs.saga_id).collect();
+    let mut ids: Vec<Uuid> = answered.written.into_iter().map(|inputs| inputs.saga_id).collect();
     ids.sort();
     ids
 }
@@ -143,9 +155,18 @@ async fn stored(world: &impl World, slot: u16, change: impl FnOnce(&mut Saga, Da
     birth.saga
 }
 
-fn scan(slots: &[u16]) -> DueScan {
+/// What a program knows that does errands.
+pub fn known() -> Known {
+    let workflows = vec![("errand".to_owned(), 1)];
+    Known { workflows, core_version: CORE_VERSION, state_version: STATE_VERSION }
+}
+
+/// A look for errands in these slots.
+pub fn scan(slots: &[u16]) -> DueScan {
     DueScan {
         slots: slots.to_vec(),
+        known: known(),
+        passed_over: Vec::new(),
         not_before: None,
         overdue: Duration::ZERO,
         share: DueShare::All,
@@ -260,7 +281,7 @@ pub async fn inputs_come_back_as_far_as_they_are_wanted(world: &impl World) {
         let birth = birth_with(&data, 1, now(world).await);
         world.create(&birth, &personal).await;
         let write = Write { wants, ..moved(&birth.saga, 1, birth.saga.born_at) };
-        let answer = world.store().commit(&[write]).await.unwrap().pop().unwrap();
+        let answer = world.store().commit(&[write]).await.unwrap().written.pop().unwrap();
         assert_eq!((answer.data, answer.personal), expected, "{wants:?}");
         let all = world.store().inputs(&[birth.saga.id]).await.unwrap().pop().unwrap();
         assert_eq!(
@@ -373,6 +394,138 @@ pub async fn only_live_sagas_of_the_slots_are_due(world: &impl World) {
     assert_eq!(due(world, &scan(&[1])).await, [here.id]);
 }
 
+/// A newer program's sagas are that program's to wake: what this one does not know it does not see, nor move.
+pub async fn only_what_the_program_knows_is_due_and_keeps_its_time_otherwise(world: &impl World) {
+    let overdue = |saga: &mut Saga, now| saga.wake_at = Some(now - TimeDelta::seconds(9));
+    let older = stored(world, 1, overdue).await;
+    let newer = stored(world, 1, |saga, now| {
+        overdue(saga, now);
+        saga.workflow_version = 2;
+    })
+    .await;
+    let knows = |version| ("errand".to_owned(), version);
+    let all = Known { workflows: vec![knows(1), knows(2)], ..known() };
+    let one_at_a_time = DueScan { limit: 1, ..scan(&[1]) };
+    assert_eq!(due(world, &one_at_a_time).await, [older.id]);
+    assert_eq!(due(world, &DueScan { passed_over: vec![older.id], ..one_at_a_time.clone() }).await, NONE);
+    assert_eq!(due(world, &DueScan { known: Known::default(), ..scan(&[1]) }).await, NONE);
+    let mut both = due(world, &DueScan { known: all, ..scan(&[1]) }).await;
+    both.sort();
+    assert_eq!(both, [older.id, newer.id]);
+    assert_eq!(load(world, newer.id).await, newer);
+}
+
+/// Whatever else is in the batch is written, and what is held is said to be.
+pub async fn a_row_that_another_transaction_holds_is_passed_over_and_stops_nobody(world: &impl World) {
+    let at = now(world).await;
+    let mut sagas = Vec::new();
+    for slot in [1, 1, 2] {
+        sagas.push(stored(world, slot, |_, _| {}).await);
+    }
+    commit(world, &[moved(&sagas[2], 1, at)]).await;
+    let batch: Vec<Write> = sagas.iter().map(|saga| moved(saga, 1, at)).collect();
+    let held = world.hold(&[sagas[0].id]).await;
+    let Committed { written, locked } = world.store().commit(&batch).await.unwrap();
+    assert_eq!(written.iter().map(|inputs| inputs.saga_id).collect::<Vec<_>>(), [sagas[1].id]);
+    assert_eq!(locked, [sagas[0].id], "the third is stale, and not held");
+    assert_eq!(load(world, sagas[0].id).await, sagas[0]);
+    let again = world.store().commit(&batch[..1]).await.unwrap();
+    assert_eq!((again.written.len(), again.locked), (0, vec![sagas[0].id]));
+    drop(held);
+    // The transaction ends a moment after it is dropped.
+    while commit(world, &batch[..1]).await.is_empty() {}
+    for saga in &sagas {
+        assert_eq!(load(world, saga.id).await.revision, 2);
+        assert_eq!(world.timeline(saga.id).await.len(), 2);
+    }
+}
+
+/// Waking it later is worth no wait.
+pub async fn a_held_row_is_not_rescheduled_and_others_are(world: &impl World) {
+    let overdue = |saga: &mut Saga, now| saga.wake_at = Some(now - TimeDelta::seconds(1));
+    let (one, two) = (stored(world, 1, overdue).await, stored(world, 1, overdue).await);
+    let later = Some(one.born_at + TimeDelta::seconds(60));
+    let _held = world.hold(&[one.id]).await;
+    let passed_over = world.store().reschedule(&[(one.id, 1, later), (two.id, 1, later)]).await.unwrap();
+    assert_eq!(passed_over, [one.id]);
+    assert_eq!(due(world, &scan(&[1])).await, [one.id]);
+}
+
+fn deferred_reply(saga_id: Uuid, workflow_version: u32, core_version: u16, rest: Duration) -> DeferredReply {
+    DeferredReply {
+        message: Inbound {
+            topic: "saga.replies".to_owned(),
+            partition: 3,
+            offset: 7,
+            traceparent: None,
+            signature: None,
+            bytes: format!("{{\"version\":\"{workflow_version}\",\"text\":\"ü\"}}").into_bytes(),
+        },
+        saga_id,
+        slot: 1,
+        requires: Requires {
+            workflow: "errand".to_owned(),
+            workflow_version,
+            core_version,
+            state_version: STATE_VERSION,
+        },
+        why: Deferral::UnknownWorkflow,
+        rest,
+    }
+}
+
+fn deferred_scan(slots: &[u16]) -> DeferredScan {
+    DeferredScan { known: known(), slots: slots.to_vec(), abroad: Duration::ZERO, limit: 10 }
+}
+
+/// However often it is received; it stays until it is forgotten.
+pub async fn a_deferred_reply_is_kept_once_and_read_by_programs_that_can_judge_it(world: &impl World) {
+    let (saga, store) = (Uuid::now_v7(), world.store());
+    let mine = deferred_reply(saga, 1, CORE_VERSION, Duration::ZERO);
+    let newer_workflow = deferred_reply(saga, 2, CORE_VERSION, Duration::ZERO);
+    let newer_core = deferred_reply(Uuid::now_v7(), 1, 99, Duration::ZERO);
+    store.defer(&[newer_workflow.clone(), mine.clone(), newer_core]).await.unwrap();
+    store.defer(std::slice::from_ref(&mine)).await.unwrap();
+    let found = store.deferred(&deferred_scan(&[1])).await.unwrap();
+    assert_eq!(found, [(mine.id(), mine.message.clone())]);
+    assert_eq!(
+        store.deferred(&deferred_scan(&[1])).await.unwrap().len(),
+        1,
+        "it stays until it is forgotten"
+    );
+    // It waits for something else now, and is due later.
+    store.defer(&[DeferredReply { rest: Duration::from_secs(60), ..mine.clone() }]).await.unwrap();
+    assert_eq!(store.deferred(&deferred_scan(&[1])).await.unwrap(), []);
+    let newer = Known { workflows: vec![("errand".to_owned(), 2)], ..known() };
+    let newer = DeferredScan { known: newer, ..deferred_scan(&[1]) };
+    assert_eq!(store.deferred(&newer).await.unwrap().len(), 1);
+    store.forget_deferred(&[newer_workflow.id(), mine.id()]).await.unwrap();
+    assert_eq!(store.deferred(&newer).await.unwrap(), []);
+}
+
+/// For so long as the look says.
+pub async fn a_deferred_reply_of_another_slot_waits_for_its_owner_first(world: &impl World) {
+    let reply = deferred_reply(Uuid::now_v7(), 1, CORE_VERSION, Duration::ZERO);
+    world.store().defer(std::slice::from_ref(&reply)).await.unwrap();
+    let abroad = DeferredScan { abroad: Duration::from_secs(60), ..deferred_scan(&[2]) };
+    assert_eq!(world.store().deferred(&abroad).await.unwrap(), []);
+    assert_eq!(world.store().deferred(&deferred_scan(&[2])).await.unwrap().len(), 1);
+    let own = DeferredScan { slots: vec![1], ..abroad };
+    assert_eq!(world.store().deferred(&own).await.unwrap().len(), 1);
+}
+
+/// Itself left out.
+pub async fn a_program_hears_what_the_others_know_that_live(world: &impl World) {
+    let (store, hour) = (world.store(), Duration::from_secs(3600));
+    let (one, two) = (Uuid::now_v7(), Uuid::now_v7());
+    let newer = Known { workflows: vec![("errand".to_owned(), 1), ("errand".to_owned(), 2)], ..known() };
+    assert_eq!(store.announce(one, &known(), hour).await.unwrap(), []);
+    assert_eq!(store.announce(two, &known(), hour).await.unwrap(), [known()]);
+    assert_eq!(store.announce(two, &newer, hour).await.unwrap(), [known()]);
+    assert_eq!(store.announce(one, &known(), hour).await.unwrap(), [newer]);
+    assert_eq!(store.announce(one, &known(), Duration::ZERO).await.unwrap(), [], "it was seen before that");
+}
+
 /// Neither revision nor timeline.
 pub async fn rescheduling_changes_only_when_it_wakes(world: &impl World) {
     let saga = stored(world, 1, |saga, now| saga.wake_at = Some(now - TimeDelta::seconds(1))).await;
@@ -439,10 +592,12 @@ pub async fn nothing_asked_is_nothing_answered(world: &impl World) {
     let store = world.store();
     assert_eq!(store.load(&[]).await.unwrap().sagas, []);
     assert_eq!(store.load(&[Uuid::now_v7()]).await.unwrap().sagas, []);
-    assert_eq!(store.commit(&[]).await.unwrap(), []);
+    assert_eq!(store.commit(&[]).await.unwrap(), Committed::default());
     assert_eq!(store.inputs(&[Uuid::now_v7()]).await.unwrap(), []);
     store.reschedule(&[]).await.unwrap();
     store.keep_strays(&[]).await.unwrap();
+    store.defer(&[]).await.unwrap();
+    store.forget_deferred(&[]).await.unwrap();
 }
 
 /// By `wake_at`, each once; neither ended ones nor those of other slots.

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use amends_engine::core::Entry;
+use amends_engine::core::{Entry, Known, Requires};
 use amends_pool::Pool;
 use sqlx::FromRow;
 use uuid::Uuid;
@@ -13,7 +13,9 @@ use uuid::Uuid;
 use crate::{
     Error,
     columns::{each, small},
-    error, timeline,
+    error,
+    handoffs::Handoff,
+    timeline,
 };
 
 /// An entry that has not been published.
@@ -33,6 +35,15 @@ pub struct Unpublished {
     pub workflow_version: u32,
     /// What happened, when, and what was decided; `did.label` is the new label where it changed.
     pub entry: Entry,
+}
+
+/// What was read.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Read {
+    /// In the order of their positions.
+    pub entries: Vec<Unpublished>,
+    /// Slots in which there is more, which this program cannot read.
+    pub stopped: Vec<Handoff>,
 }
 
 /// The timeline, slot by slot.
@@ -62,7 +73,8 @@ impl EventLog {
 
     /// Reads entries of these slots past these positions, at most `limit`, in the order of their positions. None is
     /// skipped: within a slot positions are in the order of commits. If there are more, those of the first slots
-    /// come first: whoever is behind gives each slot its turn.
+    /// come first: whoever is behind gives each slot its turn. In a slot nothing is read past an entry that a program
+    /// that knows this cannot read.
     ///
     /// # Errors
     /// The database's.
@@ -70,7 +82,8 @@ impl EventLog {
         &self,
         watermarks: &[(u16, i64)],
         limit: u32,
-    ) -> Result<Vec<Unpublished>, Error> {
+        known: &Known,
+    ) -> Result<Read, Error> {
         let mut rows: Vec<Row> = sqlx::query_as(
             "SELECT t.position, t.slot, t.saga_id, t.revision, t.at, t.body
              FROM UNNEST($1::int2[], $2::int8[]) AS w (slot, position)
@@ -87,7 +100,7 @@ impl EventLog {
         .map_err(error::of)?;
         rows.sort_by_key(|row| row.position);
         let names = self.names(&rows).await?;
-        let (mut entries, mut stopped) = (Vec::with_capacity(rows.len()), HashSet::new());
+        let (mut read, mut stopped) = (Read::default(), HashSet::new());
         for row in rows {
             let slot = row.slot;
             if stopped.contains(&slot) {
@@ -98,16 +111,26 @@ impl EventLog {
                 tracing::warn!(slot, saga = %row.entry.saga_id, "passed over an entry whose saga is gone");
                 continue;
             };
-            match row.read(name.clone()) {
-                Ok(entry) => entries.push(entry),
-                Err(why) => {
-                    // A newer program's, most likely, and left to that program: nothing may be skipped.
-                    tracing::warn!(slot, %why, "stopped before an entry that cannot be read");
-                    stopped.insert(slot);
-                }
+            let version = u32::try_from(name.workflow_version).unwrap_or_default();
+            let entry = known.knows(&name.workflow, version).then(|| row.read(name.clone()));
+            if let Some(Ok(entry)) = entry {
+                read.entries.push(entry);
+                continue;
             }
+            if let Some(Err(why)) = entry {
+                tracing::warn!(slot, %why, "stopped before an entry that cannot be read");
+            }
+            stopped.insert(slot);
+            let requires = Requires {
+                workflow: name.workflow.clone(),
+                workflow_version: version,
+                core_version: row.entry.core_version(),
+                state_version: 0,
+            };
+            let slot = u16::try_from(slot).unwrap_or_default();
+            read.stopped.push(Handoff { slot, position: row.position, requires });
         }
-        Ok(entries)
+        Ok(read)
     }
 
     /// What the sagas of these entries are called; most are remembered.
@@ -165,7 +188,7 @@ struct Row {
 }
 
 impl Row {
-    fn read(self, name: Name) -> Result<Unpublished, Error> {
+    fn read(&self, name: Name) -> Result<Unpublished, Error> {
         Ok(Unpublished {
             position: self.position,
             slot: u16::try_from(self.slot).unwrap_or_default(),

@@ -18,7 +18,7 @@ pub(crate) use input;
 /// An input as it is stored, as far as it is wanted.
 #[derive(Debug, FromRow)]
 pub(crate) struct Row {
-    saga_id: Uuid,
+    pub(crate) saga_id: Uuid,
     data: Option<String>,
     personal: Option<String>,
 }

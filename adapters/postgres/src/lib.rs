@@ -7,6 +7,7 @@
 //! | [`admin`] | what an operator sees |
 //! | [`events`] | the timeline, in order, for the publisher of domain events |
 //! | [`watermarks`] | how far it is published |
+//! | [`handoffs`] | slots whose owner cannot read on |
 //! | `conformance` | what any `SagaStore` must do, as a suite of tests (with the feature of that name) |
 //! | [`upkeep`] | what is done every so often |
 //! | [`retention`] | what history is kept for, and how it goes |
@@ -19,12 +20,16 @@ pub mod columns;
 mod commit;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod deferred;
 pub mod deployment;
 pub mod error;
 pub mod events;
+pub mod handoffs;
+mod held;
 mod inputs;
 pub mod keys;
 pub mod lost_commit;
+mod programs;
 pub mod retention;
 mod sagas;
 mod store;

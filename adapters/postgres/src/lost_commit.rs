@@ -33,7 +33,7 @@ where
     let mut asked = 1;
     loop {
         match ask().await {
-            Err(Error::Unavailable(_)) if asked < ASKS => {
+            Err(Error::Unavailable(_) | Error::Locked(_)) if asked < ASKS => {
                 tokio::time::sleep(Duration::from_millis(50 << asked)).await;
                 asked += 1;
             }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use amends_engine::{
-    core::{CORE_VERSION, Saga, SagaOutcome, State},
-    port::{DueScan, DueShare, Loaded},
+    core::{CORE_VERSION, Requires, STATE_VERSION, Saga, SagaOutcome, State},
+    port::{DueScan, DueShare, Loaded, Unreadable},
 };
-use amends_pool::Pool;
+use amends_pool::{Pool, sqlstate};
 use amends_protocol::{Reason, SLOTS};
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, FromRow, Postgres, Row as _, postgres::PgArguments, query::Query};
@@ -14,12 +14,12 @@ use uuid::Uuid;
 
 use crate::{
     Error,
-    columns::{each, int},
+    columns::{each, int, small},
     error,
 };
 
-/// The version of the format in which `state` is written. Raised one release after it is first understood.
-pub(crate) const STATE_VERSION: i16 = 1;
+/// The newest format of `state` that is written.
+pub(crate) const STATE: i16 = STATE_VERSION as i16;
 /// The version of the core that decides here.
 pub(crate) const CORE: i16 = CORE_VERSION as i16;
 
@@ -53,10 +53,25 @@ pub(crate) struct Row {
 }
 
 impl Row {
+    /// What a program must know to read it.
+    fn unreadable(&self) -> Unreadable {
+        let version = |stored: i16| u16::try_from(stored).unwrap_or_default();
+        Unreadable {
+            saga_id: self.id,
+            slot: u16::try_from(self.slot).unwrap_or_default(),
+            requires: Requires {
+                workflow: self.workflow.clone(),
+                workflow_version: u32::try_from(self.workflow_version).unwrap_or_default(),
+                core_version: version(self.core_version),
+                state_version: version(self.state_version),
+            },
+        }
+    }
+
     /// The saga, or why this program cannot read it.
     pub(crate) fn read(self) -> Result<Saga, Error> {
         let unreadable = |why: String| Error::Unreadable(format!("saga {}: {why}", self.id));
-        if self.core_version > CORE || self.state_version > STATE_VERSION {
+        if self.core_version > CORE || self.state_version > STATE {
             return Err(unreadable("written by a newer program".to_owned()));
         }
         let state: State = serde_json::from_str(&self.state).map_err(|e| unreadable(e.to_string()))?;
@@ -67,6 +82,7 @@ impl Row {
             slot: u16::try_from(self.slot).map_err(|e| unreadable(e.to_string()))?,
             revision: u32::try_from(self.revision).map_err(|e| unreadable(e.to_string()))?,
             workflow_version: u32::try_from(self.workflow_version).map_err(|e| unreadable(e.to_string()))?,
+            core_version: u16::try_from(self.core_version).map_err(|e| unreadable(e.to_string()))?,
             outcome: self.outcome.as_deref().map(outcome).transpose().map_err(unreadable)?,
             business_key: self.business_key,
             workflow: self.workflow,
@@ -114,8 +130,8 @@ fn timed(select: &str) -> Query<'static, Postgres, PgArguments> {
     )))
 }
 
-/// Runs it. What cannot be read is reported and left out, for it must not stop the others.
-async fn fetch(pool: &Pool, query: Query<'_, Postgres, PgArguments>) -> Result<(Loaded, Vec<Uuid>), Error> {
+/// Runs it. What cannot be read is said by itself, for it must not stop the others.
+async fn fetch(pool: &Pool, query: Query<'_, Postgres, PgArguments>) -> Result<Loaded, Error> {
     let rows = query.fetch_all(pool).await.map_err(error::of)?;
     let first = rows.first().ok_or_else(|| Error::Unreadable("a clock without a row".to_owned()))?;
     let now = first.try_get("now").map_err(error::of)?;
@@ -123,25 +139,25 @@ async fn fetch(pool: &Pool, query: Query<'_, Postgres, PgArguments>) -> Result<(
     for row in &rows {
         if row.try_get("found").map_err(error::of)? {
             let row = Row::from_row(row).map_err(error::of)?;
-            let id = row.id;
+            let requires = row.unreadable();
             match row.read() {
                 Ok(saga) => sagas.push(saga),
                 Err(why) => {
                     metrics::counter!("amends_postgres_unreadable_rows_total").increment(1);
-                    tracing::error!(saga = %id, %why, "left out a row that cannot be read");
-                    unreadable.push(id);
+                    tracing::warn!(saga = %requires.saga_id, %why, "passed over a row that cannot be read");
+                    unreadable.push(requires);
                 }
             }
         }
     }
-    Ok((Loaded { sagas, now }, unreadable))
+    Ok(Loaded { sagas, unreadable, now })
 }
 
 /// Reads sagas by id. (`= ANY` would look into every partition for each.)
 pub(crate) async fn load(pool: &Pool, ids: &[Uuid]) -> Result<Loaded, Error> {
     let query =
         timed("SELECT s.* FROM UNNEST($1::uuid[]) AS w (id) JOIN sagas AS s ON s.id = w.id").bind(ids);
-    Ok(fetch(pool, query).await?.0)
+    fetch(pool, query).await
 }
 
 /// Reads what is due, the longest overdue first. A newer program's sagas are that program's to wake.
@@ -150,8 +166,8 @@ pub(crate) async fn due(pool: &Pool, scan: &DueScan) -> Result<Loaded, Error> {
         "SELECT * FROM sagas
          WHERE live AND get_bit($1, slot) = 1 AND wake_at >= COALESCE($2, '-infinity')
            AND wake_at <= clock.now - make_interval(secs => $3) AND core_version <= $4 AND state_version <= $5
-           AND (step = ANY($7)) = $8
-         ORDER BY wake_at LIMIT $6",
+           AND workflow || '@' || workflow_version = ANY($6) AND id <> ALL($7) AND (step = ANY($9)) = $10
+         ORDER BY wake_at LIMIT $8",
     );
     let (steps, at_them): (&[&str], bool) = match &scan.share {
         DueShare::All => (&[], false),
@@ -162,27 +178,16 @@ pub(crate) async fn due(pool: &Pool, scan: &DueScan) -> Result<Loaded, Error> {
         .bind(mask(&scan.slots))
         .bind(scan.not_before)
         .bind(scan.overdue.as_secs_f64())
-        .bind(CORE)
-        .bind(STATE_VERSION)
+        .bind(small(scan.known.core_version))
+        .bind(small(scan.known.state_version))
+        .bind(each(&scan.known.workflows, |(name, version)| format!("{name}@{version}")))
+        .bind(&scan.passed_over)
         .bind(i64::from(scan.limit))
         .bind(steps)
         .bind(at_them);
-    let (mut loaded, unreadable) = fetch(pool, query).await?;
+    let mut loaded = fetch(pool, query).await?;
     loaded.sagas.sort_by_key(|saga| saga.wake_at);
-    if !unreadable.is_empty() {
-        put_off(pool, &unreadable).await?;
-    }
     Ok(loaded)
-}
-
-/// Damaged rows stay the longest overdue for ever: put off, they leave their place to others.
-async fn put_off(pool: &Pool, ids: &[Uuid]) -> Result<(), Error> {
-    sqlx::query("UPDATE sagas SET wake_at = clock_timestamp() + interval '1 minute' WHERE id = ANY($1)")
-        .bind(ids)
-        .execute(pool)
-        .await
-        .map_err(error::of)?;
-    Ok(())
 }
 
 /// Reads live sagas that wake only after more than `beyond` from now, in the order in which they do.
@@ -206,9 +211,9 @@ pub(crate) async fn sleeping_beyond(
         .bind(after.map(|(at, _)| at))
         .bind(after.map_or_else(Uuid::nil, |(_, id)| id))
         .bind(CORE)
-        .bind(STATE_VERSION)
+        .bind(STATE)
         .bind(i64::from(limit));
-    let (mut loaded, _) = fetch(pool, query).await?;
+    let mut loaded = fetch(pool, query).await?;
     loaded.sagas.sort_by_key(|saga| (saga.wake_at, saga.id));
     Ok(loaded)
 }
@@ -231,32 +236,48 @@ pub(crate) async fn in_flight(
         .bind(within.as_secs_f64())
         .bind(after.unwrap_or_else(Uuid::nil))
         .bind(i64::from(limit));
-    Ok(fetch(pool, query).await?.0)
+    fetch(pool, query).await
 }
 
-/// Sets `wake_at` of sagas that still have the revision that was read.
+/// Sets `wake_at` of sagas that still have the revision that was read. Returns those that another transaction holds.
 pub(crate) async fn reschedule(
     pool: &Pool,
     sagas: &[(Uuid, u32, Option<DateTime<Utc>>)],
-) -> Result<(), Error> {
+) -> Result<Vec<Uuid>, Error> {
     let mut sagas: Vec<_> = sagas.iter().collect();
     sagas.sort_by_key(|(id, ..)| *id);
-    sqlx::query(
-        "UPDATE sagas AS s SET wake_at = w.wake_at
-         FROM UNNEST($1::uuid[], $2::int4[], $3::timestamptz[]) AS w (id, revision, wake_at)
-         WHERE s.id = w.id AND s.revision = w.revision",
-    )
-    .bind(each(&sagas, |(id, ..)| *id))
-    .bind(each(&sagas, |(_, revision, _)| int(*revision)))
-    .bind(each(&sagas, |(.., wake_at)| *wake_at))
-    .execute(pool)
-    .await
-    .map_err(error::of)?;
-    Ok(())
+    let run = |statement: &'static str| {
+        sqlx::query_scalar(statement)
+            .bind(each(&sagas, |(id, ..)| *id))
+            .bind(each(&sagas, |(_, revision, _)| int(*revision)))
+            .bind(each(&sagas, |(.., wake_at)| *wake_at))
+            .fetch_all(pool)
+    };
+    match run(RESCHEDULE).await {
+        Err(error) if sqlstate::is_locked(&error) => run(RESCHEDULE_WHAT_IS_FREE).await,
+        done => done,
+    }
+    .map_err(error::of)
 }
 
+const RESCHEDULE: &str = "WITH done AS (
+         UPDATE sagas AS s SET wake_at = w.wake_at
+         FROM UNNEST($1::uuid[], $2::int4[], $3::timestamptz[]) AS w (id, revision, wake_at)
+         WHERE s.id = w.id AND s.revision = w.revision)
+     SELECT NULL::uuid WHERE false";
+const RESCHEDULE_WHAT_IS_FREE: &str = "WITH w AS MATERIALIZED (
+         SELECT * FROM UNNEST($1::uuid[], $2::int4[], $3::timestamptz[]) AS w (id, revision, wake_at)
+     ), free AS MATERIALIZED (
+         SELECT s.id FROM w JOIN sagas AS s ON s.id = w.id WHERE s.revision = w.revision FOR UPDATE OF s SKIP LOCKED
+     ), done AS (
+         UPDATE sagas AS s SET wake_at = w.wake_at FROM w
+         WHERE s.id = w.id AND s.revision = w.revision AND w.id IN (SELECT id FROM free)
+     )
+     SELECT w.id FROM w JOIN sagas AS s ON s.id = w.id AND s.revision = w.revision
+     WHERE (w.id IN (SELECT id FROM free)) IS NOT TRUE";
+
 /// A bit for each slot: hundreds of slots are looked up as cheaply as one.
-fn mask(slots: &[u16]) -> Vec<u8> {
+pub(crate) fn mask(slots: &[u16]) -> Vec<u8> {
     let mut mask = vec![0; usize::from(SLOTS) / 8];
     for slot in slots.iter().map(|slot| usize::from(slot % SLOTS)) {
         mask[slot / 8] |= 1 << (slot % 8);

@@ -2,24 +2,32 @@
 
 use std::{sync::Arc, time::Duration};
 
-use amends_engine::port::{DueScan, Inputs, Loaded, SagaStore, Stray, Write};
+use amends_engine::core::Known;
+use amends_engine::port::{
+    Committed, DeferredId, DeferredReply, DeferredScan, DueScan, Inputs, Loaded, SagaStore, Stray, Write,
+};
 use amends_pool::{DatabaseClock, Pool};
+use amends_protocol::transport::Inbound;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::{Birth, Error, births, commit, deployment, error, inputs, sagas, strays, timeline};
+use crate::{
+    Birth, Error, births, commit, deferred, deployment, error, held::Held, inputs, programs, sagas, strays,
+    timeline,
+};
 
 /// Sagas in Postgres.
 #[derive(Debug, Clone)]
 pub struct PgSagaStore {
     pool: Pool,
     clock: Arc<DatabaseClock>,
+    held: Held,
 }
 
 impl PgSagaStore {
     /// Over these connections.
     pub fn new(pool: impl Into<Pool>) -> Self {
-        Self { pool: pool.into(), clock: Arc::default() }
+        Self { pool: pool.into(), clock: Arc::default(), held: Held::default() }
     }
 
     /// Its connections.
@@ -80,11 +88,11 @@ impl SagaStore for PgSagaStore {
         Ok(self.timed(sagas::in_flight(&self.pool, slots, within, after, limit).await?))
     }
 
-    async fn commit(&self, writes: &[Write]) -> Result<Vec<Inputs>, Error> {
-        commit::commit(&self.pool, writes).await
+    async fn commit(&self, writes: &[Write]) -> Result<Committed, Error> {
+        commit::commit(&self.pool, &self.held, writes).await
     }
 
-    async fn reschedule(&self, sagas: &[(Uuid, u32, Option<DateTime<Utc>>)]) -> Result<(), Error> {
+    async fn reschedule(&self, sagas: &[(Uuid, u32, Option<DateTime<Utc>>)]) -> Result<Vec<Uuid>, Error> {
         sagas::reschedule(&self.pool, sagas).await
     }
 
@@ -94,5 +102,21 @@ impl SagaStore for PgSagaStore {
 
     async fn keep_strays(&self, strays: &[Stray]) -> Result<(), Error> {
         strays::keep(&self.pool, strays).await
+    }
+
+    async fn defer(&self, replies: &[DeferredReply]) -> Result<(), Error> {
+        deferred::keep(&self.pool, replies).await
+    }
+
+    async fn deferred(&self, scan: &DeferredScan) -> Result<Vec<(DeferredId, Inbound)>, Error> {
+        deferred::due(&self.pool, scan).await
+    }
+
+    async fn forget_deferred(&self, ids: &[DeferredId]) -> Result<(), Error> {
+        deferred::forget(&self.pool, ids).await
+    }
+
+    async fn announce(&self, program: Uuid, known: &Known, live: Duration) -> Result<Vec<Known>, Error> {
+        programs::announce(&self.pool, program, known, live).await
     }
 }

@@ -25,8 +25,14 @@ pub(crate) struct Row {
 }
 
 impl Row {
+    /// The rules by which it was decided, even where the rest cannot be read.
+    pub(crate) fn core_version(&self) -> u16 {
+        let body: serde_json::Value = serde_json::from_str(&self.body).unwrap_or_default();
+        body["core"].as_u64().and_then(|core| u16::try_from(core).ok()).unwrap_or(1)
+    }
+
     /// The entry, or why this program cannot read it.
-    pub(crate) fn read(self) -> Result<Entry, Error> {
+    pub(crate) fn read(&self) -> Result<Entry, Error> {
         let revision = u32::try_from(self.revision).unwrap_or_default();
         Entry::from_stored(revision, self.at, &self.body)
             .map_err(|why| Error::Unreadable(format!("entry {revision} of saga {}: {why}", self.saga_id)))
@@ -38,7 +44,7 @@ impl Row {
 /// # Errors
 /// The database's, or an entry of a newer program.
 pub async fn of(executor: impl PgExecutor<'_>, saga_id: Uuid) -> Result<Vec<Entry>, Error> {
-    rows(executor, saga_id).await.map_err(error::of)?.into_iter().map(Row::read).collect()
+    rows(executor, saga_id).await.map_err(error::of)?.iter().map(Row::read).collect()
 }
 
 /// The same as it is stored.

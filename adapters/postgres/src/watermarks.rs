@@ -72,6 +72,26 @@ impl Watermarks {
         Ok(())
     }
 
+    /// Goes on from where another program has published these slots to, where that is further.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn catch_up(&mut self, slots: &[u16]) -> Result<(), Error> {
+        let rows: Vec<Row> = sqlx::query_as(
+            "SELECT own.slot, w.position FROM UNNEST($1::int2[]) AS own (slot)
+             CROSS JOIN LATERAL (SELECT position FROM publisher_watermarks AS w WHERE w.slot = own.slot
+                                 ORDER BY w.position DESC LIMIT 1) AS w",
+        )
+        .bind(each(slots, |slot| small(*slot)))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(error::of)?;
+        for Row { slot, position } in rows {
+            self.reach(u16::try_from(slot).unwrap_or_default(), position);
+        }
+        Ok(())
+    }
+
     /// How far these slots are published, as [`unpublished`](crate::events::EventLog::unpublished) asks for it; those
     /// that are not open are left out.
     pub fn of(&self, slots: &[u16]) -> Vec<(u16, i64)> {

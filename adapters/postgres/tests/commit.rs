@@ -2,13 +2,11 @@
 
 mod support;
 
-use std::time::Duration;
-
 use amends_engine::{
     core::Saga,
-    port::{DueScan, Error, SagaStore, Wants, Write},
+    port::{DueScan, Error, Loaded, SagaStore, Wants, Write},
 };
-use amends_postgres::conformance::{World, moved};
+use amends_postgres::conformance::{World, moved, scan};
 use support::{Postgres, proxy, world};
 use uuid::Uuid;
 
@@ -32,7 +30,7 @@ async fn a_commit_whose_answer_is_lost_is_answered_as_if_nothing_had_been_wrong(
     let (fresh, stale) = (world.errand(1).await, world.errand(2).await);
     world.store().commit(&[moved(&stale, 1, stale.born_at)]).await.unwrap();
 
-    let written = store.commit(&[marked(&fresh), marked(&stale)]).await.unwrap();
+    let written = store.commit(&[marked(&fresh), marked(&stale)]).await.unwrap().written;
     assert_eq!(
         written,
         world.store().inputs(&[fresh.id]).await.unwrap(),
@@ -57,7 +55,8 @@ async fn the_question_whether_it_happened_waits_for_the_backend_that_is_still_at
         paused.end().await;
     };
     let (written, ()) = tokio::join!(commit, meanwhile);
-    assert_eq!(written.unwrap().len(), 1);
+    let committed = written.unwrap();
+    assert_eq!((committed.written.len(), committed.locked.len()), (1, 0), "reading back passes over nothing");
     assert_eq!(revision(&world, &saga).await, 3);
 }
 
@@ -80,7 +79,11 @@ async fn a_commit_that_did_not_happen_is_said_to_be_unavailable() {
     let (refused, ()) = tokio::join!(commit, meanwhile);
     assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
     assert_eq!(revision(&world, &saga).await, 1);
-    assert_eq!(world.store().commit(&[marked(&saga)]).await.unwrap().len(), 1, "the same again works");
+    assert_eq!(
+        world.store().commit(&[marked(&saga)]).await.unwrap().written.len(),
+        1,
+        "the same again works"
+    );
 }
 
 #[tokio::test]
@@ -116,7 +119,7 @@ async fn batches_of_the_same_sagas_in_other_orders_do_not_deadlock() {
         middle.rollback().await.unwrap();
     };
     let (one, two, ()) = tokio::join!(world.store().commit(&forth), world.store().commit(&back), meanwhile);
-    assert_eq!(one.unwrap().len() + two.unwrap().len(), 3);
+    assert_eq!(one.unwrap().written.len() + two.unwrap().written.len(), 3);
 }
 
 #[tokio::test]
@@ -132,23 +135,46 @@ async fn a_row_that_cannot_be_read_is_left_out_and_stops_nobody() {
     }
     let loaded = world.store().load(&[newer.id, damaged.id, sound.id]).await.unwrap();
     assert_eq!(loaded.sagas.iter().map(|saga| saga.id).collect::<Vec<_>>(), [sound.id]);
-    let scan = DueScan {
-        slots: vec![1],
-        not_before: None,
-        overdue: Duration::ZERO,
-        share: Default::default(),
-        limit: 2,
+    let ids = |loaded: &Loaded| {
+        let mut ids: Vec<Uuid> = loaded.unreadable.iter().map(|row| row.saga_id).collect();
+        ids.sort();
+        ids
     };
-    let due = world.store().due(&scan).await.unwrap();
-    assert!(due.sagas.iter().all(|saga| saga.id == sound.id));
-    // Put off, the damaged one leaves its place to others; the newer program's is untouched.
-    let due = world.store().due(&scan).await.unwrap();
+    assert_eq!(ids(&loaded), [newer.id, damaged.id]);
+    let newer_requires =
+        loaded.unreadable.iter().find(|row| row.saga_id == newer.id).unwrap().requires.clone();
+    assert_eq!((newer_requires.workflow_version, newer_requires.state_version), (1, 99));
+    // The damaged one leaves its place to others once it is passed over; the newer program's is not even seen.
+    let due = world.store().due(&DueScan { limit: 2, ..scan(&[1]) }).await.unwrap();
+    assert_eq!(ids(&due), [damaged.id]);
+    let due =
+        world.store().due(&DueScan { limit: 1, passed_over: vec![damaged.id], ..scan(&[1]) }).await.unwrap();
     assert_eq!(due.sagas.iter().map(|saga| saga.id).collect::<Vec<_>>(), [sound.id]);
-    let awake: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM sagas WHERE wake_at <= now()")
-        .fetch_all(world.owner())
+    let awake: i64 = sqlx::query_scalar("SELECT count(*) FROM sagas WHERE wake_at <= now()")
+        .fetch_one(world.owner())
         .await
         .unwrap();
-    assert!(awake.contains(&newer.id) && !awake.contains(&damaged.id));
+    assert_eq!(awake, 3, "all of them keep their time");
+}
+
+#[tokio::test]
+async fn a_slot_that_another_transaction_holds_is_passed_over_and_others_are_written() {
+    let world = world().await;
+    let (held, free) = (world.errand(7).await, world.errand(8).await);
+    let mut forgotten = world.owner().begin().await.unwrap();
+    sqlx::query("SELECT pg_advisory_xact_lock($1, 7)")
+        .bind(amends_postgres::timeline::LOCK)
+        .execute(&mut *forgotten)
+        .await
+        .unwrap();
+    let committed = world.store().commit(&[marked(&held), marked(&free)]).await.unwrap();
+    assert_eq!(committed.locked, [held.id]);
+    assert_eq!(committed.written, world.store().inputs(&[free.id]).await.unwrap());
+    assert_eq!((revision(&world, &held).await, revision(&world, &free).await), (1, 3));
+    assert_eq!(world.timeline(held.id).await.len(), 1);
+    forgotten.rollback().await.unwrap();
+    assert_eq!(world.store().commit(&[marked(&held)]).await.unwrap().written.len(), 1);
+    assert_eq!(world.timeline(held.id).await.len(), 3);
 }
 
 #[tokio::test]
@@ -160,7 +186,7 @@ async fn a_batch_finds_its_rows_by_key_and_only_in_their_partitions() {
     }
     let few: Vec<Write> = sagas.iter().step_by(3).map(marked).collect();
     let ids: Vec<Uuid> = few.iter().map(|write| write.saga.id).collect();
-    assert_eq!(world.store().commit(&few).await.unwrap().len(), 100);
+    assert_eq!(world.store().commit(&few).await.unwrap().written.len(), 100);
     assert_eq!(world.store().load(&ids).await.unwrap().sagas.len(), 100);
     assert_eq!(world.store().inputs(&ids).await.unwrap().len(), 100);
     world.store().reschedule(&[(ids[0], 3, None)]).await.unwrap();

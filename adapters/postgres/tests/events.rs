@@ -2,10 +2,14 @@
 
 mod support;
 
-use amends_engine::{core::Saga, port::SagaStore};
+use amends_engine::{
+    core::{Known, Saga},
+    port::SagaStore,
+};
 use amends_postgres::{
-    conformance::{World, moved},
+    conformance::{World, known, moved},
     events::{EventLog, Unpublished},
+    handoffs::Handoffs,
     watermarks::Watermarks,
 };
 use support::{Postgres, world};
@@ -13,7 +17,7 @@ use uuid::Uuid;
 
 async fn append(world: &Postgres, saga: &mut Saga, entries: u32) {
     let write = moved(saga, entries, saga.born_at);
-    assert_eq!(world.store().commit(std::slice::from_ref(&write)).await.unwrap().len(), 1);
+    assert_eq!(world.store().commit(std::slice::from_ref(&write)).await.unwrap().written.len(), 1);
     *saga = write.saga;
 }
 
@@ -21,7 +25,7 @@ async fn append(world: &Postgres, saga: &mut Saga, entries: u32) {
 async fn publish(log: &EventLog, watermarks: &mut Watermarks, slots: &[u16]) -> Vec<Unpublished> {
     let mut published = Vec::new();
     loop {
-        let read = log.unpublished(&watermarks.of(slots), 3).await.unwrap();
+        let read = log.unpublished(&watermarks.of(slots), 3, &known()).await.unwrap().entries;
         if read.is_empty() {
             return published;
         }
@@ -180,6 +184,40 @@ async fn an_entry_that_cannot_be_read_stops_its_slot_and_no_other() {
     .execute(world.owner())
     .await
     .unwrap();
-    let events = log.unpublished(&watermarks.of(&[1, 2]), 100).await.unwrap();
-    assert_eq!((of(&events, &newer), of(&events, &sound)), (vec![1], vec![1, 2, 3]));
+    let read = log.unpublished(&watermarks.of(&[1, 2]), 100, &known()).await.unwrap();
+    assert_eq!((of(&read.entries, &newer), of(&read.entries, &sound)), (vec![1], vec![1, 2, 3]));
+    assert_eq!(read.stopped.iter().map(|handoff| handoff.slot).collect::<Vec<_>>(), [1]);
+}
+
+#[tokio::test]
+async fn a_slot_whose_owner_cannot_read_on_is_published_by_a_program_that_can_and_then_by_its_owner() {
+    let world = world().await;
+    let (log, mut owner) = publisher(&world, &[1]).await;
+    let handoffs = Handoffs::new(world.pool());
+    let (mut newer, mut sound) = (world.errand(1).await, world.errand(1).await);
+    sqlx::query("UPDATE sagas SET workflow_version = 2 WHERE id = $1")
+        .bind(newer.id)
+        .execute(world.owner())
+        .await
+        .unwrap();
+    append(&world, &mut sound, 1).await;
+    append(&world, &mut newer, 1).await;
+    // Its owner knows one version, and another program both.
+    let read = log.unpublished(&owner.of(&[1]), 100, &known()).await.unwrap();
+    assert_eq!(read.entries, [], "the newer saga's birth is the slot's first entry");
+    handoffs.give(&read.stopped).await.unwrap();
+    handoffs.give(&read.stopped).await.unwrap();
+    assert_eq!(handoffs.open(&known()).await.unwrap(), []);
+    let both = Known { workflows: vec![("errand".to_owned(), 1), ("errand".to_owned(), 2)], ..known() };
+    let open = handoffs.open(&both).await.unwrap();
+    assert_eq!(open, [(1, read.stopped[0].position)]);
+    let rest = log.unpublished(&[(1, open[0].1 - 1)], 100, &both).await.unwrap();
+    assert_eq!((rest.entries.len(), rest.stopped.len()), (4, 0));
+    handoffs.settle(1, open[0].1, rest.entries.last().map(|last| last.position)).await.unwrap();
+    assert_eq!(handoffs.open(&both).await.unwrap(), []);
+    owner.catch_up(&[1]).await.unwrap();
+    append(&world, &mut sound, 1).await;
+    let after = publish(&log, &mut owner, &[1]).await;
+    assert_eq!((of(&after, &sound), of(&after, &newer)), (vec![3], vec![]), "its owner goes on behind that");
+    owner.keep().await.unwrap();
 }

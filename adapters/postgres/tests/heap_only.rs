@@ -58,7 +58,7 @@ async fn the_updates_of_an_orders_life_are_heap_only_but_the_last() {
         let writes: Vec<Write> = sagas.iter().map(|saga| succeeded(&definition, saga, step)).collect();
         for batch in 0..10 {
             let batch: Vec<Write> = writes.iter().skip(batch).step_by(10).cloned().collect();
-            assert_eq!(world.store().commit(&batch).await.unwrap().len(), 33);
+            assert_eq!(world.store().commit(&batch).await.unwrap().written.len(), 33);
         }
         sagas = writes.into_iter().map(|write| write.saga).collect();
     }

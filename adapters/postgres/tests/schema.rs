@@ -76,10 +76,18 @@ async fn an_older_a_newer_and_another_schema_are_told_apart() {
         let owner = world.owner();
         async move { sqlx::query(sql).execute(owner).await.unwrap() }
     };
+    // A program of the schema before runs beside the next one, unless that says otherwise.
+    migrations(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES (9001, 'of a newer program', true, '', 0)",
+    )
+    .await;
+    is_at(&world.pool(), &MIGRATOR).await.unwrap();
+    migrations("UPDATE schema_compatibility SET compatible_from = 9001").await;
+    assert!(matches!(is_at(&world.pool(), &MIGRATOR).await, Err(amends_pool::Error::Newer(9001))));
+    migrations("DELETE FROM _sqlx_migrations WHERE version = 9001").await;
     migrations("UPDATE _sqlx_migrations SET checksum = '\\x00' WHERE version = 1").await;
     assert!(matches!(is_at(&world.pool(), &MIGRATOR).await, Err(amends_pool::Error::Different(1))));
-    migrations("UPDATE _sqlx_migrations SET version = 9001").await;
-    assert!(matches!(is_at(&world.pool(), &MIGRATOR).await, Err(amends_pool::Error::Newer(9001))));
     migrations("DELETE FROM _sqlx_migrations").await;
     assert!(matches!(is_at(&world.pool(), &MIGRATOR).await, Err(amends_pool::Error::Older)));
     migrations("DROP TABLE _sqlx_migrations").await;

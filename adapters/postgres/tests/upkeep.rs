@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use amends_engine::port::{DueScan, SagaStore};
 use amends_postgres::{
-    conformance::World,
+    conformance::{World, scan},
     upkeep::{COUNT_LOOK, MISSED_WAKES, STUCK_MARKS, Survey, Upkeep, Walk},
 };
 use support::{Postgres, world};
@@ -114,14 +114,7 @@ async fn a_live_saga_without_a_time_to_wake_is_woken() {
         .await
         .unwrap();
     assert_eq!(upkeep.sweep_missed().await.unwrap(), [missed.id]);
-    let scan = DueScan {
-        slots: vec![1],
-        not_before: None,
-        overdue: Duration::ZERO,
-        share: Default::default(),
-        limit: 9,
-    };
-    let due = world.store().due(&scan).await.unwrap().sagas;
+    let due = world.store().due(&DueScan { limit: 9, ..scan(&[1]) }).await.unwrap().sagas;
     assert_eq!(due.iter().map(|saga| saga.id).collect::<Vec<_>>(), [missed.id]);
     assert_eq!(upkeep.sweep_missed().await.unwrap(), [] as [Uuid; 0]);
 }

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use amends_engine::port::{DueScan, Error, Inputs, Loaded, SagaStore, Stray, Write};
+use amends_engine::core::Known;
+use amends_engine::port::{
+    Committed, DeferredId, DeferredReply, DeferredScan, DueScan, Error, Inputs, Loaded, SagaStore, Stray,
+    Write,
+};
 use amends_protocol::transport::{self, Assignment, Batch, Inbound, Outbound, Sink, Source};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -61,14 +65,14 @@ impl<S: SagaStore> SagaStore for Failing<S> {
         found
     }
 
-    async fn commit(&self, writes: &[Write]) -> Result<Vec<Inputs>, Error> {
+    async fn commit(&self, writes: &[Write]) -> Result<Committed, Error> {
         self.before("commit");
         let committed = self.port.commit(writes).await;
         self.after("commit");
         committed
     }
 
-    async fn reschedule(&self, sagas: &[(Uuid, u32, Option<DateTime<Utc>>)]) -> Result<(), Error> {
+    async fn reschedule(&self, sagas: &[(Uuid, u32, Option<DateTime<Utc>>)]) -> Result<Vec<Uuid>, Error> {
         self.before("reschedule");
         let done = self.port.reschedule(sagas).await;
         self.after("reschedule");
@@ -87,6 +91,32 @@ impl<S: SagaStore> SagaStore for Failing<S> {
         let kept = self.port.keep_strays(strays).await;
         self.after("keep_strays");
         kept
+    }
+
+    async fn defer(&self, replies: &[DeferredReply]) -> Result<(), Error> {
+        self.before("defer");
+        let kept = self.port.defer(replies).await;
+        self.after("defer");
+        kept
+    }
+
+    async fn deferred(&self, scan: &DeferredScan) -> Result<Vec<(DeferredId, Inbound)>, Error> {
+        let found = self.port.deferred(scan).await;
+        if found.as_ref().is_ok_and(|found| !found.is_empty()) {
+            self.after("deferred");
+        }
+        found
+    }
+
+    async fn announce(&self, program: Uuid, known: &Known, live: Duration) -> Result<Vec<Known>, Error> {
+        self.port.announce(program, known, live).await
+    }
+
+    async fn forget_deferred(&self, ids: &[DeferredId]) -> Result<(), Error> {
+        self.before("forget_deferred");
+        let forgotten = self.port.forget_deferred(ids).await;
+        self.after("forget_deferred");
+        forgotten
     }
 }
 

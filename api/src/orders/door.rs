@@ -9,10 +9,11 @@ use std::{
 
 use amends_batch::{BirthSlots, Gather};
 use amends_engine::{
-    core::{Definition, NewSaga, Saga, Send, start},
+    core::{NewSaga, Saga, Send, start_by},
     port::{self, Inputs},
 };
 use amends_orders::{NewOrder, OrderStore, Placed};
+use amends_workflows::order_fulfilment;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
@@ -90,8 +91,6 @@ pub struct Placing {
     pub engine: Arc<PgEngine>,
     /// Where orders are stored.
     pub orders: OrderStore,
-    /// The workflow of new orders.
-    pub fulfilment: Definition,
 }
 
 /// A door that admits so many orders a second (0: all), and what commits the orders that wait there.
@@ -165,12 +164,7 @@ impl GroupCommit {
     }
 
     /// One transaction for all of them; then their first commands are sent.
-    async fn place(&mut self, placing: &Placing, mut batch: Vec<Waiting>) {
-        // All that are born together have one home, so that their messages stay together.
-        let slot = self.slots.choose();
-        for waiting in &mut batch {
-            waiting.order.saga.slot = slot;
-        }
+    async fn place(&mut self, placing: &Placing, batch: Vec<Waiting>) {
         // What they take is given back once they are sent, or left to the engine.
         let (mut orders, mut answers, mut rooms) = (Vec::new(), Vec::new(), Vec::new());
         for Waiting { order, answer, room } in batch {
@@ -178,12 +172,11 @@ impl GroupCommit {
             answers.push(answer);
             rooms.push(room);
         }
-        let birth = |order: &NewOrder, now| start(&placing.fulfilment, order.saga.clone(), &order.data, now);
-        let late = |_| Err(port::Error::Unavailable(format!("no answer within {}s", LONGEST.as_secs())));
-        // Dropped like a crash: what was committed all the same is found by its key, and driven on by its rows.
-        reached("orders", "place.before");
-        let placed = timeout(LONGEST, placing.orders.place(&orders, birth)).await.unwrap_or_else(late);
-        reached("orders", "place.after");
+        let placed = match self.commit(placing, &mut orders).await {
+            // Most likely another transaction holds this slot: there are others.
+            Err(port::Error::Locked(_)) => self.commit(placing, &mut orders).await,
+            placed => placed,
+        };
         let placed = match placed {
             Ok(placed) => placed,
             Err(error) => {
@@ -224,6 +217,32 @@ impl GroupCommit {
             }
             drop(room);
         });
+    }
+}
+
+impl GroupCommit {
+    /// Places orders in one transaction. All that are born together have one home, so that their messages stay together.
+    async fn commit(
+        &mut self,
+        placing: &Placing,
+        orders: &mut [NewOrder],
+    ) -> Result<Vec<Placed>, port::Error> {
+        let slot = self.slots.choose();
+        for order in &mut *orders {
+            order.saga.slot = slot;
+        }
+        let core_version = placing.engine.fleet.core_version();
+        let fulfilment = placing.engine.born_in(order_fulfilment::NAME);
+        let fulfilment =
+            fulfilment.ok_or_else(|| port::Error::Unavailable("no workflow for orders".to_owned()))?;
+        let birth =
+            |order: &NewOrder, now| start_by(core_version, fulfilment, order.saga.clone(), &order.data, now);
+        let late = |_| Err(port::Error::Unavailable(format!("no answer within {}s", LONGEST.as_secs())));
+        // Dropped like a crash: what was committed all the same is found by its key, and driven on by its rows.
+        reached("orders", "place.before");
+        let placed = timeout(LONGEST, placing.orders.place(orders, birth)).await.unwrap_or_else(late);
+        reached("orders", "place.after");
+        placed
     }
 }
 

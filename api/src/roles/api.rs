@@ -5,7 +5,6 @@ use std::{net::SocketAddr, sync::Arc};
 use amends_engine::runtime::{Engine, Epoch};
 use amends_orders::OrderStore;
 use amends_postgres::{MIGRATOR, PgSagaStore, deployment::deployment};
-use amends_workflows::order_fulfilment;
 use anyhow::{Context, Result};
 use tokio::net::TcpListener;
 
@@ -13,6 +12,7 @@ use crate::{
     clock::TokioClock,
     engine::command_sink,
     failpoints::point,
+    fleet,
     lists::Lists,
     orders::door::{Placing, door},
     process::{Process, database, listen, serve},
@@ -33,8 +33,6 @@ pub async fn start(process: &Process, listener: Option<TcpListener>) -> Result<S
     let pool = database(process, "api", &MIGRATOR).await?;
     let deployment = deployment(&pool).await?;
     let workflows = amends_workflows::all(&settings.workflows());
-    let fulfilment =
-        workflows.newest(order_fulfilment::NAME).context("no workflow for orders")?.definition.clone();
     let (door, group_commit) = door(settings.admission);
     let engine = Arc::new(Engine {
         store: point("store", PgSagaStore::new(pool.clone())),
@@ -47,9 +45,12 @@ pub async fn start(process: &Process, listener: Option<TcpListener>) -> Result<S
         news: Default::default(),
         budget: Default::default(),
         recent: Default::default(),
+        passed_over: Default::default(),
+        fleet: Default::default(),
     });
     let orders = OrderStore::new(pool);
-    let placing = Placing { engine: Arc::clone(&engine), orders: orders.clone(), fulfilment };
+    let placing = Placing { engine: Arc::clone(&engine), orders: orders.clone() };
+    fleet::join(process, &engine).await?;
     let api = Arc::new(Api {
         engine,
         orders,

@@ -6,13 +6,15 @@ use amends_engine::{
     core::Catalog,
     port::{self, Clock, SagaStore},
     runtime::{
-        Engine, Epoch, Error, News, Ownership, RepeatBudget, recovery::Recovery, replies, rest, timers,
+        Engine, Epoch, Error, News, Ownership, RepeatBudget, deferred, recovery::Recovery, replies, rest,
+        timers,
     },
 };
 use amends_kafka::{KafkaSink, KafkaSource};
 use amends_pool::Pool;
 use amends_postgres::{
-    MIGRATOR, PgSagaStore, deployment::deployment, events::EventLog, watermarks::Watermarks,
+    MIGRATOR, PgSagaStore, deployment::deployment, events::EventLog, handoffs::Handoffs,
+    watermarks::Watermarks,
 };
 use amends_protocol::transport::Source;
 use amends_workflows::Workflows;
@@ -24,6 +26,7 @@ use crate::{
     clock::TokioClock,
     engine::command_sink,
     failpoints::point,
+    fleet,
     process::{Process, database},
     publisher, routes, topics, upkeep,
 };
@@ -73,7 +76,10 @@ pub async fn drive<S: SagaStore + 'static>(
         news: news.clone(),
         budget: RepeatBudget::default(),
         recent: Default::default(),
+        passed_over: Default::default(),
+        fleet: Default::default(),
     });
+    fleet::join(process, &engine).await?;
     let mut source = point("source", KafkaSource::subscribe(&process.kafka, GROUP, &[topics::REPLIES])?);
     let stop = || process.stop.clone();
 
@@ -96,6 +102,16 @@ pub async fn drive<S: SagaStore + 'static>(
             let taken = timeout(TURN, timers.run_once(&shared)).await.unwrap_or_else(|_| late());
             let idle = taken.map(|n| if n < timers::BATCH as usize { timers::POLL } else { Duration::ZERO });
             pause("timers", idle, &mut failures, &stopping, &shared.clock).await;
+        }
+    });
+    let (shared, stopping) = (Arc::clone(&engine), stop());
+    process.watch("deferred", async move {
+        let mut failures = 0;
+        while !stopping.is_cancelled() {
+            let taken = timeout(TURN, deferred::run_once(&shared)).await.unwrap_or_else(|_| late());
+            let full = deferred::DEFERRED_BATCH as usize;
+            let idle = taken.map(|n| if n < full { deferred::DEFERRED_POLL } else { Duration::ZERO });
+            pause("deferred", idle, &mut failures, &stopping, &shared.clock).await;
         }
     });
     let (shared, stopping) = (Arc::clone(&engine), stop());
@@ -129,6 +145,7 @@ fn publish(
         workflows,
         EventLog::new(pool.clone()),
         Watermarks::new(pool.clone()),
+        Handoffs::new(pool.clone()),
         point("events", KafkaSink::in_order(&process.kafka)?),
         ownership,
         news,

@@ -136,8 +136,21 @@ impl From<port::Error> for Problem {
                     "The database is away; the same request with the same key is safe.".to_owned(),
                 )
             }
-            other => {
-                tracing::error!(error = %other, "a request could not be stored or read");
+            port::Error::Locked(why) => {
+                tracing::warn!(why, "another transaction holds what a request needs");
+                Problem::Unavailable(
+                    "Another transaction holds what this request needs; the same request with the same key is safe."
+                        .to_owned(),
+                )
+            }
+            port::Error::Unreadable(why) => {
+                tracing::warn!(why, "a request needs what this program cannot read");
+                Problem::Unavailable(
+                    "This program cannot read what a newer one has written; try again.".to_owned(),
+                )
+            }
+            other @ port::Error::Data(_) => {
+                tracing::error!(error = %other, "a request could not be stored");
                 Problem::Internal
             }
         }
@@ -148,6 +161,10 @@ impl From<amends_engine::runtime::Error> for Problem {
     fn from(error: amends_engine::runtime::Error) -> Self {
         match error {
             amends_engine::runtime::Error::Store(error) => error.into(),
+            amends_engine::runtime::Error::PassedOver(saga, why) => {
+                tracing::warn!(%saga, %why, "a request was passed over");
+                Problem::Unavailable(format!("It cannot be changed here and now: {why}. Try again."))
+            }
             other => Problem::Unavailable(other.to_string()),
         }
     }

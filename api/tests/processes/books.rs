@@ -46,8 +46,15 @@ const DOMAIN_EVENTS: i32 = 18;
 
 /// Checks the books of a deployment that has settled and in which nothing is parked.
 pub async fn balance(stack: &Stack) {
+    balance_but(stack, &[]).await;
+}
+
+/// The same without some invariants: those that this build cannot judge, for it cannot read what a newer one wrote.
+pub async fn balance_but(stack: &Stack, without: &[i32]) {
     let report = books::report(&stack.sources(), &Ledger::default()).await.expect("the books can be read");
-    let kept = |number: i32| number != DOMAIN_EVENTS || stack.broker.real().is_some();
+    let kept = |number: i32| {
+        !without.contains(&number) && (number != DOMAIN_EVENTS || stack.broker.real().is_some())
+    };
     let violations: i64 =
         report.lines.iter().filter(|line| kept(line.number)).map(|line| line.violations).sum();
     assert_eq!(violations, 0, "{report}");

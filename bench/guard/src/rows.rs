@@ -75,7 +75,7 @@ impl World {
                 });
                 *before = change;
             }
-            let written = self.store.commit(&writes).await?;
+            let written = self.store.commit(&writes).await?.written;
             ensure!(written.len() == writes.len(), "somebody else wrote the same sagas");
         }
         Ok(())

@@ -11,8 +11,13 @@ use amends_api::{
     process::Process,
     roles::engine::{Drives, drive},
 };
-use amends_engine::port::{DueScan, Error, Inputs, Loaded, SagaStore, Stray, Write};
+use amends_engine::core::Known;
+use amends_engine::port::{
+    Committed, DeferredId, DeferredReply, DeferredScan, DueScan, Error, Inputs, Loaded, SagaStore, Stray,
+    Write,
+};
 use amends_postgres::PgSagaStore;
+use amends_protocol::transport::Inbound;
 use amends_workflows::{self as workflows, order_fulfilment};
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
@@ -99,13 +104,13 @@ impl SagaStore for Telling {
         self.store.in_flight(slots, within, after, limit).await
     }
 
-    async fn commit(&self, writes: &[Write]) -> Result<Vec<Inputs>, Error> {
-        let written = self.store.commit(writes).await?;
-        self.tell(writes, &written);
-        Ok(written)
+    async fn commit(&self, writes: &[Write]) -> Result<Committed, Error> {
+        let committed = self.store.commit(writes).await?;
+        self.tell(writes, &committed.written);
+        Ok(committed)
     }
 
-    async fn reschedule(&self, sagas: &[(Uuid, u32, Option<DateTime<Utc>>)]) -> Result<(), Error> {
+    async fn reschedule(&self, sagas: &[(Uuid, u32, Option<DateTime<Utc>>)]) -> Result<Vec<Uuid>, Error> {
         self.store.reschedule(sagas).await
     }
 
@@ -115,5 +120,21 @@ impl SagaStore for Telling {
 
     async fn keep_strays(&self, strays: &[Stray]) -> Result<(), Error> {
         self.store.keep_strays(strays).await
+    }
+
+    async fn defer(&self, replies: &[DeferredReply]) -> Result<(), Error> {
+        self.store.defer(replies).await
+    }
+
+    async fn deferred(&self, scan: &DeferredScan) -> Result<Vec<(DeferredId, Inbound)>, Error> {
+        self.store.deferred(scan).await
+    }
+
+    async fn announce(&self, program: Uuid, known: &Known, live: Duration) -> Result<Vec<Known>, Error> {
+        self.store.announce(program, known, live).await
+    }
+
+    async fn forget_deferred(&self, ids: &[DeferredId]) -> Result<(), Error> {
+        self.store.forget_deferred(ids).await
     }
 }

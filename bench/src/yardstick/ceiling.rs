@@ -84,7 +84,7 @@ impl Ceiling {
                 .map(|((_, saga, _), change)| self.write(saga, change))
                 .collect();
             let begun = Instant::now();
-            let written = self.store.commit(&writes).await?;
+            let written = self.store.commit(&writes).await?.written;
             took += begun.elapsed();
             ensure!(written.len() == writes.len(), "somebody else wrote the same sagas");
             for (place, change) in under_way.iter_mut().zip(decided) {

@@ -152,7 +152,7 @@ pub struct Undo {
 fn one() -> u32 {
     1
 }
-fn one16() -> u16 {
+pub(super) fn one16() -> u16 {
     1
 }
 // serde passes references to these.
@@ -161,7 +161,7 @@ fn is_one(n: &u32) -> bool {
     *n == 1
 }
 #[allow(clippy::trivially_copy_pass_by_ref)]
-fn is_one16(n: &u16) -> bool {
+pub(super) fn is_one16(n: &u16) -> bool {
     *n == 1
 }
 #[allow(clippy::trivially_copy_pass_by_ref)]

@@ -4,7 +4,8 @@ use amends_protocol::{Kind, Outcome, Reason};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{CommandState, Definition, Occurrence, Saga, SagaOutcome};
+use super::command_state::{is_one16, one16};
+use super::{CORE_VERSION, CommandState, Definition, Occurrence, Saga, SagaOutcome};
 
 /// What a transition comes to.
 #[derive(Debug, Clone, PartialEq)]
@@ -128,6 +129,8 @@ impl Send {
 pub struct Entry {
     /// From 1, without a gap.
     pub revision: u32,
+    /// The rules by which it was decided; it is replayed by them.
+    pub core_version: u16,
     /// What happened, when.
     pub occurrence: Occurrence,
     /// What was decided.
@@ -140,6 +143,9 @@ struct Body<E, D> {
     event: E,
     #[serde(default)]
     jitter: u16,
+    /// Absent: the first.
+    #[serde(default = "one16", skip_serializing_if = "is_one16")]
+    core: u16,
     did: D,
 }
 
@@ -147,17 +153,22 @@ impl Entry {
     /// The JSON that is stored beside revision and instant.
     pub fn body(&self) -> String {
         let (event, did) = (&self.occurrence.event, &self.did);
-        let body = Body { event, jitter: self.occurrence.jitter, did };
+        let body = Body { event, jitter: self.occurrence.jitter, core: self.core_version, did };
         serde_json::to_string(&body).expect("entries have string keys and finite numbers only")
     }
 
     /// An entry from what is stored.
     ///
     /// # Errors
-    /// What does not fit: the entry was written by a newer program, or by nobody we know.
+    /// What does not fit: the entry was decided by newer rules, or is damaged.
     pub fn from_stored(revision: u32, at: DateTime<Utc>, body: &str) -> Result<Self, serde_json::Error> {
-        let Body { event, jitter, did } = serde_json::from_str(body)?;
-        Ok(Self { revision, occurrence: Occurrence { event, at, jitter }, did })
+        let Body { event, jitter, core, did } = serde_json::from_str(body)?;
+        if core > CORE_VERSION {
+            return Err(serde::de::Error::custom(format!(
+                "decided by rules {core}, newer than {CORE_VERSION}"
+            )));
+        }
+        Ok(Self { revision, core_version: core, occurrence: Occurrence { event, at, jitter }, did })
     }
 }
 

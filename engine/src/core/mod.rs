@@ -10,6 +10,7 @@ mod replay;
 mod retry;
 mod saga;
 pub mod transition;
+mod version;
 
 pub use command_state::{CommandState, Repeats, Status, Undo};
 pub use definition::{
@@ -22,7 +23,10 @@ pub use replay::{Mismatch, replay};
 pub use retry::{RetryPolicy, jittered};
 pub use saga::{Direction, NewSaga, Saga, SagaOutcome, SagaState, State};
 pub(crate) use transition::RESEND;
-pub use transition::{start, transition};
+pub use transition::{start, start_by, transition};
+pub use version::{Known, Requires, state_version};
 
 /// The version of the core's rules. Saga rows carry the one that wrote them.
-pub const CORE_VERSION: u16 = 1;
+pub const CORE_VERSION: u16 = if cfg!(feature = "next") { 2 } else { 1 };
+/// The newest format of [`State`] that this program reads and writes.
+pub const STATE_VERSION: u16 = if cfg!(feature = "next") { 2 } else { 1 };

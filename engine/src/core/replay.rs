@@ -33,11 +33,14 @@ pub fn replay(definition: &Definition, new: NewSaga, entries: &[Entry]) -> Resul
         return Err(Mismatch::Birth);
     };
     // What was promised at birth holds, whatever the definition would promise today.
-    let mut saga = born(definition, new, input, first.occurrence.at, first.did.timeout_at).saga;
+    let mut saga =
+        born(first.core_version, definition, new, input, first.occurrence.at, first.did.timeout_at).saga;
     for entry in rest {
         if entry.revision != saga.revision + 1 {
             return Err(Mismatch::Gap { expected: saga.revision + 1, found: entry.revision });
         }
+        // By the rules that decided it then, whatever the newest would decide.
+        saga.core_version = entry.core_version;
         match transition(&promised(definition, entry), &saga, &entry.occurrence) {
             Decision::Changed(change) if change.entry.did == entry.did => saga = change.saga,
             _ => return Err(Mismatch::Decision(entry.revision)),

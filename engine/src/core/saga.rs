@@ -36,6 +36,8 @@ pub struct Saga {
     pub workflow: String,
     /// Version of its workflow.
     pub workflow_version: u32,
+    /// The rules by which it is decided, and which say how its state is written. Raised, and never lowered.
+    pub core_version: u16,
     /// Counts its timeline entries; the fence between concurrent writers.
     pub revision: u32,
     /// What the world sees.

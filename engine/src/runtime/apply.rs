@@ -41,8 +41,8 @@ pub async fn apply<S: SagaStore, K: Sink, C: Clock>(
     if let Some(poison) = outcome.poisoned.pop() {
         return Err(port::Error::Data(poison.why).into());
     }
-    if let Some((_, why)) = outcome.unknown.pop() {
-        return Err(Error::UnknownWorkflow(why));
+    if let Some(passed_over) = outcome.passed_over.pop() {
+        return Err(Error::PassedOver(saga_id, passed_over.why));
     }
     let row = outcome.rows.pop().map(|saga| Box::new(Arc::unwrap_or_clone(saga)));
     Ok(match (row, outcome.illegal.pop()) {

@@ -6,19 +6,17 @@ use std::{
 };
 
 use amends_protocol::{Json, Kind, Reason, transport::Sink};
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{Engine, Error, dispatch::Outgoing, recent::Kept};
 use crate::{
-    core::{Decision, Entry, Event, Illegal, Needs, Nothing, Occurrence, Saga, Send, transition},
-    port::{self, Clock, Inputs, Loaded, SagaStore, Wants, Write},
+    core::{Decision, Entry, Event, Illegal, Needs, Nothing, Occurrence, Requires, Saga, Send, transition},
+    port::{self, Clock, Committed, Deferral, Inputs, Loaded, SagaStore, Unreadable, Wants, Write},
 };
 
 /// Times that a batch is decided again because somebody else was first.
 const ROUNDS: usize = 20;
-/// How long a saga of an unknown workflow is left alone.
-const UNKNOWN_REST: TimeDelta = TimeDelta::seconds(60);
 
 /// What became of the events of a batch, by saga.
 #[derive(Debug, Default)]
@@ -33,8 +31,8 @@ pub(super) struct Outcome {
     pub wrong_echo: Vec<(Uuid, usize)>,
     /// Events that cannot be stored.
     pub poisoned: Vec<Poison>,
-    /// Sagas of workflows that this program does not know, and a sentence that says so.
-    pub unknown: Vec<(Uuid, String)>,
+    /// Sagas that were not judged: all their events wait.
+    pub passed_over: Vec<PassedOver>,
     /// What was refused.
     pub illegal: Vec<(Uuid, Illegal)>,
     /// The rows as they are now.
@@ -44,13 +42,13 @@ pub(super) struct Outcome {
 impl Outcome {
     /// Takes up what became of other sagas.
     pub fn append(&mut self, other: Self) {
-        let Self { outgoing, missing, not_mine, wrong_echo, poisoned, unknown, illegal, rows } = other;
+        let Self { outgoing, missing, not_mine, wrong_echo, poisoned, passed_over, illegal, rows } = other;
         self.outgoing.extend(outgoing);
         self.missing.extend(missing);
         self.not_mine.extend(not_mine);
         self.wrong_echo.extend(wrong_echo);
         self.poisoned.extend(poisoned);
-        self.unknown.extend(unknown);
+        self.passed_over.extend(passed_over);
         self.illegal.extend(illegal);
         self.rows.extend(rows);
     }
@@ -63,6 +61,36 @@ pub(super) struct Poison {
     /// Its place in the saga's list.
     pub place: usize,
     pub why: String,
+}
+
+/// A saga that cannot be judged here and now.
+#[derive(Debug, Clone)]
+pub(super) struct PassedOver {
+    pub saga_id: Uuid,
+    pub slot: u16,
+    /// What a program must know to judge it.
+    pub requires: Requires,
+    pub why: Deferral,
+}
+
+impl PassedOver {
+    fn of(saga: &Saga, why: Deferral) -> Self {
+        Self { saga_id: saga.id, slot: saga.slot, requires: Requires::of(saga), why }
+    }
+}
+
+impl From<Unreadable> for PassedOver {
+    fn from(Unreadable { saga_id, slot, requires }: Unreadable) -> Self {
+        Self { saga_id, slot, requires, why: Deferral::Unreadable }
+    }
+}
+
+/// What came of a batch of writes.
+#[derive(Default)]
+struct Wrote {
+    written: Vec<Inputs>,
+    refused: Vec<(Uuid, String)>,
+    locked: Vec<Uuid>,
 }
 
 /// What was decided for one saga.
@@ -145,14 +173,19 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
                 Some(loaded) => loaded,
                 None => self.load(events.keys().filter(|id| !remembered.contains_key(id)).copied()).await?,
             };
+            for unreadable in loaded.unreadable {
+                if events.remove(&unreadable.saga_id).is_some() {
+                    self.pass_over(unreadable.into(), &mut outcome);
+                }
+            }
             let read = loaded.sagas.into_iter().map(Found::read);
             let found = read.chain(remembered.drain().map(Found::remembered)).collect();
             let mut round = self.decide_each(events, found, loaded.now, &mut outcome);
             if !round.raises.is_empty() {
                 self.reschedule(&round.raises).await?;
             }
-            let (mut written, mut refused) = (Vec::new(), Vec::new());
-            self.write(&round.writes, &mut written, &mut refused).await?;
+            let Wrote { written, refused, locked } = self.write(&round.writes).await?;
+            self.pass_over_locked(&mut round, &locked, &mut outcome);
             self.settle(&mut round, written, &mut outcome);
             let Round { mut again, unsure, .. } = round;
             for (saga_id, why) in refused {
@@ -205,11 +238,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             outcome.illegal.extend(refused.illegal.into_iter().map(|illegal| (id, illegal)));
             let Some(decided) = decided else {
                 // A newer program's saga: it is left to that program, and must not stop the others here.
-                let title = format!("{}@{}", saga.workflow, saga.workflow_version);
-                outcome.unknown.push((id, format!("workflow {title} is not in this program")));
-                if list.iter().any(|o| o.event == Event::Woke) {
-                    round.raises.push((id, saga.revision, Some(now + UNKNOWN_REST)));
-                }
+                self.pass_over(PassedOver::of(&saga, Deferral::UnknownWorkflow), outcome);
                 continue;
             };
             if let Some(raise) = decided.raise {
@@ -226,6 +255,26 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             }
         }
         round
+    }
+
+    /// Another transaction holds these: their events wait, whatever was concluded from them.
+    fn pass_over_locked(&self, round: &mut Round, locked: &[Uuid], outcome: &mut Outcome) {
+        for id in locked {
+            round.again.remove(id);
+            outcome.not_mine.retain(|(saga, _)| saga != id);
+            outcome.wrong_echo.retain(|(saga, _)| saga != id);
+            outcome.illegal.retain(|(saga, _)| saga != id);
+            let write = round.writes.iter().find(|write| write.saga.id == *id);
+            if let Some(write) = write {
+                self.pass_over(PassedOver::of(&write.saga, Deferral::Locked), outcome);
+            }
+        }
+    }
+
+    fn pass_over(&self, saga: PassedOver, outcome: &mut Outcome) {
+        metrics::counter!("amends_engine_passed_over_total", "why" => saga.why.as_str()).increment(1);
+        self.passed_over.note(saga.saga_id, saga.why, self.clock.monotonic());
+        outcome.passed_over.push(saga);
     }
 
     /// What is written is settled: it is remembered, and its commands may go.
@@ -254,7 +303,9 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
 
     /// Sets when sagas that still have this revision are woken.
     pub(super) async fn reschedule(&self, sagas: &[(Uuid, u32, Option<DateTime<Utc>>)]) -> Result<(), Error> {
-        self.store.reschedule(sagas).await?;
+        for locked in self.store.reschedule(sagas).await? {
+            self.passed_over.note(locked, Deferral::Locked, self.clock.monotonic());
+        }
         self.recent.reschedule(sagas);
         Ok(())
     }
@@ -263,7 +314,8 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
     async fn load(&self, ids: impl Iterator<Item = Uuid>) -> Result<Loaded, Error> {
         let ids: Vec<Uuid> = ids.collect();
         if ids.is_empty() {
-            return Ok(Loaded { sagas: Vec::new(), now: self.store.now().await? });
+            let now = self.store.now().await?;
+            return Ok(Loaded { sagas: Vec::new(), unreadable: Vec::new(), now });
         }
         Ok(self.store.load(&ids).await?)
     }
@@ -286,6 +338,8 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
                 outcome.wrong_echo.extend(one.wrong_echo.into_iter().map(|(id, _)| (id, place)));
                 outcome.poisoned.extend(one.poisoned.into_iter().map(|poison| Poison { place, ..poison }));
                 outcome.illegal.extend(one.illegal);
+                // All of its events wait then: what was judged already is a duplicate when it comes again.
+                outcome.passed_over.extend(one.passed_over);
                 outcome.rows.extend(one.rows);
             }
         }
@@ -295,6 +349,13 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
     fn decide_one(&self, saga: &Saga, events: &[Occurrence], refused: &mut Refused) -> Option<Decided> {
         let definition = self.catalog.get(&saga.workflow, saga.workflow_version)?;
         let (mut entries, mut sends, mut raise) = (Vec::new(), Vec::new(), None);
+        let raised;
+        let mut saga = saga;
+        // By the newest rules that all programs know, and never by older ones than it was decided by before.
+        if saga.core_version < self.fleet.core_version() {
+            raised = Saga { core_version: self.fleet.core_version(), ..saga.clone() };
+            saga = &raised;
+        }
         let mut next = None;
         for (place, occurrence) in events.iter().enumerate() {
             match transition(definition, next.as_ref().unwrap_or(saga), occurrence) {
@@ -323,12 +384,8 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
     }
 
     /// Writes in one transaction. What cannot be stored is found by halving, so that it cannot stop the rest.
-    async fn write(
-        &self,
-        writes: &[Write],
-        written: &mut Vec<Inputs>,
-        refused: &mut Vec<(Uuid, String)>,
-    ) -> Result<(), Error> {
+    async fn write(&self, writes: &[Write]) -> Result<Wrote, Error> {
+        let mut wrote = Wrote::default();
         let mut parts = vec![writes];
         while let Some(part) = parts.pop() {
             if part.is_empty() {
@@ -336,8 +393,13 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             }
             let began = self.clock.monotonic();
             match self.store.commit(part).await {
-                Ok(inputs) => written.extend(inputs),
-                Err(port::Error::Data(why)) if part.len() == 1 => refused.push((part[0].saga.id, why)),
+                Ok(Committed { written, locked }) => {
+                    wrote.written.extend(written);
+                    wrote.locked.extend(locked);
+                }
+                Err(port::Error::Data(why)) if part.len() == 1 => {
+                    wrote.refused.push((part[0].saga.id, why));
+                }
                 Err(port::Error::Data(_)) => {
                     let (a, b) = part.split_at(part.len() / 2);
                     parts.extend([b, a]);
@@ -347,22 +409,26 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             let took = self.clock.monotonic().saturating_sub(began);
             metrics::histogram!("amends_engine_commit_seconds").record(took.as_secs_f64());
         }
-        Ok(())
+        Ok(wrote)
     }
 
-    /// Parks sagas whose events cannot be stored.
-    pub(super) async fn park(&self, poisoned: &[Poison]) -> Result<(), Error> {
+    /// Parks sagas whose events cannot be stored. Returns those that cannot be parked now: they are parked when the
+    /// events come again.
+    pub(super) async fn park(&self, poisoned: &[Poison]) -> Result<Vec<PassedOver>, Error> {
+        let mut passed_over = Vec::new();
         for Poison { saga_id: id, why, .. } in poisoned {
             metrics::counter!("amends_engine_poisoned_total").increment(1);
             tracing::error!(saga = %id, why, "a saga's events cannot be stored; parking it");
             let loaded = self.store.load(&[*id]).await?;
+            passed_over.extend(loaded.unreadable.into_iter().map(PassedOver::from));
             let event = Event::Poisoned(Reason::new("poisoned", "what came for it cannot be stored"));
             let poison = [Occurrence { event, at: loaded.now, jitter: 0 }];
             for saga in &loaded.sagas {
                 let decided = self.decide_one(saga, &poison, &mut Refused::default());
                 if let Some(write) = decided.and_then(|d| d.write) {
                     match self.store.commit(&[write]).await {
-                        Ok(_) => {}
+                        Ok(committed) if committed.locked.is_empty() => {}
+                        Ok(_) => passed_over.push(PassedOver::of(saga, Deferral::Locked)),
                         Err(port::Error::Data(why)) => {
                             tracing::error!(saga = %id, why, "nor can it be parked")
                         }
@@ -371,7 +437,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
                 }
             }
         }
-        Ok(())
+        Ok(passed_over)
     }
 }
 

@@ -4,16 +4,21 @@
 //! | loop | does |
 //! | --- | --- |
 //! | [`replies`] | takes what workers answered, a batch a transaction |
+//! | [`deferred`] | takes answers that could not be judged when they came |
 //! | [`timers`] | takes what is due |
+//! | [`fleet`] | announces what this program knows, and hears what others do |
 //! | [`recovery`] | sends again what a former owner of a slot may not have sent |
 //! | [`apply`] | decides one event that came through a door (a cancellation, an operator's action) |
 
 pub mod apply;
 mod batch;
 mod budget;
+pub mod deferred;
 mod dispatch;
+pub mod fleet;
 mod news;
 mod oversleepers;
+mod passed_over;
 mod put_off;
 mod recent;
 pub mod recovery;
@@ -21,7 +26,9 @@ pub mod replies;
 pub mod timers;
 
 pub use budget::{RepeatAllowance, RepeatAllowances, RepeatBudget};
+pub use fleet::Fleet;
 pub use news::News;
+pub use passed_over::PassedOver;
 pub use recent::Recent;
 
 use std::{
@@ -37,7 +44,12 @@ use amends_protocol::{
     transport::{self, Assignment},
 };
 
-use crate::{core::Catalog, port};
+use uuid::Uuid;
+
+use crate::{
+    core::{Catalog, Known},
+    port,
+};
 
 /// What all loops of one process share.
 #[derive(Debug)]
@@ -62,6 +74,17 @@ pub struct Engine<S, K, C> {
     pub budget: RepeatBudget,
     /// What it has written lately.
     pub recent: Recent,
+    /// What it has passed over lately.
+    pub passed_over: PassedOver,
+    /// What every live program knows.
+    pub fleet: Fleet,
+}
+
+impl<S, K, C> Engine<S, K, C> {
+    /// What this program knows: only such sagas are its to judge.
+    pub fn known(&self) -> Known {
+        Known::of(&self.catalog)
+    }
 }
 
 /// How often the store was restored to an earlier state, as far as this process has heard. It is read when a process
@@ -95,9 +118,12 @@ pub enum Error {
     /// The transport.
     #[error(transparent)]
     Transport(#[from] transport::Error),
-    /// A row of a workflow that this program does not know: a newer one must be running too.
-    #[error("{0}")]
+    /// A workflow that this program does not know: a newer one must be running too.
+    #[error("workflow {0} is not in this program")]
     UnknownWorkflow(String),
+    /// A saga that cannot be judged here and now. It is unchanged.
+    #[error("saga {0} cannot be judged here and now: {1}")]
+    PassedOver(Uuid, port::Deferral),
     /// Others wrote the same saga again and again.
     #[error("others keep writing the same saga")]
     Contended,

@@ -102,6 +102,7 @@ mod tests {
             business_key: String::new(),
             workflow: String::new(),
             workflow_version: 1,
+            core_version: 1,
             revision: 1,
             label: String::new(),
             heading_for: None,

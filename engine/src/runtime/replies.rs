@@ -5,7 +5,7 @@ use std::{cmp::Ordering, collections::BTreeMap, time::Duration};
 
 use amends_protocol::{
     Json, Kind, Outcome, Reply,
-    transport::{Batch, Inbound, Sink, Source},
+    transport::{Inbound, Sink, Source},
     wire,
 };
 use chrono::{DateTime, Utc};
@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{Engine, Error, batch, budget::Answer};
 use crate::{
     core::{Echo, Event, RESEND, ReplyEvent},
-    port::{Clock, SagaStore, Stray},
+    port::{Clock, Deferral, DeferredReply, SagaStore, Stray},
 };
 
 /// Most replies of a batch.
@@ -30,11 +30,23 @@ const PATIENCE: Duration = Duration::from_millis(250);
 
 /// Why a reply is dead-lettered whose token is right.
 const WRONG_ECHO: &str = "the reply's step, part, generation, workflow or slot is not its command's";
+/// How long a reply rests whose saga another transaction holds.
+const LOCKED_REST: Duration = Duration::from_secs(1);
+/// How long a deferred reply rests that still cannot be judged.
+const DEFERRED_REST: Duration = Duration::from_secs(5);
 
 /// Where a reply came from, and whether an effect came of it.
 struct Heard {
     message: usize,
     succeeded: bool,
+}
+
+/// The replies of a batch that are to be judged, by saga, and the messages that are none.
+#[derive(Default)]
+struct Judged<'a> {
+    by_saga: BTreeMap<Uuid, Vec<Heard>>,
+    events: BTreeMap<Uuid, Vec<Event>>,
+    dead: Vec<(&'a Inbound, String)>,
 }
 
 /// Takes one batch; answers how many replies it had.
@@ -57,8 +69,8 @@ pub async fn run_once<S: SagaStore, K: Sink, C: Clock>(
     }
     engine.ownership.update(assignment.clone(), false);
     let began = engine.clock.monotonic();
-    match take(engine, &batch).await {
-        Ok(()) => {
+    match take(engine, &batch.messages, Taken::First).await {
+        Ok(_) => {
             source.commit(batch.receipt)?;
             engine.ownership.update(assignment, drained);
             metrics::histogram!("amends_engine_batch_size").record(batch.messages.len() as f64);
@@ -73,18 +85,76 @@ pub async fn run_once<S: SagaStore, K: Sink, C: Clock>(
     }
 }
 
-async fn take<S: SagaStore, K: Sink, C: Clock>(engine: &Engine<S, K, C>, batch: &Batch) -> Result<(), Error> {
+/// Whether messages are taken for the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// They have just come.
+    First,
+    /// They were deferred.
+    Again,
+}
+
+impl Taken {
+    /// How long a reply rests that cannot be judged this time either.
+    fn rest(self, why: Deferral) -> Duration {
+        match (self, why) {
+            (Taken::Again, _) => DEFERRED_REST,
+            (Taken::First, Deferral::Locked) => LOCKED_REST,
+            // What needs another program is that program's at once.
+            (Taken::First, Deferral::UnknownWorkflow | Deferral::Unreadable) => Duration::ZERO,
+        }
+    }
+}
+
+/// Takes messages: when this ends, each has moved its saga, or is a duplicate, a stray, a dead letter, or deferred.
+/// Returns those that are deferred.
+pub(super) async fn take<S: SagaStore, K: Sink, C: Clock>(
+    engine: &Engine<S, K, C>,
+    messages: &[Inbound],
+    taken: Taken,
+) -> Result<Vec<DeferredReply>, Error> {
     let now = engine.store.now().await?;
-    let mut dead: Vec<(&Inbound, String)> = Vec::new();
-    let mut by_saga: BTreeMap<Uuid, Vec<Heard>> = BTreeMap::new();
-    let mut events: BTreeMap<Uuid, Vec<Event>> = BTreeMap::new();
-    let mut believed: Vec<(usize, Reply)> = Vec::with_capacity(batch.messages.len());
-    for (message, inbound) in batch.messages.iter().enumerate() {
+    let Judged { by_saga, events, mut dead } = read(engine, messages, taken, now).await?;
+    let mut outcome = batch::Outcome::default();
+    // All come to an end, even if one fails.
+    for lane in join_all(lanes(events).into_iter().map(|events| advance(engine, events))).await {
+        outcome.append(lane?);
+    }
+    keep_strays(engine, messages, &by_saga, &outcome).await?;
+    let unparked = engine.park(&outcome.poisoned).await?;
+    outcome.poisoned.retain(|poison| unparked.iter().all(|saga| saga.saga_id != poison.saga_id));
+    outcome.passed_over.extend(unparked);
+    let deferred = defer(engine, messages, &by_saga, &outcome, taken).await?;
+    for poison in &outcome.poisoned {
+        let heard = by_saga.get(&poison.saga_id).and_then(|heard| heard.get(poison.place));
+        dead.extend(heard.map(|h| (&messages[h.message], poison.why.clone())));
+    }
+    for (id, place) in &outcome.wrong_echo {
+        let heard = by_saga.get(id).and_then(|heard| heard.get(*place));
+        dead.extend(heard.map(|h| (&messages[h.message], WRONG_ECHO.to_owned())));
+    }
+    for (message, why) in dead {
+        metrics::counter!("amends_engine_dead_letters_total").increment(1);
+        engine.sink.dead_letter(message, &why).await?;
+    }
+    Ok(deferred)
+}
+
+/// Reads messages, and believes those whose token is right and whose epoch is this deployment's.
+async fn read<'a, S: SagaStore, K: Sink, C: Clock>(
+    engine: &Engine<S, K, C>,
+    messages: &'a [Inbound],
+    taken: Taken,
+    now: DateTime<Utc>,
+) -> Result<Judged<'a>, Error> {
+    let mut judged = Judged::default();
+    let mut believed: Vec<(usize, Reply)> = Vec::with_capacity(messages.len());
+    for (message, inbound) in messages.iter().enumerate() {
         match wire::reply(&inbound.bytes) {
-            Err(why) => dead.push((inbound, why.to_string())),
+            Err(why) => judged.dead.push((inbound, why.to_string())),
             Ok(reply) if !engine.key.believes(reply.command_id, &reply.reply_token) => {
                 metrics::counter!("amends_engine_forged_replies_total").increment(1);
-                dead.push((inbound, "the reply token is not that command's".to_owned()));
+                judged.dead.push((inbound, "the reply token is not that command's".to_owned()));
             }
             Ok(reply) => believed.push((message, reply)),
         }
@@ -98,22 +168,28 @@ async fn take<S: SagaStore, K: Sink, C: Clock>(engine: &Engine<S, K, C>, batch: 
             Ordering::Greater => {
                 let why =
                     format!("the reply's epoch {} is newer than this deployment's {epoch}", reply.epoch);
-                dead.push((&batch.messages[message], why));
+                judged.dead.push((&messages[message], why));
             }
             Ordering::Equal => {
-                note(engine, &reply, now);
+                if taken == Taken::First {
+                    note(engine, &reply, now);
+                }
                 let heard = Heard { message, succeeded: reply.outcome == Outcome::Succeeded };
-                by_saga.entry(reply.saga_id).or_default().push(heard);
-                events.entry(reply.saga_id).or_default().push(replied(engine, reply));
+                judged.by_saga.entry(reply.saga_id).or_default().push(heard);
+                judged.events.entry(reply.saga_id).or_default().push(replied(engine, reply));
             }
         }
     }
-    let mut outcome = batch::Outcome::default();
-    // All come to an end, even if one fails.
-    for lane in join_all(lanes(events).into_iter().map(|events| advance(engine, events))).await {
-        outcome.append(lane?);
-    }
+    Ok(judged)
+}
 
+/// Keeps successes that no saga here ordered.
+async fn keep_strays<S: SagaStore, K: Sink, C: Clock>(
+    engine: &Engine<S, K, C>,
+    messages: &[Inbound],
+    by_saga: &BTreeMap<Uuid, Vec<Heard>>,
+    outcome: &batch::Outcome,
+) -> Result<(), Error> {
     let mut strays = Vec::new();
     let not_mine: BTreeMap<Uuid, Vec<usize>> =
         outcome.not_mine.iter().fold(BTreeMap::new(), |mut all: BTreeMap<_, Vec<_>>, (id, place)| {
@@ -125,7 +201,7 @@ async fn take<S: SagaStore, K: Sink, C: Clock>(engine: &Engine<S, K, C>, batch: 
         let lost = heard.filter(|(place, _)| not_mine.get(id).is_none_or(|places| places.contains(place)));
         for (_, Heard { message, .. }) in lost.filter(|(_, heard)| heard.succeeded) {
             // It has been read before, as well.
-            let Ok(reply) = wire::reply(&batch.messages[*message].bytes) else { continue };
+            let Ok(reply) = wire::reply(&messages[*message].bytes) else { continue };
             let whole = Json::of(&reply).unwrap_or_default();
             strays.push(Stray { saga_id: *id, command_id: reply.command_id, reply: whole });
         }
@@ -133,23 +209,6 @@ async fn take<S: SagaStore, K: Sink, C: Clock>(engine: &Engine<S, K, C>, batch: 
     if !strays.is_empty() {
         metrics::counter!("amends_engine_strays_total").increment(strays.len() as u64);
         engine.store.keep_strays(&strays).await?;
-    }
-    engine.park(&outcome.poisoned).await?;
-    for poison in &outcome.poisoned {
-        let heard = by_saga.get(&poison.saga_id).and_then(|heard| heard.get(poison.place));
-        dead.extend(heard.map(|h| (&batch.messages[h.message], poison.why.clone())));
-    }
-    for (id, place) in &outcome.wrong_echo {
-        let heard = by_saga.get(id).and_then(|heard| heard.get(*place));
-        dead.extend(heard.map(|h| (&batch.messages[h.message], WRONG_ECHO.to_owned())));
-    }
-    for (id, why) in &outcome.unknown {
-        let messages = by_saga.get(id).into_iter().flatten().map(|h| &batch.messages[h.message]);
-        dead.extend(messages.map(|m| (m, why.clone())));
-    }
-    for (message, why) in dead {
-        metrics::counter!("amends_engine_dead_letters_total").increment(1);
-        engine.sink.dead_letter(message, &why).await?;
     }
     Ok(())
 }
@@ -166,6 +225,39 @@ async fn current_epoch<S: SagaStore, K: Sink, C: Clock>(
         engine.recent.clear();
     }
     Ok(engine.epoch.known())
+}
+
+/// Keeps the replies of sagas that were passed over. An ended or parked saga has no timer that would ask again, so this
+/// comes before their offsets move.
+async fn defer<S: SagaStore, K: Sink, C: Clock>(
+    engine: &Engine<S, K, C>,
+    messages: &[Inbound],
+    by_saga: &BTreeMap<Uuid, Vec<Heard>>,
+    outcome: &batch::Outcome,
+    taken: Taken,
+) -> Result<Vec<DeferredReply>, Error> {
+    let mut deferred = Vec::new();
+    for saga in &outcome.passed_over {
+        for heard in by_saga.get(&saga.saga_id).into_iter().flatten() {
+            metrics::counter!("amends_engine_deferred_replies_total", "why" => saga.why.as_str())
+                .increment(1);
+            deferred.push(DeferredReply {
+                message: messages[heard.message].clone(),
+                saga_id: saga.saga_id,
+                slot: saga.slot,
+                requires: saga.requires.clone(),
+                why: saga.why,
+                rest: taken.rest(saga.why),
+            });
+        }
+    }
+    // One that came twice is kept once.
+    deferred.sort_by_key(DeferredReply::id);
+    deferred.dedup_by_key(|reply| reply.id());
+    if !deferred.is_empty() {
+        engine.store.defer(&deferred).await?;
+    }
+    Ok(deferred)
 }
 
 /// Decides and writes events, and sends the commands that follow.

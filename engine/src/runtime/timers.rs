@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     core::{Event, Repeats, Saga, Step, jittered, repetitions},
-    port::{Clock, DueScan, DueShare, Loaded, SagaStore},
+    port::{Clock, Deferral, DueScan, DueShare, Loaded, SagaStore},
 };
 
 /// Most sagas of a batch.
@@ -112,7 +112,7 @@ impl Timers {
             self.abroad_at = Some(now);
             let slots: Vec<u16> = (0..SLOTS).filter(|&slot| !assignment.owns(slot)).collect();
             if !slots.is_empty() {
-                let scan = DueScan { overdue: ABROAD_OVERDUE, ..due_scan(slots, None) };
+                let scan = DueScan { overdue: ABROAD_OVERDUE, ..due_scan(engine, slots, None) };
                 let due = engine.store.due(&scan).await?;
                 taken += self.wake(engine, due, Vec::new()).await?.count;
             }
@@ -171,8 +171,8 @@ impl Timers {
         let not_before = if thorough { None } else { self.looked.at.map(|at| at - back) };
         let share = self.crowd.as_ref().map_or(DueShare::All, |crowd| DueShare::NotAt(crowd.steps.clone()));
         let payable = self.payable(engine, assignment, now).await?;
-        let due = engine.store.due(&DueScan { share, ..due_scan(slots, not_before) }).await?;
-        let full = due.sagas.len() >= BATCH as usize;
+        let due = engine.store.due(&DueScan { share, ..due_scan(engine, slots, not_before) }).await?;
+        let full = due.sagas.len() + due.unreadable.len() >= BATCH as usize;
         let Taken { count, now: looked_at, unpaid, .. } = self.wake(engine, due, payable).await?;
         if self.oversleepers.hear(engine, looked_at, now) {
             // By the clock as it is now, nothing has been looked at.
@@ -233,7 +233,7 @@ impl Timers {
     ) -> Result<usize, Error> {
         let Some(Crowd { steps, from }) = &self.crowd else { return Ok(0) };
         let share = DueShare::At(steps.clone());
-        let scan = DueScan { share, ..due_scan(slots, *from) };
+        let scan = DueScan { share, ..due_scan(engine, slots, *from) };
         let due = engine.store.due(&scan).await?;
         let taken = self.wake(engine, due, Vec::new()).await?;
         match &mut self.crowd {
@@ -251,6 +251,10 @@ impl Timers {
         payable: Vec<Saga>,
     ) -> Result<Taken, Error> {
         let (count, now) = (due.sagas.len(), due.now);
+        // Damaged rows leave their place to others.
+        for row in &due.unreadable {
+            engine.passed_over.note(row.saga_id, Deferral::Unreadable, engine.clock.monotonic());
+        }
         let last = due.sagas.iter().filter_map(|saga| saga.wake_at).max();
         for at in due.sagas.iter().filter_map(|saga| saga.wake_at) {
             let lateness = (now - at).to_std().unwrap_or_default();
@@ -332,8 +336,21 @@ struct Sorted {
     unpaid: BTreeSet<&'static str>,
 }
 
-fn due_scan(slots: Vec<u16>, not_before: Option<DateTime<Utc>>) -> DueScan {
-    DueScan { slots, not_before, overdue: Duration::ZERO, share: DueShare::All, limit: BATCH }
+/// A look for what this program can judge, and was not passed over a moment ago.
+fn due_scan<S, K, C: Clock>(
+    engine: &Engine<S, K, C>,
+    slots: Vec<u16>,
+    not_before: Option<DateTime<Utc>>,
+) -> DueScan {
+    DueScan {
+        slots,
+        known: engine.known(),
+        passed_over: engine.passed_over.now(engine.clock.monotonic()),
+        not_before,
+        overdue: Duration::ZERO,
+        share: DueShare::All,
+        limit: BATCH,
+    }
 }
 
 /// Decides, writes and sends.

@@ -7,9 +7,13 @@ use std::{
 };
 
 use amends_engine::core::{
-    Catalog, Decision, Entry, Event, NewSaga, Occurrence, Saga, Send as Sent, start, transition,
+    Catalog, Decision, Entry, Event, Known, NewSaga, Occurrence, Requires, Saga, Send as Sent, start,
+    transition,
 };
-use amends_engine::port::{self, Clock, DueScan, Inputs, Loaded, SagaStore, Stray, Write};
+use amends_engine::port::{
+    self, Clock, Committed, DeferredId, DeferredReply, DeferredScan, DueScan, Inputs, Loaded, SagaStore,
+    Stray, Unreadable, Write,
+};
 use amends_engine::runtime::{Engine, Epoch, News, Ownership, RepeatBudget};
 use amends_protocol::transport::{self, Assignment, Batch, Inbound, Outbound, Sink, Source};
 use amends_protocol::{Command, Json, Kind, Outcome, Reply, TokenKey, id, wire};
@@ -33,6 +37,8 @@ pub(crate) struct State {
     pub(crate) log: Vec<String>,
     /// Errors that the store gives next, one a call that writes or reads.
     pub(crate) store_fails: VecDeque<port::Error>,
+    /// Errors that the store gives next to whoever wants replies kept.
+    pub(crate) defer_fails: VecDeque<port::Error>,
     /// How long reading takes.
     pub(crate) reading_takes: TimeDelta,
     /// Somebody else writes these just before the next commits, one each.
@@ -40,6 +46,14 @@ pub(crate) struct State {
     /// Sagas whose events cannot be stored.
     pub(crate) poison: BTreeSet<Uuid>,
     pub(crate) strays: Vec<Stray>,
+    /// Sagas whose rows another transaction holds.
+    pub(crate) locked: BTreeSet<Uuid>,
+    /// Sagas whose rows a newer program wrote.
+    pub(crate) newer: BTreeSet<Uuid>,
+    /// Deferred replies, and when they are due.
+    pub(crate) deferred: BTreeMap<DeferredId, (DateTime<Utc>, DeferredReply)>,
+    /// Programs that have announced themselves: when, and what they know.
+    pub(crate) programs: BTreeMap<Uuid, (DateTime<Utc>, Known)>,
     pub(crate) scans: Vec<DueScan>,
     /// Sagas that were read by id.
     pub(crate) reads: Vec<Uuid>,
@@ -85,6 +99,8 @@ impl World {
             news: News::default(),
             budget: RepeatBudget::default(),
             recent: Default::default(),
+            passed_over: Default::default(),
+            fleet: Default::default(),
         }
     }
 
@@ -158,10 +174,20 @@ impl World {
 
     fn loaded(&self, wanted: impl Fn(&Saga) -> bool) -> Loaded {
         let mut state = self.state();
-        let sagas = state.sagas.values().map(|(s, _)| s).filter(|s| wanted(s)).cloned().collect();
+        let newer = &state.newer;
+        let (unreadable, sagas): (Vec<Saga>, Vec<Saga>) = (state.sagas.values())
+            .map(|(saga, _)| saga.clone())
+            .filter(|saga| wanted(saga))
+            .partition(|saga| newer.contains(&saga.id));
+        let unreadable = unreadable.iter().map(|saga| Unreadable {
+            saga_id: saga.id,
+            slot: saga.slot,
+            requires: Requires { core_version: 99, ..Requires::of(saga) },
+        });
+        let unreadable = unreadable.collect();
         let now = state.now;
         state.now = now + state.reading_takes;
-        Loaded { sagas, now }
+        Loaded { sagas, unreadable, now }
     }
 }
 
@@ -211,8 +237,11 @@ impl SagaStore for World {
             s.live
                 && scan.slots.contains(&s.slot)
                 && scan.share.has(&s.step)
+                && scan.known.knows(&s.workflow, s.workflow_version)
+                && !scan.passed_over.contains(&s.id)
                 && s.wake_at.is_some_and(|at| at <= until && scan.not_before.is_none_or(|from| at >= from))
         });
+        loaded.unreadable.clear();
         loaded.sagas.sort_by_key(|s| s.wake_at);
         loaded.sagas.truncate(scan.limit as usize);
         Ok(loaded)
@@ -248,7 +277,7 @@ impl SagaStore for World {
         Ok(loaded)
     }
 
-    async fn commit(&self, writes: &[Write]) -> Result<Vec<Inputs>, port::Error> {
+    async fn commit(&self, writes: &[Write]) -> Result<Committed, port::Error> {
         let mut state = self.state();
         state.fails()?;
         if let Some((saga, event)) = state.rivals.pop_front() {
@@ -264,7 +293,9 @@ impl SagaStore for World {
             return Err(port::Error::Data(format!("{} is bad", write.saga.id)));
         }
         let mut written = Vec::new();
-        for write in writes {
+        let locked: Vec<Uuid> =
+            writes.iter().map(|w| w.saga.id).filter(|id| state.locked.contains(id)).collect();
+        for write in writes.iter().filter(|w| !locked.contains(&w.saga.id)) {
             let (saga, entries) = state.sagas.get_mut(&write.saga.id).unwrap();
             if saga.revision == write.read_revision {
                 *saga = write.saga.clone();
@@ -273,18 +304,25 @@ impl SagaStore for World {
                 written.push(Inputs { saga_id: write.saga.id, data, personal: None });
             }
         }
-        state.log.push(format!("commit {}", written.len()));
-        Ok(written)
+        if !written.is_empty() {
+            state.log.push(format!("commit {}", written.len()));
+        }
+        Ok(Committed { written, locked })
     }
 
-    async fn reschedule(&self, sagas: &[(Uuid, u32, Option<DateTime<Utc>>)]) -> Result<(), port::Error> {
+    async fn reschedule(
+        &self,
+        sagas: &[(Uuid, u32, Option<DateTime<Utc>>)],
+    ) -> Result<Vec<Uuid>, port::Error> {
         let mut state = self.state();
-        for (id, revision, at) in sagas {
+        let locked: Vec<Uuid> =
+            sagas.iter().map(|(id, ..)| *id).filter(|id| state.locked.contains(id)).collect();
+        for (id, revision, at) in sagas.iter().filter(|(id, ..)| !locked.contains(id)) {
             if let Some((saga, _)) = state.sagas.get_mut(id).filter(|(s, _)| s.revision == *revision) {
                 saga.wake_at = *at;
             }
         }
-        Ok(())
+        Ok(locked)
     }
 
     async fn inputs(&self, ids: &[Uuid]) -> Result<Vec<Inputs>, port::Error> {
@@ -294,6 +332,48 @@ impl SagaStore for World {
     async fn keep_strays(&self, strays: &[Stray]) -> Result<(), port::Error> {
         self.state().strays.extend_from_slice(strays);
         Ok(())
+    }
+
+    async fn defer(&self, replies: &[DeferredReply]) -> Result<(), port::Error> {
+        let mut state = self.state();
+        state.defer_fails.pop_front().map_or(Ok(()), Err)?;
+        for reply in replies {
+            let due_at = state.now + reply.rest;
+            state.deferred.insert(reply.id(), (due_at, reply.clone()));
+        }
+        state.log.push(format!("defer {}", replies.len()));
+        Ok(())
+    }
+
+    async fn deferred(&self, scan: &DeferredScan) -> Result<Vec<(DeferredId, Inbound)>, port::Error> {
+        let state = self.state();
+        let due = |(due_at, reply): &(DateTime<Utc>, DeferredReply)| {
+            let wait = if scan.slots.contains(&reply.slot) { Duration::ZERO } else { scan.abroad };
+            *due_at + wait <= state.now && scan.known.covers(&reply.requires)
+        };
+        let found = state.deferred.iter().filter(|(_, reply)| due(reply)).take(scan.limit as usize);
+        Ok(found.map(|(id, (_, reply))| (*id, reply.message.clone())).collect())
+    }
+
+    async fn forget_deferred(&self, ids: &[DeferredId]) -> Result<(), port::Error> {
+        let mut state = self.state();
+        ids.iter().for_each(|id| _ = state.deferred.remove(id));
+        state.log.push(format!("forget {}", ids.len()));
+        Ok(())
+    }
+
+    async fn announce(
+        &self,
+        program: Uuid,
+        known: &Known,
+        live: Duration,
+    ) -> Result<Vec<Known>, port::Error> {
+        let mut state = self.state();
+        state.fails()?;
+        let now = state.now;
+        state.programs.insert(program, (now, known.clone()));
+        let others = state.programs.iter().filter(|(id, (at, _))| **id != program && *at + live > now);
+        Ok(others.map(|(_, (_, known))| known.clone()).collect())
     }
 }
 

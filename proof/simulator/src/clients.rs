@@ -221,7 +221,8 @@ async fn place(door: Handle, wish: Wish, key: String, body: u64, answer: Slot<Op
         order
     };
     let engine = engine(&door);
-    let Some(definition) = engine.catalog.iter().next().cloned() else { return };
+    // The newest that this api knows, whether or not all engines do.
+    let Some(definition) = engine.catalog.iter().max_by_key(|d| d.version).cloned() else { return };
     let birth = move |order: &NewOrder, now| start(&definition, order.saga.clone(), &order.data, now);
     let (data, personal, saga_id) = (order.data.clone(), order.personal.clone(), order.saga.id);
     match SimStore(door.clone()).place(vec![order.clone()], birth).await.map(|mut placed| placed.pop()) {

@@ -21,6 +21,8 @@ pub struct Coverage {
     pub deadlocks: u64,
     /// What rows of workers have said.
     pub rows: BTreeSet<&'static str>,
+    /// Replies that could not be judged when they came, by the reason.
+    pub deferred: BTreeMap<&'static str, u64>,
 }
 
 /// The states of a command that a reply may meet.
@@ -107,6 +109,7 @@ impl Coverage {
         self.stale_writes += other.stale_writes;
         self.deadlocks += other.deadlocks;
         self.rows.extend(other.rows);
+        other.deferred.into_iter().for_each(|(why, n)| *self.deferred.entry(why).or_default() += n);
     }
 
     /// Every pair that there could be.
@@ -129,7 +132,11 @@ impl Coverage {
             text += &format!("  {:<26}{:>10}\n", fault.word(), self.faults.get(fault).unwrap_or(&0));
         }
         text += format!("  {:<26}{:>10}\n\n", "writes of a zombie", self.stale_writes).trim_end_matches('\n');
-        text += &format!("\n  {:<26}{:>10}\n\n", "deadlocks of a worker", self.deadlocks);
+        text += &format!("\n  {:<26}{:>10}\n", "deadlocks of a worker", self.deadlocks);
+        for (why, n) in &self.deferred {
+            text += &format!("  {:<26}{n:>10}\n", format!("replies deferred: {why}"));
+        }
+        text.push('\n');
         text += &format!(
             "states of a worker's row met: {}\n\n",
             self.rows.iter().copied().collect::<Vec<_>>().join(", ")

@@ -88,6 +88,10 @@ faults! {
     Unnetted = "nothing-given-back",
     /// The clock of the engine's database is set back.
     ClockBack = "clock-back",
+    /// A forgotten transaction holds a saga's row.
+    RowHeld = "row-held",
+    /// Engines and apis are replaced by newer ones, and by older ones again, one at a time.
+    Upgrade = "rolling-upgrade",
 }
 
 /// Which faults a run has, and how often.

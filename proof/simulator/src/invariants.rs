@@ -36,7 +36,7 @@ pub struct Quiet<'a> {
 pub type Invariant = (&'static str, fn(&Quiet<'_>) -> Vec<String>);
 
 /// All of them, numbered as in RELIABILITY.
-pub const ALL: [Invariant; 19] = [
+pub const ALL: [Invariant; 20] = [
     ("1 stock_balances", stock_balances),
     ("2 money_balances", money_balances),
     ("3 one_outcome_that_never_changes", one_outcome_that_never_changes),
@@ -50,6 +50,7 @@ pub const ALL: [Invariant; 19] = [
     ("11 compensations_in_reverse", compensations_in_reverse),
     ("12 late_successes_are_undone", late_successes_are_undone),
     ("13 finished_or_parked", finished_or_parked),
+    ("13 every_reply_is_judged", every_reply_is_judged),
     ("14 dead_letters_are_poison", dead_letters_are_poison),
     ("15 actions_are_audited", actions_are_audited),
     ("16 nothing_personal", nothing_personal),
@@ -150,7 +151,8 @@ pub fn timelines_replay(quiet: &Quiet<'_>) -> Vec<String> {
     quiet.each(|stored, entries| {
         let saga = &stored.saga;
         let new = NewSaga { id: saga.id, slot: saga.slot, business_key: saga.business_key.clone() };
-        match replay(&quiet.definition, new, entries) {
+        let definition = Definition { version: saga.workflow_version, ..quiet.definition.clone() };
+        match replay(&definition, new, entries) {
             Err(mismatch) => Some(mismatch.to_string()),
             Ok(replayed) => {
                 // A look that writes no entry may raise it.
@@ -264,6 +266,13 @@ pub fn finished_or_parked(quiet: &Quiet<'_>) -> Vec<String> {
     })
 }
 
+/// No reply waits any more for an engine that can judge it.
+pub fn every_reply_is_judged(quiet: &Quiet<'_>) -> Vec<String> {
+    let left = quiet.state.store.deferred.values();
+    left.map(|(_, reply)| format!("a reply for {} is left ({})", short(reply.saga_id), reply.why.as_str()))
+        .collect()
+}
+
 /// Dead letters = poison injected.
 pub fn dead_letters_are_poison(quiet: &Quiet<'_>) -> Vec<String> {
     let bus = &quiet.state.bus;
@@ -304,8 +313,13 @@ pub fn patience_is_kept(quiet: &Quiet<'_>) -> Vec<String> {
             }
             let undoes = last.kind == Kind::Compensate;
             let mut first = parks.occurrence.at;
-            for entry in entries[..at].iter().rev() {
+            for (place, entry) in entries[..at].iter().enumerate().rev() {
+                // What mends a poisoned saga leaves it as it was.
+                let parked =
+                    |entry: &Entry| entry.did.parked.as_ref().map(|reason| reason.code == "poisoned");
+                let mends_poison = || entries[..place].iter().rev().find_map(parked) == Some(true);
                 match &entry.occurrence.event {
+                    Event::RetryRequested(_) if mends_poison() => {}
                     Event::Replied(r) if r.step != last.step || (r.kind == Kind::Compensate) != undoes => {}
                     Event::Replied(_) if entry.did.noted.is_some() => {}
                     Event::Replied(r) if r.outcome == Outcome::Unknown => first = entry.occurrence.at,

@@ -9,11 +9,12 @@ use std::{
 };
 
 use amends_engine::{
-    core::{Catalog, Event},
+    core::{Catalog, Definition, Event},
     port::{self, Clock as _},
     runtime::{
         Engine, Epoch, Error, Ownership, RepeatAllowance, RepeatAllowances, RepeatBudget,
         apply::{Applied, apply},
+        deferred,
         recovery::Recovery,
         replies, rest, timers,
     },
@@ -74,9 +75,23 @@ pub const EPOCH: u32 = 1;
 /// How long what nobody knows is asked after: shorter than in the world, so that much of it comes to its end.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The workflows of this program.
-pub fn catalog() -> Catalog {
+/// The workflows of the older program.
+fn known() -> Catalog {
     workflows::catalog(workflows::Settings { unknown_patience: PATIENCE, ..workflows::Settings::default() })
+}
+
+/// The workflows of the newer program: one more version of each.
+pub fn catalog() -> Catalog {
+    let known = known();
+    let next = |d: &Definition| Definition { version: d.version + 1, ..d.clone() };
+    let next: Vec<Definition> = known.iter().map(next).collect();
+    Catalog::new(known.iter().cloned().chain(next).collect()).expect("as sound as the versions before")
+}
+
+/// The workflows that a process knows.
+fn catalog_of(handle: &Handle) -> Catalog {
+    let newer = handle.state().processes[handle.process].newer;
+    if newer { catalog() } else { known() }
 }
 
 /// An engine of a process: of an engine, or of a door.
@@ -85,13 +100,15 @@ pub fn engine(handle: &Handle) -> SimEngine {
         store: SimStore(handle.clone()),
         sink: SimSink(handle.clone()),
         clock: SimClock(handle.clone()),
-        catalog: catalog(),
+        catalog: catalog_of(handle),
         key: TokenKey::new([7; 32]),
         epoch: Epoch::new(EPOCH),
         ownership: Ownership::default(),
         news: amends_engine::runtime::News::default(),
         budget: RepeatBudget::new(TIGHT),
         recent: Default::default(),
+        passed_over: Default::default(),
+        fleet: Default::default(),
     }
 }
 
@@ -139,7 +156,7 @@ fn engine_loops(handle: &Handle) -> Vec<Task> {
     let shared = engine.clone();
     let waking = async move {
         let (mut timers, mut failures) = (timers::Timers::default(), 0);
-        let handle = shared.store.0.clone();
+        let (handle, known) = (shared.store.0.clone(), shared.known());
         loop {
             let set_back = handle.state().store.set_back;
             match turn(&shared, timers.run_once(&shared)).await.unwrap_or_else(late) {
@@ -157,9 +174,29 @@ fn engine_loops(handle: &Handle) -> Vec<Task> {
                 if s.store.set_back != set_back {
                     return Some(s.now);
                 }
-                s.store.next_due(|slot| assignment.owns(slot)).into_iter().chain(waits).min()
+                s.store.next_due(&known, |slot| assignment.owns(slot)).into_iter().chain(waits).min()
             };
             poll_until(&handle, timers::POLL.as_micros() as Micros, next, |s| &mut s.store.watchers).await;
+        }
+    };
+    let shared = engine.clone();
+    let judging = async move {
+        let (handle, known, mut failures) = (shared.store.0.clone(), shared.known(), 0);
+        loop {
+            match turn(&shared, deferred::run_once(&shared)).await.unwrap_or_else(late) {
+                Ok(n) if n >= deferred::DEFERRED_BATCH as usize => continue,
+                Ok(_) => failures = 0,
+                Err(_) => {
+                    after_failure(&shared, &mut failures).await;
+                    continue;
+                }
+            }
+            let next = |s: &State| {
+                let (assignment, _) = shared.ownership.now();
+                s.store.next_deferred(&known, |slot| assignment.owns(slot))
+            };
+            let poll = deferred::DEFERRED_POLL.as_micros() as Micros;
+            poll_until(&handle, poll, next, |s| &mut s.store.watchers).await;
         }
     };
     let shared = engine;
@@ -179,7 +216,7 @@ fn engine_loops(handle: &Handle) -> Vec<Task> {
             poll_until(&handle, RECOVERY_POLL, next, |s| &mut s.store.watchers).await;
         }
     };
-    vec![Box::pin(taking), Box::pin(waking), Box::pin(recovering)]
+    vec![Box::pin(taking), Box::pin(waking), Box::pin(judging), Box::pin(recovering)]
 }
 
 /// Waits as long as a loop would that polls at this interval and finds nothing before `next`, which may change

@@ -11,7 +11,7 @@ use crate::{
     executor::{Executor, Micros, SECOND, World},
     faults::{Fault, stream},
     invariants, processes,
-    world::{OUTSIDE, PROCESSES, SITES, Site, State},
+    world::{OUTSIDE, PROCESSES, PROGRAMS, SITES, Site, State},
 };
 
 /// From then on nothing goes wrong any more.
@@ -127,6 +127,29 @@ fn calamities(state: &mut State) {
         s.note(OUTSIDE, || format!("the database's clock is set back by {} s", back / SECOND));
         s.store.set_back(back);
     });
+    timed(state, Fault::RowHeld, 6, |s, rng| {
+        let (nth, length) = (rng(0..1_000) as usize, rng(SECOND..150 * SECOND));
+        let Some(saga) = s.store.sagas.keys().rev().nth(nth % s.store.sagas.len().max(1)).copied() else {
+            return;
+        };
+        s.note(OUTSIDE, || format!("a forgotten transaction holds {}", crate::store::short(saga)));
+        s.store.held.insert(saga, s.now + length);
+    });
+    timed(state, Fault::Upgrade, 6, |s, rng| {
+        let (process, down) = (rng(0..PROGRAMS as u64) as usize, rng(1000..10 * SECOND));
+        s.processes[process].newer = !s.processes[process].newer;
+        s.crash(process, down);
+    });
+    if state.plan.rate(Fault::Upgrade) > 0.0 {
+        // In the end somebody knows everything.
+        state.later(HEALS_AT - 60 * SECOND, |s| {
+            for process in 0..PROGRAMS {
+                if !std::mem::replace(&mut s.processes[process].newer, true) {
+                    s.crash(process, SECOND);
+                }
+            }
+        });
+    }
     timed(state, Fault::Poison, 4, |s, rng| {
         let (topic, partition) = (rng(0..4) as usize, rng(0..PARTITIONS as u64) as usize);
         let bytes = match rng(0..5) {

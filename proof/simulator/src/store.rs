@@ -10,10 +10,13 @@ use std::{
 };
 
 use amends_engine::{
-    core::{Change, Entry, Event, NewSaga, Resolution, Retry, Saga, SagaOutcome},
-    port::{DueScan, Error, Inputs, Loaded, SagaStore, Stray, Write},
+    core::{Change, Entry, Event, Known, NewSaga, Resolution, Retry, Saga, SagaOutcome},
+    port::{
+        Committed, DeferredId, DeferredReply, DeferredScan, DueScan, Error, Inputs, Loaded, SagaStore, Stray,
+        Write,
+    },
 };
-use amends_protocol::Json;
+use amends_protocol::{Json, transport::Inbound};
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
@@ -61,6 +64,12 @@ pub struct Store {
     pub keys: BTreeMap<String, (Uuid, u64)>,
     /// Successes that nobody ordered.
     pub strays: BTreeMap<(Uuid, Uuid), Json>,
+    /// Replies that could not be judged when they came, and when they are due.
+    pub deferred: BTreeMap<DeferredId, (DateTime<Utc>, DeferredReply)>,
+    /// Programs that have announced themselves: when, and what they know.
+    pub programs: BTreeMap<Uuid, (Micros, Known)>,
+    /// Rows that a forgotten transaction holds, and until when.
+    pub held: BTreeMap<Uuid, Micros>,
     batches: BTreeMap<u64, Vec<Inputs>>,
     drawn: u64,
     /// Who waits for something to become due.
@@ -103,6 +112,9 @@ impl Store {
             orders: BTreeMap::new(),
             keys: BTreeMap::new(),
             strays: BTreeMap::new(),
+            deferred: BTreeMap::new(),
+            programs: BTreeMap::new(),
+            held: BTreeMap::new(),
             batches: BTreeMap::new(),
             drawn: 0,
             watchers: Watchers::default(),
@@ -116,14 +128,26 @@ impl Store {
         self.watchers.wake();
     }
 
-    /// When the next saga is due, in simulated time; those that `owned` does not name five seconds later.
-    pub fn next_due(&self, owned: impl Fn(u16) -> bool) -> Option<Micros> {
+    /// When the next saga is due for a program that knows this, in simulated time; those that `owned` does not name five
+    /// seconds later.
+    pub fn next_due(&self, known: &Known, owned: impl Fn(u16) -> bool) -> Option<Micros> {
         let due = |stored: &Stored| {
             let saga = &stored.saga;
+            if !known.knows(&saga.workflow, saga.workflow_version) {
+                return None;
+            }
             let at = self.simulated(saga.wake_at.filter(|_| saga.live)?);
             Some(if owned(saga.slot) { at } else { at + 5 * SECOND })
         };
         self.sagas.values().filter_map(due).min()
+    }
+
+    /// When the next deferred reply is due for a program that knows this, in simulated time; those of slots that `owned`
+    /// does not name a second later.
+    pub fn next_deferred(&self, known: &Known, owned: impl Fn(u16) -> bool) -> Option<Micros> {
+        let covered = self.deferred.values().filter(|(_, reply)| known.covers(&reply.requires));
+        let due = covered.map(|(at, reply)| self.simulated(*at) + if owned(reply.slot) { 0 } else { SECOND });
+        due.min()
     }
 
     /// Simulated time of an instant of this database.
@@ -186,7 +210,11 @@ impl State {
 
     fn load(&mut self, wanted: impl Fn(&Stored) -> bool) -> Loaded {
         let sagas = self.store.sagas.values().filter(|s| wanted(s)).map(|s| s.saga.clone()).collect();
-        Loaded { sagas, now: self.store_now() }
+        Loaded { sagas, unreadable: Vec::new(), now: self.store_now() }
+    }
+
+    fn is_held(&self, saga: Uuid) -> bool {
+        self.store.held.get(&saga).is_some_and(|until| *until > self.now)
     }
 
     fn due(&mut self, scan: &DueScan) -> Loaded {
@@ -200,20 +228,27 @@ impl State {
                 && saga.wake_at.is_some_and(due)
                 && slots.contains(&saga.slot)
                 && scan.share.has(&saga.step)
+                && scan.known.knows(&saga.workflow, saga.workflow_version)
+                && !scan.passed_over.contains(&saga.id)
         });
         loaded.sagas.sort_by_key(|s| (s.wake_at, s.id));
         loaded.sagas.truncate(scan.limit as usize);
         loaded
     }
 
-    fn commit(&mut self, process: usize, batch: u64, writes: &[Write]) -> Result<Vec<Inputs>, Error> {
+    fn commit(&mut self, process: usize, batch: u64, writes: &[Write]) -> Result<Committed, Error> {
         let bodies: Vec<Vec<String>> =
             writes.iter().map(|w| w.entries.iter().map(Entry::body).collect()).collect();
         for (write, bodies) in writes.iter().zip(&bodies) {
             check(write, bodies).map_err(|why| Error::Data(format!("{}: {why}", write.saga.id)))?;
         }
-        let mut answer = Vec::new();
+        let (mut answer, mut locked) = (Vec::new(), Vec::new());
         for (write, bodies) in writes.iter().zip(bodies) {
+            if self.is_held(write.saga.id) {
+                self.note(process, || format!("{} is held, and passed over", short(write.saga.id)));
+                locked.push(write.saga.id);
+                continue;
+            }
             let Some(stored) = self.store.sagas.get_mut(&write.saga.id) else { continue };
             if stored.saga.revision != write.read_revision {
                 self.coverage.stale_writes += 1;
@@ -236,7 +271,7 @@ impl State {
         }
         self.store.batches.insert(batch, answer.clone());
         self.store.watchers.wake();
-        Ok(answer)
+        Ok(Committed { written: answer, locked })
     }
 
     fn note_write(&mut self, process: usize, write: &Write) {

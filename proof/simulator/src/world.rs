@@ -47,6 +47,8 @@ pub struct Process {
     pub frozen: bool,
     /// How fast its clock runs.
     pub speed: f64,
+    /// Whether it is an engine or an api of the newer program, which knows one more version of the workflow.
+    pub newer: bool,
     /// By server: until when it cannot be reached.
     unreachable: [Micros; SITES],
 }
@@ -92,6 +94,8 @@ pub const PROCESSES: [&str; 11] = [
     "shipment-1",
     "outside",
 ];
+/// The first so many run the engine, with or without its loops.
+pub const PROGRAMS: usize = 4;
 /// The process of everybody outside.
 pub const OUTSIDE: usize = 10;
 
@@ -148,6 +152,7 @@ impl State {
             alive: false,
             incarnation: 0,
             frozen: false,
+            newer: false,
             speed: if name == "outside" { 1.0 } else { 1.0 + skew(50_000) as f64 / 1e6 },
             unreachable: [0; SITES],
         });

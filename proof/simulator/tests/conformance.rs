@@ -14,6 +14,15 @@ use uuid::Uuid;
 
 struct Instant(SimStore);
 
+/// Rows are held until this is dropped.
+struct Held(Handle);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.state().store.held.clear();
+    }
+}
+
 async fn world() -> Instant {
     let mut state = State::new(1, &[], 0);
     state.instant = true;
@@ -37,6 +46,12 @@ impl amends_postgres::conformance::World for Instant {
 
     async fn strays(&self) -> usize {
         self.0.0.state().store.strays.len()
+    }
+
+    async fn hold(&self, sagas: &[Uuid]) -> Box<dyn Send> {
+        let handle = self.0.0.clone();
+        handle.state().store.held.extend(sagas.iter().map(|saga| (*saga, u64::MAX)));
+        Box::new(Held(handle))
     }
 }
 

@@ -198,4 +198,14 @@ impl World for Postgres {
             sqlx::query_scalar("SELECT count(*) FROM strays").fetch_one(self.owner()).await.unwrap();
         usize::try_from(count).unwrap()
     }
+
+    async fn hold(&self, sagas: &[Uuid]) -> Box<dyn Send> {
+        let mut held = self.owner().begin().await.unwrap();
+        sqlx::query("SELECT FROM sagas WHERE id = ANY($1) FOR UPDATE")
+            .bind(sagas)
+            .execute(&mut *held)
+            .await
+            .unwrap();
+        Box::new(held)
+    }
 }

@@ -172,6 +172,15 @@ impl Stack {
         process
     }
 
+    /// Starts a role of another build of the program, and waits until it is ready.
+    pub async fn start_of(&self, program: &Path, role: &[&str]) -> Process {
+        let address = free_address().unwrap();
+        let child = self.command_of(program, role, address).spawn().expect("the other build starts");
+        let process = Process { child, address, role: role.join(" ") };
+        process.ready().await;
+        process
+    }
+
     /// Runs a role that is expected to end by itself, with other settings.
     pub fn output(&self, role: &[&str], settings: &[(&str, &str)]) -> Output {
         let mut command = self.command(role, free_address().unwrap());
@@ -180,7 +189,11 @@ impl Stack {
     }
 
     fn command(&self, role: &[&str], address: SocketAddr) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_amends"));
+        self.command_of(Path::new(env!("CARGO_BIN_EXE_amends")), role, address)
+    }
+
+    fn command_of(&self, program: &Path, role: &[&str], address: SocketAddr) -> Command {
+        let mut command = Command::new(program);
         command
             .args(role)
             .env_clear()

@@ -23,8 +23,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::saga::parts_of;
 use super::{
-    Change, CommandState, Decision, Definition, Did, Direction, Entry, Event, NewSaga, Nothing, Occurrence,
-    Saga, SagaOutcome, Send, State,
+    CORE_VERSION, Change, CommandState, Decision, Definition, Did, Direction, Entry, Event, NewSaga, Nothing,
+    Occurrence, Saga, SagaOutcome, Send, State,
 };
 
 /// A command nobody answered is sent again after this long: the broker may have forgotten it.
@@ -38,13 +38,25 @@ fn next_attempt(attempt: u32) -> u32 {
     attempt.saturating_add(1).min(MAX_ATTEMPT)
 }
 
-/// A saga's birth: its row, its first entry and its first step's commands.
+/// A saga's birth by the newest rules: its row, its first entry and its first step's commands.
 pub fn start(definition: &Definition, new: NewSaga, input: &Json, now: DateTime<Utc>) -> Change {
-    born(definition, new, input, now, definition.timeout.map(|t| now + t.after))
+    start_by(CORE_VERSION, definition, new, input, now)
+}
+
+/// The same by these rules: the newest that every live engine knows.
+pub fn start_by(
+    core_version: u16,
+    definition: &Definition,
+    new: NewSaga,
+    input: &Json,
+    now: DateTime<Utc>,
+) -> Change {
+    born(core_version, definition, new, input, now, definition.timeout.map(|t| now + t.after))
 }
 
 /// The same with a promise that was given when the definition may have promised something else.
 pub(super) fn born(
+    core_version: u16,
     definition: &Definition,
     new: NewSaga,
     input: &Json,
@@ -57,6 +69,7 @@ pub(super) fn born(
         business_key: new.business_key,
         workflow: definition.name.to_owned(),
         workflow_version: definition.version,
+        core_version,
         revision: 0,
         label: definition.labels.initial.to_owned(),
         heading_for: None,
@@ -83,7 +96,8 @@ pub(super) fn born(
     step.finish(&Occurrence { event: Event::Started(input.clone()), at: now, jitter: 0 })
 }
 
-/// Decides what an event means for a saga.
+/// Decides what an event means for a saga, by the rules that its row names. There is one version of them so far; where a
+/// later one differs, it asks for `core_version`.
 pub fn transition(definition: &Definition, saga: &Saga, occurrence: &Occurrence) -> Decision {
     let mut deciding = Deciding::new(definition, saga, occurrence.at, occurrence.jitter);
     let verdict = match &occurrence.event {
@@ -156,7 +170,12 @@ impl<'a> Deciding<'a> {
         if let Event::Replied(reply) = &mut occurrence.event {
             reply.echo = None;
         }
-        let entry = Entry { revision: self.saga.revision, occurrence, did: self.did };
+        let entry = Entry {
+            revision: self.saga.revision,
+            core_version: self.saga.core_version,
+            occurrence,
+            did: self.did,
+        };
         Change { saga: self.saga, entry, sends: self.sends }
     }
 

@@ -29,6 +29,14 @@ impl Deciding<'_> {
     pub(super) fn retry(&mut self, retry: &Retry) -> Verdict {
         let Some(at) = self.parked_as_seen(retry.seen)? else {
             self.saga.state.poisoned = None;
+            // The database's clock may have been set back meanwhile: nothing is due later than a timer reaches.
+            let latest = self.now + self.definition.timer_reach();
+            for command in &mut self.saga.state.commands {
+                let undo = command.undo.as_mut().map(|undo| &mut undo.due_at);
+                for due in [Some(&mut command.due_at), undo].into_iter().flatten() {
+                    *due = due.map(|at| at.min(latest));
+                }
+            }
             return Ok(());
         };
         self.concern(at);

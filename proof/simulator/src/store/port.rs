@@ -47,7 +47,7 @@ impl SagaStore for SimStore {
         let ids: BTreeSet<Uuid> = ids.iter().copied().collect();
         self.ask("load", move |s| {
             let sagas = ids.iter().filter_map(|id| s.store.sagas.get(id)).map(|s| s.saga.clone()).collect();
-            Loaded { sagas, now: s.store_now() }
+            Loaded { sagas, unreadable: Vec::new(), now: s.store_now() }
         })
         .await
     }
@@ -114,9 +114,9 @@ impl SagaStore for SimStore {
         .await
     }
 
-    async fn commit(&self, writes: &[Write]) -> Result<Vec<Inputs>, Error> {
+    async fn commit(&self, writes: &[Write]) -> Result<Committed, Error> {
         if writes.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Committed::default());
         }
         let mut writes = writes.to_vec();
         writes.sort_by_key(|write| write.saga.id);
@@ -132,20 +132,26 @@ impl SagaStore for SimStore {
         }
         // Read back, as the real store does: by the batch's number.
         match self.ask("read back", move |s| s.store.batches.get(&batch).cloned()).await? {
-            Some(answer) if !answer.is_empty() => Ok(answer),
+            Some(written) if !written.is_empty() => Ok(Committed { written, locked: Vec::new() }),
             _ => Err(Error::Unavailable("nothing was written".to_owned())),
         }
     }
 
-    async fn reschedule(&self, sagas: &[(Uuid, u32, Option<DateTime<Utc>>)]) -> Result<(), Error> {
+    async fn reschedule(&self, sagas: &[(Uuid, u32, Option<DateTime<Utc>>)]) -> Result<Vec<Uuid>, Error> {
         let sagas = sagas.to_vec();
         self.ask("reschedule", move |s| {
+            let mut locked = Vec::new();
             for (id, revision, at) in sagas {
-                if let Some(stored) = s.store.sagas.get_mut(&id).filter(|s| s.saga.revision == revision) {
+                if s.is_held(id) {
+                    locked.push(id);
+                } else if let Some(stored) =
+                    s.store.sagas.get_mut(&id).filter(|s| s.saga.revision == revision)
+                {
                     stored.saga.wake_at = at;
                 }
             }
             s.store.watchers.wake();
+            locked
         })
         .await
     }
@@ -161,6 +167,55 @@ impl SagaStore for SimStore {
             for stray in strays {
                 s.store.strays.entry((stray.saga_id, stray.command_id)).or_insert(stray.reply);
             }
+        })
+        .await
+    }
+
+    async fn defer(&self, replies: &[DeferredReply]) -> Result<(), Error> {
+        let (replies, process) = (replies.to_vec(), self.0.process);
+        self.ask("defer", move |s| {
+            for reply in replies {
+                s.note(process, || {
+                    format!("{} {}: a reply is kept", short(reply.saga_id), reply.why.as_str())
+                });
+                *s.coverage.deferred.entry(reply.why.as_str()).or_default() += 1;
+                let due_at = s.store_now() + reply.rest;
+                s.store.deferred.insert(reply.id(), (due_at, reply));
+            }
+            s.store.watchers.wake();
+        })
+        .await
+    }
+
+    async fn deferred(&self, scan: &DeferredScan) -> Result<Vec<(DeferredId, Inbound)>, Error> {
+        let scan = scan.clone();
+        self.ask("deferred", move |s| {
+            let now = s.store_now();
+            let due = |(due_at, reply): &(DateTime<Utc>, DeferredReply)| {
+                let wait = if scan.slots.contains(&reply.slot) { Duration::ZERO } else { scan.abroad };
+                *due_at + wait <= now && scan.known.covers(&reply.requires)
+            };
+            let mut found: Vec<_> = s.store.deferred.iter().filter(|(_, kept)| due(kept)).collect();
+            found.sort_by_key(|(_, (due_at, _))| *due_at);
+            found.truncate(scan.limit as usize);
+            found.into_iter().map(|(id, (_, reply))| (*id, reply.message.clone())).collect()
+        })
+        .await
+    }
+
+    async fn forget_deferred(&self, ids: &[DeferredId]) -> Result<(), Error> {
+        let ids = ids.to_vec();
+        self.ask("forget_deferred", move |s| ids.iter().for_each(|id| _ = s.store.deferred.remove(id))).await
+    }
+
+    async fn announce(&self, program: Uuid, known: &Known, live: Duration) -> Result<Vec<Known>, Error> {
+        let known = known.clone();
+        self.ask("announce", move |s| {
+            let now = s.now;
+            s.store.programs.insert(program, (now, known));
+            let lives = |at: Micros| at + live.as_micros() as Micros > now;
+            let others = s.store.programs.iter().filter(|(id, (at, _))| **id != program && lives(*at));
+            others.map(|(_, (_, known))| known.clone()).collect()
         })
         .await
     }

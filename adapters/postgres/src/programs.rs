@@ -1,0 +1,37 @@
+//! Table `programs`: which programs of the deployment live, and what they know.
+
+use std::time::Duration;
+
+use amends_engine::core::Known;
+use amends_pool::Pool;
+use uuid::Uuid;
+
+use crate::{Error, error};
+
+/// Says that a program lives; returns what the others know that have said so within `live`. What has been silent for
+/// ten minutes is deleted.
+pub(crate) async fn announce(
+    pool: &Pool,
+    program: Uuid,
+    known: &Known,
+    live: Duration,
+) -> Result<Vec<Known>, Error> {
+    let own = serde_json::to_string(known).expect("what is known has string keys and integers only");
+    let others: Vec<String> = sqlx::query_scalar(
+        "WITH own AS (
+             INSERT INTO programs (id, seen_at, known) VALUES ($1, clock_timestamp(), $2)
+             ON CONFLICT (id) DO UPDATE SET seen_at = EXCLUDED.seen_at, known = EXCLUDED.known
+         ), gone AS (
+             DELETE FROM programs WHERE seen_at < clock_timestamp() - interval '10 minutes' AND id <> $1
+         )
+         SELECT known FROM programs WHERE id <> $1 AND seen_at > clock_timestamp() - make_interval(secs => $3)",
+    )
+    .bind(program)
+    .bind(own)
+    .bind(live.as_secs_f64())
+    .fetch_all(pool)
+    .await
+    .map_err(error::of)?;
+    // What cannot be read was said by a program that knows nothing of this one's: nothing is common then.
+    Ok(others.iter().map(|text| serde_json::from_str(text).unwrap_or_default()).collect())
+}

@@ -1,0 +1,7 @@
+//! `amends` one version on, for tests of two versions side by side.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    amends_api::program::main()
+}

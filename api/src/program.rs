@@ -1,0 +1,90 @@
+//! The program: reads its arguments and settings, and runs a role.
+
+use std::{
+    env,
+    ffi::OsString,
+    os::unix::process::CommandExt,
+    process::{Command, ExitCode},
+};
+
+use crate::{
+    cli::{Cli, Role},
+    panics, roles, services,
+    settings::{Settings, redacted},
+    telemetry,
+};
+use clap::Parser;
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    if let Err(error) = without_postgres_variables() {
+        return fail(1, &error.to_string());
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and the version.
+        Err(told) if !told.use_stderr() => told.exit(),
+        Err(error) => {
+            eprint!("{}", redacted(&error.to_string()));
+            return ExitCode::from(2);
+        }
+    };
+    panics::end_the_process_with_a_thread();
+    if let Role::EmbeddedBroker { plan } = &cli.role {
+        let served = plan.parse().and_then(|plan| {
+            amends_embedded::broker_process::serve(&plan).map_err(|error| error.to_string())
+        });
+        return served.map_or_else(|error| fail(1, &error), |()| ExitCode::SUCCESS);
+    }
+    let settings =
+        cli.flags.pairs().and_then(|flags| Settings::read(&services::names(), cli.config.as_deref(), &flags));
+    let settings = match settings {
+        Ok(settings) => settings,
+        Err(error) => return fail(2, &error.to_string()),
+    };
+    if let Role::Config = cli.role {
+        println!("{}", settings.commented());
+        return ExitCode::SUCCESS;
+    }
+    if let Err(error) = telemetry::logs(&settings) {
+        return fail(2, &error);
+    }
+    amends_http::descriptors::raise_limit();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(1, &format!("no threads to run on: {error}")),
+    };
+    let ended = runtime.block_on(roles::run(cli.role, settings));
+    // A look at a broker that is away takes seconds; nobody waits for it any more.
+    runtime.shutdown_background();
+    match ended {
+        Ok(code) => code,
+        Err(error) => fail(1, &format!("{error:#}")),
+    }
+}
+
+/// Starts this program again without the variables of libpq, if there are any. The client library takes them for what a
+/// URL does not say, and some cannot be overridden; but only settings say how a database is reached.
+fn without_postgres_variables() -> std::io::Result<()> {
+    let names: Vec<OsString> = env::vars_os()
+        .map(|(name, _)| name)
+        .filter(|name| name.as_encoded_bytes().starts_with(b"PG"))
+        .collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let mut again = Command::new(env::current_exe()?);
+    again.args(env::args_os().skip(1));
+    for name in &names {
+        again.env_remove(name);
+    }
+    // It returns only when it fails.
+    Err(again.exec())
+}
+
+/// One line on stderr.
+fn fail(code: u8, why: &str) -> ExitCode {
+    let why = redacted(&why.lines().map(str::trim).collect::<Vec<_>>().join(" "));
+    eprintln!("amends: {why}");
+    ExitCode::from(code)
+}

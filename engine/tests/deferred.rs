@@ -1,0 +1,169 @@
+//! Replies that cannot be judged when they come: kept before their offsets move, and judged by an engine that can.
+
+mod support;
+
+use amends_engine::core::{Actor, Catalog, Definition, Event};
+use amends_engine::port::{self, Deferral};
+use amends_engine::runtime::{self, deferred, replies};
+use amends_protocol::Outcome;
+use amends_protocol::transport::Assignment;
+use support::stay;
+use support::world::{TestEngine, World, block_on};
+use uuid::Uuid;
+
+fn take(world: &World, engine: &TestEngine) {
+    block_on(replies::run_once(engine, &mut world.clone())).unwrap();
+}
+
+fn drain(engine: &TestEngine) -> usize {
+    block_on(deferred::run_once(engine)).unwrap()
+}
+
+fn why(world: &World) -> Vec<Deferral> {
+    world.state().deferred.values().map(|(_, reply)| reply.why).collect()
+}
+
+fn set_version(world: &World, saga: Uuid, version: u32) {
+    world.state().sagas.get_mut(&saga).unwrap().0.workflow_version = version;
+}
+
+#[test]
+fn a_reply_for_a_workflow_that_is_not_known_here_is_kept_before_its_offset_moves() {
+    let (world, engine) = World::new();
+    let newer = world.born(1);
+    set_version(&world, newer, 2);
+    let at = world.saga(newer).wake_at;
+    world.answers(newer, "book", Outcome::Succeeded);
+    take(&world, &engine);
+    assert_eq!(world.log(), ["defer 1", "offsets"]);
+    assert_eq!(why(&world), [Deferral::UnknownWorkflow]);
+    assert_eq!(world.saga(newer).wake_at, at);
+    let state = world.state();
+    assert!(state.dead.is_empty() && state.strays.is_empty());
+}
+
+#[test]
+fn an_engine_that_knows_the_workflow_judges_what_another_has_kept_whoever_owns_the_slot() {
+    let (world, engine) = World::new();
+    let newer = world.born(1);
+    set_version(&world, newer, 2);
+    world.answers(newer, "book", Outcome::Succeeded);
+    take(&world, &engine);
+    assert_eq!(drain(&engine), 0, "this engine does not know it");
+    // Another one does. The slot is not its own.
+    let mut engine = world.engine();
+    let next = Definition { version: 2, ..stay() };
+    engine.catalog = Catalog::new(vec![stay(), next]).unwrap();
+    world.state().assignment = Assignment { generation: 2, partitions: vec![0], count: 8 };
+    take(&world, &engine);
+    assert_eq!(drain(&engine), 0, "for a second it is left to the slot's owner");
+    world.passes(1);
+    assert_eq!(drain(&engine), 1);
+    assert_eq!(world.sent(), [(newer, "charge execute".to_owned())]);
+    assert!(world.state().deferred.is_empty());
+    assert_eq!(drain(&engine), 0);
+}
+
+#[test]
+fn a_reply_for_a_row_that_a_newer_program_wrote_is_kept_and_is_no_stray() {
+    let (world, engine) = World::new();
+    let (newer, a) = (world.born(1), world.born(1));
+    world.state().newer.insert(newer);
+    for saga in [newer, a] {
+        world.answers(saga, "book", Outcome::Succeeded);
+    }
+    take(&world, &engine);
+    assert_eq!(world.sent(), [(a, "charge execute".to_owned())]);
+    assert_eq!(why(&world), [Deferral::Unreadable]);
+    assert!(world.state().strays.is_empty() && world.state().dead.is_empty());
+}
+
+#[test]
+fn a_reply_for_a_row_that_is_held_is_kept_and_judged_once_the_row_is_free() {
+    let (world, engine) = World::new();
+    let (held, a) = (world.born(1), world.born(1));
+    world.state().locked.insert(held);
+    for saga in [held, held, a] {
+        world.answers(saga, "book", Outcome::Succeeded);
+    }
+    take(&world, &engine);
+    assert_eq!(world.log(), ["commit 1", "send 1", "defer 1", "offsets"], "what came twice is kept once");
+    assert_eq!(world.sent(), [(a, "charge execute".to_owned())]);
+    world.passes(1);
+    assert_eq!(drain(&engine), 1);
+    assert_eq!(why(&world), [Deferral::Locked], "it is still held");
+    assert_eq!(drain(&engine), 0, "and rests");
+    world.state().locked.clear();
+    world.passes(5);
+    assert_eq!(drain(&engine), 1);
+    assert_eq!(world.sent(), [(held, "charge execute".to_owned())]);
+    assert!(world.state().deferred.is_empty());
+}
+
+#[test]
+fn what_is_kept_is_forgotten_only_after_what_it_led_to_is_sent() {
+    let (world, engine) = World::new();
+    let held = world.born(1);
+    world.state().locked.insert(held);
+    world.answers(held, "book", Outcome::Succeeded);
+    take(&world, &engine);
+    world.state().locked.clear();
+    world.passes(1);
+    world.log();
+    world.state().send_fails = 1;
+    assert!(block_on(deferred::run_once(&engine)).is_err());
+    assert_eq!(world.state().deferred.len(), 1);
+    drain(&engine);
+    assert_eq!(world.log(), ["commit 1", "forget 1"], "the second time it is a duplicate");
+}
+
+#[test]
+fn offsets_stay_where_what_is_passed_over_cannot_be_kept() {
+    let (world, engine) = World::new();
+    let newer = world.born(1);
+    world.state().newer.insert(newer);
+    world.answers(newer, "book", Outcome::Succeeded);
+    let fails = port::Error::Unavailable("away".to_owned());
+    // The read succeeds, and keeping the reply does not.
+    world.state().defer_fails.push_back(fails);
+    assert!(block_on(replies::run_once(&engine, &mut world.clone())).is_err());
+    assert_eq!(world.log(), ["rewind"]);
+    take(&world, &engine);
+    assert_eq!(world.log(), ["defer 1", "offsets"]);
+}
+
+#[test]
+fn a_message_that_cannot_be_stored_waits_where_its_saga_cannot_be_parked() {
+    let (world, engine) = World::new();
+    let bad = world.born(1);
+    world.state().poison.insert(bad);
+    world.state().locked.insert(bad);
+    world.answers(bad, "book", Outcome::Succeeded);
+    take(&world, &engine);
+    assert!(world.state().dead.is_empty(), "nobody would know that its saga is to be parked");
+    assert_eq!(why(&world), [Deferral::Locked]);
+    world.state().locked.clear();
+    world.passes(1);
+    drain(&engine);
+    assert_eq!(world.state().dead.len(), 1);
+    assert!(world.saga(bad).parked);
+}
+
+#[test]
+fn through_a_door_what_cannot_be_judged_here_and_now_is_an_error_and_changes_nothing() {
+    let (world, engine) = World::new();
+    let (held, newer, unknown) = (world.born(1), world.born(1), world.born(1));
+    world.state().locked.insert(held);
+    world.state().newer.insert(newer);
+    set_version(&world, unknown, 2);
+    for (saga, why) in
+        [(held, Deferral::Locked), (newer, Deferral::Unreadable), (unknown, Deferral::UnknownWorkflow)]
+    {
+        let cancel = Event::CancelRequested(Actor::new("guest", ""));
+        match block_on(runtime::apply::apply(&engine, saga, cancel)) {
+            Err(runtime::Error::PassedOver(id, said)) => assert_eq!((id, said), (saga, why)),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(world.saga(saga).revision, 1);
+    }
+}

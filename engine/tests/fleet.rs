@@ -1,0 +1,77 @@
+//! What all live programs know decides in which version sagas are born, and by which rules they are written.
+
+mod support;
+
+use amends_engine::core::{CORE_VERSION, Catalog, Definition, Known};
+use amends_engine::runtime::{fleet, replies};
+use amends_protocol::Outcome;
+use support::stay;
+use support::world::{TestEngine, World, block_on};
+use uuid::Uuid;
+
+const NEWER: Uuid = Uuid::from_u128(1);
+const OLDER: Uuid = Uuid::from_u128(2);
+
+/// A program that knows the workflow's second version as well.
+fn newer() -> (World, TestEngine) {
+    let (world, mut engine) = World::new();
+    let next = Definition { version: 2, ..stay() };
+    engine.catalog = Catalog::new(vec![stay(), next]).unwrap();
+    (world, engine)
+}
+
+fn hear(engine: &TestEngine) {
+    block_on(fleet::run_once(engine, NEWER)).unwrap();
+}
+
+fn announce(world: &World, known: Known) {
+    let now = world.state().now;
+    world.state().programs.insert(OLDER, (now, known));
+}
+
+fn born_in(engine: &TestEngine) -> u32 {
+    engine.born_in(stay().name).unwrap().version
+}
+
+#[test]
+fn a_new_version_has_births_only_while_every_live_program_knows_it() {
+    let (world, engine) = newer();
+    assert_eq!(born_in(&engine), 2, "nobody else is there");
+    let older = Known { workflows: vec![(stay().name.to_owned(), 1)], ..engine.known() };
+    announce(&world, older.clone());
+    hear(&engine);
+    assert_eq!(born_in(&engine), 1);
+    world.passes(9);
+    hear(&engine);
+    assert_eq!(born_in(&engine), 1, "it may still live");
+    world.passes(1);
+    hear(&engine);
+    assert_eq!(born_in(&engine), 2, "it has gone");
+    announce(&world, older);
+    hear(&engine);
+    assert_eq!(born_in(&engine), 1, "and is back");
+}
+
+#[test]
+fn a_saga_is_decided_by_rules_that_all_know_and_never_by_older_ones_than_before() {
+    let (world, engine) = World::new();
+    let (old, new) = (world.born(1), world.born(1));
+    world.state().sagas.get_mut(&old).unwrap().0.core_version = CORE_VERSION - 1;
+    announce(&world, Known { core_version: CORE_VERSION - 1, ..engine.known() });
+    hear(&engine);
+    for saga in [old, new] {
+        world.answers(saga, "book", Outcome::Succeeded);
+    }
+    block_on(replies::run_once(&engine, &mut world.clone())).unwrap();
+    let decided_by = |saga| {
+        let (row, entries) = world.state().sagas[&saga].clone();
+        assert_eq!(row.core_version, entries.last().unwrap().core_version);
+        row.core_version
+    };
+    assert_eq!((decided_by(old), decided_by(new)), (CORE_VERSION - 1, CORE_VERSION));
+    world.state().programs.clear();
+    hear(&engine);
+    world.answers(old, "charge", Outcome::Succeeded);
+    block_on(replies::run_once(&engine, &mut world.clone())).unwrap();
+    assert_eq!(decided_by(old), CORE_VERSION, "once all know them");
+}
