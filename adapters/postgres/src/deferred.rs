@@ -61,7 +61,8 @@ struct Row {
     reply: String,
 }
 
-/// Reads those that are due, for a program that can judge them.
+/// Reads those that are due, for a program that can judge them. None rests for as long as a minute: one that is due later
+/// than that is from before the database's clock was set back.
 pub(crate) async fn due(pool: &Pool, scan: &DeferredScan) -> Result<Vec<(DeferredId, Inbound)>, Error> {
     let workflows = &scan.known.workflows;
     let rows: Vec<Row> = sqlx::query_as(
@@ -70,8 +71,9 @@ pub(crate) async fn due(pool: &Pool, scan: &DeferredScan) -> Result<Vec<(Deferre
              SELECT saga_id, digest, due_at, topic, partition, \"offset\", reply FROM deferred_replies AS d
              WHERE d.workflow = k.workflow AND d.workflow_version = k.workflow_version
                AND d.core_version <= $3 AND d.state_version <= $4
-               AND d.due_at <= clock_timestamp()
-               AND (get_bit($5, d.slot) = 1 OR d.due_at <= clock_timestamp() - make_interval(secs => $6))
+               AND (d.due_at > clock_timestamp() + interval '1 minute'
+                    OR d.due_at <= clock_timestamp() - CASE WHEN get_bit($5, d.slot) = 1 THEN interval '0'
+                                                            ELSE make_interval(secs => $6) END)
              ORDER BY d.due_at LIMIT $7) AS d
          ORDER BY d.due_at LIMIT $7",
     )

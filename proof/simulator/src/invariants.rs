@@ -304,6 +304,10 @@ pub fn undone_holds_nothing(quiet: &Quiet<'_>) -> Vec<String> {
 /// Nothing parks for an outcome that nobody knows before it was answered `unknown`, and nothing else, for as long as
 /// patience lasts.
 pub fn patience_is_kept(quiet: &Quiet<'_>) -> Vec<String> {
+    // Instants of a clock that was set back in between say nothing of how long it was.
+    if quiet.state.store.set_back > 0 {
+        return Vec::new();
+    }
     quiet.each(|_, entries| {
         entries.iter().enumerate().find_map(|(at, parks)| {
             let Event::Replied(last) = &parks.occurrence.event else { return None };
@@ -381,6 +385,10 @@ pub fn nothing_personal(quiet: &Quiet<'_>) -> Vec<String> {
 /// none is cancelled for a promise that ends later than that.
 pub fn nothing_times_out_in_a_healthy_system(quiet: &Quiet<'_>) -> Vec<String> {
     let well_by = quiet.state.heals_at + 60 * SECOND;
+    // The promise stays at its instant by the database's clock: one that is set back moves all of them.
+    if quiet.state.store.set_back > 0 {
+        return Vec::new();
+    }
     quiet.each(|_, entries| {
         let timeout_at = entries.first()?.did.timeout_at?;
         // What is parked waits for a person, not for the system.

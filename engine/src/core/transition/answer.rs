@@ -181,10 +181,11 @@ impl Deciding<'_> {
     fn patience(&mut self, at: usize) -> DateTime<Utc> {
         let until = self.patience_from_now();
         let parks_at = &mut self.saga.state.commands[at].parks_at;
-        if parks_at.is_none() {
-            self.did.parks_at = Some(until);
+        // Later than this only if the database's clock was set back since.
+        if parks_at.is_none_or(|at| at > until) {
+            (*parks_at, self.did.parks_at) = (Some(until), Some(until));
         }
-        *parks_at.get_or_insert(until)
+        parks_at.unwrap_or(until)
     }
 
     /// An odd answer is recorded once and changes nothing.

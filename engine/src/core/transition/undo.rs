@@ -192,10 +192,11 @@ impl Deciding<'_> {
         let undo = self.saga.state.commands[at].undo.as_mut();
         // What has not been sent since the last answer has no other answer to give.
         let Some(undo) = undo.filter(|undo| undo.asks > 0) else { return Err(DUPLICATE) };
-        if undo.parks_at.is_none() {
-            self.did.parks_at = Some(until);
+        // Later than this only if the database's clock was set back since.
+        if undo.parks_at.is_none_or(|at| at > until) {
+            (undo.parks_at, self.did.parks_at) = (Some(until), Some(until));
         }
-        let parks_at = *undo.parks_at.get_or_insert(until);
+        let parks_at = undo.parks_at.unwrap_or(until);
         undo.unknowns = undo.unknowns.saturating_add(1);
         undo.asks = 0;
         if now < parks_at {
