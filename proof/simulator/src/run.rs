@@ -128,7 +128,7 @@ fn calamities(state: &mut State) {
         s.store.set_back(back);
     });
     timed(state, Fault::RowHeld, 6, |s, rng| {
-        let (nth, length) = (rng(0..1_000) as usize, rng(SECOND..150 * SECOND));
+        let (nth, length) = (rng(0..1_000) as usize, rng(SECOND..60 * SECOND));
         let Some(saga) = s.store.sagas.keys().rev().nth(nth % s.store.sagas.len().max(1)).copied() else {
             return;
         };
@@ -142,7 +142,7 @@ fn calamities(state: &mut State) {
     });
     if state.plan.rate(Fault::Upgrade) > 0.0 {
         // In the end somebody knows everything.
-        state.later(HEALS_AT - 60 * SECOND, |s| {
+        state.later(HEALS_AT + SECOND, |s| {
             for process in 0..PROGRAMS {
                 if !std::mem::replace(&mut s.processes[process].newer, true) {
                     s.crash(process, SECOND);
