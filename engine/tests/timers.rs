@@ -465,6 +465,24 @@ fn an_engine_that_starts_after_the_clock_was_set_back_finds_who_would_oversleep(
 }
 
 #[test]
+fn who_would_oversleep_because_its_owner_does_not_know_its_workflow_is_woken_by_another_engine() {
+    for partitions in [&[2][..], &[]] {
+        let (world, engine) = World::new();
+        own(&world, &engine, partitions);
+        let (a, mut timers) = (world.born(1), Timers::default());
+        assert_eq!(look(&mut timers, &engine), 0);
+        let slept_until = world.saga(a).wake_at;
+        set_back(&world, TimeDelta::hours(2));
+        world.passes(5);
+        look(&mut timers, &engine);
+        assert_eq!(world.saga(a).wake_at, slept_until, "first it is its owner's");
+        world.passes(5);
+        look(&mut timers, &engine);
+        assert!(world.saga(a).wake_at.unwrap() < world.state().now + TimeDelta::minutes(2));
+    }
+}
+
+#[test]
 fn the_promise_that_a_saga_ends_in_time_stays_where_it_is() {
     let (world, engine) = World::new();
     own(&world, &engine, &[1]);

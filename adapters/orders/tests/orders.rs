@@ -3,6 +3,8 @@
 #[path = "../../postgres/tests/support/mod.rs"]
 mod support;
 
+use std::time::Duration;
+
 use amends_engine::core::{Change, NewSaga, start};
 use amends_orders::{
     NewOrder, OrderRow, OrderStore, Placed,
@@ -13,6 +15,7 @@ use amends_postgres::{
     conformance::{World, errand, moved},
 };
 use amends_protocol::{Json, Reason};
+use amends_testkit::eventually;
 use chrono::{DateTime, Utc};
 use futures::future::join_all;
 use serde_json::json;
@@ -235,7 +238,11 @@ async fn no_generation_begins_while_a_key_is_being_taken() {
         paused.end().await;
     };
     let (placed, ()) = tokio::join!(placing, meanwhile);
-    assert!(keys::turn(&world.pool(), KeyClass::Placement).await.unwrap());
+    // The server tells of an error before it lets go of the locks.
+    eventually("its turn", Duration::from_secs(10), || async {
+        keys::turn(&world.pool(), KeyClass::Placement).await.is_ok_and(|turned| turned).then_some(())
+    })
+    .await;
     let replayed = place(&store, &[order(Some(("k", 1)))]).await;
     assert_eq!(replayed, [Placed::Replayed(Box::new(new(&placed[0]).clone()))]);
 }

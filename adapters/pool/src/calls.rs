@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sqlx::pool::PoolConnectionMetadata;
 use tokio::time::{Sleep, sleep_until};
 
 use crate::sqlstate;
@@ -27,6 +28,11 @@ struct State {
     silent_at: Option<Instant>,
     /// Connections that have been idle since before this are closed instead of used.
     distrusted_before: Option<Instant>,
+    /// When a session was last found that may not write: whether one may is settled when it begins, so that those which
+    /// began before are closed instead of used.
+    read_only_at: Option<Instant>,
+    /// Whether no session was found since that may.
+    is_read_only: bool,
     disk_full_at: Option<Instant>,
 }
 
@@ -53,9 +59,25 @@ impl Calls {
         (state.silent_at, state.distrusted_before) = (Some(now), Some(now));
     }
 
-    /// Whether a connection that has been idle for so long is closed instead of used.
-    pub(crate) fn distrusts(&self, idle: Duration) -> bool {
-        self.state().distrusted_before.is_some_and(|before| before.elapsed() <= idle)
+    /// Takes note whether a session that has just begun may write. Once one may again, none is used that began before.
+    pub(crate) fn note_may_write(&self, may_write: bool) {
+        let mut state = self.state();
+        if !may_write || state.is_read_only {
+            state.read_only_at = Some(Instant::now());
+        }
+        state.is_read_only = !may_write;
+    }
+
+    /// Whether the last session that was asked may not write.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.state().is_read_only
+    }
+
+    /// Whether a connection is closed instead of used.
+    pub(crate) fn distrusts(&self, connection: &PoolConnectionMetadata) -> bool {
+        let state = self.state();
+        let is_since = |mark: Option<Instant>, since: Duration| mark.is_some_and(|at| at.elapsed() <= since);
+        is_since(state.distrusted_before, connection.idle_for) || is_since(state.read_only_at, connection.age)
     }
 
     /// Whether calls still wait that began before the way to the database was found to be silent.
@@ -74,6 +96,9 @@ impl Calls {
         let now = Some(Instant::now());
         if sqlstate::is_disk_full(error) {
             self.state().disk_full_at = now;
+        }
+        if sqlstate::is_read_only(error) {
+            self.note_may_write(false);
         }
         if sqlstate::ends_connection(error) {
             // What happened to this connection has most likely happened to those that were idle meanwhile.

@@ -165,7 +165,7 @@ async fn is_fit(
     idle: PoolConnectionMetadata,
     calls: Arc<Calls>,
 ) -> Result<bool, sqlx::Error> {
-    if calls.distrusts(idle.idle_for) {
+    if calls.distrusts(&idle) {
         return Ok(false);
     }
     if idle.idle_for > TRUSTED_IDLE {

@@ -66,6 +66,9 @@ impl WriteCheck {
         if written.as_ref().is_err_and(is_unanswered) {
             self.watched.calls.note_silence();
         }
+        if let Ok(may_write) = written {
+            self.watched.calls.note_may_write(may_write);
+        }
         if self.watched.calls.waits_in_vain() {
             return Err(Unwritable::Silent);
         }
@@ -85,11 +88,13 @@ impl WriteCheck {
     /// Writes; answers whether the session may.
     async fn write(&self) -> Result<bool, sqlx::Error> {
         let mut connection = self.own.acquire().await?;
-        let may_write: bool = sqlx::query_scalar(WRITE).fetch_one(&mut connection).await?;
-        if !may_write {
-            // Whether a session may was settled when it began.
+        if self.watched.calls.is_read_only() {
+            // What this session may was settled when it began: one that begins now is asked.
             connection.distrust();
+            drop(connection);
+            connection = self.own.acquire().await?;
         }
+        let may_write: bool = sqlx::query_scalar(WRITE).fetch_one(&mut connection).await?;
         Ok(may_write)
     }
 }

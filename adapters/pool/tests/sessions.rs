@@ -54,6 +54,24 @@ async fn sessions_that_were_read_only_are_not_kept() {
     check.run().await.unwrap();
 }
 
+#[tokio::test]
+async fn once_a_database_takes_writes_again_no_session_is_left_that_cannot() {
+    let database = world().await;
+    let pool = connect(&database.role_url("amends_pool"), 4);
+    let check = WriteCheck::of(&pool);
+    set_for_role(&database, "SET default_transaction_read_only = on").await;
+    assert_eq!(check.run().await, Err(Unwritable::ReadOnly));
+    // They begin after the last that was found to be read-only, and nobody writes on them.
+    let held = futures::future::join_all((0..4).map(|_| pool.acquire())).await;
+    assert!(held.iter().all(Result::is_ok));
+    drop(held);
+    set_for_role(&database, "RESET default_transaction_read_only").await;
+    check.run().await.unwrap();
+    for written in futures::future::join_all((0..4).map(|n| insert(&pool, n))).await {
+        written.unwrap();
+    }
+}
+
 async fn pid(connection: &mut Connection) -> i32 {
     sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(connection).await.unwrap()
 }

@@ -1,6 +1,6 @@
 //! A saga's row from its timeline.
 
-use std::borrow::Cow;
+use std::time::Duration;
 
 use super::{Decision, Definition, Entry, Event, NewSaga, Saga, transition, transition::born};
 
@@ -49,10 +49,9 @@ pub fn replay(definition: &Definition, new: NewSaga, entries: &[Entry]) -> Resul
     Ok(saga)
 }
 
-/// The definition with what it promised at this entry, whatever it would promise today.
-fn promised<'a>(definition: &'a Definition, entry: &Entry) -> Cow<'a, Definition> {
-    match entry.did.parks_at.map(|at| (at - entry.occurrence.at).to_std()) {
-        Some(Ok(unknown_patience)) => Cow::Owned(Definition { unknown_patience, ..definition.clone() }),
-        _ => Cow::Borrowed(definition),
-    }
+/// The definition with what it promised at this entry, whatever it would promise today: an entry that says nothing of
+/// patience left it as it was, and so does a patience that is longer than any.
+fn promised(definition: &Definition, entry: &Entry) -> Definition {
+    let patience = entry.did.parks_at.map_or(Ok(Duration::MAX), |at| (at - entry.occurrence.at).to_std());
+    Definition { unknown_patience: patience.unwrap_or(definition.unknown_patience), ..definition.clone() }
 }

@@ -1,11 +1,12 @@
 //! Sagas whose alarms were set before the database's clock was set back: they would sleep for as long as it was.
 //!
 //! An engine notices by its own clock, which only runs forward. What it has gained from others it goes through as well, for
-//! it has not seen their clock before; so nothing has to be written down.
+//! it has not seen their clock before; so nothing has to be written down. What an owner cannot judge is left to an engine
+//! that can: a while after its own, each goes through what is not its own.
 
 use std::time::Duration;
 
-use amends_protocol::transport::Sink;
+use amends_protocol::{SLOTS, transport::Sink};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
@@ -16,6 +17,8 @@ use crate::port::{Clock, SagaStore};
 const BATCH: u32 = 500;
 /// The database's clock was set back if it is behind by more than this: its answers take no longer.
 const CLOCK_STEP: Duration = Duration::from_secs(5);
+/// Owners have so long to set their alarms anew before others do it.
+const OWNERS_FIRST: Duration = Duration::from_secs(5);
 
 /// What is known of the database's clock, and how far the search has come.
 #[derive(Debug, Default)]
@@ -30,13 +33,30 @@ pub(super) struct Oversleepers {
 struct Search {
     longest: Duration,
     above: Option<(DateTime<Utc>, Uuid)>,
+    /// Through what is not ours, from this time of our clock on.
+    abroad_from: Option<Duration>,
+}
+
+impl Search {
+    fn among_own(longest: Duration) -> Self {
+        Self { longest, above: None, abroad_from: None }
+    }
+
+    /// What comes after this page of it, whose last was at `above`.
+    fn next(self, is_last_page: bool, above: Option<(DateTime<Utc>, Uuid)>, now: Duration) -> Option<Self> {
+        match (is_last_page, self.abroad_from) {
+            (false, _) => Some(Self { above, ..self }),
+            (true, None) => Some(Self { above: None, abroad_from: Some(now + OWNERS_FIRST), ..self }),
+            (true, Some(_)) => None,
+        }
+    }
 }
 
 impl Oversleepers {
     /// Slots were gained. Sagas that were put off for want of a budget may sleep longer than others.
     pub fn may_be_among_gained<S, K, C>(&mut self, engine: &Engine<S, K, C>) {
         let longest = engine.catalog.timer_reach() + put_off::LONGEST;
-        self.search = Some(Search { longest, above: None });
+        self.search = Some(Search::among_own(longest));
     }
 
     /// Takes note of the database's time and ours; returns whether its clock was set back. Then a search begins.
@@ -52,7 +72,7 @@ impl Oversleepers {
         let Some(ahead) = ahead else { return false };
         tracing::warn!("the database's clock was set back by {}s; timers are set anew", ahead.as_secs());
         metrics::counter!("amends_engine_clock_set_back_total").increment(1);
-        self.search = Some(Search { longest: engine.catalog.timer_reach(), above: None });
+        self.search = Some(Search::among_own(engine.catalog.timer_reach()));
         true
     }
 
@@ -62,8 +82,16 @@ impl Oversleepers {
         &mut self,
         engine: &Engine<S, K, C>,
     ) -> Result<bool, Error> {
-        let Some(Search { longest, above }) = self.search else { return Ok(false) };
-        let found = engine.store.sleeping_beyond(&engine.ownership.slots(), longest, above, BATCH).await?;
+        let Some(search) = self.search else { return Ok(false) };
+        let Search { longest, above, abroad_from } = search;
+        let now = engine.clock.monotonic();
+        if abroad_from.is_some_and(|from| now < from) {
+            return Ok(false);
+        }
+        let (assignment, _) = engine.ownership.now();
+        let is_searched = |slot: &u16| assignment.owns(*slot) == abroad_from.is_none();
+        let slots: Vec<u16> = (0..SLOTS).filter(is_searched).collect();
+        let found = engine.store.sleeping_beyond(&slots, longest, above, BATCH).await?;
         let reach = engine.catalog.timer_reach();
         let known = |name: &str, version| engine.catalog.get(name, version).is_some();
         let early: Vec<_> = found
@@ -82,7 +110,8 @@ impl Oversleepers {
             engine.reschedule(&early).await?;
         }
         let last = found.sagas.iter().filter_map(|saga| Some((saga.wake_at?, saga.id))).max();
-        self.search = (found.sagas.len() >= BATCH as usize).then_some(Search { longest, above: last });
-        Ok(self.search.is_some())
+        let is_last_page = found.sagas.len() < BATCH as usize;
+        self.search = search.next(is_last_page, last, now);
+        Ok(!is_last_page)
     }
 }

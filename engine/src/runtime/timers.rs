@@ -104,18 +104,21 @@ impl Timers {
         if !slots.is_empty() {
             taken += self.look_at_own(engine, &assignment, slots.clone(), now).await?;
             taken += self.look_at_crowd(engine, slots).await?;
-            if self.oversleepers.wake_some(engine).await? {
-                taken = taken.max(BATCH as usize);
-            }
         }
         if self.abroad_at.is_none_or(|at| now.saturating_sub(at) >= ABROAD) {
             self.abroad_at = Some(now);
             let slots: Vec<u16> = (0..SLOTS).filter(|&slot| !assignment.owns(slot)).collect();
             if !slots.is_empty() {
                 let scan = DueScan { overdue: ABROAD_OVERDUE, ..due_scan(engine, slots, None) };
+                let asked_at = engine.clock.monotonic();
                 let due = engine.store.due(&scan).await?;
-                taken += self.wake(engine, due, Vec::new()).await?.count;
+                let abroad = self.wake(engine, due, Vec::new()).await?;
+                self.hear(engine, abroad.now, asked_at);
+                taken += abroad.count;
             }
+        }
+        if self.oversleepers.wake_some(engine).await? {
+            taken = taken.max(BATCH as usize);
         }
         if self.put_off.len() > 0 && engine.budget.tries_sending(now) {
             self.try_sending(engine).await?;
@@ -174,10 +177,7 @@ impl Timers {
         let due = engine.store.due(&DueScan { share, ..due_scan(engine, slots, not_before) }).await?;
         let full = due.sagas.len() + due.unreadable.len() >= BATCH as usize;
         let Taken { count, now: looked_at, unpaid, .. } = self.wake(engine, due, payable).await?;
-        if self.oversleepers.hear(engine, looked_at, now) {
-            // By the clock as it is now, nothing has been looked at.
-            (self.looked, self.crowd) = (Looked::default(), None);
-            self.put_off.forget_places();
+        if self.hear(engine, looked_at, now) {
             return Ok(count);
         }
         // A full batch: there is more, and it must not fall out of the next look's window.
@@ -193,6 +193,17 @@ impl Timers {
             }
         }
         Ok(count)
+    }
+
+    /// Takes note of the database's time and ours; answers whether its clock was set back: by the clock as it is now,
+    /// nothing has been looked at.
+    fn hear<S, K, C>(&mut self, engine: &Engine<S, K, C>, looked_at: DateTime<Utc>, now: Duration) -> bool {
+        let is_set_back = self.oversleepers.hear(engine, looked_at, now);
+        if is_set_back {
+            (self.looked, self.crowd) = (Looked::default(), None);
+            self.put_off.forget_places();
+        }
+        is_set_back
     }
 
     /// Sagas that were put off and whose repetitions can be paid for now, the nearest promise first.
