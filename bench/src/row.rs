@@ -19,7 +19,7 @@ use crate::{
         postgres::{Counters, Statement, Wal},
     },
     profile::Profile,
-    report::{Figures, Row, progress},
+    report::{Figures, ReportRow, progress},
     seen,
     stage::{Settings, Stage},
 };
@@ -52,7 +52,7 @@ pub async fn heat(stage: &Stage, args: &Bench) -> Result<()> {
 const WAL_SECONDS: u64 = 60;
 
 /// Measures one row.
-pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<Row> {
+pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<ReportRow> {
     let meter = Meter::of(stage).await?;
     let shop = Shop::new(stage.mix, args.lines);
     let running = Running::start(&stage.entrance, shop, pace, &stage.ledger);
@@ -114,7 +114,7 @@ pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<Row>
     }
     let books_balanced = books.violations.is_empty();
     let measured = Measured { from, to, ended, answers, stored, memory_mb, statements, wal };
-    Ok(Row {
+    Ok(ReportRow {
         mode: stage.mode,
         mix: stage.mix,
         r#loop: if let Pace::Closed(_) = pace { "closed" } else { "open" },

@@ -15,7 +15,7 @@ use crate::{
     load::pace::Pace,
     machine::Machine,
     plan::{self, Group},
-    report::{Report, Row, plots, say, table},
+    report::{Report, ReportRow, plots, say, table},
     row,
     stage::{self, Settings, Stage},
     takeover, yardstick,
@@ -107,7 +107,7 @@ async fn version(deployment: &Deployment) -> Result<String> {
     Ok(version.fetch_one(&deployment.pool("engine")).await?)
 }
 
-fn told(row: &Row) -> String {
+fn told(row: &ReportRow) -> String {
     let Some(figures) = &row.figures else {
         return format!("  {}: THE BOOKS DO NOT BALANCE: {}", row.title(), row.books.violations.join("; "));
     };
@@ -116,12 +116,12 @@ fn told(row: &Row) -> String {
     format!("  {}: {rate} sagas/s, {}, books balanced", row.title(), latency.unwrap_or_default())
 }
 
-fn rate(row: &Row) -> f64 {
+fn rate(row: &ReportRow) -> f64 {
     row.figures.as_ref().map_or(0.0, |figures| figures.sagas_per_s)
 }
 
 /// The median by sagas a second; a row whose books do not balance comes first.
-fn median(mut rows: Vec<Row>) -> Row {
+fn median(mut rows: Vec<ReportRow>) -> ReportRow {
     rows.sort_by(|a, b| a.books_balanced.cmp(&b.books_balanced).then(rate(a).total_cmp(&rate(b))));
     let all: Vec<f64> = rows.iter().map(rate).collect();
     let unbalanced = rows.iter().position(|row| !row.books_balanced);

@@ -18,8 +18,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::core::{
-    Actor, Change, Decision, Definition, Entry, Event, Illegal, Input, NewSaga, Nothing, Occurrence,
-    ReplyEvent, Resend, Resolution, Retry, Saga, Seen, Send, replay, start, transition,
+    Actor, Change, CommandToSend, Decision, Definition, Entry, Event, Illegal, Input, NewSaga, Nothing,
+    Occurrence, ReplyEvent, Resend, Resolution, Retry, Saga, Seen, replay, start, transition,
 };
 
 /// A saga under test, its clock, and the commands that it has sent and the test has not yet expected.
@@ -32,7 +32,7 @@ pub struct Dialogue {
     /// Its timeline.
     pub entries: Vec<Entry>,
     /// Sent and not yet expected.
-    pub sent: Vec<Send>,
+    pub sent: Vec<CommandToSend>,
     /// What time it is.
     pub now: DateTime<Utc>,
     /// What the last event came to, if nothing was written.
@@ -288,7 +288,7 @@ impl Dialogue {
     }
 }
 
-fn name(definition: &Definition, send: &Send) -> String {
+fn name(definition: &Definition, send: &CommandToSend) -> String {
     let step = definition.steps[send.step].name;
     let part = if send.part == 0 { String::new() } else { format!("/{}", send.part) };
     format!("{step}{part} {}", send.kind.as_str())

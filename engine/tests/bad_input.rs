@@ -2,7 +2,7 @@
 
 mod support;
 
-use amends_engine::core::{Entry, State};
+use amends_engine::core::{Entry, SagaProgress};
 use chrono::DateTime;
 use proptest::{collection::vec, prelude::*, sample::Index};
 
@@ -15,7 +15,7 @@ fn stored() -> Vec<String> {
 }
 
 fn read(text: &str) {
-    let _ = serde_json::from_str::<State>(text);
+    let _ = serde_json::from_str::<SagaProgress>(text);
     let _ = Entry::from_stored(1, DateTime::UNIX_EPOCH, text);
 }
 

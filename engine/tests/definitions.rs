@@ -3,7 +3,7 @@
 
 mod support;
 
-use amends_engine::core::{Fault, Input, Mismatch, NewSaga, Send, StepKind, command, replay};
+use amends_engine::core::{CommandToSend, Fault, Input, Mismatch, NewSaga, StepKind, command, replay};
 use amends_engine::dialogue::Dialogue;
 use amends_protocol::{Json, Kind, TokenKey, id};
 use serde_json::json;
@@ -30,7 +30,7 @@ fn a_definition_that_cannot_be_run_is_refused() {
 #[test]
 fn a_command_is_the_same_for_every_attempt_and_only_an_execute_has_a_payload() {
     let (mut stay_, key) = (begin(2), TokenKey::new([1; 32]));
-    let sends: Vec<Send> = {
+    let sends: Vec<CommandToSend> = {
         stay_.passes(12 * SECOND);
         stay_.sent.drain(..).filter(|s| s.part == 1).collect()
     };

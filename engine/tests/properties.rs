@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use amends_engine::core::{
     Actor, Decision, Definition, Entry, Event, Occurrence, Resend, Resolution, Retry, Saga, SagaOutcome,
-    Seen, State, Status as Known, StepKind, start, transition,
+    SagaProgress, Seen, Status as Known, StepKind, start, transition,
 };
 use amends_engine::dialogue::Dialogue;
 use amends_protocol::{Exposure, Kind, id};
@@ -150,7 +150,8 @@ impl World {
             after.state.commands.iter().all(|c| c.due().is_none_or(|due| due <= reach)),
             "no timer is out of reach"
         );
-        let state: State = serde_json::from_str(&serde_json::to_string(&after.state).unwrap()).unwrap();
+        let state: SagaProgress =
+            serde_json::from_str(&serde_json::to_string(&after.state).unwrap()).unwrap();
         assert_eq!(state, after.state, "the row can be stored");
         if before.label == "CONFIRMED" {
             assert_eq!(after.label, "CONFIRMED", "past the pivot there is no way back");

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, body::Body as Answer, http::Request};
+use axum::{Router, body::Body as ResponseBody, http::Request};
 use bytes::Bytes;
 use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
@@ -124,14 +124,15 @@ async fn connection(stream: TcpStream, open: Open, app: Router, limits: Limits, 
     let socket = TokioIo::new(Socket::new(stream, Arc::clone(this), limits.write));
     let service = service_fn(|request: Request<Incoming>| {
         this.enter(if request.body().is_end_stream() { Phase::Answering } else { Phase::Body });
-        let body = |incoming| Answer::new(Arriving { incoming, connection: Arc::clone(this) });
+        let body = |incoming| ResponseBody::new(Arriving { incoming, connection: Arc::clone(this) });
         let answer = app.clone().oneshot(request.map(body));
         async move {
             let answer = answer.await;
             // What has no length yet is a stream, and is being answered until it ends.
             if answer.as_ref().is_ok_and(|answer| answer.body().size_hint().exact().is_none()) {
-                return answer
-                    .map(|a| a.map(|body| Answer::new(Leaving { body, connection: Arc::clone(this) })));
+                return answer.map(|a| {
+                    a.map(|body| ResponseBody::new(Leaving { body, connection: Arc::clone(this) }))
+                });
             }
             this.enter(Phase::Idle);
             answer
@@ -165,7 +166,7 @@ async fn connection(stream: TcpStream, open: Open, app: Router, limits: Limits, 
 /// Closes a connection that is not being answered.
 async fn close<S>(mut serving: http1::Connection<TokioIo<Socket>, S>, phase: Phase)
 where
-    S: HttpService<Incoming, ResBody = Answer>,
+    S: HttpService<Incoming, ResBody = ResponseBody>,
     S::Error: Into<axum::BoxError>,
 {
     match phase {
@@ -216,7 +217,7 @@ impl Body for Arriving {
 
 /// An answer's body that has no length: its end is noted.
 struct Leaving {
-    body: Answer,
+    body: ResponseBody,
     connection: Arc<Connection>,
 }
 

@@ -144,7 +144,7 @@ impl KafkaSource {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SourceState> {
         self.consumer().client().context().state()
     }
 
@@ -241,7 +241,7 @@ fn join(
     ]);
     let member = Member {
         topic: topics.first().map_or_else(String::new, |&topic| topic.into()),
-        state: Mutex::new(State { progress, ..State::default() }),
+        state: Mutex::new(SourceState { progress, ..SourceState::default() }),
     };
     let consumer: StreamConsumer<Member> =
         config.create_with_context(member).map_err(settings::Error::Settings)?;
@@ -337,11 +337,11 @@ impl Drop for KafkaSource {
 /// What the client's callbacks know. They run while the source receives.
 struct Member {
     topic: String,
-    state: Mutex<State>,
+    state: Mutex<SourceState>,
 }
 
 #[derive(Default)]
-struct State {
+struct SourceState {
     progress: Progress,
     count: i32,
     /// Settled, and the broker has not been told.
@@ -349,7 +349,7 @@ struct State {
     committed_at: Option<Instant>,
 }
 
-impl State {
+impl SourceState {
     /// In how long the broker is to be told; `None` if there is nothing to tell.
     fn uncommitted_for(&self) -> Option<Duration> {
         let since = self.committed_at.map_or(COMMIT_EVERY, |at| at.elapsed());
@@ -357,7 +357,7 @@ impl State {
     }
 }
 
-impl State {
+impl SourceState {
     /// The partitions of which all that was received is settled and told.
     fn idle(&self) -> Vec<Partition> {
         let unsettled = self.progress.unsettled();
@@ -369,7 +369,7 @@ impl State {
 }
 
 impl Member {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SourceState> {
         self.state.lock().expect("nobody panics with the lock")
     }
 }

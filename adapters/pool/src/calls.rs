@@ -18,10 +18,10 @@ const DISK_FULL_KEPT: Duration = Duration::from_secs(10);
 
 /// What a pool knows of its calls.
 #[derive(Debug, Default)]
-pub(crate) struct Calls(Mutex<State>);
+pub(crate) struct Calls(Mutex<CallsState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct CallsState {
     /// When each call began that has no answer yet; a free place is `None`.
     waiting: Vec<Option<Instant>>,
     /// When the way to the database was last found to be silent: calls that began before have no hope.
@@ -106,7 +106,7 @@ impl Calls {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, CallsState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

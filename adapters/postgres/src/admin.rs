@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use amends_engine::{
-    core::{CommandState, Entry, Saga, SagaState, State},
+    core::{CommandState, Entry, Saga, SagaProgress, SagaState},
     port::Inputs,
 };
 use amends_pool::{Pool, sqlstate};
@@ -210,7 +210,7 @@ impl Admin {
             inputs: inputs
                 .ok_or_else(|| Error::Unreadable(format!("saga {saga_id} has no input")))?
                 .read()?,
-            timeline: timeline.iter().map(timeline::Row::read).collect::<Result<_, _>>()?,
+            timeline: timeline.iter().map(timeline::EntryRow::read).collect::<Result<_, _>>()?,
             now,
         }))
     }
@@ -219,7 +219,7 @@ impl Admin {
     async fn read(
         &self,
         saga_id: Uuid,
-    ) -> Result<(Option<DetailRow>, Option<inputs::Row>, Vec<timeline::Row>), sqlx::Error> {
+    ) -> Result<(Option<DetailRow>, Option<inputs::InputsRow>, Vec<timeline::EntryRow>), sqlx::Error> {
         let mut tx = self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         let row = sqlx::query_as(AssertSqlSafe(format!(
             "SELECT {COLUMNS}, s.stuck_at, s.updated_at, clock_timestamp() AS now FROM sagas AS s WHERE s.id = $1"
@@ -256,7 +256,8 @@ struct ListedRow {
 impl From<ListedRow> for Listed {
     /// A row that this program cannot read is shown all the same, as far as it can be.
     fn from(row: ListedRow) -> Self {
-        let state: Option<State> = row.parked_state.and_then(|state| serde_json::from_str(&state).ok());
+        let state: Option<SagaProgress> =
+            row.parked_state.and_then(|state| serde_json::from_str(&state).ok());
         let parked = state.as_ref().and_then(|state| {
             let commands = state.commands.iter().rev();
             state.poisoned.as_ref().or_else(|| commands.into_iter().find_map(CommandState::parked)).cloned()
@@ -282,7 +283,7 @@ impl From<ListedRow> for Listed {
 #[derive(FromRow)]
 struct DetailRow {
     #[sqlx(flatten)]
-    row: sagas::Row,
+    row: sagas::SagaRow,
     stuck_at: Option<DateTime<Utc>>,
     updated_at: DateTime<Utc>,
     now: DateTime<Utc>,

@@ -15,7 +15,7 @@ use crate::{
     columns::{each, int, small},
     error,
     held::Held,
-    inputs::{self, Row},
+    inputs::{self, InputsRow},
     lost_commit,
     sagas::{json, stored},
     timeline,
@@ -150,14 +150,15 @@ pub(crate) async fn commit(pool: &Pool, held: &Held, writes: &[Write]) -> Result
 
 /// A row of the answer.
 #[derive(FromRow)]
-struct Answer {
+struct CommittedRow {
     #[sqlx(flatten)]
-    inputs: Row,
+    inputs: InputsRow,
     locked: bool,
 }
 
-fn committed(rows: Vec<Answer>, held: &Held, writes: &[&Write]) -> Result<Committed, Error> {
-    let (locked, written): (Vec<Answer>, Vec<Answer>) = rows.into_iter().partition(|row| row.locked);
+fn committed(rows: Vec<CommittedRow>, held: &Held, writes: &[&Write]) -> Result<Committed, Error> {
+    let (locked, written): (Vec<CommittedRow>, Vec<CommittedRow>) =
+        rows.into_iter().partition(|row| row.locked);
     let locked = each(&locked, |row| row.inputs.saga_id);
     held.note(&locked, writes);
     let written = written.into_iter().map(|row| row.inputs.read()).collect::<Result<_, _>>()?;
@@ -169,7 +170,7 @@ async fn run(
     statement: &'static str,
     writes: &[&Write],
     batch: i64,
-) -> Result<Vec<Answer>, sqlx::Error> {
+) -> Result<Vec<CommittedRow>, sqlx::Error> {
     let entries: Vec<(&Write, &Entry)> =
         writes.iter().flat_map(|write| write.entries.iter().map(|entry| (*write, entry))).collect();
     let updated_at = |write: &Write| write.entries.last().map(|entry| entry.occurrence.at);

@@ -52,7 +52,7 @@ pub(crate) async fn keep(pool: &Pool, replies: &[DeferredReply]) -> Result<(), E
 }
 
 #[derive(FromRow)]
-struct Row {
+struct DeferredRow {
     saga_id: Uuid,
     digest: Uuid,
     topic: String,
@@ -65,7 +65,7 @@ struct Row {
 /// than that is from before the database's clock was set back.
 pub(crate) async fn due(pool: &Pool, scan: &DeferredScan) -> Result<Vec<(DeferredId, Inbound)>, Error> {
     let workflows = &scan.known.workflows;
-    let rows: Vec<Row> = sqlx::query_as(
+    let rows: Vec<DeferredRow> = sqlx::query_as(
         "SELECT d.* FROM UNNEST($1::text[], $2::int4[]) AS k (workflow, workflow_version)
          CROSS JOIN LATERAL (
              SELECT saga_id, digest, due_at, topic, partition, \"offset\", reply FROM deferred_replies AS d
@@ -87,7 +87,7 @@ pub(crate) async fn due(pool: &Pool, scan: &DeferredScan) -> Result<Vec<(Deferre
     .fetch_all(pool)
     .await
     .map_err(error::of)?;
-    let read = |row: Row| {
+    let read = |row: DeferredRow| {
         let message = Inbound {
             topic: row.topic,
             partition: row.partition,

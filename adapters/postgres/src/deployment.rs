@@ -31,8 +31,8 @@ pub enum Error {
 /// # Errors
 /// [`Error`].
 pub async fn deployment(pool: &Pool) -> Result<Deployment, Error> {
-    type Row = (i32, String, Option<String>, Option<String>);
-    let row: Option<Row> =
+    type DeploymentRow = (i32, String, Option<String>, Option<String>);
+    let row: Option<DeploymentRow> =
         sqlx::query_as("SELECT epoch, reply_key, previous_reply_key, next_reply_key FROM deployment")
             .fetch_optional(pool)
             .await?;

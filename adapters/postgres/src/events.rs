@@ -84,7 +84,7 @@ impl EventLog {
         limit: u32,
         known: &Known,
     ) -> Result<Read, Error> {
-        let mut rows: Vec<Row> = sqlx::query_as(
+        let mut rows: Vec<EventRow> = sqlx::query_as(
             "SELECT t.position, t.slot, t.saga_id, t.revision, t.at, t.body
              FROM UNNEST($1::int2[], $2::int8[]) AS w (slot, position)
              CROSS JOIN LATERAL (SELECT * FROM timeline AS t
@@ -134,7 +134,7 @@ impl EventLog {
     }
 
     /// What the sagas of these entries are called; most are remembered.
-    async fn names(&self, rows: &[Row]) -> Result<HashMap<Uuid, Name>, Error> {
+    async fn names(&self, rows: &[EventRow]) -> Result<HashMap<Uuid, Name>, Error> {
         let remembered = || self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let mut names = HashMap::new();
         let mut unknown = BTreeSet::new();
@@ -180,14 +180,14 @@ struct Named {
 
 /// An entry as it is stored.
 #[derive(FromRow)]
-struct Row {
+struct EventRow {
     position: i64,
     slot: i16,
     #[sqlx(flatten)]
-    entry: timeline::Row,
+    entry: timeline::EntryRow,
 }
 
-impl Row {
+impl EventRow {
     fn read(&self, name: Name) -> Result<Unpublished, Error> {
         Ok(Unpublished {
             position: self.position,

@@ -17,13 +17,13 @@ pub(crate) use input;
 
 /// An input as it is stored, as far as it is wanted.
 #[derive(Debug, FromRow)]
-pub(crate) struct Row {
+pub(crate) struct InputsRow {
     pub(crate) saga_id: Uuid,
     data: Option<String>,
     personal: Option<String>,
 }
 
-impl Row {
+impl InputsRow {
     /// The input, or why this program cannot read it.
     pub(crate) fn read(self) -> Result<Inputs, Error> {
         let json = |text: Option<String>| text.map(Json::from_text).transpose();
@@ -35,11 +35,11 @@ impl Row {
 
 /// Inputs, personal fields included.
 pub(crate) async fn of(executor: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<Inputs>, Error> {
-    rows(executor, ids).await.map_err(error::of)?.into_iter().map(Row::read).collect()
+    rows(executor, ids).await.map_err(error::of)?.into_iter().map(InputsRow::read).collect()
 }
 
 /// The same as it is stored.
-pub(crate) async fn rows(executor: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<Row>, sqlx::Error> {
+pub(crate) async fn rows(executor: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<InputsRow>, sqlx::Error> {
     sqlx::query_as(concat!(
         "SELECT t.saga_id, ",
         input!(),

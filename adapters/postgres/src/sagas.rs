@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use amends_engine::{
-    core::{CORE_VERSION, Requires, STATE_VERSION, Saga, SagaOutcome, State},
+    core::{CORE_VERSION, Requires, STATE_VERSION, Saga, SagaOutcome, SagaProgress},
     port::{DueScan, DueShare, Loaded, Unreadable},
 };
 use amends_pool::{Pool, sqlstate};
@@ -23,14 +23,14 @@ pub(crate) const STATE: i16 = STATE_VERSION as i16;
 /// The version of the core that decides here.
 pub(crate) const CORE: i16 = CORE_VERSION as i16;
 
-/// The columns of [`Row`], of a table called `s`.
+/// The columns of [`SagaRow`], of a table called `s`.
 pub(crate) const COLUMNS: &str = "s.id, s.slot, s.business_key, s.workflow, s.workflow_version, s.core_version, \
      s.state_version, s.revision, s.label, s.heading_for, s.reason, s.outcome, s.parked, s.live, s.wake_at, s.step, \
      s.since, s.born_at, s.state";
 
 /// A row as it is stored.
 #[derive(Debug, FromRow)]
-pub(crate) struct Row {
+pub(crate) struct SagaRow {
     pub(crate) id: Uuid,
     slot: i16,
     business_key: String,
@@ -52,7 +52,7 @@ pub(crate) struct Row {
     state: String,
 }
 
-impl Row {
+impl SagaRow {
     /// What a program must know to read it.
     fn unreadable(&self) -> Unreadable {
         let version = |stored: i16| u16::try_from(stored).unwrap_or_default();
@@ -74,7 +74,7 @@ impl Row {
         if self.core_version > CORE || self.state_version > STATE {
             return Err(unreadable("written by a newer program".to_owned()));
         }
-        let state: State = serde_json::from_str(&self.state).map_err(|e| unreadable(e.to_string()))?;
+        let state: SagaProgress = serde_json::from_str(&self.state).map_err(|e| unreadable(e.to_string()))?;
         let reason = self.reason.as_deref().map(serde_json::from_str::<Reason>).transpose();
         let reason = reason.map_err(|e| unreadable(e.to_string()))?;
         Ok(Saga {
@@ -138,7 +138,7 @@ async fn fetch(pool: &Pool, query: Query<'_, Postgres, PgArguments>) -> Result<L
     let (mut sagas, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
     for row in &rows {
         if row.try_get("found").map_err(error::of)? {
-            let row = Row::from_row(row).map_err(error::of)?;
+            let row = SagaRow::from_row(row).map_err(error::of)?;
             let requires = row.unreadable();
             match row.read() {
                 Ok(saga) => sagas.push(saga),

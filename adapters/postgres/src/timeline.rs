@@ -17,14 +17,14 @@ pub fn new_batch() -> i64 {
 
 /// An entry as it is stored.
 #[derive(Debug, FromRow)]
-pub(crate) struct Row {
+pub(crate) struct EntryRow {
     pub(crate) saga_id: Uuid,
     revision: i32,
     at: DateTime<Utc>,
     body: String,
 }
 
-impl Row {
+impl EntryRow {
     /// The rules by which it was decided, even where the rest cannot be read.
     pub(crate) fn core_version(&self) -> u16 {
         let body: serde_json::Value = serde_json::from_str(&self.body).unwrap_or_default();
@@ -44,11 +44,11 @@ impl Row {
 /// # Errors
 /// The database's, or an entry of a newer program.
 pub async fn of(executor: impl PgExecutor<'_>, saga_id: Uuid) -> Result<Vec<Entry>, Error> {
-    rows(executor, saga_id).await.map_err(error::of)?.iter().map(Row::read).collect()
+    rows(executor, saga_id).await.map_err(error::of)?.iter().map(EntryRow::read).collect()
 }
 
 /// The same as it is stored.
-pub(crate) async fn rows(executor: impl PgExecutor<'_>, saga_id: Uuid) -> Result<Vec<Row>, sqlx::Error> {
+pub(crate) async fn rows(executor: impl PgExecutor<'_>, saga_id: Uuid) -> Result<Vec<EntryRow>, sqlx::Error> {
     sqlx::query_as("SELECT saga_id, revision, at, body FROM timeline WHERE saga_id = $1 ORDER BY revision")
         .bind(saga_id)
         .fetch_all(executor)

@@ -32,7 +32,7 @@ struct Mark {
 }
 
 #[derive(FromRow)]
-struct Row {
+struct WatermarkRow {
     slot: i16,
     position: i64,
 }
@@ -49,7 +49,7 @@ impl Watermarks {
     /// The database's.
     pub async fn open(&mut self, slots: &[u16]) -> Result<(), Error> {
         self.keep().await?;
-        let rows: Vec<Row> = sqlx::query_as(
+        let rows: Vec<WatermarkRow> = sqlx::query_as(
             "WITH furthest AS MATERIALIZED (
                  SELECT w.slot, w.position FROM UNNEST($1::int2[]) AS own (slot)
                  CROSS JOIN LATERAL (SELECT * FROM publisher_watermarks AS w WHERE w.slot = own.slot
@@ -65,7 +65,7 @@ impl Watermarks {
         .await
         .map_err(error::of)?;
         self.slots = slots.iter().map(|slot| (*slot, Mark::default())).collect();
-        for Row { slot, position } in rows {
+        for WatermarkRow { slot, position } in rows {
             let slot = u16::try_from(slot).unwrap_or_default();
             self.slots.insert(slot, Mark { reached: position, kept: Some(position) });
         }
@@ -77,7 +77,7 @@ impl Watermarks {
     /// # Errors
     /// The database's.
     pub async fn catch_up(&mut self, slots: &[u16]) -> Result<(), Error> {
-        let rows: Vec<Row> = sqlx::query_as(
+        let rows: Vec<WatermarkRow> = sqlx::query_as(
             "SELECT own.slot, w.position FROM UNNEST($1::int2[]) AS own (slot)
              CROSS JOIN LATERAL (SELECT position FROM publisher_watermarks AS w WHERE w.slot = own.slot
                                  ORDER BY w.position DESC LIMIT 1) AS w",
@@ -86,7 +86,7 @@ impl Watermarks {
         .fetch_all(&self.pool)
         .await
         .map_err(error::of)?;
-        for Row { slot, position } in rows {
+        for WatermarkRow { slot, position } in rows {
             self.reach(u16::try_from(slot).unwrap_or_default(), position);
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use amends_protocol::Command;
 use amends_worker::{
     Answer, Due, ExternalExecutor, Locked, Locks, LookUp, Port, Rows, TransactionalExecutor, Void, Work,
-    row::Row, store::Error,
+    row::CommandRow, store::Error,
 };
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -19,21 +19,21 @@ impl<R: Rows> Rows for Failing<R> {
         self.port.now().await
     }
 
-    async fn insert(&self, rows: &[Row]) -> Result<HashSet<Uuid>, Error> {
+    async fn insert(&self, rows: &[CommandRow]) -> Result<HashSet<Uuid>, Error> {
         self.before("insert");
         let inserted = self.port.insert(rows).await;
         self.after("insert");
         inserted
     }
 
-    async fn settle(&self, owner: Uuid, rows: &[Row]) -> Result<HashSet<Uuid>, Error> {
+    async fn settle(&self, owner: Uuid, rows: &[CommandRow]) -> Result<HashSet<Uuid>, Error> {
         self.before("settle");
         let settled = self.port.settle(owner, rows).await;
         self.after("settle");
         settled
     }
 
-    async fn insert_in(&self, tx: &mut R::Tx, rows: &[Row]) -> Result<bool, Error> {
+    async fn insert_in(&self, tx: &mut R::Tx, rows: &[CommandRow]) -> Result<bool, Error> {
         self.before("insert_in");
         let inserted = self.port.insert_in(tx, rows).await;
         self.after("insert_in");
@@ -67,7 +67,7 @@ impl<R: Rows> Rows for Failing<R> {
         due
     }
 
-    async fn write(&self, tx: &mut R::Tx, rows: &[Row]) -> Result<(), Error> {
+    async fn write(&self, tx: &mut R::Tx, rows: &[CommandRow]) -> Result<(), Error> {
         self.before("write");
         let written = self.port.write(tx, rows).await;
         self.after("write");

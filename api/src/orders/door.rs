@@ -9,7 +9,7 @@ use std::{
 
 use amends_batch::{BirthSlots, Gather};
 use amends_engine::{
-    core::{NewSaga, Saga, Send, start_by},
+    core::{CommandToSend, NewSaga, Saga, start_by},
     port::{self, Inputs},
 };
 use amends_orders::{NewOrder, OrderStore, Placed};
@@ -247,7 +247,7 @@ impl GroupCommit {
 }
 
 /// A committed saga, its first commands, and what they are made of.
-type Birth = (Saga, Vec<Send>, Inputs);
+type Birth = (Saga, Vec<CommandToSend>, Inputs);
 
 /// Bytes of an order in memory, roughly.
 fn size(order: &NewOrder) -> u32 {

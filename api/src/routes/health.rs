@@ -23,11 +23,11 @@ use crate::state::Api;
 type Check = (&'static str, Result<(), Unwritable>);
 /// What the last check of a database came to, and when.
 type LastCheck = (Instant, Result<(), Unwritable>);
-type Answer = Pin<Box<dyn Future<Output = Vec<Check>> + Send>>;
+type Checking = Pin<Box<dyn Future<Output = Vec<Check>> + Send>>;
 
 /// Asks whether what a role needs is there.
 #[derive(Clone)]
-pub struct Ready(Arc<dyn Fn() -> Answer + Send + Sync>);
+pub struct Ready(Arc<dyn Fn() -> Checking + Send + Sync>);
 
 /// How long the answer about a database is kept, so that probing costs nothing.
 const WRITE_CHECK_KEPT: Duration = Duration::from_millis(250);

@@ -3,8 +3,8 @@
 use std::hint::black_box;
 
 use amends_engine::core::{
-    Change, Decision, Definition, Event, Input, NewSaga, Occurrence, ReplyEvent, Saga, Send, State, command,
-    start, transition,
+    Change, CommandToSend, Decision, Definition, Event, Input, NewSaga, Occurrence, ReplyEvent, Saga,
+    SagaProgress, command, start, transition,
 };
 use amends_protocol::{
     Command, CommandKey, CommandKeys, Exposure, Json, Outcome, Reason, Reply, TokenKey, wire,
@@ -85,7 +85,7 @@ impl Order {
     pub fn succeeds(
         &self,
         saga: &Saga,
-        sends: &[Send],
+        sends: &[CommandToSend],
         now: DateTime<Utc>,
     ) -> Result<(Command, Reply, Change)> {
         self.answered(saga, sends, Outcome::Succeeded, now)
@@ -94,7 +94,7 @@ impl Order {
     fn answered(
         &self,
         saga: &Saga,
-        sends: &[Send],
+        sends: &[CommandToSend],
         outcome: Outcome,
         now: DateTime<Utc>,
     ) -> Result<(Command, Reply, Change)> {
@@ -159,7 +159,7 @@ fn signatures(life: &Life) -> Result<()> {
 
 fn rows(life: &Life) -> Result<()> {
     for change in &life.changes {
-        black_box(serde_json::from_str::<State>(&black_box(&change.saga.state).to_json())?);
+        black_box(serde_json::from_str::<SagaProgress>(&black_box(&change.saga.state).to_json())?);
         black_box(black_box(&change.entry).body());
     }
     Ok(())

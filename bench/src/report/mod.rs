@@ -36,14 +36,14 @@ pub struct Report {
     pub reference_per_s: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ceiling_per_s: Option<f64>,
-    pub rows: Vec<Row>,
+    pub rows: Vec<ReportRow>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub takeovers: Vec<Takeover>,
 }
 
 /// One row.
 #[derive(Debug, Clone, Serialize)]
-pub struct Row {
+pub struct ReportRow {
     pub mode: Mode,
     pub mix: Mix,
     pub r#loop: &'static str,
@@ -123,7 +123,7 @@ pub struct Figures {
     pub all_sagas_per_s: Vec<f64>,
 }
 
-impl Row {
+impl ReportRow {
     /// `orders, 512 in flight`.
     pub fn title(&self) -> String {
         let mix = match self.mix {
@@ -162,7 +162,7 @@ pub mod tests {
     use super::*;
 
     /// A row for the tests below.
-    pub fn row(mode: Mode, in_flight: usize) -> Row {
+    pub fn row(mode: Mode, in_flight: usize) -> ReportRow {
         let figures = Figures {
             seconds: 20.0,
             sagas: 20_000,
@@ -183,7 +183,7 @@ pub mod tests {
             sixths_sagas_per_s: vec![1_000.0; 6],
             all_sagas_per_s: Vec::new(),
         };
-        Row {
+        ReportRow {
             mode,
             mix: Mix::Fulfilled,
             r#loop: "closed",
@@ -207,7 +207,7 @@ pub mod tests {
         }
     }
 
-    fn report(rows: Vec<Row>) -> Report {
+    fn report(rows: Vec<ReportRow>) -> Report {
         let text = String::new;
         Report {
             machine: Machine {

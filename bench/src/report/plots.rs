@@ -4,7 +4,7 @@ use std::{error::Error, ops::Range, path::Path};
 
 use plotters::prelude::*;
 
-use super::{Figures, Row, table};
+use super::{Figures, ReportRow, table};
 use crate::args::{Mix, Mode};
 
 const SIZE: (u32, u32) = (860, 520);
@@ -26,10 +26,10 @@ struct Curve {
 }
 
 /// Writes `throughput.svg` and `latency.svg`; returns whether there was a curve to draw.
-pub fn write(rows: &[Row], directory: &Path) -> Result<bool, Box<dyn Error>> {
+pub fn write(rows: &[ReportRow], directory: &Path) -> Result<bool, Box<dyn Error>> {
     let curves = |name: &str, bold, value: fn(&Figures) -> Option<f64>| {
         let of = |(mode, colour): (Mode, RGBColor)| {
-            let drawn = |row: &&Row| row.mode == mode && row.mix == Mix::Fulfilled;
+            let drawn = |row: &&ReportRow| row.mode == mode && row.mix == Mix::Fulfilled;
             let points = rows
                 .iter()
                 .filter(drawn)

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Report, Row};
+use super::{Report, ReportRow};
 use crate::takeover;
 
 /// The value's JSON form without quotes.
@@ -32,7 +32,7 @@ pub fn render(report: &Report) -> String {
             text.push_str(&format!("  {violation}\n"));
         }
     }
-    let watched = |row: &Row| Some((row.title(), row.figures.clone()?.statements));
+    let watched = |row: &ReportRow| Some((row.title(), row.figures.clone()?.statements));
     for (title, statements) in report.rows.iter().filter_map(watched).filter(|(_, s)| !s.is_empty()) {
         text.push_str(&format!("\nStatements of {title}, by total time\n"));
         for s in &statements {
@@ -72,7 +72,7 @@ pub fn render(report: &Report) -> String {
     text
 }
 
-fn cells(row: &Row, ceiling: Option<f64>) -> Vec<String> {
+fn cells(row: &ReportRow, ceiling: Option<f64>) -> Vec<String> {
     let pace = match (row.in_flight, row.rate_per_s) {
         (Some(places), _) => thousands(places as f64),
         (_, rate) => format!("open {}/s", thousands(rate.unwrap_or_default())),

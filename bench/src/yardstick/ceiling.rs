@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use amends_api::state::SUBJECT;
 use amends_engine::{
     core::{
-        Change, Decision, Definition, Event, Input, Needs, NewSaga, Occurrence, ReplyEvent, Saga, Send,
-        command, start, transition,
+        Change, CommandToSend, Decision, Definition, Event, Input, Needs, NewSaga, Occurrence, ReplyEvent,
+        Saga, command, start, transition,
     },
     port::{SagaStore, Wants, Write},
 };
@@ -112,7 +112,13 @@ impl Ceiling {
     }
 
     /// Applies a success of the one outstanding command.
-    fn decide(&self, order: &NewOrder, saga: &Saga, sends: &[Send], now: DateTime<Utc>) -> Result<Change> {
+    fn decide(
+        &self,
+        order: &NewOrder,
+        saga: &Saga,
+        sends: &[CommandToSend],
+        now: DateTime<Utc>,
+    ) -> Result<Change> {
         let [send] = sends else { bail!("one command at a time") };
         let input = Input { data: &order.data, personal: Some(&order.personal) };
         let command = command(&self.definition, saga, send, input, 0, &self.key);

@@ -28,7 +28,7 @@ pub struct Change {
     /// Its timeline entry.
     pub entry: Entry,
     /// Commands to send.
-    pub sends: Vec<Send>,
+    pub sends: Vec<CommandToSend>,
 }
 
 /// Why there is nothing to write.
@@ -83,7 +83,7 @@ pub enum Illegal {
 
 /// A command to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Send {
+pub struct CommandToSend {
     /// What is asked.
     pub kind: Kind,
     /// Index of the step.
@@ -100,7 +100,7 @@ pub struct Send {
     pub deadline: DateTime<Utc>,
 }
 
-impl Send {
+impl CommandToSend {
     /// The command of this kind that is to go out for an execute as it stands.
     pub(super) fn of(definition: &Definition, command: &CommandState, kind: Kind) -> Self {
         let &CommandState { step, part, generation, .. } = command;

@@ -1,16 +1,16 @@
-//! From a decided [`Send`] to the message.
+//! From a decided [`CommandToSend`] to the message.
 
 use amends_protocol::{Command, Json, Kind, Resolved, SCHEMA_VERSION, TokenKey, id};
 use chrono::{DateTime, Utc};
 
-use super::{CommandState, Definition, Input, Saga, Send, Status};
+use super::{CommandState, CommandToSend, Definition, Input, Saga, Status};
 
 /// The command that a decision wants sent; whoever sends it says when. Only an execute has a payload: a compensation must not need what
 /// its target's result was.
 pub fn command(
     definition: &Definition,
     saga: &Saga,
-    send: &Send,
+    send: &CommandToSend,
     input: Input<'_>,
     epoch: u32,
     key: &TokenKey,
@@ -62,19 +62,19 @@ fn resolved(kind: Kind, target: Status) -> Option<Resolved> {
 }
 
 /// What a saga's due repetitions would send, if nothing is due but repetitions: to be sent without a change of the row.
-pub fn repetitions(definition: &Definition, saga: &Saga, now: DateTime<Utc>) -> Vec<Send> {
+pub fn repetitions(definition: &Definition, saga: &Saga, now: DateTime<Utc>) -> Vec<CommandToSend> {
     let kind = |command: &CommandState| match (&command.undo, command.status) {
         (Some(_), _) => Kind::Compensate,
         (None, Status::Unknown) => Kind::Probe,
         (None, _) => Kind::Execute,
     };
     let due = saga.only_repeats_due(now).unwrap_or_default();
-    due.into_iter().map(|(command, _)| Send::of(definition, command, kind(command))).collect()
+    due.into_iter().map(|(command, _)| CommandToSend::of(definition, command, kind(command))).collect()
 }
 
 /// Commands of a saga that were issued at `since` or later and have no answer: what a new owner of its slot
 /// sends again, in case the one before it died between commit and produce.
-pub fn outstanding(definition: &Definition, saga: &Saga, since: DateTime<Utc>) -> Vec<Send> {
+pub fn outstanding(definition: &Definition, saga: &Saga, since: DateTime<Utc>) -> Vec<CommandToSend> {
     if saga.state.poisoned.is_some() {
         return Vec::new();
     }
@@ -89,5 +89,5 @@ pub fn outstanding(definition: &Definition, saga: &Saga, since: DateTime<Utc>) -
         }
     };
     let commands = saga.state.commands.iter();
-    commands.filter_map(|c| kind(c).map(|kind| Send::of(definition, c, kind))).collect()
+    commands.filter_map(|c| kind(c).map(|kind| CommandToSend::of(definition, c, kind))).collect()
 }

@@ -16,17 +16,17 @@ pub use command_state::{CommandState, Repeats, Status, Undo};
 pub use definition::{
     Call, Catalog, Definition, Fault, Input, Labels, Needs, SagaTimeout, Step, StepKind, UNKNOWN_PATIENCE,
 };
-pub use effect::{Change, Decision, Did, Entry, Illegal, Nothing, Send};
+pub use effect::{Change, CommandToSend, Decision, Did, Entry, Illegal, Nothing};
 pub use event::{Actor, Echo, Event, Occurrence, ReplyEvent, Resend, Resolution, Retry, Seen};
 pub use message::{command, outstanding, repetitions};
 pub use replay::{Mismatch, replay};
 pub use retry::{RetryPolicy, jittered};
-pub use saga::{Direction, NewSaga, Saga, SagaOutcome, SagaState, State};
+pub use saga::{Direction, NewSaga, Saga, SagaOutcome, SagaProgress, SagaState};
 pub(crate) use transition::RESEND;
 pub use transition::{start, start_by, transition};
 pub use version::{Known, Requires, state_version};
 
 /// The version of the core's rules. Saga rows carry the one that wrote them.
 pub const CORE_VERSION: u16 = if cfg!(feature = "next") { 2 } else { 1 };
-/// The newest format of [`State`] that this program reads and writes.
+/// The newest format of [`SagaProgress`] that this program reads and writes.
 pub const STATE_VERSION: u16 = if cfg!(feature = "next") { 2 } else { 1 };

@@ -61,7 +61,7 @@ pub struct Saga {
     /// When it was born.
     pub born_at: DateTime<Utc>,
     /// Everything else.
-    pub state: State,
+    pub state: SagaProgress,
 }
 
 /// How a saga ended. Public and final.
@@ -107,7 +107,7 @@ impl SagaState {
 /// counts them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct State {
+pub struct SagaProgress {
     /// Which way it goes.
     pub direction: Direction,
     /// When it is cancelled unless a step has succeeded by then.
@@ -123,7 +123,7 @@ pub struct State {
     pub poisoned: Option<Reason>,
 }
 
-impl State {
+impl SagaProgress {
     /// The JSON that is stored.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a state has string keys and finite numbers only")
@@ -263,7 +263,7 @@ impl Saga {
     }
 }
 
-/// The number of parts of each step, for [`State::parts`].
+/// The number of parts of each step, for [`SagaProgress::parts`].
 pub(super) fn parts_of(definition: &Definition, input: &Json) -> Vec<u16> {
     let parts: Vec<u16> = definition.steps.iter().map(|s| (s.parts)(input).max(1)).collect();
     if parts.iter().all(|n| *n == 1) { Vec::new() } else { parts }

@@ -11,7 +11,10 @@ use uuid::Uuid;
 
 use super::{Engine, Error, dispatch::Outgoing, recent::Kept};
 use crate::{
-    core::{Decision, Entry, Event, Illegal, Needs, Nothing, Occurrence, Requires, Saga, Send, transition},
+    core::{
+        CommandToSend, Decision, Entry, Event, Illegal, Needs, Nothing, Occurrence, Requires, Saga,
+        transition,
+    },
     port::{self, Clock, Committed, Deferral, Inputs, Loaded, SagaStore, Unreadable, Wants, Write},
 };
 
@@ -20,7 +23,7 @@ const ROUNDS: usize = 20;
 
 /// What became of the events of a batch, by saga.
 #[derive(Debug, Default)]
-pub(super) struct Outcome {
+pub(super) struct BatchOutcome {
     /// Commands to send now that everything is committed.
     pub outgoing: Vec<Outgoing>,
     /// Sagas that are not here.
@@ -39,7 +42,7 @@ pub(super) struct Outcome {
     pub rows: Vec<Arc<Saga>>,
 }
 
-impl Outcome {
+impl BatchOutcome {
     /// Takes up what became of other sagas.
     pub fn append(&mut self, other: Self) {
         let Self { outgoing, missing, not_mine, wrong_echo, poisoned, passed_over, illegal, rows } = other;
@@ -96,7 +99,7 @@ struct Wrote {
 /// What was decided for one saga.
 struct Decided {
     write: Option<Write>,
-    sends: Vec<Send>,
+    sends: Vec<CommandToSend>,
     raise: Option<Option<DateTime<Utc>>>,
 }
 
@@ -135,7 +138,7 @@ impl Found {
 
 /// What of a saga is needed once it is written.
 struct Pending {
-    sends: Vec<Send>,
+    sends: Vec<CommandToSend>,
     data: Option<Json>,
 }
 
@@ -161,8 +164,8 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         &self,
         events: BTreeMap<Uuid, Vec<Event>>,
         mut first: Option<Loaded>,
-    ) -> Result<Outcome, Error> {
-        let mut outcome = Outcome::default();
+    ) -> Result<BatchOutcome, Error> {
+        let mut outcome = BatchOutcome::default();
         let occur = |event| Occurrence { event, at: DateTime::UNIX_EPOCH, jitter: 0 };
         let mut events: Occurrences =
             events.into_iter().map(|(id, list)| (id, list.into_iter().map(occur).collect())).collect();
@@ -216,7 +219,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         events: Occurrences,
         mut found: HashMap<Uuid, Found>,
         now: DateTime<Utc>,
-        outcome: &mut Outcome,
+        outcome: &mut BatchOutcome,
     ) -> Round {
         let mut round = Round::default();
         for (id, mut list) in events {
@@ -258,7 +261,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
     }
 
     /// Another transaction holds these: their events wait, whatever was concluded from them.
-    fn pass_over_locked(&self, round: &mut Round, locked: &[Uuid], outcome: &mut Outcome) {
+    fn pass_over_locked(&self, round: &mut Round, locked: &[Uuid], outcome: &mut BatchOutcome) {
         for id in locked {
             round.again.remove(id);
             outcome.not_mine.retain(|(saga, _)| saga != id);
@@ -271,14 +274,14 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         }
     }
 
-    fn pass_over(&self, saga: PassedOver, outcome: &mut Outcome) {
+    fn pass_over(&self, saga: PassedOver, outcome: &mut BatchOutcome) {
         metrics::counter!("amends_engine_passed_over_total", "why" => saga.why.as_str()).increment(1);
         self.passed_over.note(saga.saga_id, saga.why, self.clock.monotonic());
         outcome.passed_over.push(saga);
     }
 
     /// What is written is settled: it is remembered, and its commands may go.
-    fn settle(&self, round: &mut Round, written: Vec<Inputs>, outcome: &mut Outcome) {
+    fn settle(&self, round: &mut Round, written: Vec<Inputs>, outcome: &mut BatchOutcome) {
         let mut writes: HashMap<Uuid, Write> = round.writes.drain(..).map(|w| (w.saga.id, w)).collect();
         let mut kept = Vec::with_capacity(written.len());
         for mut inputs in written {
@@ -324,7 +327,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
     async fn decide_one_by_one(
         &self,
         sagas: Vec<(Uuid, Vec<Occurrence>)>,
-        outcome: &mut Outcome,
+        outcome: &mut BatchOutcome,
     ) -> Result<(), Error> {
         for (saga_id, list) in sagas {
             outcome.not_mine.retain(|(id, _)| *id != saga_id);
@@ -374,7 +377,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         }
         let write = next.map(|next| {
             // Only an execute has a payload.
-            let executes = sends.iter().filter(|send: &&Send| send.kind == Kind::Execute);
+            let executes = sends.iter().filter(|send: &&CommandToSend| send.kind == Kind::Execute);
             let needs = executes.map(|send| definition.steps[send.step].needs).max();
             let wants = Wants { data: needs >= Some(Needs::Input), personal: needs >= Some(Needs::Personal) };
             Write { read_revision: saga.revision, saga: next, entries, wants }

@@ -67,7 +67,7 @@ impl RepeatAllowances {
 
 /// What is known of an answer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Answer {
+pub(super) struct AnswerHeard {
     pub outcome: Outcome,
     pub attempt: u32,
     /// It came soon: whoever gives it has no backlog.
@@ -77,7 +77,7 @@ pub(super) struct Answer {
 /// What an answer brings. A worker that works earns its failures another attempt each; first failures pay for a tenth
 /// as many more. Where a worker answers soon, what it has not answered is lost, and each answer pays for a repetition;
 /// where it answers late, what it has not answered waits its turn, and an answer pays for a tenth.
-fn earned(why: Repeats, Answer { outcome, attempt, soon }: Answer) -> u64 {
+fn earned(why: Repeats, AnswerHeard { outcome, attempt, soon }: AnswerHeard) -> u64 {
     match (why, outcome) {
         (Repeats::Silent, _) => {
             if soon {
@@ -129,7 +129,7 @@ impl RepeatBudget {
     }
 
     /// Takes note of an answer.
-    pub(super) fn heard(&self, participant: &'static str, answer: Answer, now: Duration) {
+    pub(super) fn heard(&self, participant: &'static str, answer: AnswerHeard, now: Duration) {
         let mut budgets = self.budgets();
         for why in [Repeats::Failed, Repeats::Silent] {
             let most = budgets.allowances.of(why).most();
@@ -255,7 +255,7 @@ mod tests {
     const NOW: Duration = Duration::from_secs(100);
 
     fn heard(budget: &RepeatBudget, participant: &'static str, outcome: Outcome, attempt: u32) {
-        budget.heard(participant, Answer { outcome, attempt, soon: false }, NOW);
+        budget.heard(participant, AnswerHeard { outcome, attempt, soon: false }, NOW);
     }
 
     fn paid(budget: &RepeatBudget, why: Repeats, now: Duration) -> usize {
@@ -310,7 +310,7 @@ mod tests {
         }
         assert_eq!(paid(&budget, Repeats::Silent, NOW), 30);
         for _ in 0..30 {
-            let answer = Answer { outcome: Outcome::Refused, attempt: 1, soon: true };
+            let answer = AnswerHeard { outcome: Outcome::Refused, attempt: 1, soon: true };
             budget.heard("payment", answer, NOW);
         }
         assert_eq!(paid(&budget, Repeats::Silent, NOW), 30);

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{Engine, Error};
 use crate::{
-    core::{Input, Needs, Saga, Send, command},
+    core::{CommandToSend, Input, Needs, Saga, command},
     port::{Clock, Inputs, SagaStore},
 };
 
@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub saga: Arc<Saga>,
-    pub sends: Vec<Send>,
+    pub sends: Vec<CommandToSend>,
     pub inputs: Inputs,
 }
 
@@ -55,7 +55,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
     ///
     /// # Errors
     /// The transport's; nothing is lost by it.
-    pub async fn send(&self, births: Vec<(Saga, Vec<Send>, Inputs)>) -> Result<(), Error> {
+    pub async fn send(&self, births: Vec<(Saga, Vec<CommandToSend>, Inputs)>) -> Result<(), Error> {
         self.dispatch(
             births
                 .into_iter()
@@ -68,7 +68,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
     fn messages(
         &self,
         saga: &Saga,
-        sends: &[Send],
+        sends: &[CommandToSend],
         inputs: &Inputs,
         sent_at: Option<DateTime<Utc>>,
         into: &mut Vec<Outbound>,

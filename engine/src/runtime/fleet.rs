@@ -27,17 +27,20 @@ const FLEET_LIVE: Duration = Duration::from_secs(10);
 
 /// What every live program knows, as this one last heard. Until it has heard anything: what it knows itself.
 #[derive(Debug, Clone)]
-pub struct Fleet(Arc<Heard>);
+pub struct Fleet(Arc<FleetKnowledge>);
 
 #[derive(Debug)]
-struct Heard {
+struct FleetKnowledge {
     known: RwLock<Option<Known>>,
     core_version: AtomicU16,
 }
 
 impl Default for Fleet {
     fn default() -> Self {
-        Self(Arc::new(Heard { known: RwLock::default(), core_version: AtomicU16::new(CORE_VERSION) }))
+        Self(Arc::new(FleetKnowledge {
+            known: RwLock::default(),
+            core_version: AtomicU16::new(CORE_VERSION),
+        }))
     }
 }
 

@@ -85,11 +85,11 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::{Direction, State};
+    use crate::core::{Direction, SagaProgress};
 
     fn saga(n: u128, live: bool) -> Kept {
         let at = DateTime::UNIX_EPOCH;
-        let state = State {
+        let state = SagaProgress {
             direction: Direction::Forward,
             timeout_at: None,
             parts: Vec::new(),

@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use futures::future::join_all;
 use uuid::Uuid;
 
-use super::{Engine, Error, batch, budget::Answer};
+use super::{Engine, Error, batch, budget::AnswerHeard};
 use crate::{
     core::{Echo, Event, RESEND, ReplyEvent},
     port::{Clock, Deferral, DeferredReply, SagaStore, Stray},
@@ -115,7 +115,7 @@ pub(super) async fn take<S: SagaStore, K: Sink, C: Clock>(
 ) -> Result<Vec<DeferredReply>, Error> {
     let now = engine.store.now().await?;
     let Judged { by_saga, events, mut dead } = read(engine, messages, taken, now).await?;
-    let mut outcome = batch::Outcome::default();
+    let mut outcome = batch::BatchOutcome::default();
     // All come to an end, even if one fails.
     for lane in join_all(lanes(events).into_iter().map(|events| advance(engine, events))).await {
         outcome.append(lane?);
@@ -188,7 +188,7 @@ async fn keep_strays<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     messages: &[Inbound],
     by_saga: &BTreeMap<Uuid, Vec<Heard>>,
-    outcome: &batch::Outcome,
+    outcome: &batch::BatchOutcome,
 ) -> Result<(), Error> {
     let mut strays = Vec::new();
     let not_mine: BTreeMap<Uuid, Vec<usize>> =
@@ -233,7 +233,7 @@ async fn defer<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     messages: &[Inbound],
     by_saga: &BTreeMap<Uuid, Vec<Heard>>,
-    outcome: &batch::Outcome,
+    outcome: &batch::BatchOutcome,
     taken: Taken,
 ) -> Result<Vec<DeferredReply>, Error> {
     let mut deferred = Vec::new();
@@ -264,7 +264,7 @@ async fn defer<S: SagaStore, K: Sink, C: Clock>(
 async fn advance<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     events: BTreeMap<Uuid, Vec<Event>>,
-) -> Result<batch::Outcome, Error> {
+) -> Result<batch::BatchOutcome, Error> {
     let mut outcome = engine.decide(events, None).await?;
     engine.dispatch(std::mem::take(&mut outcome.outgoing)).await?;
     Ok(outcome)
@@ -294,7 +294,8 @@ fn note<S, K, C: Clock>(engine: &Engine<S, K, C>, reply: &Reply, now: DateTime<U
     if let Some((_, step)) = definition.and_then(|d| d.step(&reply.step))
         && matches!(reply.kind, Kind::Execute | Kind::Compensate)
     {
-        let answer = Answer { outcome: reply.outcome, attempt: reply.attempt, soon: came_soon(reply, now) };
+        let answer =
+            AnswerHeard { outcome: reply.outcome, attempt: reply.attempt, soon: came_soon(reply, now) };
         engine.budget.heard(step.participant, answer, engine.clock.monotonic());
     }
 }

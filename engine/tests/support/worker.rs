@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use amends_engine::core::{Call, Definition, Input, ReplyEvent, Send};
+use amends_engine::core::{Call, CommandToSend, Definition, Input, ReplyEvent};
 use amends_protocol::{Exposure, Json, Kind, Outcome, Reason, id, negated};
 use uuid::Uuid;
 
@@ -11,7 +11,7 @@ use uuid::Uuid;
 #[derive(Debug, Clone)]
 pub(crate) struct Sent {
     pub(crate) row: Uuid,
-    pub(crate) send: Send,
+    pub(crate) send: CommandToSend,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub(crate) enum Status {
 
 /// What the worker remembers of a command, and what it did to the world.
 #[derive(Debug, Clone)]
-pub(crate) struct Row {
+pub(crate) struct WorkerRow {
     pub(crate) step: usize,
     pub(crate) part: u16,
     pub(crate) status: Status,
@@ -51,7 +51,7 @@ pub(crate) struct Row {
 pub(crate) struct Worker {
     definition: Definition,
     saga: Uuid,
-    pub(crate) rows: BTreeMap<Uuid, Row>,
+    pub(crate) rows: BTreeMap<Uuid, WorkerRow>,
     /// Answers on their way.
     pub(crate) replies: Vec<ReplyEvent>,
     /// How calls end, in turn; empty: as they should.
@@ -132,7 +132,7 @@ impl Worker {
 
     /// Nothing is under way and nothing on its way.
     pub(crate) fn is_at_rest(&self) -> bool {
-        let busy = |r: &Row| matches!(r.status, Status::Started | Status::Undoing);
+        let busy = |r: &WorkerRow| matches!(r.status, Status::Started | Status::Undoing);
         self.replies.is_empty() && !self.rows.values().any(busy)
     }
 
@@ -187,7 +187,7 @@ impl Worker {
     pub(crate) fn done_by_hand(&mut self, row: Uuid, step: usize, part: u16) {
         let at = chrono::DateTime::UNIX_EPOCH;
         let kind = Kind::Execute;
-        let send = Send { kind, step, part, generation: 1, attempt: 1, issued_at: at, deadline: at };
+        let send = CommandToSend { kind, step, part, generation: 1, attempt: 1, issued_at: at, deadline: at };
         self.insert(&Sent { row, send }, Status::Started);
         self.by_hand(row, true);
     }
@@ -206,7 +206,7 @@ impl Worker {
 
     fn insert(&mut self, sent: &Sent, status: Status) {
         let (step, part, attempt) = (sent.send.step, sent.send.part, sent.send.attempt);
-        let row = Row {
+        let row = WorkerRow {
             step,
             part,
             status,
@@ -218,11 +218,11 @@ impl Worker {
             effects: 0,
             owes_reply: false,
         };
-        let row = Row { owes_reply: self.rows.get(&sent.row).is_some_and(|r| r.owes_reply), ..row };
+        let row = WorkerRow { owes_reply: self.rows.get(&sent.row).is_some_and(|r| r.owes_reply), ..row };
         self.rows.insert(sent.row, row);
     }
 
-    fn settles(&mut self, key: Uuid, send: &Send, status: Status) {
+    fn settles(&mut self, key: Uuid, send: &CommandToSend, status: Status) {
         let row = self.row(key);
         row.status = status;
         row.unsure = false;
@@ -248,7 +248,7 @@ impl Worker {
         }
     }
 
-    fn undo(&mut self, key: Uuid, send: &Send, attempt: u32, fate: u8) {
+    fn undo(&mut self, key: Uuid, send: &CommandToSend, attempt: u32, fate: u8) {
         let outcome = match fate {
             0..60 => return self.undone(key, send, attempt),
             60..75 => Outcome::FailedTransient,
@@ -263,13 +263,13 @@ impl Worker {
         self.says(key, send, Kind::Compensate, outcome, attempt);
     }
 
-    fn undone(&mut self, key: Uuid, send: &Send, attempt: u32) {
+    fn undone(&mut self, key: Uuid, send: &CommandToSend, attempt: u32) {
         let row = self.row(key);
         (row.status, row.effect, row.unsure) = (Status::Undone, false, false);
         self.says(key, send, Kind::Compensate, Outcome::Succeeded, attempt);
     }
 
-    fn says(&mut self, key: Uuid, send: &Send, kind: Kind, outcome: Outcome, attempt: u32) {
+    fn says(&mut self, key: Uuid, send: &CommandToSend, kind: Kind, outcome: Outcome, attempt: u32) {
         let step = &self.definition.steps[send.step];
         let data = Json::null();
         let call = Call {
@@ -299,13 +299,13 @@ impl Worker {
         });
     }
 
-    fn row(&mut self, key: Uuid) -> &mut Row {
+    fn row(&mut self, key: Uuid) -> &mut WorkerRow {
         self.rows.get_mut(&key).expect("a row that is there")
     }
 
-    fn send(&self, row: &Row) -> Send {
+    fn send(&self, row: &WorkerRow) -> CommandToSend {
         let at = chrono::DateTime::UNIX_EPOCH;
-        Send {
+        CommandToSend {
             kind: Kind::Execute,
             step: row.step,
             part: row.part,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use amends_engine::core::{
-    Catalog, Decision, Entry, Event, Known, NewSaga, Occurrence, Requires, Saga, Send as Sent, start,
+    Catalog, CommandToSend, Decision, Entry, Event, Known, NewSaga, Occurrence, Requires, Saga, start,
     transition,
 };
 use amends_engine::port::{
@@ -28,7 +28,7 @@ pub(crate) const KEY: [u8; 32] = [7; 32];
 
 /// Everything that there is, besides the loops under test.
 #[derive(Default)]
-pub(crate) struct State {
+pub(crate) struct WorldState {
     /// By how much the store's clock was set back: ours runs on.
     pub(crate) set_back: TimeDelta,
     pub(crate) now: DateTime<Utc>,
@@ -71,7 +71,7 @@ pub(crate) struct State {
 }
 
 #[derive(Clone, Default)]
-pub(crate) struct World(Arc<Mutex<State>>);
+pub(crate) struct World(Arc<Mutex<WorldState>>);
 
 pub(crate) type TestEngine = Engine<World, World, World>;
 
@@ -104,7 +104,7 @@ impl World {
         }
     }
 
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, WorldState> {
         self.0.lock().unwrap()
     }
 
@@ -133,7 +133,15 @@ impl World {
         let row = self.state().sagas.get(&saga).cloned();
         let saga = row.map_or_else(|| self.somebody(saga), |(saga, _)| saga);
         let at = definition.step(step).unwrap().0;
-        let send = Sent { kind, step: at, part: 0, generation: 1, attempt: 1, issued_at: now, deadline: now };
+        let send = CommandToSend {
+            kind,
+            step: at,
+            part: 0,
+            generation: 1,
+            attempt: 1,
+            issued_at: now,
+            deadline: now,
+        };
         let data = input();
         let input = amends_engine::core::Input { data: &data, personal: None };
         let key = TokenKey::new(KEY);
@@ -195,7 +203,7 @@ fn input() -> Json {
     json!({ "rooms": 1 }).into()
 }
 
-impl State {
+impl WorldState {
     fn fails(&mut self) -> Result<(), port::Error> {
         self.store_fails.pop_front().map_or(Ok(()), Err)
     }

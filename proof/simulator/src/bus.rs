@@ -21,7 +21,7 @@ use rand::RngExt;
 use crate::{
     executor::{Event, Micros, SECOND, Schedule, Slot},
     faults::Fault,
-    world::{Handle, Site, State, Watchers},
+    world::{Handle, Site, Watchers, WorldState},
 };
 
 /// The topics that workers and engines read. Each has one group of consumers.
@@ -101,7 +101,7 @@ impl Bus {
         for group in 0..self.groups.len() {
             for (member, _) in self.groups[group].members.iter().filter(|(_, p)| *p == process) {
                 let member = *member;
-                let remove = move |s: &mut State| s.bus.remove(group, member);
+                let remove = move |s: &mut WorldState| s.bus.remove(group, member);
                 schedule.push(now + SESSION, Event::Do(Box::new(remove)));
             }
         }
@@ -165,7 +165,7 @@ impl Bus {
     }
 }
 
-impl State {
+impl WorldState {
     /// A message arrives at the broker.
     pub fn land(&mut self, topic: usize, partition: usize, mut bytes: Vec<u8>, traceparent: Option<String>) {
         let mut poison = None;
@@ -297,7 +297,7 @@ impl Sink for SimSink {
         let Some(topic) = TOPICS.iter().position(|t| *t == message.topic) else { return Ok(()) };
         let (partition, offset) = (message.partition as usize, message.offset as usize);
         let (reason, process) = (reason.to_owned(), self.0.process);
-        let put = move |s: &mut State| {
+        let put = move |s: &mut WorldState| {
             s.note(process, || format!("dead letter {}/{partition}/{offset}: {reason}", TOPICS[topic]));
             s.bus.dead.push((topic, partition, offset, reason));
         };

@@ -6,7 +6,7 @@ use amends_engine::core::{CommandState, Status};
 use amends_protocol::{Kind, Outcome, wire};
 use uuid::Uuid;
 
-use crate::{faults::Fault, world::State};
+use crate::{faults::Fault, world::WorldState};
 
 /// What was met in one run, or in many.
 #[derive(Debug, Clone, Default)]
@@ -78,7 +78,7 @@ fn state_of(command: &CommandState) -> &'static str {
     }
 }
 
-impl State {
+impl WorldState {
     /// A reply reaches an engine: which event, in which state of its command.
     pub fn meet_reply(&mut self, bytes: &[u8]) {
         let Ok(reply) = wire::reply(bytes) else { return };

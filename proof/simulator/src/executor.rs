@@ -15,7 +15,7 @@ use std::{
 
 use futures::future::BoxFuture;
 
-use crate::world::{Control, State};
+use crate::world::{Control, WorldState};
 
 /// Simulated time since the beginning, in microseconds.
 pub type Micros = u64;
@@ -28,7 +28,7 @@ pub enum Event {
     /// A future may go on.
     Wake(Waker),
     /// The world changes.
-    Do(Box<dyn FnOnce(&mut State) + Send>),
+    Do(Box<dyn FnOnce(&mut WorldState) + Send>),
 }
 
 /// Events by time; of the same instant, in the order in which they were scheduled.
@@ -83,7 +83,7 @@ impl Schedule {
 
 /// A world and who may lock it.
 pub struct World {
-    state: Mutex<State>,
+    state: Mutex<WorldState>,
     ready: Arc<Mutex<VecDeque<usize>>>,
     /// Transactions that were dropped: (database, transaction).
     pub dropped: Mutex<Vec<(usize, u64)>>,
@@ -95,12 +95,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl World {
     /// A world in this state.
-    pub fn new(state: State) -> Arc<Self> {
+    pub fn new(state: WorldState) -> Arc<Self> {
         Arc::new(Self { state: Mutex::new(state), ready: Arc::default(), dropped: Mutex::default() })
     }
 
     /// Its state. Never held across an await.
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    pub fn state(&self) -> MutexGuard<'_, WorldState> {
         lock(&self.state)
     }
 

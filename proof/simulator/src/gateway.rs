@@ -12,7 +12,7 @@ use crate::{
     executor::{Micros, SECOND, Slot},
     faults::Fault,
     store::short,
-    world::{Handle, Site, State},
+    world::{Handle, Site, WorldState},
 };
 
 /// A charge in the gateway's books.
@@ -69,7 +69,7 @@ impl Handle {
         &self,
         changes: bool,
         what: &'static str,
-        effect: impl FnOnce(&mut State) -> (T, Micros) + Send + 'static,
+        effect: impl FnOnce(&mut WorldState) -> (T, Micros) + Send + 'static,
     ) -> Call<T> {
         let slot = Slot::default();
         {
@@ -120,7 +120,7 @@ impl Charged {
     }
 }
 
-impl State {
+impl WorldState {
     fn charge(&mut self, charge: Charge) -> (Result<Receipt, payment::Error>, Micros) {
         let Charge { key, amount, currency, method } = charge;
         if method == "card_error_twice" {
@@ -185,7 +185,7 @@ impl PaymentGateway for SimGateway {
     }
 
     async fn look_up(&self, key: Uuid) -> Result<Option<Receipt>, payment::Error> {
-        let look = move |s: &mut State| {
+        let look = move |s: &mut WorldState| {
             let charge = s.outside.charges.get(&key).map(Charged::answer);
             let refund = s.outside.charges.values().find_map(|c| {
                 let (k, id) = c.refund?;
@@ -218,7 +218,7 @@ impl Booked {
 
 impl Carrier for SimCarrier {
     async fn book(&self, parcel: Parcel) -> Result<Booking, shipment::Error> {
-        let book = move |s: &mut State| {
+        let book = move |s: &mut WorldState| {
             let id = s.uuid();
             let goes = !matches!(parcel.country.as_str(), "AQ" | "BV");
             let tracking = goes.then(|| format!("TRK-{}", id.simple()));
@@ -235,7 +235,7 @@ impl Carrier for SimCarrier {
     }
 
     async fn cancel(&self, key: Uuid, booking: Uuid) -> Result<(), shipment::Error> {
-        let cancel = move |s: &mut State| {
+        let cancel = move |s: &mut WorldState| {
             if let Some(booked) = s.outside.bookings.get_mut(&booking).filter(|b| b.tracking.is_some()) {
                 booked.cancelled.get_or_insert(key);
                 s.outside.cancellations.insert(key, booking);
@@ -250,7 +250,7 @@ impl Carrier for SimCarrier {
     }
 
     async fn look_up(&self, key: Uuid) -> Result<Option<Booking>, shipment::Error> {
-        let look = move |s: &mut State| match s.outside.bookings.get(&key) {
+        let look = move |s: &mut WorldState| match s.outside.bookings.get(&key) {
             None => (Ok(None), 10_000),
             Some(booked) => {
                 let (answer, takes) = booked.answer();
@@ -264,7 +264,7 @@ impl Carrier for SimCarrier {
     }
 
     async fn is_cancelled(&self, key: Uuid) -> Result<bool, shipment::Error> {
-        let look = move |s: &mut State| (s.outside.cancellations.contains_key(&key), 10_000);
+        let look = move |s: &mut WorldState| (s.outside.cancellations.contains_key(&key), 10_000);
         match self.0.call(false, "look up", look).await {
             Call::Answer(answer) => Ok(answer),
             Call::Down => Err(shipment::Error::NoAnswer),

@@ -12,7 +12,7 @@ use amends_engine::core::{
 };
 use amends_inventory::stock;
 use amends_protocol::{Exposure, Kind, Outcome};
-use amends_worker::row::{self, Row};
+use amends_worker::row::{self, CommandRow};
 use amends_workflows::order_fulfilment as order;
 use uuid::Uuid;
 
@@ -22,12 +22,12 @@ use crate::{
     executor::SECOND,
     processes::{PATIENCE, catalog},
     store::{Stored, short},
-    world::State,
+    world::WorldState,
 };
 
 /// A quiet world, read.
 pub struct Quiet<'a> {
-    state: &'a State,
+    state: &'a WorldState,
     definition: Definition,
     sagas: Vec<(&'a Stored, Vec<Entry>)>,
 }
@@ -60,7 +60,7 @@ pub const ALL: [Invariant; 20] = [
 ];
 
 /// Checks all of them; says which are broken, and how.
-pub fn check(state: &State) -> Vec<String> {
+pub fn check(state: &WorldState) -> Vec<String> {
     let definition = catalog().iter().next().cloned().expect("there is a workflow");
     let sagas = state.store.sagas.values().map(|s| (s, s.timeline())).collect();
     let quiet = Quiet { state, definition, sagas };
@@ -165,7 +165,7 @@ pub fn timelines_replay(quiet: &Quiet<'_>) -> Vec<String> {
 
 /// Every row of a worker matches a timeline, and every settled command a row.
 pub fn rows_match_timelines(quiet: &Quiet<'_>) -> Vec<String> {
-    let rows: BTreeMap<Uuid, &Row> =
+    let rows: BTreeMap<Uuid, &CommandRow> =
         quiet.state.databases.iter().flat_map(|db| db.rows.values()).map(|row| (row.key, row)).collect();
     let mut known = BTreeSet::new();
     let mut broken = quiet.each(|stored, entries| {

@@ -35,7 +35,7 @@ use crate::{
     gateway::{SimCarrier, SimGateway},
     rows::SimRows,
     store::SimStore,
-    world::{Handle, SimClock, State, Watchers},
+    world::{Handle, SimClock, Watchers, WorldState},
 };
 
 type Task = BoxFuture<'static, ()>;
@@ -169,7 +169,7 @@ fn engine_loops(handle: &Handle) -> Vec<Task> {
             }
             // What is put off is paid for as soon as there is an answer.
             let waits = (timers.put_off() > 0).then(|| handle.state().now + SECOND);
-            let next = |s: &State| {
+            let next = |s: &WorldState| {
                 let (assignment, _) = shared.ownership.now();
                 if s.store.set_back != set_back {
                     return Some(s.now);
@@ -191,7 +191,7 @@ fn engine_loops(handle: &Handle) -> Vec<Task> {
                     continue;
                 }
             }
-            let next = |s: &State| {
+            let next = |s: &WorldState| {
                 let (assignment, _) = shared.ownership.now();
                 let next = s.store.next_deferred(&known, |slot| assignment.owns(slot))?;
                 // As the store reads it: later than any reply rests, it is from before the clock was set back.
@@ -214,7 +214,7 @@ fn engine_loops(handle: &Handle) -> Vec<Task> {
                     continue;
                 }
             }
-            let next = |s: &State| (shared.ownership.now() != seen).then_some(s.now);
+            let next = |s: &WorldState| (shared.ownership.now() != seen).then_some(s.now);
             poll_until(&handle, RECOVERY_POLL, next, |s| &mut s.store.watchers).await;
         }
     };
@@ -226,8 +226,8 @@ fn engine_loops(handle: &Handle) -> Vec<Task> {
 async fn poll_until(
     handle: &Handle,
     interval: Micros,
-    next: impl Fn(&State) -> Option<Micros>,
-    watchers: impl Fn(&mut State) -> &mut Watchers,
+    next: impl Fn(&WorldState) -> Option<Micros>,
+    watchers: impl Fn(&mut WorldState) -> &mut Watchers,
 ) {
     let from = handle.state().now;
     let mut scheduled = None;
@@ -264,7 +264,7 @@ async fn inventory(handle: Handle) {
     let (source, sink) = (SimSource::join(handle.clone(), 0), SimSink(handle.clone()));
     let clock = SimClock(handle.clone());
     let mut worker =
-        Transactional::with_clock(rows, Inventory, source, sink, amends_inventory::settings(), clock);
+        Transactional::with_timer(rows, Inventory, source, sink, amends_inventory::settings(), clock);
     let mut failures = 0;
     loop {
         match worker.run_once().await {
@@ -283,7 +283,7 @@ fn external<E: ExternalExecutor + 'static>(
     let rows = SimRows { handle: handle.clone(), database };
     let (source, sink) = (SimSource::join(handle.clone(), database), SimSink(handle.clone()));
     let (interval, lease) = (settings.recovery_interval, settings.lease);
-    let worker = External::with_clock(rows, executor, source, sink, settings, SimClock(handle.clone()));
+    let worker = External::with_timer(rows, executor, source, sink, settings, SimClock(handle.clone()));
     let (mut intake, mut calls, mut recovery) = worker.loops();
     let h = handle.clone();
     let taking = async move {
@@ -320,7 +320,7 @@ fn external<E: ExternalExecutor + 'static>(
                 Ok(()) => failures = 0,
                 Err(_) => back_off(&h, &mut failures).await,
             }
-            let due = |s: &State| {
+            let due = |s: &WorldState| {
                 let db = &s.databases[database];
                 let renew = db.has_calls().then_some(renewed + third);
                 db.next_due().into_iter().chain(renew).min()
@@ -341,7 +341,7 @@ where
     R: amends_worker::Rows + 'static,
     E: ExternalExecutor + 'static,
     K: amends_protocol::transport::Sink + 'static,
-    C: amends_worker::Clock + 'static,
+    C: amends_worker::Timer + 'static,
 {
     calls.wait().await;
     std::future::pending().await

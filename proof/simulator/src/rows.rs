@@ -14,7 +14,7 @@ use amends_inventory::stock::{Books, Ledger, Move, Reserved, Stock};
 use amends_protocol::Command;
 use amends_worker::{
     Due, Locked, Locks, Rows,
-    row::{Row, Status},
+    row::{CommandRow, Status},
     store::Error,
 };
 use chrono::{DateTime, TimeDelta, Utc};
@@ -24,7 +24,7 @@ use crate::{
     executor::{Micros, World},
     faults::Fault,
     store::short,
-    world::{Down, Handle, Site, State, Watchers},
+    world::{Down, Handle, Site, Watchers, WorldState},
 };
 
 /// What a transaction may hold locked.
@@ -40,7 +40,7 @@ enum Lock {
 pub struct Database {
     skew: i64,
     /// Rows.
-    pub rows: BTreeMap<Uuid, Row>,
+    pub rows: BTreeMap<Uuid, CommandRow>,
     /// Stock by product (the inventory's).
     pub stock: BTreeMap<String, Stock>,
     /// Reservations by command (the inventory's).
@@ -133,7 +133,7 @@ pub struct SimRows {
 pub struct SimTx {
     rows: SimRows,
     open: Open,
-    writes: Vec<Row>,
+    writes: Vec<CommandRow>,
     books: Option<Books>,
 }
 
@@ -158,7 +158,7 @@ impl SimRows {
     async fn ask<T: Send + 'static>(
         &self,
         what: &'static str,
-        effect: impl FnOnce(&mut State) -> T + Send + 'static,
+        effect: impl FnOnce(&mut WorldState) -> T + Send + 'static,
     ) -> Result<T, Error> {
         self.handle.ask(Site::Rows(self.database), None, what, effect).await.map_err(away)
     }
@@ -169,7 +169,7 @@ impl SimRows {
         what: &'static str,
         transaction: u64,
         locks: Vec<Lock>,
-        read: impl Fn(&mut State) -> T + Send + Clone + 'static,
+        read: impl Fn(&mut WorldState) -> T + Send + Clone + 'static,
     ) -> Result<T, Error> {
         let database = self.database;
         loop {
@@ -204,7 +204,7 @@ impl SimRows {
         &self,
         what: &'static str,
         keys: Vec<Uuid>,
-        effect: impl Fn(&mut State) -> T + Send + Clone + 'static,
+        effect: impl Fn(&mut WorldState) -> T + Send + Clone + 'static,
     ) -> Result<T, Error> {
         let database = self.database;
         loop {
@@ -239,8 +239,8 @@ impl SimRows {
     }
 }
 
-impl State {
-    fn note_row(&mut self, process: usize, row: &Row) {
+impl WorldState {
+    fn note_row(&mut self, process: usize, row: &CommandRow) {
         self.note(process, || {
             format!("{} row {} {}", short(row.saga_id), short(row.key), row.status.as_str())
         });
@@ -248,9 +248,9 @@ impl State {
     }
 }
 
-fn read(state: &State, database: usize, keys: &[Uuid]) -> Locked {
+fn read(state: &WorldState, database: usize, keys: &[Uuid]) -> Locked {
     let db = &state.databases[database];
-    let rows: HashMap<Uuid, Row> =
+    let rows: HashMap<Uuid, CommandRow> =
         keys.iter().filter_map(|key| db.rows.get(key)).map(|row| (row.key, row.clone())).collect();
     Locked { now: state.instant_at(db.skew), rows, ..Locked::default() }
 }

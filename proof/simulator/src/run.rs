@@ -11,7 +11,7 @@ use crate::{
     executor::{Executor, Micros, SECOND, World},
     faults::{Fault, stream},
     invariants, processes,
-    world::{OUTSIDE, PROCESSES, PROGRAMS, SITES, Site, State},
+    world::{OUTSIDE, PROCESSES, PROGRAMS, SITES, Site, WorldState},
 };
 
 /// From then on nothing goes wrong any more.
@@ -47,7 +47,7 @@ pub struct Report {
 
 /// Runs a seed.
 pub fn run(seed: u64, options: &Options) -> Report {
-    let mut state = State::new(seed, &options.without, HEALS_AT);
+    let mut state = WorldState::new(seed, &options.without, HEALS_AT);
     state.trace = options.trace.then(String::new);
     state.clients.wishes = wishes(seed, HEALS_AT - 120 * SECOND, options.only.as_deref());
     state.clients.holiday = stream(seed, 4).random_bool(0.33);
@@ -74,7 +74,7 @@ pub fn run(seed: u64, options: &Options) -> Report {
 }
 
 /// Schedules what happens at a time of its own, not at a call.
-fn calamities(state: &mut State) {
+fn calamities(state: &mut WorldState) {
     timed(state, Fault::Crash, 4, |s, rng| {
         let (process, down) = (rng(0..OUTSIDE as u64) as usize, rng(1000..60 * SECOND));
         s.crash(process, down);
@@ -168,7 +168,7 @@ fn calamities(state: &mut State) {
 /// Numbers of a fault's stream.
 type Draw<'a> = &'a mut dyn FnMut(std::ops::Range<u64>) -> u64;
 
-fn timed(state: &mut State, fault: Fault, usual: u64, strike: fn(&mut State, Draw<'_>)) {
+fn timed(state: &mut WorldState, fault: Fault, usual: u64, strike: fn(&mut WorldState, Draw<'_>)) {
     let rate = state.plan.rate(fault);
     if rate == 0.0 {
         return;

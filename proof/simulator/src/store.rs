@@ -23,7 +23,7 @@ use uuid::Uuid;
 use crate::{
     executor::{Micros, SECOND},
     faults::Fault,
-    world::{Down, Handle, Site, State, Watchers},
+    world::{Down, Handle, Site, Watchers, WorldState},
 };
 
 /// A saga as it is stored: its entries as text, as a database would keep them.
@@ -202,7 +202,7 @@ fn not_as_seen(before: &Saga, entry: &Entry) -> Option<String> {
     (!same || !waits).then(|| format!("operator: {id} was {name} at {}, seen at {seen:?}", before.revision))
 }
 
-impl State {
+impl WorldState {
     /// What time it is by the engine's database.
     pub fn store_now(&self) -> DateTime<Utc> {
         self.instant_at(self.store.skew)

@@ -100,7 +100,7 @@ pub const PROGRAMS: usize = 4;
 pub const OUTSIDE: usize = 10;
 
 /// Everything there is.
-pub struct State {
+pub struct WorldState {
     /// What time it is.
     pub now: Micros,
     /// What will happen.
@@ -135,7 +135,7 @@ pub struct State {
     pub trace: Option<String>,
 }
 
-impl State {
+impl WorldState {
     /// A world before its first instant.
     pub fn new(seed: u64, without: &[Fault], heals_at: Micros) -> Self {
         let mut plan = Plan::new(seed, without);
@@ -191,7 +191,7 @@ impl State {
     }
 
     /// Lets something happen later.
-    pub fn later(&mut self, after: Micros, act: impl FnOnce(&mut State) + Send + 'static) {
+    pub fn later(&mut self, after: Micros, act: impl FnOnce(&mut WorldState) + Send + 'static) {
         self.schedule.push(self.now + after, Event::Do(Box::new(act)));
     }
 

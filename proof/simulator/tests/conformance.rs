@@ -8,7 +8,7 @@ use amends_sim::{
     executor::World,
     rows::SimRows,
     store::SimStore,
-    world::{Handle, OUTSIDE, State},
+    world::{Handle, OUTSIDE, WorldState},
 };
 use uuid::Uuid;
 
@@ -24,7 +24,7 @@ impl Drop for Held {
 }
 
 async fn world() -> Instant {
-    let mut state = State::new(1, &[], 0);
+    let mut state = WorldState::new(1, &[], 0);
     state.instant = true;
     Instant(SimStore(Handle { world: World::new(state) as Arc<World>, process: OUTSIDE }))
 }

@@ -47,7 +47,7 @@ pub struct Client {
 
 /// What was answered.
 #[derive(Debug)]
-pub struct Answer {
+pub struct HttpAnswer {
     /// The HTTP status.
     pub status: u16,
     /// The body, as far as it is JSON.
@@ -72,20 +72,20 @@ impl Client {
         &self.apis[self.turn.fetch_add(1, Ordering::Relaxed) % self.apis.len()]
     }
 
-    async fn ask(&self, request: reqwest::RequestBuilder) -> Option<Answer> {
+    async fn ask(&self, request: reqwest::RequestBuilder) -> Option<HttpAnswer> {
         let answer = async {
             let answer = request.send().await.ok()?;
             let status = answer.status().as_u16();
             let replayed = answer.headers().get("idempotency-replayed").is_some_and(|v| v == "true");
-            Some(Answer { status, replayed, body: answer.json().await.unwrap_or_default() })
+            Some(HttpAnswer { status, replayed, body: answer.json().await.unwrap_or_default() })
         };
         let answer = answer.await;
         match &answer {
             None => drop(self.counts.unanswered.fetch_add(1, Ordering::Relaxed)),
-            Some(Answer { status: 429 | 503, .. }) => {
+            Some(HttpAnswer { status: 429 | 503, .. }) => {
                 self.counts.turned_away.fetch_add(1, Ordering::Relaxed);
             }
-            Some(Answer { status, body, .. }) if *status >= 500 => {
+            Some(HttpAnswer { status, body, .. }) if *status >= 500 => {
                 self.record.odd(format!("answered {status}: {body}"));
             }
             Some(_) => {}
@@ -98,7 +98,7 @@ impl Client {
         loop {
             let request = self.http.post(format!("{}/api/orders", self.api())).json(order);
             match self.ask(request.header("Idempotency-Key", key)).await {
-                Some(Answer { status: 201, body, replayed }) => {
+                Some(HttpAnswer { status: 201, body, replayed }) => {
                     let id = body["id"].as_str().and_then(|id| id.parse().ok());
                     let Some(id) = id else {
                         self.record.odd(format!("201 without an id: {body}"));
@@ -108,7 +108,7 @@ impl Client {
                     self.record.told(key, id);
                     return Some(id);
                 }
-                Some(Answer { status, body, .. }) if status < 500 && status != 429 => {
+                Some(HttpAnswer { status, body, .. }) if status < 500 && status != 429 => {
                     self.record.odd(format!("an order was answered {status}: {body}"));
                     return None;
                 }
@@ -122,8 +122,8 @@ impl Client {
         loop {
             let request = self.http.post(format!("{}/api/orders", self.api())).json(order);
             match self.ask(request.header("Idempotency-Key", key)).await {
-                Some(Answer { status: 422, .. }) => return,
-                Some(Answer { status, body, .. }) if status < 500 && status != 429 => {
+                Some(HttpAnswer { status: 422, .. }) => return,
+                Some(HttpAnswer { status, body, .. }) if status < 500 && status != 429 => {
                     return self
                         .record
                         .odd(format!("a key with another order was answered {status}: {body}"));
@@ -137,15 +137,15 @@ impl Client {
     pub async fn cancel(&self, id: Uuid) {
         loop {
             match self.ask(self.http.delete(format!("{}/api/orders/{id}", self.api()))).await {
-                Some(Answer { status: 202, .. }) => {
+                Some(HttpAnswer { status: 202, .. }) => {
                     self.counts.cancelled.fetch_add(1, Ordering::Relaxed);
                     return self.record.promised(id);
                 }
-                Some(Answer { status: 409, .. }) => {
+                Some(HttpAnswer { status: 409, .. }) => {
                     self.counts.too_late.fetch_add(1, Ordering::Relaxed);
                     return;
                 }
-                Some(Answer { status, body, .. }) if status < 500 && status != 429 => {
+                Some(HttpAnswer { status, body, .. }) if status < 500 && status != 429 => {
                     return self.record.odd(format!("cancelling {id} was answered {status}: {body}"));
                 }
                 _ => sleep(REST).await,
@@ -159,7 +159,7 @@ impl Client {
         let mut last = None;
         while begun.elapsed() < patience {
             match self.ask(self.http.get(format!("{}/api/orders/{id}", self.api()))).await {
-                Some(Answer { status: 200, body, .. }) => {
+                Some(HttpAnswer { status: 200, body, .. }) => {
                     let status = body["status"].as_str().unwrap_or_default().to_owned();
                     let ended = !matches!(status.as_str(), "PENDING" | "CONFIRMED" | "PAID" | "CANCELLING");
                     if ended {
@@ -168,7 +168,7 @@ impl Client {
                     }
                     last = Some(status);
                 }
-                Some(Answer { status: 404, .. }) => self.record.odd(format!("order {id} is not found")),
+                Some(HttpAnswer { status: 404, .. }) => self.record.odd(format!("order {id} is not found")),
                 _ => {}
             }
             sleep(pace).await;
@@ -177,12 +177,12 @@ impl Client {
     }
 
     /// Reads what an operator sees.
-    pub async fn get(&self, path: &str) -> Option<Answer> {
+    pub async fn get(&self, path: &str) -> Option<HttpAnswer> {
         self.ask(self.http.get(format!("{}{path}", self.api()))).await
     }
 
     /// Does what an operator does. `None`: it may have been done or not.
-    pub async fn act(&self, path: &str, body: &Value) -> Option<Answer> {
+    pub async fn act(&self, path: &str, body: &Value) -> Option<HttpAnswer> {
         self.ask(self.http.post(format!("{}{path}", self.api())).json(body)).await
     }
 
@@ -192,7 +192,7 @@ impl Client {
         loop {
             let path = format!("{}/api/inventory/{product}/stock", self.api());
             match self.ask(self.http.put(path).json(&body)).await {
-                Some(Answer { status: 200, .. }) => return,
+                Some(HttpAnswer { status: 200, .. }) => return,
                 _ => sleep(REST).await,
             }
         }

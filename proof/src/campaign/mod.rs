@@ -85,7 +85,7 @@ impl Error {
 
 /// What a campaign came to. Shown, its last line says it all.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct CampaignOutcome {
     /// Orders placed, canaries included.
     pub orders: usize,
     /// The faults, in order.
@@ -112,7 +112,7 @@ pub struct Outcome {
     pub seed: u64,
 }
 
-impl Outcome {
+impl CampaignOutcome {
     /// Violations: the books', and answers that no client should get.
     pub fn violations(&self) -> i64 {
         self.report.violations() + self.odd.len() as i64
@@ -128,7 +128,7 @@ impl Outcome {
 ///
 /// # Errors
 /// [`Error`]: it could not be run.
-pub async fn run(campaign: &Campaign) -> Result<Outcome, Error> {
+pub async fn run(campaign: &Campaign) -> Result<CampaignOutcome, Error> {
     let begun = Instant::now();
     let fleet = Fleet::start(Options::new(&campaign.program)).await?;
     let record = Record::default();
@@ -167,7 +167,7 @@ pub async fn run(campaign: &Campaign) -> Result<Outcome, Error> {
     ledger.letters = nemesis.broker.dead_letters().await.map_err(Error::Broker)?;
     let report = books::report(&Sources::of(&nemesis.fleet.deployment), &ledger).await?;
     let statuses = statuses(&nemesis.fleet).await?;
-    let outcome = Outcome {
+    let outcome = CampaignOutcome {
         orders: placed + faults.len(),
         faults,
         report,

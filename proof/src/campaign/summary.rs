@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use super::{
-    Outcome,
+    CampaignOutcome,
     faults::{self, Kind},
     nemesis::Fault,
 };
@@ -49,7 +49,7 @@ fn line<'a>(name: &str, of: impl Iterator<Item = &'a Fault> + Clone) -> String {
     format!("| {name} | {run} | {} | {} | {worst} |\n", seconds(0.5), seconds(0.99))
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for CampaignOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,

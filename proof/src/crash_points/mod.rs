@@ -42,7 +42,7 @@ pub struct Crash {
 
 /// A role's points.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct CrashPointsOutcome {
     /// Its name.
     pub role: &'static str,
     /// Each point, and what became of it in each scenario.
@@ -53,7 +53,7 @@ pub struct Outcome {
     pub odd: Vec<String>,
 }
 
-impl Outcome {
+impl CrashPointsOutcome {
     /// Points at which a process died in some scenario.
     pub fn reached(&self) -> usize {
         self.points.iter().filter(|(_, crashes)| crashes.iter().any(|c| c.recovered.is_some())).count()
@@ -75,7 +75,7 @@ impl Outcome {
 ///
 /// # Errors
 /// [`Error`]: they could not be run.
-pub async fn run(program: &Path, role: &[&str]) -> Result<Outcome, Error> {
+pub async fn run(program: &Path, role: &[&str]) -> Result<CrashPointsOutcome, Error> {
     let found = POINTS.iter().find(|(of, _)| *of == role);
     let (role, points) = found.map_or(("", &[][..]), |(role, points)| (role[role.len() - 1], *points));
     let mut crew = Crew::start(program).await?;
@@ -100,7 +100,7 @@ pub async fn run(program: &Path, role: &[&str]) -> Result<Outcome, Error> {
     crew.disarm().await?;
     rest(&crew).await;
     let report = books::report(&Sources::of(&crew.deployment), &crew.record.ledger()).await?;
-    let outcome = Outcome { role, points: each, report, odd: crew.record.oddities() };
+    let outcome = CrashPointsOutcome { role, points: each, report, odd: crew.record.oddities() };
     crew.end().await;
     Ok(outcome)
 }
@@ -140,13 +140,13 @@ fn line(role: &str, point: &str, crashes: &[Crash]) -> String {
     format!("| {role} | `{point}` | {} |", cells.join(" | "))
 }
 
-/// The heads of the table that [`Outcome`]s are shown in.
+/// The heads of the table that [`CrashPointsOutcome`]s are shown in.
 pub fn heads() -> String {
     let names: Vec<_> = scenario::ALL.iter().map(|s| s.name()).collect();
     format!("| role | point | {} |\n| --- | --- | --: | --: | --: | --: |", names.join(" | "))
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for CrashPointsOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.points.iter().try_for_each(|(point, crashes)| writeln!(f, "{}", line(self.role, point, crashes)))
     }

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 
 use super::{
     Check, Error, Finding,
-    load::{Answer, one, steadily},
+    load::{PlacementAnswer, one, steadily},
     quantile,
     stage::Stage,
 };
@@ -79,7 +79,7 @@ pub(super) async fn measure(program: &Path, size: f64) -> Result<Finding, Error>
         steadily(&stage.shop, RATE_OF_FAILING, NEW_FOR, &failing, "failing")
     );
     new.extend(failing);
-    let placed = new.iter().filter(|(_, answer)| matches!(answer, Answer::Placed(_))).count();
+    let placed = new.iter().filter(|(_, answer)| matches!(answer, PlacementAnswer::Placed(_))).count();
     let pending = "SELECT count(*) FROM copies_of_PENDING AS c JOIN sagas AS s ON s.id = c.saga_id WHERE s.label = 'PENDING'";
     stage.until_none(pending, PATIENCE).await?;
     stage.until_none("SELECT count(*) FROM sagas WHERE live AND label = 'CONFIRMED'", PATIENCE).await?;
@@ -132,7 +132,7 @@ pub(super) async fn measure(program: &Path, size: f64) -> Result<Finding, Error>
 
 async fn order(stage: &Stage, name: &str) -> Result<(), Error> {
     match stage.shop.place(one("card_approved"), name.to_owned()).await {
-        Answer::Placed(_) => Ok(()),
+        PlacementAnswer::Placed(_) => Ok(()),
         other => Err(Error::NotReached(format!("order {name}: {other:?}"))),
     }
 }

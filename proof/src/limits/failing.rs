@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::{
     Check, Error, Finding,
-    load::{Answer, one, steadily},
+    load::{PlacementAnswer, one, steadily},
     stage::Stage,
 };
 use crate::books::Ledger;
@@ -53,7 +53,7 @@ pub(super) async fn measure(program: &Path) -> Result<Finding, Error> {
     let in_all = stage.produced(TOPIC).await?;
     let fulfilled = stage.count("SELECT count(*) FROM sagas WHERE label = 'FULFILLED'").await?;
     let placed = answers.iter().filter_map(|(key, answer)| match answer {
-        Answer::Placed(id) => Some((Some(key.clone()), *id)),
+        PlacementAnswer::Placed(id) => Some((Some(key.clone()), *id)),
         _ => None,
     });
     let ledger = Ledger { told: placed.collect(), ..Ledger::default() };

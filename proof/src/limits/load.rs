@@ -29,7 +29,7 @@ pub struct Shop {
 
 /// What was answered to an order.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Answer {
+pub enum PlacementAnswer {
     /// 201, the order's id.
     Placed(Uuid),
     /// 429 or 503, and whether it says when to ask again.
@@ -53,22 +53,22 @@ impl Shop {
     }
 
     /// Places an order once.
-    pub async fn place(&self, body: String, key: String) -> Answer {
+    pub async fn place(&self, body: String, key: String) -> PlacementAnswer {
         let request = self.http.post(format!("{}/api/orders", self.api)).header("idempotency-key", key);
         let answer = match request.header("content-type", "application/json").body(body).send().await {
             Ok(answer) => answer,
-            Err(error) => return Answer::Unanswered(error.to_string()),
+            Err(error) => return PlacementAnswer::Unanswered(error.to_string()),
         };
         let status = answer.status().as_u16();
         let wait = answer.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
         let body: Value = match answer.json().await {
             Ok(body) => body,
-            Err(error) => return Answer::Unanswered(error.to_string()),
+            Err(error) => return PlacementAnswer::Unanswered(error.to_string()),
         };
         match (status, body["id"].as_str().and_then(|id| id.parse().ok())) {
-            (201, Some(id)) => Answer::Placed(id),
-            (429 | 503, _) => Answer::TurnedAway { status, says_when: wait.is_some_and(|s| s >= 1) },
-            _ => Answer::Odd(format!("{status}: {body}")),
+            (201, Some(id)) => PlacementAnswer::Placed(id),
+            (429 | 503, _) => PlacementAnswer::TurnedAway { status, says_when: wait.is_some_and(|s| s >= 1) },
+            _ => PlacementAnswer::Odd(format!("{status}: {body}")),
         }
     }
 }
@@ -87,7 +87,7 @@ pub async fn steadily(
     time: Duration,
     body: &str,
     name: &str,
-) -> Vec<(String, Answer)> {
+) -> Vec<(String, PlacementAnswer)> {
     let (begun, mut placed, mut orders) = (Instant::now(), 0_usize, JoinSet::new());
     let total = (rate * time.as_secs_f64()).round() as usize;
     let mut answers = Vec::with_capacity(total);
@@ -125,7 +125,7 @@ pub async fn at_once(shop: &Shop, orders: usize, together: usize, body: &str, na
                 let key = format!("{name}-{number}");
                 for _ in 0..20 {
                     match shop.place(body.clone(), key.clone()).await {
-                        Answer::Placed(_) => {
+                        PlacementAnswer::Placed(_) => {
                             placed += 1;
                             break;
                         }

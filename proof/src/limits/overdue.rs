@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::{
     Check, Error, Finding,
-    load::{Answer, Shop, one, steadily},
+    load::{PlacementAnswer, Shop, one, steadily},
     stage::Stage,
 };
 
@@ -93,7 +93,7 @@ pub(super) async fn measure(program: &Path) -> Result<Finding, Error> {
          WHERE s.label = 'FULFILLED' AND t.body::jsonb -> 'did' ->> 'label' = 'FULFILLED'")
         .fetch_all(&stage.engine).await?;
     took.sort_by(f64::total_cmp);
-    let placed = answers.iter().filter(|(_, answer)| matches!(answer, Answer::Placed(_))).count();
+    let placed = answers.iter().filter(|(_, answer)| matches!(answer, PlacementAnswer::Placed(_))).count();
     stage.end().await;
 
     let worst = took.last().copied().unwrap_or(f64::INFINITY);
@@ -126,7 +126,7 @@ async fn template(stage: &Stage) -> Result<(), Error> {
     let placed = Shop::new(hasty.address).place(one("card_approved"), "template".into()).await;
     hasty.stop().await;
     match placed {
-        Answer::Placed(_) => Ok(()),
+        PlacementAnswer::Placed(_) => Ok(()),
         other => Err(Error::NotReached(format!("the first order: {other:?}"))),
     }
 }

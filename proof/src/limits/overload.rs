@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Check, Error, Finding,
-    load::{Answer, one, steadily},
+    load::{PlacementAnswer, one, steadily},
     median,
     stage::Stage,
 };
@@ -47,8 +47,9 @@ pub(super) async fn measure(program: &Path) -> Result<Finding, Error> {
     let ((much, took), memory) = tokio::join!(load, memory);
     let memory = memory?;
     let offered = much.len() as f64 / took.as_secs_f64();
-    let admitted = much.iter().filter(|(_, answer)| matches!(answer, Answer::Placed(_))).count();
-    let turned_away = much.iter().filter(|(_, answer)| matches!(answer, Answer::TurnedAway { .. })).count();
+    let admitted = much.iter().filter(|(_, answer)| matches!(answer, PlacementAnswer::Placed(_))).count();
+    let turned_away =
+        much.iter().filter(|(_, answer)| matches!(answer, PlacementAnswer::TurnedAway { .. })).count();
     let enough = memory.len() > GROWING + 2 * COMPARED;
     let early = median(memory.iter().skip(GROWING).take(COMPARED).copied().collect());
     let late = median(memory.iter().rev().take(COMPARED).copied().collect());
@@ -58,10 +59,10 @@ pub(super) async fn measure(program: &Path) -> Result<Finding, Error> {
     let (mut silent, mut odd) = (0, Vec::new());
     for (key, answer) in &answers {
         match answer {
-            Answer::Placed(id) => ledger.told.push((Some(key.clone()), *id)),
-            Answer::TurnedAway { says_when: true, .. } => {}
-            Answer::TurnedAway { .. } => silent += 1,
-            Answer::Odd(what) | Answer::Unanswered(what) => odd.push(what.clone()),
+            PlacementAnswer::Placed(id) => ledger.told.push((Some(key.clone()), *id)),
+            PlacementAnswer::TurnedAway { says_when: true, .. } => {}
+            PlacementAnswer::TurnedAway { .. } => silent += 1,
+            PlacementAnswer::Odd(what) | PlacementAnswer::Unanswered(what) => odd.push(what.clone()),
         }
     }
     let report = stage.books(&ledger).await?;

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Check, Error, Finding,
-    load::{Answer, one},
+    load::{PlacementAnswer, one},
     median,
     stage::Stage,
 };
@@ -146,12 +146,12 @@ async fn keep_up(
             placed += 1;
         }
         while let Some(answer) = orders.try_join_next() {
-            odd += usize::from(!matches!(answer, Ok(Answer::Placed(_))));
+            odd += usize::from(!matches!(answer, Ok(PlacementAnswer::Placed(_))));
         }
         sleep(LOOK).await;
     }
     while let Some(answer) = orders.join_next().await {
-        odd += usize::from(!matches!(answer, Ok(Answer::Placed(_))));
+        odd += usize::from(!matches!(answer, Ok(PlacementAnswer::Placed(_))));
     }
     Ok((placed, odd))
 }

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use super::{
     Check, Error, Finding,
-    load::{Answer, PRODUCT, Shop, one, steadily},
+    load::{PRODUCT, PlacementAnswer, Shop, one, steadily},
     stage::settled_books,
 };
 use crate::{
@@ -52,7 +52,7 @@ pub(super) async fn measure(program: &Path) -> Result<Finding, Error> {
     let (answers, (connections, roles, canary)) = tokio::join!(load, silence);
     let orders = answers.len();
     let placed = answers.into_iter().filter_map(|(key, answer)| match answer {
-        Answer::Placed(id) => Some((Some(key), id)),
+        PlacementAnswer::Placed(id) => Some((Some(key), id)),
         _ => None,
     });
     let ledger = Ledger { told: placed.collect(), ..Ledger::default() };

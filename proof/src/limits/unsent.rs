@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::{
     Check, Error, Finding,
-    load::{Answer, one, steadily},
+    load::{PlacementAnswer, one, steadily},
     quantile,
     stage::Stage,
 };
@@ -49,7 +49,7 @@ pub(super) async fn measure(program: &Path, size: f64) -> Result<Finding, Error>
     sleep(Duration::from_secs(1)).await;
 
     let orders = placed.iter().chain(&after);
-    let accepted = orders.filter(|(_, answer)| matches!(answer, Answer::Placed(_))).count();
+    let accepted = orders.filter(|(_, answer)| matches!(answer, PlacementAnswer::Placed(_))).count();
     let fulfilled = stage.count("SELECT count(*) FROM sagas WHERE label = 'FULFILLED'").await?;
     let cancelled = stage.count("SELECT count(*) FROM sagas WHERE label = 'CANCELLED'").await?;
     let mut astray: Vec<f64> = sqlx::query_scalar(PLACES).bind(back_at).fetch_all(&stage.engine).await?;

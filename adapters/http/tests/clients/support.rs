@@ -94,20 +94,20 @@ impl Edge {
     }
 
     /// A whole request on a connection of its own.
-    pub async fn ask(&self, request: &str) -> Answer {
+    pub async fn ask(&self, request: &str) -> HttpAnswer {
         let request =
             request.replacen("\r\n", &format!("\r\nHost: {}\r\nConnection: close\r\n", self.address), 1);
         answer(self.send(&request).await).await
     }
 }
 
-pub struct Answer {
+pub struct HttpAnswer {
     pub status: u16,
     pub head: String,
     pub body: String,
 }
 
-impl Answer {
+impl HttpAnswer {
     pub fn problem(&self) -> Value {
         assert!(self.head.contains("content-type: application/problem+json"), "{}", self.head);
         let problem: Value = serde_json::from_str(&self.body).unwrap();
@@ -117,13 +117,13 @@ impl Answer {
 }
 
 /// Reads until the other side closes.
-pub async fn answer(mut stream: TcpStream) -> Answer {
+pub async fn answer(mut stream: TcpStream) -> HttpAnswer {
     let mut bytes = Vec::new();
     timeout(LONG, stream.read_to_end(&mut bytes)).await.expect("it is answered and closed").unwrap();
     let text = String::from_utf8(bytes).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-    Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+    HttpAnswer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
 }
 
 /// Waits until the other side has closed, whatever it sent before.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use amends_pool::Pool;
-use amends_worker::{Clock, GroupCommit, TokioClock};
+use amends_worker::{GroupCommit, Timer, TokioTimer};
 use uuid::Uuid;
 
 use crate::{
@@ -29,9 +29,9 @@ const TOGETHER: usize = 500;
 /// | `card_refund_refused` | charged; a refund is declined, `refund_refused` |
 /// | any other | declined, `unknown_method` |
 #[derive(Debug)]
-pub struct SandboxGateway<C = TokioClock> {
+pub struct SandboxGateway<C = TokioTimer> {
     pool: Pool,
-    clock: C,
+    timer: C,
     charges: GroupCommit<Charge, Charged>,
     refunds: GroupCommit<Refund, Result<Receipt, Error>>,
 }
@@ -39,29 +39,29 @@ pub struct SandboxGateway<C = TokioClock> {
 impl SandboxGateway {
     /// A gateway with its books in this database.
     pub fn new(pool: impl Into<Pool>) -> Self {
-        Self::with_clock(pool, TokioClock)
+        Self::with_timer(pool, TokioTimer)
     }
 }
 
 impl<C> SandboxGateway<C> {
-    /// A gateway with a clock of its own.
-    pub fn with_clock(pool: impl Into<Pool>, clock: C) -> Self {
+    /// A gateway with a timer of its own.
+    pub fn with_timer(pool: impl Into<Pool>, timer: C) -> Self {
         Self {
             pool: pool.into(),
-            clock,
+            timer,
             charges: GroupCommit::new(TOGETHER),
             refunds: GroupCommit::new(TOGETHER),
         }
     }
 }
 
-impl<C: Clock> PaymentGateway for SandboxGateway<C> {
+impl<C: Timer> PaymentGateway for SandboxGateway<C> {
     async fn charge(&self, charge: Charge) -> Result<Receipt, Error> {
         let method = charge.method.clone();
         let together = |charges: Vec<Charge>| books::charge(&self.pool, charges);
         let Charged { answer, is_new } = self.charges.call(charge, together).await.map_err(no_answer)?;
         match method.as_str() {
-            "card_slow" => self.clock.sleep(SLOW).await,
+            "card_slow" => self.timer.sleep(SLOW).await,
             "card_lost_reply" if is_new => std::future::pending().await,
             _ => {}
         }

@@ -8,7 +8,7 @@ use chrono::{TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::{
-    row::{Lease, Row, Said, Status},
+    row::{CommandRow, Lease, Said, Status},
     store::{Due, Locks, Rows},
 };
 
@@ -79,31 +79,31 @@ fn compensation(of: &Command) -> Command {
 }
 
 /// A row that an owner calls for; its lease ended a second ago, or ends in an hour.
-async fn called(rows: &impl Rows, owner: Uuid, lapsed: bool) -> Row {
+async fn called(rows: &impl Rows, owner: Uuid, lapsed: bool) -> CommandRow {
     let command = execute();
     let now = rows.now().await.expect("the time");
     let until = now + if lapsed { TimeDelta::seconds(-1) } else { TimeDelta::hours(1) };
-    Row {
+    CommandRow {
         status: Status::Started,
         lease: Some(Lease { owner: Some(owner), until }),
         started_at: Some(now),
         command: Some(command.clone()),
-        ..Row::new(&command)
+        ..CommandRow::new(&command)
     }
 }
 
-async fn insert(rows: &impl Rows, row: &Row) {
+async fn insert(rows: &impl Rows, row: &CommandRow) {
     let inserted = rows.insert(std::slice::from_ref(row)).await.expect("it is inserted");
     assert!(inserted.contains(&row.key), "it was not known");
 }
 
-async fn read(rows: &impl Rows, key: Uuid) -> Option<Row> {
+async fn read(rows: &impl Rows, key: Uuid) -> Option<CommandRow> {
     let mut tx = rows.begin().await.expect("a transaction");
     rows.get(&mut tx, &[key], Locks::Wait).await.expect("rows").rows.remove(&key)
 }
 
 /// The row as it will be once its call has come out well.
-fn succeeded(row: &Row) -> Row {
+fn succeeded(row: &CommandRow) -> CommandRow {
     let mut row = row.clone();
     row.settle(Status::settled(Outcome::Succeeded), Said::default());
     row
@@ -178,7 +178,7 @@ pub async fn what_is_not_due_rests(rows: &impl Rows) {
 pub async fn who_passes_over_leaves_what_others_hold_and_says_so(rows: &impl Rows) {
     let [held, free, new] = [execute(), execute(), execute()];
     for command in [&held, &free] {
-        insert(rows, &Row { status: Status::Succeeded, ..Row::new(command) }).await;
+        insert(rows, &CommandRow { status: Status::Succeeded, ..CommandRow::new(command) }).await;
     }
     let mut first = rows.begin().await.expect("a transaction");
     rows.get(&mut first, &[held.command_id], Locks::Wait).await.expect("the row");
@@ -201,7 +201,7 @@ pub async fn what_is_unsure_is_due_apart_from_what_is_not(rows: &impl Rows) {
     }
     let mut tx = rows.begin().await.expect("a transaction");
     rows.get(&mut tx, &[unsure.key], Locks::Wait).await.expect("the row");
-    rows.write(&mut tx, &[Row { unsure: true, ..unsure.clone() }]).await.expect("written");
+    rows.write(&mut tx, &[CommandRow { unsure: true, ..unsure.clone() }]).await.expect("written");
     rows.commit(tx).await.expect("a commit");
     for (which, row) in [(Due::Sure, &sure), (Due::Unsure, &unsure)] {
         let mut tx = rows.begin().await.expect("a transaction");
@@ -238,7 +238,7 @@ pub async fn an_outcome_is_not_written_where_a_compensation_is_remembered(rows: 
     let row = called(rows, owner, false).await;
     insert(rows, &row).await;
     let command = row.command.as_ref().expect("it has its command");
-    let mut remembered = Row { undo: Some(compensation(command)), ..row.clone() };
+    let mut remembered = CommandRow { undo: Some(compensation(command)), ..row.clone() };
     let mut tx = rows.begin().await.expect("a transaction");
     rows.get(&mut tx, &[row.key], Locks::Wait).await.expect("the row");
     rows.write(&mut tx, std::slice::from_ref(&remembered)).await.expect("written");
@@ -255,17 +255,17 @@ pub async fn an_outcome_is_not_written_over_another_owners_attempt_or_doubt(rows
     let row = called(rows, owner, false).await;
     let others = [
         called(rows, Uuid::new_v4(), false).await,
-        Row { attempt: 2, ..called(rows, owner, false).await },
-        Row { unsure: true, ..called(rows, owner, false).await },
+        CommandRow { attempt: 2, ..called(rows, owner, false).await },
+        CommandRow { unsure: true, ..called(rows, owner, false).await },
     ];
     for other in others {
         // The doubt of a row that is inserted is written after, as it is in life.
-        insert(rows, &Row { unsure: false, ..other.clone() }).await;
+        insert(rows, &CommandRow { unsure: false, ..other.clone() }).await;
         let mut tx = rows.begin().await.expect("a transaction");
         rows.get(&mut tx, &[other.key], Locks::Wait).await.expect("the row");
         rows.write(&mut tx, std::slice::from_ref(&other)).await.expect("written");
         rows.commit(tx).await.expect("a commit");
-        let mine = Row { attempt: row.attempt, ..succeeded(&other) };
+        let mine = CommandRow { attempt: row.attempt, ..succeeded(&other) };
         assert!(rows.settle(owner, &[mine]).await.expect("an answer").is_empty());
         assert_eq!(read(rows, other.key).await.map(|row| row.status), Some(Status::Started));
     }

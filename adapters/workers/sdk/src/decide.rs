@@ -3,11 +3,11 @@
 use amends_protocol::{Command, Kind, Outcome, id};
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::row::{Row, Status};
+use crate::row::{CommandRow, Status};
 
 /// What a row says at a moment: the rows of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum State {
+pub enum RowState {
     /// There is no row.
     Nothing,
     /// Committed, not begun.
@@ -58,22 +58,22 @@ pub enum Decision {
 }
 
 /// The state of a row. A lapsed lease means that its caller was lost: nobody knows what became of the call.
-pub fn state(row: Option<&Row>, now: DateTime<Utc>) -> State {
-    let Some(row) = row else { return State::Nothing };
+pub fn state(row: Option<&CommandRow>, now: DateTime<Utc>) -> RowState {
+    let Some(row) = row else { return RowState::Nothing };
     // Without an owner a row that is not unsure has yet to begin its (undo) call.
     let called = row.lease.is_some_and(|l| if l.owner.is_some() { l.until > now } else { !row.unsure });
     match row.status {
-        Status::Accepted => State::Accepted,
-        Status::Started if called => State::Started,
-        Status::Started => State::Unknown,
-        Status::Succeeded => State::Succeeded,
-        Status::Refused => State::Refused,
-        Status::FailedTransient => State::FailedTransient,
-        Status::FailedForGood => State::FailedForGood,
-        Status::Undoing if called => State::Undoing,
-        Status::Undoing => State::UndoUnknown,
-        Status::Undone => State::Undone,
-        Status::Tombstone => State::Tombstone,
+        Status::Accepted => RowState::Accepted,
+        Status::Started if called => RowState::Started,
+        Status::Started => RowState::Unknown,
+        Status::Succeeded => RowState::Succeeded,
+        Status::Refused => RowState::Refused,
+        Status::FailedTransient => RowState::FailedTransient,
+        Status::FailedForGood => RowState::FailedForGood,
+        Status::Undoing if called => RowState::Undoing,
+        Status::Undoing => RowState::UndoUnknown,
+        Status::Undone => RowState::Undone,
+        Status::Tombstone => RowState::Tombstone,
     }
 }
 
@@ -95,10 +95,10 @@ impl Memory {
 }
 
 /// Decides about a command: the row first, then the age of the execute that it is, or is about.
-pub fn decide(row: Option<&Row>, command: &Command, now: DateTime<Utc>, memory: Memory) -> Decision {
+pub fn decide(row: Option<&CommandRow>, command: &Command, now: DateTime<Utc>, memory: Memory) -> Decision {
     use Decision::{Ask, Bury, Execute, Ignore, Recorded, RecordedUndo, Remember, Say, Undo};
     use Kind as K;
-    use State as S;
+    use RowState as S;
 
     if row.is_some_and(|r| command.epoch < r.epoch) {
         return Ignore;

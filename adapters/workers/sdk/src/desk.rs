@@ -11,7 +11,7 @@ use crate::{
     decide::{Decision, Memory, decide},
     inbox::Delivery,
     outbox::Answered,
-    row::Row,
+    row::CommandRow,
     settings::Settings,
     store::{Error, Locked, Locks, Rows},
 };
@@ -29,7 +29,7 @@ pub(crate) enum Ruling {
 
 pub(crate) struct Desk {
     pub(crate) now: DateTime<Utc>,
-    pub(crate) rows: HashMap<Uuid, Row>,
+    pub(crate) rows: HashMap<Uuid, CommandRow>,
     pub(crate) answered: Vec<Answered>,
     memory: Memory,
     passed_over: HashSet<Uuid>,
@@ -74,7 +74,7 @@ impl Desk {
             self.changed.insert(key);
         }
         let row = self.rows.get(&key);
-        let say = |row: Option<&Row>, outcome| match row {
+        let say = |row: Option<&CommandRow>, outcome| match row {
             Some(row) => row.reply(command, outcome, now),
             None => command.reply(outcome, now),
         };
@@ -104,14 +104,14 @@ impl Desk {
     }
 
     /// The row of a command, to be changed; made if there is none.
-    pub(crate) fn change(&mut self, command: &Command) -> &mut Row {
+    pub(crate) fn change(&mut self, command: &Command) -> &mut CommandRow {
         let key = command.row_key();
         self.changed.insert(key);
-        self.rows.entry(key).or_insert_with(|| Row::new(command))
+        self.rows.entry(key).or_insert_with(|| CommandRow::new(command))
     }
 
     /// A row that there is, to be changed.
-    pub(crate) fn change_row(&mut self, key: Uuid) -> Option<&mut Row> {
+    pub(crate) fn change_row(&mut self, key: Uuid) -> Option<&mut CommandRow> {
         let row = self.rows.get_mut(&key)?;
         self.changed.insert(key);
         Some(row)
@@ -133,7 +133,8 @@ impl Desk {
 
     /// Writes what changed and commits. The replies may go out then, and not before.
     pub(crate) async fn commit<R: Rows>(self, rows: &R, mut tx: R::Tx) -> Result<Vec<Answered>, Error> {
-        let changed: Vec<Row> = self.changed.iter().filter_map(|key| self.rows.get(key).cloned()).collect();
+        let changed: Vec<CommandRow> =
+            self.changed.iter().filter_map(|key| self.rows.get(key).cloned()).collect();
         let unused: Vec<Uuid> =
             self.inserted.into_iter().filter(|key| !self.rows.contains_key(key)).collect();
         rows.write(&mut tx, &changed).await?;

@@ -7,7 +7,7 @@
 //! * an [`ExternalExecutor`] to [`External`]: its effect is a call to someone else.
 //!
 //! Both are plain futures over ports: the rows ([`Rows`], in Postgres [`PgRows`]), the transport
-//! ([`amends_protocol::transport`]) and the [`Clock`]. They spawn nothing, and dropping them at any await is a
+//! ([`amends_protocol::transport`]) and the [`Timer`]. They spawn nothing, and dropping them at any await is a
 //! crash from which the rows recover.
 //!
 //! ```no_run
@@ -28,7 +28,6 @@
 //! ```
 #![warn(missing_docs)]
 
-mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod decide;
@@ -45,10 +44,10 @@ mod postgres;
 pub mod row;
 mod settings;
 pub mod store;
+mod timer;
 mod transactional;
 mod upkeep;
 
-pub use clock::{Backoff, Clock, TokioClock, within};
 pub use executor::{Action, Answer, ExternalExecutor, LookUp, Port, TransactionalExecutor, Void, Work};
 #[doc(hidden)]
 pub use external::model;
@@ -60,5 +59,6 @@ pub use participant::Participant;
 pub use postgres::{PgRows, PgTx};
 pub use settings::Settings;
 pub use store::{Due, Locked, Locks, Rows};
+pub use timer::{Backoff, Timer, TokioTimer, within};
 pub use transactional::Transactional;
 pub use upkeep::{ensure_partitions, expire_pages, expire_rows};

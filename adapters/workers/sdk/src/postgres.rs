@@ -15,7 +15,7 @@ use sqlx::{FromRow, Postgres, postgres::PgArguments, query::QueryScalar};
 use uuid::Uuid;
 
 use crate::{
-    row::{Lease, Row, Status},
+    row::{CommandRow, Lease, Status},
     store::{Due, Error, Locked, Locks, Rows},
 };
 
@@ -57,12 +57,12 @@ impl Rows for PgRows {
         Ok(self.clock.now(&self.pool).await?)
     }
 
-    async fn insert(&self, rows: &[Row]) -> Result<HashSet<Uuid>, Error> {
+    async fn insert(&self, rows: &[CommandRow]) -> Result<HashSet<Uuid>, Error> {
         let inserted: Vec<Uuid> = insert(INSERT, rows).fetch_all(&self.pool).await?;
         Ok(inserted.into_iter().collect())
     }
 
-    async fn insert_in(&self, tx: &mut PgTx, rows: &[Row]) -> Result<bool, Error> {
+    async fn insert_in(&self, tx: &mut PgTx, rows: &[CommandRow]) -> Result<bool, Error> {
         if rows.is_empty() {
             return Ok(true);
         }
@@ -74,7 +74,7 @@ impl Rows for PgRows {
         }
     }
 
-    async fn settle(&self, owner: Uuid, rows: &[Row]) -> Result<HashSet<Uuid>, Error> {
+    async fn settle(&self, owner: Uuid, rows: &[CommandRow]) -> Result<HashSet<Uuid>, Error> {
         if rows.is_empty() {
             return Ok(HashSet::new());
         }
@@ -178,7 +178,7 @@ impl Rows for PgRows {
         let (mut rows, mut unreadable) = (HashMap::new(), Vec::new());
         for stored in stored {
             let key = stored.command_id;
-            match Row::try_from(stored) {
+            match CommandRow::try_from(stored) {
                 Ok(row) => drop(rows.insert(key, row)),
                 Err(why) => {
                     tracing::error!(%why, "a row that is due is put off");
@@ -198,7 +198,7 @@ impl Rows for PgRows {
         Ok(Locked { now, rows, ..Locked::default() })
     }
 
-    async fn write(&self, tx: &mut PgTx, rows: &[Row]) -> Result<(), Error> {
+    async fn write(&self, tx: &mut PgTx, rows: &[CommandRow]) -> Result<(), Error> {
         if rows.is_empty() {
             return Ok(());
         }
@@ -295,7 +295,10 @@ const INSERT: &str = insert!("");
 /// rows, may be waiting for.
 const INSERT_OR_LEAVE: &str = insert!("(SELECT set_config('lock_timeout', '50ms', true)) AS patience, ");
 
-fn insert<'q>(statement: &'static str, rows: &'q [Row]) -> QueryScalar<'q, Postgres, Uuid, PgArguments> {
+fn insert<'q>(
+    statement: &'static str,
+    rows: &'q [CommandRow],
+) -> QueryScalar<'q, Postgres, Uuid, PgArguments> {
     let rows = &sorted(rows)[..];
     sqlx::query_scalar(statement)
         .bind(each(rows, |r| r.key))
@@ -312,18 +315,18 @@ fn insert<'q>(statement: &'static str, rows: &'q [Row]) -> QueryScalar<'q, Postg
 }
 
 /// In the order of their keys, so that batches cannot deadlock.
-fn sorted(rows: &[Row]) -> Vec<&Row> {
-    let mut sorted: Vec<&Row> = rows.iter().collect();
+fn sorted(rows: &[CommandRow]) -> Vec<&CommandRow> {
+    let mut sorted: Vec<&CommandRow> = rows.iter().collect();
     sorted.sort_unstable_by_key(|row| row.key);
     sorted
 }
 
-fn each<T>(rows: &[&Row], of: impl FnMut(&&Row) -> T) -> Vec<T> {
+fn each<T>(rows: &[&CommandRow], of: impl FnMut(&&CommandRow) -> T) -> Vec<T> {
     rows.iter().map(of).collect()
 }
 
 /// What the row says beyond its outcome, if anything.
-fn said(row: &Row) -> Option<String> {
+fn said(row: &CommandRow) -> Option<String> {
     Some(json(&row.said)).filter(|said| said != "{}")
 }
 
@@ -354,7 +357,7 @@ struct Stored {
     now: DateTime<Utc>,
 }
 
-impl TryFrom<Stored> for Row {
+impl TryFrom<Stored> for CommandRow {
     type Error = Error;
 
     fn try_from(stored: Stored) -> Result<Self, Error> {
@@ -365,7 +368,7 @@ impl TryFrom<Stored> for Row {
             let unknown = || Error::Poison(format!("row {key}: resolution {word} is not known"));
             Resolved::of(word).ok_or_else(unknown)
         });
-        Ok(Row {
+        Ok(CommandRow {
             key,
             saga_id: stored.saga_id,
             status,
@@ -396,7 +399,8 @@ async fn now(tx: &mut PgTx, stored: &[Stored]) -> Result<DateTime<Utc>, Error> {
 
 async fn locked(tx: &mut PgTx, stored: Vec<Stored>) -> Result<Locked, Error> {
     let now = now(tx, &stored).await?;
-    let rows = stored.into_iter().map(|s| Row::try_from(s).map(|r| (r.key, r))).collect::<Result<_, _>>()?;
+    let rows =
+        stored.into_iter().map(|s| CommandRow::try_from(s).map(|r| (r.key, r))).collect::<Result<_, _>>()?;
     Ok(Locked { now, rows, ..Locked::default() })
 }
 

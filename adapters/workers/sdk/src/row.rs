@@ -116,7 +116,7 @@ pub struct Lease {
 
 /// All that a worker remembers of one command.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Row {
+pub struct CommandRow {
     /// The id of the execute.
     pub key: Uuid,
     /// Its saga.
@@ -148,7 +148,7 @@ pub struct Row {
     pub resolved: Option<Resolved>,
 }
 
-impl Row {
+impl CommandRow {
     /// The row of a command that nothing is known of yet.
     pub fn new(command: &Command) -> Self {
         Self {

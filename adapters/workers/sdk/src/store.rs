@@ -11,7 +11,7 @@ use amends_protocol::Command;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::row::Row;
+use crate::row::CommandRow;
 
 /// Why the database did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +69,7 @@ pub struct Locked {
     /// The database's time, taken after the locks.
     pub now: DateTime<Utc>,
     /// The rows that there were; the keys without one are this transaction's to fill or remove.
-    pub rows: HashMap<Uuid, Row>,
+    pub rows: HashMap<Uuid, CommandRow>,
     /// The keys that were passed over: nothing may be concluded about them.
     pub passed_over: HashSet<Uuid>,
 }
@@ -84,12 +84,16 @@ pub trait Rows: Send + Sync {
 
     /// Inserts rows, each if there is none of its key, in a transaction of its own; answers for which keys. After an
     /// error it may have happened: ask the rows.
-    fn insert(&self, rows: &[Row]) -> impl Future<Output = Result<HashSet<Uuid>, Error>> + Send;
+    fn insert(&self, rows: &[CommandRow]) -> impl Future<Output = Result<HashSet<Uuid>, Error>> + Send;
 
     /// Writes rows that `owner` calls for and that nobody has touched since, in a transaction of its own; answers for
     /// which keys. (Touched: another owner, a compensation remembered, a later attempt, an answer that never came.)
     /// After an error it may have happened: ask the rows.
-    fn settle(&self, owner: Uuid, rows: &[Row]) -> impl Future<Output = Result<HashSet<Uuid>, Error>> + Send;
+    fn settle(
+        &self,
+        owner: Uuid,
+        rows: &[CommandRow],
+    ) -> impl Future<Output = Result<HashSet<Uuid>, Error>> + Send;
 
     /// Begins a transaction.
     fn begin(&self) -> impl Future<Output = Result<Self::Tx, Error>> + Send;
@@ -106,7 +110,11 @@ pub trait Rows: Send + Sync {
     /// Inserts rows that nobody has met before, as the last statement of a transaction: answers whether all were new.
     /// If not, the transaction must be dropped. It waits for nobody who is at one of them: what this transaction holds
     /// already, others may be waiting for, who began with their rows ([`Rows::lock`]).
-    fn insert_in(&self, tx: &mut Self::Tx, rows: &[Row]) -> impl Future<Output = Result<bool, Error>> + Send;
+    fn insert_in(
+        &self,
+        tx: &mut Self::Tx,
+        rows: &[CommandRow],
+    ) -> impl Future<Output = Result<bool, Error>> + Send;
 
     /// Locks rows that there are, in the order of their keys.
     fn get(
@@ -125,7 +133,8 @@ pub trait Rows: Send + Sync {
     ) -> impl Future<Output = Result<Locked, Error>> + Send;
 
     /// Writes rows that this transaction holds.
-    fn write(&self, tx: &mut Self::Tx, rows: &[Row]) -> impl Future<Output = Result<(), Error>> + Send;
+    fn write(&self, tx: &mut Self::Tx, rows: &[CommandRow])
+    -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Removes rows that this transaction inserted and does not need.
     fn remove(&self, tx: &mut Self::Tx, keys: &[Uuid]) -> impl Future<Output = Result<(), Error>> + Send;

@@ -11,15 +11,15 @@ use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clock::{Backoff, Clock, TokioClock},
     desk::{Desk, Part, Parts, Ruling, apart, count_passed_over},
     executor::{Action, Answer, TransactionalExecutor, Work},
     health::Health,
     inbox::{self, Delivery},
     outbox::{self, Answered},
-    row::{Row, Status},
+    row::{CommandRow, Status},
     settings::Settings,
     store::{self, Locked, Locks, Rows},
+    timer::{Backoff, Timer, TokioTimer},
 };
 
 /// Why a batch was not settled. It is received again.
@@ -34,12 +34,12 @@ pub enum Error {
 }
 
 /// A worker whose effects live in its own database.
-pub struct Transactional<R, E, S, K, C = TokioClock> {
+pub struct Transactional<R, E, S, K, C = TokioTimer> {
     rows: R,
     executor: E,
     source: S,
     sink: K,
-    clock: C,
+    timer: C,
     settings: Settings,
     health: Health,
 }
@@ -53,7 +53,7 @@ where
 {
     /// A worker on a tokio runtime.
     pub fn new(rows: R, executor: E, source: S, sink: K, settings: Settings) -> Self {
-        Self::with_clock(rows, executor, source, sink, settings, TokioClock)
+        Self::with_timer(rows, executor, source, sink, settings, TokioTimer)
     }
 }
 
@@ -63,11 +63,11 @@ where
     E: TransactionalExecutor<R::Tx>,
     S: Source,
     K: Sink,
-    C: Clock,
+    C: Timer,
 {
-    /// A worker with a clock of its own.
-    pub fn with_clock(rows: R, executor: E, source: S, sink: K, settings: Settings, clock: C) -> Self {
-        Self { rows, executor, source, sink, clock, settings, health: Health::default() }
+    /// A worker with a timer of its own.
+    pub fn with_timer(rows: R, executor: E, source: S, sink: K, settings: Settings, timer: C) -> Self {
+        Self { rows, executor, source, sink, timer, settings, health: Health::default() }
     }
 
     /// Its readiness.
@@ -93,7 +93,7 @@ where
                     tracing::warn!(worker = self.settings.name, %error, "will try again");
                     futures::select_biased! {
                         () = stop.cancelled().fuse() => return,
-                        () = self.clock.sleep(backoff.pause()).fuse() => {}
+                        () = self.timer.sleep(backoff.pause()).fuse() => {}
                     }
                 }
             }
@@ -198,7 +198,7 @@ where
         for (delivery, answer) in new.iter().zip(answers) {
             record(&mut desk, delivery, answer);
         }
-        let rows: Vec<Row> = std::mem::take(&mut desk.rows).into_values().collect();
+        let rows: Vec<CommandRow> = std::mem::take(&mut desk.rows).into_values().collect();
         if !self.rows.insert_in(&mut tx, &rows).await? {
             metrics::counter!("amends_worker_trials_failed_total", "worker" => self.settings.name.clone())
                 .increment(1);

@@ -16,7 +16,7 @@ pub struct Client {
 
 /// What was answered.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
+pub struct HttpAnswer {
     pub status: u16,
     pub replayed: bool,
     /// In seconds.
@@ -73,7 +73,7 @@ impl Client {
     }
 
     /// `POST /api/orders`; `None` if there was no answer.
-    pub async fn try_place(&self, order: &Value, key: Option<&str>) -> Option<Answer> {
+    pub async fn try_place(&self, order: &Value, key: Option<&str>) -> Option<HttpAnswer> {
         let mut request = self.http.post(format!("{}/api/orders", self.url)).json(order);
         if let Some(key) = key {
             request = request.header("Idempotency-Key", key);
@@ -82,7 +82,7 @@ impl Client {
         let status = answer.status().as_u16();
         let replayed = answer.headers().get("idempotency-replayed").is_some_and(|v| v == "true");
         let retry_after = answer.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok());
-        Some(Answer { status, replayed, retry_after, body: answer.json().await.ok()? })
+        Some(HttpAnswer { status, replayed, retry_after, body: answer.json().await.ok()? })
     }
 
     /// Places an order that must be taken; answers its id.

@@ -3,14 +3,14 @@
 use amends_protocol::{Kind, Outcome, Reason, add_exposure, id};
 use chrono::{DateTime, Utc};
 
-use super::verdict::{Verdict as Meaning, verdict};
-use super::{DUPLICATE, Deciding, Verdict, next_attempt};
+use super::verdict::{Verdict, verdict};
+use super::{Considered, DUPLICATE, Deciding, next_attempt};
 use crate::core::{Decision, Direction, Echo, Nothing, ReplyEvent, Status, StepKind};
 
 impl Deciding<'_> {
     /// A worker answered. It settles a command only if its kind and id are that command's, and so is whatever else it
     /// repeats.
-    pub(super) fn answer(&mut self, reply: &ReplyEvent) -> Verdict {
+    pub(super) fn answer(&mut self, reply: &ReplyEvent) -> Considered {
         let saga = self.saga.id;
         // Mostly it is the newest.
         let found =
@@ -47,20 +47,20 @@ impl Deciding<'_> {
         reply.step == definition.steps[command.step].name && reply.echo.is_none_or(|echo| echo == sent)
     }
 
-    fn execute_answered(&mut self, at: usize, reply: &ReplyEvent) -> Verdict {
+    fn execute_answered(&mut self, at: usize, reply: &ReplyEvent) -> Considered {
         let command = &self.saga.state.commands[at];
         let step = command.step;
         let order = reply.attempt.cmp(&command.attempt);
-        let mut meaning = verdict(command.status, reply.kind, reply.outcome, order);
+        let mut verdict = verdict(command.status, reply.kind, reply.outcome, order);
         let forward = self.saga.state.direction == Direction::Forward;
         // While it is undone an open command is neither asked after nor sent again: its compensation is.
         let superseded = !forward || command.undo.is_some();
-        if superseded && !matches!(meaning, Meaning::Settle(_) | Meaning::Orphan | Meaning::Nothing) {
-            meaning = Meaning::Note;
+        if superseded && !matches!(verdict, Verdict::Settle(_) | Verdict::Orphan | Verdict::Nothing) {
+            verdict = Verdict::Note;
         }
-        match meaning {
-            Meaning::Settle(Status::Succeeded) if self.undo_again(at, reply) => {}
-            Meaning::Settle(status) => {
+        match verdict {
+            Verdict::Settle(Status::Succeeded) if self.undo_again(at, reply) => {}
+            Verdict::Settle(status) => {
                 self.settle(at, status, reply);
                 match (forward, status) {
                     (false, Status::Refused) => self.undo_next(),
@@ -69,12 +69,12 @@ impl Deciding<'_> {
                     (true, _) => self.stopped(at, reply),
                 }
             }
-            Meaning::TryAgain => self.try_again(at, reply),
-            Meaning::SendAgain => {
+            Verdict::TryAgain => self.try_again(at, reply),
+            Verdict::SendAgain => {
                 self.saga.state.commands[at].asks = 0;
                 self.execute(at);
             }
-            Meaning::Ask => {
+            Verdict::Ask => {
                 let (delay, now) = (self.retry_policy(at).delay(1, self.jitter), self.now);
                 let parks_at = self.patience(at);
                 let command = &mut self.saga.state.commands[at];
@@ -82,14 +82,14 @@ impl Deciding<'_> {
                 command.asks = 0;
                 command.due_at = Some(parks_at.min(now + delay));
             }
-            Meaning::StillUnknown => return self.still_unknown(at, reply),
-            Meaning::HoldOff => return self.hold_off(at),
-            Meaning::Orphan => self.orphan(at, reply),
-            Meaning::Note => return self.note(at, reply.outcome),
-            Meaning::Nothing if reply.outcome == Outcome::InFlight => {
+            Verdict::StillUnknown => return self.still_unknown(at, reply),
+            Verdict::HoldOff => return self.hold_off(at),
+            Verdict::Orphan => self.orphan(at, reply),
+            Verdict::Note => return self.note(at, reply.outcome),
+            Verdict::Nothing if reply.outcome == Outcome::InFlight => {
                 return Err(Decision::Nothing(Nothing::InFlight));
             }
-            Meaning::Nothing => return Err(DUPLICATE),
+            Verdict::Nothing => return Err(DUPLICATE),
         }
         Ok(())
     }
@@ -143,7 +143,7 @@ impl Deciding<'_> {
     }
 
     /// The worker is older than the command: it has not begun, so the step's deadline starts anew later.
-    fn hold_off(&mut self, at: usize) -> Verdict {
+    fn hold_off(&mut self, at: usize) -> Considered {
         let retry = self.retry_policy(at);
         let (now, jitter) = (self.now, self.jitter);
         let command = &mut self.saga.state.commands[at];
@@ -156,7 +156,7 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    fn still_unknown(&mut self, at: usize, reply: &ReplyEvent) -> Verdict {
+    fn still_unknown(&mut self, at: usize, reply: &ReplyEvent) -> Considered {
         let retry = self.retry_policy(at);
         let (now, jitter) = (self.now, self.jitter);
         // No question is open: this answered an earlier one.
@@ -189,7 +189,7 @@ impl Deciding<'_> {
     }
 
     /// An odd answer is recorded once and changes nothing.
-    pub(super) fn note(&mut self, at: usize, outcome: Outcome) -> Verdict {
+    pub(super) fn note(&mut self, at: usize, outcome: Outcome) -> Considered {
         let command = &mut self.saga.state.commands[at];
         if command.noted.contains(&outcome) {
             return Err(DUPLICATE);

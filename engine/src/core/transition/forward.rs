@@ -4,7 +4,7 @@ use amends_protocol::Kind;
 use chrono::{DateTime, Utc};
 
 use super::{Deciding, RESEND};
-use crate::core::{CommandState, SagaOutcome, Send, Status, StepKind};
+use crate::core::{CommandState, CommandToSend, SagaOutcome, Status, StepKind};
 
 impl Deciding<'_> {
     /// Issues every command of a step.
@@ -60,7 +60,7 @@ impl Deciding<'_> {
     /// Adds a command to what is to be sent.
     pub(super) fn push(&mut self, at: usize, kind: Kind) {
         let command = &self.saga.state.commands[at];
-        self.sends.push(Send::of(self.definition, command, kind));
+        self.sends.push(CommandToSend::of(self.definition, command, kind));
     }
 
     /// A command of a step going forward has succeeded: if it was the step's last, the saga moves on.

@@ -23,8 +23,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::saga::parts_of;
 use super::{
-    CORE_VERSION, Change, CommandState, Decision, Definition, Did, Direction, Entry, Event, NewSaga, Nothing,
-    Occurrence, Saga, SagaOutcome, Send, State,
+    CORE_VERSION, Change, CommandState, CommandToSend, Decision, Definition, Did, Direction, Entry, Event,
+    NewSaga, Nothing, Occurrence, Saga, SagaOutcome, SagaProgress,
 };
 
 /// A command nobody answered is sent again after this long: the broker may have forgotten it.
@@ -81,7 +81,7 @@ pub(super) fn born(
         step: definition.steps[0].name.to_owned(),
         since: now,
         born_at: now,
-        state: State {
+        state: SagaProgress {
             direction: Direction::Forward,
             timeout_at,
             parts: parts_of(definition, input),
@@ -129,11 +129,11 @@ struct Deciding<'a> {
     jitter: u16,
     woken: bool,
     did: Did,
-    sends: Vec<Send>,
+    sends: Vec<CommandToSend>,
 }
 
 /// Whether there is something to write; `Err` says why not.
-type Verdict = Result<(), Decision>;
+type Considered = Result<(), Decision>;
 
 const DUPLICATE: Decision = Decision::Nothing(Nothing::Duplicate);
 
@@ -222,7 +222,7 @@ impl<'a> Deciding<'a> {
         self.saga.since = self.now;
     }
 
-    fn poison(&mut self, reason: &Reason) -> Verdict {
+    fn poison(&mut self, reason: &Reason) -> Considered {
         if self.saga.state.poisoned.is_some() {
             return Err(DUPLICATE);
         }

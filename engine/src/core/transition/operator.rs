@@ -2,14 +2,14 @@
 
 use amends_protocol::{Kind, Reason, add_exposure, id};
 
-use super::{Deciding, Verdict, next_attempt};
+use super::{Considered, Deciding, next_attempt};
 use crate::core::{
     CommandState, Decision, Direction, Illegal, Nothing, Resend, Resolution, Retry, Seen, Status,
 };
 
 impl Deciding<'_> {
     /// Legal until the pivot's success is committed, going forward or parked.
-    pub(super) fn cancel(&mut self) -> Verdict {
+    pub(super) fn cancel(&mut self) -> Considered {
         let cancelled = self.definition.labels.cancelled;
         match self.saga.state.direction {
             _ if self.saga.outcome.is_some() => Err(Decision::Illegal(Illegal::Ended)),
@@ -26,7 +26,7 @@ impl Deciding<'_> {
     }
 
     /// Tries again what is parked: the command that was looked at, or, of a poisoned saga, what was due meanwhile.
-    pub(super) fn retry(&mut self, retry: &Retry) -> Verdict {
+    pub(super) fn retry(&mut self, retry: &Retry) -> Considered {
         let Some(at) = self.parked_as_seen(retry.seen)? else {
             self.saga.state.poisoned = None;
             // The database's clock may have been set back meanwhile: nothing is due later than a timer reaches.
@@ -83,7 +83,7 @@ impl Deciding<'_> {
 
     /// Sends at once what would be sent, or asked after, when its time comes. It is sent under its own id and at its
     /// own attempt, as it would be then.
-    pub(super) fn resend(&mut self, resend: &Resend) -> Verdict {
+    pub(super) fn resend(&mut self, resend: &Resend) -> Considered {
         let seen = resend.seen.unwrap_or(Seen { revision: self.saga.revision, command_id: None });
         if seen.revision != self.saga.revision {
             return Err(Decision::Illegal(Illegal::Stale));
@@ -106,7 +106,7 @@ impl Deciding<'_> {
     }
 
     /// Settles what is parked by evidence from elsewhere.
-    pub(super) fn resolve(&mut self, resolution: &Resolution) -> Verdict {
+    pub(super) fn resolve(&mut self, resolution: &Resolution) -> Considered {
         let Some(at) = self.parked_as_seen(resolution.seen)? else {
             return Err(Decision::Illegal(Illegal::OnlyRetry));
         };

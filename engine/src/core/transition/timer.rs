@@ -3,12 +3,12 @@
 use amends_protocol::{Kind, Reason};
 use chrono::{DateTime, Utc};
 
-use super::{Deciding, Verdict};
+use super::{Considered, Deciding};
 use crate::core::{Decision, Direction, RetryPolicy, Status};
 
 impl Deciding<'_> {
     /// The saga's `wake_at` has come.
-    pub(super) fn wake(&mut self) -> Verdict {
+    pub(super) fn wake(&mut self) -> Considered {
         self.woken = true;
         if self.time_out() {
             return Ok(());

@@ -2,7 +2,7 @@
 
 use amends_protocol::{Kind, Outcome, Reason, add_exposure, negated};
 
-use super::{DUPLICATE, Deciding, RESEND, Verdict, next_attempt};
+use super::{Considered, DUPLICATE, Deciding, RESEND, next_attempt};
 use crate::core::{CommandState, Decision, Direction, Nothing, ReplyEvent, SagaOutcome, Status, Undo};
 
 /// Why a saga parks whose worker says that an effect is undone although what it held is not given back.
@@ -90,7 +90,7 @@ impl Deciding<'_> {
     }
 
     /// An answer to a compensation.
-    pub(super) fn undo_answered(&mut self, at: usize, reply: &ReplyEvent) -> Verdict {
+    pub(super) fn undo_answered(&mut self, at: usize, reply: &ReplyEvent) -> Considered {
         let policy = self.definition.steps[self.saga.state.commands[at].step].undo_retry;
         let (now, jitter) = (self.now, self.jitter);
         let command = &mut self.saga.state.commands[at];
@@ -151,7 +151,7 @@ impl Deciding<'_> {
 
     /// Its worker says that the effect is undone or can never happen. Where the success is known, what it brought must
     /// have been given back: a worker that knows nothing of it has undone nothing.
-    fn undo_succeeded(&mut self, at: usize, reply: &ReplyEvent) -> Verdict {
+    fn undo_succeeded(&mut self, at: usize, reply: &ReplyEvent) -> Considered {
         let command = &mut self.saga.state.commands[at];
         let Some(undo) = command.undo.as_mut().filter(|_| command.status == Status::Succeeded) else {
             self.undo_done(at);
@@ -186,7 +186,7 @@ impl Deciding<'_> {
 
     /// Its worker cannot say whether the effect is undone: it is sent again, at the same attempt, for as long as
     /// patience lasts.
-    fn undo_unknown(&mut self, at: usize, reply: &ReplyEvent) -> Verdict {
+    fn undo_unknown(&mut self, at: usize, reply: &ReplyEvent) -> Considered {
         let policy = self.definition.steps[self.saga.state.commands[at].step].undo_retry;
         let (now, jitter, until) = (self.now, self.jitter, self.patience_from_now());
         let undo = self.saga.state.commands[at].undo.as_mut();

@@ -15,7 +15,7 @@ use crate::{
     faults::Fault,
     processes::{act, catalog},
     store::{Stored, short},
-    world::{Handle, OUTSIDE, State},
+    world::{Handle, OUTSIDE, WorldState},
 };
 
 /// Looks every so often at what is parked, and does something about it.
@@ -144,7 +144,7 @@ async fn from_an_old_page(handle: &Handle, saga: &Saga) {
 
 /// What an operator does about a parked saga. They ask the other side before they resolve anything, and believe
 /// what its books say at that moment.
-fn decide(state: &mut State, saga: Uuid, draw: u64) -> Option<(&'static str, Event)> {
+fn decide(state: &mut WorldState, saga: Uuid, draw: u64) -> Option<(&'static str, Event)> {
     let by = Actor::new("operator", "looked into it");
     let row = state.store.sagas.get(&saga)?;
     let (saga, data) = (row.saga.clone(), row.data.clone());
@@ -173,7 +173,7 @@ fn decide(state: &mut State, saga: Uuid, draw: u64) -> Option<(&'static str, Eve
 
 /// What the other side says of a parked command: that it was done (of a compensation: undone) or not. None: a
 /// person would not resolve this, or would first have it done by hand.
-fn evidence(state: &mut State, saga: &Saga, command: &CommandState) -> Option<bool> {
+fn evidence(state: &mut WorldState, saga: &Saga, command: &CommandState) -> Option<bool> {
     let definition = catalog().iter().next()?.clone();
     let key = command.id(saga.id, &definition);
     let undoing = command.undo.as_ref().is_some_and(|u| !u.done);

@@ -9,7 +9,7 @@ use amends_worker::{
     Action, Answer, Port,
     decide::{Decision, Memory, decide},
     model::{Answered, write_down},
-    row::{Lease, Row, Said, Status},
+    row::{CommandRow, Lease, Said, Status},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
@@ -80,8 +80,8 @@ enum Charge {
 
 /// A state.
 #[derive(Debug, Clone)]
-pub struct State {
-    row: Option<Row>,
+pub struct RowSystem {
+    row: Option<CommandRow>,
     /// Whether the row's lease is over.
     lapsed: bool,
     calls: [Option<Call>; 2],
@@ -169,12 +169,12 @@ impl OneRow {
     /// A command arrives at an instance.
     fn hear(
         &self,
-        state: &State,
+        state: &RowSystem,
         instance: usize,
         kind: Kind,
         attempt: u32,
         resolved: Option<Resolved>,
-    ) -> State {
+    ) -> RowSystem {
         let mut after = state.clone();
         let command = Command { resolved, ..command(kind, attempt) };
         let mut row = after.row.take();
@@ -194,17 +194,17 @@ impl OneRow {
                 replies.extend(row.as_ref().and_then(|r| r.recorded_undo(&command, now())))
             }
             Decision::Bury(outcome) => {
-                let row = row.get_or_insert_with(|| Row::new(&command));
+                let row = row.get_or_insert_with(|| CommandRow::new(&command));
                 row.bury();
                 replies.push(row.reply(&command, outcome, now()));
             }
             Decision::Remember => {
-                let row = row.get_or_insert_with(|| Row::new(&command));
+                let row = row.get_or_insert_with(|| CommandRow::new(&command));
                 row.undo = Some(command.clone());
                 replies.push(row.reply(&command, Outcome::InFlight, now()));
             }
             Decision::Execute | Decision::Undo | Decision::Ask => {
-                let row = row.get_or_insert_with(|| Row::new(&command));
+                let row = row.get_or_insert_with(|| CommandRow::new(&command));
                 match decision {
                     Decision::Execute => {
                         row.status = Status::Started;
@@ -234,7 +234,7 @@ impl OneRow {
     }
 
     /// A call is over: what it came to is written down, and who waits is told.
-    fn finish(&self, state: &State, instance: usize, answer: Answer, unsure: bool) -> State {
+    fn finish(&self, state: &RowSystem, instance: usize, answer: Answer, unsure: bool) -> RowSystem {
         let mut after = state.clone();
         let (Some(call), Some(row)) = (after.calls[instance].take(), after.row.take()) else { return after };
         let kind = if call.action == Action::Execute { Kind::Execute } else { Kind::Compensate };
@@ -266,9 +266,9 @@ impl OneRow {
         after
     }
 
-    fn step(&self, state: &State, instance: usize, call: &Call, next: &mut Vec<(String, State)>) {
+    fn step(&self, state: &RowSystem, instance: usize, call: &Call, next: &mut Vec<(String, RowSystem)>) {
         let name = format!("instance {instance}, {:?}", call.action);
-        let mut at = |stage: Stage, what: &str, change: &dyn Fn(&mut State)| {
+        let mut at = |stage: Stage, what: &str, change: &dyn Fn(&mut RowSystem)| {
             let mut after = state.clone();
             if let Some(call) = &mut after.calls[instance] {
                 call.stage = stage;
@@ -345,9 +345,9 @@ impl OneRow {
     }
 }
 
-impl State {
+impl RowSystem {
     /// Begins (or resumes) the call that a row stands for.
-    fn begin(&mut self, row: &mut Row, instance: usize, asker: Option<(Kind, u32)>) {
+    fn begin(&mut self, row: &mut CommandRow, instance: usize, asker: Option<(Kind, u32)>) {
         let (action, attempt) = match row.status {
             Status::Started => (Action::Execute, row.command.as_ref().map_or(1, |c| c.attempt)),
             _ => (Action::Undo, row.undo.as_ref().map_or(1, |c| c.attempt)),
@@ -364,17 +364,17 @@ impl State {
     }
 
     /// A call lands at the gateway: what happens, and what it answers.
-    fn land(&self, action: Action) -> Vec<(String, State, Answer)> {
+    fn land(&self, action: Action) -> Vec<(String, RowSystem, Answer)> {
         let held = Exposure::new("money", "EUR", 1);
         let charged = || Answer::succeeded(None, vec![held.clone()]);
         let refunded = || Answer::succeeded(None, negated(std::slice::from_ref(&held)));
         let declined = || Answer::refused("declined", "");
-        let with = |charge: Charge| State { charge, ..self.clone() };
+        let with = |charge: Charge| RowSystem { charge, ..self.clone() };
         match (action, self.charge) {
             (Action::Execute, Charge::None) => vec![
                 (
                     "charged".to_owned(),
-                    State { charges: self.charges + 1, ..with(Charge::Charged) },
+                    RowSystem { charges: self.charges + 1, ..with(Charge::Charged) },
                     charged(),
                 ),
                 ("declined".to_owned(), with(Charge::Declined), declined()),

@@ -1,5 +1,5 @@
 //! One saga of two steps, the pure core under two engines that read, decide, write and send one after the other,
-//! and a worker by the protocol's table (the real `decide` and `Row`).
+//! and a worker by the protocol's table (the real `decide` and `CommandRow`).
 
 mod others;
 mod space;
@@ -7,13 +7,13 @@ mod space;
 use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use amends_engine::core::{
-    Actor, Decision, Definition, Event, Input, Labels, Needs, NewSaga, Occurrence, ReplyEvent, Resolution,
-    Retry, RetryPolicy, Saga, SagaOutcome, Seen, Send, Step, StepKind, command, start, transition,
+    Actor, CommandToSend, Decision, Definition, Event, Input, Labels, Needs, NewSaga, Occurrence, ReplyEvent,
+    Resolution, Retry, RetryPolicy, Saga, SagaOutcome, Seen, Step, StepKind, command, start, transition,
 };
 use amends_protocol::{Exposure, Json, Kind, Outcome, Reply, TokenKey, negated};
 use amends_worker::{
     decide::{self, Memory, decide},
-    row::{Row, Said, Status},
+    row::{CommandRow, Said, Status},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
@@ -73,7 +73,7 @@ pub const TINY: Budget = Budget { duplicates: 0, ..SMALL };
 /// What is on its way.
 #[derive(Debug, Clone, PartialEq)]
 enum Message {
-    Command(Send),
+    Command(CommandToSend),
     Reply(ReplyEvent),
 }
 
@@ -89,19 +89,19 @@ enum At {
     },
     /// It has written, and what follows is not sent yet.
     Written {
-        sends: Vec<Send>,
+        sends: Vec<CommandToSend>,
         message: Option<Message>,
     },
 }
 
 /// A state.
 #[derive(Debug, Clone)]
-pub struct State {
+pub struct SagaSystem {
     saga: Saga,
     now: DateTime<Utc>,
     engines: [At; 2],
     messages: Vec<Message>,
-    rows: BTreeMap<Uuid, Row>,
+    rows: BTreeMap<Uuid, CommandRow>,
     /// Effects in the world, by command: how often it was done, and whether it holds.
     effects: BTreeMap<Uuid, (u8, bool)>,
     left: Budget,
@@ -152,7 +152,7 @@ impl TwoSteps {
     }
 
     /// An engine goes one step further.
-    fn engine(&self, state: &State, e: usize, next: &mut Vec<(String, State)>) {
+    fn engine(&self, state: &SagaSystem, e: usize, next: &mut Vec<(String, SagaSystem)>) {
         match &state.engines[e] {
             At::Idle => {
                 for (at, message) in state.messages.iter().enumerate() {
@@ -206,13 +206,13 @@ impl TwoSteps {
         }
     }
 
-    fn read(&self, state: &mut State, e: usize, event: Event, message: Option<Message>) {
+    fn read(&self, state: &mut SagaSystem, e: usize, event: Event, message: Option<Message>) {
         state.engines[e] = At::Read { saga: Box::new(state.saga.clone()), event, message };
     }
 
     fn write(
         &self,
-        state: &mut State,
+        state: &mut SagaSystem,
         e: usize,
         read: &Saga,
         event: &Event,
@@ -255,7 +255,7 @@ impl TwoSteps {
     }
 
     /// The worker takes a command, in one transaction.
-    fn worker(&self, state: &State, at: usize, keep: bool, next: &mut Vec<(String, State)>) {
+    fn worker(&self, state: &SagaSystem, at: usize, keep: bool, next: &mut Vec<(String, SagaSystem)>) {
         let Message::Command(send) = &state.messages[at] else { return };
         let null = Json::null();
         let input = Input { data: &null, personal: None };
@@ -280,7 +280,7 @@ impl TwoSteps {
             decide::Decision::Recorded => row.and_then(|r| r.recorded(&command, now)),
             decide::Decision::RecordedUndo => row.and_then(|r| r.recorded_undo(&command, now)),
             decide::Decision::Bury(outcome) => {
-                let row = after.rows.entry(key).or_insert_with(|| Row::new(&command));
+                let row = after.rows.entry(key).or_insert_with(|| CommandRow::new(&command));
                 row.bury();
                 Some(row.reply(&command, outcome, now))
             }
@@ -289,7 +289,7 @@ impl TwoSteps {
                 outcomes.extend((state.left.failures > 0).then_some(Outcome::FailedTransient));
                 for outcome in outcomes {
                     let mut after = after.clone();
-                    let row = after.rows.entry(key).or_insert_with(|| Row::new(&command));
+                    let row = after.rows.entry(key).or_insert_with(|| CommandRow::new(&command));
                     row.attempt = command.attempt;
                     let mut said = Said::default();
                     if outcome == Outcome::Succeeded {
@@ -331,7 +331,7 @@ impl TwoSteps {
     }
 }
 
-impl State {
+impl SagaSystem {
     fn answer(&mut self, reply: Option<Reply>) {
         self.messages.extend(reply.map(|reply| Message::Reply(ReplyEvent::from(reply))));
     }

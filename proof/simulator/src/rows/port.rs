@@ -25,7 +25,7 @@ impl Rows for SimRows {
         Ok(state.instant_at(state.databases[self.database].skew))
     }
 
-    async fn insert(&self, rows: &[Row]) -> Result<HashSet<Uuid>, Error> {
+    async fn insert(&self, rows: &[CommandRow]) -> Result<HashSet<Uuid>, Error> {
         let (database, process, rows) = (self.database, self.handle.process, rows.to_vec());
         self.alone("insert", rows.iter().map(|row| row.key).collect(), move |s| {
             let mut inserted = HashSet::new();
@@ -41,7 +41,7 @@ impl Rows for SimRows {
         .await
     }
 
-    async fn insert_in(&self, tx: &mut SimTx, rows: &[Row]) -> Result<bool, Error> {
+    async fn insert_in(&self, tx: &mut SimTx, rows: &[CommandRow]) -> Result<bool, Error> {
         let (database, transaction) = (self.database, tx.open.id);
         let keys: Vec<Uuid> = rows.iter().map(|row| row.key).collect();
         let new = self.ask("insert", move |s| {
@@ -55,7 +55,7 @@ impl Rows for SimRows {
         Ok(new)
     }
 
-    async fn settle(&self, owner: Uuid, rows: &[Row]) -> Result<HashSet<Uuid>, Error> {
+    async fn settle(&self, owner: Uuid, rows: &[CommandRow]) -> Result<HashSet<Uuid>, Error> {
         if rows.is_empty() {
             return Ok(HashSet::new());
         }
@@ -113,7 +113,7 @@ impl Rows for SimRows {
             if !db.open.contains_key(&transaction) {
                 return Locked { now, ..Locked::default() };
             }
-            let free = |row: &&Row| {
+            let free = |row: &&CommandRow| {
                 row.unsure == (which == Due::Unsure) && !db.locks.contains_key(&Lock::Row(row.key))
             };
             let mut due: Vec<_> = (db.rows.values().filter(free))
@@ -130,7 +130,7 @@ impl Rows for SimRows {
         .await
     }
 
-    async fn write(&self, tx: &mut SimTx, rows: &[Row]) -> Result<(), Error> {
+    async fn write(&self, tx: &mut SimTx, rows: &[CommandRow]) -> Result<(), Error> {
         tx.writes.extend_from_slice(rows);
         Ok(())
     }
@@ -145,7 +145,7 @@ impl Rows for SimRows {
         let SimTx { open, mut writes, books, .. } = tx;
         // The worker writes them in no order of its own; a trace must have one.
         writes.sort_by_key(|row| row.key);
-        let commit = move |s: &mut State| {
+        let commit = move |s: &mut WorldState| {
             // With the request travels what it holds, whatever becomes of its sender.
             let open = open;
             let id = open.id;

@@ -14,7 +14,7 @@ impl SimStore {
     async fn ask<T: Send + 'static>(
         &self,
         what: &'static str,
-        effect: impl FnOnce(&mut State) -> T + Send + 'static,
+        effect: impl FnOnce(&mut WorldState) -> T + Send + 'static,
     ) -> Result<T, Error> {
         self.0.ask(Site::Store, None, what, effect).await.map_err(away)
     }
@@ -126,7 +126,7 @@ impl SagaStore for SimStore {
             state.store.drawn
         };
         let process = self.0.process;
-        let effect = move |s: &mut State| s.commit(process, batch, &writes);
+        let effect = move |s: &mut WorldState| s.commit(process, batch, &writes);
         if let Ok(answer) = self.0.ask(Site::Store, Some(Fault::StoreAnswerLost), "commit", effect).await {
             return answer;
         }

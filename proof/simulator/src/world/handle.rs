@@ -24,7 +24,7 @@ struct Fate {
 
 impl Handle {
     /// The world's state.
-    pub fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    pub fn state(&self) -> std::sync::MutexGuard<'_, WorldState> {
         self.world.state()
     }
 
@@ -35,7 +35,7 @@ impl Handle {
         site: Site,
         lossy: Option<Fault>,
         what: &'static str,
-        effect: impl FnOnce(&mut State) -> T + Send + 'static,
+        effect: impl FnOnce(&mut WorldState) -> T + Send + 'static,
     ) -> Result<T, Down> {
         let slot = Slot::default();
         let unused = {
@@ -77,7 +77,7 @@ impl Handle {
     }
 }
 
-impl State {
+impl WorldState {
     fn fate(&mut self, process: usize, site: Site, lossy: Option<Fault>, what: &'static str) -> Fate {
         let there = self.rng.random_range(200..3_000);
         let back = self.rng.random_range(200..2_000);
@@ -136,7 +136,7 @@ impl amends_engine::port::Clock for SimClock {
     }
 }
 
-impl amends_worker::Clock for SimClock {
+impl amends_worker::Timer for SimClock {
     async fn sleep(&self, pause: Duration) {
         self.pause(pause).await;
     }

@@ -8,7 +8,7 @@ use std::{
 use amends_payment::{MIGRATOR, Payments, SandboxGateway, settings};
 use amends_protocol::{Command, Kind, Reply, add_exposure};
 use amends_testkit::TestDatabase;
-use amends_worker::{Clock, External, PgRows, Settings};
+use amends_worker::{External, PgRows, Settings, Timer};
 use serde_json::json;
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::sync::Notify;
@@ -27,10 +27,10 @@ pub struct World {
     _stops: DropGuard,
 }
 
-/// A worker as these tests run it: its gateway waits by a clock of the test's own.
+/// A worker as these tests run it: its gateway waits by a timer of the test's own.
 pub type Worker = External<PgRows, Payments<SandboxGateway<Waited>>, Consumer, Topics>;
 
-/// A clock that notes how long it was to wait. It waits only if it was told to stand still: until it goes on.
+/// A timer that notes how long it was to wait. It waits only if it was told to stand still: until it goes on.
 #[derive(Clone, Default)]
 pub struct Waited {
     pub pauses: Arc<Mutex<Vec<Duration>>>,
@@ -39,7 +39,7 @@ pub struct Waited {
 }
 
 impl Waited {
-    /// A clock that stands still.
+    /// A timer that stands still.
     pub fn stopped() -> Self {
         Self { stands_still: true, ..Self::default() }
     }
@@ -51,7 +51,7 @@ impl Waited {
     }
 }
 
-impl Clock for Waited {
+impl Timer for Waited {
     async fn sleep(&self, pause: Duration) {
         self.pauses.lock().unwrap().push(pause);
         if self.stands_still {
@@ -95,8 +95,8 @@ impl World {
         self.worker_of(self.waited.clone(), settings)
     }
 
-    pub fn worker_of(&self, clock: Waited, settings: Settings) -> Worker {
-        let payments = Payments::new(SandboxGateway::with_clock(self.pool.clone(), clock));
+    pub fn worker_of(&self, timer: Waited, settings: Settings) -> Worker {
+        let payments = Payments::new(SandboxGateway::with_timer(self.pool.clone(), timer));
         let (source, sink) = (self.topics.source(), self.topics.clone());
         External::new(PgRows::new(self.pool.clone()), payments, source, sink, settings)
     }

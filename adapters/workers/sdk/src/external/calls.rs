@@ -18,11 +18,11 @@ use super::{
     settle::{Next, Report, settle, settled},
 };
 use crate::{
-    clock::{Backoff, Clock},
     desk::{Desk, count_passed_over},
     executor::ExternalExecutor,
     outbox::{self, Answered},
     store::{self, Locks, Rows},
+    timer::{Backoff, Timer},
 };
 
 /// The loop that calls.
@@ -41,7 +41,7 @@ where
     R: Rows + 'static,
     E: ExternalExecutor + 'static,
     K: Sink + 'static,
-    C: Clock + 'static,
+    C: Timer + 'static,
 {
     pub(super) fn new(shared: Arc<Shared<R, E, K, C>>, begun: mpsc::UnboundedReceiver<Call>) -> Self {
         Self { shared, begun, running: FuturesUnordered::new(), finished: Vec::new(), owed: Vec::new() }
@@ -191,7 +191,7 @@ struct Written {
     undos: HashMap<Uuid, Call>,
 }
 
-impl<R: Rows, E: ExternalExecutor, K, C: Clock> Shared<R, E, K, C> {
+impl<R: Rows, E: ExternalExecutor, K, C: Timer> Shared<R, E, K, C> {
     /// Commits outcomes: those that are plain by one statement, which passes over rows that anybody has touched
     /// since; the others in a transaction that locks their rows first.
     async fn commit(&self, finished: &[Finished]) -> Result<Written, store::Error> {

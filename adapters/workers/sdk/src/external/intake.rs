@@ -10,13 +10,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Asker, Call, Error, Shared, call};
 use crate::{
-    clock::{Backoff, Clock},
     desk::{Desk, Part, Parts, Ruling, apart, count_passed_over},
     executor::ExternalExecutor,
     inbox::{self, Delivery},
     outbox::{self, Answered},
-    row::{Lease, Row, Said, Status},
+    row::{CommandRow, Lease, Said, Status},
     store::{self, Due, Locks, Rows},
+    timer::{Backoff, Timer},
 };
 
 /// The loop that accepts commands.
@@ -31,7 +31,7 @@ where
     E: ExternalExecutor,
     S: Source,
     K: Sink,
-    C: Clock,
+    C: Timer,
 {
     pub(super) fn new(shared: Arc<Shared<R, E, K, C>>, source: S) -> Self {
         Self { shared, source }
@@ -107,7 +107,7 @@ where
                 left.push(delivery);
                 continue;
             };
-            let mut row = Row::new(&delivery.command);
+            let mut row = CommandRow::new(&delivery.command);
             row.status = Status::Started;
             row.command = Some(delivery.command.clone());
             let Some(call) = call(&mut row, shared.lease(now), now, keeps) else { continue };

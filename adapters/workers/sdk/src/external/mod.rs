@@ -42,12 +42,12 @@ pub use intake::Intake;
 pub use recovery::Recovery;
 
 use crate::{
-    clock::{Backoff, Clock, TokioClock, within},
     executor::{Action, ExternalExecutor, Work},
     health::Health,
-    row::{Lease, Row, Status},
+    row::{CommandRow, Lease, Status},
     settings::Settings,
     store::{self, Due, Rows},
+    timer::{Backoff, Timer, TokioTimer, within},
 };
 
 /// Why a loop's step was not done. It may be repeated.
@@ -65,7 +65,7 @@ pub enum Error {
 pub type Loops<R, E, S, K, C> = (Intake<R, E, S, K, C>, Calls<R, E, K, C>, Recovery<R, E, K, C>);
 
 /// A worker whose effects are calls to someone else.
-pub struct External<R, E, S, K, C = TokioClock> {
+pub struct External<R, E, S, K, C = TokioTimer> {
     intake: Intake<R, E, S, K, C>,
     calls: Calls<R, E, K, C>,
     recovery: Recovery<R, E, K, C>,
@@ -81,7 +81,7 @@ where
 {
     /// A worker on a tokio runtime.
     pub fn new(rows: R, executor: E, source: S, sink: K, settings: Settings) -> Self {
-        Self::with_clock(rows, executor, source, sink, settings, TokioClock)
+        Self::with_timer(rows, executor, source, sink, settings, TokioTimer)
     }
 }
 
@@ -91,10 +91,10 @@ where
     E: ExternalExecutor + 'static,
     S: Source,
     K: Sink + 'static,
-    C: Clock + 'static,
+    C: Timer + 'static,
 {
-    /// A worker with a clock of its own.
-    pub fn with_clock(rows: R, executor: E, source: S, sink: K, settings: Settings, clock: C) -> Self {
+    /// A worker with a timer of its own.
+    pub fn with_timer(rows: R, executor: E, source: S, sink: K, settings: Settings, timer: C) -> Self {
         let (begin, begun) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             owner: Uuid::new_v4(),
@@ -108,7 +108,7 @@ where
             rows,
             executor,
             sink,
-            clock,
+            timer,
             settings,
         });
         Self {
@@ -133,8 +133,8 @@ where
     /// the calls under way; what is not finished then, another instance takes over.
     pub async fn run(mut self, stop: CancellationToken) {
         futures::join!(self.intake.run(&stop), self.recovery.run(&stop), self.calls.run(&stop));
-        let (clock, grace) = (&self.shared.clock, self.shared.settings.grace);
-        if within(clock, grace, self.calls.finish()).await.is_none() {
+        let (timer, grace) = (&self.shared.timer, self.shared.settings.grace);
+        if within(timer, grace, self.calls.finish()).await.is_none() {
             tracing::warn!(worker = self.shared.settings.name, "stopped with calls under way");
         }
     }
@@ -145,7 +145,7 @@ struct Shared<R, E, K, C> {
     rows: R,
     executor: E,
     sink: K,
-    clock: C,
+    timer: C,
     settings: Settings,
     health: Health,
     /// This instance, in the rows that it calls for.
@@ -164,7 +164,7 @@ struct Shared<R, E, K, C> {
     begin: mpsc::UnboundedSender<Call>,
 }
 
-impl<R, E: ExternalExecutor, K, C: Clock> Shared<R, E, K, C> {
+impl<R, E: ExternalExecutor, K, C: Timer> Shared<R, E, K, C> {
     fn permits(&self, of: Due) -> &Arc<Semaphore> {
         match of {
             Due::Sure => &self.permits,
@@ -214,7 +214,7 @@ impl<R, E: ExternalExecutor, K, C: Clock> Shared<R, E, K, C> {
         tracing::warn!(worker = self.settings.name, %error, "will try again");
         futures::select_biased! {
             () = stop.cancelled().fuse() => {}
-            () = self.clock.sleep(backoff.pause()).fuse() => {}
+            () = self.timer.sleep(backoff.pause()).fuse() => {}
         }
     }
 }
@@ -249,7 +249,7 @@ impl Asker {
 }
 
 /// Begins or resumes the call that a row stands for: writes owner and lease into the row.
-fn call(row: &mut Row, lease: Lease, now: DateTime<Utc>, keeps_keys_for: Duration) -> Option<Call> {
+fn call(row: &mut CommandRow, lease: Lease, now: DateTime<Utc>, keeps_keys_for: Duration) -> Option<Call> {
     let (action, command) = match row.status {
         Status::Started => (Action::Execute, row.command.clone()?),
         Status::Undoing => (Action::Undo, row.undo.clone()?),

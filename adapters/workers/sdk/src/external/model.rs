@@ -14,7 +14,7 @@ use super::{
 use crate::{
     desk::Desk,
     executor::{Action, Answer, Port, Work},
-    row::{Row, Status},
+    row::{CommandRow, Status},
     settings::Settings,
     store::Locked,
 };
@@ -40,12 +40,12 @@ pub struct Answered {
 /// row; otherwise on the locked row. Answers the row, what is replied, and whether the compensation that was
 /// remembered is to be called for now.
 pub fn write_down(
-    row: Row,
+    row: CommandRow,
     done: Answered,
     port: Port,
     owner: Uuid,
     now: DateTime<Utc>,
-) -> (Row, Vec<Reply>, bool) {
+) -> (CommandRow, Vec<Reply>, bool) {
     let settings = Settings::new("model");
     let Answered { action, command, asker, unwanted, answer, unsure } = done;
     let (key, found) = (row.key, Found::Answer(answer));

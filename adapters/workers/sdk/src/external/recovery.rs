@@ -8,11 +8,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Call, Error, Shared, call};
 use crate::{
-    clock::{Backoff, Clock},
     desk::Desk,
     executor::ExternalExecutor,
     row::Status,
     store::{Due, Rows},
+    timer::{Backoff, Timer},
 };
 
 /// The loop that begins and resumes calls from their rows.
@@ -25,7 +25,7 @@ where
     R: Rows,
     E: ExternalExecutor,
     K: Sink,
-    C: Clock,
+    C: Timer,
 {
     pub(super) fn new(shared: Arc<Shared<R, E, K, C>>) -> Self {
         Self { shared }
@@ -44,7 +44,7 @@ where
                 Ok(()) => backoff.reset(),
                 Err(error) => self.shared.pause(&mut backoff, &error, stop).await,
             }
-            let interval = self.shared.clock.sleep(self.shared.settings.recovery_interval);
+            let interval = self.shared.timer.sleep(self.shared.settings.recovery_interval);
             futures::select_biased! {
                 () = stop.cancelled().fuse() => {}
                 () = self.shared.freed.notified().fuse() => {}
@@ -124,7 +124,7 @@ where
     async fn renew_for_ever(&self) -> std::convert::Infallible {
         let shared = &*self.shared;
         loop {
-            shared.clock.sleep(shared.settings.lease / 3).await;
+            shared.timer.sleep(shared.settings.lease / 3).await;
             if let Err(error) = self.renew().await {
                 // Another instance may take the calls over: that is what the rows are for.
                 tracing::warn!(worker = shared.settings.name, %error, "leases not renewed");

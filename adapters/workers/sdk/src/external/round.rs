@@ -6,8 +6,8 @@ use amends_protocol::{Reason, Resolved};
 
 use super::{Call, Shared};
 use crate::{
-    clock::{Clock, within},
     executor::{Action, Answer, ExternalExecutor, LookUp, Port, Void},
+    timer::{Timer, within},
 };
 
 /// What a round came to.
@@ -32,7 +32,7 @@ pub(super) enum Found {
 pub(super) async fn round<R, E, K, C>(shared: &Shared<R, E, K, C>, call: Call) -> Finished
 where
     E: ExternalExecutor,
-    C: Clock,
+    C: Timer,
 {
     let port = shared.executor.port();
     if !call.unsure {
@@ -48,7 +48,7 @@ where
 async fn inquire<R, E, K, C>(shared: &Shared<R, E, K, C>, call: &Call, port: Port) -> Found
 where
     E: ExternalExecutor,
-    C: Clock,
+    C: Timer,
 {
     let (executor, work) = (&shared.executor, &call.work);
     if (call.unwanted || call.resolved == Some(Resolved::NotDone)) && port.can_void {
@@ -81,7 +81,7 @@ where
 async fn make<R, E, K, C>(shared: &Shared<R, E, K, C>, call: &Call) -> Answer
 where
     E: ExternalExecutor,
-    C: Clock,
+    C: Timer,
 {
     let answer = match call.work.action {
         Action::Execute => timely(shared, shared.executor.execute(&call.work)).await,
@@ -92,10 +92,10 @@ where
 
 async fn timely<R, E, K, C, F>(shared: &Shared<R, E, K, C>, future: F) -> Option<F::Output>
 where
-    C: Clock,
+    C: Timer,
     F: Future,
 {
-    within(&shared.clock, shared.settings.call_timeout, future).await
+    within(&shared.timer, shared.settings.call_timeout, future).await
 }
 
 fn no_answer() -> Found {

@@ -12,7 +12,7 @@ use super::round::{Finished, Found};
 use crate::{
     desk::Desk,
     executor::{Action, Port},
-    row::{Lease, Row, Said, Status},
+    row::{CommandRow, Lease, Said, Status},
 };
 
 /// The longest rest of a row that nobody can settle. It doubles up to that; a question makes it look at once.
@@ -41,7 +41,7 @@ pub(super) enum Next {
 
 /// The row as a plain outcome leaves it: the first call under its key was answered, and nobody has asked for anything
 /// but the execute. `None` if there is more to it.
-pub(super) fn settled(done: &Finished) -> Option<Row> {
+pub(super) fn settled(done: &Finished) -> Option<CommandRow> {
     let Finished { call, found: Found::Answer(answer), unsure: false } = done else { return None };
     if call.work.action != Action::Execute || call.unwanted {
         return None;
@@ -54,7 +54,7 @@ pub(super) fn settled(done: &Finished) -> Option<Row> {
     if outcome == Outcome::Unknown {
         return None;
     }
-    let mut row = Row::new(&call.work.command);
+    let mut row = CommandRow::new(&call.work.command);
     row.settle(Status::settled(outcome), said);
     Some(row)
 }
@@ -99,7 +99,7 @@ pub(super) fn settle(desk: &mut Desk, report: Report<'_>, port: Port, owner: Uui
     next
 }
 
-fn waits_for(row: &Row, action: Action) -> bool {
+fn waits_for(row: &CommandRow, action: Action) -> bool {
     match action {
         Action::Execute => row.status == Status::Started,
         Action::Undo => row.status == Status::Undoing,
@@ -118,7 +118,7 @@ fn counts(outcome: Outcome, unsure: bool, port: Port) -> bool {
 
 /// Nobody knows: the row waits for another round, which the recovery loop or the next question begins.
 fn rest(
-    row: &mut Row,
+    row: &mut CommandRow,
     asker: Option<&Command>,
     said: Said,
     now: DateTime<Utc>,
@@ -143,7 +143,7 @@ fn rest(
 }
 
 fn settle_execute(
-    row: &mut Row,
+    row: &mut CommandRow,
     outcome: Outcome,
     said: Said,
     now: DateTime<Utc>,
@@ -170,7 +170,7 @@ fn settle_execute(
 }
 
 fn settle_undo(
-    row: &mut Row,
+    row: &mut CommandRow,
     outcome: Outcome,
     said: Said,
     now: DateTime<Utc>,

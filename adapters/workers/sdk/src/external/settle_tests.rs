@@ -49,34 +49,34 @@ fn about(kind: Kind) -> Command {
 }
 
 /// A row whose call this instance makes.
-fn called(status: Status) -> Row {
+fn called(status: Status) -> CommandRow {
     let lease = Lease { owner: Some(ME), until: DateTime::UNIX_EPOCH + TimeDelta::seconds(30) };
     let undo = (status == Status::Undoing).then(|| about(Kind::Compensate));
     let command = (status == Status::Started).then(execute);
     let started_at = Some(DateTime::UNIX_EPOCH);
-    Row { status, lease: Some(lease), undo, command, started_at, ..Row::new(&execute()) }
+    CommandRow { status, lease: Some(lease), undo, command, started_at, ..CommandRow::new(&execute()) }
 }
 
-fn unsure(row: Row) -> Row {
-    Row { unsure: true, ..row }
+fn unsure(row: CommandRow) -> CommandRow {
+    CommandRow { unsure: true, ..row }
 }
 
-fn unwanted(row: Row) -> Row {
-    Row { undo: Some(about(Kind::Compensate)), ..row }
+fn unwanted(row: CommandRow) -> CommandRow {
+    CommandRow { undo: Some(about(Kind::Compensate)), ..row }
 }
 
 struct Settled {
-    row: Row,
+    row: CommandRow,
     next: Next,
     said: Vec<(Kind, Outcome)>,
 }
 
-fn settled(row: Row, found: Found, asker: Option<Command>, port: Port) -> Settled {
+fn settled(row: CommandRow, found: Found, asker: Option<Command>, port: Port) -> Settled {
     let action = if row.status == Status::Started { Action::Execute } else { Action::Undo };
     report(row, action, found, asker, port)
 }
 
-fn report(row: Row, action: Action, found: Found, asker: Option<Command>, port: Port) -> Settled {
+fn report(row: CommandRow, action: Action, found: Found, asker: Option<Command>, port: Port) -> Settled {
     let key = row.key;
     let locked = Locked {
         now: DateTime::UNIX_EPOCH + TimeDelta::seconds(5),
@@ -151,7 +151,7 @@ fn trap_7_an_outcome_is_not_written_over_anothers() {
         let late = report(row.clone(), Action::Execute, refused(), None, BINDING);
         assert_eq!((late.row, late.next), (row, Next::Over), "{status:?}");
     }
-    let undone = Row { status: Status::Undone, ..called(Status::Undoing) };
+    let undone = CommandRow { status: Status::Undone, ..called(Status::Undoing) };
     let late = report(undone.clone(), Action::Undo, failed(), None, BINDING);
     assert_eq!(late.row, undone);
 }
@@ -170,7 +170,7 @@ fn what_was_written_down_and_not_told_because_the_answer_to_its_commit_was_lost_
 
 #[test]
 fn whoever_was_late_hears_what_the_row_says() {
-    let row = Row { status: Status::Succeeded, ..called(Status::Started) };
+    let row = CommandRow { status: Status::Succeeded, ..called(Status::Started) };
     let late = report(row, Action::Execute, no_answer(), Some(execute()), BINDING);
     assert_eq!(late.said, [(Kind::Execute, Outcome::Succeeded)]);
 }
@@ -237,7 +237,7 @@ fn what_could_not_be_undone_is_still_held() {
 #[test]
 fn the_lease_of_whoever_took_the_call_over_is_left_alone() {
     let lease = Lease { owner: Some(OTHER), until: DateTime::UNIX_EPOCH + TimeDelta::seconds(60) };
-    let taken_over = unsure(Row { lease: Some(lease), ..called(Status::Started) });
+    let taken_over = unsure(CommandRow { lease: Some(lease), ..called(Status::Started) });
     let it = settled(taken_over, no_answer(), Some(execute()), BINDING);
     assert_eq!(it.row.lease, Some(lease));
 }
@@ -252,7 +252,7 @@ fn a_resting_row_waits_as_long_again_as_it_has_lasted() {
 #[test]
 fn a_row_that_nobody_can_settle_rests_a_day_at_most() {
     let started_at = Some(DateTime::UNIX_EPOCH - TimeDelta::days(40));
-    let rest = settled(Row { started_at, ..called(Status::Started) }, no_answer(), None, BINDING);
+    let rest = settled(CommandRow { started_at, ..called(Status::Started) }, no_answer(), None, BINDING);
     assert_eq!(
         rest.row.lease.unwrap().until,
         DateTime::UNIX_EPOCH + TimeDelta::seconds(5) + TimeDelta::days(1)

@@ -3,18 +3,18 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use amends_protocol::{Command, Kind, Outcome};
-use amends_worker::{Calls, Clock, External, Intake, PgRows, Recovery, Settings};
+use amends_worker::{Calls, External, Intake, PgRows, Recovery, Settings, Timer};
 use futures::FutureExt;
 use sqlx::PgPool;
 use tokio::sync::Notify;
 
 use crate::{gateway::Gateway, wire::Wire};
 
-/// A clock whose pauses end when the test says so.
+/// A timer whose pauses end when the test says so.
 #[derive(Clone, Default)]
 pub struct Hand(Arc<Notify>);
 
-impl Clock for Hand {
+impl Timer for Hand {
     async fn sleep(&self, _: Duration) {
         self.0.notified().await;
     }
@@ -33,7 +33,7 @@ pub struct Instance {
     pub calls: Calls<PgRows, Gateway, Wire, Hand>,
     pub recovery: Recovery<PgRows, Gateway, Wire, Hand>,
     pub wire: Wire,
-    pub clock: Hand,
+    pub timer: Hand,
 }
 
 impl Instance {
@@ -51,13 +51,13 @@ impl Instance {
 
     /// Room for so many calls; it has not looked at its rows.
     pub fn unstarted(pool: &PgPool, gateway: &Gateway, concurrency: usize) -> Self {
-        let (wire, clock) = (Wire::default(), Hand::default());
+        let (wire, timer) = (Wire::default(), Hand::default());
         let settings = Settings { concurrency, ..Settings::new("payment") };
         let rows = PgRows::new(pool.clone());
         let (source, sink) = (wire.clone(), wire.clone());
-        let worker = External::with_clock(rows, gateway.clone(), source, sink, settings, clock.clone());
+        let worker = External::with_timer(rows, gateway.clone(), source, sink, settings, timer.clone());
         let (intake, calls, recovery) = worker.loops();
-        Self { intake, calls, recovery, wire, clock }
+        Self { intake, calls, recovery, wire, timer }
     }
 
     /// Takes these commands in as one batch.

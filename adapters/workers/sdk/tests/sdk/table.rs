@@ -6,7 +6,7 @@ use amends_worker::{
         Decision::{self, Ask, Bury, Execute, Ignore, Recorded, RecordedUndo, Remember, Say, Undo},
         Memory, decide,
     },
-    row::{Lease, Row, Said, Status, UndoRecord},
+    row::{CommandRow, Lease, Said, Status, UndoRecord},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
@@ -25,20 +25,20 @@ fn now(order: &Command) -> DateTime<Utc> {
     order.issued_at + TimeDelta::minutes(1)
 }
 
-fn row(order: &Command, status: Status) -> Row {
-    Row { status, ..Row::new(order) }
+fn row(order: &Command, status: Status) -> CommandRow {
+    CommandRow { status, ..CommandRow::new(order) }
 }
 
 /// A call that some instance makes; its lease ends so many seconds from now.
-fn called(order: &Command, status: Status, seconds: i64) -> Row {
+fn called(order: &Command, status: Status, seconds: i64) -> CommandRow {
     let until = now(order) + TimeDelta::seconds(seconds);
-    Row { lease: Some(Lease { owner: Some(Uuid::new_v4()), until }), ..row(order, status) }
+    CommandRow { lease: Some(Lease { owner: Some(Uuid::new_v4()), until }), ..row(order, status) }
 }
 
 /// A call that got no answer; the next look at it is due so many seconds from now.
-fn unanswered(order: &Command, status: Status, seconds: i64) -> Row {
+fn unanswered(order: &Command, status: Status, seconds: i64) -> CommandRow {
     let until = now(order) + TimeDelta::seconds(seconds);
-    Row { unsure: true, lease: Some(Lease { owner: None, until }), ..row(order, status) }
+    CommandRow { unsure: true, lease: Some(Lease { owner: None, until }), ..row(order, status) }
 }
 
 /// The record of an undo.
@@ -46,12 +46,12 @@ fn undone(outcome: Outcome, attempt: u32) -> Option<UndoRecord> {
     Some(UndoRecord { outcome, attempt, said: Said::default() })
 }
 
-fn verdict(row: Option<&Row>, command: &Command, order: &Command) -> Decision {
+fn verdict(row: Option<&CommandRow>, command: &Command, order: &Command) -> Decision {
     decide(row, command, now(order), MEMORY)
 }
 
 /// Checks the cells of one line: execute, compensate, probe, fence, all of the row's own attempt and epoch.
-fn check(line: &str, row: Option<Row>, order: &Command, expected: [Decision; 4]) {
+fn check(line: &str, row: Option<CommandRow>, order: &Command, expected: [Decision; 4]) {
     let asked = [order.clone(), compensate(order), probe(order), fence(order)];
     for (command, expected) in asked.iter().zip(expected) {
         let decided = verdict(row.as_ref(), command, order);
@@ -72,7 +72,7 @@ fn accepted() {
         [Say(Outcome::InFlight), Bury(Outcome::Succeeded), Say(Outcome::InFlight), Bury(Outcome::Fenced)];
     check("accepted", Some(row(&order, Status::Accepted)), &order, expected);
     let due = Lease { owner: None, until: order.issued_at };
-    let waiting = Row { lease: Some(due), ..row(&order, Status::Accepted) };
+    let waiting = CommandRow { lease: Some(due), ..row(&order, Status::Accepted) };
     check("accepted, due", Some(waiting), &order, expected);
 }
 
@@ -82,7 +82,7 @@ fn started() {
     let in_flight = Say(Outcome::InFlight);
     let expected = [in_flight, Remember, in_flight, in_flight];
     check("started", Some(called(&order, Status::Started, 30)), &order, expected);
-    let retaken = Row { unsure: true, ..called(&order, Status::Started, 30) };
+    let retaken = CommandRow { unsure: true, ..called(&order, Status::Started, 30) };
     check("started, unsure, called for again", Some(retaken), &order, expected);
 }
 
@@ -130,7 +130,7 @@ fn undoing() {
     let fenced = Say(Outcome::Fenced);
     let under_way = [fenced, Say(Outcome::InFlight), fenced, fenced];
     check("undoing", Some(called(&order, Status::Undoing, 30)), &order, under_way);
-    let to_begin = Row { unsure: false, ..unanswered(&order, Status::Undoing, -1) };
+    let to_begin = CommandRow { unsure: false, ..unanswered(&order, Status::Undoing, -1) };
     check("undoing, not begun", Some(to_begin), &order, under_way);
     let unknown = [fenced, Ask, fenced, fenced];
     check("undoing, lease lapsed", Some(called(&order, Status::Undoing, -1)), &order, unknown);
@@ -141,7 +141,7 @@ fn undoing() {
 fn undone_row() {
     let order = order();
     let fenced = Say(Outcome::Fenced);
-    let row = Row { undone: undone(Outcome::Succeeded, 1), ..row(&order, Status::Undone) };
+    let row = CommandRow { undone: undone(Outcome::Succeeded, 1), ..row(&order, Status::Undone) };
     check("undone", Some(row), &order, [fenced, RecordedUndo, fenced, fenced]);
 }
 
@@ -161,10 +161,10 @@ fn only_a_transient_failure_is_done_again_and_only_by_a_higher_attempt() {
         assert_eq!(decided, Recorded, "{status:?}");
     }
     for status in [Status::Undoing, Status::Undone, Status::Tombstone] {
-        let row = Row { undone: undone(Outcome::Succeeded, 1), ..called(&order, status, 30) };
+        let row = CommandRow { undone: undone(Outcome::Succeeded, 1), ..called(&order, status, 30) };
         assert_eq!(verdict(Some(&row), &again(&order, 9), &order), Say(Outcome::Fenced), "{status:?}");
     }
-    let failed = Row { attempt: 3, ..row(&order, Status::FailedTransient) };
+    let failed = CommandRow { attempt: 3, ..row(&order, Status::FailedTransient) };
     for (attempt, expected) in [(2, Recorded), (3, Recorded), (4, Execute)] {
         let decided = verdict(Some(&failed), &again(&order, attempt), &order);
         assert_eq!(decided, expected, "attempt {attempt}");
@@ -176,8 +176,11 @@ fn only_a_transient_failure_is_done_again_and_only_by_a_higher_attempt() {
 #[test]
 fn a_failed_undo_is_done_again_by_a_higher_attempt_and_told_to_the_same() {
     let order = order();
-    let row =
-        Row { attempt: 5, undone: undone(Outcome::FailedTransient, 2), ..row(&order, Status::Succeeded) };
+    let row = CommandRow {
+        attempt: 5,
+        undone: undone(Outcome::FailedTransient, 2),
+        ..row(&order, Status::Succeeded)
+    };
     for (attempt, expected) in [(1, RecordedUndo), (2, RecordedUndo), (3, Undo)] {
         let decided = verdict(Some(&row), &again(&compensate(&order), attempt), &order);
         assert_eq!(decided, expected, "attempt {attempt}");
@@ -190,7 +193,7 @@ fn a_failed_undo_is_done_again_by_a_higher_attempt_and_told_to_the_same() {
 #[test]
 fn an_undone_row_answers_from_the_record_whatever_the_attempt() {
     let order = order();
-    let row = Row { undone: undone(Outcome::Succeeded, 1), ..row(&order, Status::Undone) };
+    let row = CommandRow { undone: undone(Outcome::Succeeded, 1), ..row(&order, Status::Undone) };
     assert_eq!(verdict(Some(&row), &again(&compensate(&order), 9), &order), RecordedUndo);
 }
 
@@ -246,7 +249,7 @@ fn beyond_the_retention_of_its_saga_a_row_may_have_gone_however_young_the_comman
 fn a_row_is_believed_however_old_the_command() {
     let order = order();
     let late = order.issued_at + HORIZON * 2;
-    let ask = |row: &Row, command: &Command| decide(Some(row), command, late, MEMORY);
+    let ask = |row: &CommandRow, command: &Command| decide(Some(row), command, late, MEMORY);
     let succeeded = row(&order, Status::Succeeded);
     assert_eq!(ask(&succeeded, &order), Recorded);
     assert_eq!(ask(&succeeded, &compensate(&order)), Undo);
@@ -276,7 +279,7 @@ fn a_row_that_has_seen_a_newer_epoch_ignores_older_commands() {
         Status::Tombstone,
     ];
     for status in statuses {
-        let row = Row { epoch: 2, undone: undone(Outcome::Succeeded, 1), ..row(&order, status) };
+        let row = CommandRow { epoch: 2, undone: undone(Outcome::Succeeded, 1), ..row(&order, status) };
         for kind in [Kind::Execute, Kind::Compensate, Kind::Probe, Kind::Fence] {
             let about = if kind == Kind::Execute { again(&order, 2) } else { about(kind, &order) };
             let older = Command { epoch: 1, ..about.clone() };

@@ -46,7 +46,7 @@ async fn trap_2_a_call_without_an_answer_in_time_is_not_a_failure() {
     let mut worker = Instance::start(&books.pool, &gateway).await;
     worker.hear(&[&order]).await;
     worker.call();
-    worker.clock.strike();
+    worker.timer.strike();
     worker.settle().await;
     assert_eq!(worker.said(), [(Execute, Unknown, 1)]);
     assert_eq!(state(&books.pool, order.command_id).await, ("started".to_owned(), true));

@@ -14,10 +14,10 @@ use amends_protocol::{
 
 /// Source and sink of one or more instances of a worker. Clones are the same wire.
 #[derive(Clone, Default)]
-pub struct Wire(Arc<Mutex<State>>);
+pub struct Wire(Arc<Mutex<WireState>>);
 
 #[derive(Default)]
-struct State {
+struct WireState {
     queue: VecDeque<Inbound>,
     /// Received, and neither committed nor given back.
     taken: Vec<Inbound>,
@@ -29,7 +29,7 @@ struct State {
 }
 
 impl Wire {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, WireState> {
         self.0.lock().unwrap()
     }
 
@@ -93,7 +93,7 @@ impl Wire {
     }
 }
 
-impl State {
+impl WireState {
     fn rewind(&mut self) {
         for message in std::mem::take(&mut self.taken).into_iter().rev() {
             self.queue.push_front(message);

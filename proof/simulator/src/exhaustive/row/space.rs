@@ -3,10 +3,10 @@
 use super::*;
 
 impl Space for OneRow {
-    type State = State;
+    type State = RowSystem;
 
-    fn initial(&self) -> State {
-        State {
+    fn initial(&self) -> RowSystem {
+        RowSystem {
             row: None,
             lapsed: false,
             calls: [None, None],
@@ -21,7 +21,7 @@ impl Space for OneRow {
         }
     }
 
-    fn next(&self, state: &State) -> Vec<(String, State)> {
+    fn next(&self, state: &RowSystem) -> Vec<(String, RowSystem)> {
         let mut next = Vec::new();
         for instance in 0..2 {
             // What the instance takes while it calls for the row is decided by the row, and begins no second call.
@@ -84,7 +84,7 @@ impl Space for OneRow {
                 next.push((format!("instance {instance} takes over"), after));
             }
         }
-        let owner_of = |row: &Row| row.lease.and_then(|l| l.owner);
+        let owner_of = |row: &CommandRow| row.lease.and_then(|l| l.owner);
         if let Some(of) = state.row.as_ref().and_then(owner_of).filter(|_| !state.lapsed) {
             // The lease of the dead lapses in any case; that of the living, if they are paused.
             let calls = (0..2).any(|i| owner(i) == of && state.calls[i].is_some());
@@ -111,7 +111,7 @@ impl Space for OneRow {
         next
     }
 
-    fn broken(&self, state: &State, at_rest: bool) -> Option<String> {
+    fn broken(&self, state: &RowSystem, at_rest: bool) -> Option<String> {
         if state.charges > 1 {
             return Some("charged twice".to_owned());
         }

@@ -4,7 +4,7 @@ use super::*;
 
 impl TwoSteps {
     /// What else may become of a reply on its way.
-    pub(super) fn garbled(&self, state: &State, at: usize, next: &mut Vec<(String, State)>) {
+    pub(super) fn garbled(&self, state: &SagaSystem, at: usize, next: &mut Vec<(String, SagaSystem)>) {
         let Message::Reply(reply) = &state.messages[at] else { return };
         if state.left.unnetted > 0 && reply.kind == Kind::Compensate && !reply.exposure.is_empty() {
             let mut after = state.clone();
@@ -24,7 +24,7 @@ impl TwoSteps {
 
     /// An operator looks at what is parked; or does something about what they saw. What they say was undone, they had
     /// undone when they looked.
-    pub(super) fn operator(&self, state: &State, e: usize, next: &mut Vec<(String, State)>) {
+    pub(super) fn operator(&self, state: &SagaSystem, e: usize, next: &mut Vec<(String, SagaSystem)>) {
         if state.left.actions == 0 {
             return;
         }

@@ -3,13 +3,13 @@
 use super::*;
 
 impl Space for TwoSteps {
-    type State = State;
+    type State = SagaSystem;
 
-    fn initial(&self) -> State {
+    fn initial(&self) -> SagaSystem {
         let now = DateTime::from_timestamp(1_767_225_600, 0).unwrap_or_default();
         let new = NewSaga { id: super::super::saga_id(), slot: 1, business_key: "k".to_owned() };
         let born = start(&self.definition, new, &Json::null(), now);
-        State {
+        SagaSystem {
             saga: born.saga,
             now,
             engines: [At::Idle, At::Idle],
@@ -24,7 +24,7 @@ impl Space for TwoSteps {
         }
     }
 
-    fn next(&self, state: &State) -> Vec<(String, State)> {
+    fn next(&self, state: &SagaSystem) -> Vec<(String, SagaSystem)> {
         let mut next = Vec::new();
         for (e, at) in state.engines.iter().enumerate() {
             if e == 0 || !matches!((at, &state.engines[0]), (At::Idle, At::Idle)) {
@@ -57,7 +57,7 @@ impl Space for TwoSteps {
         next.into_iter().map(|(step, state)| (step, state.canonical())).collect()
     }
 
-    fn tell(&self, state: &State, into: &mut dyn Write) {
+    fn tell(&self, state: &SagaSystem, into: &mut dyn Write) {
         let saga = |saga: &Saga, into: &mut dyn Write| {
             let wake = saga.wake_at.map(|at| at.timestamp_micros());
             let (since, state) = (saga.since.timestamp_micros(), saga.state.to_json());
@@ -65,7 +65,7 @@ impl Space for TwoSteps {
         };
         saga(&state.saga, into);
         let _ = write!(into, "{} ", state.now.timestamp_micros());
-        let send = |s: &Send, into: &mut dyn Write| {
+        let send = |s: &CommandToSend, into: &mut dyn Write| {
             let _ = write!(into, "{} {:?} {} {};", s.step, s.kind, s.attempt, s.issued_at.timestamp_micros());
         };
         let message = |m: &Message, into: &mut dyn Write| match m {
@@ -115,7 +115,7 @@ impl Space for TwoSteps {
         let _ = write!(into, "{:?} {left:?} {promised} {page:?}", state.effects.values());
     }
 
-    fn broken(&self, state: &State, at_rest: bool) -> Option<String> {
+    fn broken(&self, state: &SagaSystem, at_rest: bool) -> Option<String> {
         if state.changed_outcome {
             return Some("an outcome changed".to_owned());
         }

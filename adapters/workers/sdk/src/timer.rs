@@ -5,24 +5,24 @@ use std::{future::Future, time::Duration};
 use futures::future::{Either, select};
 
 /// Lets time pass. A simulator has its own.
-pub trait Clock: Send + Sync {
+pub trait Timer: Send + Sync {
     /// Ends after `pause`.
     fn sleep(&self, pause: Duration) -> impl Future<Output = ()> + Send;
 }
 
-/// The clock of a tokio runtime.
+/// The timer of a tokio runtime.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct TokioClock;
+pub struct TokioTimer;
 
-impl Clock for TokioClock {
+impl Timer for TokioTimer {
     async fn sleep(&self, pause: Duration) {
         tokio::time::sleep(pause).await;
     }
 }
 
 /// The future's value, or none once `limit` has passed. A value that is there counts, however late.
-pub async fn within<C: Clock, F: Future>(clock: &C, limit: Duration, future: F) -> Option<F::Output> {
-    let (future, sleep) = (std::pin::pin!(future), std::pin::pin!(clock.sleep(limit)));
+pub async fn within<C: Timer, F: Future>(timer: &C, limit: Duration, future: F) -> Option<F::Output> {
+    let (future, sleep) = (std::pin::pin!(future), std::pin::pin!(timer.sleep(limit)));
     match select(future, sleep).await {
         Either::Left((value, _)) => Some(value),
         Either::Right(_) => None,
