@@ -12,6 +12,7 @@ use amends_postgres::{
     columns::{each, small},
     error, lost_commit, timeline,
 };
+use amends_protocol::halving::Parts;
 use chrono::{DateTime, Utc};
 use sqlx::Row as _;
 use uuid::Uuid;
@@ -47,14 +48,12 @@ impl OrderStore {
         birth: impl Fn(&NewOrder, DateTime<Utc>) -> Change,
     ) -> Result<Vec<Placed>, Error> {
         let mut placed = Vec::with_capacity(orders.len());
-        let mut parts = vec![orders];
-        while let Some(part) = parts.pop() {
+        let mut parts = Parts::of(orders);
+        while let Some(part) = parts.next() {
             match self.place_together(part, &birth).await {
                 Ok(answers) => placed.extend(answers),
-                Err(Error::Data(why)) if part.len() == 1 => placed.push(Placed::Unstorable(why)),
-                Err(Error::Data(_)) => {
-                    let (first, second) = part.split_at(part.len() / 2);
-                    parts.extend([second, first]);
+                Err(Error::Data(why)) => {
+                    placed.extend(parts.halve(part).map(|_| Placed::Unstorable(why)));
                 }
                 Err(other) => return Err(other),
             }
@@ -67,9 +66,6 @@ impl OrderStore {
         orders: &[NewOrder],
         birth: &impl Fn(&NewOrder, DateTime<Utc>) -> Change,
     ) -> Result<Vec<Placed>, Error> {
-        if orders.is_empty() {
-            return Ok(Vec::new());
-        }
         let now = self.clock.now(&self.pool).await.map_err(error::of)?;
         let rows: Vec<(OrderRow, Change)> = orders
             .iter()

@@ -15,8 +15,10 @@
 //! ```
 #![warn(missing_docs)]
 
+pub mod backoff;
 mod command;
 mod exposure;
+pub mod halving;
 pub mod id;
 mod json;
 mod reply;

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use amends_protocol::{Json, Kind, Reason, transport::Sink};
+use amends_protocol::{Json, Kind, Reason, halving::Parts, transport::Sink};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
@@ -389,23 +389,16 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
     /// Writes in one transaction. What cannot be stored is found by halving, so that it cannot stop the rest.
     async fn write(&self, writes: &[Write]) -> Result<Wrote, Error> {
         let mut wrote = Wrote::default();
-        let mut parts = vec![writes];
-        while let Some(part) = parts.pop() {
-            if part.is_empty() {
-                continue;
-            }
+        let mut parts = Parts::of(writes);
+        while let Some(part) = parts.next() {
             let began = self.clock.monotonic();
             match self.store.commit(part).await {
                 Ok(Committed { written, locked }) => {
                     wrote.written.extend(written);
                     wrote.locked.extend(locked);
                 }
-                Err(port::Error::Data(why)) if part.len() == 1 => {
-                    wrote.refused.push((part[0].saga.id, why));
-                }
-                Err(port::Error::Data(_)) => {
-                    let (a, b) = part.split_at(part.len() / 2);
-                    parts.extend([b, a]);
+                Err(port::Error::Data(why)) => {
+                    wrote.refused.extend(parts.halve(part).map(|alone| (alone.saga.id, why)));
                 }
                 Err(other) => return Err(other.into()),
             }

@@ -41,6 +41,7 @@ use std::{
 
 use amends_protocol::{
     TokenKey,
+    backoff::rest_after,
     transport::{self, Assignment},
 };
 
@@ -163,8 +164,10 @@ impl Ownership {
     }
 }
 
-/// How long a loop rests after the `n`th failure in a row: 0.1 s doubling to 5 s, jittered.
-pub fn rest(n: u32, jitter: u16) -> Duration {
-    let full = Duration::from_millis(100 << n.saturating_sub(1).min(6)).min(Duration::from_secs(5));
-    full - full.mul_f64(f64::from(jitter.min(1000)) / 2000.0)
+/// The longest that a loop rests after failures.
+const LOOP_LONGEST_REST: Duration = Duration::from_secs(5);
+
+/// How long a loop rests after so many failures in a row; `jitter` in thousandths.
+pub fn rest(failures: u32, jitter: u16) -> Duration {
+    rest_after(failures, LOOP_LONGEST_REST, f64::from(jitter) / 1000.0)
 }

@@ -3,7 +3,11 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use amends_protocol::{Command, Outcome, Reply, wire};
+use amends_protocol::{
+    Command, Outcome, Reply,
+    halving::{Halved, halve},
+    wire,
+};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
@@ -192,14 +196,14 @@ impl<'a> Parts<'a> {
 
     /// Puts the halves of a part back, in order; one that cannot be halved is the poison.
     pub(crate) fn halve(&mut self, part: Part<'a>) -> Option<&'a Delivery> {
-        let Part { deliveries, locks } = part;
-        if let [poison] = deliveries {
-            return Some(poison);
+        match halve(part.deliveries)? {
+            Halved::Alone(poison) => Some(poison),
+            Halved::Halves(first, second) => {
+                self.parts.push_front(Part { deliveries: second, ..part });
+                self.parts.push_front(Part { deliveries: first, ..part });
+                None
+            }
         }
-        let (first, second) = deliveries.split_at(deliveries.len() / 2);
-        self.parts.push_front(Part { deliveries: second, locks });
-        self.parts.push_front(Part { deliveries: first, locks });
-        None
     }
 
     /// A part has waited in vain for a row that another transaction holds: it is done again past such rows. What cannot

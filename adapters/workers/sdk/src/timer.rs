@@ -2,6 +2,7 @@
 
 use std::{future::Future, time::Duration};
 
+use amends_protocol::backoff::rest_after;
 use futures::future::{Either, select};
 
 /// Lets time pass. A simulator has its own.
@@ -29,7 +30,10 @@ pub async fn within<C: Timer, F: Future>(timer: &C, limit: Duration, future: F) 
     }
 }
 
-/// Pauses between repetitions: doubling from a tenth of a second to ten seconds, jittered.
+/// The longest pause between repetitions.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Pauses between repetitions: they double, and are jittered.
 #[derive(Debug, Default)]
 pub struct Backoff {
     failures: u32,
@@ -38,10 +42,8 @@ pub struct Backoff {
 impl Backoff {
     /// The next pause.
     pub fn pause(&mut self) -> Duration {
-        let longest =
-            Duration::from_secs(10).min(Duration::from_millis(100) * 2_u32.pow(self.failures.min(7)));
-        self.failures += 1;
-        longest.mul_f64(rand::random_range(0.5..1.0))
+        self.failures = self.failures.saturating_add(1);
+        rest_after(self.failures, LONGEST_PAUSE, rand::random())
     }
 
     /// It worked: the next pause is short again.
