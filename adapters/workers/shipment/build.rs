@@ -2,4 +2,5 @@
 
 fn main() {
     println!("cargo:rerun-if-changed=../../../migrations/shipment");
+    println!("cargo:rerun-if-changed=../../../migrations/worker");
 }

@@ -12,11 +12,11 @@ use amends_protocol::Exposure;
 use axum::{
     Json,
     body::Bytes,
-    extract::{Path, State},
-    http::HeaderMap,
+    extract::{FromRequest, FromRequestParts as _, Path, Request},
+    response::{IntoResponse, Response},
 };
 use garde::Validate;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -30,7 +30,7 @@ use crate::{
 /// Why a saga is cancelled.
 #[derive(Debug, Serialize, Deserialize, Validate)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct CancelRequest {
+pub(super) struct CancelRequest {
     #[garde(custom(request::text))]
     reason: String,
 }
@@ -38,7 +38,7 @@ struct CancelRequest {
 /// What is tried again, as it was looked at, and why.
 #[derive(Debug, Serialize, Deserialize, Validate)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct RetryRequest {
+pub(super) struct RetryRequest {
     #[garde(custom(request::text))]
     reason: String,
     #[garde(skip)]
@@ -51,7 +51,7 @@ struct RetryRequest {
 /// Why nobody is to wait any longer; and for what, if it matters.
 #[derive(Debug, Serialize, Deserialize, Validate)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct ResendRequest {
+pub(super) struct ResendRequest {
     #[garde(custom(request::text))]
     reason: String,
     #[garde(skip)]
@@ -65,7 +65,7 @@ struct ResendRequest {
 /// What an operator knows from elsewhere, of what they looked at.
 #[derive(Debug, Serialize, Deserialize, Validate)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct ResolveRequest {
+pub(super) struct ResolveRequest {
     #[garde(skip)]
     outcome: Done,
     #[garde(custom(request::text))]
@@ -82,31 +82,45 @@ struct ResolveRequest {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-enum Done {
+pub(super) enum Done {
     Done,
     NotDone,
 }
 
-pub(super) async fn retry(
-    State(api): State<Arc<Api>>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    bytes: Bytes,
-) -> Result<Json<Value>, Problem> {
-    let id = body::id("id", &id)?;
-    let RetryRequest { reason, revision, command_id } = body::read(&headers, &bytes)?;
+/// An operator's request about one saga.
+pub(super) struct Action<R> {
+    api: Arc<Api>,
+    id: Uuid,
+    request: R,
+}
+
+impl<R: DeserializeOwned + Serialize + Validate<Context = ()>> FromRequest<Arc<Api>> for Action<R> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Response> {
+        let (mut head, body) = request.into_parts();
+        let Path(id): Path<String> =
+            Path::from_request_parts(&mut head, api).await.map_err(IntoResponse::into_response)?;
+        let headers = head.headers.clone();
+        let bytes = Bytes::from_request(Request::from_parts(head, body), api)
+            .await
+            .map_err(IntoResponse::into_response)?;
+        let read = || Ok::<_, Problem>((body::id("id", &id)?, body::read(&headers, &bytes)?));
+        let (id, request) = read().map_err(Problem::into_response)?;
+        Ok(Self { api: Arc::clone(api), id, request })
+    }
+}
+
+pub(super) async fn retry(Action { api, id, request }: Action<RetryRequest>) -> Result<Json<Value>, Problem> {
+    let RetryRequest { reason, revision, command_id } = request;
     let (by, seen) = (Actor::new(SUBJECT, reason), Seen { revision, command_id });
     act(&api, id, Event::RetryRequested(Retry { by, seen })).await
 }
 
 pub(super) async fn resend(
-    State(api): State<Arc<Api>>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    bytes: Bytes,
+    Action { api, id, request }: Action<ResendRequest>,
 ) -> Result<Json<Value>, Problem> {
-    let id = body::id("id", &id)?;
-    let ResendRequest { reason, revision, command_id } = body::read(&headers, &bytes)?;
+    let ResendRequest { reason, revision, command_id } = request;
     let seen = match (revision, command_id) {
         (Some(revision), command_id) => Some(Seen { revision, command_id }),
         (None, None) => None,
@@ -120,24 +134,16 @@ pub(super) async fn resend(
 }
 
 pub(super) async fn cancel(
-    State(api): State<Arc<Api>>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    bytes: Bytes,
+    Action { api, id, request }: Action<CancelRequest>,
 ) -> Result<Json<Value>, Problem> {
-    let id = body::id("id", &id)?;
-    let CancelRequest { reason } = body::read(&headers, &bytes)?;
+    let CancelRequest { reason } = request;
     act(&api, id, Event::CancelRequested(Actor::new(SUBJECT, reason))).await
 }
 
 pub(super) async fn resolve(
-    State(api): State<Arc<Api>>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    bytes: Bytes,
+    Action { api, id, request }: Action<ResolveRequest>,
 ) -> Result<Json<Value>, Problem> {
-    let id = body::id("id", &id)?;
-    let ResolveRequest { outcome, reason, reference, revision, command_id } = body::read(&headers, &bytes)?;
+    let ResolveRequest { outcome, reason, reference, revision, command_id } = request;
     let (done, seen) = (outcome == Done::Done, Seen { revision, command_id });
     let exposure = match done {
         true => would_hold(&api, &admin(&api).get(id).await?.ok_or_else(no_saga)?, seen),

@@ -1,4 +1,4 @@
--- The worker's rows: one for each command, keyed by the id of its execute. The same in each worker's database. An id
+-- The worker's rows: one for each command, keyed by the id of its execute. The same file in each worker's folder. An id
 -- begins with the millisecond of its saga's birth, so that a month's rows are a partition, and go as one.
 CREATE TABLE commands (
     command_id  uuid PRIMARY KEY,
@@ -101,29 +101,7 @@ CREATE TABLE command_keys (
     key   text NOT NULL CHECK (key ~ '^[0-9a-f]{64}$')
 );
 
--- The built-in carrier's own books: the worker's code does not read them. One row a key, by which a booking is
--- repeated without effect. No address is kept.
-CREATE TABLE carrier_bookings (
-    key             uuid PRIMARY KEY,
-    tracking_number text,  -- none if it was refused
-    country         text NOT NULL CHECK (country ~ '^[A-Z]{2}$'),
-    created_at      timestamptz NOT NULL DEFAULT now()
-);
-
-CREATE TABLE carrier_cancellations (
-    key         uuid PRIMARY KEY,
-    booking_key uuid NOT NULL UNIQUE REFERENCES carrier_bookings (key),
-    created_at  timestamptz NOT NULL DEFAULT now()
-);
-
-GRANT SELECT, INSERT, UPDATE, DELETE ON commands TO amends_shipment;
-GRANT SELECT, DELETE ON commands_default TO amends_shipment;
-GRANT SELECT ON command_keys TO amends_shipment;
 REVOKE ALL ON FUNCTION ensure_partitions(integer, timestamptz), expire_partition(interval) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION ensure_partitions(integer, timestamptz), expire_partition(interval) TO amends_shipment;
-GRANT SELECT, INSERT, DELETE ON carrier_bookings, carrier_cancellations TO amends_shipment;
--- The service checks at its start that the schema is the one it was made for.
-GRANT SELECT ON _sqlx_migrations TO amends_shipment;
 
 -- The oldest schema whose programs can run beside this one. A migration after which they cannot raises it: an N-1
 -- program starts, and runs, beside a migrated N database.
@@ -132,4 +110,3 @@ CREATE TABLE schema_compatibility (
     compatible_from bigint NOT NULL
 );
 INSERT INTO schema_compatibility (compatible_from) VALUES (1);
-GRANT SELECT ON schema_compatibility TO amends_shipment;

@@ -1,0 +1,1 @@
+../worker/0001_commands.sql
