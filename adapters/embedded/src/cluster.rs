@@ -101,13 +101,15 @@ impl Cluster {
         self.directory.join("server.log")
     }
 
-    /// The superuser's password: drawn once, then kept with the cluster.
+    /// The superuser's password: drawn once, then kept with the cluster. A cluster whose password is lost is left alone.
     fn keep_password(&self) -> Result<String, Error> {
         let path = self.password_file();
         let failed = |error| Error::io("keeping the password in", &path, error);
         match fs::read_to_string(&path) {
             Ok(password) if !password.is_empty() => return Ok(password),
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            // The password is written before the cluster is made.
+            _ if self.data().exists() => return Err(Error::PasswordLost(path)),
             _ => {}
         }
         let password = format!("{:032x}", rand::random::<u128>());
@@ -117,8 +119,6 @@ impl Cluster {
         fs::write(&draft, &password).map_err(failed)?;
         self.run_as.own(&draft).map_err(failed)?;
         fs::rename(&draft, &path).map_err(failed)?;
-        // A cluster without its password is of no use to anybody.
-        remove(&self.data())?;
         Ok(password)
     }
 

@@ -65,6 +65,13 @@ pub enum Error {
         /// What went wrong.
         source: io::Error,
     },
+    /// There is a cluster and no password for it.
+    #[error(
+        "{} is missing or empty, and without it nobody gets into the cluster beside it: put it back, or remove \
+         the cluster and what is in it by a fresh start",
+        .0.display()
+    )]
+    PasswordLost(PathBuf),
     /// `initdb` failed.
     #[error("initdb: {0}")]
     Initdb(String),

@@ -63,6 +63,29 @@ async fn only_who_knows_the_password_gets_in() {
 }
 
 #[tokio::test]
+async fn a_cluster_whose_password_is_lost_is_refused_and_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Postgres::start(options(directory.path())).await.unwrap();
+    let path = server.directory().join("password");
+    let mut connection = PgConnection::connect(&server.url("postgres")).await.unwrap();
+    sqlx::query("CREATE TABLE kept AS SELECT 7 AS n").execute(&mut connection).await.unwrap();
+    drop(connection);
+    server.stop().await;
+    let password = std::fs::read(&path).unwrap();
+    for lost in [Some(""), None] {
+        match lost {
+            Some(text) => std::fs::write(&path, text).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+        let refused = Postgres::start(options(directory.path())).await;
+        assert!(matches!(refused, Err(Error::PasswordLost(named)) if named == path));
+    }
+    std::fs::write(&path, password).unwrap();
+    let server = Postgres::start(options(directory.path())).await.unwrap();
+    assert_eq!(number(&server.url("postgres"), "SELECT n FROM kept").await, 7);
+}
+
+#[tokio::test]
 async fn a_second_server_on_the_same_data_is_refused_and_the_first_goes_on() {
     let directory = tempfile::tempdir().unwrap();
     let first = Postgres::start(options(directory.path())).await.unwrap();

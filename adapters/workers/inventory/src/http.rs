@@ -1,5 +1,7 @@
 //! `/api/inventory`: what there is of each product, and putting stock in.
 
+use std::{sync::Arc, time::Duration};
+
 use amends_http::{
     accept, body,
     query::{self, Parameter},
@@ -8,14 +10,16 @@ use amends_pool::Pool;
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{OriginalUri, Path, State},
+    extract::{OriginalUri, Path, Request, State},
     http::HeaderMap,
-    middleware::from_fn,
+    middleware::{Next, from_fn, from_fn_with_state},
+    response::Response,
     routing::{get, put},
 };
 use garde::Validate;
 use serde::{Deserialize, Serialize};
 use sqlx::FromRow;
+use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
     problem::Problem,
@@ -27,15 +31,33 @@ const PAGE: i64 = 100;
 const PAGE_LARGEST: i64 = 1_000;
 const PARAMETERS: [Parameter; 2] = [Parameter::Once("after"), Parameter::Once("limit")];
 
-/// The inventory's HTTP routes. The rules of every HTTP edge ([`amends_http::guarded`]) are to stand in front of them.
-pub fn router(pool: impl Into<Pool>) -> Router {
+/// How long a request waits for its turn.
+const TURN_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The inventory's HTTP routes, which serve `at_once` requests at a time, each with one of the pool's connections. The
+/// rules of every HTTP edge ([`amends_http::guarded`]) are to stand in front of them.
+pub fn router(pool: impl Into<Pool>, at_once: u32) -> Router {
+    let turns = Arc::new(Semaphore::new(at_once as usize));
     Router::new()
         .route("/api/inventory/{productId}", get(one))
         .route("/api/inventory/{productId}/stock", put(set_stock))
         .route_layer(from_fn(query::none))
         .route("/api/inventory", get(list))
         .route_layer(from_fn(accept::json))
+        .route_layer(from_fn_with_state(turns, in_turn))
         .with_state(pool.into())
+}
+
+/// Serves a request once it has its turn. Without this it would wait for a connection, and blame the database.
+async fn in_turn(
+    State(turns): State<Arc<Semaphore>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    match timeout(TURN_PATIENCE, turns.acquire()).await {
+        Ok(Ok(_turn)) => Ok(next.run(request).await),
+        _ => Err(Problem::Busy),
+    }
 }
 
 /// A product as it is shown.

@@ -1,6 +1,9 @@
 //! Every way in which a request can fail. What goes over the wire is [`ProblemDetails`].
 
+use std::time::Duration;
+
 use amends_http::{Fault, ProblemDetails};
+use amends_pool::sqlstate;
 use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
@@ -15,6 +18,10 @@ pub(crate) enum Problem {
     UnknownProduct,
     /// Less would be on hand than is reserved.
     BelowReserved { reserved: i64 },
+    /// As many requests are being served as may be at once.
+    Busy,
+    /// Another transaction holds the product's row.
+    Locked,
     /// The database is away; the same request may work later.
     Unavailable,
 }
@@ -34,6 +41,9 @@ impl From<ProblemDetails> for Problem {
 
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
+        if sqlstate::is_locked(&error) {
+            return Problem::Locked;
+        }
         tracing::warn!(%error, "request not served");
         Problem::Unavailable
     }
@@ -55,6 +65,16 @@ impl IntoResponse for Problem {
                 "Less than is reserved",
                 format!("{reserved} are reserved for orders."),
             ),
+            Problem::Busy => ProblemDetails::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "busy",
+                "More is asked than is served at once",
+                "Nothing was changed. Ask again later.",
+            )
+            .retry_after(Duration::from_secs(1)),
+            Problem::Locked => {
+                ProblemDetails::unavailable("Another transaction holds this product. Nothing was changed.")
+            }
             Problem::Unavailable => ProblemDetails::unavailable("The inventory's database is away."),
         };
         details.into_response()

@@ -51,7 +51,7 @@ async fn put(pool: &PgPool, product: &str, on_hand: i64) {
     let put =
         Request::put(format!("/api/inventory/{product}/stock")).header("content-type", "application/json");
     let request = put.body(body).unwrap();
-    assert!(router(pool.clone()).oneshot(request).await.unwrap().status().is_success());
+    assert!(router(pool.clone(), 2).oneshot(request).await.unwrap().status().is_success());
 }
 
 #[tokio::test]

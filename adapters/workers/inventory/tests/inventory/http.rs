@@ -1,6 +1,10 @@
 //! `/api/inventory`: shapes and refusals.
 
-use axum::{body::Body, http::StatusCode};
+use axum::{
+    body::{Body, to_bytes},
+    http::StatusCode,
+};
+use futures::future::join_all;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -48,6 +52,33 @@ async fn less_than_is_reserved_is_a_conflict_and_changes_nothing() {
     assert_eq!((status, kind.as_str()), (409, "/problems/below-reserved"));
     assert_eq!(world.stock("mug").await, (5, 3, 0));
     world.assert_books_balance().await;
+}
+
+#[tokio::test]
+async fn a_product_that_somebody_holds_is_a_503_that_says_so_and_so_is_a_crowd() {
+    let world = World::quiet().await;
+    world.put("mug", 5).await;
+    let app = world.app();
+    let mut holds = world.database.pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM stock WHERE product_id = 'mug' FOR UPDATE").execute(&mut *holds).await.unwrap();
+    let put = || async {
+        let request = request("PUT", "/api/inventory/mug/stock").header("content-type", "application/json");
+        let response =
+            app.clone().oneshot(request.body(Body::from(r#"{"onHand":7}"#)).unwrap()).await.unwrap();
+        let status = response.status().as_u16();
+        let retry_after = response.headers().contains_key("retry-after");
+        let problem: Value =
+            serde_json::from_slice(&to_bytes(response.into_body(), 1 << 20).await.unwrap()).unwrap();
+        (status, retry_after, problem["type"].as_str().unwrap().to_owned())
+    };
+    // Each waits for the row for a second; two are served at a time.
+    let refused = join_all((0..10).map(|_| put())).await;
+    let of_type = |kind: &str| refused.iter().filter(|(.., of)| of == kind).count();
+    assert!(refused.iter().all(|(status, retry_after, _)| *status == 503 && *retry_after), "{refused:?}");
+    assert!(of_type("/problems/busy") >= 4 && of_type("/problems/unavailable") >= 2, "{refused:?}");
+    holds.rollback().await.unwrap();
+    world.put("mug", 7).await;
+    assert_eq!(world.stock("mug").await, (7, 0, 0));
 }
 
 #[tokio::test]

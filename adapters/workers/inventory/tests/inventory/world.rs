@@ -82,7 +82,7 @@ impl World {
 
     /// The routes, with the rules of every HTTP edge in front of them.
     pub fn app(&self) -> Router {
-        guarded(router(self.pool.clone()), Rules::default())
+        guarded(router(self.pool.clone(), 2), Rules::default())
     }
 
     /// On hand, reserved, shipped.
