@@ -16,7 +16,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::problem::Problem;
+use crate::{problem::Problem, process::Process};
 
 /// How long a list waits for its turn.
 const LIST_WAIT: Duration = Duration::from_secs(2);
@@ -34,8 +34,9 @@ impl Lists {
     ///
     /// # Errors
     /// The URL is none.
-    pub fn connect(url: &str) -> Result<Self, amends_pool::Error> {
+    pub fn connect(process: &Process, url: &str) -> Result<Self, amends_pool::Error> {
         let pool = Pool::connect(url, 1, "amends-api-lists", LIST_BOUNDS)?;
+        process.watch_statements(&pool);
         Ok(Self { admin: Admin::new(pool), turn: Arc::new(Semaphore::new(1)) })
     }
 

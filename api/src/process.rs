@@ -151,6 +151,22 @@ impl Process {
         });
     }
 
+    /// Stops the process with a failure once the pool's database says that it can never do what a statement asks for:
+    /// repeated, it would look like an outage without an end.
+    pub fn watch_statements(&self, pool: &Pool) {
+        let (pool, stop, failed) = (pool.clone(), self.stop.clone(), Arc::clone(&self.failed));
+        self.tasks.spawn(async move {
+            tokio::select! {
+                said = pool.program_fault() => {
+                    tracing::error!(said, "the database can never do what this program asks for; stopping");
+                    failed.store(true, Ordering::Relaxed);
+                    stop.cancel();
+                }
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+
     /// Whether the broker answers, for readiness.
     pub fn broker_ready(&self) -> routes::health::Ready {
         let broker = Arc::clone(&self.broker);
@@ -228,6 +244,7 @@ pub async fn database(process: &Process, user: &str, migrator: &Migrator) -> Res
     within(&process.settings, "the database", amends_pool::check(&pool, process.settings.start_timeout))
         .await?;
     amends_pool::is_at(&pool, migrator).await?;
+    process.watch_statements(&pool);
     Ok(pool)
 }
 

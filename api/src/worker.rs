@@ -105,6 +105,7 @@ pub fn inventory(start: Start<'_>) -> Starting<'_> {
         // What is read over HTTP does not take the executor's connections.
         let url = process.settings.database_of(name)?;
         let http = amends_pool::connect(url, INVENTORY_HTTP_CONNECTIONS, "amends-inventory-http")?;
+        process.watch_statements(&http);
         Ok(routes.merge(amends_inventory::router(http, INVENTORY_HTTP_CONNECTIONS)))
     })
 }

@@ -9,7 +9,10 @@ use std::{
 };
 
 use sqlx::pool::PoolConnectionMetadata;
-use tokio::time::{Sleep, sleep_until};
+use tokio::{
+    sync::watch,
+    time::{Sleep, sleep_until},
+};
 
 use crate::sqlstate;
 
@@ -18,7 +21,11 @@ const DISK_FULL_KEPT: Duration = Duration::from_secs(10);
 
 /// What a pool knows of its calls.
 #[derive(Debug, Default)]
-pub(crate) struct Calls(Mutex<CallsState>);
+pub(crate) struct Calls {
+    state: Mutex<CallsState>,
+    /// What the database said of a statement that it can never do.
+    program_fault: watch::Sender<String>,
+}
 
 #[derive(Debug, Default)]
 struct CallsState {
@@ -68,6 +75,14 @@ impl Calls {
         state.is_read_only = !may_write;
     }
 
+    /// Ends with the next statement that the database can never do, and answers what it said.
+    pub(crate) async fn program_fault(&self) -> String {
+        let mut faults = self.program_fault.subscribe();
+        // The sender lives as long as these calls do.
+        let _ = faults.changed().await;
+        faults.borrow().clone()
+    }
+
     /// Whether the last session that was asked may not write.
     pub(crate) fn is_read_only(&self) -> bool {
         self.state().is_read_only
@@ -97,6 +112,9 @@ impl Calls {
         if sqlstate::is_disk_full(error) {
             self.state().disk_full_at = now;
         }
+        if sqlstate::is_program_fault(error) {
+            self.program_fault.send_replace(error.to_string());
+        }
         if sqlstate::is_read_only(error) {
             self.note_may_write(false);
         }
@@ -107,7 +125,7 @@ impl Calls {
     }
 
     fn state(&self) -> MutexGuard<'_, CallsState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

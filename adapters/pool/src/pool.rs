@@ -134,6 +134,12 @@ impl Pool {
         &self.connections
     }
 
+    /// Ends with the next statement that this database can never do (SQLSTATE classes 0A and 42), and answers what it
+    /// said. To repeat such a statement would look like an outage without an end.
+    pub async fn program_fault(&self) -> String {
+        self.calls.program_fault().await
+    }
+
     /// Closes all connections and gives out no more.
     pub async fn close(&self) {
         self.connections.close().await;

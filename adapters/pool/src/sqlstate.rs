@@ -18,6 +18,8 @@ const LOCK_NOT_AVAILABLE: &str = "55P03";
 const QUERY_CANCELED: &str = "57014";
 /// `disk_full`, and `configuration_limit_exceeded`: files may not grow any more.
 const NO_ROOM: [&str; 2] = ["53100", "53400"];
+/// Feature not supported, syntax error or access rule violation: no data and no time makes such a statement work.
+const PROGRAM_CLASSES: [&str; 2] = ["0A", "42"];
 /// `undefined_table`.
 const UNDEFINED_TABLE: &str = "42P01";
 
@@ -44,6 +46,11 @@ pub fn is_disk_full(error: &Error) -> bool {
 /// Whether the session may read and not write.
 pub fn is_read_only(error: &Error) -> bool {
     has_code(error, READ_ONLY)
+}
+
+/// Whether the program is at fault: it asks for what this database does not have or allow, now and ever.
+pub fn is_program_fault(error: &Error) -> bool {
+    has_class(error, &PROGRAM_CLASSES)
 }
 
 /// Whether the statement names a table that is not there.

@@ -54,7 +54,7 @@ pub async fn start(process: &Process, listener: Option<TcpListener>) -> Result<S
     let api = Arc::new(Api {
         engine,
         orders,
-        lists: Lists::connect(settings.database_of("api")?)?,
+        lists: Lists::connect(process, settings.database_of("api")?)?,
         door,
         inventory_url: settings.url_of("inventory").to_owned(),
         // The worker is ours: a proxy of the environment has no business between us.

@@ -35,6 +35,7 @@ pub async fn of_engine(
 ) -> Result<()> {
     let url = process.settings.database_of("engine")?;
     let pool = amends_pool::connect(url, CONNECTIONS, "amends-engine-upkeep")?;
+    process.watch_statements(&pool);
     let database = Database::new(pool.clone());
     let (stuck_after, retention) = (process.settings.stuck_after, process.settings.retention);
     let upkeep = Upkeep::new().await?;

@@ -52,3 +52,22 @@ async fn variables_of_libpq_change_no_connection() {
     let api = stack.start(&["api"]).await;
     api.client().place(&order("mug", 1, "card_approved", "AT")).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_whose_database_can_never_do_what_it_asks_ends_with_a_status() {
+    let stack = Stack::embedded().await;
+    let mut api = stack.start(&["api"]).await;
+    let mut engine = stack.start(&["engine"]).await;
+    let mut payment = stack.start(&["worker", "payment"]).await;
+    for (name, sql) in [
+        ("engine", "REVOKE INSERT, SELECT ON sagas FROM amends_engine"),
+        ("payment", "REVOKE SELECT ON commands FROM amends_payment"),
+    ] {
+        sqlx::query(sql).execute(stack.pool(name)).await.unwrap();
+    }
+    let refused = api.client().try_place(&order("mug", 1, "card_approved", "AT"), None).await;
+    assert!(refused.is_none_or(|answer| answer.status == 503), "it is not taken for an outage");
+    for process in [&mut api, &mut engine, &mut payment] {
+        assert_eq!(process.ended().await.code(), Some(1));
+    }
+}

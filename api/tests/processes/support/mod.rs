@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -277,13 +277,18 @@ impl Process {
     pub async fn stop(mut self) {
         let told = Command::new("sh").args(["-c", &format!("kill -TERM {}", self.child.id())]).status();
         assert!(told.unwrap().success());
+        let status = self.ended().await;
+        assert!(status.success(), "{}: {status}", self.role);
+    }
+
+    /// Waits until it has ended.
+    pub async fn ended(&mut self) -> ExitStatus {
         let child = &mut self.child;
-        let status = eventually(&format!("{} ends at SIGTERM", self.role), LONG, || {
+        eventually(&format!("{} ends", self.role), LONG, || {
             let ended = child.try_wait().unwrap();
             async move { ended }
         })
-        .await;
-        assert!(status.success(), "{}: {status}", self.role);
+        .await
     }
 
     /// kill -9.
