@@ -206,6 +206,18 @@ BEGIN
         RETURNING k.order_id;
 END $$;
 
+-- Whether a statement that was issued at this time arrives in time; otherwise it fails. Its program has waited 12 seconds
+-- for the answer by then, and has read back that nothing was written. A network that was silent may still deliver it.
+CREATE FUNCTION arrives_in_time(issued_at timestamptz) RETURNS boolean
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    IF issued_at < clock_timestamp() - interval '12 seconds' THEN
+        RAISE EXCEPTION 'the statement was issued too long ago' USING ERRCODE = 'query_canceled';
+    END IF;
+    RETURN true;
+END $$;
+
 -- Moves a class on to its next generation if the current one is a lifetime old; returns whether it was. What it empties
 -- was taken before the current generation's predecessor began. Locks that are not to be had soon are left for later:
 -- orders wait behind them.
@@ -431,8 +443,8 @@ END $$;
 -- What the engine and the api may do. History they can only add to; what is past its time goes by the functions above.
 REVOKE ALL ON FUNCTION ensure_partitions(integer), ensure_month(timestamptz), turn_keys(smallint),
     retire_month(text, interval), forget_leftovers(text, interval, uuid),
-    take_keys(smallint, text[], text[], uuid[], bytea[]) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION ensure_partitions(integer), turn_keys(smallint), retire_month(text, interval),
+    take_keys(smallint, text[], text[], uuid[], bytea[]), arrives_in_time(timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION arrives_in_time(timestamptz), ensure_partitions(integer), turn_keys(smallint), retire_month(text, interval),
     forget_leftovers(text, interval, uuid), take_keys(smallint, text[], text[], uuid[], bytea[]) TO amends_engine;
 GRANT SELECT ON command_keys, _sqlx_migrations, deployment, idempotency_key_classes TO amends_engine;
 GRANT SELECT, INSERT ON sagas, personal, timeline, strays, orders TO amends_engine;

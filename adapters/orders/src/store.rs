@@ -182,7 +182,8 @@ impl OrderStore {
 }
 
 /// Keys, orders and the births of their sagas: one statement, one transaction, one round trip. An order with a key
-/// is placed only if the key was taken for it. Answers for which orders.
+/// is placed only if the key was taken for it. Answers for which orders. A statement that arrives once its caller has given
+/// it up (`arrives_in_time`) places nothing: the caller was told so.
 const PLACE: &str = concat!(
     "WITH ",
     keys::take!(),
@@ -192,7 +193,7 @@ const PLACE: &str = concat!(
             AS w (",
     amends_postgres::birth_names!(),
     ", order_id, keyed, cancels_at, total, subject, customer_id, currency, lines)
-        WHERE NOT keyed OR order_id IN (SELECT order_id FROM taken)
+        WHERE arrives_in_time(at) AND (NOT keyed OR order_id IN (SELECT order_id FROM taken))
     ), placed AS (
         INSERT INTO orders (id, saga_id, created_at, cancels_at, total, subject, customer_id, currency, lines)
         SELECT order_id, saga_id, at, cancels_at, total, subject, customer_id, currency, lines FROM new

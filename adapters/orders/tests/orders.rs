@@ -104,6 +104,23 @@ async fn an_order_is_read_as_it_was_placed_with_its_sagas_label() {
 }
 
 #[tokio::test]
+async fn a_statement_that_arrives_after_its_caller_has_read_back_places_nothing_and_takes_no_key() {
+    let (world, store) = orders().await;
+    let given_up = i64::try_from(amends_pool::Bounds::default().call.as_secs()).unwrap();
+    let issued = |seconds_ago: i64| {
+        move |order: &NewOrder, now: DateTime<Utc>| {
+            birth(order, now - chrono::TimeDelta::seconds(seconds_ago))
+        }
+    };
+    let batch = [order(Some(("k", 1))), order(None)];
+    let late = store.place(&batch, issued(given_up + 1)).await;
+    assert!(matches!(late, Err(Error::Unavailable(_))), "{late:?}");
+    assert_eq!(rows(world.owner()).await, [0; 5]);
+    let placed = store.place(&batch, issued(given_up - 1)).await.unwrap();
+    assert!(placed.iter().all(|placed| matches!(placed, Placed::New { .. })));
+}
+
+#[tokio::test]
 async fn an_order_that_was_never_placed_is_not_there() {
     let (_world, store) = orders().await;
     let nobody = Uuid::now_v7();
