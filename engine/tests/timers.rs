@@ -457,9 +457,10 @@ fn an_engine_that_starts_after_the_clock_was_set_back_finds_who_would_oversleep(
     let many: Vec<_> = (0..BATCH + 10).map(|_| world.born(1)).collect();
     set_back(&world, TimeDelta::hours(2));
     let mut timers = Timers::default();
-    while look(&mut timers, &engine) > 0 {}
-    world.passes(1);
-    while look(&mut timers, &engine) > 0 {}
+    for _ in 0..2 {
+        assert!((0..100).any(|_| look(&mut timers, &engine) == 0), "it looks and looks");
+        world.passes(1);
+    }
     let limit = world.state().now + TimeDelta::minutes(2);
     assert!(many.iter().all(|saga| world.saga(*saga).wake_at.unwrap() < limit));
 }
