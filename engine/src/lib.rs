@@ -1,9 +1,9 @@
-//! The saga engine: durable workflows whose steps are commands to workers, and whose failures are undone in
-//! reverse. It knows nothing of orders, Postgres, Kafka or HTTP.
+//! The saga engine: durable workflows whose steps are commands to workers, and whose failures are undone in reverse
+//! order. It knows nothing of orders, Postgres, Kafka or HTTP.
 //!
 //! * [`core`] decides: pure, synchronous, without clock or randomness. Start at [`core::transition`].
-//! * [`port`] is what the engine asks of the world.
-//! * [`runtime`] has one loop a file over those ports, each with a `run_once`.
+//! * [`port`] defines what the engine needs from its surroundings.
+//! * [`runtime`] has one loop per file over those ports, each with a `run_once`.
 //!
 //! ```
 //! use amends_engine::core::{self, Decision, Definition, Event, Input, Occurrence};

@@ -1,4 +1,4 @@
-//! What the engine asks of the world. Messages come and go through [`amends_protocol::transport`].
+//! Ports: what the engine needs from its surroundings. For messages see [`amends_protocol::transport`].
 
 use std::{future::Future, time::Duration};
 
@@ -8,12 +8,12 @@ use uuid::Uuid;
 
 use crate::core::{Entry, Known, Requires, Saga};
 
-/// Sagas as they are stored, and what time it was in the database when they were read.
+/// Sagas as they are stored, and the database's time at the read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Loaded {
-    /// Those of the asked-for that exist and that this program can read.
+    /// The requested sagas that exist and that this program can read.
     pub sagas: Vec<Saga>,
-    /// Those that exist and that this program cannot read.
+    /// The requested sagas that exist and that this program cannot read.
     pub unreadable: Vec<Unreadable>,
     /// The database's time.
     pub now: DateTime<Utc>,
@@ -24,77 +24,77 @@ pub struct Loaded {
 pub struct Unreadable {
     /// The saga.
     pub saga_id: Uuid,
-    /// Its home.
+    /// The saga's slot.
     pub slot: u16,
     /// What a program must know to read it.
     pub requires: Requires,
 }
 
-/// One saga's next row and the entries that lead to it.
+/// One saga's next row and the timeline entries that lead to it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Write {
-    /// The revision that was read. The write happens only if the row still has it.
+    /// The revision that was read. The row is written only if it still has this revision.
     pub read_revision: u32,
-    /// The row as it shall be.
+    /// The new row.
     pub saga: Saga,
     /// Revisions `read_revision + 1 ..= saga.revision`, in order.
     pub entries: Vec<Entry>,
-    /// What is wanted back, for the commands that follow.
+    /// The input to return, for the commands that follow.
     pub wants: Wants,
 }
 
 /// Which input a saga's commands need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Wants {
-    /// The saga's input.
+    /// The input without personal fields.
     pub data: bool,
-    /// Its personal fields.
+    /// The personal fields.
     pub personal: bool,
 }
 
-/// A saga's input, as far as it was wanted.
+/// The requested input of a saga.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Inputs {
     /// The saga.
     pub saga_id: Uuid,
-    /// Everything but personal fields; `null` where it was not wanted.
+    /// The input without personal fields; `null` if it was not requested.
     pub data: Json,
-    /// Personal fields, where wanted and (still) there.
+    /// The personal fields, if they were requested and still exist.
     pub personal: Option<Json>,
 }
 
-/// What became of a batch of writes.
+/// The result of a batch of writes.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Committed {
-    /// What was wanted back, for the sagas that were written.
+    /// The requested input of the sagas that were written.
     pub written: Vec<Inputs>,
-    /// Sagas that were passed over: another transaction holds their row, or their slot.
+    /// Sagas that were passed over because another transaction holds their row or slot.
     pub locked: Vec<Uuid>,
 }
 
-/// Which overdue sagas to look for.
+/// Which overdue sagas to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DueScan {
-    /// Homes to look at.
+    /// The slots to read.
     pub slots: Vec<u16>,
-    /// Only sagas that a program can judge that knows this. All others are a newer program's to wake.
+    /// What the program knows. Sagas that it does not cover are left to a newer program.
     pub known: Known,
-    /// Sagas to leave out: they were passed over a moment ago.
+    /// Sagas to leave out because they were passed over recently.
     pub passed_over: Vec<Uuid>,
-    /// Leave out what was due before; for a cheap scan between thorough ones.
+    /// Leaves out what was due before this time; for a cheap scan between thorough ones.
     pub not_before: Option<DateTime<Utc>>,
-    /// Only what has been due for at least this long.
+    /// Returns only what has been due for at least this long.
     pub overdue: Duration,
-    /// The steps whose sagas it is for.
+    /// The steps whose sagas are read.
     pub share: DueShare,
-    /// At most so many, the longest overdue first.
+    /// Maximum number of sagas, the longest overdue first.
     pub limit: u32,
 }
 
-/// A part of what is due, by the steps that sagas are at.
+/// Part of the due sagas, selected by their current step.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum DueShare {
-    /// Everything.
+    /// All due sagas.
     #[default]
     All,
     /// Only sagas at these steps.
@@ -104,7 +104,7 @@ pub enum DueShare {
 }
 
 impl DueShare {
-    /// Whether a saga at this step belongs to it.
+    /// Returns whether the share includes sagas at this step.
     pub fn has(&self, step: &str) -> bool {
         match self {
             DueShare::All => true,
@@ -114,21 +114,21 @@ impl DueShare {
     }
 }
 
-/// A success that no saga here ordered: to be looked at by an operator.
+/// A success that no saga here ordered; an operator must look at it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stray {
-    /// The saga it named.
+    /// The saga that the reply names.
     pub saga_id: Uuid,
-    /// The command it answered.
+    /// The command that the reply answers.
     pub command_id: Uuid,
     /// The whole reply.
     pub reply: Json,
 }
 
-/// Why a reply cannot be judged here and now.
+/// Why the engine cannot judge a reply now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Deferral {
-    /// Another transaction holds the saga's row, or its slot.
+    /// Another transaction holds the saga's row or slot.
     Locked,
     /// This program does not know the saga's workflow in that version.
     UnknownWorkflow,
@@ -137,7 +137,7 @@ pub enum Deferral {
 }
 
 impl Deferral {
-    /// The word for a table or a metric.
+    /// Returns the word used in tables and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Deferral::Locked => "locked",
@@ -157,72 +157,73 @@ impl std::fmt::Display for Deferral {
     }
 }
 
-/// A reply that cannot be judged here and now. It is kept until an engine can.
+/// A reply that this engine cannot judge now. It is stored until an engine can.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeferredReply {
-    /// The message, as it came.
+    /// The message as received.
     pub message: Inbound,
     /// The saga that it is about.
     pub saga_id: Uuid,
-    /// The saga's home.
+    /// The saga's slot.
     pub slot: u16,
     /// What a program must know to judge it.
     pub requires: Requires,
     /// Why it waits.
     pub why: Deferral,
-    /// How long nobody need look at it.
+    /// How long it rests before an engine reads it again.
     pub rest: Duration,
 }
 
 impl DeferredReply {
-    /// The same for the same bytes: a message that is received again is kept once.
+    /// Returns the reply's key. Equal bytes have equal keys, so that a message received twice is stored once.
     pub fn id(&self) -> DeferredId {
         DeferredId { saga_id: self.saga_id, digest: Uuid::new_v5(&self.saga_id, &self.message.bytes) }
     }
 }
 
-/// Which deferred reply.
+/// Key of a deferred reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeferredId {
     /// The saga that it is about.
     pub saga_id: Uuid,
-    /// Of its bytes.
+    /// Digest of the message's bytes.
     pub digest: Uuid,
 }
 
-/// Which deferred replies to look for.
+/// Which deferred replies to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeferredScan {
-    /// Only those that a program can judge that knows this.
+    /// What the program knows. Replies that it does not cover are left out.
     pub known: Known,
-    /// Homes of this engine. Others' replies are left to them for `abroad`.
+    /// The slots of this engine. Replies of other slots are read only after `abroad`.
     pub slots: Vec<u16>,
     /// How long a reply of another engine's slot must have waited.
     pub abroad: Duration,
-    /// At most so many, the longest due first.
+    /// Maximum number of replies, the longest due first.
     pub limit: u32,
 }
 
-/// What a store may answer instead.
+/// Errors of the store.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// Away, or in the way of somebody else: the same again may work (SQLSTATE classes 08, 40, 53, 57).
+    /// The store is unavailable or another transaction interfered; a retry may succeed (SQLSTATE classes 08, 40, 53,
+    /// 57).
     #[error("store: {0}")]
     Unavailable(String),
-    /// Another transaction holds what is needed, for longer than is waited for it (SQLSTATE 55P03).
+    /// Another transaction held a lock for longer than the lock timeout (SQLSTATE 55P03).
     #[error("store: {0}")]
     Locked(String),
-    /// Something in the batch cannot be stored (SQLSTATE classes 22, 23).
+    /// A value in the batch cannot be stored (SQLSTATE classes 22, 23).
     #[error("store refused data: {0}")]
     Data(String),
-    /// A row cannot be read: written by a newer program, or damaged.
+    /// A row cannot be read: a newer program wrote it, or it is damaged.
     #[error("store holds what cannot be read: {0}")]
     Unreadable(String),
 }
 
-/// Where sagas live. State, timeline and timers of a saga change in one transaction, guarded by its revision.
+/// The store of sagas. State, timeline and timers of a saga change in one transaction, guarded by its revision.
 pub trait SagaStore: Send + Sync {
-    /// What time it is by the store's own clock: never ahead of it, and never before what a read has said.
+    /// Returns the time of the store's own clock: never ahead of it, and never before the time that a read returned.
     fn now(&self) -> impl Future<Output = Result<DateTime<Utc>, Error>> + Send;
 
     /// Reads how often this store was restored to an earlier state.
@@ -231,10 +232,10 @@ pub trait SagaStore: Send + Sync {
     /// Reads sagas by id.
     fn load(&self, ids: &[Uuid]) -> impl Future<Output = Result<Loaded, Error>> + Send;
 
-    /// Reads live sagas whose `wake_at` has come by the store's own clock, the longest overdue first.
+    /// Reads live sagas whose `wake_at` has passed by the store's own clock, the longest overdue first.
     fn due(&self, scan: &DueScan) -> impl Future<Output = Result<Loaded, Error>> + Send;
 
-    /// Reads live sagas of these slots that wake only after more than `beyond` from now, by `wake_at` and id, above
+    /// Reads live sagas of these slots that wake later than `beyond` from now, ordered by `wake_at` and id, above
     /// `after`.
     fn sleeping_beyond(
         &self,
@@ -244,7 +245,7 @@ pub trait SagaStore: Send + Sync {
         limit: u32,
     ) -> impl Future<Output = Result<Loaded, Error>> + Send;
 
-    /// Reads live sagas of these slots that may have issued a command within `within`, by id above `after`.
+    /// Reads live sagas of these slots that may have issued a command within `within`, ordered by id, above `after`.
     fn in_flight(
         &self,
         slots: &[u16],
@@ -253,38 +254,39 @@ pub trait SagaStore: Send + Sync {
         limit: u32,
     ) -> impl Future<Output = Result<Loaded, Error>> + Send;
 
-    /// Writes a batch in one transaction. Returns those whose revision still was the one read, with the
-    /// input they want. Rows that another transaction holds are passed over after a second, so that they stop nobody
-    /// else. If the answer to the commit is lost, it is read back, and then nothing is passed over: the caller may rely
-    /// on the answer.
+    /// Writes a batch in one transaction. Returns the sagas whose revision was still the one read, with the requested
+    /// input. Rows that another transaction holds are passed over after one second, so that they do not stop the
+    /// others. If the answer to the commit is lost, the store reads the result back and passes over nothing: the caller
+    /// may rely on the answer.
     fn commit(&self, writes: &[Write]) -> impl Future<Output = Result<Committed, Error>> + Send;
 
-    /// Raises `wake_at` of sagas that still have this revision. Changes neither revision nor timeline. Returns the sagas
-    /// that were passed over because another transaction holds them.
+    /// Raises `wake_at` of sagas that still have this revision. Changes neither revision nor timeline. Returns the
+    /// sagas that were passed over because another transaction holds them.
     fn reschedule(
         &self,
         sagas: &[(Uuid, u32, Option<DateTime<Utc>>)],
     ) -> impl Future<Output = Result<Vec<Uuid>, Error>> + Send;
 
-    /// Reads inputs, personal fields included.
+    /// Reads inputs, including personal fields.
     fn inputs(&self, ids: &[Uuid]) -> impl Future<Output = Result<Vec<Inputs>, Error>> + Send;
 
-    /// Keeps strays for an operator; one already kept is kept once.
+    /// Stores strays for an operator; a stray that is already stored is not stored again.
     fn keep_strays(&self, strays: &[Stray]) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Keeps replies that cannot be judged here and now. One that is kept already is due again after its rest.
+    /// Stores replies that cannot be judged now. A reply that is already stored is due again after its rest.
     fn defer(&self, replies: &[DeferredReply]) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Reads deferred replies that are due. They stay until they are forgotten, for a reply may be judged twice.
+    /// Reads deferred replies that are due. They stay until `forget_deferred`, because a reply may be judged twice.
     fn deferred(
         &self,
         scan: &DeferredScan,
     ) -> impl Future<Output = Result<Vec<(DeferredId, Inbound)>, Error>> + Send;
 
-    /// Forgets deferred replies that were judged.
+    /// Deletes deferred replies that were judged.
     fn forget_deferred(&self, ids: &[DeferredId]) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Says that this program lives and what it knows. Returns what the others know that have said so within `live`.
+    /// Announces that this program is live, and what it knows. Returns what the other programs know that have announced
+    /// themselves within `live`.
     fn announce(
         &self,
         program: Uuid,
@@ -293,12 +295,12 @@ pub trait SagaStore: Send + Sync {
     ) -> impl Future<Output = Result<Vec<Known>, Error>> + Send;
 }
 
-/// Time that only runs forward, and jitter. What decides a saga's fate is the store's time.
+/// A clock that only runs forward, and jitter. Decisions about sagas use the store's time instead.
 pub trait Clock: Send + Sync {
-    /// Since some moment in the past.
+    /// Returns the time since some moment in the past.
     fn monotonic(&self) -> Duration;
-    /// Ends after so long.
+    /// Completes after the duration.
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send;
-    /// Evenly in 0–1000.
+    /// Returns a random number, uniform in 0–1000.
     fn jitter(&self) -> u16;
 }

@@ -1,12 +1,12 @@
-//! How long a loop rests after failures.
+//! Delay of a loop after consecutive failures.
 
 use std::time::Duration;
 
-/// The rest after a first failure.
+/// Delay after a first failure.
 const SHORTEST: Duration = Duration::from_millis(100);
 
-/// How long to rest after `failures` in a row: a tenth of a second, doubling up to `longest`, less the part of it that
-/// `jitter` (0.0 to 1.0, of a half) takes off, so that many do not come back together.
+/// Returns the delay after `failures` consecutive failures: 0.1 s, doubling up to `longest`. `jitter` (0.0 to 1.0)
+/// shortens it by up to one half, so that many loops do not retry together.
 pub fn rest_after(failures: u32, longest: Duration, jitter: f64) -> Duration {
     let doublings = failures.saturating_sub(1).min(31);
     let full = SHORTEST.saturating_mul(1 << doublings).min(longest);

@@ -1,4 +1,4 @@
-//! A request that a worker act.
+//! Commands: requests to a worker.
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{Json, Reply, id};
 
-/// The highest attempt: rows keep it in 32 bits with a sign.
+/// The highest attempt: rows store it in a signed 32-bit column.
 pub const MAX_ATTEMPT: u32 = i32::MAX as u32;
 
 /// What a command asks for.
@@ -16,16 +16,16 @@ pub const MAX_ATTEMPT: u32 = i32::MAX as u32;
 pub enum Kind {
     /// Do the step's work.
     Execute,
-    /// Undo the target, or make sure that it can never happen.
+    /// Undo the target, or make sure that it can never take effect.
     Compensate,
-    /// Say whether the target took effect. Changes nothing.
+    /// Report whether the target took effect, without changing anything.
     Probe,
-    /// Promise that the target will never take effect, or say that it did.
+    /// Promise that the target will never take effect, or report that it did.
     Fence,
 }
 
 impl Kind {
-    /// The word used on the wire, in timelines and in logs.
+    /// Returns the word used in messages, timelines and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::Execute => "execute",
@@ -36,18 +36,18 @@ impl Kind {
     }
 }
 
-/// What a person has evidence of: what became of an execute that its worker cannot settle.
+/// An operator's evidence of the outcome of an execute that its worker cannot settle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Resolved {
-    /// It took effect.
+    /// The execute took effect.
     Done,
-    /// It took no effect.
+    /// The execute took no effect.
     NotDone,
 }
 
 impl Resolved {
-    /// The word used on the wire and in the worker's row.
+    /// Returns the word used in messages and in the worker's row.
     pub fn as_str(self) -> &'static str {
         match self {
             Resolved::Done => "done",
@@ -55,32 +55,32 @@ impl Resolved {
         }
     }
 
-    /// The resolution of a word in the worker's row.
+    /// Parses the word stored in the worker's row.
     pub fn of(word: &str) -> Option<Self> {
         [Resolved::Done, Resolved::NotDone].into_iter().find(|r| r.as_str() == word)
     }
 }
 
-/// A request that a worker act on one step of one saga.
+/// A request to a worker to act on one step of one saga.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(transform = crate::schema::only_an_execute_has_no_target)]
 pub struct Command {
-    /// The format of this message; 1 now.
+    /// The format of this message; at present 1.
     pub schema_version: u16,
-    /// The same for every attempt; computed from saga, step, part and generation.
+    /// The command's id: the same for every attempt, computed from saga, step, part and generation.
     pub command_id: Uuid,
-    /// What is asked.
+    /// What the worker is asked to do.
     pub kind: Kind,
     /// The `execute` that a compensate, probe or fence is about; absent from an execute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Uuid>,
-    /// The saga that asks.
+    /// The saga that sent the command.
     pub saga_id: Uuid,
-    /// The saga's home, 0–1023.
+    /// The saga's slot, 0–1023.
     #[schemars(range(max = 1023))]
     pub slot: u16,
-    /// What the saga is about, for people (an order's id). Effects are never keyed by it.
+    /// The saga's business key, for people (an order's id). Effects are never keyed by it.
     pub business_key: String,
     /// Name of the workflow.
     pub workflow: String,
@@ -89,41 +89,42 @@ pub struct Command {
     pub workflow_version: u32,
     /// Name of the step.
     pub step: String,
-    /// Which of the step's commands this is, from 0.
+    /// Index of the command within its step, from 0.
     pub part: u16,
-    /// Rises when a command is settled for good and its step is tried anew; from 1.
+    /// Counts from 1. It rises when a command is settled for good and its step is tried anew.
     #[schemars(range(min = 1))]
     pub generation: u16,
-    /// From 1, below 2^31; never restarted. A compensation counts its own.
+    /// The attempt: from 1, below 2^31, never restarted. A compensation counts its own attempts.
     #[schemars(range(min = 1, max = 2_147_483_647))]
     pub attempt: u32,
-    /// How often the engine's database was restored to an earlier state.
+    /// Number of times that the engine's database was restored to an earlier state.
     #[schemars(range(max = 4_294_967_295_u32))]
     pub epoch: u32,
-    /// When the command was first issued, by the engine's database; stable over attempts.
+    /// Time of the first issue, by the engine's database; the same for all attempts.
     pub issued_at: DateTime<Utc>,
-    /// When this message was sent, by the engine's database: new at each sending. The reply repeats it.
+    /// Time at which this message was sent, by the engine's database: new at each sending. The reply repeats it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent_at: Option<DateTime<Utc>>,
-    /// When the target was first issued; absent for an execute. Where a worker has no row, this is the command's age:
-    /// a compensation is younger than what it undoes.
+    /// Time at which the target was first issued; absent from an execute. A worker without a row for the target judges
+    /// the command's age by it: a compensation is younger than what it undoes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_issued_at: Option<DateTime<Utc>>,
-    /// Of a compensate or a fence: a person has settled the target by evidence from elsewhere. The worker does not
-    /// call for it again; it only looks up what became of the calls that it has made.
+    /// Only in a compensate or fence: an operator has settled the target by evidence from elsewhere. The worker does
+    /// not call the external system for it again; it only looks up the outcome of the calls that it has made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolved: Option<Resolved>,
-    /// When the engine will start to ask what became of it. Information: a worker refuses nothing for it.
+    /// Time at which the engine starts to probe for the outcome. For information: a worker refuses nothing because of
+    /// it.
     pub deadline: DateTime<Utc>,
-    /// Repeated in the reply, which is not believed without it.
+    /// Token that the reply repeats; a reply without it is rejected.
     pub reply_token: String,
-    /// What the step needs to know. Empty (`null`) for everything but an execute.
+    /// The step's arguments. `null` for all kinds except execute.
     #[serde(default)]
     pub payload: Json,
 }
 
 impl Command {
-    /// The key of the worker's row: the id of the *execute* that this command is, or is about.
+    /// Returns the key of the worker's row: the id of the *execute* that this command is, or is about.
     ///
     /// ```
     /// # use amends_protocol::*;
@@ -135,11 +136,11 @@ impl Command {
         self.target.unwrap_or(self.command_id)
     }
 
-    /// When the execute that this command is, or is about, was first issued: at the earliest possible time where the
-    /// message does not say.
+    /// Returns the time at which the execute that this command is, or is about, was first issued; the earliest possible
+    /// time if the message does not contain it.
     ///
-    /// A compensation has a date of its own, long after its target's. Judged by that, a compensation for an effect whose
-    /// row has gone would be answered as one whose execute never came.
+    /// A compensation has its own date, long after its target's. Judged by that date, a compensation for an effect
+    /// whose row is gone would be answered like one whose execute never arrived.
     pub fn effect_issued_at(&self) -> DateTime<Utc> {
         match (self.kind, self.target_issued_at) {
             (Kind::Execute, _) | (Kind::Probe | Kind::Fence, None) => self.issued_at,
@@ -148,7 +149,7 @@ impl Command {
         }
     }
 
-    /// A reply that echoes this command; the caller fills in what it has to say.
+    /// Creates a reply that echoes this command; the caller fills in the remaining fields.
     pub fn reply(&self, outcome: crate::Outcome, replied_at: DateTime<Utc>) -> Reply {
         Reply {
             schema_version: crate::SCHEMA_VERSION,
@@ -174,7 +175,7 @@ impl Command {
         }
     }
 
-    /// What is wrong with the message beyond its JSON; `None` if nothing.
+    /// Returns what is wrong with the message although its JSON is valid; `None` if it is correct.
     pub fn fault(&self) -> Option<&'static str> {
         if self.slot >= crate::SLOTS {
             return Some("slot: out of 0-1023");

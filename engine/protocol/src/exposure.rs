@@ -1,28 +1,28 @@
-//! What a saga holds of the world: money captured, stock reserved, labels bought.
+//! Exposure: what a saga holds in the outside world, such as captured money, reserved stock and bought labels.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A signed amount of something held: `{"kind":"money_captured","unit":"EUR","amount":2500}`.
+/// A signed amount: `{"kind":"money_captured","unit":"EUR","amount":2500}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Exposure {
     /// What is held: `money_captured`, `stock_reserved`, `label_bought`.
     pub kind: String,
-    /// In what it is counted: an ISO 4217 code (minor units), a product id, `label`.
+    /// The unit of the amount: an ISO 4217 code (minor units), a product id, `label`.
     pub unit: String,
-    /// How much; negative gives back.
+    /// The amount; a negative amount gives back.
     pub amount: i64,
 }
 
 impl Exposure {
-    /// An amount of a kind, counted in a unit.
+    /// Creates an exposure from kind, unit and amount.
     pub fn new(kind: impl Into<String>, unit: impl Into<String>, amount: i64) -> Self {
         Self { kind: kind.into(), unit: unit.into(), amount }
     }
 }
 
-/// Adds deltas to what is held; entries that come to zero go.
+/// Adds deltas to what is held; removes entries whose sum is zero.
 pub fn add_exposure(held: &mut Vec<Exposure>, deltas: &[Exposure]) {
     for delta in deltas {
         match held.iter_mut().find(|h| h.kind == delta.kind && h.unit == delta.unit) {
@@ -33,12 +33,12 @@ pub fn add_exposure(held: &mut Vec<Exposure>, deltas: &[Exposure]) {
     held.retain(|h| h.amount != 0);
 }
 
-/// The deltas that give everything back.
+/// Returns the deltas that give everything back.
 pub fn negated(held: &[Exposure]) -> Vec<Exposure> {
     held.iter().map(|h| Exposure { amount: h.amount.saturating_neg(), ..h.clone() }).collect()
 }
 
-/// What of the positive amounts is more than these allow.
+/// Returns the positive amounts by which `held` exceeds `allowed`.
 pub fn exceeding(held: &[Exposure], allowed: &[Exposure]) -> Vec<Exposure> {
     let more = held.iter().filter_map(|h| {
         let of_it = allowed.iter().filter(|a| a.kind == h.kind && a.unit == h.unit);

@@ -1,11 +1,11 @@
-//! What spoils a batch is found by halving: the batch is done in ever smaller parts until it is alone.
+//! Finds the element that makes a batch fail: the batch is processed in ever smaller parts until the element is alone.
 
-/// What is done instead of a part that failed as a whole.
+/// What to process after a part failed as a whole.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Halved<'a, T> {
-    /// Its halves, one after the other.
+    /// The two halves of the part, in order.
     Halves(&'a [T], &'a [T]),
-    /// It has only this: this is at fault.
+    /// The part has only this element, which is the cause of the failure.
     Alone(&'a T),
 }
 
@@ -21,17 +21,17 @@ pub fn halve<T>(part: &[T]) -> Option<Halved<'_, T>> {
     }
 }
 
-/// Parts of a batch that are still to be done, in order.
+/// The parts of a batch that remain to be processed, in order.
 #[derive(Debug)]
 pub struct Parts<'a, T>(Vec<&'a [T]>);
 
 impl<'a, T> Parts<'a, T> {
-    /// The batch as one part; none of an empty one.
+    /// Creates one part from the batch; no part if the batch is empty.
     pub fn of(batch: &'a [T]) -> Self {
         Self(if batch.is_empty() { Vec::new() } else { vec![batch] })
     }
 
-    /// Puts the halves of a part back; answers what is at fault if it was alone.
+    /// Puts back the halves of a part; returns the element at fault if it was alone.
     pub fn halve(&mut self, part: &'a [T]) -> Option<&'a T> {
         match halve(part)? {
             Halved::Alone(alone) => Some(alone),

@@ -1,30 +1,30 @@
-//! Ids that both sides can compute: stable over attempts, and the same again after a restore.
+//! Ids that engine and workers can both compute: the same for all attempts, and after a restore.
 
 use chrono::{DateTime, Utc};
 use uuid::{Builder, Uuid};
 
 use crate::Kind;
 
-/// An UUIDv8 (RFC 9562, 5.8). The first 48 bits are the namespace's: of a saga's UUIDv7 the millisecond of its birth, so
-/// that what workers keep by command id goes to one end of their indexes and not all over them. The rest is that of the
-/// UUIDv5 (5.5) of the namespace and the name.
+/// Computes a UUIDv8 (RFC 9562, 5.8). The first 48 bits are the namespace's. For a saga's UUIDv7 these are the
+/// millisecond of its birth, so that rows keyed by command id are inserted at one end of a worker's index and not all
+/// over it. The rest is the UUIDv5 (5.5) of the namespace and the name.
 fn derived(namespace: Uuid, name: &[u8]) -> Uuid {
     let mut bytes = Uuid::new_v5(&namespace, name).into_bytes();
     bytes[..6].copy_from_slice(&namespace.as_bytes()[..6]);
     Builder::from_custom_bytes(bytes).into_uuid()
 }
 
-/// The id of an execute: of the saga's id and step, part and generation.
+/// Computes the id of an execute from the saga's id, step, part and generation.
 pub fn execute(saga: Uuid, step: &str, part: u16, generation: u16) -> Uuid {
     derived(saga, format!("{step}/{part}/{generation}").as_bytes())
 }
 
-/// The id of the compensation of an execute.
+/// Computes the id of the compensation of an execute.
 pub fn undo(target: Uuid) -> Uuid {
     derived(target, b"undo")
 }
 
-/// The id of a command of this kind that is about `target`; an execute is about itself.
+/// Computes the id of a command of the given kind about `target`; an execute is about itself.
 pub fn of(kind: Kind, target: Uuid) -> Uuid {
     match kind {
         Kind::Execute => target,
@@ -34,7 +34,7 @@ pub fn of(kind: Kind, target: Uuid) -> Uuid {
     }
 }
 
-/// When the saga was born that an id of a command names: its first 48 bits are that millisecond.
+/// Returns the birth time of the saga to which a command id belongs: the id's first 48 bits are that millisecond.
 pub fn born_at(id: Uuid) -> DateTime<Utc> {
     let millisecond = id.as_u128() >> 80;
     // 48 bits of milliseconds end in the year 10889.

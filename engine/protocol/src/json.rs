@@ -1,4 +1,4 @@
-//! JSON carried through without being understood.
+//! JSON that is passed through without being parsed.
 
 use std::borrow::Cow;
 
@@ -6,47 +6,47 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-/// A JSON value kept as its text, so that carrying it costs a copy and no parsing.
+/// A JSON value kept as its text, so that passing it on costs a copy and no parsing.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Json(Box<RawValue>);
 
 impl Json {
-    /// The JSON of a value.
+    /// Serialises a value.
     ///
     /// # Errors
-    /// What `serde_json` says of a value that has no JSON form (a map whose keys are not strings).
+    /// `serde_json`'s error if the value has no JSON form (a map whose keys are not strings).
     pub fn of<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
         serde_json::value::to_raw_value(value).map(Self)
     }
 
-    /// Reads it as a type.
+    /// Deserialises the value.
     ///
     /// # Errors
-    /// What does not fit, and where.
+    /// What does not fit the type, and where.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_str(self.0.get())
     }
 
-    /// JSON from its text.
+    /// Creates a value from JSON text.
     ///
     /// # Errors
-    /// Where the text is no JSON.
+    /// Where the text is not JSON.
     pub fn from_text(text: String) -> Result<Self, serde_json::Error> {
         RawValue::from_string(text).map(Self)
     }
 
-    /// Its text.
+    /// Returns the text.
     pub fn get(&self) -> &str {
         self.0.get()
     }
 
-    /// `null`.
+    /// Returns `null`.
     pub fn null() -> Self {
         Self(RawValue::NULL.to_owned())
     }
 
-    /// Whether it is `null`.
+    /// Returns whether the value is `null`.
     pub fn is_null(&self) -> bool {
         self.0.get() == "null"
     }

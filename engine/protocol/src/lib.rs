@@ -1,8 +1,8 @@
-//! What the engine and its workers say to each other: commands, replies, and the ids and tokens that tie
-//! them together. Messages only: no transport, no storage, no clock.
+//! The messages between the engine and its workers: commands, replies, and the ids and tokens that tie them together.
+//! This crate has no transport, no storage and no clock.
 //!
-//! The promises behind the messages are in `docs/PROTOCOL.md`; JSON Schemas generated from these types are
-//! under `docs/protocol/`.
+//! The guarantees behind the messages are in `docs/PROTOCOL.md`; JSON Schemas generated from these types are under
+//! `docs/protocol/`.
 //!
 //! ```
 //! use amends_protocol::{id, Kind, Outcome};
@@ -35,9 +35,9 @@ pub use reply::{Outcome, Reason, Reply};
 pub use signature::{CommandKey, CommandKeys, SIGNATURE_HEADER, SignatureError};
 pub use token::{KeyError, TokenKey};
 
-/// The version of the message format that this crate writes. Older ones are read as well.
+/// Version of the message format that this crate writes. It also reads older versions.
 pub const SCHEMA_VERSION: u16 = 1;
 
-/// How many homes ("slots") there are for sagas. A message's partition is its slot modulo the topic's
-/// present count of partitions.
+/// Number of slots over which sagas are distributed. A message's partition is its slot modulo the topic's present
+/// number of partitions.
 pub const SLOTS: u16 = 1024;

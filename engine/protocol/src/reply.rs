@@ -1,4 +1,4 @@
-//! The outcome of a command.
+//! Replies: the outcome of a command.
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
@@ -7,35 +7,34 @@ use uuid::Uuid;
 
 use crate::{Exposure, Json, Kind};
 
-/// What became of a command. Only `refused` is a business answer; none of the others ever
-/// counts as one.
+/// The outcome of a command. Only `refused` is a business answer; no other outcome ever counts as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// Done. For a compensation: the effect is undone *or can never happen*.
+    /// The command took effect. For a compensation: the effect is undone *or can never happen*.
     Succeeded,
-    /// A business no; nothing happened.
+    /// Refused for a business reason; nothing happened.
     Refused,
     /// Certainly without effect, now and later; a higher attempt may succeed.
     FailedTransient,
     /// Certainly without effect, now and later; another attempt would fail too.
     FailedForGood,
-    /// Accepted or under way; a reply follows.
+    /// Accepted or in progress; another reply follows.
     InFlight,
-    /// To a probe: never heard of.
+    /// In answer to a probe: the worker has never received the command.
     NotSeen,
     /// The command will never take effect.
     Fenced,
-    /// Issued longer ago than the worker's horizon; says nothing about the effect.
+    /// The command is older than the worker's horizon. This says nothing about the effect.
     Expired,
     /// The worker is older than the message.
     Unsupported,
-    /// Nobody could say whether it took effect.
+    /// The worker could not find out whether the command took effect.
     Unknown,
 }
 
 impl Outcome {
-    /// The word used on the wire, in timelines and in logs.
+    /// Returns the word used in messages, timelines and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Outcome::Succeeded => "succeeded",
@@ -51,47 +50,47 @@ impl Outcome {
         }
     }
 
-    /// Whether this is a business "no".
+    /// Returns whether this is a business refusal.
     pub fn is_business_answer(self) -> bool {
         self == Outcome::Refused
     }
 }
 
-/// Why something was refused, failed or cannot be known.
+/// Why a command was refused, failed or has an unknown outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Reason {
-    /// Stable, for programs: `card_declined`.
+    /// Stable code for programs: `card_declined`.
     pub code: String,
-    /// For people; no personal data.
+    /// Text for people, without personal data.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub text: String,
 }
 
 impl Reason {
-    /// A reason of a code and a sentence for people.
+    /// Creates a reason from a code and a text for people.
     pub fn new(code: impl Into<String>, text: impl Into<String>) -> Self {
         Self { code: code.into(), text: text.into() }
     }
 }
 
-/// The outcome of a command, sent to the saga's home.
+/// The outcome of a command, sent to the saga's slot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Reply {
     /// The format of this message: 1. A newer one is dead-lettered.
     #[schemars(range(max = 1))]
     pub schema_version: u16,
-    /// The command that is answered.
+    /// The answered command.
     pub command_id: Uuid,
-    /// Its kind: a reply settles a command only if kind and id are that command's.
+    /// Kind of the answered command. A reply settles a command only if kind and id match.
     pub kind: Kind,
-    /// Its target.
+    /// Target of the answered command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Uuid>,
-    /// Its saga.
+    /// The saga that sent the command.
     pub saga_id: Uuid,
-    /// The saga's home, 0–1023; the reply's partition is this modulo the reply topic's count.
+    /// The saga's slot, 0–1023; the reply's partition is the slot modulo the number of the reply topic's partitions.
     #[schemars(range(max = 1023))]
     pub slot: u16,
     /// Name of the workflow.
@@ -101,40 +100,41 @@ pub struct Reply {
     pub workflow_version: u32,
     /// Name of the step.
     pub step: String,
-    /// Which of the step's commands.
+    /// Index of the command within its step.
     pub part: u16,
     /// Echoed from the command.
     pub generation: u16,
-    /// From 1, below 2^31. Of an execute, a probe or a fence: the attempt at which the worker's row stands, not the asker's. Of a
-    /// compensation: the compensation's own, which a recorded reply repeats from the undo that it records.
+    /// The attempt: from 1, below 2^31. For an execute, probe or fence: the attempt of the worker's row, not of the
+    /// answered message. For a compensation: the compensation's own attempt; a recorded reply repeats that of the
+    /// recorded undo.
     #[schemars(range(min = 1, max = 2_147_483_647))]
     pub attempt: u32,
-    /// The command's, or the newest that the worker's row has seen.
+    /// The command's epoch, or the newest that the worker's row has seen.
     #[schemars(range(max = 4_294_967_295_u32))]
     pub epoch: u32,
-    /// Echoed from the message that is answered: a recorded reply repeats that of the message that asks, an outcome after
+    /// Echoed from the answered message: a recorded reply repeats that of the message that asks, an outcome after
     /// `in_flight` that of the message that was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent_at: Option<DateTime<Utc>>,
-    /// Echoed from the command: a reply without it is not believed.
+    /// Echoed from the command; a reply without it is rejected.
     pub reply_token: String,
-    /// What became of it.
+    /// The outcome of the command.
     pub outcome: Outcome,
-    /// What a success brought, for the timeline.
+    /// The result of a success, for the timeline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Json>,
-    /// Why it was refused, failed or is unknown.
+    /// Why the command was refused, failed or has an unknown outcome.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
-    /// What the saga holds more (or less) since.
+    /// Change of what the saga holds, positive or negative.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exposure: Vec<Exposure>,
-    /// When, by the worker's database.
+    /// Time of the reply, by the worker's database.
     pub replied_at: DateTime<Utc>,
 }
 
 impl Reply {
-    /// The execute that this reply is about.
+    /// Returns the id of the execute that this reply is about.
     pub fn row_key(&self) -> Uuid {
         self.target.unwrap_or(self.command_id)
     }

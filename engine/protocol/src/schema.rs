@@ -2,17 +2,17 @@
 
 use serde_json::json;
 
-/// The schema of a command, as the text that is committed at `docs/protocol/command.schema.json`.
+/// Returns the schema of a command: the text that is committed at `docs/protocol/command.schema.json`.
 pub fn command() -> String {
     text(schemars::schema_for!(crate::Command))
 }
 
-/// The schema of a reply, as the text that is committed at `docs/protocol/reply.schema.json`.
+/// Returns the schema of a reply: the text that is committed at `docs/protocol/reply.schema.json`.
 pub fn reply() -> String {
     text(schemars::schema_for!(crate::Reply))
 }
 
-/// What the types do not say: an execute has no target, and everything else has one.
+/// Adds a rule that the types do not express: an execute has no target, and every other kind has one.
 pub(crate) fn only_an_execute_has_no_target(schema: &mut schemars::Schema) {
     let of_execute = json!({ "properties": { "kind": { "const": "execute" } }, "required": ["kind"] });
     schema.insert("if".to_owned(), of_execute);
@@ -35,7 +35,7 @@ mod tests {
 
     use crate::{Kind, Outcome, id, wire};
 
-    /// `UPDATE_SCHEMAS=1 cargo test -p amends-protocol` writes them anew.
+    /// `UPDATE_SCHEMAS=1 cargo test -p amends-protocol` rewrites the committed schemas.
     #[test]
     fn the_committed_schemas_are_those_of_the_types() {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/protocol");
@@ -58,8 +58,8 @@ mod tests {
         }
     }
 
-    /// Whether a value is of a schema, as far as schemas here go. (Formats are not looked at: what is tried below has the
-    /// right ones.)
+    /// Returns whether a value is valid, as far as these schemas need it. Formats are not checked: the values tried
+    /// below have correct ones.
     fn fits(root: &Value, schema: &Value, value: &Value) -> bool {
         let Some(rules) = schema.as_object() else { return schema != &Value::Bool(false) };
         rules.iter().all(|(rule, says)| match rule.as_str() {
@@ -108,7 +108,7 @@ mod tests {
         }
     }
 
-    /// The message with each of its fields absent, null and at the edges of what there is.
+    /// Returns variants of a message: each field absent, null, and at the edges of its range.
     fn variants(sound: &Value) -> Vec<Value> {
         let edges = [
             json!(null),
@@ -136,7 +136,7 @@ mod tests {
             without.as_object_mut().expect("a message").remove(name);
             all.push(without);
             for edge in &edges {
-                // Text of a format, and text of any kind, are not told apart here.
+                // This test does not distinguish text with a format from other text.
                 let text = sound[name].is_string() && edge.is_string() && name != "kind" && name != "outcome";
                 if !text {
                     let mut changed = sound.clone();
@@ -165,7 +165,7 @@ mod tests {
                 "sentAt": "2026-01-01T00:00:00Z", "deadline": "2026-01-01T00:00:10Z", "replyToken": "00", "payload": {},
             });
             for variant in variants(&command) {
-                // That an id belongs to its kind and target is more than a schema can say.
+                // A schema cannot express that an id belongs to its kind and target.
                 if variant["kind"] != command["kind"] && fits(&commands, &commands, &variant) {
                     continue;
                 }

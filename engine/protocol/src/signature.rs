@@ -1,4 +1,4 @@
-//! The signature of a command: proof that it comes from someone who may give its participant orders.
+//! The signature of a command: proof that the sender may give commands to its participant.
 
 use std::{collections::HashMap, fmt};
 
@@ -7,10 +7,10 @@ use sha2::Sha256;
 
 use crate::KeyError;
 
-/// The header that carries it.
+/// The header that carries the signature.
 pub const SIGNATURE_HEADER: &str = "amends-signature";
 
-/// A key of one participant: whoever has it may give it commands.
+/// A key of one participant. Its holder may give the participant commands.
 #[derive(Clone)]
 pub struct CommandKey {
     id: String,
@@ -18,28 +18,28 @@ pub struct CommandKey {
 }
 
 impl CommandKey {
-    /// A key of 32 bytes from a source of randomness, under an id that says which of a participant's keys it is.
+    /// Creates a key from 32 random bytes. The id tells the participant's keys apart.
     pub fn new(id: impl Into<String>, bytes: [u8; 32]) -> Self {
-        // Half of the hashing is the key's: once is enough.
+        // Half of the hashing depends only on the key and is done once.
         Self { id: id.into(), mac: Hmac::new_from_slice(&bytes).expect("HMAC takes a key of any length") }
     }
 
-    /// A key from its 64 hexadecimal digits.
+    /// Parses a key from its 64 hexadecimal digits.
     ///
     /// # Errors
-    /// [`KeyError`] if it is anything else.
+    /// [`KeyError`] for any other text.
     pub fn from_hex(id: impl Into<String>, text: &str) -> Result<Self, KeyError> {
         let mut bytes = [0; 32];
         hex::decode_to_slice(text, &mut bytes).map_err(|_| KeyError)?;
         Ok(Self::new(id, bytes))
     }
 
-    /// Which of the participant's keys it is.
+    /// Returns the key's id.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// The header's value for a message of these bytes: `v1;kid=…;` and HMAC-SHA-256 of them, in hex.
+    /// Returns the header's value for a message: `v1;kid=…;` and the HMAC-SHA-256 of the bytes, in hex.
     pub fn sign(&self, bytes: &[u8]) -> String {
         let mut mac = self.mac.clone();
         mac.update(bytes);
@@ -65,34 +65,34 @@ impl fmt::Debug for CommandKey {
     }
 }
 
-/// What is wrong with a signature.
+/// Why a signature is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
-    /// There is none.
+    /// The header is missing.
     #[error("amends-signature: missing")]
     Missing,
-    /// It has another form.
+    /// The header has a different form.
     #[error("amends-signature: not `v1;kid=…;` and 64 hexadecimal digits")]
     Malformed,
-    /// It was made with a key that this participant does not have.
+    /// The participant does not have the key that signed the message.
     #[error("amends-signature: the key is not one of this participant's")]
     UnknownKey,
-    /// It is not that of these bytes.
+    /// The signature does not match the bytes.
     #[error("amends-signature: wrong")]
     Wrong,
 }
 
-/// The keys that a participant accepts: several, so that one can follow another without a gap.
+/// The keys that a participant accepts. There can be several, so that keys can be rotated without a gap.
 #[derive(Debug, Clone, Default)]
 pub struct CommandKeys(HashMap<String, CommandKey>);
 
 impl CommandKeys {
-    /// Whether there is none, so that no signature can be judged.
+    /// Returns whether there is no key, so that no signature can be checked.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Judges the signature of a message. The bytes are only read as a message once they are believed.
+    /// Checks the signature of a message. The bytes are parsed only after their signature is accepted.
     ///
     /// # Errors
     /// [`SignatureError`].
@@ -139,7 +139,7 @@ mod tests {
         }
     }
 
-    /// The example of the protocol's document.
+    /// The example in `docs/PROTOCOL.md`.
     #[test]
     fn the_worked_example_is_right() {
         let mut bytes = [0; 32];

@@ -1,4 +1,4 @@
-//! The reply token: proof that a reply answers a command which this engine sent.
+//! The reply token: proof that a reply answers a command that this engine sent.
 
 use std::fmt;
 
@@ -6,50 +6,50 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use uuid::Uuid;
 
-/// A key that is not 32 bytes in hex.
+/// The text is not a key of 32 bytes in hex.
 #[derive(Debug, thiserror::Error)]
 #[error("a token key is 64 hexadecimal digits")]
 pub struct KeyError;
 
-/// The engine's key. A command's token is HMAC-SHA-256 (RFC 2104) of its id, cut to 16 bytes, in hex.
+/// The engine's key. A command's token is the HMAC-SHA-256 (RFC 2104) of its id, cut to 16 bytes, in hex.
 #[derive(Clone)]
 pub struct TokenKey {
     mac: Hmac<Sha256>,
-    /// Keys that are believed besides.
+    /// Other keys whose tokens are accepted.
     accepted: Vec<Hmac<Sha256>>,
 }
 
 impl TokenKey {
-    /// A key of 32 bytes from a source of randomness.
+    /// Creates a key from 32 random bytes.
     pub fn new(bytes: [u8; 32]) -> Self {
-        // Half of the hashing is the key's: once is enough.
+        // Half of the hashing depends only on the key and is done once.
         let mac = Hmac::new_from_slice(&bytes).expect("HMAC takes a key of any length");
         Self { mac, accepted: Vec::new() }
     }
 
-    /// A key from its 64 hexadecimal digits.
+    /// Parses a key from its 64 hexadecimal digits.
     ///
     /// # Errors
-    /// [`KeyError`] if it is anything else.
+    /// [`KeyError`] for any other text.
     pub fn from_hex(text: &str) -> Result<Self, KeyError> {
         let mut bytes = [0; 32];
         hex::decode_to_slice(text, &mut bytes).map_err(|_| KeyError)?;
         Ok(Self::new(bytes))
     }
 
-    /// Believes the tokens of another key too: of the one before this, and of the one after.
+    /// Also accepts the tokens of another key: the previous or the next one during a rotation.
     #[must_use]
     pub fn accepting(mut self, other: TokenKey) -> Self {
         self.accepted.push(other.mac);
         self
     }
 
-    /// The token that a command carries.
+    /// Returns the token that a command carries.
     pub fn token(&self, command_id: Uuid) -> String {
         hex::encode(&of(&self.mac, command_id).finalize().into_bytes()[..16])
     }
 
-    /// Whether a reply's token is that command's; takes the same time whatever the answer.
+    /// Returns whether a token belongs to the command; takes the same time for every answer.
     pub fn believes(&self, command_id: Uuid, token: &str) -> bool {
         let mut given = [0; 16];
         if hex::decode_to_slice(token, &mut given).is_err() {

@@ -1,110 +1,112 @@
-//! What engine and workers ask of whatever carries their messages. `amends-kafka` implements it over Kafka,
-//! a simulator over a seed. Delivery is at least once and in no order that anything may rest on.
+//! Ports for the transport of messages. `amends-kafka` implements them over Kafka, a simulator over a seed. Delivery is
+//! at least once, and nothing may rely on its order.
 
 use std::{future::Future, time::Duration};
 
 use uuid::Uuid;
 
-/// A message as it arrived.
+/// A received message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inbound {
-    /// Topic it came from.
+    /// The topic from which it was received.
     pub topic: String,
-    /// Partition it came from.
+    /// The partition from which it was received.
     pub partition: i32,
-    /// Its place there.
+    /// Its offset in the partition.
     pub offset: i64,
     /// W3C trace context of the sender.
     pub traceparent: Option<String>,
     /// The sender's signature of the bytes ([`crate::SIGNATURE_HEADER`]).
     pub signature: Option<String>,
-    /// What it says, not yet believed.
+    /// The content, not yet validated.
     pub bytes: Vec<u8>,
 }
 
-/// Messages received together, and the receipt by which their offsets may move.
+/// Messages received together, and the receipt with which their offsets are committed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// In order of arrival; empty if nothing came within the caller's patience.
+    /// In order of arrival; empty if nothing arrived within the caller's patience.
     pub messages: Vec<Inbound>,
     /// For [`Source::commit`].
     pub receipt: u64,
 }
 
-/// Which partition a message goes to.
+/// How a message's partition is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
-    /// With the others of this call that say so: one partition a topic and call, another each time. For commands.
+    /// In one partition with the call's other messages of this placement: one partition per topic and call, another for
+    /// each call. For commands.
     Together,
-    /// Slot modulo the topic's present count of partitions. For replies and domain events.
+    /// Slot modulo the topic's present number of partitions. For replies and domain events.
     Home(u16),
 }
 
-/// A message to be sent.
+/// A message to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outbound {
-    /// Topic it goes to.
+    /// The topic.
     pub topic: String,
-    /// Partition it goes to.
+    /// How the partition is chosen.
     pub placement: Placement,
-    /// The message's key: the saga or order it is about. Nothing depends on it.
+    /// The message's key: the saga or order that it is about. Nothing depends on it.
     pub key: Uuid,
     /// W3C trace context.
     pub traceparent: Option<String>,
-    /// What it says.
+    /// The content.
     pub bytes: Vec<u8>,
 }
 
-/// The partitions that a source owns at the moment.
+/// The partitions that a source owns at present.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Assignment {
-    /// Changes with every rebalance; 0 before the first.
+    /// Changes at every rebalance; 0 before the first.
     pub generation: u64,
-    /// Partitions owned, sorted.
+    /// The owned partitions, sorted.
     pub partitions: Vec<i32>,
-    /// How many partitions the topic has.
+    /// Number of the topic's partitions.
     pub count: i32,
 }
 
 impl Assignment {
-    /// Whether a saga's home is here.
+    /// Returns whether the slot's partition is owned.
     pub fn owns(&self, slot: u16) -> bool {
         self.count > 0 && self.partitions.binary_search(&(i32::from(slot) % self.count)).is_ok()
     }
 }
 
-/// The transport could not do what was asked; asking again may help.
+/// The transport could not do what was asked; a retry may succeed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("transport: {0}")]
 pub struct Error(pub String);
 
-/// Where messages come from. One owner at a time reads it.
+/// A source of messages, read by one owner at a time.
 pub trait Source: Send {
-    /// All that is there, up to `max`, without waiting for more. Waits until there is something, at most for
-    /// `patience`; then the batch is empty. Dropping the future loses no message.
+    /// Returns all messages that have arrived, up to `max`, without waiting for more. If there are none, waits at most
+    /// for `patience` until there are; then the batch is empty. Dropping the future loses no message.
     fn receive(
         &mut self,
         max: usize,
         patience: Duration,
     ) -> impl Future<Output = Result<Batch, Error>> + Send;
 
-    /// All that was received up to and with this receipt is settled: its offsets may move. Receipts of
+    /// Marks everything up to and including this receipt as settled, so that its offsets may move. Receipts of
     /// partitions that were lost meanwhile are ignored. Returns before the broker has answered.
     fn commit(&mut self, receipt: u64) -> Result<(), Error>;
 
-    /// Forgets everything received after the last committed receipt, so that it is received again.
+    /// Discards everything received after the last committed receipt, so that it is received again.
     fn rewind(&mut self) -> Result<(), Error>;
 
-    /// The partitions owned now.
+    /// Returns the partitions owned now.
     fn assignment(&self) -> Assignment;
 }
 
-/// Where messages go.
+/// A sink for messages.
 pub trait Sink: Send + Sync {
-    /// Sends all of them; ends once the broker has acknowledged every one. After an error some may have been sent.
+    /// Sends all messages; completes once the broker has acknowledged every one. After an error, some may have been
+    /// sent.
     fn send(&self, messages: Vec<Outbound>) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Puts a message that cannot be read or routed on `<topic>.DLT`, with reason, topic, partition and
-    /// offset in its headers.
+    /// Sends a message that cannot be read or routed to `<topic>.DLT`, with reason, topic, partition and offset in its
+    /// headers.
     fn dead_letter(&self, message: &Inbound, reason: &str) -> impl Future<Output = Result<(), Error>> + Send;
 }

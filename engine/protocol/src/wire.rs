@@ -1,4 +1,4 @@
-//! Bytes to messages and back, with the limits that every edge keeps.
+//! Parsing and writing of messages, with limits that apply wherever messages come in.
 
 use memchr::{memchr, memchr2};
 use serde::{Serialize, de::DeserializeOwned};
@@ -10,18 +10,18 @@ pub const MAX_BYTES: usize = 1 << 20;
 /// The deepest nesting that is read.
 pub const MAX_DEPTH: usize = 32;
 
-/// The longest code of a reason, in characters of `[a-z0-9_]`.
+/// The longest reason code, in characters of `[a-z0-9_]`.
 pub const MAX_REASON_CODE: usize = 64;
-/// The longest text of a reason, in characters.
+/// The longest reason text, in characters.
 pub const MAX_REASON_TEXT: usize = 200;
 /// The longest result, in bytes.
 pub const MAX_RESULT: usize = 16 << 10;
-/// How much of a longer result is kept, in characters.
+/// Number of characters kept of a result that is too long.
 const RESULT_KEPT: usize = 1000;
-/// What a code ends with that was cut.
+/// Suffix of a code that was cut.
 const CUT: &str = "_cut";
 
-/// Why bytes are not a message.
+/// Why bytes are not a valid message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// Longer than [`MAX_BYTES`].
@@ -30,7 +30,7 @@ pub enum Error {
     /// Nested deeper than [`MAX_DEPTH`].
     #[error("nested deeper than {MAX_DEPTH}")]
     TooDeep,
-    /// Holds the character U+0000, which Postgres cannot store.
+    /// Contains the character U+0000, which Postgres cannot store.
     #[error("holds the character U+0000")]
     Nul,
     /// Not JSON, or not of the message's shape.
@@ -38,11 +38,11 @@ pub enum Error {
     Shape(String),
 }
 
-/// Reads a command. One of a newer format than [`SCHEMA_VERSION`] is returned all the same, for the worker
-/// to answer `unsupported`; see [`is_newer`].
+/// Parses a command. A command of a newer format than [`SCHEMA_VERSION`] is returned as well, so that the worker can
+/// answer `unsupported`; see [`is_newer`].
 ///
 /// # Errors
-/// [`Error`]: such bytes belong on the dead letter topic.
+/// [`Error`]: the bytes belong on the dead letter topic.
 pub fn command(bytes: &[u8]) -> Result<Command, Error> {
     let command: Command = read(bytes)?;
     match command.fault() {
@@ -51,10 +51,10 @@ pub fn command(bytes: &[u8]) -> Result<Command, Error> {
     }
 }
 
-/// Reads a reply. Of its reason and result what is too long is cut, and shows it: the outcome counts all the same.
+/// Parses a reply. A reason or result that is too long is cut, visibly; the outcome counts all the same.
 ///
 /// # Errors
-/// [`Error`]: such bytes belong on the dead letter topic.
+/// [`Error`]: the bytes belong on the dead letter topic.
 pub fn reply(bytes: &[u8]) -> Result<Reply, Error> {
     let mut reply: Reply = read(bytes)?;
     if is_newer(reply.schema_version) {
@@ -78,7 +78,7 @@ pub fn reply(bytes: &[u8]) -> Result<Reply, Error> {
     Ok(reply)
 }
 
-/// Makes a code of `[a-z0-9_]`, at most [`MAX_REASON_CODE`] long, and a text of at most [`MAX_REASON_TEXT`].
+/// Reduces the code to `[a-z0-9_]` and [`MAX_REASON_CODE`] characters, and the text to [`MAX_REASON_TEXT`].
 fn cut_reason(reason: &mut Reason) {
     let fits = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '_');
     if reason.code.len() > MAX_REASON_CODE || !reason.code.chars().all(fits) || reason.code.is_empty() {
@@ -98,29 +98,29 @@ fn cut_reason(reason: &mut Reason) {
     }
 }
 
-/// How a result begins that is too long to be kept: `{"cut":true,"bytes":20000,"begins":"…"}`.
+/// Returns the beginning of a result that is too long: `{"cut":true,"bytes":20000,"begins":"…"}`.
 fn cut_result(result: &str) -> Json {
     let begins: String = result.chars().take(RESULT_KEPT).collect();
     serde_json::json!({ "cut": true, "bytes": result.len(), "begins": begins }).into()
 }
 
-/// Whether a message was written by a newer program than this one.
+/// Returns whether a newer program than this one wrote the message.
 pub fn is_newer(schema_version: u16) -> bool {
     schema_version > SCHEMA_VERSION
 }
 
-/// Reads any JSON type within the limits of length, depth and characters.
+/// Parses any JSON type within the limits of length, depth and characters.
 ///
 /// # Errors
 /// [`Error`].
 pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     check(bytes)?;
-    // All at once: `from_slice` looks at each string by itself.
+    // Validates UTF-8 once for the whole text: `from_slice` would validate each string separately.
     let text = std::str::from_utf8(bytes).map_err(|e| Error::Shape(e.to_string()))?;
     serde_json::from_str(text).map_err(|e| Error::Shape(e.to_string()))
 }
 
-/// The bytes of a message.
+/// Serialises a message.
 pub fn write<T: Serialize>(message: &T) -> Vec<u8> {
     serde_json::to_vec(message).expect("messages have string keys and finite numbers only")
 }
@@ -154,7 +154,7 @@ pub fn check(bytes: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Where the string ends that begins before `at`; the end of all where it has none.
+/// Returns the end of the string that begins before `at`; the end of the input if the string is not closed.
 fn after_string(bytes: &[u8], mut at: usize) -> Result<usize, Error> {
     while let Some(length) = memchr2(b'"', b'\\', &bytes[at..]) {
         at += length + 1;
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(check(format!("\"{}\"", "[".repeat(99)).as_bytes()), Ok(()));
     }
 
-    /// How a reply with this reason and result is read.
+    /// Parses a reply with this reason and result.
     fn heard(reason: Reason, result: Json) -> Reply {
         let command = sound();
         let mut said = command.reply(crate::Outcome::Refused, command.issued_at);
@@ -273,7 +273,7 @@ mod tests {
             let _ = reply(&bytes);
         }
 
-        /// What is nearly a message comes further in than noise does.
+        /// An almost valid message gets further into the parser than random bytes.
         #[test]
         fn a_message_with_a_few_bytes_changed_is_a_message_or_an_error(
             changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..8),

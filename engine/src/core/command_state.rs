@@ -1,4 +1,4 @@
-//! What a saga's row says of a command, and of its compensation.
+//! State of one command and of its compensation, as stored in a saga's row.
 
 use amends_protocol::{Exposure, Outcome, Reason, id};
 use chrono::{
@@ -10,101 +10,101 @@ use uuid::Uuid;
 
 use super::Definition;
 
-/// An execute, and its compensation if it has one.
+/// An execute and its compensation, if it has one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CommandState {
-    /// Index of its step.
+    /// Index of the command's step.
     pub step: usize,
-    /// Which of the step's commands.
+    /// Index of the command within its step.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub part: u16,
-    /// From 1.
+    /// Generation, from 1.
     #[serde(default = "one16", skip_serializing_if = "is_one16")]
     pub generation: u16,
-    /// From 1; never restarted.
+    /// Attempt, from 1; it never restarts.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub attempt: u32,
-    /// When first issued.
+    /// Time of the first issue.
     #[serde(with = "ts_microseconds")]
     pub issued_at: DateTime<Utc>,
-    /// When the present attempt was issued; its deadline counts from here.
+    /// Time at which the present attempt was issued; its deadline counts from here.
     #[serde(default, with = "ts_microseconds_option", skip_serializing_if = "Option::is_none")]
     pub sent_at: Option<DateTime<Utc>>,
-    /// What is known of it.
+    /// What the engine knows about the command.
     pub status: Status,
-    /// When there is something to do about it.
+    /// Time of the next action for this command.
     #[serde(default, with = "ts_microseconds_option", skip_serializing_if = "Option::is_none")]
     pub due_at: Option<DateTime<Utc>>,
-    /// Questions asked since the last answer.
+    /// Number of probes sent since the last answer.
     #[serde(default, skip_serializing_if = "is_zero32")]
     pub asks: u32,
-    /// Attempts that were answered `failed`.
+    /// Number of attempts answered `failed`.
     #[serde(default, skip_serializing_if = "is_zero32")]
     pub failures: u32,
-    /// Times in a row that a probe was answered `unknown`.
+    /// Number of consecutive probes answered `unknown`.
     #[serde(default, skip_serializing_if = "is_zero32")]
     pub unknowns: u32,
-    /// When `unknown` will be no answer any more: the next one parks it. Set by the first in a row.
+    /// From this time on, an `unknown` answer parks the command. Set by the first of consecutive `unknown`s.
     #[serde(default, with = "ts_microseconds_option", skip_serializing_if = "Option::is_none")]
     pub parks_at: Option<DateTime<Utc>>,
-    /// Why it waits for an operator.
+    /// Why the command waits for an operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parked: Option<Reason>,
-    /// What its success brought.
+    /// What the command's success brought.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<Exposure>,
-    /// Odd answers already in the timeline, so that each is recorded once.
+    /// Unexpected outcomes that the timeline already records, so that each is recorded once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub noted: Vec<Outcome>,
-    /// Its compensation.
+    /// The compensation of the command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undo: Option<Undo>,
 }
 
-/// What is known of an execute.
+/// What the engine knows about an execute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// Sent; within its deadline.
+    /// Sent, and within its deadline.
     Waiting,
-    /// Nobody knows: being asked after.
+    /// The outcome is unknown; the engine probes for it.
     Unknown,
-    /// Failed; a further attempt follows.
+    /// The attempt failed; another attempt follows after the backoff.
     Backoff,
-    /// Took effect.
+    /// The command took effect.
     Succeeded,
-    /// A business no.
+    /// The worker refused the command for a business reason.
     Refused,
-    /// Failed, and the engine gave up on it.
+    /// The attempts failed, and the engine gave up.
     Failed,
-    /// Will never take effect.
+    /// The command will never take effect.
     Fenced,
-    /// Too old for its worker to know.
+    /// The command is too old for its worker to know its outcome.
     Expired,
-    /// An operator has evidence that it took no effect.
+    /// An operator has evidence that the command took no effect.
     NotDone,
 }
 
 impl Status {
-    /// Whether an answer is still awaited.
+    /// Returns whether the engine still waits for an answer.
     pub fn is_open(self) -> bool {
         matches!(self, Status::Waiting | Status::Unknown | Status::Backoff)
     }
 
-    /// Whether it is certain, without a compensation, that there is nothing to undo. Evidence from elsewhere says
-    /// only how things were when somebody looked: a call may still have been on its way.
+    /// Returns whether there is certainly nothing to undo, even without a compensation. An operator's evidence is not
+    /// enough: it describes one moment, and a call may still have been on its way then.
     pub fn needs_no_undo(self) -> bool {
         self == Status::Refused
     }
 }
 
-/// Why a command goes out again.
+/// Why a command is sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Repeats {
     /// The last attempt was answered as failed.
     Failed,
-    /// Nothing was answered in time.
+    /// No answer arrived in time.
     Silent,
 }
 
@@ -112,39 +112,39 @@ pub enum Repeats {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Undo {
-    /// From 1; never restarted.
+    /// Attempt, from 1; it never restarts.
     pub attempt: u32,
-    /// When first issued.
+    /// Time of the first issue.
     #[serde(with = "ts_microseconds")]
     pub issued_at: DateTime<Utc>,
     /// The effect is undone or can never happen.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub done: bool,
-    /// That it is done rests on evidence from elsewhere, not on its worker's word.
+    /// `done` rests on an operator's evidence, not on the worker's answer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub by_hand: bool,
-    /// When to send it again.
+    /// Time at which to send the compensation again.
     #[serde(default, with = "ts_microseconds_option", skip_serializing_if = "Option::is_none")]
     pub due_at: Option<DateTime<Utc>>,
-    /// Sent since the last answer.
+    /// Number of times it was sent since the last answer.
     #[serde(default, skip_serializing_if = "is_zero32")]
     pub asks: u32,
-    /// Attempts that were answered `failed`.
+    /// Number of attempts answered `failed`.
     #[serde(default, skip_serializing_if = "is_zero32")]
     pub failures: u32,
-    /// Times in a row that it was answered `unknown`.
+    /// Number of consecutive `unknown` answers.
     #[serde(default, skip_serializing_if = "is_zero32")]
     pub unknowns: u32,
-    /// When `unknown` will be no answer any more: the next one parks it. Set by the first in a row.
+    /// From this time on, an `unknown` answer parks the compensation. Set by the first of consecutive `unknown`s.
     #[serde(default, with = "ts_microseconds_option", skip_serializing_if = "Option::is_none")]
     pub parks_at: Option<DateTime<Utc>>,
-    /// What a success gave back that left something held: it is taken off what is held, once an attempt.
+    /// What a success gave back while something was still held. It is subtracted from what is held, once per attempt.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub given_back: Vec<Exposure>,
     /// The attempt that gave it back.
     #[serde(default, skip_serializing_if = "is_zero32")]
     pub given_back_at: u32,
-    /// Why it waits for an operator.
+    /// Why the compensation waits for an operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parked: Option<Reason>,
 }
@@ -155,7 +155,7 @@ fn one() -> u32 {
 pub(super) fn one16() -> u16 {
     1
 }
-// serde passes references to these.
+// `serde` passes references to these functions.
 #[allow(clippy::trivially_copy_pass_by_ref)]
 fn is_one(n: &u32) -> bool {
     *n == 1
@@ -174,18 +174,19 @@ fn is_zero32(n: &u32) -> bool {
 }
 
 impl CommandState {
-    /// The execute's id.
+    /// Returns the id of the execute.
     pub fn id(&self, saga: Uuid, definition: &Definition) -> Uuid {
         id::execute(saga, definition.steps[self.step].name, self.part, self.generation)
     }
 
-    /// When the present attempt's outcome is called unknown.
+    /// Returns the time from which the present attempt's outcome counts as unknown.
     pub fn deadline(&self, definition: &Definition) -> DateTime<Utc> {
         self.sent_at.unwrap_or(self.issued_at) + definition.steps[self.step].deadline
     }
 
-    /// Whether it may hold something that no answer has told of yet: until it is settled, and while it is
-    /// undone also where it is said that it will never take effect: perhaps only because it is undone.
+    /// Returns whether the command may hold something that no answer has reported yet. That is so until the command is
+    /// settled. While the command is being undone it also holds for "will never take effect", because the worker may
+    /// say so only because of the compensation.
     pub(super) fn may_hold(&self) -> bool {
         match self.status {
             Status::Fenced => self.undo.is_some(),
@@ -193,17 +194,18 @@ impl CommandState {
         }
     }
 
-    /// Whether a success is news although it is called undone: it came after somebody had looked.
+    /// Returns whether a success is news although the command counts as undone: it happened after the operator had
+    /// looked.
     pub(super) fn is_undone_by_hand(&self) -> bool {
         self.undo.as_ref().is_some_and(|u| u.done && u.by_hand) && self.status != Status::Succeeded
     }
 
-    /// Whether its compensation says that there is no effect and never will be.
+    /// Returns whether the compensation confirms that there is no effect and never will be.
     pub fn is_undone(&self) -> bool {
         self.undo.as_ref().is_some_and(|u| u.done)
     }
 
-    /// The id of what waits for an operator, if anything does: of the execute, or of its compensation.
+    /// Returns the id of what waits for an operator, if anything does: the execute or its compensation.
     pub fn parked_id(&self, saga: Uuid, definition: &Definition) -> Option<Uuid> {
         let execute = || self.id(saga, definition);
         match (&self.parked, &self.undo) {
@@ -213,12 +215,12 @@ impl CommandState {
         }
     }
 
-    /// Why it, or its compensation, waits for an operator.
+    /// Returns why the command or its compensation waits for an operator.
     pub fn parked(&self) -> Option<&Reason> {
         self.parked.as_ref().or_else(|| self.undo.as_ref().and_then(|u| u.parked.as_ref()))
     }
 
-    /// When there is something to do about it or its compensation.
+    /// Returns the time of the next action for the command or its compensation.
     pub fn due(&self) -> Option<DateTime<Utc>> {
         self.dues().min()
     }
@@ -227,7 +229,7 @@ impl CommandState {
         self.due_at.into_iter().chain(self.undo.as_ref().and_then(|u| u.due_at))
     }
 
-    /// Why what is due about it now goes out again, if it is a repetition that can wait.
+    /// Returns why the due command is sent again, if the due action is a repetition that can be put off.
     pub(super) fn repeats(&self, now: DateTime<Utc>) -> Option<Repeats> {
         let has_come = |at: Option<DateTime<Utc>>| at.is_some_and(|at| at <= now);
         match (&self.undo, self.status) {

@@ -1,4 +1,4 @@
-//! What a workflow is: its steps in order, what undoes them, and the labels that the world sees.
+//! Workflow definitions: the steps in order, their compensation, and the public labels.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{RetryPolicy, transition::RESEND};
 
-/// How long an outcome that nobody knows is asked after before its saga parks, unless a workflow says otherwise.
+/// Default for how long the engine asks for an unknown outcome before the saga parks.
 pub const UNKNOWN_PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// A versioned workflow.
@@ -19,56 +19,56 @@ pub struct Definition {
     pub version: u32,
     /// Labels that do not belong to a step.
     pub labels: Labels,
-    /// When a saga that does not get on is cancelled by itself.
+    /// When a saga without progress is cancelled automatically.
     pub timeout: Option<SagaTimeout>,
-    /// How long what is answered `unknown` is asked after before the saga parks: from the first of consecutive
-    /// `unknown`s on, whether to a command or to its compensation.
+    /// How long the engine keeps asking after an `unknown` answer before the saga parks. It counts from the first of
+    /// consecutive `unknown`s, and applies to commands and compensations.
     pub unknown_patience: Duration,
-    /// In order. Compensatable ones, at most one pivot, then retriable ones.
+    /// The steps in order: compensatable ones, at most one pivot, then retriable ones.
     pub steps: Vec<Step>,
 }
 
-/// Labels that do not belong to a step. A label is plain data for the engine and public for everybody else.
+/// Labels that do not belong to a step. For the engine a label is plain data; everywhere else it is public.
 #[derive(Debug, Clone, Copy)]
 pub struct Labels {
-    /// From birth on.
+    /// The label from birth on.
     pub initial: &'static str,
-    /// While effects are being undone.
+    /// The label while effects are being undone.
     pub undoing: &'static str,
-    /// Once a cancelled saga is undone.
+    /// The label of a cancelled saga once it is undone.
     pub cancelled: &'static str,
 }
 
-/// A promise that a saga is cancelled unless a step has succeeded in time. Wall-clock; it never stops.
+/// Cancels a saga unless a given step has succeeded in time. It measures wall-clock time and is never suspended.
 #[derive(Debug, Clone, Copy)]
 pub struct SagaTimeout {
-    /// Index of the step that ends the promise.
+    /// Index of the step whose success ends the timeout.
     pub until_step: usize,
-    /// From birth.
+    /// Duration, counted from the saga's birth.
     pub after: Duration,
-    /// The reason code that the saga then carries.
+    /// The reason code of a saga that timed out.
     pub reason: &'static str,
 }
 
-/// What may become of a step when it does not succeed.
+/// What happens when a step does not succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StepKind {
-    /// Can be undone; before the pivot.
+    /// The step can be undone; it stands before the pivot.
     Compensatable,
-    /// The last that may be refused. Its compensation serves while it is outstanding.
+    /// The last step that may be refused. Its compensation serves while its outcome is outstanding.
     Pivot,
-    /// After the pivot: tried until it succeeds; a refusal parks the saga.
+    /// A step after the pivot: it is tried until it succeeds, and a refusal parks the saga.
     Retriable,
 }
 
-/// What a step's payload is made from.
+/// Arguments from which a step's payload is built.
 #[derive(Debug, Clone, Copy)]
 pub struct Call<'a> {
     /// The saga.
     pub saga_id: Uuid,
-    /// What the saga is about.
+    /// The saga's business key, such as the order's id.
     pub business_key: &'a str,
-    /// Which of the step's commands.
+    /// Index of the command within its step.
     pub part: u16,
     /// The saga's immutable input and, for a step with [`Needs::Personal`], its personal fields.
     pub input: Input<'a>,
@@ -77,20 +77,20 @@ pub struct Call<'a> {
 /// A saga's immutable input.
 #[derive(Debug, Clone, Copy)]
 pub struct Input<'a> {
-    /// Everything but personal fields.
+    /// The input without personal fields.
     pub data: &'a Json,
-    /// Personal fields, where the step needs them.
+    /// Personal fields, if the step needs them.
     pub personal: Option<&'a Json>,
 }
 
-/// What of a saga's input a step's payload is made from. What is not needed is not read.
+/// Which parts of a saga's input a step's payload needs. The engine reads only these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Needs {
-    /// Nothing of it: the saga's id is enough.
+    /// Nothing: the saga's id is enough.
     Nothing,
-    /// Everything but personal fields.
+    /// The input without personal fields.
     Input,
-    /// Personal fields as well.
+    /// The input with personal fields.
     Personal,
 }
 
@@ -99,73 +99,73 @@ pub enum Needs {
 pub struct Step {
     /// Its name, unique in the workflow: `pay`.
     pub name: &'static str,
-    /// The participant that does it; its commands go to `<participant>.commands`.
+    /// The participant that executes it; its commands go to `<participant>.commands`.
     pub participant: &'static str,
-    /// What may become of it.
+    /// What happens when the step does not succeed.
     pub kind: StepKind,
-    /// How often and when it is tried again after an answered failure.
+    /// When and how often a failed attempt is repeated.
     pub retry: RetryPolicy,
     /// The same for its compensation.
     pub undo_retry: RetryPolicy,
-    /// How long an attempt may be without an answer before the engine asks what became of it.
+    /// How long an attempt may stay unanswered before the engine probes for its outcome.
     pub deadline: Duration,
     /// The saga's label once the step has succeeded.
     pub label_done: Option<&'static str>,
     /// The saga's label once everything is undone because this step was refused or given up.
     pub label_undone: &'static str,
-    /// What the payload is made from.
+    /// Which input the payload needs.
     pub needs: Needs,
-    /// How many commands the step has (one per warehouse), from the saga's input.
+    /// Number of commands of the step (one per warehouse, for example), computed from the saga's input.
     pub parts: fn(&Json) -> u16,
-    /// The command's payload.
+    /// Builds the command's payload.
     pub payload: fn(&Call<'_>) -> Json,
-    /// What a command of this step may come to hold.
+    /// Computes what a command of this step may come to hold.
     pub may_hold: fn(&Call<'_>) -> Vec<Exposure>,
 }
 
 impl Step {
-    /// No timer of this step's commands is set further ahead than this. One that is further ahead was set before the
-    /// database's clock was set back.
+    /// Returns the furthest distance at which a timer of this step's commands is set. A timer beyond it was set before
+    /// the database's clock was set back.
     pub fn timer_reach(&self) -> Duration {
         let longest = self.deadline.max(self.retry.max).max(self.undo_retry.max);
         2 * longest.max(RESEND.to_std().unwrap_or_default())
     }
 }
 
-/// What is wrong with a definition.
+/// Why a definition is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// There is nothing to do.
+    /// The workflow has no steps.
     #[error("a workflow needs a step")]
     NoSteps,
-    /// Two steps have one name.
+    /// Two steps share a name.
     #[error("two steps are called {0}")]
     TwiceNamed(&'static str),
     /// Compensatable steps come first, then at most one pivot, then retriable ones.
     #[error("step {0} is out of order: compensatable, then one pivot, then retriable")]
     OutOfOrder(&'static str),
-    /// The timeout names a step that is not there, or one after the pivot.
+    /// The timeout names a missing step, or one after the pivot.
     #[error("the timeout must end with a compensatable step")]
     Timeout,
 }
 
 impl Definition {
-    /// `order_fulfilment@1`.
+    /// Returns name and version, as in `order_fulfilment@1`.
     pub fn title(&self) -> String {
         format!("{}@{}", self.name, self.version)
     }
 
-    /// The step of that name, and its index.
+    /// Returns the step with the given name, and its index.
     pub fn step(&self, name: &str) -> Option<(usize, &Step)> {
         self.steps.iter().enumerate().find(|(_, s)| s.name == name)
     }
 
-    /// The longest [`Step::timer_reach`] of its steps.
+    /// Returns the longest [`Step::timer_reach`] of the steps.
     pub fn timer_reach(&self) -> Duration {
         self.steps.iter().map(Step::timer_reach).max().unwrap_or_default()
     }
 
-    /// Checks what the core relies on.
+    /// Checks the rules that the core relies on.
     ///
     /// # Errors
     /// The first [`Fault`].
@@ -197,10 +197,10 @@ impl Definition {
 pub struct Catalog(Vec<Definition>);
 
 impl Catalog {
-    /// A catalog of definitions that were checked.
+    /// Builds a catalog and validates its definitions.
     ///
     /// # Errors
-    /// The title of the first that is at fault, and its [`Fault`].
+    /// The title of the first invalid definition, and its [`Fault`].
     pub fn new(definitions: Vec<Definition>) -> Result<Self, (String, Fault)> {
         for definition in &definitions {
             definition.validate().map_err(|fault| (definition.title(), fault))?;
@@ -208,17 +208,17 @@ impl Catalog {
         Ok(Self(definitions))
     }
 
-    /// The definition that a saga was born with; `None` if this program is older (or has dropped it).
+    /// Returns the definition of the given version. `None` means that this program is older or has dropped it.
     pub fn get(&self, name: &str, version: u32) -> Option<&Definition> {
         self.0.iter().find(|d| d.name == name && d.version == version)
     }
 
-    /// No timer of any of its workflows' commands is set further ahead than this.
+    /// Returns the longest [`Definition::timer_reach`] of the workflows.
     pub fn timer_reach(&self) -> Duration {
         self.iter().map(Definition::timer_reach).max().unwrap_or_default()
     }
 
-    /// All of them.
+    /// Iterates over all definitions.
     pub fn iter(&self) -> impl Iterator<Item = &Definition> {
         self.0.iter()
     }

@@ -1,4 +1,4 @@
-//! What a transition comes to, as data.
+//! Results of a transition, as data.
 
 use amends_protocol::{Kind, Outcome, Reason};
 use chrono::{DateTime, Utc};
@@ -7,76 +7,76 @@ use serde::{Deserialize, Serialize};
 use super::command_state::{is_one16, one16};
 use super::{CORE_VERSION, CommandState, Definition, Occurrence, Saga, SagaOutcome};
 
-/// What a transition comes to.
+/// The result of a transition.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
-    /// The saga moved on: to be written, and then to be sent.
+    /// The saga changed. The caller writes the change, then sends its commands.
     Changed(Box<Change>),
-    /// Nothing is to be written.
+    /// There is nothing to write.
     Nothing(Nothing),
-    /// Nothing was due; only `wake_at` is to be raised.
+    /// Nothing was due; only `wake_at` is raised.
     Rescheduled(Option<DateTime<Utc>>),
-    /// Somebody asked for what is not possible now.
+    /// The requested action is not possible now.
     Illegal(Illegal),
 }
 
-/// A saga's next row, the timeline entry that goes with it, and the commands to send once both are committed.
+/// A saga's next row, its timeline entry, and the commands to send once both are committed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
-    /// The row as it will be; its revision is the entry's.
+    /// The new row; its revision is the entry's.
     pub saga: Saga,
-    /// Its timeline entry.
+    /// The timeline entry.
     pub entry: Entry,
-    /// Commands to send.
+    /// The commands to send.
     pub sends: Vec<CommandToSend>,
 }
 
 /// Why there is nothing to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Nothing {
-    /// Heard before.
+    /// The answer was already recorded.
     Duplicate,
-    /// The worker is at it.
+    /// The worker is still executing the command.
     InFlight,
-    /// No command of this saga: if a success, an effect that nobody ordered.
+    /// The reply matches no command of this saga. If it is a success, it is an effect that no saga ordered.
     NotMine,
-    /// It answers a command of this saga and repeats another's step, part, generation, workflow or slot.
+    /// The reply answers a command of this saga, but repeats a different step, part, generation, workflow or slot.
     WrongEcho,
-    /// A cancellation that is already on its way.
+    /// A cancellation is already in progress.
     AlreadyCancelling,
 }
 
 /// Why an action is not possible now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Illegal {
-    /// It has an outcome.
+    /// The saga has an outcome.
     #[error("the saga has ended")]
     Ended,
     /// The pivot has succeeded.
     #[error("it is past the point of no return")]
     PastPivot,
-    /// It is being undone, towards something else.
+    /// The saga is being undone, towards a different outcome.
     #[error("it is being undone towards another outcome")]
     UndoneOtherwise,
-    /// It has moved since the operator looked, or something else of it waits for them.
+    /// The saga has changed since the operator looked, or another of its commands waits for the operator.
     #[error("it has moved since it was looked at: look again")]
     Stale,
-    /// What is to be settled is not named.
+    /// The request does not name the command to settle.
     #[error("several things may wait for an operator: the command must be named")]
     NeedsCommand,
-    /// Nothing of it waits for a time at which it would be sent.
+    /// No command of the saga waits for a time at which it would be sent.
     #[error("nothing of it waits to be sent again")]
     NothingToSend,
-    /// It does not wait for an operator.
+    /// The saga does not wait for an operator.
     #[error("the saga is not parked")]
     NotParked,
-    /// What is parked never took effect, or its row is poisoned: it can be tried again, not resolved.
+    /// The parked command never took effect, or the saga is poisoned: it can be retried, not resolved.
     #[error("what is parked can only be retried")]
     OnlyRetry,
     /// A compensation that was not done must be retried.
     #[error("a compensation can be resolved only as done, or retried")]
     UndoneOnly,
-    /// Only the other side can say what became of it.
+    /// Only the other side can say what happened to the command.
     #[error("the outcome is unknown: a reference from the other side is needed")]
     NeedsReference,
 }
@@ -84,24 +84,24 @@ pub enum Illegal {
 /// A command to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CommandToSend {
-    /// What is asked.
+    /// The kind of command.
     pub kind: Kind,
     /// Index of the step.
     pub step: usize,
-    /// Which of the step's commands.
+    /// Index of the command within its step.
     pub part: u16,
-    /// Of the execute.
+    /// Generation of the execute.
     pub generation: u16,
-    /// Of the execute, or of the compensation.
+    /// Attempt of the execute or of the compensation.
     pub attempt: u32,
-    /// Stable over attempts.
+    /// Time of the first issue; all attempts share it.
     pub issued_at: DateTime<Utc>,
-    /// When the engine will ask.
+    /// Time at which the engine probes for the outcome.
     pub deadline: DateTime<Utc>,
 }
 
 impl CommandToSend {
-    /// The command of this kind that is to go out for an execute as it stands.
+    /// Builds the command of the given kind from the present state of an execute.
     pub(super) fn of(definition: &Definition, command: &CommandState, kind: Kind) -> Self {
         let &CommandState { step, part, generation, .. } = command;
         let (attempt, issued_at, deadline) = match (kind, &command.undo) {
@@ -113,7 +113,7 @@ impl CommandToSend {
         Self { kind, step, part, generation, attempt, issued_at, deadline }
     }
 
-    /// How a timeline calls it: `pay execute 2`, `reserve/1 compensate`.
+    /// Returns the command's name in the timeline: `pay execute 2`, `reserve/1 compensate`.
     pub(super) fn name(&self, definition: &Definition) -> String {
         let part = if self.part == 0 { String::new() } else { format!("/{}", self.part) };
         let attempt = match (self.kind, self.attempt) {
@@ -124,43 +124,43 @@ impl CommandToSend {
     }
 }
 
-/// One entry of a saga's append-only history: what happened and what was decided.
+/// An entry of a saga's append-only timeline: what happened, and what the core decided.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// From 1, without a gap.
+    /// Revision, from 1, without gaps.
     pub revision: u32,
-    /// The rules by which it was decided; it is replayed by them.
+    /// Version of the rules that decided the entry; a replay uses the same version.
     pub core_version: u16,
-    /// What happened, when.
+    /// What happened, and when.
     pub occurrence: Occurrence,
-    /// What was decided.
+    /// What the core decided.
     pub did: Did,
 }
 
-/// What of an entry has no column of its own.
+/// The part of an entry that has no column of its own.
 #[derive(Serialize, Deserialize)]
 struct Body<E, D> {
     event: E,
     #[serde(default)]
     jitter: u16,
-    /// Absent: the first.
+    /// Absent for version 1.
     #[serde(default = "one16", skip_serializing_if = "is_one16")]
     core: u16,
     did: D,
 }
 
 impl Entry {
-    /// The JSON that is stored beside revision and instant.
+    /// Returns the JSON that is stored beside revision and time.
     pub fn body(&self) -> String {
         let (event, did) = (&self.occurrence.event, &self.did);
         let body = Body { event, jitter: self.occurrence.jitter, core: self.core_version, did };
         serde_json::to_string(&body).expect("entries have string keys and finite numbers only")
     }
 
-    /// An entry from what is stored.
+    /// Reads an entry from its stored columns.
     ///
     /// # Errors
-    /// What does not fit: the entry was decided by newer rules, or is damaged.
+    /// The entry was decided by newer rules, or is damaged.
     pub fn from_stored(revision: u32, at: DateTime<Utc>, body: &str) -> Result<Self, serde_json::Error> {
         let Body { event, jitter, core, did } = serde_json::from_str(body)?;
         if core > CORE_VERSION {
@@ -172,41 +172,41 @@ impl Entry {
     }
 }
 
-/// What was decided, for people and for the check that a later core decides the same.
+/// What the core decided: shown to people, and compared by the check that a later core decides the same.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Did {
-    /// The new label, where it changed.
+    /// The new label, if it changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// The label it will have, where it began to be undone.
+    /// The label that the saga will have, if it began to be undone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heading_for: Option<String>,
-    /// When it will be cancelled unless a step has succeeded by then; with the birth only.
+    /// Time at which the saga is cancelled unless a step has succeeded by then. Set only at birth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_at: Option<DateTime<Utc>>,
-    /// When `unknown` will be no answer any more; with the first in a row only.
+    /// Time from which an `unknown` answer parks. Set only by the first of consecutive `unknown`s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parks_at: Option<DateTime<Utc>>,
-    /// The step it concerned.
+    /// The step concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
-    /// The attempt it concerned.
+    /// The attempt concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u32>,
     /// Commands sent: `pay execute 2`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sent: Vec<String>,
-    /// Why it parked.
+    /// Why the saga parked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parked: Option<Reason>,
-    /// How it ended.
+    /// How the saga ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<SagaOutcome>,
-    /// An odd answer, recorded and nothing else.
+    /// An unexpected answer that was only recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noted: Option<Outcome>,
-    /// What should be impossible, and was mended.
+    /// An event that should be impossible and was mended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incident: Option<String>,
 }

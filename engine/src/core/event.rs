@@ -1,4 +1,4 @@
-//! What happens to a saga.
+//! Events: the inputs of a transition.
 
 use amends_protocol::{Exposure, Json, Kind, Outcome, Reason, Reply};
 use chrono::{DateTime, Utc};
@@ -7,14 +7,14 @@ use uuid::Uuid;
 
 use super::Definition;
 
-/// An event, when it was decided, and the randomness that the decision may use.
+/// An event, the time of the decision, and the randomness that the decision may use.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Occurrence {
     /// What happened.
     pub event: Event,
-    /// The engine's database's time.
+    /// Current time of the engine's database.
     pub at: DateTime<Utc>,
-    /// 0–1000, drawn by the runtime; see [`super::RetryPolicy::delay`].
+    /// A random number, 0–1000, drawn by the runtime; see [`super::RetryPolicy::delay`].
     #[serde(default)]
     pub jitter: u16,
 }
@@ -23,136 +23,136 @@ pub struct Occurrence {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
-    /// The saga was born with this input, personal fields apart. Only ever the first.
+    /// The saga was born with this input, without personal fields. Always the first event, and only the first.
     Started(Json),
     /// A worker answered.
     Replied(ReplyEvent),
-    /// Its `wake_at` has come.
+    /// The saga's `wake_at` has passed.
     Woke,
-    /// Somebody wants it undone.
+    /// A user asked for cancellation.
     CancelRequested(Actor),
-    /// An operator wants what is parked tried again.
+    /// An operator asked to retry the parked command.
     RetryRequested(Retry),
-    /// An operator wants what waits for its time sent again now.
+    /// An operator asked to send a waiting command again at once.
     ResendRequested(Resend),
-    /// An operator knows, from elsewhere, what became of what is parked.
+    /// An operator has evidence of what happened to the parked command.
     Resolved(Resolution),
-    /// The row could not be written with what had come.
+    /// The row could not be stored with the new events.
     Poisoned(Reason),
 }
 
-/// Who did something, and why.
+/// The person or program that acted, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Actor {
-    /// Subject of the request.
+    /// Subject of the request's token.
     pub who: String,
-    /// In their words.
+    /// Reason, in the actor's words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub why: String,
 }
 
 impl Actor {
-    /// Who and why.
+    /// Creates an actor with its reason.
     pub fn new(who: impl Into<String>, why: impl Into<String>) -> Self {
         Self { who: who.into(), why: why.into() }
     }
 }
 
-/// What an operator saw when they decided. Their action settles that, and nothing else: a saga that has moved since
-/// is another saga.
+/// The state that an operator saw when deciding. The action settles only that state: if the saga has changed since, the
+/// action is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Seen {
     /// The saga's revision.
     pub revision: u32,
-    /// The command (or compensation) that waits for an operator. None where the saga is poisoned.
+    /// The command or compensation that waits for an operator. `None` if the saga is poisoned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command_id: Option<Uuid>,
 }
 
-/// An operator's wish that what is parked be tried again.
+/// An operator's request to retry the parked command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retry {
-    /// Who and why.
+    /// The operator and the reason.
     pub by: Actor,
-    /// What they saw.
+    /// The state that the operator saw.
     pub seen: Seen,
 }
 
-/// An operator's wish that nobody wait any longer for a backoff.
+/// An operator's request to send a command now, without waiting for its backoff.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resend {
-    /// Who and why.
+    /// The operator and the reason.
     pub by: Actor,
-    /// What they saw, if it matters to them: what is sent again cannot take effect twice.
+    /// The state that the operator saw. Optional, because a command that is sent again cannot take effect twice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen: Option<Seen>,
 }
 
-/// A resolution by hand.
+/// An operator's statement of what happened to the parked command.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Resolution {
-    /// Who and why.
+    /// The operator and the reason.
     pub by: Actor,
-    /// What they saw.
+    /// The state that the operator saw.
     pub seen: Seen,
-    /// Whether it was done.
+    /// Whether the command took effect.
     pub done: bool,
     /// Evidence from the other side: a bank's or a carrier's reference.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reference: String,
-    /// What the step holds if it was done, by the definition and the saga's input.
+    /// What the step holds if the command took effect, computed from the definition and the saga's input.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exposure: Vec<Exposure>,
 }
 
-/// What a reply says, without what only the edge needs.
+/// The content of a reply, without the fields that only the adapter needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplyEvent {
-    /// The command that is answered.
+    /// The answered command.
     pub command_id: Uuid,
-    /// Its kind.
+    /// Kind of the answered command.
     pub kind: Kind,
-    /// The execute that it is about, where it is about another command.
+    /// The execute concerned, if the answered command is not itself an execute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Uuid>,
     /// Name of the step.
     pub step: String,
-    /// The attempt that the worker's row stands at.
+    /// The attempt recorded in the worker's row.
     pub attempt: u32,
-    /// What became of it.
+    /// The outcome of the command.
     pub outcome: Outcome,
-    /// What a success brought.
+    /// The result of a success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Json>,
-    /// Why not.
+    /// Why the command did not succeed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
-    /// What the saga holds more or less since.
+    /// Change of what the saga holds, positive or negative.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exposure: Vec<Exposure>,
-    /// What else it repeats of its command.
+    /// The remaining fields that the reply repeats of its command.
     #[serde(skip)]
     pub echo: Option<Echo>,
 }
 
-/// What a reply repeats of its command besides the ids: compared with the command, and not kept.
+/// Fields besides the ids that a reply repeats of its command. They are compared with the command and not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Echo {
-    /// Which of the step's commands.
+    /// Index of the command within its step.
     pub part: u16,
-    /// Of the execute.
+    /// Generation of the execute.
     pub generation: u16,
-    /// The saga's home.
+    /// The saga's slot.
     pub slot: u16,
-    /// Name and version of the workflow; none if this program does not know it.
+    /// Name and version of the workflow; `None` if this program does not know it.
     pub workflow: Option<(&'static str, u32)>,
 }
 
 impl Echo {
-    /// What a reply repeats; `definition` is that of the workflow which it names.
+    /// Extracts the repeated fields; `definition` belongs to the workflow that the reply names.
     pub fn of(reply: &Reply, definition: Option<&Definition>) -> Self {
         let &Reply { part, generation, slot, .. } = reply;
         Self { part, generation, slot, workflow: definition.map(|d| (d.name, d.version)) }
@@ -160,7 +160,7 @@ impl Echo {
 }
 
 impl ReplyEvent {
-    /// The execute that it is about.
+    /// Returns the id of the execute concerned.
     pub fn row_key(&self) -> Uuid {
         self.target.unwrap_or(self.command_id)
     }
@@ -184,7 +184,7 @@ impl From<Reply> for ReplyEvent {
 }
 
 impl Event {
-    /// The word for a timeline: what happened.
+    /// Returns the event's name for the timeline.
     pub fn name(&self) -> &'static str {
         match self {
             Event::Started(_) => "started",

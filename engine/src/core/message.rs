@@ -1,12 +1,12 @@
-//! From a decided [`CommandToSend`] to the message.
+//! Builds messages from a decided [`CommandToSend`].
 
 use amends_protocol::{Command, Json, Kind, Resolved, SCHEMA_VERSION, TokenKey, id};
 use chrono::{DateTime, Utc};
 
 use super::{CommandState, CommandToSend, Definition, Input, Saga, Status};
 
-/// The command that a decision wants sent; whoever sends it says when. Only an execute has a payload: a compensation must not need what
-/// its target's result was.
+/// Builds the message for a decided command; the caller supplies the time of sending. Only an execute has a payload: a
+/// compensation must not depend on its target's result.
 pub fn command(
     definition: &Definition,
     saga: &Saga,
@@ -51,8 +51,8 @@ pub fn command(
     }
 }
 
-/// What a person has said of the target of a command. A fence goes out for nothing else; of a compensation's target it
-/// is only known that it was called not done.
+/// Returns what an operator said about a command's target. A fence is sent only for that. Of a compensation's target
+/// the engine knows only that it was resolved as not done.
 fn resolved(kind: Kind, target: Status) -> Option<Resolved> {
     match (kind, target) {
         (Kind::Compensate | Kind::Fence, Status::NotDone) => Some(Resolved::NotDone),
@@ -61,7 +61,7 @@ fn resolved(kind: Kind, target: Status) -> Option<Resolved> {
     }
 }
 
-/// What a saga's due repetitions would send, if nothing is due but repetitions: to be sent without a change of the row.
+/// Returns the commands of the due repetitions, if nothing else is due. They are sent without a change of the row.
 pub fn repetitions(definition: &Definition, saga: &Saga, now: DateTime<Utc>) -> Vec<CommandToSend> {
     let kind = |command: &CommandState| match (&command.undo, command.status) {
         (Some(_), _) => Kind::Compensate,
@@ -72,8 +72,8 @@ pub fn repetitions(definition: &Definition, saga: &Saga, now: DateTime<Utc>) -> 
     due.into_iter().map(|(command, _)| CommandToSend::of(definition, command, kind(command))).collect()
 }
 
-/// Commands of a saga that were issued at `since` or later and have no answer: what a new owner of its slot
-/// sends again, in case the one before it died between commit and produce.
+/// Returns the commands issued at or after `since` that have no answer. A slot's new owner sends them again, because
+/// the previous owner may have died between commit and produce.
 pub fn outstanding(definition: &Definition, saga: &Saga, since: DateTime<Utc>) -> Vec<CommandToSend> {
     if saga.state.poisoned.is_some() {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! The pure core: everything that decides a saga's fate. No I/O, no clock, no randomness; replaying a saga's
+//! The pure core: it makes every decision about a saga. It has no I/O, no clock and no randomness; replaying a saga's
 //! timeline through it gives the stored row.
 
 mod command_state;
@@ -26,7 +26,7 @@ pub(crate) use transition::RESEND;
 pub use transition::{start, start_by, transition};
 pub use version::{Known, Requires, state_version};
 
-/// The version of the core's rules. Saga rows carry the one that wrote them.
+/// Version of the core's rules. A saga's row names the version that wrote it.
 pub const CORE_VERSION: u16 = if cfg!(feature = "next") { 2 } else { 1 };
 /// The newest format of [`SagaProgress`] that this program reads and writes.
 pub const STATE_VERSION: u16 = if cfg!(feature = "next") { 2 } else { 1 };

@@ -1,24 +1,24 @@
-//! A saga's row from its timeline.
+//! Rebuilds a saga's row from its timeline.
 
 use std::time::Duration;
 
 use super::{Decision, Definition, Entry, Event, NewSaga, Saga, transition, transition::born};
 
-/// Where a history and the core disagree.
+/// Where a timeline and the core disagree.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Mismatch {
-    /// Not every history begins with the saga's birth.
+    /// The timeline does not begin with the saga's birth.
     #[error("the first entry is not the saga's birth")]
     Birth,
-    /// A revision is missing or comes twice.
+    /// A revision is missing or appears twice.
     #[error("revision {found} where {expected} should be")]
     Gap {
-        /// What should have come.
+        /// The expected revision.
         expected: u32,
-        /// What came.
+        /// The revision found.
         found: u32,
     },
-    /// The core would have decided something else.
+    /// The core would have decided differently.
     #[error("revision {0}: the core now decides otherwise")]
     Decision(u32),
 }
@@ -32,14 +32,14 @@ pub fn replay(definition: &Definition, new: NewSaga, entries: &[Entry]) -> Resul
     let (1, Event::Started(input)) = (first.revision, &first.occurrence.event) else {
         return Err(Mismatch::Birth);
     };
-    // What was promised at birth holds, whatever the definition would promise today.
+    // The timeout of the birth entry counts, not that of the present definition.
     let mut saga =
         born(first.core_version, definition, new, input, first.occurrence.at, first.did.timeout_at).saga;
     for entry in rest {
         if entry.revision != saga.revision + 1 {
             return Err(Mismatch::Gap { expected: saga.revision + 1, found: entry.revision });
         }
-        // By the rules that decided it then, whatever the newest would decide.
+        // The replay uses the rules that decided the entry, not the newest.
         saga.core_version = entry.core_version;
         match transition(&promised(definition, entry), &saga, &entry.occurrence) {
             Decision::Changed(change) if change.entry.did == entry.did => saga = change.saga,
@@ -49,8 +49,8 @@ pub fn replay(definition: &Definition, new: NewSaga, entries: &[Entry]) -> Resul
     Ok(saga)
 }
 
-/// The definition with what it promised at this entry, whatever it would promise today: an entry that says nothing of
-/// patience left it as it was, and so does a patience that is longer than any.
+/// Returns the definition with the patience that it had at this entry, not its present one. An entry without a patience
+/// leaves it as it was, and so does a patience above the maximum.
 fn promised(definition: &Definition, entry: &Entry) -> Definition {
     let patience = entry.did.parks_at.map_or(Ok(Duration::MAX), |at| (at - entry.occurrence.at).to_std());
     Definition { unknown_patience: patience.unwrap_or(definition.unknown_patience), ..definition.clone() }

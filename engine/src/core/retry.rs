@@ -1,40 +1,40 @@
-//! How long to wait, and how often to try.
+//! Retry policies: the delay between attempts, and their number.
 
 use std::time::Duration;
 
 use chrono::TimeDelta;
 
-/// Exponential backoff between attempts, within a limit of attempts.
+/// Exponential backoff with a limit on the number of attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
     /// Delay before the second attempt.
     pub first: Duration,
-    /// No delay is longer.
+    /// The longest delay.
     pub max: Duration,
-    /// Answered failures before the engine gives up; `None`: never.
+    /// Number of failed attempts after which the engine gives up; `None` means never.
     pub attempts: Option<u32>,
 }
 
 impl RetryPolicy {
-    /// PROTOCOL's default: 0.5 s doubling to 60 s.
+    /// The default of PROTOCOL: delays double from 0.5 s to 60 s.
     pub const fn attempts(attempts: Option<u32>) -> Self {
         Self { first: Duration::from_millis(500), max: Duration::from_secs(60), attempts }
     }
 
-    /// The delay after the `n`th try, from 1. `jitter` (0–1000) takes away up to half of it, so that sagas that
-    /// failed together do not come back together; it is drawn by the caller and kept in the timeline.
+    /// Returns the delay after the `n`th attempt, counted from 1. `jitter` (0–1000) shortens it by up to one half, so
+    /// that sagas that failed together do not retry together. The caller draws it and records it in the timeline.
     pub fn delay(&self, n: u32, jitter: u16) -> TimeDelta {
         let doubled = self.first.saturating_mul(1_u32 << n.saturating_sub(1).min(20));
         jittered(doubled.min(self.max), jitter)
     }
 
-    /// Whether there is an attempt after the `n`th.
+    /// Returns whether another attempt may follow the `n`th.
     pub fn allows_another(&self, n: u32) -> bool {
         self.attempts.is_none_or(|limit| n < limit)
     }
 }
 
-/// So long, or up to half as long, as `jitter` (0–1000) has it.
+/// Returns the duration, shortened by up to one half according to `jitter` (0–1000).
 pub fn jittered(full: Duration, jitter: u16) -> TimeDelta {
     let full = i64::try_from(full.as_millis()).unwrap_or(i64::MAX);
     TimeDelta::milliseconds(full - full.saturating_mul(i64::from(jitter.min(1000))) / 2000)

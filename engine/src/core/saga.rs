@@ -1,4 +1,4 @@
-//! A saga: what its row says.
+//! The saga: the content of its row.
 
 use std::time::Duration;
 
@@ -9,58 +9,58 @@ use uuid::Uuid;
 
 use super::{Call, CommandState, Definition, Input, Repeats, Seen, Status, StepKind};
 
-/// What a saga without a timeout of its own counts as having promised for each of its steps.
+/// The promise assumed for each step of a saga without a timeout.
 const STEP_PROMISE: TimeDelta = TimeDelta::minutes(15);
 
-/// What a saga is born with, besides its workflow and input.
+/// What a new saga needs besides its workflow and input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewSaga {
     /// UUIDv7.
     pub id: Uuid,
-    /// Its home for life, 0–1023.
+    /// The slot, 0–1023; it never changes.
     pub slot: u16,
-    /// What it is about: an order's id.
+    /// The business key, such as the order's id.
     pub business_key: String,
 }
 
-/// One running (or ended) instance of a workflow.
+/// One running or ended instance of a workflow.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Saga {
     /// UUIDv7.
     pub id: Uuid,
-    /// Its home for life.
+    /// The slot; it never changes.
     pub slot: u16,
-    /// What it is about.
+    /// The business key.
     pub business_key: String,
-    /// Name of its workflow.
+    /// Name of the workflow.
     pub workflow: String,
-    /// Version of its workflow.
+    /// Version of the workflow.
     pub workflow_version: u32,
-    /// The rules by which it is decided, and which say how its state is written. Raised, and never lowered.
+    /// Version of the rules that decide the saga and that define the format of its state. It only rises.
     pub core_version: u16,
-    /// Counts its timeline entries; the fence between concurrent writers.
+    /// Number of timeline entries. Concurrent writers are fenced by it.
     pub revision: u32,
-    /// What the world sees.
+    /// The public label.
     pub label: String,
-    /// While being undone: the label it will have.
+    /// The label that a saga being undone will have.
     pub heading_for: Option<String>,
-    /// Why it failed or is failing.
+    /// Why the saga failed or is failing.
     pub reason: Option<Reason>,
-    /// Final once set; never changes.
+    /// The outcome. It never changes once set.
     pub outcome: Option<SagaOutcome>,
     /// The engine stopped and waits for an operator.
     pub parked: bool,
     /// A command is outstanding or a timer is set.
     pub live: bool,
-    /// Never later than anything that is due.
+    /// Time of the next wake-up. It is never later than the earliest due action.
     pub wake_at: Option<DateTime<Utc>>,
-    /// The step it is at.
+    /// The current step.
     pub step: String,
-    /// Since when it waits there.
+    /// Since when the saga waits at this step.
     pub since: DateTime<Utc>,
-    /// When it was born.
+    /// Time of birth.
     pub born_at: DateTime<Utc>,
-    /// Everything else.
+    /// The state that only the core reads.
     pub state: SagaProgress,
 }
 
@@ -74,7 +74,7 @@ pub enum SagaOutcome {
     Undone,
 }
 
-/// What an operator sees of a saga.
+/// A saga's state as operators see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SagaState {
@@ -82,16 +82,16 @@ pub enum SagaState {
     Running,
     /// Being undone.
     Compensating,
-    /// Waits for an operator.
+    /// Waiting for an operator.
     Parked,
-    /// Ended, every step completed.
+    /// Ended; every step completed.
     Completed,
-    /// Ended, every effect undone.
+    /// Ended; every effect was undone.
     Undone,
 }
 
 impl SagaState {
-    /// The word used in the admin API.
+    /// Returns the word that the admin API uses.
     pub fn as_str(self) -> &'static str {
         match self {
             SagaState::Running => "running",
@@ -103,47 +103,46 @@ impl SagaState {
     }
 }
 
-/// The part of a saga that only the core reads. Its instants are written as microseconds since 1970, as Postgres
-/// counts them.
+/// The part of a saga that only the core reads. Times are stored as microseconds since 1970, Postgres' resolution.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SagaProgress {
-    /// Which way it goes.
+    /// The direction of the saga.
     pub direction: Direction,
-    /// When it is cancelled unless a step has succeeded by then.
+    /// Time at which the saga is cancelled unless a step has succeeded by then.
     #[serde(default, with = "ts_microseconds_option", skip_serializing_if = "Option::is_none")]
     pub timeout_at: Option<DateTime<Utc>>,
-    /// How many commands each step has; empty where every step has one.
+    /// Number of commands of each step; empty if every step has one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<u16>,
     /// Every command ever sent, in order.
     pub commands: Vec<CommandState>,
-    /// The row could not be written with what had come; an operator must look.
+    /// Set if the row could not be stored with the new events; an operator must look.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poisoned: Option<Reason>,
 }
 
 impl SagaProgress {
-    /// The JSON that is stored.
+    /// Returns the JSON that is stored.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a state has string keys and finite numbers only")
     }
 }
 
-/// Which way a saga goes.
+/// The direction of a saga.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
     /// From step to step.
     Forward,
-    /// Being undone, in reverse.
+    /// Effects are being undone, in reverse order.
     Undoing,
-    /// Has an outcome. An orphan may still be undone.
+    /// The saga has an outcome. An orphan may still be undone.
     Ended,
 }
 
 impl Saga {
-    /// What an operator sees.
+    /// Returns the state as operators see it.
     pub fn state(&self) -> SagaState {
         match (self.parked, self.outcome) {
             (true, _) => SagaState::Parked,
@@ -154,12 +153,12 @@ impl Saga {
         }
     }
 
-    /// How many commands a step has.
+    /// Returns the number of commands of a step.
     pub fn parts(&self, step: usize) -> u16 {
         self.state.parts.get(step).copied().unwrap_or(1)
     }
 
-    /// Whether the pivot has succeeded: from then on the saga only goes forward.
+    /// Returns whether the pivot has succeeded. From then on the saga only goes forward.
     pub fn is_past_pivot(&self, definition: &Definition) -> bool {
         definition
             .steps
@@ -168,7 +167,7 @@ impl Saga {
             .is_some_and(|pivot| self.has_succeeded(pivot))
     }
 
-    /// Whether every command of a step has succeeded in its newest generation.
+    /// Returns whether every command of a step has succeeded in its newest generation.
     pub fn has_succeeded(&self, step: usize) -> bool {
         let done = |part| {
             let newest = self.state.commands.iter().rev().find(|c| c.step == step && c.part == part);
@@ -177,11 +176,11 @@ impl Saga {
         (0..self.parts(step)).all(done)
     }
 
-    /// What the saga certainly holds, and what it may hold besides because an answer is still open.
+    /// Returns what the saga certainly holds, and what it may also hold because an answer is outstanding.
     pub fn holds(&self, definition: &Definition, input: Input<'_>) -> (Vec<Exposure>, Vec<Exposure>) {
         let (mut certain, mut possible) = (Vec::new(), Vec::new());
         for command in &self.state.commands {
-            // Of what was undone nothing is left, unless less was given back than was held.
+            // An undone command holds nothing, unless it gave back less than it held.
             add_exposure(&mut certain, &command.held);
             if command.held.is_empty() && !command.is_undone() && command.may_hold() {
                 let call = self.call(command.part, input);
@@ -191,8 +190,8 @@ impl Saga {
         (certain, possible)
     }
 
-    /// What of what it certainly holds its workflow does not account for: more than a command may come to hold, or
-    /// more given back than was held. It is counted like all else, and shown.
+    /// Returns the part of the certain exposure that the workflow does not account for: more than a command may come to
+    /// hold, or more given back than was held. It counts like all other exposure, and is shown to operators.
     pub fn holds_beyond(&self, definition: &Definition, input: Input<'_>) -> Vec<Exposure> {
         let (mut beyond, mut sum) = (Vec::new(), Vec::new());
         for command in self.state.commands.iter().filter(|c| !c.held.is_empty()) {
@@ -208,13 +207,13 @@ impl Saga {
         beyond
     }
 
-    /// What a payload of this saga is made from.
+    /// Builds the arguments of a payload function.
     pub fn call<'a>(&'a self, part: u16, input: Input<'a>) -> Call<'a> {
         Call { saga_id: self.id, business_key: &self.business_key, part, input }
     }
 
-    /// The commands that are to go out again (or to be asked after), and why, if that is all that there is to do for it
-    /// now: it may as well be done later. `None` where there is anything else to do, or nothing.
+    /// Returns the commands to send again or to probe for, and why, if nothing else is due now. Such work can be put
+    /// off. `None` if anything else is due, or nothing.
     pub fn only_repeats_due(&self, now: DateTime<Utc>) -> Option<Vec<(&CommandState, Repeats)>> {
         if self.state.poisoned.is_some() || self.state.timeout_at.is_some_and(|at| at <= now) {
             return None;
@@ -224,36 +223,36 @@ impl Saga {
         repeats.filter(|repeats| !repeats.is_empty())
     }
 
-    /// By when it should be further: its own timeout. A saga that has none counts as if it had promised to pass its step
-    /// within [`STEP_PROMISE`], so that those who have one do not always go first.
+    /// Returns the time by which the saga should have progressed: its own timeout. A saga without a timeout counts as
+    /// promising to pass its step within [`STEP_PROMISE`], so that sagas with a timeout do not always go first.
     pub fn promise(&self) -> DateTime<Utc> {
         self.state.timeout_at.unwrap_or(self.since + STEP_PROMISE)
     }
 
-    /// Whether it sleeps beyond every timer that its commands can have: its alarm was set before the database's clock was
-    /// set back. No timer is set further ahead than `reach`, but for the promise that the saga ends in time.
+    /// Returns whether `wake_at` lies beyond every timer that the saga's commands can have: it was set before the
+    /// database's clock was set back. No timer is set further ahead than `reach`, except for the saga's own timeout.
     pub fn oversleeps(&self, now: DateTime<Utc>, reach: Duration) -> bool {
         let sleeps = self.live && self.wake_at.is_some_and(|at| at > now + reach);
         sleeps && self.state.poisoned.is_none() && self.state.commands.iter().any(|c| c.due().is_some())
     }
 
-    /// The next time after `now` at which there is something to do.
+    /// Returns the time of the next action after `now`.
     pub fn next_due_after(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let dues = self.state.commands.iter().flat_map(CommandState::dues);
         dues.chain(self.state.timeout_at).filter(|at| *at > now).min()
     }
 
-    /// Why it waits for an operator.
+    /// Returns why the saga waits for an operator.
     pub fn parked_reason(&self) -> Option<&Reason> {
         self.state.poisoned.as_ref().or_else(|| self.parked_command().and_then(CommandState::parked))
     }
 
-    /// The newest command that waits for an operator.
+    /// Returns the newest command that waits for an operator.
     pub fn parked_command(&self) -> Option<&CommandState> {
         self.state.commands.iter().rev().find(|c| c.parked().is_some())
     }
 
-    /// What an operator sees who looks now, and must name to settle what waits for them.
+    /// Returns the present state as an operator sees it. A request to settle it must name this state.
     pub fn seen(&self, definition: &Definition) -> Seen {
         let parked = self.parked_command().filter(|_| self.state.poisoned.is_none());
         Seen {
@@ -263,7 +262,7 @@ impl Saga {
     }
 }
 
-/// The number of parts of each step, for [`SagaProgress::parts`].
+/// Computes the number of commands of each step, for [`SagaProgress::parts`].
 pub(super) fn parts_of(definition: &Definition, input: &Json) -> Vec<u16> {
     let parts: Vec<u16> = definition.steps.iter().map(|s| (s.parts)(input).max(1)).collect();
     if parts.iter().all(|n| *n == 1) { Vec::new() } else { parts }

@@ -1,10 +1,10 @@
-//! What a program knows, and what it must know to judge a saga.
+//! Versions that a program knows, and versions that a saga requires.
 
 use serde::{Deserialize, Serialize};
 
 use super::{CORE_VERSION, Catalog, STATE_VERSION, Saga};
 
-/// The format in which a saga's state is written that is decided by these rules. Both are raised together.
+/// Returns the format of a saga's state under the given rules. Both versions rise together.
 pub const fn state_version(core_version: u16) -> u16 {
     match core_version {
         0 | 1 => 1,
@@ -12,7 +12,7 @@ pub const fn state_version(core_version: u16) -> u16 {
     }
 }
 
-/// What a program knows: only such sagas are its to judge.
+/// What a program knows. It decides only sagas that this covers.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Known {
@@ -25,13 +25,13 @@ pub struct Known {
 }
 
 impl Known {
-    /// What a program with these workflows knows.
+    /// Returns what a program with these workflows knows.
     pub fn of(catalog: &Catalog) -> Self {
         let workflows = catalog.iter().map(|d| (d.name.to_owned(), d.version)).collect();
         Self { workflows, core_version: CORE_VERSION, state_version: STATE_VERSION }
     }
 
-    /// What both know.
+    /// Returns what both programs know.
     pub fn common(mut self, other: &Known) -> Known {
         self.workflows.retain(|(name, version)| other.knows(name, *version));
         self.core_version = self.core_version.min(other.core_version);
@@ -39,34 +39,34 @@ impl Known {
         self
     }
 
-    /// Whether it is enough.
+    /// Returns whether this covers the requirements.
     pub fn covers(&self, requires: &Requires) -> bool {
         self.core_version >= requires.core_version
             && self.state_version >= requires.state_version
             && self.knows(&requires.workflow, requires.workflow_version)
     }
 
-    /// Whether it has a workflow in this version.
+    /// Returns whether the workflow is known in this version.
     pub fn knows(&self, workflow: &str, version: u32) -> bool {
         self.workflows.iter().any(|(name, v)| name == workflow && *v == version)
     }
 }
 
-/// What a program must know to judge a saga.
+/// What a program must know to decide a saga.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Requires {
     /// Name of its workflow.
     pub workflow: String,
     /// Version of its workflow.
     pub workflow_version: u32,
-    /// The rules by which it was last decided.
+    /// Version of the rules that last decided it.
     pub core_version: u16,
     /// The format of its state.
     pub state_version: u16,
 }
 
 impl Requires {
-    /// Of a saga whose row this program has read.
+    /// Returns the requirements of a saga whose row this program has read.
     pub fn of(saga: &Saga) -> Self {
         Self {
             workflow: saga.workflow.clone(),

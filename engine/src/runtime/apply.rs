@@ -1,4 +1,4 @@
-//! One event that came through a door: a cancellation, an operator's action.
+//! Applies one event from outside: a cancellation or an operator's action.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -11,23 +11,23 @@ use crate::{
     port::{self, Clock, SagaStore},
 };
 
-/// What became of it.
+/// The result of the event.
 #[derive(Debug)]
 pub enum Applied {
-    /// Done (or done already): the saga's row.
+    /// The event is applied, now or by an earlier request: the saga's row.
     Done(Box<Saga>),
-    /// Not possible now: the saga's row, unchanged.
+    /// The event is not possible now: the saga's row, unchanged.
     Illegal(Box<Saga>, Illegal),
-    /// No such saga.
+    /// There is no such saga.
     Missing,
 }
 
-/// Decides an event, whoever owns the saga; the row's revision settles who was first. The commands that
-/// follow are sent before this ends, or, if that fails, when they are due.
+/// Decides an event, whichever engine owns the saga; the row's revision fences concurrent writers. The resulting
+/// commands are sent before this returns or, if sending fails, when they are due.
 ///
 /// # Errors
-/// The store's: whether it happened is then unknown, and asking again is safe. [`port::Error::Data`]: it did
-/// not happen, because the event cannot be stored.
+/// The store's error: it is then unknown whether the event was applied, and a retry is safe. [`port::Error::Data`]: the
+/// event was not applied, because it cannot be stored.
 pub async fn apply<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     saga_id: Uuid,
@@ -35,9 +35,9 @@ pub async fn apply<S: SagaStore, K: Sink, C: Clock>(
 ) -> Result<Applied, Error> {
     let mut outcome = engine.decide(BTreeMap::from([(saga_id, vec![event])]), None).await?;
     if let Err(error) = engine.dispatch(std::mem::take(&mut outcome.outgoing)).await {
-        tracing::warn!(saga = %saga_id, %error, "committed, not sent: it will be sent when it is due");
+        tracing::warn!(saga = %saga_id, %error, "commands are committed but could not be sent; they are sent when due");
     }
-    // The saga is well: it is the request that cannot be stored.
+    // The saga itself is sound: the request cannot be stored.
     if let Some(poison) = outcome.poisoned.pop() {
         return Err(port::Error::Data(poison.why).into());
     }

@@ -1,4 +1,5 @@
-//! One batch of events: read the rows, decide each in the core, write what was decided in one transaction.
+//! Processes one batch of events: reads the rows, decides each in the core, and writes all decisions in one
+//! transaction.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,32 +19,32 @@ use crate::{
     port::{self, Clock, Committed, Deferral, Inputs, Loaded, SagaStore, Unreadable, Wants, Write},
 };
 
-/// Times that a batch is decided again because somebody else was first.
+/// Maximum number of times a batch is decided again because another writer was first.
 const ROUNDS: usize = 20;
 
-/// What became of the events of a batch, by saga.
+/// Results of a batch's events, by saga.
 #[derive(Debug, Default)]
 pub(super) struct BatchOutcome {
-    /// Commands to send now that everything is committed.
+    /// Commands to send after the commit.
     pub outgoing: Vec<Outgoing>,
-    /// Sagas that are not here.
+    /// Sagas that do not exist here.
     pub missing: Vec<Uuid>,
-    /// Events (by place in the saga's list) that no command of the saga ordered.
+    /// Replies (by index in the saga's list) that match none of the saga's commands.
     pub not_mine: Vec<(Uuid, usize)>,
-    /// Events (likewise) that do not repeat what the command said that they answer.
+    /// Replies (by index in the saga's list) that do not repeat the fields of the command that they answer.
     pub wrong_echo: Vec<(Uuid, usize)>,
     /// Events that cannot be stored.
     pub poisoned: Vec<Poison>,
-    /// Sagas that were not judged: all their events wait.
+    /// Sagas that were passed over: all their events wait.
     pub passed_over: Vec<PassedOver>,
-    /// What was refused.
+    /// Actions that were refused.
     pub illegal: Vec<(Uuid, Illegal)>,
     /// The rows as they are now.
     pub rows: Vec<Arc<Saga>>,
 }
 
 impl BatchOutcome {
-    /// Takes up what became of other sagas.
+    /// Adds the results of other sagas.
     pub fn append(&mut self, other: Self) {
         let Self { outgoing, missing, not_mine, wrong_echo, poisoned, passed_over, illegal, rows } = other;
         self.outgoing.extend(outgoing);
@@ -61,12 +62,12 @@ impl BatchOutcome {
 #[derive(Debug)]
 pub(super) struct Poison {
     pub saga_id: Uuid,
-    /// Its place in the saga's list.
+    /// Index in the saga's list.
     pub place: usize,
     pub why: String,
 }
 
-/// A saga that cannot be judged here and now.
+/// A saga that this engine cannot judge now.
 #[derive(Debug, Clone)]
 pub(super) struct PassedOver {
     pub saga_id: Uuid,
@@ -88,7 +89,7 @@ impl From<Unreadable> for PassedOver {
     }
 }
 
-/// What came of a batch of writes.
+/// Result of a batch of writes.
 #[derive(Default)]
 struct Wrote {
     written: Vec<Inputs>,
@@ -96,15 +97,15 @@ struct Wrote {
     locked: Vec<Uuid>,
 }
 
-/// What was decided for one saga.
+/// The decision for one saga.
 struct Decided {
     write: Option<Write>,
     sends: Vec<CommandToSend>,
     raise: Option<Option<DateTime<Utc>>>,
 }
 
-/// Events of one saga that change nothing: by their places those that no command of it ordered, and those that do not
-/// repeat what their command said; and what was refused.
+/// Events of one saga that change nothing: indexes of the replies that match none of its commands, indexes of the
+/// replies that do not repeat their command's fields, and refused actions.
 #[derive(Default)]
 struct Refused {
     not_mine: Vec<usize>,
@@ -118,11 +119,12 @@ impl Refused {
     }
 }
 
-/// A saga to decide about.
+/// A saga to decide.
 struct Found {
     saga: Arc<Saga>,
     data: Option<Json>,
-    /// Just read. Otherwise remembered: only a write is believed of it, for that is fenced.
+    /// Whether the row was just read. A remembered row may be outdated; only a write may follow from it, because the
+    /// revision fences writes.
     read: bool,
 }
 
@@ -136,30 +138,31 @@ impl Found {
     }
 }
 
-/// What of a saga is needed once it is written.
+/// What is needed of a saga once it is written.
 struct Pending {
     sends: Vec<CommandToSend>,
     data: Option<Json>,
 }
 
-/// What happened, by saga, and when.
+/// Events with their times, by saga.
 type Occurrences = BTreeMap<Uuid, Vec<Occurrence>>;
 
-/// What a round of decisions comes to.
+/// The result of one round of decisions.
 #[derive(Default)]
 struct Round {
     writes: Vec<Write>,
     pending: HashMap<Uuid, Pending>,
-    /// When sagas are woken, of which nothing else is to be written.
+    /// New `wake_at` of sagas of which nothing else is to be written.
     raises: Vec<(Uuid, u32, Option<DateTime<Utc>>)>,
-    /// What is decided again unless it is written: somebody else was first then.
+    /// Events to decide again if the write fails because another writer was first.
     again: Occurrences,
-    /// What is decided again by rows that are read: those that were remembered are not believed.
+    /// Events to decide again by rows that are read, because remembered rows may be outdated.
     unsure: Occurrences,
 }
 
 impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
-    /// Decides and writes events by saga. `first` are rows that were just read; others are remembered, or read here.
+    /// Decides and writes events by saga. `first` contains rows that were just read; other rows are remembered, or read
+    /// here.
     pub(super) async fn decide(
         &self,
         events: BTreeMap<Uuid, Vec<Event>>,
@@ -197,7 +200,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
                     _ => outcome.poisoned.push(Poison { saga_id, place: 0, why }),
                 }
             }
-            // Somebody else was first: what they wrote may change the answer.
+            // Another writer was first, and its write may change the decision.
             metrics::counter!("amends_engine_conflicts_total").increment(again.len() as u64);
             outcome.not_mine.retain(|(id, _)| !again.contains_key(id));
             outcome.wrong_echo.retain(|(id, _)| !again.contains_key(id));
@@ -212,8 +215,8 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         Err(Error::Contended)
     }
 
-    /// Decides each saga's events by its row as it was found. `now` is the database's time of the read: it is a little
-    /// later by the time of the write, so that nothing is early.
+    /// Decides each saga's events by its row as found. `now` is the database's time at the read. The write happens a
+    /// little later, so no decision is early.
     fn decide_each(
         &self,
         events: Occurrences,
@@ -240,7 +243,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             outcome.wrong_echo.extend(refused.wrong_echo.into_iter().map(|place| (id, place)));
             outcome.illegal.extend(refused.illegal.into_iter().map(|illegal| (id, illegal)));
             let Some(decided) = decided else {
-                // A newer program's saga: it is left to that program, and must not stop the others here.
+                // A newer program's saga is left to that program, and must not stop the others here.
                 self.pass_over(PassedOver::of(&saga, Deferral::UnknownWorkflow), outcome);
                 continue;
             };
@@ -260,7 +263,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         round
     }
 
-    /// Another transaction holds these: their events wait, whatever was concluded from them.
+    /// Handles sagas that another transaction holds: their events wait, whatever was decided.
     fn pass_over_locked(&self, round: &mut Round, locked: &[Uuid], outcome: &mut BatchOutcome) {
         for id in locked {
             round.again.remove(id);
@@ -280,7 +283,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         outcome.passed_over.push(saga);
     }
 
-    /// What is written is settled: it is remembered, and its commands may go.
+    /// Handles sagas that were written: remembers them and releases their commands.
     fn settle(&self, round: &mut Round, written: Vec<Inputs>, outcome: &mut BatchOutcome) {
         let mut writes: HashMap<Uuid, Write> = round.writes.drain(..).map(|w| (w.saga.id, w)).collect();
         let mut kept = Vec::with_capacity(written.len());
@@ -304,7 +307,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         self.recent.keep(kept.into_iter());
     }
 
-    /// Sets when sagas that still have this revision are woken.
+    /// Sets `wake_at` of sagas that still have this revision.
     pub(super) async fn reschedule(&self, sagas: &[(Uuid, u32, Option<DateTime<Utc>>)]) -> Result<(), Error> {
         for locked in self.store.reschedule(sagas).await? {
             self.passed_over.note(locked, Deferral::Locked, self.clock.monotonic());
@@ -313,7 +316,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         Ok(())
     }
 
-    /// Reads sagas; of none, only what time it is.
+    /// Reads sagas; without ids it reads only the database's time.
     async fn load(&self, ids: impl Iterator<Item = Uuid>) -> Result<Loaded, Error> {
         let ids: Vec<Uuid> = ids.collect();
         if ids.is_empty() {
@@ -323,7 +326,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         Ok(self.store.load(&ids).await?)
     }
 
-    /// Decides a saga's events each by itself: one of them cannot be stored, and the others must not suffer for it.
+    /// Decides a saga's events one at a time: one of them cannot be stored, and the others must not be affected by it.
     async fn decide_one_by_one(
         &self,
         sagas: Vec<(Uuid, Vec<Occurrence>)>,
@@ -341,7 +344,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
                 outcome.wrong_echo.extend(one.wrong_echo.into_iter().map(|(id, _)| (id, place)));
                 outcome.poisoned.extend(one.poisoned.into_iter().map(|poison| Poison { place, ..poison }));
                 outcome.illegal.extend(one.illegal);
-                // All of its events wait then: what was judged already is a duplicate when it comes again.
+                // All events of the saga wait. Those judged already are duplicates when they are received again.
                 outcome.passed_over.extend(one.passed_over);
                 outcome.rows.extend(one.rows);
             }
@@ -354,7 +357,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         let (mut entries, mut sends, mut raise) = (Vec::new(), Vec::new(), None);
         let raised;
         let mut saga = saga;
-        // By the newest rules that all programs know, and never by older ones than it was decided by before.
+        // The saga moves to the newest rules that all live programs know, and never to older rules than its own.
         if saga.core_version < self.fleet.core_version() {
             raised = Saga { core_version: self.fleet.core_version(), ..saga.clone() };
             saga = &raised;
@@ -386,7 +389,8 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         Some(Decided { write, sends, raise })
     }
 
-    /// Writes in one transaction. What cannot be stored is found by halving, so that it cannot stop the rest.
+    /// Writes in one transaction. An event that cannot be stored is found by halving, so that it does not stop the
+    /// rest.
     async fn write(&self, writes: &[Write]) -> Result<Wrote, Error> {
         let mut wrote = Wrote::default();
         let mut parts = Parts::of(writes);
@@ -408,13 +412,13 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         Ok(wrote)
     }
 
-    /// Parks sagas whose events cannot be stored. Returns those that cannot be parked now: they are parked when the
-    /// events come again.
+    /// Parks sagas whose events cannot be stored. Returns the sagas that cannot be parked now; they are parked when
+    /// their events are received again.
     pub(super) async fn park(&self, poisoned: &[Poison]) -> Result<Vec<PassedOver>, Error> {
         let mut passed_over = Vec::new();
         for Poison { saga_id: id, why, .. } in poisoned {
             metrics::counter!("amends_engine_poisoned_total").increment(1);
-            tracing::error!(saga = %id, why, "a saga's events cannot be stored; parking it");
+            tracing::error!(saga = %id, why, "the saga's events cannot be stored; parking the saga");
             let loaded = self.store.load(&[*id]).await?;
             passed_over.extend(loaded.unreadable.into_iter().map(PassedOver::from));
             let event = Event::Poisoned(Reason::new("poisoned", "what came for it cannot be stored"));
@@ -426,7 +430,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
                         Ok(committed) if committed.locked.is_empty() => {}
                         Ok(_) => passed_over.push(PassedOver::of(saga, Deferral::Locked)),
                         Err(port::Error::Data(why)) => {
-                            tracing::error!(saga = %id, why, "nor can it be parked")
+                            tracing::error!(saga = %id, why, "the saga cannot be parked either")
                         }
                         Err(other) => return Err(other.into()),
                     }

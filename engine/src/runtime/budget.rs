@@ -1,10 +1,11 @@
-//! What repetition may cost a participant: a budget each, in this process's memory.
+//! Limits the cost of repetitions: one budget per participant, in this process's memory.
 //!
-//! An answered failure has its next attempt after a backoff: while a worker fails every call that would be five
-//! commands for each it would get healthy. What nobody answers is asked after again and again: while a worker is away,
-//! and still has before it all that came meanwhile, that would be a dozen messages for each. So a repetition is paid
-//! for, of an account for each reason. Who cannot pay is woken later, as if the backoff had been longer: the row stays
-//! as it is, and what a process forgets here changes no saga's fate.
+//! A failed attempt is repeated after a backoff. While a worker fails every call, that would be five commands for each
+//! that it gets when healthy. An unanswered command is probed for again and again. While a worker is away, or still has
+//! to work through what arrived meanwhile, that would be a dozen messages for each. So every repetition is paid for
+//! from an account; there is one account per reason. A saga whose repetition cannot be paid for is woken later, as if
+//! its backoff were longer. Its row stays as it is, and a process that forgets its budgets changes the outcome of no
+//! saga.
 
 use std::{
     collections::HashMap,
@@ -16,19 +17,19 @@ use amends_protocol::Outcome;
 
 use crate::core::Repeats;
 
-/// What a repetition costs; all amounts are in thousandths of one.
+/// Cost of a repetition; all amounts are in thousandths of a repetition.
 const COST: u64 = 1_000;
-/// From then on what was not sent is due again.
+/// Commands that could not be sent for this long are due again.
 const UNSENT_LONG: Duration = Duration::from_secs(5);
-/// While nothing can be sent, one message so often finds out whether that is still so.
+/// Interval between trial messages while nothing can be sent.
 const UNSENT_TRY_INTERVAL: Duration = Duration::from_secs(3);
 
-/// What an account gets, whatever is answered: somebody must find out that the worker is well again.
+/// What an account receives regardless of answers, so that the engine notices when the worker is healthy again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RepeatAllowance {
-    /// Repetitions that it has at first, and at most.
+    /// Initial and maximum number of repetitions.
     pub most: u32,
-    /// Repetitions that time adds.
+    /// Number of repetitions added per minute.
     pub a_minute: u32,
 }
 
@@ -38,12 +39,12 @@ impl RepeatAllowance {
     }
 }
 
-/// What the accounts of each participant get.
+/// What the accounts of each participant receive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RepeatAllowances {
     /// For attempts after an answered failure.
     pub failed: RepeatAllowance,
-    /// For what nobody answers.
+    /// For repetitions of unanswered commands.
     pub silent: RepeatAllowance,
 }
 
@@ -65,18 +66,18 @@ impl RepeatAllowances {
     }
 }
 
-/// What is known of an answer.
+/// Properties of an answer that matter for the budget.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AnswerHeard {
     pub outcome: Outcome,
     pub attempt: u32,
-    /// It came soon: whoever gives it has no backlog.
+    /// The answer arrived soon: the worker has no backlog.
     pub soon: bool,
 }
 
-/// What an answer brings. A worker that works earns its failures another attempt each; first failures pay for a tenth
-/// as many more. Where a worker answers soon, what it has not answered is lost, and each answer pays for a repetition;
-/// where it answers late, what it has not answered waits its turn, and an answer pays for a tenth.
+/// Returns what an answer earns. Each success or final answer pays for one more attempt, and each first failure for a
+/// tenth of one. If a worker answers soon, its unanswered commands are lost, and each answer pays for a repetition. If
+/// it answers late, the unanswered commands wait in its queue, and an answer pays for a tenth.
 fn earned(why: Repeats, AnswerHeard { outcome, attempt, soon }: AnswerHeard) -> u64 {
     match (why, outcome) {
         (Repeats::Silent, _) => {
@@ -95,11 +96,11 @@ fn earned(why: Repeats, AnswerHeard { outcome, attempt, soon }: AnswerHeard) -> 
     }
 }
 
-/// Whom a repetition goes to, and why.
+/// The participant of a repetition, and its reason.
 pub(super) type Repetition = (&'static str, Repeats);
 
-/// The budgets of all participants, and whether anything can be sent to them. While nothing can be sent, nothing is paid
-/// for: what was not sent is no repetition, whoever did not send it.
+/// The budgets of all participants, and whether anything can be sent to them. While nothing can be sent, nothing is
+/// charged: an unsent message is no repetition, whichever process failed to send it.
 #[derive(Debug, Clone, Default)]
 pub struct RepeatBudget(Arc<Mutex<Budgets>>);
 
@@ -107,28 +108,28 @@ pub struct RepeatBudget(Arc<Mutex<Budgets>>);
 struct Budgets {
     allowances: RepeatAllowances,
     accounts: HashMap<Repetition, Account>,
-    /// When sending was last seen to fail, if it has failed since it was last seen to work.
+    /// Time of the last failed sending, if none has succeeded since.
     unsent_at: Option<Duration>,
-    /// Since when it has failed.
+    /// Since when sending has failed.
     unsent_since: Option<Duration>,
-    /// When messages were sent again after a long time.
+    /// Time at which sending succeeded again after a long failure.
     resumed_at: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Account {
     thousandths: u64,
-    /// Since when nothing has been added for time.
+    /// Time up to which the per-minute amount has been added.
     since: Duration,
 }
 
 impl RepeatBudget {
-    /// Budgets with these allowances.
+    /// Creates budgets with these allowances.
     pub fn new(allowances: RepeatAllowances) -> Self {
         Self(Arc::new(Mutex::new(Budgets { allowances, ..Budgets::default() })))
     }
 
-    /// Takes note of an answer.
+    /// Records an answer.
     pub(super) fn heard(&self, participant: &'static str, answer: AnswerHeard, now: Duration) {
         let mut budgets = self.budgets();
         for why in [Repeats::Failed, Repeats::Silent] {
@@ -138,7 +139,7 @@ impl RepeatBudget {
         }
     }
 
-    /// Takes note that messages were sent. Returns whether sending had failed before.
+    /// Records that messages were sent. Returns whether sending had failed before.
     pub(super) fn sent(&self, now: Duration) -> bool {
         let mut budgets = self.budgets();
         if budgets.unsent_at.take().is_none() {
@@ -150,14 +151,14 @@ impl RepeatBudget {
         true
     }
 
-    /// Takes note that messages could not be sent. Returns whether that is news.
+    /// Records that messages could not be sent. Returns whether this is the first failure.
     pub(super) fn unsent(&self, now: Duration) -> bool {
         let mut budgets = self.budgets();
         budgets.unsent_since.get_or_insert(now);
         budgets.unsent_at.replace(now).is_none()
     }
 
-    /// Whether nothing could be sent for long, until less than `ago` ago.
+    /// Returns whether sending failed for a long time that ended less than `ago` ago, or still fails.
     pub(super) fn was_unsent(&self, now: Duration, ago: Duration) -> bool {
         let budgets = self.budgets();
         let lasts = |since| now.saturating_sub(since) >= UNSENT_LONG;
@@ -165,12 +166,12 @@ impl RepeatBudget {
             || budgets.resumed_at.is_some_and(|at| now.saturating_sub(at) < ago)
     }
 
-    /// Whether nothing can be sent, as far as is known.
+    /// Returns whether nothing can be sent, as far as this process knows.
     pub(super) fn sends_nothing(&self) -> bool {
         self.budgets().unsent_at.is_some()
     }
 
-    /// Whether it is time to find out if anything can be sent again. Of several who ask one is told so.
+    /// Returns whether to try now if sending works again. Of several callers only one gets `true`.
     pub(super) fn tries_sending(&self, now: Duration) -> bool {
         let mut budgets = self.budgets();
         let tries = budgets.unsent_at.is_some_and(|at| now.saturating_sub(at) >= UNSENT_TRY_INTERVAL);
@@ -180,7 +181,7 @@ impl RepeatBudget {
         tries
     }
 
-    /// How many of these repetitions could be paid for now.
+    /// Returns how many of these repetitions the account can pay for now.
     pub(super) fn affords(&self, repetition: Repetition, now: Duration) -> usize {
         let mut budgets = self.budgets();
         if budgets.unsent_at.is_some() {
@@ -189,8 +190,8 @@ impl RepeatBudget {
         usize::try_from(budgets.account(repetition, now).thousandths / COST).unwrap_or(usize::MAX)
     }
 
-    /// Pays for all of these or for none. Returns which of them could not be paid for. More than an account can ever hold
-    /// is paid for by a full one.
+    /// Pays for all of these or for none; returns the one that could not be paid for. More repetitions than an account
+    /// can ever hold are paid for by a full account.
     pub(super) fn pay(&self, repetitions: &[Repetition], now: Duration) -> Result<(), Repetition> {
         let Some(first) = repetitions.first() else { return Ok(()) };
         let mut budgets = self.budgets();
@@ -214,7 +215,7 @@ impl RepeatBudget {
         Ok(())
     }
 
-    /// Gives back what was paid for repetitions that were not sent.
+    /// Refunds repetitions that were paid for but not sent.
     pub(super) fn refund(&self, repetitions: &[Repetition], now: Duration) {
         let mut budgets = self.budgets();
         for repetition in repetitions {
@@ -230,17 +231,17 @@ impl RepeatBudget {
 }
 
 impl Budgets {
-    /// An account with what time has added to it.
+    /// Returns an account, with the per-minute amount added.
     fn account(&mut self, repetition: Repetition, now: Duration) -> &mut Account {
         let allowance = self.allowances.of(repetition.1);
         let most = allowance.most();
         let account = self.accounts.entry(repetition).or_insert(Account { thousandths: most, since: now });
         let passed = u64::try_from(now.saturating_sub(account.since).as_millis()).unwrap_or(u64::MAX);
-        // Milliseconds of a minute, in thousandths.
+        // Milliseconds times repetitions per minute, in thousandths.
         let more = passed.saturating_mul(u64::from(allowance.a_minute)) / 60;
         if more > 0 {
             account.thousandths = most.min(account.thousandths.saturating_add(more));
-            // What is left of the time counts the next time.
+            // The rest of the time counts in the next call.
             let counted = more.saturating_mul(60).div_ceil(u64::from(allowance.a_minute));
             account.since = now.min(account.since + Duration::from_millis(counted));
         }

@@ -1,7 +1,7 @@
-//! Takes replies that could not be judged when they came: a row was held by another transaction, or the engine that
-//! received them did not know the saga's workflow or the format of its row. An engine that can judge them does.
+//! Processes replies that could not be judged on arrival: another transaction held the row, or the receiving engine did
+//! not know the saga's workflow or the format of its row. An engine that can judge them takes them from the store.
 //!
-//! A reply is forgotten after what it led to is committed and sent, so it may be judged twice; the second time it is a
+//! A reply is deleted after its effects are committed and sent, so it may be judged twice; the second time it is a
 //! duplicate.
 
 use std::{collections::BTreeSet, time::Duration};
@@ -14,17 +14,17 @@ use super::{
 };
 use crate::port::{Clock, DeferredScan, SagaStore};
 
-/// Most replies of a batch.
+/// Maximum number of replies in a batch.
 pub const DEFERRED_BATCH: u32 = 500;
-/// Rest between two looks.
+/// Interval between two reads.
 pub const DEFERRED_POLL: Duration = Duration::from_millis(250);
-/// What is of another engine's slot has waited for so long: that engine cannot judge it, or is not there.
+/// How long a reply of another engine's slot waits before this engine takes it: its owner cannot judge it, or is away.
 const DEFERRED_ABROAD: Duration = Duration::from_secs(1);
 
-/// Takes one batch; returns the number of replies read. Fewer than [`DEFERRED_BATCH`]: the caller may rest.
+/// Processes one batch; returns the number of replies read. If it is below [`DEFERRED_BATCH`], the caller may rest.
 ///
 /// # Errors
-/// Store or transport; the replies stay.
+/// Store or transport; the replies stay in the store.
 pub async fn run_once<S: SagaStore, K: Sink, C: Clock>(engine: &Engine<S, K, C>) -> Result<usize, Error> {
     let scan = DeferredScan {
         known: engine.known(),

@@ -1,4 +1,4 @@
-//! From decided sends to messages: produced from memory, after the commit.
+//! Sends decided commands as messages, from memory, after the commit.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::{
     port::{Clock, Inputs, SagaStore},
 };
 
-/// A committed saga and the commands it wants sent.
+/// A committed saga and the commands to send.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub saga: Arc<Saga>,
@@ -25,13 +25,13 @@ pub(super) struct Outgoing {
 }
 
 impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
-    /// Sends the commands of committed sagas. If that fails nothing is lost: the rows still wait, and
-    /// their `wake_at` comes.
+    /// Sends the commands of committed sagas. If that fails nothing is lost: the rows still wait, and their `wake_at`
+    /// comes.
     pub(super) async fn dispatch(&self, outgoing: Vec<Outgoing>) -> Result<(), Error> {
         if outgoing.iter().all(|outgoing| outgoing.sends.is_empty()) {
             return Ok(());
         }
-        // The store mostly knows the time without being asked. Without it the messages go all the same.
+        // The store usually knows the time without a query. Without it the messages are sent all the same.
         let sent_at = self.store.now().await.ok();
         let mut messages = Vec::new();
         for Outgoing { saga, sends, inputs } in &outgoing {
@@ -41,7 +41,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         let sent = self.sink.send(messages).await;
         let now = self.clock.monotonic();
         match &sent {
-            Ok(()) if self.budget.sent(now) => tracing::info!("messages are sent again"),
+            Ok(()) if self.budget.sent(now) => tracing::info!("messages can be sent again"),
             Ok(()) => {}
             Err(error) if self.budget.unsent(now) => {
                 tracing::warn!(%error, "messages cannot be sent; repetitions wait until they can");
@@ -51,10 +51,10 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         Ok(sent?)
     }
 
-    /// Sends the commands of sagas that the caller has just committed by itself (births).
+    /// Sends the commands of sagas that the caller has just committed itself (births).
     ///
     /// # Errors
-    /// The transport's; nothing is lost by it.
+    /// The transport's; nothing is lost.
     pub async fn send(&self, births: Vec<(Saga, Vec<CommandToSend>, Inputs)>) -> Result<(), Error> {
         self.dispatch(
             births
@@ -95,8 +95,8 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
     }
 }
 
-/// W3C Trace Context, version 00, sampled: the saga is the trace, and each command a span of it, by the half of its id
-/// that differs.
+/// Returns a W3C Trace Context, version 00, sampled: the saga is the trace, and each command is a span, identified by
+/// the half of its id that differs.
 fn traceparent(saga: Uuid, command: Uuid) -> String {
     format!("00-{}-{}-01", saga.simple(), &command.simple().to_string()[16..])
 }

@@ -1,7 +1,7 @@
-//! What every live program of the deployment knows. Each announces itself; a saga is born in a version, and written by
-//! rules, that all of them know.
+//! Tracks what every live program of the deployment knows. Each program announces itself. A saga is born in a version,
+//! and written by rules, that all live programs know.
 //!
-//! Nothing rests on it: a program that comes meanwhile and knows less passes over what it cannot judge.
+//! Correctness does not depend on this: a program that joins meanwhile and knows less passes over what it cannot judge.
 
 use std::{
     sync::{
@@ -22,10 +22,10 @@ use crate::{
 
 /// Interval between two announcements of a program.
 pub const FLEET_HEARTBEAT: Duration = Duration::from_secs(2);
-/// A program that has not announced itself for so long does not count.
+/// A program that has not announced itself for this long no longer counts as live.
 const FLEET_LIVE: Duration = Duration::from_secs(10);
 
-/// What every live program knows, as this one last heard. Until it has heard anything: what it knows itself.
+/// What every live program knows, as of the last announcement. Before the first: what this program knows.
 #[derive(Debug, Clone)]
 pub struct Fleet(Arc<FleetKnowledge>);
 
@@ -50,12 +50,12 @@ impl Fleet {
         *self.0.known.write().unwrap_or_else(PoisonError::into_inner) = Some(known);
     }
 
-    /// The newest rules that all know.
+    /// Returns the newest version of the rules that all live programs know.
     pub fn core_version(&self) -> u16 {
         self.0.core_version.load(Ordering::Relaxed)
     }
 
-    /// Whether all know a workflow in this version.
+    /// Returns whether all live programs know a workflow in this version.
     fn knows(&self, definition: &Definition) -> bool {
         let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
         known.as_ref().is_none_or(|known| known.knows(definition.name, definition.version))
@@ -63,8 +63,8 @@ impl Fleet {
 }
 
 impl<S, K, C> Engine<S, K, C> {
-    /// The version of a workflow in which its sagas are born now: the newest that every live program knows. Where there
-    /// is none, the oldest of this program.
+    /// Returns the version of a workflow in which new sagas are born: the newest that every live program knows. If
+    /// there is none, the oldest that this program knows.
     pub fn born_in(&self, workflow: &str) -> Option<&Definition> {
         let versions = || self.catalog.iter().filter(|d| d.name == workflow);
         let known = versions().filter(|d| self.fleet.knows(d)).max_by_key(|d| d.version);
@@ -72,7 +72,7 @@ impl<S, K, C> Engine<S, K, C> {
     }
 }
 
-/// Announces this program, and hears what the others know.
+/// Announces this program, and reads what the others know.
 ///
 /// # Errors
 /// The store's.

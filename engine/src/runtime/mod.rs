@@ -1,14 +1,14 @@
-//! The engine's loops: plain futures over the ports, each with a `run_once`. They spawn no task and know no
+//! The engine's loops: plain futures over the ports, each with a `run_once`. They spawn no task and know no async
 //! runtime, so that dropping one at any await *is* a crash.
 //!
 //! | loop | does |
 //! | --- | --- |
-//! | [`replies`] | takes what workers answered, a batch a transaction |
-//! | [`deferred`] | takes answers that could not be judged when they came |
-//! | [`timers`] | takes what is due |
-//! | [`fleet`] | announces what this program knows, and hears what others do |
-//! | [`recovery`] | sends again what a former owner of a slot may not have sent |
-//! | [`apply`] | decides one event that came through a door (a cancellation, an operator's action) |
+//! | [`replies`] | processes workers' replies, one transaction per batch |
+//! | [`deferred`] | processes replies that could not be judged on arrival |
+//! | [`timers`] | wakes sagas that are due |
+//! | [`fleet`] | announces what this program knows, and reads what others know |
+//! | [`recovery`] | sends again what a slot's former owner may not have sent |
+//! | [`apply`] | decides one event from outside (a cancellation, an operator's action) |
 
 pub mod apply;
 mod batch;
@@ -55,82 +55,82 @@ use crate::{
 /// What all loops of one process share.
 #[derive(Debug)]
 pub struct Engine<S, K, C> {
-    /// Where sagas live.
+    /// The store of sagas.
     pub store: S,
-    /// Where commands go.
+    /// The sink for commands.
     pub sink: K,
-    /// Time and jitter.
+    /// Monotonic time and jitter.
     pub clock: C,
-    /// The workflows it knows.
+    /// The workflows that this program knows.
     pub catalog: Catalog,
-    /// How it knows its own commands again.
+    /// The key of the reply tokens, by which the engine recognises replies to its own commands.
     pub key: TokenKey,
-    /// How often the store was restored to an earlier state.
+    /// Number of times the store was restored to an earlier state.
     pub epoch: Epoch,
-    /// What this process owns, as the replies loop last saw it.
+    /// The slots that this process owns, as last seen by the replies loop.
     pub ownership: Ownership,
-    /// Where it has written lately.
+    /// The slots in which this process has recently committed.
     pub news: News,
-    /// What repetitions may cost.
+    /// Budget for repetitions.
     pub budget: RepeatBudget,
-    /// What it has written lately.
+    /// Recently written sagas.
     pub recent: Recent,
-    /// What it has passed over lately.
+    /// Recently passed-over sagas.
     pub passed_over: PassedOver,
     /// What every live program knows.
     pub fleet: Fleet,
 }
 
 impl<S, K, C> Engine<S, K, C> {
-    /// What this program knows: only such sagas are its to judge.
+    /// Returns what this program knows. It judges only sagas that this covers.
     pub fn known(&self) -> Known {
         Known::of(&self.catalog)
     }
 }
 
-/// How often the store was restored to an earlier state, as far as this process has heard. It is read when a process
-/// starts, and again when somebody else seems to know better.
+/// Number of times the store was restored to an earlier state, as far as this process knows. It is read at the start,
+/// and again when a message carries a newer epoch.
 #[derive(Debug)]
 pub struct Epoch(AtomicU32);
 
 impl Epoch {
-    /// As it was read.
+    /// Creates it from the value read.
     pub fn new(epoch: u32) -> Self {
         Self(AtomicU32::new(epoch))
     }
 
-    /// The newest that this process has heard of.
+    /// Returns the newest epoch that this process has read.
     pub fn known(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Takes over what was read. Returns whether it is news.
+    /// Takes over a value that was read. Returns whether it is newer.
     fn learn(&self, epoch: u32) -> bool {
         self.0.fetch_max(epoch, Ordering::Relaxed) < epoch
     }
 }
 
-/// What a loop could not get past this time.
+/// Errors of a loop's run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The store.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] port::Error),
-    /// The transport.
+    /// The transport failed.
     #[error(transparent)]
     Transport(#[from] transport::Error),
-    /// A workflow that this program does not know: a newer one must be running too.
+    /// This program does not know the workflow: a newer program must be running too.
     #[error("workflow {0} is not in this program")]
     UnknownWorkflow(String),
-    /// A saga that cannot be judged here and now. It is unchanged.
+    /// The engine cannot judge the saga now. The saga is unchanged.
     #[error("saga {0} cannot be judged here and now: {1}")]
     PassedOver(Uuid, port::Deferral),
-    /// Others wrote the same saga again and again.
+    /// Other writers changed the same saga again and again.
     #[error("others keep writing the same saga")]
     Contended,
 }
 
-/// The slots that are this process's to look after. An optimisation: the revision is what fences.
+/// The slots that this process looks after. This is an optimisation: the revision fences writers.
 #[derive(Debug, Clone, Default)]
 pub struct Ownership(Arc<RwLock<Owned>>);
 
@@ -141,7 +141,7 @@ struct Owned {
 }
 
 impl Ownership {
-    /// What the source says now; `drained`: nothing was waiting when last asked.
+    /// Sets the source's present assignment; `drained` says that the last receive found no waiting message.
     pub(crate) fn update(&self, assignment: Assignment, drained: bool) {
         let mut owned = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         if owned.assignment == assignment {
@@ -151,23 +151,23 @@ impl Ownership {
         }
     }
 
-    /// The present assignment, and whether it has been drained since it was made.
+    /// Returns the present assignment, and whether it has been drained since it was made.
     pub fn now(&self) -> (Assignment, bool) {
         let owned = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         (owned.assignment.clone(), owned.drained)
     }
 
-    /// The slots owned now.
+    /// Returns the slots owned now.
     pub fn slots(&self) -> Vec<u16> {
         let (assignment, _) = self.now();
         (0..amends_protocol::SLOTS).filter(|&slot| assignment.owns(slot)).collect()
     }
 }
 
-/// The longest that a loop rests after failures.
+/// The longest delay of a loop after failures.
 const LOOP_LONGEST_REST: Duration = Duration::from_secs(5);
 
-/// How long a loop rests after so many failures in a row; `jitter` in thousandths.
+/// Returns the delay of a loop after consecutive failures; `jitter` in thousandths.
 pub fn rest(failures: u32, jitter: u16) -> Duration {
     rest_after(failures, LOOP_LONGEST_REST, f64::from(jitter) / 1000.0)
 }

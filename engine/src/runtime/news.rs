@@ -1,4 +1,4 @@
-//! Where something was written lately, so that whoever follows the timeline need not look everywhere.
+//! Marks slots with recent writes, so that a reader of the timeline need not read all slots.
 
 use std::sync::{
     Arc,
@@ -9,19 +9,19 @@ use amends_protocol::SLOTS;
 
 const WORDS: usize = SLOTS as usize / 64;
 
-/// A mark for each slot in which this process has committed. What others commit it does not know: a reader looks at
-/// all slots now and then.
+/// One mark per slot in which this process has committed. It does not know what other processes commit: a reader scans
+/// all slots from time to time.
 #[derive(Debug, Clone, Default)]
 pub struct News(Arc<[AtomicU64; WORDS]>);
 
 impl News {
-    /// Something was committed in this slot.
+    /// Marks a slot after a commit.
     pub fn mark(&self, slot: u16) {
         let slot = usize::from(slot % SLOTS);
         self.0[slot / 64].fetch_or(1 << (slot % 64), Ordering::Release);
     }
 
-    /// The marked slots; the marks are gone.
+    /// Returns the marked slots and clears the marks.
     pub fn take(&self) -> Vec<u16> {
         let mut slots = Vec::new();
         for (first, word) in (0..).step_by(64).zip(self.0.iter()) {

@@ -1,8 +1,9 @@
-//! Sagas whose alarms were set before the database's clock was set back: they would sleep for as long as it was.
+//! Finds sagas whose timers were set before the database's clock was set back: they would sleep too long, by as much as
+//! the clock moved.
 //!
-//! An engine notices by its own clock, which only runs forward. What it has gained from others it goes through as well, for
-//! it has not seen their clock before; so nothing has to be written down. What an owner cannot judge is left to an engine
-//! that can: a while after its own, each goes through what is not its own.
+//! An engine notices the step by its own clock, which only runs forward. It also searches the slots that it gains,
+//! because it did not observe the clock while others owned them; so nothing has to be stored. Sagas that an owner
+//! cannot judge are left to an engine that can: each engine searches its own slots, and some time later all others.
 
 use std::time::Duration;
 
@@ -13,27 +14,27 @@ use uuid::Uuid;
 use super::{Engine, Error, put_off};
 use crate::port::{Clock, SagaStore};
 
-/// Most sagas of a look.
+/// Maximum number of sagas in a page of the search.
 const BATCH: u32 = 500;
-/// The database's clock was set back if it is behind by more than this: its answers take no longer.
+/// The database's clock was set back if it is behind by more than this; no answer of the database takes longer.
 const CLOCK_STEP: Duration = Duration::from_secs(5);
-/// Owners have so long to set their alarms anew before others do it.
+/// How long a slot's owner has to correct its timers before other engines do.
 const OWNERS_FIRST: Duration = Duration::from_secs(5);
 
-/// What is known of the database's clock, and how far the search has come.
+/// What is known about the database's clock, and the progress of the search.
 #[derive(Debug, Default)]
 pub(super) struct Oversleepers {
-    /// The database's time and ours when it was last heard.
+    /// The database's time and this process's monotonic time at the last reading.
     heard_at: Option<(DateTime<Utc>, Duration)>,
     search: Option<Search>,
 }
 
-/// Through the sagas that sleep longer than any is put to sleep.
+/// A search through the sagas that sleep longer than any timer is set.
 #[derive(Debug, Clone, Copy)]
 struct Search {
     longest: Duration,
     above: Option<(DateTime<Utc>, Uuid)>,
-    /// Through what is not ours, from this time of our clock on.
+    /// Monotonic time at which the search of other engines' slots begins.
     abroad_from: Option<Duration>,
 }
 
@@ -42,7 +43,7 @@ impl Search {
         Self { longest, above: None, abroad_from: None }
     }
 
-    /// What comes after this page of it, whose last was at `above`.
+    /// Returns the search after this page, whose last saga was at `above`.
     fn next(self, is_last_page: bool, above: Option<(DateTime<Utc>, Uuid)>, now: Duration) -> Option<Self> {
         match (is_last_page, self.abroad_from) {
             (false, _) => Some(Self { above, ..self }),
@@ -53,13 +54,14 @@ impl Search {
 }
 
 impl Oversleepers {
-    /// Slots were gained. Sagas that were put off for want of a budget may sleep longer than others.
+    /// Starts a search after slots were gained. Sagas put off for lack of budget may sleep longer than others.
     pub fn may_be_among_gained<S, K, C>(&mut self, engine: &Engine<S, K, C>) {
         let longest = engine.catalog.timer_reach() + put_off::LONGEST;
         self.search = Some(Search::among_own(longest));
     }
 
-    /// Takes note of the database's time and ours; returns whether its clock was set back. Then a search begins.
+    /// Records the database's time and this process's; returns whether the database's clock was set back. A search then
+    /// begins.
     pub fn hear<S, K, C>(
         &mut self,
         engine: &Engine<S, K, C>,
@@ -70,14 +72,13 @@ impl Oversleepers {
         self.heard_at = Some((now, monotonic));
         let ahead = expected.and_then(|at| (at - now).to_std().ok()).filter(|ahead| *ahead > CLOCK_STEP);
         let Some(ahead) = ahead else { return false };
-        tracing::warn!("the database's clock was set back by {}s; timers are set anew", ahead.as_secs());
+        tracing::warn!(seconds = ahead.as_secs(), "the database's clock was set back; timers are set anew");
         metrics::counter!("amends_engine_clock_set_back_total").increment(1);
         self.search = Some(Search::among_own(engine.catalog.timer_reach()));
         true
     }
 
-    /// Sets the alarms of the next of them anew, spread over half the time that a timer can have; returns whether there may
-    /// be more.
+    /// Sets the timers of the next page anew, spread over half the reach of a timer; returns whether there may be more.
     pub async fn wake_some<S: SagaStore, K: Sink, C: Clock>(
         &mut self,
         engine: &Engine<S, K, C>,

@@ -1,5 +1,5 @@
-//! Sagas that were passed over a moment ago: another transaction holds their row, or this program cannot judge them.
-//! The timers leave them out for a while, so that they take nobody's place in a look. Nothing is written for it.
+//! Remembers sagas that were passed over recently: another transaction holds their row, or this program cannot judge
+//! them. The timers leave them out for some time, so that they do not fill the batches. Nothing is stored for this.
 
 use std::{
     collections::HashMap,
@@ -11,14 +11,14 @@ use uuid::Uuid;
 
 use crate::port::Deferral;
 
-/// At most so many are remembered; those beyond are found, and passed over, again.
+/// Maximum number of sagas remembered; those beyond it are found and passed over again.
 const MOST_REMEMBERED: usize = 10_000;
 
-/// How long the timers leave a saga out.
+/// Returns how long the timers leave a saga out.
 const fn rest(why: Deferral) -> Duration {
     match why {
         Deferral::Locked => Duration::from_secs(2),
-        // A newer program wakes it, or a person mends the row.
+        // Until then a newer program wakes it, or an operator repairs the row.
         Deferral::UnknownWorkflow | Deferral::Unreadable => Duration::from_secs(60),
     }
 }
@@ -28,7 +28,7 @@ const fn rest(why: Deferral) -> Duration {
 pub struct PassedOver(Arc<Mutex<HashMap<Uuid, Duration>>>);
 
 impl PassedOver {
-    /// A saga was passed over now.
+    /// Records that a saga was passed over now.
     pub(super) fn note(&self, saga_id: Uuid, why: Deferral, now: Duration) {
         let mut until = self.lock();
         if until.len() < MOST_REMEMBERED || until.contains_key(&saga_id) {
@@ -36,7 +36,7 @@ impl PassedOver {
         }
     }
 
-    /// The sagas that are left out now.
+    /// Returns the sagas that are left out now.
     pub(super) fn now(&self, now: Duration) -> Vec<Uuid> {
         let mut until = self.lock();
         until.retain(|_, until| *until > now);

@@ -1,7 +1,9 @@
-//! Sagas whose repetitions wait until they can be paid for, in this process's memory: the nearest promise first.
+//! Remembers sagas whose repetitions wait until they can be paid for, in this process's memory: the nearest promise
+//! first.
 //!
-//! Their rows stay as they are, but for `wake_at`, which brings each back in the end, whatever this process forgets. Of very
-//! many these times are apart, so that a participant that is away takes a bounded share of the timers' work.
+//! Their rows stay as they are, except for `wake_at`, which brings each back in the end, whatever this process forgets.
+//! If there are very many, these times are spaced out, so that a participant that is away takes a bounded share of the
+//! timers' work.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,27 +15,28 @@ use uuid::Uuid;
 
 use super::budget::{RepeatBudget, Repetition};
 
-/// Time between two sagas of a participant that is away: 500 a second come back, a twentieth of what one engine's timers
-/// manage.
+/// Time between two sagas of a participant that is away: 500 per second come back, a twentieth of what one engine's
+/// timers can process.
 const PUT_OFF_SPACING: TimeDelta = TimeDelta::milliseconds(2);
-/// Most sagas remembered for one participant and reason: some tens of megabytes. The furthest promises are forgotten first.
+/// Maximum number of sagas remembered per participant and reason: some tens of megabytes. The furthest promises are
+/// forgotten first.
 const PUT_OFF_MOST: usize = 400_000;
 
-/// The longest that a saga is put off.
+/// The longest time that a saga is put off.
 pub(super) const LONGEST: Duration =
     Duration::from_millis(PUT_OFF_SPACING.num_milliseconds().unsigned_abs() * PUT_OFF_MOST as u64);
 
-/// The sagas that are put off, by whom they wait for and why.
+/// Sagas put off, by participant and reason.
 #[derive(Debug, Default)]
 pub(super) struct PutOff(BTreeMap<Repetition, Waiting>);
 
-/// A saga, and by when it should be further.
+/// A saga, and the time by which it should have progressed.
 pub(super) type Promised = (DateTime<Utc>, Uuid);
 
 #[derive(Debug, Default)]
 struct Waiting {
     by_promise: BTreeSet<Promised>,
-    /// When the saga that was put off last comes back.
+    /// `wake_at` of the saga that was put off last.
     last_wake_at: Option<DateTime<Utc>>,
 }
 
@@ -47,7 +50,8 @@ impl PutOff {
         }
     }
 
-    /// When a saga that waits for this is woken: not before `earliest`, and each some time after the one before it.
+    /// Returns when to wake a saga that waits for this repetition: not before `earliest`, and each saga some time after
+    /// the previous one.
     pub fn wake_at(
         &mut self,
         unpaid: Repetition,
@@ -60,13 +64,13 @@ impl PutOff {
         earliest.max(place)
     }
 
-    /// The store's clock was set back: the places that were given out are too far ahead.
+    /// Forgets the times assigned so far: the store's clock was set back, so they lie too far ahead.
     pub fn forget_places(&mut self) {
         self.0.values_mut().for_each(|waiting| waiting.last_wake_at = None);
     }
 
-    /// Takes out as many sagas as can be paid for, at most `most`, the nearest promise first. Some of them will have been
-    /// answered meanwhile.
+    /// Takes out as many sagas as can be paid for, at most `most`, the nearest promise first. Some of them may have
+    /// been answered meanwhile.
     pub fn take(&mut self, budget: &RepeatBudget, now: Duration, most: usize) -> BTreeSet<Uuid> {
         let mut taken = BTreeSet::new();
         for (unpaid, waiting) in &mut self.0 {
@@ -80,7 +84,8 @@ impl PutOff {
         taken
     }
 
-    /// Sagas with the nearest promises, at most `most`, of one of those who are waited for: of another at each try.
+    /// Returns sagas with the nearest promises, at most `most`, all waiting for one repetition; each try selects
+    /// another repetition.
     pub fn nearest(&self, tries: usize, most: usize) -> Option<(Repetition, Vec<Promised>)> {
         let waited_for: Vec<_> =
             self.0.iter().filter(|(_, waiting)| !waiting.by_promise.is_empty()).collect();
@@ -95,7 +100,7 @@ impl PutOff {
         }
     }
 
-    /// How many are remembered.
+    /// Returns the number of sagas remembered.
     pub fn len(&self) -> usize {
         self.0.values().map(|waiting| waiting.by_promise.len()).sum()
     }

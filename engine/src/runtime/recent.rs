@@ -1,9 +1,9 @@
-//! Sagas that this process wrote lately, as it wrote them: most answers come a moment after the command that they
-//! answer, and need not have the row read again.
+//! Remembers sagas that this process wrote recently: most replies arrive shortly after their command, and the row need
+//! not be read again.
 //!
-//! What is remembered may be out of date, for others may have written since. A *write* that is decided by it is fenced by
-//! the revision, like any other. Where it comes to anything else (nothing, not mine, not possible) it is not believed,
-//! and the row is read. The caller sees to that.
+//! A remembered row may be outdated, because another process may have written since. A *write* decided by it is fenced
+//! by the revision, like any other. Any other decision (nothing to do, not mine, not possible) is not trusted, and the
+//! row is read. The caller sees to that.
 
 use std::{
     collections::HashMap,
@@ -16,14 +16,14 @@ use uuid::Uuid;
 
 use crate::core::Saga;
 
-/// At least half as many are remembered, at most so many: some tens of megabytes.
+/// Maximum number of sagas remembered: some tens of megabytes. At least half as many are kept.
 const MOST: usize = 20_000;
 
-/// A saga as it was written last.
+/// A saga as last written.
 #[derive(Debug, Clone)]
 pub(super) struct Kept {
     pub saga: Arc<Saga>,
-    /// What it was given, where that is known. It never changes; personal fields may be erased, and are not kept.
+    /// The saga's input, if it is known. It never changes. Personal fields may be erased and are not kept.
     pub data: Option<Json>,
 }
 
@@ -38,15 +38,15 @@ struct Halves {
 }
 
 impl Recent {
-    /// Those of these that are remembered; they are forgotten, until they are written again.
+    /// Takes out those of these sagas that are remembered; they are remembered again when they are written.
     pub(super) fn take<'a>(&self, ids: impl Iterator<Item = &'a Uuid>) -> HashMap<Uuid, Kept> {
         let mut halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         ids.filter_map(|id| Some((*id, halves.newer.remove(id).or_else(|| halves.older.remove(id))?)))
             .collect()
     }
 
-    /// These are woken at another time, if they still have that revision: remembered with the old one, a row would be set
-    /// back to it by the next write.
+    /// Sets a new `wake_at` where the revision still matches. A saga remembered with the old one would reset it in the
+    /// row at its next write.
     pub(super) fn reschedule(&self, sagas: &[(Uuid, u32, Option<DateTime<Utc>>)]) {
         let mut halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Halves { newer, older } = &mut *halves;
@@ -59,16 +59,16 @@ impl Recent {
         }
     }
 
-    /// Forgets all of them: the rows are not what they were.
+    /// Forgets all sagas, because the rows have changed.
     pub(super) fn clear(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Halves::default();
     }
 
-    /// Remembers these. What has ended has no answers to come.
+    /// Remembers these sagas. A saga that has ended expects no more replies and is not remembered.
     pub(super) fn keep(&self, written: impl Iterator<Item = Kept>) {
         let mut halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for kept in written {
-            // What was decided by a row that was read is remembered as it was before.
+            // An older version of the saga must not stay remembered.
             halves.older.remove(&kept.saga.id);
             halves.newer.remove(&kept.saga.id);
             if !kept.saga.live {

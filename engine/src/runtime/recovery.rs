@@ -1,5 +1,5 @@
-//! Sends again what a former owner of a slot may have committed and not sent. Recovery by `wake_at` would do
-//! it too, some seconds later.
+//! Sends commands again that a slot's former owner may have committed and not sent. The timers would do so too, some
+//! seconds later, at `wake_at`.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -16,15 +16,15 @@ use crate::{
 const WITHIN: Duration = Duration::from_secs(30);
 const BATCH: u32 = 500;
 
-/// Which assignment has been recovered.
+/// The assignment that has been recovered.
 #[derive(Debug, Default)]
 pub struct Recovery {
     done: Assignment,
 }
 
 impl Recovery {
-    /// If slots were gained and their partitions are drained, sends again what was issued lately and has no
-    /// answer; answers how many sagas that were. Changes no row.
+    /// If slots were gained and their partitions are drained, sends again what was issued recently and has no answer;
+    /// returns the number of sagas concerned. Changes no row.
     ///
     /// # Errors
     /// Store or transport; the next call starts over.
@@ -33,7 +33,7 @@ impl Recovery {
         engine: &Engine<S, K, C>,
     ) -> Result<usize, Error> {
         let (assignment, drained) = engine.ownership.now();
-        // What was lost since had another owner.
+        // Slots lost since then had another owner.
         if assignment.count == self.done.count {
             self.done.partitions.retain(|p| assignment.partitions.binary_search(p).is_ok());
         } else {
@@ -42,7 +42,7 @@ impl Recovery {
         if !drained || assignment == self.done {
             return Ok(0);
         }
-        // What could not be sent for long goes by its promise, with all that waits: the timers see to that. Sent from here, the
+        // After a long failure to send, the timers send the waiting commands, ordered by promise. Sent from here, the
         // newest would go first.
         if engine.budget.was_unsent(engine.clock.monotonic(), WITHIN) {
             self.done = assignment;
@@ -81,7 +81,7 @@ impl Recovery {
         self.done = assignment;
         if sent > 0 {
             metrics::counter!("amends_engine_recovered_total").increment(sent as u64);
-            tracing::info!(sagas = sent, "sent again what a former owner may not have sent");
+            tracing::info!(sagas = sent, "commands that a former owner may not have sent were sent again");
         }
         Ok(sent)
     }

@@ -1,4 +1,4 @@
-//! Takes what is due, by the database's clock.
+//! Wakes sagas that are due, by the database's clock.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -23,27 +23,28 @@ use crate::{
     port::{Clock, Deferral, DueScan, DueShare, Loaded, SagaStore},
 };
 
-/// Most sagas of a batch.
+/// Maximum number of sagas in a batch.
 pub const BATCH: u32 = 500;
-/// How long a look waits for the broker when that is known to take nothing.
+/// How long a scan waits for the broker while the broker is known to accept nothing.
 const UNSENT_PATIENCE: Duration = Duration::from_secs(2);
-/// Rest between two looks at the slots owned.
+/// Interval between two scans of the owned slots.
 pub const POLL: Duration = Duration::from_millis(25);
-/// Every so often, everything that is overdue is looked for, however long.
+/// Interval between scans for everything that is overdue, however long.
 const THOROUGH: Duration = Duration::from_secs(60);
-/// A look goes back so far behind the last one: a row may be committed some time after its time was chosen.
+/// How far a scan goes back behind the last one: a row may be committed some time after its `wake_at` was chosen.
 const NEAR: TimeDelta = TimeDelta::seconds(2);
-/// Every so often it goes back further, for rows whose commit took longer. Not each time: while a forgotten transaction
-/// holds a snapshot, what sagas that moved on have left in the index of the last minute is read again by every look.
+/// Interval between scans that go back further, for rows whose commit took longer. Not every scan does: while a
+/// forgotten transaction holds a snapshot, each would read again the index entries of the last minute that sagas have
+/// left behind.
 const WIDE: Duration = Duration::from_secs(5);
-/// So far.
+/// How far back such a scan goes.
 const FAR: TimeDelta = TimeDelta::seconds(60);
-/// Every so often, slots that are not ours are looked at: perhaps they are nobody's.
+/// Interval between scans of slots that this engine does not own: they may have no owner.
 const ABROAD: Duration = Duration::from_secs(5);
-/// What is not ours must be overdue for so long.
+/// How long a saga of another engine's slot must be overdue.
 const ABROAD_OVERDUE: Duration = Duration::from_secs(5);
 
-/// When what is its own was looked at last.
+/// Times of the last scans of the owned slots.
 #[derive(Debug, Default)]
 struct Looked {
     at: Option<DateTime<Utc>>,
@@ -51,16 +52,16 @@ struct Looked {
     thorough_at: Option<Duration>,
 }
 
-/// Sagas that wait for a participant that cannot be asked, and are due in such numbers that they would fill batch after
-/// batch. They get looks of their own until all of them are put off, so that the others do not wait for that.
+/// Sagas that wait for a participant that cannot be reached, and are due in such numbers that they would fill batch
+/// after batch. They get scans of their own until all of them are put off, so that the others do not wait for that.
 #[derive(Debug)]
 struct Crowd {
     steps: Vec<&'static str>,
-    /// What was due before is put off.
+    /// Everything due before this time is put off already.
     from: Option<DateTime<Utc>>,
 }
 
-/// When was looked last, and what waits until it can be paid for.
+/// Times of the last scans, and the sagas that wait until a repetition can be paid for.
 #[derive(Debug, Default)]
 pub struct Timers {
     looked: Looked,
@@ -69,25 +70,25 @@ pub struct Timers {
     generation: u64,
     put_off: PutOff,
     oversleepers: Oversleepers,
-    /// How often was tried to send while nothing could be sent.
+    /// Number of trial messages while nothing could be sent.
     tries: usize,
 }
 
-/// What a look came to.
+/// The result of a scan.
 struct Taken {
     count: usize,
     now: DateTime<Utc>,
-    /// When the last of them was due.
+    /// Due time of the last saga.
     last: Option<DateTime<Utc>>,
-    /// Participants for whom some were put off.
+    /// Participants for which sagas were put off.
     unpaid: BTreeSet<&'static str>,
 }
 
 impl Timers {
-    /// Looks once; answers how many sagas were due. Fewer than [`BATCH`]: the caller may rest.
+    /// Runs one scan; returns the number of due sagas. If it is below [`BATCH`], the caller may rest.
     ///
     /// # Errors
-    /// The store's. What was committed and not sent is sent again when it is due.
+    /// The store's. Commands that were committed and not sent are sent again when they are due.
     pub async fn run_once<S: SagaStore, K: Sink, C: Clock>(
         &mut self,
         engine: &Engine<S, K, C>,
@@ -126,13 +127,13 @@ impl Timers {
         Ok(taken)
     }
 
-    /// How many sagas wait, as far as this process remembers, until a repetition can be paid for.
+    /// Returns the number of sagas that wait, as far as this process remembers, until a repetition can be paid for.
     pub fn put_off(&self) -> usize {
         self.put_off.len()
     }
 
-    /// Sends the due repetitions of one saga that was put off, to find out whether anything can be sent again. Its row stays
-    /// as it is: what could not be sent is no repetition.
+    /// Sends the due repetitions of one saga that was put off, to find out whether sending works again. The row stays
+    /// as it is: an unsent message is no repetition.
     async fn try_sending<S: SagaStore, K: Sink, C: Clock>(
         &mut self,
         engine: &Engine<S, K, C>,
@@ -153,7 +154,7 @@ impl Timers {
                 continue;
             };
             if let Some(inputs) = engine.store.inputs(&[saga_id]).await?.pop() {
-                // Whether it was sent is noted by whoever sends.
+                // `dispatch` records whether sending succeeded.
                 let _ = send(engine, vec![Outgoing { saga: Arc::new(saga), sends, inputs }]).await;
             }
             return Ok(());
@@ -180,7 +181,7 @@ impl Timers {
         if self.hear(engine, looked_at, now) {
             return Ok(count);
         }
-        // A full batch: there is more, and it must not fall out of the next look's window.
+        // After a full batch there is more, and it must not fall out of the next scan's window.
         if full {
             self.crowd_out(engine, &unpaid);
         } else {
@@ -195,8 +196,8 @@ impl Timers {
         Ok(count)
     }
 
-    /// Takes note of the database's time and ours; answers whether its clock was set back: by the clock as it is now,
-    /// nothing has been looked at.
+    /// Records the database's time and this process's; returns whether the database's clock was set back. If so, no
+    /// scan has yet run by the present clock.
     fn hear<S, K, C>(&mut self, engine: &Engine<S, K, C>, looked_at: DateTime<Utc>, now: Duration) -> bool {
         let is_set_back = self.oversleepers.hear(engine, looked_at, now);
         if is_set_back {
@@ -206,7 +207,7 @@ impl Timers {
         is_set_back
     }
 
-    /// Sagas that were put off and whose repetitions can be paid for now, the nearest promise first.
+    /// Reads sagas that were put off and whose repetitions can be paid for now, the nearest promise first.
     async fn payable<S: SagaStore, K: Sink, C: Clock>(
         &mut self,
         engine: &Engine<S, K, C>,
@@ -223,7 +224,7 @@ impl Timers {
         Ok(sagas)
     }
 
-    /// From now on these participants' sagas are looked at by themselves.
+    /// From now on scans these participants' sagas separately.
     fn crowd_out<S, K, C>(&mut self, engine: &Engine<S, K, C>, unpaid: &BTreeSet<&'static str>) {
         let steps = engine.catalog.iter().flat_map(|definition| &definition.steps);
         let mut steps: Vec<_> =
@@ -254,7 +255,7 @@ impl Timers {
         Ok(taken.count)
     }
 
-    /// Wakes what is due and what was put off and can be paid for; what cannot be paid for is put off.
+    /// Wakes sagas that are due, and sagas put off that can be paid for; puts off what cannot be paid for.
     async fn wake<S: SagaStore, K: Sink, C: Clock>(
         &mut self,
         engine: &Engine<S, K, C>,
@@ -262,7 +263,7 @@ impl Timers {
         payable: Vec<Saga>,
     ) -> Result<Taken, Error> {
         let (count, now) = (due.sagas.len(), due.now);
-        // Damaged rows leave their place to others.
+        // Damaged rows must not keep filling the batch.
         for row in &due.unreadable {
             engine.passed_over.note(row.saga_id, Deferral::Unreadable, engine.clock.monotonic());
         }
@@ -288,7 +289,7 @@ impl Timers {
             engine.budget.refund(&paid, engine.clock.monotonic());
         }
         match advanced {
-            // What is committed is sent when it is due again, and whatever else is due must not wait for the broker.
+            // Committed commands are sent when they are due again, and other due sagas must not wait for the broker.
             Ok(()) | Err(Error::Transport(_)) => Ok(taken),
             Err(error) => Err(error),
         }
@@ -313,7 +314,7 @@ impl Timers {
             };
             self.put_off.add(unpaid, saga.promise(), saga.id);
             sorted.unpaid.insert(unpaid.0);
-            // What was put off before keeps its place.
+            // A saga that was put off before keeps its `wake_at`.
             if saga.wake_at.is_some_and(|at| at > now) {
                 continue;
             }
@@ -334,20 +335,20 @@ impl Timers {
     }
 }
 
-/// What is due, sorted by whether it can be paid for.
+/// Due sagas, sorted by whether their repetitions can be paid for.
 #[derive(Default)]
 struct Sorted {
-    /// To be woken now.
+    /// Sagas to wake now.
     awake: BTreeMap<Uuid, Vec<Event>>,
-    /// What was paid for them.
+    /// Repetitions paid for them.
     paid: Vec<Repetition>,
-    /// When the others are woken instead.
+    /// New `wake_at` of the other sagas.
     later: Vec<(Uuid, u32, Option<DateTime<Utc>>)>,
-    /// Participants whose budget does not pay.
+    /// Participants whose budget is exhausted.
     unpaid: BTreeSet<&'static str>,
 }
 
-/// A look for what this program can judge, and was not passed over a moment ago.
+/// A scan for what this program can judge, without recently passed-over sagas.
 fn due_scan<S, K, C: Clock>(
     engine: &Engine<S, K, C>,
     slots: Vec<u16>,
@@ -375,7 +376,7 @@ async fn advance<S: SagaStore, K: Sink, C: Clock>(
     send(engine, outcome.outgoing).await
 }
 
-/// Sends, and waits a shorter time while nothing can be sent: the client takes ten seconds to say that a message was not.
+/// Sends, with a shorter timeout while nothing can be sent: the client takes ten seconds to report a failure.
 async fn send<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     outgoing: Vec<Outgoing>,

@@ -1,4 +1,4 @@
-//! What follows from an answer.
+//! Handling of a worker's answer.
 
 use amends_protocol::{Kind, Outcome, Reason, add_exposure, id};
 use chrono::{DateTime, Utc};
@@ -8,11 +8,11 @@ use super::{Considered, DUPLICATE, Deciding, next_attempt};
 use crate::core::{Decision, Direction, Echo, Nothing, ReplyEvent, Status, StepKind};
 
 impl Deciding<'_> {
-    /// A worker answered. It settles a command only if its kind and id are that command's, and so is whatever else it
-    /// repeats.
+    /// Handles a worker's answer. The answer settles a command only if kind, id and all repeated fields match the
+    /// command.
     pub(super) fn answer(&mut self, reply: &ReplyEvent) -> Considered {
         let saga = self.saga.id;
-        // Mostly it is the newest.
+        // It is usually the newest command.
         let found =
             self.saga.state.commands.iter().rposition(|c| c.id(saga, self.definition) == reply.row_key());
         let Some(at) = found.filter(|_| reply.command_id == id::of(reply.kind, reply.row_key())) else {
@@ -28,14 +28,14 @@ impl Deciding<'_> {
         } else {
             self.execute_answered(at, reply)?;
         }
-        // An answer that moves the saga and can be stored: it is well again.
+        // The answer moves the saga and can be stored, so the saga is no longer poisoned.
         if self.did.noted.is_none() {
             self.saga.state.poisoned = None;
         }
         Ok(())
     }
 
-    /// Whether a reply repeats what its command said.
+    /// Returns whether a reply repeats the fields of its command.
     fn echoes(&self, at: usize, reply: &ReplyEvent) -> bool {
         let (command, definition) = (&self.saga.state.commands[at], self.definition);
         let sent = Echo {
@@ -53,7 +53,7 @@ impl Deciding<'_> {
         let order = reply.attempt.cmp(&command.attempt);
         let mut verdict = verdict(command.status, reply.kind, reply.outcome, order);
         let forward = self.saga.state.direction == Direction::Forward;
-        // While it is undone an open command is neither asked after nor sent again: its compensation is.
+        // While the command is being undone it is neither probed nor sent again; its compensation is.
         let superseded = !forward || command.undo.is_some();
         if superseded && !matches!(verdict, Verdict::Settle(_) | Verdict::Orphan | Verdict::Nothing) {
             verdict = Verdict::Note;
@@ -94,7 +94,7 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    /// An answer ends the question what became of an execute.
+    /// Settles an execute whose outcome an answer reports.
     pub(super) fn settle(&mut self, at: usize, status: Status, reply: &ReplyEvent) {
         let command = &mut self.saga.state.commands[at];
         command.attempt = command.attempt.max(reply.attempt);
@@ -106,7 +106,7 @@ impl Deciding<'_> {
         }
     }
 
-    /// A step going forward has got an answer that ends it otherwise than by success.
+    /// Ends a forward step that was answered otherwise than by success.
     fn stopped(&mut self, at: usize, reply: &ReplyEvent) {
         let reason = reply.reason.clone().unwrap_or_else(|| Reason::new(reply.outcome.as_str(), ""));
         let step = self.saga.state.commands[at].step;
@@ -122,8 +122,8 @@ impl Deciding<'_> {
         let (now, jitter) = (self.now, self.jitter);
         let command = &mut self.saga.state.commands[at];
         let only_forward = self.definition.steps[command.step].kind == StepKind::Retriable;
-        // Its row may stand at a later attempt than any that was sent: that was one failure all the same, and the next
-        // attempt is later still.
+        // The worker's row may stand at a later attempt than any that was sent. It counts as one failure, and the next
+        // attempt must exceed it.
         command.attempt = command.attempt.max(reply.attempt);
         command.failures += 1;
         command.parked = None;
@@ -142,7 +142,8 @@ impl Deciding<'_> {
         }
     }
 
-    /// The worker is older than the command: it has not begun, so the step's deadline starts anew later.
+    /// The worker is older than the command's format and has not begun. The command is sent later, and the step's
+    /// deadline starts anew.
     fn hold_off(&mut self, at: usize) -> Considered {
         let retry = self.retry_policy(at);
         let (now, jitter) = (self.now, self.jitter);
@@ -159,7 +160,7 @@ impl Deciding<'_> {
     fn still_unknown(&mut self, at: usize, reply: &ReplyEvent) -> Considered {
         let retry = self.retry_policy(at);
         let (now, jitter) = (self.now, self.jitter);
-        // No question is open: this answered an earlier one.
+        // No probe is outstanding: this answers an earlier one.
         if self.saga.state.commands[at].asks == 0 {
             return Err(DUPLICATE);
         }
@@ -177,18 +178,19 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    /// When `unknown` will be no answer any more: counted from the first in a row, which this may be.
+    /// Returns the time from which an `unknown` answer parks. It counts from the first of consecutive `unknown`s, which
+    /// may be this one.
     fn patience(&mut self, at: usize) -> DateTime<Utc> {
         let until = self.patience_from_now();
         let parks_at = &mut self.saga.state.commands[at].parks_at;
-        // Later than this only if the database's clock was set back since.
+        // It can only be later if the database's clock was set back since.
         if parks_at.is_none_or(|at| at > until) {
             (*parks_at, self.did.parks_at) = (Some(until), Some(until));
         }
         parks_at.unwrap_or(until)
     }
 
-    /// An odd answer is recorded once and changes nothing.
+    /// Records an unexpected answer once; nothing else changes.
     pub(super) fn note(&mut self, at: usize, outcome: Outcome) -> Considered {
         let command = &mut self.saga.state.commands[at];
         if command.noted.contains(&outcome) {

@@ -1,4 +1,4 @@
-//! Sending a step's commands, and moving on.
+//! Sending a step's commands, and advancing to the next step.
 
 use amends_protocol::Kind;
 use chrono::{DateTime, Utc};
@@ -39,7 +39,7 @@ impl Deciding<'_> {
         self.execute(self.saga.state.commands.len() - 1);
     }
 
-    /// Sends an execute at its present attempt, with a deadline from now.
+    /// Sends an execute at its present attempt; its deadline counts from now.
     pub(super) fn execute(&mut self, at: usize) {
         let now = self.now;
         let command = &mut self.saga.state.commands[at];
@@ -52,18 +52,18 @@ impl Deciding<'_> {
         self.push(at, Kind::Execute);
     }
 
-    /// When the present attempt's outcome is called unknown.
+    /// Returns the time from which the present attempt's outcome counts as unknown.
     pub(super) fn deadline(&self, at: usize) -> DateTime<Utc> {
         self.saga.state.commands[at].deadline(self.definition)
     }
 
-    /// Adds a command to what is to be sent.
+    /// Adds a command to those to send.
     pub(super) fn push(&mut self, at: usize, kind: Kind) {
         let command = &self.saga.state.commands[at];
         self.sends.push(CommandToSend::of(self.definition, command, kind));
     }
 
-    /// A command of a step going forward has succeeded: if it was the step's last, the saga moves on.
+    /// Handles the success of a forward step's command. If it was the last of the step, the saga advances.
     pub(super) fn advance(&mut self, step: usize) {
         if !self.saga.has_succeeded(step) {
             return;
@@ -81,7 +81,7 @@ impl Deciding<'_> {
         }
     }
 
-    /// Whether the step can only be done, not undone.
+    /// Returns whether the step can only be completed, not undone.
     pub(super) fn is_retriable(&self, step: usize) -> bool {
         self.definition.steps[step].kind == StepKind::Retriable
     }

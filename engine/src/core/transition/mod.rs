@@ -1,10 +1,10 @@
-//! `transition(workflow, saga, occurrence)`: the only place where a saga's fate is decided.
+//! `transition(workflow, saga, occurrence)` is the only place that decides what happens to a saga.
 //!
 //! | file | decides |
 //! | --- | --- |
 //! | [`verdict`] | what an answer means for a command: every status × outcome, as a table |
-//! | `answer` | what follows from that for the saga |
-//! | `forward` | sending a step's commands, and moving on |
+//! | `answer` | what the saga does about an answer |
+//! | `forward` | sending a step's commands, and advancing |
 //! | `undo` | giving up, compensating in reverse, orphans |
 //! | `timer` | what is due |
 //! | `operator` | cancel, retry, resend, resolve |
@@ -27,23 +27,23 @@ use super::{
     NewSaga, Nothing, Occurrence, Saga, SagaOutcome, SagaProgress,
 };
 
-/// A command nobody answered is sent again after this long: the broker may have forgotten it.
+/// An unanswered command is sent again after this time: the broker may have lost it.
 pub(crate) const RESEND: TimeDelta = TimeDelta::seconds(5);
 
-/// No patience is longer, whatever a workflow says: what is later than this is no date any more.
+/// The longest patience. A longer one would overflow a date.
 const PATIENCE_MOST: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// The attempt after this one. No worker reads a later one than the last.
+/// Returns the attempt after this one. It saturates, because a worker cannot read a larger number.
 fn next_attempt(attempt: u32) -> u32 {
     attempt.saturating_add(1).min(MAX_ATTEMPT)
 }
 
-/// A saga's birth by the newest rules: its row, its first entry and its first step's commands.
+/// Creates a saga by the newest rules: its row, its first entry and its first step's commands.
 pub fn start(definition: &Definition, new: NewSaga, input: &Json, now: DateTime<Utc>) -> Change {
     start_by(CORE_VERSION, definition, new, input, now)
 }
 
-/// The same by these rules: the newest that every live engine knows.
+/// Creates a saga by the given rules: the newest that every live engine knows.
 pub fn start_by(
     core_version: u16,
     definition: &Definition,
@@ -54,7 +54,7 @@ pub fn start_by(
     born(core_version, definition, new, input, now, definition.timeout.map(|t| now + t.after))
 }
 
-/// The same with a promise that was given when the definition may have promised something else.
+/// Creates a saga with the timeout that its birth entry records; the definition's may have changed since.
 pub(super) fn born(
     core_version: u16,
     definition: &Definition,
@@ -96,14 +96,15 @@ pub(super) fn born(
     step.finish(&Occurrence { event: Event::Started(input.clone()), at: now, jitter: 0 })
 }
 
-/// Decides what an event means for a saga, by the rules that its row names. There is one version of them so far; where a
-/// later one differs, it asks for `core_version`.
+/// Decides what an event means for a saga, by the rules that the saga's row names. There is only one version of the
+/// rules so far; where a later one differs, the code branches on `core_version`.
 pub fn transition(definition: &Definition, saga: &Saga, occurrence: &Occurrence) -> Decision {
     let mut deciding = Deciding::new(definition, saga, occurrence.at, occurrence.jitter);
     let verdict = match &occurrence.event {
         Event::Started(_) => Err(DUPLICATE),
         Event::Replied(reply) => {
-            // An answer that comes after the saga's time does not save it, though it be heard before the clock.
+            // An answer that arrives after the saga's timeout does not save it, even if the engine reads it before the
+            // timer.
             deciding.time_out();
             deciding.answer(reply)
         }
@@ -120,7 +121,7 @@ pub fn transition(definition: &Definition, saga: &Saga, occurrence: &Occurrence)
     }
 }
 
-/// A decision in the making.
+/// A decision being made.
 struct Deciding<'a> {
     definition: &'a Definition,
     before: &'a Saga,
@@ -132,7 +133,7 @@ struct Deciding<'a> {
     sends: Vec<CommandToSend>,
 }
 
-/// Whether there is something to write; `Err` says why not.
+/// `Ok` if there is something to write; `Err` says why there is not.
 type Considered = Result<(), Decision>;
 
 const DUPLICATE: Decision = Decision::Nothing(Nothing::Duplicate);
@@ -143,7 +144,7 @@ impl<'a> Deciding<'a> {
         Self { definition, before: saga, saga: saga.clone(), now, jitter, woken: false, did, sends }
     }
 
-    /// Derives what the row says besides its state, and closes the decision.
+    /// Derives the row's columns from its state, and completes the decision.
     fn finish(mut self, occurrence: &Occurrence) -> Change {
         let saga = &mut self.saga;
         saga.revision += 1;
@@ -179,8 +180,8 @@ impl<'a> Deciding<'a> {
         Change { saga: self.saga, entry, sends: self.sends }
     }
 
-    /// What became due while it rested is due now. Left in the past, a look that goes back only a while would pass
-    /// over it.
+    /// Makes everything due now that became due while the saga was poisoned. A time left in the past would be missed by
+    /// a scan that looks back only for a limited time.
     fn wake_from_poison(&mut self) {
         if self.before.state.poisoned.is_none() || self.saga.state.poisoned.is_some() {
             return;
@@ -194,14 +195,14 @@ impl<'a> Deciding<'a> {
         }
     }
 
-    /// When there is something to do next. What is poisoned rests, but for the promise that it ends in time.
+    /// Returns the time of the next action. A poisoned saga takes no action except for its own timeout.
     fn next_due(&self) -> Option<DateTime<Utc>> {
         let state = &self.saga.state;
         let commands = state.commands.iter().filter(|_| state.poisoned.is_none());
         commands.filter_map(CommandState::due).chain(state.timeout_at).min()
     }
 
-    /// When the patience with an outcome that nobody knows would be over if it began now.
+    /// Returns the time at which the patience with an unknown outcome would end if it began now.
     fn patience_from_now(&self) -> DateTime<Utc> {
         let patience = self.definition.unknown_patience.min(PATIENCE_MOST);
         self.now + patience

@@ -1,4 +1,4 @@
-//! What people may ask for: cancel, retry, resend, resolve.
+//! Operator actions: cancel, retry, resend, resolve.
 
 use amends_protocol::{Kind, Reason, add_exposure, id};
 
@@ -8,7 +8,7 @@ use crate::core::{
 };
 
 impl Deciding<'_> {
-    /// Legal until the pivot's success is committed, going forward or parked.
+    /// Cancels the saga. Legal until the pivot's success is committed, whether the saga goes forward or is parked.
     pub(super) fn cancel(&mut self) -> Considered {
         let cancelled = self.definition.labels.cancelled;
         match self.saga.state.direction {
@@ -25,11 +25,11 @@ impl Deciding<'_> {
         }
     }
 
-    /// Tries again what is parked: the command that was looked at, or, of a poisoned saga, what was due meanwhile.
+    /// Retries the parked command that the operator saw. If the saga is poisoned, retries what became due meanwhile.
     pub(super) fn retry(&mut self, retry: &Retry) -> Considered {
         let Some(at) = self.parked_as_seen(retry.seen)? else {
             self.saga.state.poisoned = None;
-            // The database's clock may have been set back meanwhile: nothing is due later than a timer reaches.
+            // The database's clock may have been set back meanwhile. Nothing is due later than a timer reaches.
             let latest = self.now + self.definition.timer_reach();
             for command in &mut self.saga.state.commands {
                 let undo = command.undo.as_mut().map(|undo| &mut undo.due_at);
@@ -52,7 +52,7 @@ impl Deciding<'_> {
             command.asks = 0;
             self.ask(at);
         } else {
-            // Its worker would answer from the record for ever; settled, it may have a successor.
+            // The worker would repeat its recorded answer for ever. Once settled, the command may have a successor.
             command.parked = None;
             let (step, part, generation) = (command.step, command.part, command.generation + 1);
             self.issue(step, part, generation);
@@ -60,7 +60,8 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    /// What waits for an operator, if that is what they saw; none where the saga is poisoned.
+    /// Returns the index of the command that waits for an operator, if it is the one that they saw; `None` if the saga
+    /// is poisoned.
     fn parked_as_seen(&self, seen: Seen) -> Result<Option<usize>, Decision> {
         let state = &self.saga.state;
         if seen.revision != self.saga.revision {
@@ -81,8 +82,7 @@ impl Deciding<'_> {
         }
     }
 
-    /// Sends at once what would be sent, or asked after, when its time comes. It is sent under its own id and at its
-    /// own attempt, as it would be then.
+    /// Sends now what would be sent or probed for later. It keeps its id and attempt, as at its regular time.
     pub(super) fn resend(&mut self, resend: &Resend) -> Considered {
         let seen = resend.seen.unwrap_or(Seen { revision: self.saga.revision, command_id: None });
         if seen.revision != self.saga.revision {
@@ -105,7 +105,7 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    /// Settles what is parked by evidence from elsewhere.
+    /// Settles the parked command by an operator's evidence.
     pub(super) fn resolve(&mut self, resolution: &Resolution) -> Considered {
         let Some(at) = self.parked_as_seen(resolution.seen)? else {
             return Err(Decision::Illegal(Illegal::OnlyRetry));
@@ -157,8 +157,9 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    /// Sends the worker of a command whose outcome nobody knew what a person has settled, as a fence: it must not call
-    /// for it any more. Where the step is undone instead, the compensation says so.
+    /// Sends a fence with the operator's resolution to the worker of a command whose outcome was unknown, so that the
+    /// worker no longer calls the external system for it. If the step is undone instead, the compensation carries the
+    /// resolution.
     fn tell_worker(&mut self, at: usize, was_unknown: bool) {
         if was_unknown {
             self.push(at, Kind::Fence);

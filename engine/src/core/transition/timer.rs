@@ -1,4 +1,4 @@
-//! What is due.
+//! Timers: actions that are due.
 
 use amends_protocol::{Kind, Reason};
 use chrono::{DateTime, Utc};
@@ -7,7 +7,7 @@ use super::{Considered, Deciding};
 use crate::core::{Decision, Direction, RetryPolicy, Status};
 
 impl Deciding<'_> {
-    /// The saga's `wake_at` has come.
+    /// Handles a wake-up at the saga's `wake_at`.
     pub(super) fn wake(&mut self) -> Considered {
         self.woken = true;
         if self.time_out() {
@@ -26,8 +26,9 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    /// A timer that is further ahead than any is set is from before the database's clock was set back: it is due now,
-    /// and the present attempt counts from now on. (The promise to a customer stays at its instant.)
+    /// Makes timers due now that lie further ahead than any timer is set: they were set before the database's clock was
+    /// set back. The present attempt then counts from now. The saga's own timeout keeps its time, because it is a
+    /// promise to the customer.
     fn take_back_what_is_out_of_reach(&mut self) {
         let now = self.now;
         for command in &mut self.saga.state.commands {
@@ -42,7 +43,7 @@ impl Deciding<'_> {
         }
     }
 
-    /// Cancels a saga whose time is over; answers whether it was.
+    /// Cancels a saga whose timeout has passed; returns whether it did.
     pub(super) fn time_out(&mut self) -> bool {
         let over = self.saga.state.timeout_at.is_some_and(|at| at <= self.now)
             && self.saga.state.direction == Direction::Forward;
@@ -54,7 +55,7 @@ impl Deciding<'_> {
         over
     }
 
-    /// Sends, or asks after, what is due about a command.
+    /// Sends the due command or its probe.
     pub(super) fn act(&mut self, at: usize) {
         self.concern(at);
         let now = self.now;
@@ -72,8 +73,8 @@ impl Deciding<'_> {
         }
     }
 
-    /// Asks what became of a command. Where the last question was met with silence, the command itself goes
-    /// out again as well: its id is stable, so that is no second attempt.
+    /// Probes for the outcome of a command. If the last probe stayed unanswered, the command itself is sent again as
+    /// well: its id is stable, so this is no second attempt.
     pub(super) fn ask(&mut self, at: usize) {
         let retry = self.retry_policy(at);
         let (now, jitter) = (self.now, self.jitter);
@@ -93,7 +94,7 @@ impl Deciding<'_> {
         self.definition.steps[self.saga.state.commands[at].step].retry
     }
 
-    /// Names the command in the entry.
+    /// Names the command in the timeline entry.
     pub(super) fn concern(&mut self, at: usize) {
         let command = &self.saga.state.commands[at];
         self.did.step = Some(self.definition.steps[command.step].name.to_owned());

@@ -1,16 +1,16 @@
-//! Giving up, compensating in reverse, and orphans.
+//! Giving up, compensating in reverse order, and orphans.
 
 use amends_protocol::{Kind, Outcome, Reason, add_exposure, negated};
 
 use super::{Considered, DUPLICATE, Deciding, RESEND, next_attempt};
 use crate::core::{CommandState, Decision, Direction, Nothing, ReplyEvent, SagaOutcome, Status, Undo};
 
-/// Why a saga parks whose worker says that an effect is undone although what it held is not given back.
+/// Reason of a saga that parks because its worker reports an effect as undone without giving back what it held.
 pub(super) const NOT_NETTED: &str = "exposure_not_netted";
 
 impl Deciding<'_> {
-    /// Stops going forward. Every command sent and not refused, the given-up one and all parts included, gets
-    /// a compensation before the saga ends, in reverse.
+    /// Stops going forward. Every command that was sent and not refused, including the given-up one and all parts, gets
+    /// a compensation before the saga ends, in reverse order.
     pub(super) fn give_up(&mut self, heading: &str, reason: Option<Reason>) {
         self.saga.state.direction = Direction::Undoing;
         self.saga.state.timeout_at = None;
@@ -30,7 +30,7 @@ impl Deciding<'_> {
         }
     }
 
-    /// Compensates the last step that is not undone; ends the saga when there is none.
+    /// Compensates the last step that is not undone; ends the saga if there is none.
     pub(super) fn undo_next(&mut self) {
         let open = |c: &CommandState| !c.status.needs_no_undo() && !c.is_undone();
         let under_way = |c: &CommandState| c.undo.as_ref().is_some_and(|u| !u.done);
@@ -76,7 +76,7 @@ impl Deciding<'_> {
         self.send_undo(at);
     }
 
-    /// Sends a compensation at its present attempt. It is never probed, only sent again.
+    /// Sends a compensation at its present attempt. A compensation is never probed, only sent again.
     pub(super) fn send_undo(&mut self, at: usize) {
         let policy = self.definition.steps[self.saga.state.commands[at].step].undo_retry;
         let (now, jitter) = (self.now, self.jitter);
@@ -89,7 +89,7 @@ impl Deciding<'_> {
         }
     }
 
-    /// An answer to a compensation.
+    /// Handles an answer to a compensation.
     pub(super) fn undo_answered(&mut self, at: usize, reply: &ReplyEvent) -> Considered {
         let policy = self.definition.steps[self.saga.state.commands[at].step].undo_retry;
         let (now, jitter) = (self.now, self.jitter);
@@ -105,7 +105,8 @@ impl Deciding<'_> {
         }
         let older = reply.attempt < undo.attempt;
         match reply.outcome {
-            // Its worker does not know either, and will undo what may yet turn up. The evidence counts till then.
+            // The worker does not know either, and will undo the effect if it appears later. Until then the evidence
+            // counts.
             Outcome::Unknown if command.status == Status::NotDone && !older => {
                 undo.by_hand = true;
                 self.undo_done(at);
@@ -114,7 +115,7 @@ impl Deciding<'_> {
             Outcome::Succeeded => return self.undo_succeeded(at, reply),
             Outcome::InFlight => return Err(Decision::Nothing(Nothing::InFlight)),
             _ if older || undo.parked.is_some() => return Err(DUPLICATE),
-            // Sent again sooner than after silence, once.
+            // Sent again once, sooner than after silence.
             Outcome::Unsupported => {
                 let sooner = now + policy.delay(undo.asks, jitter);
                 if undo.asks == 0 || undo.due_at.is_none_or(|due| due <= sooner) {
@@ -149,8 +150,8 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    /// Its worker says that the effect is undone or can never happen. Where the success is known, what it brought must
-    /// have been given back: a worker that knows nothing of it has undone nothing.
+    /// Handles `succeeded`: the worker says that the effect is undone or can never happen. If the success is known,
+    /// what it brought must have been given back: a worker that knows nothing of it has undone nothing.
     fn undo_succeeded(&mut self, at: usize, reply: &ReplyEvent) -> Considered {
         let command = &mut self.saga.state.commands[at];
         let Some(undo) = command.undo.as_mut().filter(|_| command.status == Status::Succeeded) else {
@@ -158,7 +159,8 @@ impl Deciding<'_> {
             return Ok(());
         };
         let before = command.held.clone();
-        // An attempt says what it gave back in all, however often it is heard; another one, what it gave back besides.
+        // An attempt reports all that it gave back, however often its answer arrives. A different attempt reports what
+        // it gave back in addition.
         if reply.attempt >= undo.given_back_at {
             if reply.attempt == undo.given_back_at {
                 add_exposure(&mut command.held, &negated(&undo.given_back));
@@ -184,15 +186,15 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    /// Its worker cannot say whether the effect is undone: it is sent again, at the same attempt, for as long as
-    /// patience lasts.
+    /// Handles `unknown`: the worker cannot say whether the effect is undone. The compensation is sent again, at the
+    /// same attempt, as long as the patience lasts.
     fn undo_unknown(&mut self, at: usize, reply: &ReplyEvent) -> Considered {
         let policy = self.definition.steps[self.saga.state.commands[at].step].undo_retry;
         let (now, jitter, until) = (self.now, self.jitter, self.patience_from_now());
         let undo = self.saga.state.commands[at].undo.as_mut();
-        // What has not been sent since the last answer has no other answer to give.
+        // A compensation that has not been sent since the last answer has no new answer.
         let Some(undo) = undo.filter(|undo| undo.asks > 0) else { return Err(DUPLICATE) };
-        // Later than this only if the database's clock was set back since.
+        // It can only be later if the database's clock was set back since.
         if undo.parks_at.is_none_or(|at| at > until) {
             (undo.parks_at, self.did.parks_at) = (Some(until), Some(until));
         }
@@ -209,7 +211,7 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    /// The effect is undone, or can never happen.
+    /// Marks the effect as undone, or as one that can never happen.
     pub(super) fn undo_done(&mut self, at: usize) {
         let command = &mut self.saga.state.commands[at];
         if let Some(undo) = &mut command.undo {
@@ -222,9 +224,9 @@ impl Deciding<'_> {
         self.undo_next();
     }
 
-    /// A success of a command that was settled as having no effect. Where no compensation is under way it is
-    /// an incident, and undone at once: an ended saga is live again until it is; its outcome does not change.
-    /// A step that cannot be undone counts as done.
+    /// Handles a success of a command that was settled as having no effect. If no compensation is in progress, this is
+    /// an incident and the effect is undone at once: an ended saga is live again until then, and keeps its outcome. A
+    /// step that cannot be undone counts as done.
     pub(super) fn orphan(&mut self, at: usize, reply: &ReplyEvent) {
         if self.undo_again(at, reply) {
             return;
@@ -244,8 +246,8 @@ impl Deciding<'_> {
         }
     }
 
-    /// A success of what was called undone by evidence from elsewhere: it happened after somebody had looked. It is
-    /// an incident, and undone by its worker. Answers whether it is such a success.
+    /// Handles a success of a command that counts as undone by an operator's evidence: it happened after the operator
+    /// had looked. It is an incident, and the worker undoes it. Returns whether the answer is such a success.
     pub(super) fn undo_again(&mut self, at: usize, reply: &ReplyEvent) -> bool {
         if !self.saga.state.commands[at].is_undone_by_hand() {
             return false;

@@ -1,4 +1,4 @@
-//! What an answer about an execute means: every status of the command × every outcome, in one table.
+//! The meaning of an answer to an execute: every status of the command × every outcome, in one table.
 //!
 //! The rules are those of PROTOCOL, "The engine's side".
 
@@ -8,31 +8,31 @@ use amends_protocol::{Kind, Outcome};
 
 use crate::core::Status;
 
-/// What an answer means for the command it is about.
+/// What an answer means for its command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// It settles the command.
+    /// The answer settles the command.
     Settle(Status),
-    /// An answered failure: another attempt, if the policy has one.
+    /// The attempt failed; another follows if the policy allows one.
     TryAgain,
-    /// It never arrived, or had no effect: the same command again.
+    /// The command never arrived or had no effect: send the same command again.
     SendAgain,
-    /// Nobody knows: ask.
+    /// The outcome is unknown: send a probe.
     Ask,
-    /// Asked, and still nobody knows.
+    /// A probe was answered, and the outcome is still unknown.
     StillUnknown,
-    /// The worker cannot read us yet: hold, and send again later.
+    /// The worker cannot read the command yet: hold it and send it again later.
     HoldOff,
-    /// A success of what was settled as having no effect.
+    /// A success of a command that was settled as having no effect.
     Orphan,
-    /// Odd: recorded once, and nothing else.
+    /// The answer is unexpected: record it once, and change nothing else.
     Note,
-    /// Heard before, or the worker is at it: nothing to write.
+    /// The answer is already recorded, or the worker is still executing: there is nothing to write.
     Nothing,
 }
 
-/// The table. `kind` is what was asked (a compensation's answers are not for this table); `attempt` compares
-/// the answer's attempt with the command's.
+/// Looks up the verdict. `kind` is the answered command's kind; answers to compensations are not in this table.
+/// `attempt` compares the answer's attempt with the command's.
 pub fn verdict(status: Status, kind: Kind, outcome: Outcome, attempt: Ordering) -> Verdict {
     use Outcome as O;
     use Status as S;
@@ -49,7 +49,7 @@ pub fn verdict(status: Status, kind: Kind, outcome: Outcome, attempt: Ordering) 
         (S::Waiting | S::Unknown, O::Unsupported) => V::HoldOff,
         (S::Backoff, O::Unsupported) => V::Nothing,
 
-        // To a probe, the failure of an older attempt is another word for "not seen".
+        // In answer to a probe, the failure of an older attempt means the same as "not seen".
         (S::Unknown, O::FailedTransient) if attempt == Ordering::Less && asked => V::SendAgain,
         (S::Waiting, O::FailedTransient) if attempt == Ordering::Less && asked => V::Nothing,
         (S::Waiting | S::Unknown, O::FailedTransient) if attempt == Ordering::Less => V::Note,
@@ -72,7 +72,7 @@ pub fn verdict(status: Status, kind: Kind, outcome: Outcome, attempt: Ordering) 
         | (S::Failed, O::FailedForGood | O::FailedTransient)
         | (S::Fenced, O::Fenced)
         | (S::Expired, O::Expired) => V::Nothing,
-        // What was settled changes no more; what should have been known when it was asked is recorded.
+        // A settled command does not change. An outcome that contradicts it is recorded.
         (S::Succeeded | S::Refused | S::NotDone | S::Failed | S::Fenced | S::Expired, _) => V::Note,
     }
 }
