@@ -1,29 +1,29 @@
-//! Slots for sagas that are born now: neighbours for a while, so that their messages are.
+//! Chooses slots for new sagas: sagas born together get slots of one partition, so that their messages stay together.
 
 use std::time::{Duration, Instant};
 
 use amends_protocol::SLOTS;
 
-/// Slots that are so far apart are in one partition, whatever usual number of them there is: 48 is a multiple of
-/// 1, 2, 3, 4, 6, 8, 12, 16, 24 and itself.
+/// Slots at multiples of this distance fall into one partition for the usual partition counts: 48 is a multiple of 1,
+/// 2, 3, 4, 6, 8, 12, 16, 24 and itself.
 const APART: u16 = 48;
-/// For so long sagas are born into one partition.
+/// How long sagas are born into one partition.
 const STAY: Duration = Duration::from_millis(50);
 
 /// Chooses the slot of each batch of births.
 ///
-/// A partition is a request to the broker, and one more place to look at. Were each batch born into another partition than
-/// the one before it, the replies to a batch of commands would go to all of them, a few each. BirthSlots that differ within a
-/// partition keep the batches of one moment from waiting for each other's slots.
+/// Every partition with messages costs a request to the broker and one more place to poll. If each batch were born into
+/// another partition than the one before it, the replies to a batch of commands would be spread over all of them, a few
+/// each. Different slots within a partition keep the batches of one moment from waiting for each other's slot locks.
 #[derive(Debug, Default)]
 pub struct BirthSlots {
-    /// Since when births go to which partition.
+    /// Start of the present stay, and the slot chosen then.
     stay: Option<(Instant, u16)>,
     turn: u16,
 }
 
 impl BirthSlots {
-    /// The next batch's.
+    /// Returns the slot for the next batch.
     pub fn choose(&mut self) -> u16 {
         self.at(Instant::now(), || rand::random_range(0..APART))
     }

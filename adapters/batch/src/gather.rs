@@ -1,14 +1,14 @@
-//! How long to wait for more before the next batch.
+//! Computes how long to wait before the next batch is taken.
 
 use std::{
     ops::{Range, RangeInclusive},
     time::{Duration, Instant},
 };
 
-/// Has whoever works off batches wait a moment after one of a few, so that what comes meanwhile goes with the next: a
-/// batch costs a transaction, a request and a wake-up of each thread, whatever is in it. After a smaller one nobody waits,
-/// for as few would come meanwhile, and a big batch has little to gain. The moment is as long as the few took, within
-/// bounds: where the machine is busy they take longer, and there more of them should go together.
+/// Delays the next batch a little after a small one, so that items that arrive meanwhile are processed together: a
+/// batch costs a transaction, a request and a wake-up of each thread, whatever its size. After a batch below the range
+/// there is no wait, because as few items would arrive meanwhile; a batch above the range has little to gain. The wait
+/// is as long as the small batch took, within bounds: a busy machine takes longer, and there larger batches help more.
 #[derive(Debug)]
 pub struct Gather {
     few: Range<usize>,
@@ -17,17 +17,17 @@ pub struct Gather {
 }
 
 impl Gather {
-    /// After a batch of a `few`, waits that are `within` these bounds.
+    /// Waits after batches whose size is in `few`; the wait is `within` these bounds.
     pub fn new(few: Range<usize>, within: RangeInclusive<Duration>) -> Self {
         Self { few, within, last: None }
     }
 
-    /// A batch of so many begins to be worked off.
+    /// Records that the processing of a batch of this size begins.
     pub fn begins(&mut self, batch: usize) {
         self.last = Some((batch, Instant::now()));
     }
 
-    /// How long to wait before the next is taken, now that the last is worked off.
+    /// Returns how long to wait before the next batch is taken, now that the last is processed.
     pub fn wait(&self) -> Option<Duration> {
         let (batch, began) = self.last?;
         self.few.contains(&batch).then(|| began.elapsed().clamp(*self.within.start(), *self.within.end()))

@@ -1,5 +1,5 @@
-//! How batches come together, whatever they are made of: how long to wait for more, and where sagas that are born together
-//! live.
+//! How batches are formed, whatever they contain: how long to wait for more items, and which slots sagas born together
+//! get.
 #![warn(missing_docs)]
 
 mod birth_slots;

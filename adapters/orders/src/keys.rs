@@ -1,4 +1,4 @@
-//! Table `idempotency_keys`: which order a key stands for.
+//! Table `idempotency_keys`: the order that belongs to each key.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::order::{NewOrder, OrderRow, order_columns};
 
-/// What a key stands for.
+/// The order that belongs to a key.
 #[derive(Debug, FromRow)]
 pub(crate) struct Stored {
     asked_by: Uuid,
@@ -18,7 +18,7 @@ pub(crate) struct Stored {
     pub(crate) order: OrderRow,
 }
 
-/// The first order with each key, sorted by it.
+/// Returns the first order for each key, sorted by key.
 pub(crate) fn first_of_each(orders: &[NewOrder]) -> Vec<&NewOrder> {
     fn key(order: &NewOrder) -> Option<(&str, &str)> {
         order.idempotency.as_ref().map(|(key, _)| (order.subject.as_str(), key.as_str()))
@@ -29,15 +29,15 @@ pub(crate) fn first_of_each(orders: &[NewOrder]) -> Vec<&NewOrder> {
     keyed
 }
 
-/// How long a key is kept, and in which partitions: a line of `idempotency_key_classes`.
+/// How long keys are kept, and in which partitions: a row of `idempotency_key_classes`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyClass {
-    /// Keys of placed orders, kept for a day.
+    /// Keys of placed orders, kept for one day.
     Placement = 0,
 }
 
-/// Part of a statement that takes the keys that are free or expired, in the order given (sorted, so that two doors
-/// cannot deadlock), and returns for which orders.
+/// Part of a statement that takes the keys that are free or expired, in the given order (sorted, so that two doors
+/// cannot deadlock), and returns the orders for which it took them.
 macro_rules! take {
     () => {
         "taken AS MATERIALIZED (
@@ -47,16 +47,16 @@ macro_rules! take {
 }
 pub(crate) use take;
 
-/// Empties the partition of the keys that have expired longest, if its turn has come, and takes keys in it from then
-/// on; returns whether it did.
+/// Empties the partition of the oldest expired keys when its turn has come, and directs new keys to it; returns whether
+/// it did.
 ///
 /// # Errors
-/// The database's: that others use the keys all the time is one. It is done later.
+/// The database's, for example if the keys are in use all the time. It is done later.
 pub async fn turn(pool: &Pool, class: KeyClass) -> Result<bool, Error> {
     sqlx::query_scalar("SELECT turn_keys($1)").bind(class as i16).fetch_one(pool).await.map_err(error::of)
 }
 
-/// Binds its parameters.
+/// Binds the parameters of `take!`.
 pub(crate) fn bind<'q>(
     query: Query<'q, Postgres, PgArguments>,
     orders: &[&'q NewOrder],
@@ -68,7 +68,7 @@ pub(crate) fn bind<'q>(
         .bind(each(orders, |order| order.idempotency.as_ref().map(|(_, fingerprint)| fingerprint.as_slice())))
 }
 
-/// What these orders' keys stand for, by the order that asks.
+/// Reads the orders that belong to these orders' keys, by the id of the order that asks.
 pub(crate) async fn read(pool: &Pool, orders: &[&NewOrder]) -> Result<HashMap<Uuid, Stored>, sqlx::Error> {
     let rows: Vec<Stored> = sqlx::query_as(concat!(
         "SELECT w.id AS asked_by, k.fingerprint, ",
@@ -84,6 +84,6 @@ pub(crate) async fn read(pool: &Pool, orders: &[&NewOrder]) -> Result<HashMap<Uu
     .bind(KeyClass::Placement as i16)
     .fetch_all(pool)
     .await?;
-    // Of a key that was taken again once it had expired, the younger row is the one that counts.
+    // If a key was taken again after it had expired, the younger row counts.
     Ok(rows.into_iter().map(|row| (row.asked_by, row)).collect())
 }

@@ -1,9 +1,9 @@
 //! The order book, in the engine's database: orders beside their sagas.
 //!
-//! | module | is |
+//! | module | contains |
 //! | --- | --- |
-//! | [`OrderStore`] | orders, placed in one transaction with their sagas |
-//! | `order` | what an order is: [`NewOrder`], [`OrderRow`], [`OrderView`] |
+//! | [`OrderStore`] | placing orders, in one transaction with their sagas, and reading them |
+//! | `order` | the types of an order: [`NewOrder`], [`OrderRow`], [`OrderView`] |
 //! | [`keys`] | table `idempotency_keys` |
 #![warn(missing_docs)]
 

@@ -1,4 +1,4 @@
-//! What an order is: as it comes, as it is stored, as it is read.
+//! The types of an order: as received, as stored, as read.
 
 use amends_engine::core::{Change, NewSaga};
 use amends_protocol::{Json, Reason};
@@ -6,56 +6,56 @@ use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 use uuid::Uuid;
 
-/// An order as it came through the door.
+/// An order as received.
 #[derive(Debug, Clone)]
 pub struct NewOrder {
     /// UUIDv7.
     pub id: Uuid,
-    /// Its saga's id, home and business key (the order's id).
+    /// Id, slot and business key (the order's id) of its saga.
     pub saga: NewSaga,
-    /// Whose request it is. Idempotency keys are theirs.
+    /// Subject of the request. Idempotency keys are per subject.
     pub subject: String,
-    /// The key that the request came with, and what its body comes to.
+    /// Idempotency key of the request, and the digest of its body.
     pub idempotency: Option<(String, [u8; 32])>,
-    /// Whose order it is.
+    /// The customer.
     pub customer_id: String,
     /// ISO 4217.
     pub currency: String,
-    /// In minor units.
+    /// Total in minor units.
     pub total: i64,
-    /// As they are shown.
+    /// The lines as shown to clients.
     pub lines: Json,
-    /// The saga's input: everything but personal fields.
+    /// The saga's input without personal fields.
     pub data: Json,
     /// The saga's personal fields.
     pub personal: Json,
 }
 
-/// An order's immutable input, and its newest saga.
+/// An order's immutable input, and the id of its newest saga.
 #[derive(Debug, Clone, PartialEq, FromRow)]
 pub struct OrderRow {
     /// UUIDv7.
     pub id: Uuid,
-    /// Its newest saga.
+    /// The order's newest saga.
     pub saga_id: Uuid,
-    /// Who placed it.
+    /// Subject of the request that placed it.
     pub subject: String,
-    /// Whose it is.
+    /// The customer.
     pub customer_id: String,
     /// ISO 4217.
     pub currency: String,
-    /// In minor units.
+    /// Total in minor units.
     pub total: i64,
-    /// As they are shown.
+    /// The lines as shown to clients.
     #[sqlx(json)]
     pub lines: Json,
-    /// When it was accepted.
+    /// When the order was accepted.
     pub created_at: DateTime<Utc>,
-    /// When it is cancelled by itself, unless its first step has succeeded by then.
+    /// When the order is cancelled automatically unless its first step has succeeded by then.
     pub cancels_at: Option<DateTime<Utc>>,
 }
 
-/// An order, with what its newest saga says.
+/// An order with the state of its newest saga.
 #[derive(Debug, Clone, PartialEq, FromRow)]
 pub struct OrderView {
     /// The order.
@@ -63,19 +63,20 @@ pub struct OrderView {
     pub order: OrderRow,
     /// Its status: the label of its newest saga.
     pub label: String,
-    /// While being undone: the label it will have.
+    /// The label that a saga being undone will have.
     pub heading_for: Option<String>,
-    /// Why it failed or is failing.
+    /// Why the order failed or is failing.
     #[sqlx(json(nullable))]
     pub reason: Option<Reason>,
-    /// When its saga last changed.
+    /// When the saga last changed.
     pub updated_at: DateTime<Utc>,
-    /// The personal fields of its saga, where (still) there.
+    /// The saga's personal fields, if they still exist.
     #[sqlx(json(nullable))]
     pub personal: Option<Json>,
 }
 
-/// The columns of [`OrderRow`], of a table called `o`. By name, so that a new one does not break who runs already.
+/// The columns of [`OrderRow`], of a table called `o`. They are listed by name, so that a new column does not break
+/// programs that are already running.
 macro_rules! order_columns {
     () => {
         "o.id, o.saga_id, o.subject, o.customer_id, o.currency, o.total, o.lines::json AS lines, o.created_at, o.cancels_at"
@@ -83,26 +84,26 @@ macro_rules! order_columns {
 }
 pub(crate) use order_columns;
 
-/// What became of a placed order.
+/// The result of placing an order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Placed {
-    /// It is accepted; the commands of its birth are to be sent.
+    /// The order is accepted; the commands of its saga's birth are to be sent.
     New {
         /// The order.
         order: Box<OrderRow>,
         /// The birth of its saga.
         change: Box<Change>,
     },
-    /// The key came before, with the same body: this is the order that was placed then.
+    /// The key is known, with the same body: this is the order placed then.
     Replayed(Box<OrderRow>),
-    /// The key came before, with another body.
+    /// The key is known, with a different body.
     KeyReused,
-    /// The database cannot store it, and why; the others of its batch are placed.
+    /// The database cannot store the order, and why; the other orders of the batch are placed.
     Unstorable(String),
 }
 
 impl NewOrder {
-    /// Its row, once its saga is born.
+    /// Returns the order's row, once its saga is born.
     pub(crate) fn row(&self, change: &Change) -> OrderRow {
         OrderRow {
             id: self.id,

@@ -1,4 +1,4 @@
-//! Table `orders`: placed many at once, in one transaction with their sagas.
+//! Table `orders`: many orders are placed in one transaction with their sagas.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,7 +22,7 @@ use crate::{
     order::{NewOrder, OrderRow, OrderView, Placed, order_columns},
 };
 
-/// Orders in the engine's database.
+/// The orders in the engine's database.
 #[derive(Debug, Clone)]
 pub struct OrderStore {
     pool: Pool,
@@ -30,18 +30,18 @@ pub struct OrderStore {
 }
 
 impl OrderStore {
-    /// Over these connections.
+    /// Creates a store over this pool.
     pub fn new(pool: impl Into<Pool>) -> Self {
         Self { pool: pool.into(), clock: Arc::default() }
     }
 
-    /// Places orders in one transaction, and answers for each in turn. `birth` gets the database's time. Orders
-    /// whose idempotency key is known, in the database or earlier in this batch, are not placed again; one that
-    /// is just being placed by somebody else is waited for. What cannot be stored is found by halving, so that it
-    /// does not stop the rest.
+    /// Places orders in one transaction, and returns a result for each, in order. `birth` is called with the database's
+    /// time. Orders whose idempotency key is known, in the database or earlier in this batch, are not placed again. If
+    /// another transaction is just placing an order with the same key, the statement waits for it. An order that cannot
+    /// be stored is found by halving, so that it does not stop the rest.
     ///
     /// # Errors
-    /// [`Error::Unavailable`]: nothing is half-made, but whether an order exists must be asked for.
+    /// [`Error::Unavailable`]: no order is half-made, but the caller must look up whether an order exists.
     pub async fn place(
         &self,
         orders: &[NewOrder],
@@ -77,7 +77,7 @@ impl OrderStore {
         let mut connection = self.pool.acquire().await.map_err(error::of)?;
         let placed = match insert(&mut connection, orders, &rows).await {
             Ok(placed) => {
-                // Given back before another is asked for.
+                // The connection is released before another is acquired.
                 drop(connection);
                 placed
             }
@@ -104,15 +104,15 @@ impl OrderStore {
         answers.collect()
     }
 
-    /// The answer was lost: did it happen, and for which? The slots' locks wait for the backend that may still be
-    /// at it.
+    /// Reads back which orders were placed after the answer to the commit was lost. Taking the slots' locks waits for a
+    /// backend that may still be committing.
     async fn read_back(
         &self,
         rows: &[(OrderRow, Change)],
         lost: &sqlx::Error,
     ) -> Result<HashSet<Uuid>, Error> {
         metrics::counter!("amends_postgres_commits_read_back_total").increment(1);
-        tracing::warn!(%lost, "the answer to a commit was lost; reading it back");
+        tracing::warn!(%lost, "the answer to a commit was lost; reading the result back");
         let mut slots = each(rows, |(_, change)| i32::from(small(change.saga.slot)));
         slots.sort_unstable();
         slots.dedup();
@@ -130,14 +130,15 @@ impl OrderStore {
         };
         let there: HashSet<Uuid> =
             lost_commit::ask_again(|| async { ask().await.map_err(error::of) }).await?;
-        // None, though each had a key that somebody else may have: what is certain is that nothing was placed.
+        // None was found, but each had a key that may belong to another order: it is only certain that nothing was
+        // placed.
         match there.is_empty() {
             true => Err(Error::Unavailable(format!("nothing was placed: {lost}"))),
             false => Ok(there),
         }
     }
 
-    /// An order as it is now.
+    /// Reads an order as it is now.
     ///
     /// # Errors
     /// The database's.
@@ -157,7 +158,7 @@ impl OrderStore {
         .map_err(error::of)
     }
 
-    /// An order's newest saga.
+    /// Reads the id of an order's newest saga.
     ///
     /// # Errors
     /// The database's.
@@ -169,7 +170,7 @@ impl OrderStore {
             .map_err(error::of)
     }
 
-    /// What happened to an order's newest saga, from its birth on; `None` if there is no such order.
+    /// Reads the timeline of an order's newest saga, from its birth on; `None` if there is no such order.
     ///
     /// # Errors
     /// The database's, or an entry of a newer program.
@@ -181,9 +182,9 @@ impl OrderStore {
     }
 }
 
-/// Keys, orders and the births of their sagas: one statement, one transaction, one round trip. An order with a key
-/// is placed only if the key was taken for it. Answers for which orders. A statement that arrives once its caller has given
-/// it up (`arrives_in_time`) places nothing: the caller was told so.
+/// Keys, orders and the births of their sagas: one statement, one transaction, one round trip. An order with a key is
+/// placed only if the key was taken for it. Returns the orders placed. A statement that arrives after its caller has given it
+/// up (`arrives_in_time`) places nothing, because the caller has already answered so.
 const PLACE: &str = concat!(
     "WITH ",
     keys::take!(),
@@ -212,7 +213,7 @@ async fn insert(
         .zip(rows)
         .map(|(order, (_, change))| Birth { change, personal: Some(&order.personal) })
         .collect();
-    // The first of the batch with a key asks for it; the others see what becomes of that.
+    // The first order of the batch with a key takes it; the others get that order's result.
     let asking = keys::first_of_each(orders);
     let query = births::bind(sqlx::query(PLACE), &births, timeline::new_batch());
     let placed = keys::bind(query, &asking)
@@ -230,7 +231,7 @@ async fn insert(
     placed.iter().map(|row| row.try_get(0)).collect()
 }
 
-/// A key that is neither ours nor anybody's.
+/// The error for a key that was neither taken for this order nor found.
 fn unexplained(order: &NewOrder) -> Error {
     Error::Unavailable(format!("order {} was neither placed nor found", order.id))
 }

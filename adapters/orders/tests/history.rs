@@ -1,7 +1,7 @@
-//! Upkeep with a history in the tables: each piece stays below one hundredth of a core, and ends.
+//! Upkeep with a long history in the tables: each piece takes less than one hundredth of a core, and completes.
 //!
-//! `make test` makes 20,000 orders in some seconds. `make history` makes a million (AMENDS_TEST_ORDERS), which takes a few
-//! minutes and 2 GB.
+//! `make test` creates 20,000 orders in some seconds. `make history` creates a million (AMENDS_TEST_ORDERS), which
+//! takes a few minutes and 2 GB.
 
 #[path = "../../postgres/tests/support/mod.rs"]
 mod support;
@@ -20,14 +20,15 @@ use amends_postgres::{
 use sqlx::AssertSqlSafe;
 use support::{Postgres, world};
 
-/// Over how many days they are spread: there is a month that ended 60 days ago.
+/// Number of days over which the orders are spread, so that there is a month that ended 60 days ago.
 const DAYS: u32 = 92;
-/// What a piece may take of a core.
+/// Maximum share of a core for one piece of upkeep.
 const SHARE_MOST: f64 = 0.01;
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Three of a hundred wait for an answer, one is parked, all others have ended; of the older half a tenth as many.
+/// Of a hundred sagas three wait for an answer, one is parked, and all others have ended; in the older half a tenth as
+/// many are live or parked.
 const HISTORY: &str = "
     SELECT ensure_month(now() - make_interval(months => m)) FROM generate_series(0, 4) AS m;
     CREATE UNLOGGED TABLE made AS
@@ -56,7 +57,7 @@ const HISTORY: &str = "
     UPDATE idempotency_key_classes SET began_at = now() - interval '25 hours';
     ANALYZE";
 
-/// One connection, whose processor time is read.
+/// A connection whose processor time is measured.
 struct Meter {
     pool: Pool,
     pid: i32,
@@ -70,16 +71,17 @@ impl Meter {
         Self { pool, pid, over: Vec::new() }
     }
 
-    /// Seconds of a processor that the connection's server process has used; `None` if that is elsewhere.
+    /// Returns the processor time, in seconds, of the connection's server process; `None` if it runs on another
+    /// machine.
     fn used(&self) -> Option<f64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
         let (name, numbers) = stat.rsplit_once(") ")?;
         let numbers: Vec<u64> = numbers.split(' ').filter_map(|n| n.parse().ok()).collect();
-        // utime and stime, in hundredths of a second; the state before them is no number.
+        // utime and stime, in hundredths of a second; the process state before them is not a number.
         name.contains("(postgres").then(|| (numbers[10] + numbers[11]) as f64 / 100.0)
     }
 
-    /// Does a piece until it says that it is through, and at least five times.
+    /// Runs a piece of upkeep until it reports completion, and at least five times.
     async fn measure(&mut self, piece: &str, period: Duration, mut run_once: impl AsyncFnMut() -> bool) {
         let (begun, before) = (Instant::now(), self.used());
         let mut runs = 0;
@@ -136,7 +138,7 @@ async fn every_piece_of_upkeep_stays_below_a_hundredth_of_a_core_and_ends() {
             .fetch_one(world.owner())
             .await
             .unwrap();
-    // And the one that they are copies of.
+    // Plus the saga of which they are copies.
     assert_eq!(counted, (live + parked).unsigned_abs() + 1);
 
     let (mut walk, mut marked) = (Walk::default(), 0);

@@ -1,4 +1,4 @@
-//! Orders through the door: many at once, each key once.
+//! Placing orders: many at once, each key once.
 
 #[path = "../../postgres/tests/support/mod.rs"]
 mod support;
@@ -56,7 +56,7 @@ fn new(placed: &Placed) -> &OrderRow {
     }
 }
 
-/// Rows of each table that an order leaves behind.
+/// Returns the number of rows in each table that an order writes to.
 async fn rows(pool: &PgPool) -> Vec<i64> {
     sqlx::query_scalar(
         "SELECT count(*) FROM orders UNION ALL SELECT count(*) FROM sagas
@@ -193,7 +193,7 @@ async fn a_key_that_has_not_expired_cannot() {
     assert_eq!(place(&store, &[order(Some(("k", 2)))]).await, [Placed::KeyReused]);
 }
 
-/// As if the present generation of keys had begun so many hours ago.
+/// Moves the start of the present generation of keys back by this many hours.
 async fn aged(world: &Postgres, hours: i32) {
     sqlx::query("UPDATE idempotency_key_classes SET began_at = now() - make_interval(hours => $1)")
         .bind(hours)
@@ -255,7 +255,7 @@ async fn no_generation_begins_while_a_key_is_being_taken() {
         paused.end().await;
     };
     let (placed, ()) = tokio::join!(placing, meanwhile);
-    // The server tells of an error before it lets go of the locks.
+    // The server reports an error before it releases the locks.
     eventually("its turn", Duration::from_secs(10), || async {
         keys::turn(&world.pool(), KeyClass::Placement).await.is_ok_and(|turned| turned).then_some(())
     })
@@ -268,7 +268,7 @@ async fn no_generation_begins_while_a_key_is_being_taken() {
 async fn who_waits_for_a_new_generation_takes_its_keys_there() {
     let (world, store) = orders().await;
     let first = place(&store, &[order(Some(("a", 1)))]).await;
-    // A turn, slowly.
+    // Another turn, slowly.
     let mut turning = world.owner().begin().await.unwrap();
     sqlx::query("SELECT pg_advisory_xact_lock(hashtext('idempotency_keys'), 0)")
         .execute(&mut *turning)

@@ -1,4 +1,4 @@
-//! What an operator sees.
+//! Reads for operators.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::{
 pub(crate) const STATE: &str = "CASE WHEN s.parked THEN 'parked' WHEN s.outcome IS NOT NULL THEN s.outcome \
      WHEN s.heading_for IS NOT NULL THEN 'compensating' ELSE 'running' END";
 
-/// The state of that word.
+/// Parses a state's word.
 pub(crate) fn state_of(word: &str) -> Option<SagaState> {
     use SagaState::{Compensating, Completed, Parked, Running, Undone};
     [Running, Compensating, Parked, Completed, Undone].into_iter().find(|state| state.as_str() == word)
@@ -31,87 +31,87 @@ pub(crate) fn state_of(word: &str) -> Option<SagaState> {
 /// Which sagas to list.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Filter {
-    /// In this state.
+    /// Only sagas in this state.
     pub state: Option<SagaState>,
-    /// At this step. Without a state: of those that are live or parked.
+    /// Only sagas at this step. Without a state: only live or parked sagas.
     pub step: Option<String>,
-    /// Only these.
+    /// Only these sagas.
     pub among: Option<Vec<Uuid>>,
-    /// Marked as stuck, or not.
+    /// Only sagas that are marked as stuck, or only those that are not.
     pub stuck: Option<bool>,
-    /// Ended undone, and holding something all the same. The engine ends nothing like that: what is found late of it is
-    /// being undone, or waits for an operator.
+    /// Only sagas that ended undone and still hold something. The engine ends no saga like that: an effect discovered
+    /// later is being undone, or waits for an operator.
     pub undone_holding: bool,
-    /// There for at least so long. Without a state: of those that are live or parked.
+    /// Only sagas that have been at their step for at least this long. Without a state: only live or parked sagas.
     pub older_than: Option<Duration>,
-    /// Only older than this one: the `next` of the page before.
+    /// Only sagas older than this one: the previous page's `next`.
     pub after: Option<Uuid>,
-    /// At most so many.
+    /// Maximum number of sagas.
     pub limit: u32,
 }
 
-/// A line of the list.
+/// An item of the list.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listed {
     /// The saga.
     pub id: Uuid,
-    /// What it is about.
+    /// The business key.
     pub business_key: String,
-    /// Name of its workflow.
+    /// Name of the workflow.
     pub workflow: String,
-    /// Version of its workflow.
+    /// Version of the workflow.
     pub workflow_version: u32,
-    /// Its state.
+    /// The state.
     pub state: SagaState,
-    /// What the world sees.
+    /// The public label.
     pub label: String,
-    /// Where it is.
+    /// The current step.
     pub step: String,
-    /// Why it is parked, or why it failed or is failing.
+    /// Why the saga is parked, or why it failed or is failing.
     pub reason: Option<Reason>,
-    /// Since when it is there.
+    /// Since when the saga is at its step.
     pub since: DateTime<Utc>,
-    /// Since when it counts as stuck.
+    /// Since when the saga counts as stuck.
     pub stuck_at: Option<DateTime<Utc>>,
-    /// When it was born.
+    /// Time of birth.
     pub born_at: DateTime<Utc>,
-    /// When it last changed.
+    /// Time of the last change.
     pub updated_at: DateTime<Utc>,
 }
 
 /// A page of the list, newest saga first.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Page {
-    /// Its lines.
+    /// The items.
     pub items: Vec<Listed>,
-    /// What the next page is after; `None` if this is the last.
+    /// The `after` of the next page; `None` if this is the last.
     pub next: Option<Uuid>,
 }
 
-/// One saga with everything.
+/// All that is stored about one saga.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Detail {
-    /// Its row.
+    /// The saga's row.
     pub saga: Saga,
-    /// Since when it counts as stuck.
+    /// Since when the saga counts as stuck.
     pub stuck_at: Option<DateTime<Utc>>,
-    /// When it last changed.
+    /// Time of the last change.
     pub updated_at: DateTime<Utc>,
-    /// Its input. An answer to an operator masks or leaves out the personal fields.
+    /// The saga's input. An answer to an operator masks or leaves out the personal fields.
     pub inputs: Inputs,
-    /// What happened, from its birth on.
+    /// The timeline, from birth on.
     pub timeline: Vec<Entry>,
-    /// The database's time when this was read.
+    /// The database's time at the read.
     pub now: DateTime<Utc>,
 }
 
-/// Why there is no list.
+/// Why a list could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ListError {
-    /// The statement's bound was reached: nothing is wrong but that too much had to be looked at.
+    /// The statement timeout was reached: the query had to read too many rows.
     #[error("the list takes too long")]
     TakesTooLong,
-    /// The database's.
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] Error),
 }
@@ -132,13 +132,13 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Over these connections.
+    /// Creates it over this pool.
     pub fn new(pool: impl Into<Pool>) -> Self {
         Self { pool: pool.into() }
     }
 
-    /// Lists sagas, newest first: most that an operator looks for is recent, and history is never walked through
-    /// to get there.
+    /// Lists sagas, newest first: operators mostly look for recent sagas, and the list never scans the whole history to
+    /// find them.
     ///
     /// # Errors
     /// [`ListError`].
@@ -149,14 +149,15 @@ impl Admin {
               CASE WHEN s.parked THEN s.state END AS parked_state
               FROM sagas AS s WHERE true",
         );
-        // As the partial indexes say it.
+        // The same predicates as those of the partial indexes.
         match filter.state {
             Some(SagaState::Parked) => query.push(" AND s.parked"),
             Some(state @ (SagaState::Running | SagaState::Compensating)) => {
                 query.push(" AND s.live AND ").push(STATE).push(" = ").push_bind(state.as_str())
             }
             Some(state) => query.push(" AND NOT s.parked AND s.outcome = ").push_bind(state.as_str()),
-            // Where or how long a saga has been is asked of those that have not ended: history would be read through.
+            // Step and age are searched only among sagas that have not ended: otherwise the query would read the whole
+            // history.
             None if filter.step.is_some() || filter.older_than.is_some() => {
                 query.push(" AND (s.live OR s.parked)")
             }
@@ -186,7 +187,7 @@ impl Admin {
             query.push(" AND s.id < ").push_bind(after);
         }
         let limit = filter.limit.max(1) as usize;
-        // One more than asked for says whether there is a next page.
+        // One row more than requested tells whether there is a next page.
         query.push(" ORDER BY s.id DESC LIMIT ").push_bind(i64::from(filter.limit.max(1)) + 1);
         let mut rows: Vec<ListedRow> = query.build_query_as().fetch_all(&self.pool).await?;
         let more = rows.len() > limit;
@@ -196,7 +197,7 @@ impl Admin {
         Ok(Page { items, next })
     }
 
-    /// One saga with everything.
+    /// Reads all that is stored about one saga.
     ///
     /// # Errors
     /// The database's, or a row that this program cannot read.
@@ -215,7 +216,7 @@ impl Admin {
         }))
     }
 
-    /// All of one moment.
+    /// Reads everything in one snapshot.
     async fn read(
         &self,
         saga_id: Uuid,
@@ -234,7 +235,7 @@ impl Admin {
     }
 }
 
-/// A line as it is stored.
+/// An item as it is stored.
 #[derive(FromRow)]
 struct ListedRow {
     id: Uuid,
@@ -249,12 +250,12 @@ struct ListedRow {
     stuck_at: Option<DateTime<Utc>>,
     born_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
-    /// Of what is parked, for its reason; all else is not read.
+    /// The state of a parked saga, from which its reason is read; not read for other sagas.
     parked_state: Option<String>,
 }
 
 impl From<ListedRow> for Listed {
-    /// A row that this program cannot read is shown all the same, as far as it can be.
+    /// A row that this program cannot read is shown as far as possible.
     fn from(row: ListedRow) -> Self {
         let state: Option<SagaProgress> =
             row.parked_state.and_then(|state| serde_json::from_str(&state).ok());
@@ -279,7 +280,7 @@ impl From<ListedRow> for Listed {
     }
 }
 
-/// A saga's row with what the engine does not need.
+/// A saga's row with the columns that the engine does not need.
 #[derive(FromRow)]
 struct DetailRow {
     #[sqlx(flatten)]

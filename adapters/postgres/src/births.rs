@@ -1,4 +1,4 @@
-//! Sagas are born: row, personal fields and first entry, many in one statement.
+//! Inserts new sagas: row, personal fields and first entry, many in one statement.
 
 use amends_engine::core::{Change, state_version};
 use amends_pool::Connection;
@@ -14,10 +14,10 @@ use crate::{
     timeline,
 };
 
-/// A saga about to be born.
+/// A saga to insert.
 #[derive(Debug, Clone, Copy)]
 pub struct Birth<'a> {
-    /// Its row and its first entry, which has its input, by [`amends_engine::core::start`].
+    /// Its row and its first entry, which contains its input, as returned by [`amends_engine::core::start`].
     pub change: &'a Change,
     /// Its personal fields.
     pub personal: Option<&'a Json>,
@@ -39,8 +39,8 @@ macro_rules! birth_names {
          core_version, state_version"
     };
 }
-/// Parts of a statement that give birth to what is in `new`. Nobody waits for rows that are new: the slots are
-/// locked late, and the entries appended behind that.
+/// Parts of a statement that insert the sagas in `new`. New rows block no other transaction, so the slots are locked
+/// late, and the entries are appended after that.
 #[macro_export]
 macro_rules! birth_rows {
     () => {
@@ -69,7 +69,7 @@ const INSERT: &str = concat!(
     " SELECT FROM new"
 );
 
-/// Binds the parameters that the parts above are about: the first seventeen.
+/// Binds the parameters of these parts: the first seventeen.
 pub fn bind<'q>(
     query: Query<'q, Postgres, PgArguments>,
     births: &[Birth<'q>],
@@ -96,7 +96,7 @@ pub fn bind<'q>(
         .bind(batch)
 }
 
-/// Inserts them, as a transaction of its own.
+/// Inserts sagas in a transaction of its own.
 pub(crate) async fn insert(
     connection: &mut Connection,
     births: &[Birth<'_>],

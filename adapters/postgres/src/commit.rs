@@ -1,4 +1,4 @@
-//! A batch of writes: one statement, one transaction, one round trip.
+//! Commits a batch of writes: one statement, one transaction, one round trip.
 
 use std::collections::HashMap;
 
@@ -21,7 +21,7 @@ use crate::{
     timeline,
 };
 
-/// The batch, as the columns of a table function.
+/// The batch as the columns of a table function.
 macro_rules! batch {
     () => {
         "UNNEST($1::uuid[], $2::int4[], $3::int4[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int2[],
@@ -31,7 +31,7 @@ macro_rules! batch {
                    updated_at, core_version, state_version, state)"
     };
 }
-/// What an update sets.
+/// The assignments of an update.
 macro_rules! next_row {
     () => {
         "revision = w.revision, label = w.label, heading_for = w.heading_for, reason = w.reason, outcome = w.outcome,
@@ -40,7 +40,7 @@ macro_rules! next_row {
          stuck_at = CASE WHEN s.since = w.since AND s.step = w.step THEN s.stuck_at END"
     };
 }
-/// Entries of the rows that were written, numbered while this relation's slots are locked.
+/// Entries of the rows that were written, numbered while the slots of this relation are locked.
 macro_rules! appended {
     ($locked:literal) => {
         concat!(
@@ -54,7 +54,7 @@ macro_rules! appended {
         )
     };
 }
-/// What is wanted back of the rows that were written.
+/// The requested input of the rows that were written.
 macro_rules! wanted {
     () => {
         concat!(
@@ -66,10 +66,9 @@ macro_rules! wanted {
     };
 }
 
-/// Rows that still have the revision that was read are updated, in the order given (by id, so that batches
-/// cannot deadlock); then, and only then, their slots are locked; then their entries are numbered and appended.
-/// Each part reads the one before it, which is what orders them. `IN (…) IS TRUE` keeps the entries in order,
-/// where a join would not.
+/// Updates rows that still have the revision that was read, in the given order (by id, so that batches cannot
+/// deadlock). Only then are their slots locked, and then their entries are numbered and appended. Each part reads the
+/// one before it, and that fixes their order. `IN (…) IS TRUE` keeps the entries in order, where a join would not.
 const COMMIT: &str = concat!(
     "WITH written AS (
         UPDATE sagas AS s SET ",
@@ -87,8 +86,8 @@ const COMMIT: &str = concat!(
     " FROM written"
 );
 
-/// The same, which waits for nobody: a row that another transaction holds, or whose slot is held, is passed over, and
-/// said to be locked.
+/// The same without waiting: a row that another transaction holds, or whose slot is held, is passed over and reported
+/// as locked.
 const COMMIT_WHAT_IS_FREE: &str = concat!(
     "WITH w AS MATERIALIZED (SELECT * FROM ",
     batch!(),
@@ -114,8 +113,9 @@ const COMMIT_WHAT_IS_FREE: &str = concat!(
      WHERE (w.id IN (SELECT id FROM written)) IS NOT TRUE"
 );
 
-/// Writes a batch. A row that another transaction holds is waited for as long as a connection waits for any lock
-/// (`amends_pool`), and then passed over; a batch with a row that was passed over a moment ago waits for nobody.
+/// Writes a batch. If another transaction holds a row, the statement waits as long as the connection's lock timeout
+/// (`amends_pool`), and then passes the row over. A batch with a row that was passed over recently does not wait at
+/// all.
 pub(crate) async fn commit(pool: &Pool, held: &Held, writes: &[Write]) -> Result<Committed, Error> {
     if writes.is_empty() {
         return Ok(Committed::default());
@@ -148,7 +148,7 @@ pub(crate) async fn commit(pool: &Pool, held: &Held, writes: &[Write]) -> Result
     }
 }
 
-/// A row of the answer.
+/// A row of the result.
 #[derive(FromRow)]
 struct CommittedRow {
     #[sqlx(flatten)]
@@ -174,7 +174,7 @@ async fn run(
     let entries: Vec<(&Write, &Entry)> =
         writes.iter().flat_map(|write| write.entries.iter().map(|entry| (*write, entry))).collect();
     let updated_at = |write: &Write| write.entries.last().map(|entry| entry.occurrence.at);
-    // To its end: what fails when it commits is said after the last row.
+    // The result is read to its end: an error at commit is reported after the last row.
     sqlx::query_as(statement)
         .bind(each(writes, |w| w.saga.id))
         .bind(each(writes, |w| int(w.read_revision)))
@@ -202,7 +202,7 @@ async fn run(
         .await
 }
 
-/// What can be said with one bit each: of the row, and of what is wanted back.
+/// Packs the flags of a write into one integer, a bit each: about the row, and about the requested input.
 fn flags(write: &Write) -> i16 {
     [write.saga.parked, write.saga.live, write.wants.data, write.wants.personal]
         .into_iter()
@@ -210,8 +210,8 @@ fn flags(write: &Write) -> i16 {
         .fold(0, |flags, flag| flags << 1 | i16::from(flag))
 }
 
-/// The answer was lost: did it happen? Says so as if nothing had been wrong. Nothing is passed over here: what is held
-/// may be held by the backend that is still at it.
+/// Reads back whether the batch was committed after the answer was lost, and returns the result as usual. It passes
+/// over nothing, because the backend that may still be committing may hold the rows.
 async fn read_back(
     pool: &Pool,
     writes: &[&Write],
@@ -219,7 +219,7 @@ async fn read_back(
     lost: &sqlx::Error,
 ) -> Result<Committed, Error> {
     metrics::counter!("amends_postgres_commits_read_back_total").increment(1);
-    tracing::warn!(%lost, "the answer to a commit was lost; reading it back");
+    tracing::warn!(%lost, "the answer to a commit was lost; reading the result back");
     let ids = each(writes, |write| write.saga.id);
     let happened = lost_commit::ask_again(|| happened(pool, &ids, batch)).await?;
     if happened.is_empty() {
@@ -238,7 +238,7 @@ async fn read_back(
     Ok(Committed { written: written.collect(), locked: Vec::new() })
 }
 
-/// The sagas that the batch has written. The rows' locks wait for the backend that may still be at it.
+/// Returns the sagas that the batch has written. Locking the rows waits for a backend that may still be committing.
 async fn happened(pool: &Pool, ids: &[Uuid], batch: i64) -> Result<Vec<Uuid>, Error> {
     let ask = async {
         let mut tx = pool.begin().await?;

@@ -1,4 +1,4 @@
-//! Table `deferred_replies`: replies that could not be judged when they came.
+//! Table `deferred_replies`: replies that could not be judged on arrival.
 
 use amends_engine::port::{DeferredId, DeferredReply, DeferredScan};
 use amends_pool::Pool;
@@ -13,7 +13,7 @@ use crate::{
     sagas::mask,
 };
 
-/// Keeps replies. One that is there already is due again after its rest, for whoever can judge it by now.
+/// Stores replies. A reply that is already stored is due again after its rest, for any program that can judge it then.
 pub(crate) async fn keep(pool: &Pool, replies: &[DeferredReply]) -> Result<(), Error> {
     let mut replies: Vec<(DeferredId, &DeferredReply)> = replies.iter().map(|r| (r.id(), r)).collect();
     replies.sort_by_key(|(id, _)| *id);
@@ -61,8 +61,8 @@ struct DeferredRow {
     reply: String,
 }
 
-/// Reads those that are due, for a program that can judge them. None rests for as long as a minute: one that is due later
-/// than that is from before the database's clock was set back.
+/// Reads the replies that are due and that the program can judge. No reply rests for a minute or longer: one that is
+/// due later than that was stored before the database's clock was set back.
 pub(crate) async fn due(pool: &Pool, scan: &DeferredScan) -> Result<Vec<(DeferredId, Inbound)>, Error> {
     let workflows = &scan.known.workflows;
     let rows: Vec<DeferredRow> = sqlx::query_as(
@@ -101,7 +101,7 @@ pub(crate) async fn due(pool: &Pool, scan: &DeferredScan) -> Result<Vec<(Deferre
     Ok(rows.into_iter().map(read).collect())
 }
 
-/// Forgets those that were judged.
+/// Deletes replies that were judged.
 pub(crate) async fn forget(pool: &Pool, ids: &[DeferredId]) -> Result<(), Error> {
     let mut ids: Vec<&DeferredId> = ids.iter().collect();
     ids.sort();

@@ -1,27 +1,27 @@
-//! What is true of the whole deployment: one row, made by `amends migrate`.
+//! Properties of the whole deployment: one row, created by `amends migrate`.
 
 use amends_pool::Pool;
 use amends_protocol::TokenKey;
 
-/// What is true of the whole deployment.
+/// Properties of the whole deployment.
 #[derive(Debug, Clone)]
 pub struct Deployment {
-    /// How often the database was restored to an earlier state.
+    /// Number of times the database was restored to an earlier state.
     pub epoch: u32,
-    /// How the engine knows its own commands again.
+    /// Key of the reply tokens.
     pub key: TokenKey,
 }
 
-/// Why it cannot be told.
+/// Why the deployment's row cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// `amends migrate` has not been run to its end.
+    /// `amends migrate` has not completed.
     #[error("the database knows nothing of a deployment: run `amends migrate`")]
     Missing,
-    /// The stored key is none.
+    /// The stored key is malformed.
     #[error("the stored reply key is damaged: {0}")]
     Key(#[from] amends_protocol::KeyError),
-    /// The database.
+    /// The database failed.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
@@ -44,13 +44,13 @@ pub async fn deployment(pool: &Pool) -> Result<Deployment, Error> {
     Ok(Deployment { epoch: u32::try_from(epoch).unwrap_or_default(), key })
 }
 
-/// Reads how often the database was restored to an earlier state.
+/// Reads the number of times the database was restored to an earlier state.
 pub(crate) async fn epoch(pool: &Pool) -> Result<u32, sqlx::Error> {
     let epoch: Option<i32> = sqlx::query_scalar("SELECT epoch FROM deployment").fetch_optional(pool).await?;
     Ok(epoch.and_then(|epoch| u32::try_from(epoch).ok()).unwrap_or_default())
 }
 
-/// Makes the deployment's row with this key (64 hexadecimal digits) unless it is there; as the database's owner.
+/// Inserts the deployment's row with this key (64 hexadecimal digits) unless it exists; run as the database's owner.
 ///
 /// # Errors
 /// [`Error`].

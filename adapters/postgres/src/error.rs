@@ -1,9 +1,9 @@
-//! What Postgres says, in the engine's words.
+//! Maps errors of Postgres to errors of the engine's store.
 
 use amends_engine::port::Error;
 use amends_pool::sqlstate;
 
-/// The engine's word for it.
+/// Returns the store's error for a database error.
 pub fn of(error: sqlx::Error) -> Error {
     match &error {
         sqlx::Error::Database(said) if sqlstate::is_data_fault(&error) => {

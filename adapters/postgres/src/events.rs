@@ -1,4 +1,4 @@
-//! The timeline in order, for the publisher of domain events.
+//! Reads the timeline in order, for the publisher of domain events.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -18,43 +18,43 @@ use crate::{
     timeline,
 };
 
-/// An entry that has not been published.
+/// A timeline entry that has not been published.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Unpublished {
-    /// Its place in its slot.
+    /// Position in its slot.
     pub position: i64,
-    /// Its saga's home.
+    /// The saga's slot.
     pub slot: u16,
     /// Its saga.
     pub saga_id: Uuid,
-    /// What the saga is about.
+    /// The saga's business key.
     pub business_key: String,
-    /// Name of its workflow.
+    /// Name of the workflow.
     pub workflow: String,
-    /// Version of its workflow.
+    /// Version of the workflow.
     pub workflow_version: u32,
-    /// What happened, when, and what was decided; `did.label` is the new label where it changed.
+    /// The entry; `did.label` is the new label if it changed.
     pub entry: Entry,
 }
 
-/// What was read.
+/// The result of a read.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Read {
-    /// In the order of their positions.
+    /// The entries, ordered by position.
     pub entries: Vec<Unpublished>,
-    /// Slots in which there is more, which this program cannot read.
+    /// Slots with further entries that this program cannot read.
     pub stopped: Vec<Handoff>,
 }
 
-/// The timeline, slot by slot.
+/// The timeline, by slot.
 #[derive(Debug, Clone)]
 pub struct EventLog {
     pool: Pool,
-    /// What never changes of sagas that were met lately.
+    /// Immutable properties of recently read sagas.
     names: Arc<Mutex<HashMap<Uuid, Name>>>,
 }
 
-/// What never changes of a saga.
+/// Immutable properties of a saga.
 #[derive(Debug, Clone, FromRow)]
 struct Name {
     business_key: String,
@@ -62,19 +62,19 @@ struct Name {
     workflow_version: i32,
 }
 
-/// So many sagas are remembered: a saga's entries come within seconds of each other.
+/// Number of sagas remembered: a saga's entries follow each other within seconds.
 const REMEMBERED: usize = 50_000;
 
 impl EventLog {
-    /// Over these connections.
+    /// Creates it over this pool.
     pub fn new(pool: impl Into<Pool>) -> Self {
         Self { pool: pool.into(), names: Arc::default() }
     }
 
-    /// Reads entries of these slots past these positions, at most `limit`, in the order of their positions. None is
-    /// skipped: within a slot positions are in the order of commits. If there are more, those of the first slots
-    /// come first: whoever is behind gives each slot its turn. In a slot nothing is read past an entry that a program
-    /// that knows this cannot read.
+    /// Reads entries of these slots past these positions, at most `limit`, ordered by position. None is skipped: within
+    /// a slot positions follow the order of commits. If there are more entries, those of the first slots come first; a
+    /// caller that is behind must give each slot its turn. In a slot it reads nothing past an entry that a program with
+    /// `known` cannot read.
     ///
     /// # Errors
     /// The database's.
@@ -107,8 +107,8 @@ impl EventLog {
                 continue;
             }
             let Some(name) = names.get(&row.entry.saga_id) else {
-                // Its month has gone since the entries were read. The others go on.
-                tracing::warn!(slot, saga = %row.entry.saga_id, "passed over an entry whose saga is gone");
+                // The month of the saga was dropped after the entries were read. The other entries are published.
+                tracing::warn!(slot, saga = %row.entry.saga_id, "skipped an entry whose saga no longer exists");
                 continue;
             };
             let version = u32::try_from(name.workflow_version).unwrap_or_default();
@@ -118,7 +118,7 @@ impl EventLog {
                 continue;
             }
             if let Some(Err(why)) = entry {
-                tracing::warn!(slot, %why, "stopped before an entry that cannot be read");
+                tracing::warn!(slot, %why, "cannot read an entry; the slot is not published beyond it");
             }
             stopped.insert(slot);
             let requires = Requires {
@@ -133,7 +133,7 @@ impl EventLog {
         Ok(read)
     }
 
-    /// What the sagas of these entries are called; most are remembered.
+    /// Returns the properties of these entries' sagas; most are remembered.
     async fn names(&self, rows: &[EventRow]) -> Result<HashMap<Uuid, Name>, Error> {
         let remembered = || self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let mut names = HashMap::new();
@@ -170,7 +170,7 @@ impl EventLog {
     }
 }
 
-/// A saga with its name.
+/// A saga with its immutable properties.
 #[derive(FromRow)]
 struct Named {
     id: Uuid,

@@ -1,5 +1,5 @@
-//! Table `publisher_handoffs`: slots whose owner has come to an entry that it cannot read. A program that can read it
-//! publishes the slot from there on, and moves the watermark past it; then the owner goes on.
+//! Table `publisher_handoffs`: slots whose owner has reached an entry that it cannot read. A program that can read it
+//! publishes the slot from there on and moves the watermark past it; then the owner continues.
 
 use amends_engine::core::{Known, Requires};
 use amends_pool::Pool;
@@ -10,12 +10,12 @@ use crate::{
     error,
 };
 
-/// A slot, the place of the first entry that its owner cannot read, and what a program must know to read it.
+/// A slot, the position of the first entry that its owner cannot read, and what a program must know to read it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handoff {
     /// The slot.
     pub slot: u16,
-    /// The place.
+    /// The position.
     pub position: i64,
     /// What a program must know.
     pub requires: Requires,
@@ -28,12 +28,12 @@ pub struct Handoffs {
 }
 
 impl Handoffs {
-    /// Over these connections.
+    /// Creates it over this pool.
     pub fn new(pool: Pool) -> Self {
         Self { pool }
     }
 
-    /// Hands slots over; one that is handed over already stays so.
+    /// Hands slots over; a slot that is already handed over stays so.
     ///
     /// # Errors
     /// The database's.
@@ -56,7 +56,7 @@ impl Handoffs {
         Ok(())
     }
 
-    /// The slots and places that a program can take over that knows this.
+    /// Reads the slots and positions that a program with this knowledge can take over.
     ///
     /// # Errors
     /// The database's.
@@ -76,10 +76,10 @@ impl Handoffs {
             .collect())
     }
 
-    /// A slot is published from this place up to `reached`: its owner goes on from there.
+    /// Records that a slot is published from this position up to `reached`; its owner continues from there.
     ///
     /// # Errors
-    /// The database's; it is published again then.
+    /// The database's; the entries are then published again.
     pub async fn settle(&self, slot: u16, position: i64, reached: Option<i64>) -> Result<(), Error> {
         sqlx::query(
             "WITH reached AS (

@@ -1,4 +1,4 @@
-//! Sagas that a commit has passed over lately, because another transaction held their row or their slot.
+//! Remembers sagas that a commit passed over recently because another transaction held their row or slot.
 
 use std::{
     collections::HashMap,
@@ -9,17 +9,18 @@ use std::{
 use amends_engine::port::Write;
 use uuid::Uuid;
 
-/// For so long a batch with such a saga waits for nobody. Otherwise each of them would wait a second for the same row.
+/// How long a batch with such a saga does not wait for locks. Otherwise each such batch would wait one second for the
+/// same row.
 const HELD_REMEMBERED: Duration = Duration::from_secs(30);
-/// At most so many are remembered; a batch with another one waits a second.
+/// Maximum number of sagas remembered; a batch with any further one waits one second.
 const MOST_HELD: usize = 10_000;
 
-/// Sagas by id, and when they were passed over last.
+/// Sagas by id, with the time at which they were last passed over.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Held(Arc<Mutex<HashMap<Uuid, Instant>>>);
 
 impl Held {
-    /// Whether any of these was passed over lately.
+    /// Returns whether any of these sagas was passed over recently.
     pub(crate) fn has_any(&self, writes: &[&Write]) -> bool {
         let held = self.lock();
         let lately =
@@ -27,7 +28,7 @@ impl Held {
         !held.is_empty() && writes.iter().any(lately)
     }
 
-    /// Of this batch these were passed over, and all others were not.
+    /// Records which sagas of a batch were passed over, and that the others were not.
     pub(crate) fn note(&self, locked: &[Uuid], writes: &[&Write]) {
         let mut held = self.lock();
         if held.is_empty() && locked.is_empty() {

@@ -1,4 +1,4 @@
-//! What sagas were given: in their first entry, personal fields apart.
+//! Inputs of sagas: stored in their first entry, personal fields separately.
 
 use amends_engine::port::Inputs;
 use amends_protocol::Json;
@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use crate::{Error, error};
 
-/// The body of a first entry, of a table called `t`: its input as text. (The JSON of an event has its name for a key.)
+/// The input, as text, in the body of a first entry, of a table called `t`. (In the JSON of an event its name is the
+/// key.)
 macro_rules! input {
     () => {
         "(body::json #>> '{event,started}')"
@@ -15,7 +16,7 @@ macro_rules! input {
 }
 pub(crate) use input;
 
-/// An input as it is stored, as far as it is wanted.
+/// The requested input as it is stored.
 #[derive(Debug, FromRow)]
 pub(crate) struct InputsRow {
     pub(crate) saga_id: Uuid,
@@ -24,7 +25,7 @@ pub(crate) struct InputsRow {
 }
 
 impl InputsRow {
-    /// The input, or why this program cannot read it.
+    /// Returns the input, or why this program cannot read it.
     pub(crate) fn read(self) -> Result<Inputs, Error> {
         let json = |text: Option<String>| text.map(Json::from_text).transpose();
         let unreadable = |why| Error::Unreadable(format!("input of saga {}: {why}", self.saga_id));
@@ -33,12 +34,12 @@ impl InputsRow {
     }
 }
 
-/// Inputs, personal fields included.
+/// Reads inputs, including personal fields.
 pub(crate) async fn of(executor: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<Inputs>, Error> {
     rows(executor, ids).await.map_err(error::of)?.into_iter().map(InputsRow::read).collect()
 }
 
-/// The same as it is stored.
+/// Reads the same rows without parsing them.
 pub(crate) async fn rows(executor: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<InputsRow>, sqlx::Error> {
     sqlx::query_as(concat!(
         "SELECT t.saga_id, ",

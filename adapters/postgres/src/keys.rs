@@ -1,8 +1,8 @@
-//! Keys and how one follows another: the reply key of the deployment, and the command keys of each participant.
+//! Keys and their rotation: the reply key of the deployment, and the command keys of each participant.
 //!
-//! There are three of each: the *current* one signs; the *previous* one and the *next* one are accepted as well. A
-//! rotation draws a new next key and moves the others up. So whoever runs already accepts what others begin to sign
-//! with, and goes on being accepted until it is started again.
+//! There are three of each: the *current* key signs; the *previous* and the *next* key are accepted as well. A rotation
+//! draws a new next key and moves the others up. So a running program already accepts signatures of the new current
+//! key, and its own signatures stay accepted until it is restarted.
 
 use std::collections::HashMap;
 
@@ -11,21 +11,21 @@ use amends_protocol::{CommandKey, KeyError};
 
 use crate::deployment::Error;
 
-/// What a key is used for now.
+/// The present use of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {
-    /// Signed with before the last rotation; still accepted.
+    /// It signed before the last rotation, and is still accepted.
     Previous,
-    /// Signed with.
+    /// It signs.
     Current,
-    /// Will be signed with after the next rotation; accepted already.
+    /// It will sign after the next rotation, and is already accepted.
     Next,
 }
 
 impl Stage {
     const ALL: [Stage; 3] = [Stage::Previous, Stage::Current, Stage::Next];
 
-    /// The word in the tables.
+    /// Returns the word stored in the tables.
     pub fn as_str(self) -> &'static str {
         match self {
             Stage::Previous => "previous",
@@ -42,24 +42,24 @@ impl Stage {
 /// A key as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredKey {
-    /// What it is used for now.
+    /// The present use.
     pub stage: Stage,
-    /// Which it is, in the header of a signature.
+    /// The key's id in the header of a signature.
     pub id: String,
     /// 64 hexadecimal digits.
     pub hex: String,
 }
 
-/// Whether keys are moved up.
+/// Whether to rotate keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rotation {
-    /// Only what is missing is made.
+    /// Create only the keys that are missing.
     Keep,
     /// The next key becomes the current one.
     Rotate,
 }
 
-/// The keys that follow these: what is missing is drawn.
+/// Returns the keys after these; missing ones are drawn.
 fn following(
     keys: Vec<StoredKey>,
     rotation: Rotation,
@@ -79,15 +79,15 @@ fn following(
     Stage::ALL.into_iter().filter_map(staged).collect()
 }
 
-/// A change of a participant's command keys that is not yet committed: its own database must have them first.
+/// An uncommitted change of a participant's command keys: the participant's own database must receive them first.
 pub struct Change {
     tx: Transaction,
     participant: String,
-    /// The keys as they will be.
+    /// The keys after the change.
     pub keys: Vec<StoredKey>,
 }
 
-/// Begins to bring a participant's command keys up to date; as the database's owner.
+/// Prepares an update of a participant's command keys; run as the database's owner.
 ///
 /// # Errors
 /// [`Error`].
@@ -104,7 +104,7 @@ pub async fn change_command_keys(
 }
 
 impl Change {
-    /// Commits it.
+    /// Commits the change.
     ///
     /// # Errors
     /// [`Error`].
@@ -137,7 +137,7 @@ async fn command_keys(db: &mut Connection, participant: &str) -> Result<Vec<Stor
     Ok(rows.into_iter().filter_map(key).collect())
 }
 
-/// The keys that commands are signed with, by participant.
+/// Reads the keys that sign commands, by participant.
 ///
 /// # Errors
 /// [`Error`].
@@ -152,7 +152,7 @@ pub async fn signing_keys(pool: impl Into<Pool>) -> Result<HashMap<String, Comma
     Ok(rows.into_iter().map(key).collect::<Result<_, _>>()?)
 }
 
-/// Moves the reply key up, or makes what is missing; as the database's owner.
+/// Rotates the reply keys, or creates those that are missing; run as the database's owner.
 ///
 /// # Errors
 /// [`Error`].

@@ -1,17 +1,17 @@
-//! The engine's Postgres: sagas, and everything that is read of them. It knows nothing of orders.
+//! The engine's Postgres store: sagas, and all reads of them. It knows nothing of orders.
 //!
-//! | module | is |
+//! | module | contains |
 //! | --- | --- |
 //! | [`PgSagaStore`] | the engine's [`SagaStore`](amends_engine::port::SagaStore) |
-//! | [`births`], [`columns`], [`error`], [`lost_commit`] | parts of statements that give birth to sagas, for whoever stores more with them |
-//! | [`admin`] | what an operator sees |
+//! | [`births`], [`columns`], [`error`], [`lost_commit`] | parts of statements that insert sagas, for stores that insert more with them |
+//! | [`admin`] | reads for operators |
 //! | [`events`] | the timeline, in order, for the publisher of domain events |
-//! | [`watermarks`] | how far it is published |
-//! | [`handoffs`] | slots whose owner cannot read on |
-//! | `conformance` | what any `SagaStore` must do, as a suite of tests (with the feature of that name) |
-//! | [`upkeep`] | what is done every so often |
-//! | [`retention`] | what history is kept for, and how it goes |
-//! | [`deployment`] | what is true of the whole deployment |
+//! | [`watermarks`] | how far the timeline is published |
+//! | [`handoffs`] | slots whose owner cannot read the next entry |
+//! | `conformance` | the test suite for every `SagaStore` (with the feature of that name) |
+//! | [`upkeep`] | periodic upkeep |
+//! | [`retention`] | how long history is kept, and how it is dropped |
+//! | [`deployment`] | properties of the whole deployment |
 #![warn(missing_docs)]
 
 pub mod admin;
@@ -42,6 +42,6 @@ pub use amends_engine::port::Error;
 pub use births::Birth;
 pub use store::PgSagaStore;
 
-/// The migrations of the engine's database. The role `amends_engine` exists before they run; they run as the
+/// The migrations of the engine's database. The role `amends_engine` must exist before they run; they run as the
 /// database's owner.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/engine");

@@ -1,17 +1,17 @@
-//! The answer to a COMMIT was lost: did it happen? Asked on another connection, and never guessed.
+//! Finds out whether a COMMIT happened after its answer was lost. It asks on another connection and never guesses.
 
 use amends_pool::Connection;
 use std::time::Duration;
 
 use crate::{Error, timeline};
 
-/// How often a lost answer is asked for, and how long each time.
+/// Maximum number of tries, and the timeout of each.
 const ASKS: u32 = 5;
 
-/// Waits until nobody is writing in these slots any more. Within a transaction of the caller's.
+/// Waits until no other transaction is writing in these slots. Call it within a transaction.
 ///
 /// # Errors
-/// The database's; that somebody is still at it after two seconds is one.
+/// The database's, including a timeout if a transaction still holds a slot after two seconds.
 pub async fn wait_for_slots(connection: &mut Connection, slots: &[i32]) -> Result<(), sqlx::Error> {
     sqlx::query("SET LOCAL lock_timeout = '2s'").execute(&mut *connection).await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1, slot) FROM UNNEST($2::int4[]) AS s (slot)")
@@ -22,10 +22,10 @@ pub async fn wait_for_slots(connection: &mut Connection, slots: &[i32]) -> Resul
     Ok(())
 }
 
-/// Asks until there is an answer, within a bound.
+/// Repeats the question until it is answered, up to a bound.
 ///
 /// # Errors
-/// The last answer, if that is one.
+/// The error of the last try.
 pub async fn ask_again<T, F>(mut ask: impl FnMut() -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,

@@ -1,4 +1,4 @@
-//! Table `programs`: which programs of the deployment live, and what they know.
+//! Table `programs`: the live programs of the deployment, and what they know.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use crate::{Error, error};
 
-/// Says that a program lives; returns what the others know that have said so within `live`. What has been silent for
-/// ten minutes is deleted.
+/// Records that a program is live; returns what the others know that have announced themselves within `live`. Deletes
+/// programs that have been silent for ten minutes.
 pub(crate) async fn announce(
     pool: &Pool,
     program: Uuid,
@@ -32,6 +32,6 @@ pub(crate) async fn announce(
     .fetch_all(pool)
     .await
     .map_err(error::of)?;
-    // What cannot be read was said by a program that knows nothing of this one's: nothing is common then.
+    // An unreadable announcement comes from a program that has nothing in common with this one.
     Ok(others.iter().map(|text| serde_json::from_str(text).unwrap_or_default()).collect())
 }

@@ -1,5 +1,5 @@
-//! History goes by month. What it is kept for is checked by the database too: the engine's role cannot forget what is
-//! younger than [`RETENTION_LEAST`].
+//! Drops history by month. The database also checks the retention: the engine's role cannot delete what is younger than
+//! [`RETENTION_LEAST`].
 
 use std::time::Duration;
 
@@ -11,26 +11,26 @@ use crate::{
     upkeep::{Upkeep, Walk},
 };
 
-/// History is kept at least so long.
+/// The minimum retention.
 pub const RETENTION_LEAST: Duration = Duration::from_secs(60 * 24 * 3600);
 
-/// What goes by month.
+/// The kinds of history that are dropped by month.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum History {
-    /// Sagas that have ended, with their timelines and personal fields: once all that was born in a month is older than
-    /// the retention.
+    /// Ended sagas, with their timelines and personal fields, once everything born in the month is older than the
+    /// retention.
     Sagas,
-    /// Strays: so long after they came.
+    /// Strays, once they are older than the retention.
     Strays,
     /// Orders: two months after the sagas that were born with them.
     Orders,
 }
 
 impl History {
-    /// Each of them.
+    /// All kinds.
     pub const ALL: [History; 3] = [History::Sagas, History::Strays, History::Orders];
 
-    /// The table that it is named after.
+    /// Returns the kind's main table.
     pub fn table(self) -> &'static str {
         match self {
             History::Sagas => "sagas",
@@ -40,14 +40,14 @@ impl History {
     }
 }
 
-/// A month whose time has come.
+/// A month whose retention has passed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetiredMonth {
-    /// As its partition says it: `202511`.
+    /// The month as in its partition's name: `202511`.
     pub month: String,
-    /// So many had not ended, and moved along.
+    /// Number of sagas that had not ended and were moved along.
     pub moved: u64,
-    /// More have not ended than can move at once: nothing has gone.
+    /// More sagas have not ended than can move at once; nothing was dropped.
     pub stays: bool,
 }
 
@@ -59,10 +59,10 @@ struct Retired {
 }
 
 impl Upkeep {
-    /// Drops the oldest month, if it is past its time. What has not ended moves along.
+    /// Drops the oldest month if its retention has passed. Sagas that have not ended are moved along.
     ///
     /// # Errors
-    /// The database's: that a lock is not to be had soon is one. It is done later.
+    /// The database's, including a lock timeout. It is done later.
     pub async fn retire_month(
         &self,
         what: History,
@@ -79,8 +79,8 @@ impl Upkeep {
         Ok(retired.month.map(|month| RetiredMonth { month, moved, stays: retired.stays.unwrap_or_default() }))
     }
 
-    /// Looks at the next rows that have no month of their own (they have outlived theirs), and forgets those whose time
-    /// is over; returns how many went. Behind the last one it begins again.
+    /// Reads the next rows that have outlived their month, and deletes those whose retention has passed; returns the
+    /// number deleted. After the last row it starts again.
     ///
     /// # Errors
     /// The database's.

@@ -18,9 +18,9 @@ use crate::{
     error,
 };
 
-/// The newest format of `state` that is written.
+/// The newest format of `state`, in which this program writes.
 pub(crate) const STATE: i16 = STATE_VERSION as i16;
-/// The version of the core that decides here.
+/// The version of this program's core.
 pub(crate) const CORE: i16 = CORE_VERSION as i16;
 
 /// The columns of [`SagaRow`], of a table called `s`.
@@ -53,7 +53,7 @@ pub(crate) struct SagaRow {
 }
 
 impl SagaRow {
-    /// What a program must know to read it.
+    /// Returns what a program must know to read the row.
     fn unreadable(&self) -> Unreadable {
         let version = |stored: i16| u16::try_from(stored).unwrap_or_default();
         Unreadable {
@@ -68,7 +68,7 @@ impl SagaRow {
         }
     }
 
-    /// The saga, or why this program cannot read it.
+    /// Returns the saga, or why this program cannot read it.
     pub(crate) fn read(self) -> Result<Saga, Error> {
         let unreadable = |why: String| Error::Unreadable(format!("saga {}: {why}", self.id));
         if self.core_version > CORE || self.state_version > STATE {
@@ -108,7 +108,7 @@ fn outcome(stored: &str) -> Result<SagaOutcome, String> {
     }
 }
 
-/// An outcome as it is stored.
+/// Returns the stored form of an outcome.
 pub(crate) fn stored(outcome: SagaOutcome) -> &'static str {
     match outcome {
         SagaOutcome::Completed => "completed",
@@ -116,13 +116,13 @@ pub(crate) fn stored(outcome: SagaOutcome) -> &'static str {
     }
 }
 
-/// A reason as it is stored.
+/// Returns the stored form of a reason.
 pub(crate) fn json(reason: &Reason) -> String {
     serde_json::to_string(reason).expect("a reason is two strings")
 }
 
-/// A query for [`COLUMNS`] of the rows that `select` finds. Each comes with the database's time, `clock.now`, and
-/// there is one row even if nothing is found.
+/// Builds a query for [`COLUMNS`] of the rows that `select` finds. Each row comes with the database's time,
+/// `clock.now`; if nothing is found there is one row with the time alone.
 fn timed(select: &str) -> Query<'static, Postgres, PgArguments> {
     sqlx::query(AssertSqlSafe(format!(
         "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now)
@@ -130,7 +130,7 @@ fn timed(select: &str) -> Query<'static, Postgres, PgArguments> {
     )))
 }
 
-/// Runs it. What cannot be read is said by itself, for it must not stop the others.
+/// Runs the query. Unreadable rows are returned separately, so that they do not stop the others.
 async fn fetch(pool: &Pool, query: Query<'_, Postgres, PgArguments>) -> Result<Loaded, Error> {
     let rows = query.fetch_all(pool).await.map_err(error::of)?;
     let first = rows.first().ok_or_else(|| Error::Unreadable("a clock without a row".to_owned()))?;
@@ -144,7 +144,7 @@ async fn fetch(pool: &Pool, query: Query<'_, Postgres, PgArguments>) -> Result<L
                 Ok(saga) => sagas.push(saga),
                 Err(why) => {
                     metrics::counter!("amends_postgres_unreadable_rows_total").increment(1);
-                    tracing::warn!(saga = %requires.saga_id, %why, "passed over a row that cannot be read");
+                    tracing::warn!(saga = %requires.saga_id, %why, "skipped a row that cannot be read");
                     unreadable.push(requires);
                 }
             }
@@ -153,14 +153,14 @@ async fn fetch(pool: &Pool, query: Query<'_, Postgres, PgArguments>) -> Result<L
     Ok(Loaded { sagas, unreadable, now })
 }
 
-/// Reads sagas by id. (`= ANY` would look into every partition for each.)
+/// Reads sagas by id. (`= ANY` would search every partition for each id.)
 pub(crate) async fn load(pool: &Pool, ids: &[Uuid]) -> Result<Loaded, Error> {
     let query =
         timed("SELECT s.* FROM UNNEST($1::uuid[]) AS w (id) JOIN sagas AS s ON s.id = w.id").bind(ids);
     fetch(pool, query).await
 }
 
-/// Reads what is due, the longest overdue first. A newer program's sagas are that program's to wake.
+/// Reads sagas that are due, the longest overdue first. A newer program's sagas are left to that program.
 pub(crate) async fn due(pool: &Pool, scan: &DueScan) -> Result<Loaded, Error> {
     let query = timed(
         "SELECT * FROM sagas
@@ -190,7 +190,7 @@ pub(crate) async fn due(pool: &Pool, scan: &DueScan) -> Result<Loaded, Error> {
     Ok(loaded)
 }
 
-/// Reads live sagas that wake only after more than `beyond` from now, in the order in which they do.
+/// Reads live sagas that wake later than `beyond` from now, in the order of their `wake_at`.
 pub(crate) async fn sleeping_beyond(
     pool: &Pool,
     slots: &[u16],
@@ -218,7 +218,7 @@ pub(crate) async fn sleeping_beyond(
     Ok(loaded)
 }
 
-/// Reads live sagas that changed within `within`: no other can have issued a command since.
+/// Reads live sagas that changed within `within`: no other saga can have issued a command since.
 pub(crate) async fn in_flight(
     pool: &Pool,
     slots: &[u16],
@@ -276,7 +276,7 @@ const RESCHEDULE_WHAT_IS_FREE: &str = "WITH w AS MATERIALIZED (
      SELECT w.id FROM w JOIN sagas AS s ON s.id = w.id AND s.revision = w.revision
      WHERE (w.id IN (SELECT id FROM free)) IS NOT TRUE";
 
-/// A bit for each slot: hundreds of slots are looked up as cheaply as one.
+/// Returns one bit per slot: hundreds of slots are then looked up as cheaply as one.
 pub(crate) fn mask(slots: &[u16]) -> Vec<u8> {
     let mut mask = vec![0; usize::from(SLOTS) / 8];
     for slot in slots.iter().map(|slot| usize::from(slot % SLOTS)) {

@@ -1,4 +1,4 @@
-//! The engine's `SagaStore`: a file a table behind it.
+//! The engine's `SagaStore`, over one module per table.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,20 +25,20 @@ pub struct PgSagaStore {
 }
 
 impl PgSagaStore {
-    /// Over these connections.
+    /// Creates a store over this pool.
     pub fn new(pool: impl Into<Pool>) -> Self {
         Self { pool: pool.into(), clock: Arc::default(), held: Held::default() }
     }
 
-    /// Its connections.
+    /// Returns the pool.
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// Stores new sagas in one transaction.
+    /// Inserts new sagas in one transaction.
     ///
     /// # Errors
-    /// The database's. If it is away, it may have happened.
+    /// The database's. If the database is unavailable, the insert may have happened.
     pub async fn create(&self, births: &[Birth<'_>]) -> Result<(), Error> {
         let mut connection = self.pool.acquire().await.map_err(error::of)?;
         births::insert(&mut connection, births, timeline::new_batch()).await.map_err(error::of)?;

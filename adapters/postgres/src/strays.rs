@@ -1,11 +1,11 @@
-//! Table `strays`: successes that no saga here ordered.
+//! Table `strays`: successes that no saga ordered.
 
 use amends_engine::port::Stray;
 use amends_pool::Pool;
 
 use crate::{Error, columns::each, error};
 
-/// Keeps each once.
+/// Stores each stray once.
 pub(crate) async fn keep(pool: &Pool, strays: &[Stray]) -> Result<(), Error> {
     let mut strays: Vec<&Stray> = strays.iter().collect();
     strays.sort_by_key(|stray| (stray.saga_id, stray.command_id));

@@ -1,4 +1,4 @@
-//! Table `timeline`: what happened to each saga.
+//! Table `timeline`: the history of each saga.
 
 use amends_engine::core::Entry;
 use chrono::{DateTime, Utc};
@@ -7,10 +7,10 @@ use uuid::Uuid;
 
 use crate::{Error, error};
 
-/// The class of the advisory locks, one a slot, that whoever appends holds until its commit: "amnd".
+/// Class of the advisory locks, one per slot, that a writer of entries holds until its commit: "amnd".
 pub const LOCK: i32 = 0x616d_6e64;
 
-/// A number for a batch, by which its entries are known again if the answer to the commit is lost.
+/// Returns a number for a batch. Its entries are found by it if the answer to the commit is lost.
 pub fn new_batch() -> i64 {
     Uuid::new_v4().as_u64_pair().0.cast_signed()
 }
@@ -25,13 +25,13 @@ pub(crate) struct EntryRow {
 }
 
 impl EntryRow {
-    /// The rules by which it was decided, even where the rest cannot be read.
+    /// Returns the version of the rules that decided the entry, even if the rest cannot be read.
     pub(crate) fn core_version(&self) -> u16 {
         let body: serde_json::Value = serde_json::from_str(&self.body).unwrap_or_default();
         body["core"].as_u64().and_then(|core| u16::try_from(core).ok()).unwrap_or(1)
     }
 
-    /// The entry, or why this program cannot read it.
+    /// Returns the entry, or why this program cannot read it.
     pub(crate) fn read(&self) -> Result<Entry, Error> {
         let revision = u32::try_from(self.revision).unwrap_or_default();
         Entry::from_stored(revision, self.at, &self.body)
@@ -39,7 +39,7 @@ impl EntryRow {
     }
 }
 
-/// What happened to a saga, from its birth on.
+/// Reads a saga's timeline, from its birth on.
 ///
 /// # Errors
 /// The database's, or an entry of a newer program.
@@ -47,7 +47,7 @@ pub async fn of(executor: impl PgExecutor<'_>, saga_id: Uuid) -> Result<Vec<Entr
     rows(executor, saga_id).await.map_err(error::of)?.iter().map(EntryRow::read).collect()
 }
 
-/// The same as it is stored.
+/// Reads the same rows without parsing them.
 pub(crate) async fn rows(executor: impl PgExecutor<'_>, saga_id: Uuid) -> Result<Vec<EntryRow>, sqlx::Error> {
     sqlx::query_as("SELECT saga_id, revision, at, body FROM timeline WHERE saga_id = $1 ORDER BY revision")
         .bind(saga_id)

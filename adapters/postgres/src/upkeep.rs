@@ -1,5 +1,5 @@
-//! What is done every so often. Any number of processes may do it at once. Each call is bounded, whatever there is to do:
-//! what goes through all that has not ended comes back to where it was.
+//! Periodic upkeep. Any number of processes may run it at once. Each call is bounded, whatever there is to do: a walk
+//! through all sagas that have not ended continues where the previous call stopped.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -20,20 +20,20 @@ pub struct Upkeep {
     pub(crate) pool: Pool,
 }
 
-/// How many sagas of a workflow are in a state that is no end.
+/// Number of sagas of a workflow in a state that is not final.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Count {
     /// Name of the workflow.
     pub workflow: String,
     /// Running, compensating or parked.
     pub state: SagaState,
-    /// So many.
+    /// Number of sagas.
     pub sagas: u64,
-    /// Of these, marked as stuck.
+    /// Number of these that are marked as stuck.
     pub stuck: u64,
 }
 
-/// How far a piece of upkeep has come through the sagas that have not ended, by id.
+/// Position, by id, of a walk through the sagas that have not ended.
 #[derive(Debug, Default)]
 pub struct Walk(pub(crate) Option<Uuid>);
 
@@ -43,30 +43,30 @@ impl Walk {
     }
 }
 
-/// What was counted so far, by workflow and state: sagas, and of these the stuck ones. A saga that moves meanwhile is
-/// counted as it was when it was looked at.
+/// Counts so far, by workflow and state: sagas, and how many of them are stuck. A saga that changes meanwhile is
+/// counted as it was when it was read.
 #[derive(Debug, Default)]
 pub struct Survey {
     walk: Walk,
     sums: BTreeMap<(String, String), (u64, u64)>,
 }
 
-/// Sagas that one [`Upkeep::mark_stuck`] looks at. With 300,000 that wait it comes round in five minutes.
+/// Number of sagas that one [`Upkeep::mark_stuck`] reads. With 300,000 waiting sagas a round takes five minutes.
 pub const STUCK_LOOK: u32 = 2_000;
-/// Most that it marks: after an outage all may be stuck at once, and each mark is a write.
+/// Maximum number that one call marks: after an outage all may be stuck at once, and each mark is a write.
 pub const STUCK_MARKS: usize = 250;
-/// Most that one [`Upkeep::sweep_missed`] wakes.
+/// Maximum number of sagas that one [`Upkeep::sweep_missed`] wakes.
 pub const MISSED_WAKES: u32 = 500;
-/// Sagas that one [`Upkeep::count_some`] looks at.
+/// Number of sagas that one [`Upkeep::count_some`] reads.
 pub const COUNT_LOOK: u32 = 5_000;
 
 impl Upkeep {
-    /// Over these connections.
+    /// Creates it over this pool.
     pub fn new(pool: impl Into<Pool>) -> Self {
         Self { pool: pool.into() }
     }
 
-    /// Makes the partitions of this month and the following ones; answers how many were missing.
+    /// Creates the partitions of this month and the following ones; returns how many were missing.
     ///
     /// # Errors
     /// The database's.
@@ -79,9 +79,9 @@ impl Upkeep {
         Ok(u64::try_from(made).unwrap_or_default())
     }
 
-    /// Looks at the next [`STUCK_LOOK`] sagas that have not ended, and marks at most [`STUCK_MARKS`] of those that are
-    /// live, have no outcome and have been where they are for at least so long; returns those that it marked. Behind
-    /// the last one it begins again.
+    /// Reads the next [`STUCK_LOOK`] sagas that have not ended, and marks at most [`STUCK_MARKS`] of those that are
+    /// live, have no outcome and have been at their step for at least `older_than`; returns those marked. After the
+    /// last saga it starts again.
     ///
     /// # Errors
     /// The database's.
@@ -129,7 +129,7 @@ impl Upkeep {
         .map_err(error::of)
     }
 
-    /// Wakes live sagas that have no time to wake, which should not be, [`MISSED_WAKES`] at most; returns which.
+    /// Wakes live sagas without a `wake_at`, which should not exist, at most [`MISSED_WAKES`]; returns their ids.
     ///
     /// # Errors
     /// The database's.
@@ -145,11 +145,11 @@ impl Upkeep {
         .map_err(error::of)
     }
 
-    /// Counts the next [`COUNT_LOOK`] sagas that have not ended, and returns what all of them came to, by workflow and
-    /// state, once it is through. Ended ones are not counted: that would read them.
+    /// Counts the next [`COUNT_LOOK`] sagas that have not ended; returns the totals by workflow and state at the end of
+    /// a round. Ended sagas are not counted, because that would read all of them.
     ///
     /// # Errors
-    /// The database's; what was counted so far stays.
+    /// The database's; the counts so far are kept.
     pub async fn count_some(&self, survey: &mut Survey) -> Result<Option<Vec<Count>>, Error> {
         let rows: Vec<Counted> = sqlx::query_as(AssertSqlSafe(format!(
             "WITH looked_at AS MATERIALIZED (
@@ -182,7 +182,7 @@ impl Upkeep {
     }
 }
 
-/// A part of a [`Survey`] as it is counted.
+/// Counts of one part of a [`Survey`].
 #[derive(FromRow)]
 struct Counted {
     workflow: String,

@@ -1,8 +1,8 @@
 //! Table `publisher_watermarks`: how far the domain events of each slot are published.
 //!
-//! In memory while a publisher has the slots, and kept every so often: of what it has published since, whoever comes
-//! after it publishes again. A new place is another row, and the last one is deleted by its key: a row that is updated
-//! again and again drags all its dead versions along while a forgotten transaction holds a snapshot.
+//! A publisher keeps its slots' watermarks in memory and stores them from time to time; its successor publishes again
+//! what was published since. A new position is a new row, and the old row is deleted by its key: while a forgotten
+//! transaction holds a snapshot, a row that is updated again and again accumulates dead versions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,19 +15,19 @@ use crate::{
     error,
 };
 
-/// The watermarks of the slots that a publisher has.
+/// The watermarks of a publisher's slots.
 #[derive(Debug, Clone)]
 pub struct Watermarks {
     pool: Pool,
     slots: BTreeMap<u16, Mark>,
-    /// What is further on than the table says.
+    /// Slots whose watermark is ahead of the table.
     ahead: BTreeSet<u16>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Mark {
     reached: i64,
-    /// The position of our row; none if there is no row.
+    /// The position in this publisher's row; `None` if there is no row.
     kept: Option<i64>,
 }
 
@@ -38,12 +38,12 @@ struct WatermarkRow {
 }
 
 impl Watermarks {
-    /// Of no slots yet.
+    /// Creates it without slots.
     pub fn new(pool: impl Into<Pool>) -> Self {
         Self { pool: pool.into(), slots: BTreeMap::new(), ahead: BTreeSet::new() }
     }
 
-    /// Keeps what was reached, and goes on with these slots from where the table says.
+    /// Stores the present positions, and continues with these slots from the stored ones.
     ///
     /// # Errors
     /// The database's.
@@ -72,7 +72,7 @@ impl Watermarks {
         Ok(())
     }
 
-    /// Goes on from where another program has published these slots to, where that is further.
+    /// Moves forward to the positions up to which other programs have published these slots.
     ///
     /// # Errors
     /// The database's.
@@ -92,13 +92,13 @@ impl Watermarks {
         Ok(())
     }
 
-    /// How far these slots are published, as [`unpublished`](crate::events::EventLog::unpublished) asks for it; those
-    /// that are not open are left out.
+    /// Returns the positions of these slots, as arguments of [`unpublished`](crate::events::EventLog::unpublished);
+    /// slots that are not open are left out.
     pub fn of(&self, slots: &[u16]) -> Vec<(u16, i64)> {
         slots.iter().filter_map(|slot| Some((*slot, self.slots.get(slot)?.reached))).collect()
     }
 
-    /// A slot is published up to this position; never back.
+    /// Records that a slot is published up to this position; a position never moves back.
     pub fn reach(&mut self, slot: u16, position: i64) {
         if let Some(mark) = self.slots.get_mut(&slot)
             && mark.reached < position
@@ -108,10 +108,10 @@ impl Watermarks {
         }
     }
 
-    /// Writes down what was reached.
+    /// Stores the positions.
     ///
     /// # Errors
-    /// The database's; it is written the next time.
+    /// The database's; the positions are stored the next time.
     pub async fn keep(&mut self) -> Result<(), Error> {
         if self.ahead.is_empty() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! What an operator sees.
+//! Reads for operators.
 
 mod support;
 
@@ -26,7 +26,7 @@ async fn changed(world: &Postgres, change: impl FnOnce(&mut Saga)) -> Saga {
     write.saga
 }
 
-/// One of each state, in the order of [`STATES`].
+/// Creates one saga in each state, in the order of [`STATES`].
 async fn one_of_each(world: &Postgres) -> Vec<Saga> {
     vec![
         changed(world, |_| {}).await,
@@ -80,7 +80,7 @@ async fn sagas_are_listed_by_state() {
             [(saga.id, state)]
         );
     }
-    // An orphan makes an ended saga live again; its state stays.
+    // An orphan makes an ended saga live again; its state does not change.
     let orphan = changed(&world, |saga| saga.outcome = Some(SagaOutcome::Undone)).await;
     let undone = Filter { state: Some(SagaState::Undone), ..Filter::default() };
     assert_eq!(listed(&admin, undone).await, [orphan.id, sagas[4].id]);
@@ -104,7 +104,7 @@ async fn what_is_undone_and_holds_something_is_listed() {
         saga.state.commands[0].parked = Some(Reason::new("exposure_not_netted", ""));
     })
     .await;
-    // One that goes forward holds what it has.
+    // A saga going forward holds what it has.
     changed(&world, |saga| {
         holds(saga);
         saga.outcome = None;
@@ -173,7 +173,7 @@ async fn pages_follow_each_other_newest_first_without_gap_or_overlap() {
             Some(next) => filter.after = Some(next),
             None => break,
         }
-        // Whoever is born meanwhile is newer, and moves no page.
+        // Sagas born meanwhile are newer, and shift no page.
         world.errand(1).await;
     }
     assert_eq!((seen, pages), (ids, 3));
@@ -218,7 +218,7 @@ async fn whoever_has_waited_too_long_is_stuck_until_it_moves_on() {
     assert_eq!(listed(&admin, stuck()).await, [saga.id]);
     assert_eq!(listed(&admin, Filter { stuck: Some(false), ..Filter::default() }).await.len(), 5);
 
-    // Asking again is no progress.
+    // A probe is no progress.
     let asked = moved(&saga, 1, saga.born_at);
     world.store().commit(std::slice::from_ref(&asked)).await.unwrap();
     assert_eq!(listed(&admin, stuck()).await, [saga.id]);
@@ -233,7 +233,7 @@ async fn what_has_not_ended_is_counted_by_state() {
     let world = world().await;
     let upkeep = Upkeep::new(world.pool());
     one_of_each(&world).await;
-    // Parked while another command is still awaited; ended, and live for an orphan.
+    // Parked while another command is outstanding; ended, and live because of an orphan.
     changed(&world, |saga| saga.parked = true).await;
     changed(&world, |saga| saga.outcome = Some(SagaOutcome::Completed)).await;
     changed(&world, |saga| saga.since -= TimeDelta::minutes(10)).await;

@@ -1,4 +1,4 @@
-//! A batch is committed once, whatever becomes of the connection, and touches no more than it must.
+//! A batch is committed once, whatever happens to the connection, and touches only the rows that it must.
 
 mod support;
 
@@ -107,7 +107,7 @@ async fn batches_of_the_same_sagas_in_other_orders_do_not_deadlock() {
     let forth = sagas.each_ref().map(|saga| moved(saga, 1, saga.born_at));
     let mut back = forth.clone();
     back.reverse();
-    // Both are under way, and neither is past the saga in the middle.
+    // Both are in progress, and neither is past the saga in the middle.
     let mut middle = world.owner().begin().await.unwrap();
     sqlx::query("SELECT FROM sagas WHERE id = $1 FOR UPDATE")
         .bind(sagas[1].id)
@@ -144,7 +144,7 @@ async fn a_row_that_cannot_be_read_is_left_out_and_stops_nobody() {
     let newer_requires =
         loaded.unreadable.iter().find(|row| row.saga_id == newer.id).unwrap().requires.clone();
     assert_eq!((newer_requires.workflow_version, newer_requires.state_version), (1, 99));
-    // The damaged one leaves its place to others once it is passed over; the newer program's is not even seen.
+    // The damaged saga no longer fills the batch once it is passed over; the newer program's saga is never read.
     let due = world.store().due(&DueScan { limit: 2, ..scan(&[1]) }).await.unwrap();
     assert_eq!(ids(&due), [damaged.id]);
     let due =
@@ -194,7 +194,7 @@ async fn a_batch_finds_its_rows_by_key_and_only_in_their_partitions() {
     for table in ["sagas", "personal", "timeline"] {
         assert_eq!(world.counted("seq_scan", table).await, 0, "{table}");
     }
-    // A hundred each to write and to read, and one; nothing else was so much as looked at.
+    // A hundred to write, a hundred to read, and one more; no other row was read.
     assert_eq!(world.counted("idx_tup_fetch", "sagas").await, 201);
     assert_eq!(world.counted("idx_tup_fetch", "personal").await, 200);
     assert_eq!(world.counted("idx_scan", "sagas_default").await, 0);

@@ -1,4 +1,4 @@
-//! Postgres is a `SagaStore`.
+//! `PgSagaStore` passes the conformance suite.
 
 mod support;
 

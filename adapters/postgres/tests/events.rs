@@ -1,4 +1,4 @@
-//! The publisher's view of the timeline: everything, once, in order.
+//! The publisher's view of the timeline: every entry once, in order.
 
 mod support;
 
@@ -21,7 +21,7 @@ async fn append(world: &Postgres, saga: &mut Saga, entries: u32) {
     *saga = write.saga;
 }
 
-/// Reads until there is nothing more, a few at a time.
+/// Reads a few entries at a time until there are no more.
 async fn publish(log: &EventLog, watermarks: &mut Watermarks, slots: &[u16]) -> Vec<Unpublished> {
     let mut published = Vec::new();
     loop {
@@ -78,7 +78,7 @@ async fn a_writer_paused_before_its_commit_is_neither_skipped_nor_waited_for() {
     let slow_writer = append(&world, &mut slow, 1);
     let others = async {
         world.until_waiting("advisory", 1).await;
-        // Same slot: its entries are numbered once those before it are committed.
+        // Same slot: its entries are numbered after those before it are committed.
         let behind_it = append(&world, &mut behind, 1);
         let meanwhile = async {
             world.until_waiting("advisory", 2).await;
@@ -147,7 +147,8 @@ async fn watermarks_never_move_back_and_whoever_comes_next_goes_on_from_the_furt
     one.keep().await.unwrap();
     assert_eq!(stored(&world).await, [(1, 9), (2, 7)]);
 
-    // A second one that believes the slots to be its own, too: the first, late, does not take back what it says.
+    // A second publisher also believes that it owns the slots. The first one, which is behind, does not move its
+    // watermarks back.
     let (_, mut two) = publisher(&world, &[1, 2]).await;
     two.reach(1, 20);
     two.keep().await.unwrap();
@@ -202,7 +203,7 @@ async fn a_slot_whose_owner_cannot_read_on_is_published_by_a_program_that_can_an
         .unwrap();
     append(&world, &mut sound, 1).await;
     append(&world, &mut newer, 1).await;
-    // Its owner knows one version, and another program both.
+    // The owner knows one version, the other program both.
     let read = log.unpublished(&owner.of(&[1]), 100, &known()).await.unwrap();
     assert_eq!(read.entries, [], "the newer saga's birth is the slot's first entry");
     handoffs.give(&read.stopped).await.unwrap();

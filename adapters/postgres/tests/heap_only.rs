@@ -1,4 +1,5 @@
-//! Ordinary updates touch no index. By itself: other tests' transactions on the same server keep dead rows in place.
+//! Ordinary updates touch no index. This runs in a test binary of its own: transactions of other tests on the same
+//! server would keep dead rows from being pruned.
 
 mod support;
 
@@ -12,7 +13,7 @@ use amends_workflows::order_fulfilment;
 use support::world;
 use uuid::Uuid;
 
-/// What the saga's row is after its present step has succeeded, by the core.
+/// Returns the write of a saga whose present step succeeds, decided by the core.
 fn succeeded(definition: &Definition, saga: &Saga, step: &str) -> Write {
     assert_eq!(saga.step, step);
     let command_id = id::execute(saga.id, step, 0, 1);
@@ -64,7 +65,7 @@ async fn the_updates_of_an_orders_life_are_heap_only_but_the_last() {
     }
     assert_eq!(world.counted("n_tup_upd", "sagas_").await, 4 * 330);
     let heap_only = world.counted("n_tup_hot_upd", "sagas_").await;
-    // The last one ends the saga, and with it its place among the live. Whoever else writes on this server (in
-    // whatever database) may keep pages from being tidied in between; an index in the way would leave none.
+    // The last step ends the saga and removes it from the index of live sagas. Other writers on this server, in any
+    // database, may keep pages from being pruned in between; an index in the way would leave no heap-only update.
     assert!(heap_only > 600, "{heap_only} of {}", 3 * 330);
 }

@@ -1,4 +1,4 @@
-//! History goes by month, and nothing that has not ended goes with it.
+//! History is dropped by month, and nothing that has not ended is dropped with it.
 
 mod support;
 
@@ -17,7 +17,7 @@ use support::{Postgres, world};
 const RETENTION: Duration = Duration::from_secs(400 * 24 * 3600);
 const ENDED: &str = "live = false, outcome = 'completed', wake_at = NULL";
 
-/// How many sagas, timelines, personal fields and orders there are.
+/// Returns the number of sagas, timelines, personal fields and orders.
 async fn rows(world: &Postgres) -> Vec<i64> {
     sqlx::query_scalar(
         "SELECT count(*) FROM sagas UNION ALL SELECT count(DISTINCT saga_id) FROM timeline
@@ -32,7 +32,7 @@ async fn run(world: &Postgres, sql: &str) {
     sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(world.owner()).await.unwrap();
 }
 
-/// What a call moved, and whether the month stays; `None` if no month has come to its time.
+/// Returns the number of sagas that a call moved, and whether the month stays; `None` if no month is due.
 async fn retire(upkeep: &Upkeep, what: History) -> Option<(u64, bool)> {
     let retired = upkeep.retire_month(what, RETENTION).await.unwrap();
     retired.map(|RetiredMonth { moved, stays, .. }| (moved, stays))
@@ -47,7 +47,7 @@ async fn a_month_goes_once_all_of_it_is_past_its_time_and_its_orders_two_months_
         world.past(&young, months, 20, ENDED).await;
     }
     assert_eq!(rows(&world).await, [61, 61, 61, 60]);
-    // 13 months ago: its last day is not 400 days ago yet.
+    // 13 months ago: its last day is less than 400 days ago.
     assert_eq!(retire(&upkeep, History::Sagas).await, Some((0, false)));
     assert_eq!(retire(&upkeep, History::Sagas).await, Some((0, false)));
     assert_eq!(retire(&upkeep, History::Sagas).await, None);
@@ -132,7 +132,7 @@ async fn a_stray_is_kept_so_long_after_it_came() {
             sqlx::query_scalar("SELECT count(*) FROM strays").fetch_one(world.owner()).await.unwrap();
         left
     };
-    // The one that came later brings the other of its saga along; that one goes by itself.
+    // The entry that came later brings the other one of its saga along; that one is deleted separately.
     assert_eq!(left().await, 2);
     let mut walk = Walk::default();
     assert_eq!(upkeep.forget_leftovers(History::Strays, RETENTION, &mut walk).await.unwrap(), 1);

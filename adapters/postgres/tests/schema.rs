@@ -1,4 +1,4 @@
-//! Rights, versions, and the deployment's row.
+//! Permissions, versions, and the deployment's row.
 
 mod support;
 
@@ -76,7 +76,7 @@ async fn an_older_a_newer_and_another_schema_are_told_apart() {
         let owner = world.owner();
         async move { sqlx::query(sql).execute(owner).await.unwrap() }
     };
-    // A program of the schema before runs beside the next one, unless that says otherwise.
+    // A program with the previous schema runs beside the next one, unless the next schema forbids it.
     migrations(
         "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
          VALUES (9001, 'of a newer program', true, '', 0)",

@@ -1,4 +1,4 @@
-//! What is done every so often.
+//! Periodic upkeep.
 
 mod support;
 
@@ -55,7 +55,7 @@ async fn rows_that_came_before_their_partition_move_into_it() {
     let world = world().await;
     let upkeep = Upkeep::new(world.pool());
     let saga = world.errand(1).await;
-    // As if nobody had kept up: a saga of the month after the last partition.
+    // As if no upkeep had run: a saga of the month after the last partition.
     let late: Uuid = sqlx::query_scalar(
         "UPDATE sagas SET id = least_id(now() + interval '4 months 2 days') WHERE id = $1 RETURNING id",
     )
@@ -126,7 +126,7 @@ async fn when_all_are_stuck_at_once_they_are_marked_some_at_a_time_and_each_once
     let saga = world.errand(1).await;
     world.copies(&saga, 2_499, "since = since - interval '1 hour'").await;
     let (mut walk, mut marked) = (Walk::default(), Vec::new());
-    // Once round, and on.
+    // One full round, and more.
     for _ in 0..12 {
         let some = upkeep.mark_stuck(Duration::from_secs(300), &mut walk).await.unwrap();
         assert!(some.len() <= STUCK_MARKS, "{}", some.len());

@@ -1,4 +1,4 @@
-//! A world in Postgres, seen as the service sees it: with its role's rights and its pool's settings.
+//! A Postgres database for tests, accessed as the service does: with its role's permissions and its pool's settings.
 #![allow(dead_code)]
 
 use std::time::Duration;
@@ -36,22 +36,22 @@ pub fn connect(url: &str) -> Pool {
 }
 
 impl Postgres {
-    /// The service's connections.
+    /// Returns the service's connections.
     pub fn pool(&self) -> Pool {
         self.store.pool().clone()
     }
 
-    /// The owner's.
+    /// Returns the owner's connections.
     pub fn owner(&self) -> &PgPool {
         &self.database.pool
     }
 
-    /// A store whose connections go through the proxy.
+    /// Creates a store whose connections go through the proxy.
     pub fn behind(&self, proxy: &proxy::Proxy) -> PgSagaStore {
         PgSagaStore::new(connect(&proxy.url))
     }
 
-    /// A new errand in the store.
+    /// Creates a new errand in the store.
     pub async fn errand(&self, slot: u16) -> Saga {
         let now = self.store.load(&[]).await.unwrap().now;
         let birth = birth(slot, now);
@@ -59,7 +59,7 @@ impl Postgres {
         birth.saga
     }
 
-    /// So many copies of a saga's row, by SQL, with these changes.
+    /// Inserts copies of a saga's row by SQL, with these changes.
     pub async fn copies(&self, saga: &Saga, copies: i32, changes: &str) {
         let columns = "born_at, workflow_version, slot, workflow, business_key, core_version, state_version, revision,
                        wake_at, since, updated_at, stuck_at, live, parked, outcome, step, label, heading_for, reason, state";
@@ -74,8 +74,8 @@ impl Postgres {
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(self.owner()).await.unwrap();
     }
 
-    /// So many orders that were placed so many months ago, as copies of a saga with its timeline and personal fields, by
-    /// SQL, with these changes to the sagas' rows.
+    /// Inserts orders placed some months ago, by SQL, as copies of a saga with its timeline and personal fields, with
+    /// these changes to the sagas' rows.
     pub async fn past(&self, saga: &Saga, months: i32, orders: i32, changes: &str) {
         let sql = format!(
             "SELECT ensure_month(now() - make_interval(months => {months}));
@@ -104,7 +104,7 @@ impl Postgres {
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(self.owner()).await.unwrap();
     }
 
-    /// From now on whoever appends to this saga's timeline pauses between that and its commit.
+    /// From now on a transaction that appends to this saga's timeline pauses before its commit.
     pub async fn pause_before_commit(&self, saga_id: Uuid) -> Paused {
         let mut held = self.owner().begin().await.unwrap();
         sqlx::query("SELECT pg_advisory_xact_lock(1)").execute(&mut *held).await.unwrap();
@@ -119,7 +119,8 @@ impl Postgres {
         Paused(held)
     }
 
-    /// What the server counted for the tables whose name begins so, once all connections but the owner's are closed.
+    /// Returns the server's counter for the tables whose name begins with `tables`, once all connections but the
+    /// owner's are closed.
     pub async fn counted(&self, what: &'static str, tables: &str) -> i64 {
         self.pool().close().await;
         eventually("the connections are gone", Duration::from_secs(10), || async {
@@ -141,7 +142,7 @@ impl Postgres {
             .unwrap()
     }
 
-    /// Waits until so many connections wait for a lock of this kind (a pattern).
+    /// Waits until this many connections wait for a lock of this kind (a pattern).
     pub async fn until_waiting(&self, kind: &str, connections: i64) {
         eventually("connections wait for a lock", Duration::from_secs(20), || async {
             let waiting: i64 = sqlx::query_scalar(
@@ -158,11 +159,11 @@ impl Postgres {
     }
 }
 
-/// Writers that wait to commit.
+/// Transactions that wait to commit.
 pub struct Paused(Transaction<'static, sqlx::Postgres>);
 
 impl Paused {
-    /// Lets them go on.
+    /// Lets them continue.
     pub async fn end(self) {
         self.0.rollback().await.unwrap();
     }
