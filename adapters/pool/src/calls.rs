@@ -1,4 +1,4 @@
-//! The calls of a pool that wait for their answers, and what their ends say about the way to the database.
+//! Tracks a pool's calls that wait for answers, and what their results say about the connection to the database.
 
 use std::{
     io,
@@ -16,35 +16,35 @@ use tokio::{
 
 use crate::sqlstate;
 
-/// How long a full disk counts as full after a statement met it.
+/// How long the disk counts as full after a statement met a full disk.
 const DISK_FULL_KEPT: Duration = Duration::from_secs(10);
 
-/// What a pool knows of its calls.
+/// What a pool knows about its calls.
 #[derive(Debug, Default)]
 pub(crate) struct Calls {
     state: Mutex<CallsState>,
-    /// What the database said of a statement that it can never do.
+    /// The error of a statement that the database can never execute.
     program_fault: watch::Sender<String>,
 }
 
 #[derive(Debug, Default)]
 struct CallsState {
-    /// When each call began that has no answer yet; a free place is `None`.
+    /// Start time of each unanswered call; `None` marks a free place.
     waiting: Vec<Option<Instant>>,
-    /// When the way to the database was last found to be silent: calls that began before have no hope.
+    /// When the database last went silent: calls that began before will get no answer.
     silent_at: Option<Instant>,
-    /// Connections that have been idle since before this are closed instead of used.
+    /// Connections that have been idle since before this time are closed instead of used.
     distrusted_before: Option<Instant>,
-    /// When a session was last found that may not write: whether one may is settled when it begins, so that those which
-    /// began before are closed instead of used.
+    /// When a read-only session was last found. A session's right to write is fixed when it begins, so sessions that
+    /// began before this time are closed instead of used.
     read_only_at: Option<Instant>,
-    /// Whether no session was found since that may.
+    /// Whether no writable session has been found since.
     is_read_only: bool,
     disk_full_at: Option<Instant>,
 }
 
 impl Calls {
-    /// Begins a call that must end within `bound`. `fit` is cleared if the connection is of no use afterwards.
+    /// Begins a call that must end within `bound`. `fit` is cleared if the connection cannot be used afterwards.
     pub(crate) fn begin<'c>(&'c self, bound: Duration, fit: &'c mut bool) -> Call<'c> {
         let begun = Instant::now();
         let mut state = self.state();
@@ -59,14 +59,14 @@ impl Calls {
         Call { calls: self, fit, place, begun, bound, deadline: None }
     }
 
-    /// Takes note that somebody waited in vain.
+    /// Records that a caller waited in vain.
     pub(crate) fn note_silence(&self) {
         let mut state = self.state();
         let now = Instant::now();
         (state.silent_at, state.distrusted_before) = (Some(now), Some(now));
     }
 
-    /// Takes note whether a session that has just begun may write. Once one may again, none is used that began before.
+    /// Records whether a session that has just begun may write. Once one may again, older sessions are no longer used.
     pub(crate) fn note_may_write(&self, may_write: bool) {
         let mut state = self.state();
         if !may_write || state.is_read_only {
@@ -75,7 +75,7 @@ impl Calls {
         state.is_read_only = !may_write;
     }
 
-    /// Ends with the next statement that the database can never do, and answers what it said.
+    /// Waits for the next statement that the database can never execute; returns its error.
     pub(crate) async fn program_fault(&self) -> String {
         let mut faults = self.program_fault.subscribe();
         // The sender lives as long as these calls do.
@@ -83,26 +83,26 @@ impl Calls {
         faults.borrow().clone()
     }
 
-    /// Whether the last session that was asked may not write.
+    /// Returns whether the last session checked is read-only.
     pub(crate) fn is_read_only(&self) -> bool {
         self.state().is_read_only
     }
 
-    /// Whether a connection is closed instead of used.
+    /// Returns whether to close a connection instead of using it.
     pub(crate) fn distrusts(&self, connection: &PoolConnectionMetadata) -> bool {
         let state = self.state();
         let is_since = |mark: Option<Instant>, since: Duration| mark.is_some_and(|at| at.elapsed() <= since);
         is_since(state.distrusted_before, connection.idle_for) || is_since(state.read_only_at, connection.age)
     }
 
-    /// Whether calls still wait that began before the way to the database was found to be silent.
+    /// Returns whether calls still wait that began before the database went silent.
     pub(crate) fn waits_in_vain(&self) -> bool {
         let state = self.state();
         let oldest = state.waiting.iter().flatten().min();
         state.silent_at.zip(oldest).is_some_and(|(silent_at, oldest)| *oldest < silent_at)
     }
 
-    /// Whether a statement has just met a full disk.
+    /// Returns whether a statement has recently met a full disk.
     pub(crate) fn met_full_disk(&self) -> bool {
         self.state().disk_full_at.is_some_and(|at| at.elapsed() < DISK_FULL_KEPT)
     }
@@ -119,7 +119,7 @@ impl Calls {
             self.note_may_write(false);
         }
         if sqlstate::ends_connection(error) {
-            // What happened to this connection has most likely happened to those that were idle meanwhile.
+            // What happened to this connection has probably happened to the connections that were idle meanwhile.
             self.state().distrusted_before = now;
         }
     }
@@ -129,19 +129,19 @@ impl Calls {
     }
 }
 
-/// One call, until its answer is there or its bound is reached.
+/// One call, until its answer arrives or its bound is reached.
 pub(crate) struct Call<'c> {
     calls: &'c Calls,
     fit: &'c mut bool,
     place: usize,
     begun: Instant,
     bound: Duration,
-    /// Made once there is something to wait for.
+    /// Created once there is something to wait for.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl Call<'_> {
-    /// Passes an answer on, or ends the wait for it: then the connection is of no use.
+    /// Passes the answer on, or ends the wait at the deadline; then the connection cannot be used any more.
     pub(crate) fn poll<T>(
         &mut self,
         context: &mut Context<'_>,
@@ -177,14 +177,15 @@ impl Drop for Call<'_> {
     }
 }
 
-/// The error of a call that our own bound ended: as if the connection had broken, and what was asked may have happened.
+/// The error of a call that this client's bound ended: as if the connection had broken, so the statement may have been
+/// executed.
 pub(crate) fn unanswered(bound: Duration) -> sqlx::Error {
     let why =
         format!("no answer from the database within {}s; the connection is closed", bound.as_secs_f32());
     sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, why))
 }
 
-/// Whether a call ended so because nobody answered.
+/// Returns whether a call ended because there was no answer.
 pub(crate) fn is_unanswered(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut)
 }

@@ -1,4 +1,4 @@
-//! The database's time, without asking for it each time.
+//! The database's time, without a query for each reading.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -9,11 +9,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::Pool;
 
-/// For so long an answer serves: our clock and the server's run apart by less than a microsecond in that time.
+/// How long an answer is used: in that time the client's clock and the server's drift apart by less than a microsecond.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// What the server said last, and when that was heard. What it tells is never ahead of the server, for an answer was a
-/// little old when it came; and never before what it has told already, unless the server's clock was set back.
+/// The server's last answer, and when it arrived. The time returned is never ahead of the server, because an answer is
+/// already a little old when it arrives. It never goes back, unless the server's clock was set back.
 #[derive(Debug, Default)]
 pub struct DatabaseClock(Mutex<Option<Heard>>);
 
@@ -25,9 +25,9 @@ struct Heard {
 }
 
 impl Heard {
-    /// What time it is by this answer.
+    /// Returns the present time according to this answer.
     fn now(&self) -> DateTime<Utc> {
-        // As Postgres counts: in whole microseconds.
+        // In whole microseconds, as in Postgres.
         self.said + TimeDelta::microseconds(i64::try_from(self.at.elapsed().as_micros()).unwrap_or_default())
     }
 
@@ -39,10 +39,10 @@ impl Heard {
 }
 
 impl DatabaseClock {
-    /// The database's time, a little late at most.
+    /// Returns the database's time, or slightly less.
     ///
     /// # Errors
-    /// The database's, when it is asked again.
+    /// The database's, if a query is needed.
     pub async fn now(&self, pool: &Pool) -> Result<DateTime<Utc>, sqlx::Error> {
         if let Some(heard) = self.heard().as_mut().filter(|heard| heard.at.elapsed() < FRESH) {
             return Ok(heard.tell(heard.now()));
@@ -53,14 +53,14 @@ impl DatabaseClock {
         Ok(heard.insert(Heard { said, at: Instant::now(), told }).tell(said))
     }
 
-    /// Takes note of the database's time as it came with another answer.
+    /// Records the database's time from another query's answer.
     pub fn hear(&self, said: DateTime<Utc>) {
         let mut heard = self.heard();
         let heard = heard.get_or_insert(Heard { said, at: Instant::now(), told: said });
         if heard.now() < said {
             (heard.said, heard.at) = (said, Instant::now());
         }
-        // An answer that was long on its way does not mean that the server's clock was set back.
+        // An answer that was delayed does not mean that the server's clock was set back.
         heard.told = heard.told.max(said);
     }
 

@@ -21,13 +21,13 @@ use crate::{
     calls::{Call, Calls},
 };
 
-/// How long a connection may take to come back to its pool; then it is closed.
+/// How long returning a connection to its pool may take; after that it is closed.
 const RETURN_BOUND: Duration = Duration::from_secs(3);
 
-/// A connection of a [`Pool`]. It goes back when it is dropped, unless it is of no use any more: then it is closed.
+/// A connection of a [`Pool`]. When dropped, it returns to the pool, or is closed if it cannot be used any more.
 #[derive(Debug)]
 pub struct Connection {
-    /// There until it is dropped.
+    /// `Some` until the drop.
     raw: Option<PoolConnection<Postgres>>,
     calls: Arc<Calls>,
     bound: Duration,
@@ -40,15 +40,15 @@ impl Connection {
         Self { raw: Some(raw), calls, bound, fit: true, in_transaction: false }
     }
 
-    /// Closes it when it is dropped.
+    /// Marks the connection to be closed when it is dropped.
     pub fn distrust(&mut self) {
         self.fit = false;
     }
 
-    /// The connection itself, and a call on it that is about to begin.
+    /// Returns the raw connection, and a call on it that is about to begin.
     fn call(&mut self) -> (&mut sqlx::PgConnection, Call<'_>) {
         let call = self.calls.begin(self.bound, &mut self.fit);
-        // It is taken by `drop` alone.
+        // Only `drop` takes it.
         (self.raw.as_mut().expect("a connection until it is dropped"), call)
     }
 }
@@ -57,7 +57,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let Some(mut raw) = self.raw.take() else { return };
         let Ok(runtime) = Handle::try_current() else {
-            // Nothing can be awaited any more: the connection ends with its socket.
+            // Nothing can be awaited here: the connection ends with its socket.
             drop(raw.leak());
             return;
         };
@@ -77,8 +77,8 @@ impl Drop for Connection {
                     return;
                 }
             }
-            // The pool asks it once more whether it lives, and waits for ever: an answer that does not come must not
-            // keep the pool's place.
+            // The pool pings the connection first, without a timeout; a ping without an answer must not keep the pool's
+            // place.
             if timeout(RETURN_BOUND, raw.return_to_pool()).await.is_err() {
                 calls.note_silence();
             }
@@ -128,7 +128,7 @@ impl<'c> Executor<'c> for &'c mut Connection {
     }
 }
 
-/// An answer of several parts, of which the last must be there within the bound.
+/// A streamed answer, whose last part must arrive within the bound.
 struct Bounded<'e, T> {
     answers: BoxStream<'e, Result<T, Error>>,
     call: Call<'e>,
@@ -156,7 +156,7 @@ impl<T> Stream for Bounded<'_, T> {
     }
 }
 
-/// One answer, within the bound.
+/// Waits for one answer, within the bound.
 async fn bounded<T>(mut call: Call<'_>, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let mut answer = pin!(answer);
     std::future::poll_fn(|context| {
@@ -166,28 +166,28 @@ async fn bounded<T>(mut call: Call<'_>, answer: impl Future<Output = Result<T, E
     .await
 }
 
-/// A transaction. Dropped, it is rolled back.
+/// A transaction; it is rolled back when dropped.
 #[derive(Debug)]
 pub struct Transaction(Connection);
 
 impl Transaction {
     pub(crate) async fn begin(pool: &Pool, statement: &'static str) -> Result<Self, Error> {
         let mut connection = pool.acquire().await?;
-        // Before it is sent: what is dropped while it waits for the answer may have begun.
+        // Set before sending: if the future is dropped while it waits for the answer, the transaction may have begun.
         connection.in_transaction = true;
         connection.execute(statement).await?;
         Ok(Self(connection))
     }
 
-    /// Commits.
+    /// Commits the transaction.
     ///
     /// # Errors
-    /// The database's; [`leaves_open`](crate::sqlstate::leaves_open) says whether it may have happened.
+    /// The database's; [`leaves_open`](crate::sqlstate::leaves_open) says whether the commit may have happened.
     pub async fn commit(mut self) -> Result<(), Error> {
         self.end("COMMIT").await
     }
 
-    /// Rolls back, and waits for it.
+    /// Rolls back, and waits for the answer.
     ///
     /// # Errors
     /// The database's.

@@ -1,14 +1,14 @@
-//! Connections to any of the databases, on which no call waits for ever; whether a schema is this program's; and what
-//! time it is there.
+//! Connections to any of the databases. No call waits for ever; the schema is checked at the start; and the database's
+//! time is available without a query for each reading.
 //!
-//! | module | is |
+//! | module | contains |
 //! | --- | --- |
-//! | `pool` | [`Pool`]: connections that are checked before they are given out, and the [`Bounds`] of a call |
+//! | `pool` | [`Pool`]: connections that are checked before use, and the [`Bounds`] of a call |
 //! | `connection` | [`Connection`] and [`Transaction`]: each call ends within its bound, or the connection is closed |
-//! | `calls` | which calls wait for an answer, and when the way to the database was last found to be silent |
-//! | `writability` | [`WriteCheck`]: whether the database takes writes, for readiness |
-//! | [`sqlstate`] | what an error means: whose fault it is, whether the connection is of use afterwards |
-//! | `schema` | [`check`] and [`is_at`], for a start |
+//! | `calls` | the calls that wait for an answer, and when the database was last found to be silent |
+//! | `writability` | [`WriteCheck`]: whether the database accepts writes, for readiness |
+//! | [`sqlstate`] | the meaning of an error: its cause, and whether the connection can still be used |
+//! | `schema` | [`check`] and [`is_at`], for the start |
 //! | `clock` | [`DatabaseClock`] |
 
 #![warn(missing_docs)]
@@ -27,22 +27,22 @@ pub use pool::{Bounds, Pool, connect};
 pub use schema::{check, is_at};
 pub use writability::{Unwritable, WriteCheck};
 
-/// Why a start cannot go on.
+/// Why a start fails.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The URL is none.
+    /// The URL is invalid.
     #[error("not a Postgres URL: {0}")]
     Url(#[source] sqlx::Error),
-    /// It does not answer.
+    /// The database does not answer.
     #[error("the database cannot be reached: {0}")]
     Unreachable(#[source] sqlx::Error),
-    /// It has not been migrated to this program's schema.
+    /// The database has not been migrated to this program's schema.
     #[error("the database is at an older schema than this program: run `amends migrate`")]
     Older,
-    /// It was migrated by a newer program, and says that this one is too old for it.
+    /// A newer program migrated the database, and its schema says that this program is too old for it.
     #[error("the database is at a newer schema ({0}) than this program can run beside: run a newer `amends`")]
     Newer(i64),
-    /// A migration is not the one that this program knows by that number.
+    /// A migration differs from the one that this program knows by that number.
     #[error("migration {0} of the database is not this program's")]
     Different(i64),
 }

@@ -1,4 +1,4 @@
-//! The connections of a service to its database.
+//! A service's connections to its database.
 
 use std::{str::FromStr, sync::Arc, time::Duration};
 
@@ -19,22 +19,22 @@ use crate::{
     calls::{Calls, unanswered},
 };
 
-/// How long a caller waits for a connection: soon enough for an answer over HTTP.
+/// How long a caller waits for a connection: short enough for an answer over HTTP.
 const ACQUIRE_BOUND: Duration = Duration::from_secs(3);
 /// How long a statement waits for a row that another transaction has locked.
 const LOCK_TIMEOUT: &str = "1s";
-/// A connection that has been idle for so long is asked whether it still lives.
+/// A connection that has been idle for longer than this is pinged before use.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
-/// How long it may take to say so.
+/// How long the ping may take.
 const PING_BOUND: Duration = Duration::from_secs(1);
 
-/// How long a call may take.
+/// Time limits of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// The server ends a statement after this.
+    /// The server ends a statement after this time.
     pub statement: Duration,
-    /// The client ends its wait for an answer after this, and closes the connection: the server is not there, or its
-    /// answer does not arrive. Longer than the server's, whose answer says that nothing was committed.
+    /// The client stops waiting after this time and closes the connection: the server is gone, or its answer does not
+    /// arrive. It is longer than the server's limit, because the server's answer says that nothing was committed.
     pub call: Duration,
 }
 
@@ -44,10 +44,10 @@ impl Default for Bounds {
     }
 }
 
-/// Connections to a service's database, made when they are first needed.
+/// Connections to a service's database, opened when first needed.
 ///
-/// No call waits for ever: the server ends its statement, or the client gives up on the connection, closes it, and
-/// takes the answer for lost. Connections that cannot write, or whose session is over, are closed and not given back.
+/// No call waits for ever: the server ends its statement, or the client closes the connection and treats the answer as
+/// lost. Connections that cannot write, or whose session is over, are closed and not reused.
 #[derive(Debug, Clone)]
 pub struct Pool {
     pub(crate) connections: PgPool,
@@ -55,7 +55,7 @@ pub struct Pool {
     pub(crate) call_bound: Duration,
 }
 
-/// Connections to a service's database. `name` is what the server calls them.
+/// Creates a pool for a service's database. `name` is the application name that the server shows.
 ///
 /// # Errors
 /// [`Error::Url`].
@@ -64,10 +64,10 @@ pub fn connect(url: &str, max_connections: u32, name: &str) -> Result<Pool, Erro
 }
 
 impl Pool {
-    /// Connections whose calls have these bounds.
+    /// Creates a pool whose calls have these bounds.
     ///
-    /// Its statements find rows by key, in batches whose size the planner cannot know: one plan for all, made for
-    /// index look-ups, even while the tables are new and small.
+    /// The service's statements find rows by key, in batches whose size the planner cannot know. They use one plan for
+    /// all sizes, made for index scans, even while the tables are new and small.
     ///
     /// # Errors
     /// [`Error::Url`].
@@ -75,14 +75,14 @@ impl Pool {
         let options = PgConnectOptions::from_str(url).map_err(Error::Url)?.application_name(name).options([
             ("plan_cache_mode", "force_generic_plan"),
             ("enable_seqscan", "off"),
-            // A bitmap scan looks at every dead row again each time; an index scan marks them as it meets them.
+            // A bitmap scan visits every dead row again each time; an index scan marks the dead rows that it meets.
             ("enable_bitmapscan", "off"),
             ("enable_hashjoin", "off"),
             ("enable_mergejoin", "off"),
             ("jit", "off"),
-            // A row that somebody has forgotten to unlock must not hold up those that need others.
+            // A row that a transaction forgot to unlock must not delay statements that need other rows.
             ("lock_timeout", LOCK_TIMEOUT),
-            // A transaction whose client is gone holds what others wait for.
+            // A transaction whose client is gone holds locks for which others wait.
             ("idle_in_transaction_session_timeout", "10s"),
             // So does the server's end of a connection whose client is silent.
             ("tcp_user_timeout", "15s"),
@@ -104,10 +104,10 @@ impl Pool {
         Ok(Self { connections, calls, call_bound: bounds.call })
     }
 
-    /// A connection of this pool, for several calls.
+    /// Acquires a connection for several calls.
     ///
     /// # Errors
-    /// The database's, or that there is none within the bound.
+    /// The database's, or a timeout if no connection becomes free within the bound.
     pub async fn acquire(&self) -> Result<Connection, sqlx::Error> {
         let raw = self.connections.acquire().await?;
         Ok(Connection::new(raw, Arc::clone(&self.calls), self.call_bound))
@@ -121,7 +121,7 @@ impl Pool {
         Transaction::begin(self, "BEGIN").await
     }
 
-    /// Begins a transaction by this statement.
+    /// Begins a transaction with this statement.
     ///
     /// # Errors
     /// The database's.
@@ -129,24 +129,24 @@ impl Pool {
         Transaction::begin(self, statement).await
     }
 
-    /// The connections without bounds: for what may take as long as it takes, such as migrations.
+    /// Returns the connections without bounds, for statements of any duration, such as migrations.
     pub fn unbounded(&self) -> &PgPool {
         &self.connections
     }
 
-    /// Ends with the next statement that this database can never do (SQLSTATE classes 0A and 42), and answers what it
-    /// said. To repeat such a statement would look like an outage without an end.
+    /// Waits for the next statement that this database can never execute (SQLSTATE classes 0A and 42); returns its
+    /// error. Repeating such a statement would look like an endless outage.
     pub async fn program_fault(&self) -> String {
         self.calls.program_fault().await
     }
 
-    /// Closes all connections and gives out no more.
+    /// Closes all connections; no new ones are given out.
     pub async fn close(&self) {
         self.connections.close().await;
     }
 }
 
-/// Connections that somebody else has made: their calls have the usual bounds.
+/// Wraps existing connections: their calls have the default bounds.
 impl From<PgPool> for Pool {
     fn from(connections: PgPool) -> Self {
         Self { connections, calls: Arc::default(), call_bound: Bounds::default().call }
@@ -165,7 +165,7 @@ impl From<&Pool> for Pool {
     }
 }
 
-/// Whether an idle connection is given out.
+/// Returns whether an idle connection can be used.
 async fn is_fit(
     connection: &mut sqlx::PgConnection,
     idle: PoolConnectionMetadata,
@@ -186,7 +186,7 @@ async fn is_fit(
     Ok(true)
 }
 
-/// A call by itself: a connection is taken, and given back once the whole answer is there.
+/// A single call: it takes a connection and returns it once the whole answer has arrived.
 impl<'p> Executor<'p> for &'p Pool {
     type Database = Postgres;
 

@@ -1,4 +1,4 @@
-//! Whether a database can be reached, and is at this program's schema.
+//! Checks that a database can be reached and has this program's schema.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -6,7 +6,7 @@ use sqlx::migrate::Migrator;
 
 use crate::{Error, Pool, sqlstate};
 
-/// Whether the database answers within the time that a start may take.
+/// Checks that the database answers within `patience`.
 ///
 /// # Errors
 /// [`Error::Unreachable`].
@@ -29,8 +29,8 @@ pub async fn check(pool: &Pool, patience: Duration) -> Result<(), Error> {
     }
 }
 
-/// Whether this program can run beside the database's schema: it is the one that these migrations lead to, or a newer one
-/// that says so (table `schema_compatibility`: the oldest schema whose programs can).
+/// Checks that this program can run beside the database's schema: either the schema is that of these migrations, or a
+/// newer one that allows it (table `schema_compatibility` names the oldest compatible schema).
 ///
 /// # Errors
 /// [`Error::Older`], [`Error::Newer`], [`Error::Different`] or [`Error::Unreachable`].
@@ -39,7 +39,7 @@ pub async fn is_at(pool: &Pool, migrator: &Migrator) -> Result<(), Error> {
         sqlx::query_as("SELECT version, checksum FROM _sqlx_migrations WHERE success").fetch_all(pool).await;
     let applied: HashMap<i64, Vec<u8>> = match applied {
         Ok(rows) => rows.into_iter().collect(),
-        // No such table: nothing was ever migrated.
+        // No such table: the database was never migrated.
         Err(error) if sqlstate::is_undefined_table(&error) => HashMap::new(),
         Err(error) => return Err(Error::Unreachable(error)),
     };
@@ -65,7 +65,7 @@ pub async fn is_at(pool: &Pool, migrator: &Migrator) -> Result<(), Error> {
     Ok(())
 }
 
-/// The oldest schema whose programs can run beside this one, as the database says.
+/// Reads the oldest schema whose programs can run beside the database's schema.
 async fn compatible_from(pool: &Pool) -> Result<Option<i64>, Error> {
     let oldest = sqlx::query_scalar("SELECT compatible_from FROM schema_compatibility").fetch_optional(pool);
     match oldest.await {

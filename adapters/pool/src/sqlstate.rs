@@ -1,70 +1,71 @@
-//! What an error of the database means for whoever asked: the one place that knows SQLSTATEs.
+//! The meaning of a database error for its caller. SQLSTATEs are known only here.
 
 use sqlx::Error;
 
-/// Data exception, constraint, program limit: the same again would meet the same answer.
+/// Data exception, constraint violation, program limit: a retry would fail again.
 const DATA_CLASSES: [&str; 3] = ["22", "23", "54"];
 /// The server ended the statement or the session, or the connection broke.
 const INTERRUPTED_CLASSES: [&str; 2] = ["08", "57"];
 /// `admin_shutdown`, `crash_shutdown`, `cannot_connect_now`, `database_dropped`, `idle_session_timeout`.
 const SESSION_ENDED: &str = "57P0";
-/// `read_only_sql_transaction`: this session writes nothing, though the next one may.
+/// `read_only_sql_transaction`: this session cannot write, but a new one may.
 const READ_ONLY: &str = "25006";
 /// `idle_in_transaction_session_timeout`.
 const IDLE_IN_TRANSACTION: &str = "25P03";
-/// `lock_not_available`: another transaction holds what the statement waited for.
+/// `lock_not_available`: another transaction holds the lock.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
-/// `query_canceled`: by `statement_timeout`, or by somebody.
+/// `query_canceled`: by `statement_timeout`, or on request.
 const QUERY_CANCELED: &str = "57014";
-/// `disk_full`, and `configuration_limit_exceeded`: files may not grow any more.
+/// `disk_full`, and `configuration_limit_exceeded`: files cannot grow any more.
 const NO_ROOM: [&str; 2] = ["53100", "53400"];
-/// Feature not supported, syntax error or access rule violation: no data and no time makes such a statement work.
+/// Feature not supported, syntax error or access rule violation: such a statement can never succeed.
 const PROGRAM_CLASSES: [&str; 2] = ["0A", "42"];
 /// `undefined_table`.
 const UNDEFINED_TABLE: &str = "42P01";
 
-/// Whether the data is at fault, so that the same statement would fail again.
+/// Returns whether the data is at fault, so that the same statement would fail again.
 pub fn is_data_fault(error: &Error) -> bool {
     has_class(error, &DATA_CLASSES)
 }
 
-/// Whether the statement gave up waiting for a lock.
+/// Returns whether the statement gave up waiting for a lock.
 pub fn is_locked(error: &Error) -> bool {
     has_code(error, LOCK_NOT_AVAILABLE)
 }
 
-/// Whether the server ended the statement because it took too long.
+/// Returns whether the server ended the statement because it took too long.
 pub fn is_statement_timeout(error: &Error) -> bool {
     has_code(error, QUERY_CANCELED)
 }
 
-/// Whether the server has no room on its disk.
+/// Returns whether the server's disk is full.
 pub fn is_disk_full(error: &Error) -> bool {
     has_class(error, &NO_ROOM)
 }
 
-/// Whether the session may read and not write.
+/// Returns whether the session is read-only.
 pub fn is_read_only(error: &Error) -> bool {
     has_code(error, READ_ONLY)
 }
 
-/// Whether the program is at fault: it asks for what this database does not have or allow, now and ever.
+/// Returns whether the program is at fault: the statement needs something that this database will never have or allow.
 pub fn is_program_fault(error: &Error) -> bool {
     has_class(error, &PROGRAM_CLASSES)
 }
 
-/// Whether the statement names a table that is not there.
+/// Returns whether the statement names a table that does not exist.
 pub(crate) fn is_undefined_table(error: &Error) -> bool {
     has_code(error, UNDEFINED_TABLE)
 }
 
-/// Whether a transaction whose last statement was answered so may have been committed all the same: the connection
-/// broke, the server ended it, or our own bound ended the wait for the answer.
+/// Returns whether a transaction may have been committed although its last statement got this error: the connection
+/// broke, the server ended it, or the client's bound ended the wait for the answer.
 pub fn leaves_open(error: &Error) -> bool {
     is_broken(error) || has_class(error, &INTERRUPTED_CLASSES)
 }
 
-/// Whether the connection is of no use after this answer: it is broken, its session is over or cannot write.
+/// Returns whether the connection cannot be used after this error: it is broken, or its session is over or cannot
+/// write.
 pub fn ends_connection(error: &Error) -> bool {
     is_broken(error)
         || has_class(error, &["08", SESSION_ENDED])
@@ -72,7 +73,7 @@ pub fn ends_connection(error: &Error) -> bool {
         || has_code(error, IDLE_IN_TRANSACTION)
 }
 
-/// Whether this is no answer of the server at all.
+/// Returns whether the error is not an answer of the server at all.
 fn is_broken(error: &Error) -> bool {
     matches!(error, Error::Io(_) | Error::Tls(_) | Error::Protocol(_) | Error::WorkerCrashed)
 }

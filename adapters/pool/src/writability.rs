@@ -1,4 +1,4 @@
-//! Whether the database takes writes: what a role's readiness means.
+//! Whether the database accepts writes: the basis of a role's readiness.
 
 use std::time::Duration;
 
@@ -9,31 +9,31 @@ use crate::{Pool, calls::is_unanswered, sqlstate};
 /// How long the check waits for a connection, and then for the answer.
 const CHECK_BOUND: Duration = Duration::from_secs(1);
 
-/// Writes to the log and, since `work_mem` is small, to a file beside the tables: what a full disk refuses. A session
-/// that may not write is not asked to.
+/// Writes to the log and, because `work_mem` is small, to a file beside the tables: both fail on a full disk. A
+/// read-only session writes nothing.
 const WRITE: &str =
     "SELECT COALESCE(may_write AND pg_logical_emit_message(true, 'amends', 'ready') IS NOT NULL, false)
             AND (SELECT count(*) FROM generate_series(1, 5000)) > 0
      FROM (SELECT NOT current_setting('transaction_read_only')::bool AS may_write) AS session";
 
-/// Why a database takes no writes.
+/// Why a database accepts no writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unwritable {
-    /// It cannot be reached, or does not answer.
+    /// The database cannot be reached, or does not answer.
     #[error("down")]
     Down,
     /// Calls of this process wait for answers on connections that have gone silent.
     #[error("silent")]
     Silent,
-    /// It is a standby, or its sessions are read-only.
+    /// The database is a standby, or its sessions are read-only.
     #[error("read-only")]
     ReadOnly,
-    /// There is no room on its disk.
+    /// The disk is full.
     #[error("full")]
     Full,
 }
 
-/// Asks whether a pool's database takes writes, on a connection of its own: the pool's may all be busy.
+/// Checks whether a pool's database accepts writes, on a connection of its own, because the pool's may all be busy.
 #[derive(Debug, Clone)]
 pub struct WriteCheck {
     watched: Pool,
@@ -41,7 +41,7 @@ pub struct WriteCheck {
 }
 
 impl WriteCheck {
-    /// A check of this pool's database.
+    /// Creates a check of this pool's database.
     pub fn of(watched: &Pool) -> Self {
         let options = PgConnectOptions::clone(&watched.unbounded().connect_options());
         let connections = PgPoolOptions::new()
@@ -53,7 +53,7 @@ impl WriteCheck {
         Self { watched: watched.clone(), own }
     }
 
-    /// Whether the database takes writes, and this process's calls get answers.
+    /// Checks that the database accepts writes, and that this process's calls get answers.
     ///
     /// # Errors
     /// [`Unwritable`].
@@ -79,17 +79,17 @@ impl WriteCheck {
             Ok(true) => Ok(()),
             Ok(false) => Err(Unwritable::ReadOnly),
             Err(error) => {
-                tracing::debug!(%error, "the database takes no writes");
+                tracing::debug!(%error, "the database does not accept writes");
                 Err(if sqlstate::is_disk_full(&error) { Unwritable::Full } else { Unwritable::Down })
             }
         }
     }
 
-    /// Writes; answers whether the session may.
+    /// Writes; returns whether the session may write.
     async fn write(&self) -> Result<bool, sqlx::Error> {
         let mut connection = self.own.acquire().await?;
         if self.watched.calls.is_read_only() {
-            // What this session may was settled when it began: one that begins now is asked.
+            // The rights of this session were fixed when it began; the next check opens a new one.
             connection.distrust();
             drop(connection);
             connection = self.own.acquire().await?;

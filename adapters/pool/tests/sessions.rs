@@ -31,7 +31,7 @@ async fn sessions_that_were_read_only_are_not_kept() {
 
     set_for_role(&database, "SET default_transaction_read_only = on").await;
     terminate(&database).await;
-    // New sessions are read-only, and say so.
+    // New sessions are read-only, and their writes fail.
     let error = eventually("a refusal", SOON, || async {
         insert(&pool, 2).await.err().filter(sqlstate::is_read_only)
     })
@@ -45,7 +45,7 @@ async fn sessions_that_were_read_only_are_not_kept() {
     .await;
 
     set_for_role(&database, "RESET default_transaction_read_only").await;
-    // The first that is refused takes the others with it.
+    // The first refusal closes the other sessions too.
     let mut refused = 0;
     while insert(&pool, 3).await.is_err() {
         refused += 1;
@@ -61,7 +61,7 @@ async fn once_a_database_takes_writes_again_no_session_is_left_that_cannot() {
     let check = WriteCheck::of(&pool);
     set_for_role(&database, "SET default_transaction_read_only = on").await;
     assert_eq!(check.run().await, Err(Unwritable::ReadOnly));
-    // They begin after the last that was found to be read-only, and nobody writes on them.
+    // They begin after the last session that was found to be read-only, and nothing is written on them.
     let held = futures::future::join_all((0..4).map(|_| pool.acquire())).await;
     assert!(held.iter().all(Result::is_ok));
     drop(held);

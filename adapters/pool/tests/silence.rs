@@ -1,4 +1,4 @@
-//! The way to the database goes silent: nothing passes, and nobody is told.
+//! The connection to the database goes silent: no packets pass, and neither side gets an error.
 
 mod support;
 
@@ -9,15 +9,15 @@ use amends_testkit::{eventually, proxy};
 use support::{BOUNDS, connect, insert, world};
 use tokio::time::timeout;
 
-/// A call's bound, and what a busy machine may add.
+/// A call's bound, plus what a busy machine may need.
 const SOON: Duration = Duration::from_secs(10);
 
-/// What ends by itself. Left alone, a call that nobody answers would hold the test for ever.
+/// Fails a test that would wait for ever.
 async fn soon<T>(work: impl Future<Output = T>) -> T {
     timeout(SOON * 2, work).await.expect("it ends by itself")
 }
 
-/// Waits until the pool's only place has another connection.
+/// Waits until the pool's only place holds a new connection.
 async fn until_used_again(pool: &Pool) {
     soon(eventually("another connection", SOON, || async { one(pool).await.ok() })).await;
 }
@@ -80,7 +80,7 @@ async fn connections_that_were_idle_when_it_went_silent_are_not_tried_one_after_
     proxy.silence();
     let begun = Instant::now();
     soon(eventually("an answer", SOON, || async { insert(&pool, 1).await.ok() })).await;
-    // One of the eight costs its bound; were all tried, it would be eight times that.
+    // One of the eight costs its bound; trying all of them would cost eight times that.
     assert!(begun.elapsed() < BOUNDS.call * 4, "{:?}", begun.elapsed());
 }
 

@@ -1,4 +1,4 @@
-//! A database with one table, seen by a service's role.
+//! A database with one table, accessed as a service's role.
 #![allow(dead_code)]
 
 use std::{borrow::Cow, time::Duration};

@@ -1,5 +1,5 @@
-//! What any [`Rows`] must do. A test file says `amends_worker::conformance!(rows);`, with
-//! `async fn rows() -> (impl Rows, _)` that makes an empty table, and whatever it needs to stay.
+//! The test suite for every [`Rows`]. A test file calls `amends_worker::conformance!(rows);`, with `async fn rows() ->
+//! (impl Rows, _)` that creates an empty table and whatever must live as long.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{
     store::{Due, Locks, Rows},
 };
 
-/// Makes a test of each.
+/// Defines one test per function of the suite.
 #[macro_export]
 macro_rules! conformance {
     ($rows:path) => {
@@ -39,7 +39,7 @@ macro_rules! conformance {
     };
 }
 
-/// The execute of a saga of its own, as an engine would send it.
+/// Creates the execute of a new saga, as an engine would send it.
 pub fn execute() -> Command {
     let (saga_id, now) = (Uuid::now_v7(), Utc::now());
     Command {
@@ -78,7 +78,7 @@ fn compensation(of: &Command) -> Command {
     }
 }
 
-/// A row that an owner calls for; its lease ended a second ago, or ends in an hour.
+/// Inserts a row that an owner is calling for; its lease ended one second ago, or ends in an hour.
 async fn called(rows: &impl Rows, owner: Uuid, lapsed: bool) -> CommandRow {
     let command = execute();
     let now = rows.now().await.expect("the time");
@@ -102,14 +102,14 @@ async fn read(rows: &impl Rows, key: Uuid) -> Option<CommandRow> {
     rows.get(&mut tx, &[key], Locks::Wait).await.expect("rows").rows.remove(&key)
 }
 
-/// The row as it will be once its call has come out well.
+/// Returns the row as it is once its call has succeeded.
 fn succeeded(row: &CommandRow) -> CommandRow {
     let mut row = row.clone();
     row.settle(Status::settled(Outcome::Succeeded), Said::default());
     row
 }
 
-/// Inserted twice, a row is as it was the first time.
+/// A row inserted twice keeps its first content.
 pub async fn only_what_is_not_known_is_inserted(rows: &impl Rows) {
     let (known, other) =
         (called(rows, Uuid::new_v4(), false).await, called(rows, Uuid::new_v4(), false).await);
@@ -119,7 +119,7 @@ pub async fn only_what_is_not_known_is_inserted(rows: &impl Rows) {
     assert_eq!(read(rows, known.key).await.map(|row| row.status), Some(Status::Started));
 }
 
-/// What is done on trial must learn that a row of it was known.
+/// A trial must learn that one of its rows was known.
 pub async fn a_known_row_within_a_batch_of_new_ones_is_told(rows: &impl Rows) {
     let (known, new) = (called(rows, Uuid::new_v4(), false).await, called(rows, Uuid::new_v4(), false).await);
     insert(rows, &known).await;
@@ -133,7 +133,8 @@ pub async fn a_known_row_within_a_batch_of_new_ones_is_told(rows: &impl Rows) {
     assert_eq!(read(rows, new.key).await.map(|row| row.key), Some(new.key));
 }
 
-/// What began with its rows may be waiting for what a trial holds, so that the trial must not wait for the rows.
+/// A transaction that began with its rows may be waiting for what a trial holds, so the trial must not wait for the
+/// rows.
 pub async fn who_inserts_last_waits_for_nobody_who_began_with_the_row(rows: &impl Rows) {
     let command = execute();
     let mut row = called(rows, Uuid::new_v4(), false).await;
@@ -146,7 +147,7 @@ pub async fn who_inserts_last_waits_for_nobody_who_began_with_the_row(rows: &imp
     assert!(!inserted.expect("an answer"), "it is not new");
 }
 
-/// Two instances look for what is due: only one gets each row, until its transaction ends.
+/// Two instances look for due rows: only one gets each row, until its transaction ends.
 pub async fn what_is_due_is_locked_and_others_pass_it_over(rows: &impl Rows) {
     let row = called(rows, Uuid::new_v4(), true).await;
     insert(rows, &row).await;
@@ -157,7 +158,7 @@ pub async fn what_is_due_is_locked_and_others_pass_it_over(rows: &impl Rows) {
     let passed = rows.due(&mut second, Due::Sure, 10).await.expect("what is due");
     assert!(passed.rows.is_empty(), "another transaction holds it");
     drop((first, second));
-    // The lock goes with the transaction, a moment after it was dropped.
+    // The lock is released with the transaction, shortly after the drop.
     for _ in 0..1_000 {
         let mut third = rows.begin().await.expect("a transaction");
         if rows.due(&mut third, Due::Sure, 10).await.expect("what is due").rows.contains_key(&row.key) {
@@ -174,7 +175,7 @@ pub async fn what_is_not_due_rests(rows: &impl Rows) {
     assert!(rows.due(&mut tx, Due::Sure, 10).await.expect("what is due").rows.is_empty());
 }
 
-/// Nothing may be concluded about a row that another transaction holds, least of all that there is none.
+/// Nothing may be concluded about a row that another transaction holds, least of all that it does not exist.
 pub async fn who_passes_over_leaves_what_others_hold_and_says_so(rows: &impl Rows) {
     let [held, free, new] = [execute(), execute(), execute()];
     for command in [&held, &free] {
@@ -193,7 +194,7 @@ pub async fn who_passes_over_leaves_what_others_hold_and_says_so(rows: &impl Row
     assert_eq!((passed.rows.len(), passed.passed_over.len()), (0, 1));
 }
 
-/// Whoever asks for what can be begun does not get what nobody can settle, however long that has been due.
+/// A search for rows that can be begun does not return rows that cannot be settled, however long they have been due.
 pub async fn what_is_unsure_is_due_apart_from_what_is_not(rows: &impl Rows) {
     let (sure, unsure) = (called(rows, Uuid::new_v4(), true).await, called(rows, Uuid::new_v4(), true).await);
     for row in [&sure, &unsure] {
@@ -221,7 +222,7 @@ pub async fn what_is_written_in_a_transaction_that_is_dropped_was_never_written(
     assert_eq!(read(rows, row.key).await.map(|row| row.status), Some(Status::Started));
 }
 
-/// The plain case: nothing has happened to it since it was begun.
+/// The plain case: nothing has happened to the row since its call began.
 pub async fn a_call_that_nobody_has_touched_is_settled(rows: &impl Rows) {
     let owner = Uuid::new_v4();
     let row = called(rows, owner, false).await;
@@ -232,7 +233,7 @@ pub async fn a_call_that_nobody_has_touched_is_settled(rows: &impl Rows) {
     assert_eq!((after.status, after.lease, after.command), (Status::Succeeded, None, None));
 }
 
-/// What is remembered must be done, not passed over by an outcome that knows nothing of it.
+/// A remembered compensation must be done; an outcome that does not know of it must not overwrite it.
 pub async fn an_outcome_is_not_written_where_a_compensation_is_remembered(rows: &impl Rows) {
     let owner = Uuid::new_v4();
     let row = called(rows, owner, false).await;
@@ -249,7 +250,7 @@ pub async fn an_outcome_is_not_written_where_a_compensation_is_remembered(rows: 
     assert_eq!((after.status, after.undo), (Status::Started, remembered.undo));
 }
 
-/// Whoever took the row over, tried again, or doubts, is not overruled by the caller of before.
+/// An instance that took the row over, tried again, or is unsure is not overruled by the previous caller.
 pub async fn an_outcome_is_not_written_over_another_owners_attempt_or_doubt(rows: &impl Rows) {
     let owner = Uuid::new_v4();
     let row = called(rows, owner, false).await;
@@ -259,7 +260,7 @@ pub async fn an_outcome_is_not_written_over_another_owners_attempt_or_doubt(rows
         CommandRow { unsure: true, ..called(rows, owner, false).await },
     ];
     for other in others {
-        // The doubt of a row that is inserted is written after, as it is in life.
+        // As in production, a row becomes unsure only after its insertion.
         insert(rows, &CommandRow { unsure: false, ..other.clone() }).await;
         let mut tx = rows.begin().await.expect("a transaction");
         rows.get(&mut tx, &[other.key], Locks::Wait).await.expect("the row");

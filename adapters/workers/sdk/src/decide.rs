@@ -5,62 +5,62 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::row::{CommandRow, Status};
 
-/// What a row says at a moment: the rows of the table.
+/// The state of a row at a given time: the rows of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RowState {
     /// There is no row.
     Nothing,
     /// Committed, not begun.
     Accepted,
-    /// A call outside is under way.
+    /// An external call is in progress.
     Started,
-    /// It took effect.
+    /// The command took effect.
     Succeeded,
-    /// A business no.
+    /// Refused for a business reason.
     Refused,
-    /// Without effect; a higher attempt may do it.
+    /// Without effect; a higher attempt may succeed.
     FailedTransient,
     /// Without effect, for good.
     FailedForGood,
-    /// A call got no answer, and none is under way.
+    /// A call got no answer, and none is in progress.
     Unknown,
-    /// An undo call is under way.
+    /// An undo call is in progress.
     Undoing,
-    /// An undo call got no answer, and none is under way.
+    /// An undo call got no answer, and none is in progress.
     UndoUnknown,
-    /// Undone.
+    /// The effect was undone.
     Undone,
-    /// It never takes effect.
+    /// The command never takes effect.
     Tombstone,
 }
 
 /// What to do about a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Decision {
-    /// Nothing: the row has seen a newer epoch.
+    /// Do nothing: the row has seen a newer epoch.
     Ignore,
-    /// Answer this; the row stays as it is.
+    /// Answer with this outcome; the row stays as it is.
     Say(Outcome),
     /// Answer with the recorded reply of the execute.
     Recorded,
     /// Answer with the recorded reply of the undo.
     RecordedUndo,
-    /// Do it, at the command's attempt.
+    /// Execute, at the command's attempt.
     Execute,
-    /// Undo it, at the command's attempt.
+    /// Undo, at the command's attempt.
     Undo,
-    /// Leave a tombstone, and answer this.
+    /// Write a tombstone, and answer with this outcome.
     Bury(Outcome),
     /// Remember the compensation until the outcome is known, and answer `in_flight`.
     Remember,
-    /// Ask outside what became of it, and answer then; a compensation is remembered.
+    /// Look up the outcome externally, and answer then; a compensation is remembered.
     Ask,
 }
 
-/// The state of a row. A lapsed lease means that its caller was lost: nobody knows what became of the call.
+/// Returns the state of a row. A lapsed lease means that its caller was lost: the outcome of the call is unknown.
 pub fn state(row: Option<&CommandRow>, now: DateTime<Utc>) -> RowState {
     let Some(row) = row else { return RowState::Nothing };
-    // Without an owner a row that is not unsure has yet to begin its (undo) call.
+    // A row without an owner that is not unsure has yet to begin its (undo) call.
     let called = row.lease.is_some_and(|l| if l.owner.is_some() { l.until > now } else { !row.unsure });
     match row.status {
         Status::Accepted => RowState::Accepted,
@@ -77,24 +77,25 @@ pub fn state(row: Option<&CommandRow>, now: DateTime<Utc>) -> RowState {
     }
 }
 
-/// How far back a worker's word reaches where it has no row.
+/// The age up to which a worker can answer for a command without a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// How old an execute may be that is seen for the first time.
+    /// Maximum age of an execute that arrives for the first time.
     pub horizon: TimeDelta,
-    /// How long after a saga's birth the rows of its commands are kept for certain.
+    /// How long after a saga's birth the rows of its commands are certainly kept.
     pub retention: TimeDelta,
 }
 
 impl Memory {
-    /// Whether a row of this command would still be here if there had ever been one, and its execute may still come.
+    /// Returns whether a row of this command would still exist if there had ever been one, and its execute may still
+    /// arrive.
     fn reaches(self, command: &Command, now: DateTime<Utc>) -> bool {
         now - command.effect_issued_at() <= self.horizon
             && now - id::born_at(command.row_key()) <= self.retention
     }
 }
 
-/// Decides about a command: the row first, then the age of the execute that it is, or is about.
+/// Decides about a command: first by its row, then by the age of the execute that it is, or is about.
 pub fn decide(row: Option<&CommandRow>, command: &Command, now: DateTime<Utc>, memory: Memory) -> Decision {
     use Decision::{Ask, Bury, Execute, Ignore, Recorded, RecordedUndo, Remember, Say, Undo};
     use Kind as K;

@@ -1,5 +1,5 @@
-//! One transaction's worth of decisions: the rows it holds, what was decided about them so far, and the
-//! replies that follow once it has committed.
+//! The decisions of one transaction: the rows that it holds, what was decided about them so far, and the replies to
+//! send after the commit.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -20,14 +20,14 @@ use crate::{
     store::{Error, Locked, Locks, Rows},
 };
 
-/// What is left for the caller to do about a command; all else the desk has done.
+/// What is left for the caller to do about a command; the desk has done everything else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ruling {
-    /// Do it.
+    /// Execute it.
     Execute,
     /// Undo it.
     Undo,
-    /// Ask outside what became of it.
+    /// Look up its outcome externally.
     Ask,
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct Desk {
 }
 
 impl Desk {
-    /// A desk for commands whose rows are locked.
+    /// Creates a desk for commands whose rows are locked.
     pub(crate) fn new(locked: Locked, commands: &[&Command], settings: &Settings) -> Self {
         Self {
             now: locked.now,
@@ -57,7 +57,7 @@ impl Desk {
         }
     }
 
-    /// Decides about a command. Answers it, or says what has to be done first.
+    /// Decides about a command. Answers it, or returns what must be done first.
     pub(crate) fn hear(&mut self, command: &Command, traceparent: Option<&str>) -> Option<Ruling> {
         let (key, now) = (command.row_key(), self.now);
         if self.passed_over.contains(&key) {
@@ -107,26 +107,26 @@ impl Desk {
         None
     }
 
-    /// The row of a command, to be changed; made if there is none.
+    /// Returns the row of a command for a change; creates the row if there is none.
     pub(crate) fn change(&mut self, command: &Command) -> &mut CommandRow {
         let key = command.row_key();
         self.changed.insert(key);
         self.rows.entry(key).or_insert_with(|| CommandRow::new(command))
     }
 
-    /// A row that there is, to be changed.
+    /// Returns an existing row for a change.
     pub(crate) fn change_row(&mut self, key: Uuid) -> Option<&mut CommandRow> {
         let row = self.rows.get_mut(&key)?;
         self.changed.insert(key);
         Some(row)
     }
 
-    /// Leaves a command, and whatever else comes for its row in this batch: the engine sends it again.
+    /// Leaves a command, and all others for its row in this batch: the engine sends them again.
     pub(crate) fn pass_over(&mut self, key: Uuid) {
         self.passed_over.insert(key);
     }
 
-    /// How many rows were passed over.
+    /// Returns the number of rows passed over.
     pub(crate) fn passed_over(&self) -> usize {
         self.passed_over.len()
     }
@@ -135,7 +135,7 @@ impl Desk {
         self.answered.push(Answered { reply, traceparent: traceparent.map(Into::into) });
     }
 
-    /// Writes what changed and commits. The replies may go out then, and not before.
+    /// Writes the changes and commits. Only then may the replies be sent.
     pub(crate) async fn commit<R: Rows>(self, rows: &R, mut tx: R::Tx) -> Result<Vec<Answered>, Error> {
         let changed: Vec<CommandRow> =
             self.changed.iter().filter_map(|key| self.rows.get(key).cloned()).collect();
@@ -148,7 +148,7 @@ impl Desk {
     }
 }
 
-/// Splits a batch: executes that are the only word about their row and that a worker without that row would do at
+/// Splits a batch: executes that are the only command for their row and that a worker without that row would run at
 /// once, and all the rest.
 pub(crate) fn apart(
     deliveries: Vec<Delivery>,
@@ -167,7 +167,7 @@ pub(crate) fn apart(
     })
 }
 
-/// How often one batch waits for locked rows until it gives up those commands that it has not done yet.
+/// How many times one batch waits for locked rows before it leaves the commands that are not done yet.
 const LOCK_TIMEOUTS_MAX: u32 = 8;
 
 /// A part of a batch: one transaction.
@@ -178,8 +178,8 @@ pub(crate) struct Part<'a> {
     pub(crate) locks: Locks,
 }
 
-/// A batch in parts: halved whenever its data is at fault, until the command that causes it is alone; and done again
-/// past the rows that others hold, once waiting for them has not helped.
+/// The parts of a batch. A part whose data is at fault is halved until the command that causes it is alone. A part that
+/// waited in vain for locked rows is done again without those rows.
 pub(crate) struct Parts<'a> {
     parts: VecDeque<Part<'a>>,
     lock_timeouts: u32,
@@ -194,7 +194,7 @@ impl<'a> Parts<'a> {
         self.parts.pop_front()
     }
 
-    /// Puts the halves of a part back, in order; one that cannot be halved is the poison.
+    /// Puts back the halves of a part, in order; returns the poison if the part cannot be halved.
     pub(crate) fn halve(&mut self, part: Part<'a>) -> Option<&'a Delivery> {
         match halve(part.deliveries)? {
             Halved::Alone(poison) => Some(poison),
@@ -206,10 +206,10 @@ impl<'a> Parts<'a> {
         }
     }
 
-    /// A part has waited in vain for a row that another transaction holds: it is done again past such rows. What cannot
-    /// be done so either (a row that somebody is inserting cannot be seen, and so not passed over) is halved until the
-    /// command that needs it is alone. That one is left: the engine sends it again. So is the rest, once the batch has
-    /// waited often enough.
+    /// Handles a part that waited in vain for a row that another transaction holds: it is done again, passing such rows
+    /// over. If that fails too (a row being inserted is invisible, and so cannot be passed over), the part is halved
+    /// until the command that needs the row is alone. That command is left; the engine sends it again. So are all
+    /// others once the batch has waited often enough.
     pub(crate) fn pass_over(&mut self, part: Part<'a>, settings: &Settings) {
         self.lock_timeouts += 1;
         if self.lock_timeouts > LOCK_TIMEOUTS_MAX {
@@ -226,10 +226,14 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Counts commands (or outcomes) that were left because others held their rows.
+/// Counts commands (or outcomes) that were left because other transactions held their rows.
 pub(crate) fn count_passed_over(settings: &Settings, commands: usize) {
     if commands > 0 {
-        tracing::warn!(worker = settings.name, commands, "passed over: another transaction holds their rows");
+        tracing::warn!(
+            worker = settings.name,
+            commands,
+            "commands were passed over: another transaction holds their rows"
+        );
         metrics::counter!("amends_worker_passed_over_total", "worker" => settings.name.clone())
             .increment(commands as u64);
     }

@@ -1,4 +1,4 @@
-//! Concurrent calls of one kind, made together: for a port that can take many at once.
+//! Combines concurrent calls of one kind, for a port that accepts many at once.
 
 use std::{
     collections::VecDeque,
@@ -10,8 +10,8 @@ use std::{
 
 use futures::{channel::oneshot, future::Either};
 
-/// Collects concurrent calls. There is no hidden task: the first caller makes the call for all who came
-/// meanwhile, and if it is dropped on the way the next in line does.
+/// Collects concurrent calls. There is no hidden task: the first caller makes the call for all requests queued
+/// meanwhile, and if it is dropped, the next in line does.
 #[derive(Debug)]
 pub struct GroupCommit<Q, A> {
     waiting: Mutex<VecDeque<Waiting<Q, A>>>,
@@ -26,13 +26,13 @@ struct Waiting<Q, A> {
 }
 
 impl<Q: Clone + Send, A: Send> GroupCommit<Q, A> {
-    /// At most `max` requests go together.
+    /// Combines at most `max` requests into one call.
     pub fn new(max: usize) -> Self {
         Self { waiting: Mutex::default(), leader: tokio::sync::Mutex::new(()), max }
     }
 
-    /// Makes a request, with whatever requests came meanwhile. `together` answers each in its place; after an
-    /// error all of its callers get the error's copy.
+    /// Makes a request, together with the requests queued meanwhile. `together` returns the answers in the same order;
+    /// after an error each caller gets a copy of it.
     pub async fn call<F, E>(&self, request: Q, together: impl Fn(Vec<Q>) -> F) -> Result<A, E>
     where
         F: Future<Output = Result<Vec<A>, E>>,
@@ -44,7 +44,7 @@ impl<Q: Clone + Send, A: Send> GroupCommit<Q, A> {
                 let lead = std::pin::pin!(self.leader.lock());
                 match futures::future::select(&mut answered, lead).await {
                     Either::Left((Ok(answer), _)) => return Ok(answer),
-                    // Cannot be: an unanswered request goes back to the queue.
+                    // This cannot happen: an unanswered request goes back to the queue.
                     Either::Left((Err(_), _)) => std::future::pending().await,
                     Either::Right((lead, _)) => lead,
                 }
@@ -60,7 +60,7 @@ impl<Q: Clone + Send, A: Send> GroupCommit<Q, A> {
         }
     }
 
-    /// All that wait, up to the bound; without those whose callers have gone.
+    /// Takes all waiting requests, up to the limit, except those whose callers have gone.
     fn take(&self) -> Taken<'_, Q, A> {
         let mut waiting = self.waiting();
         waiting.retain(|w| !w.answer.is_canceled());
@@ -73,7 +73,7 @@ impl<Q: Clone + Send, A: Send> GroupCommit<Q, A> {
     }
 }
 
-/// Requests that a caller makes for all; those that stay unanswered go back to the front of the queue.
+/// Requests that one caller makes for all; those that stay unanswered go back to the front of the queue.
 struct Taken<'a, Q: Clone + Send, A: Send> {
     group: &'a GroupCommit<Q, A>,
     requests: Vec<Waiting<Q, A>>,
@@ -102,7 +102,7 @@ impl<Q: Clone + Send, A: Send> Drop for Taken<'_, Q, A> {
     }
 }
 
-/// Lets whoever is ready to call queue first, so that they go together.
+/// Lets other tasks that are ready queue their requests first, so that they are combined.
 async fn yield_once() {
     let mut yielded = false;
     std::future::poll_fn(|cx| {

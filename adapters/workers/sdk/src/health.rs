@@ -1,11 +1,11 @@
-//! Whether a worker is ready: it has heard of its database and of its source, and both answered last time.
+//! Readiness of a worker: its database and its source have both answered at the last request.
 
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
 
-/// A worker's readiness, shared with whoever serves `/health/ready`.
+/// A worker's readiness, shared with the server of `/health/ready`.
 #[derive(Debug, Clone, Default)]
 pub struct Health(Arc<Flags>);
 
@@ -15,7 +15,7 @@ struct Flags {
     transport: AtomicBool,
 }
 
-/// What answered when it was last asked.
+/// Which parts answered at the last request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Readiness {
     /// The worker's database.
@@ -25,14 +25,14 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Whether the worker can work.
+    /// Returns whether the worker can work.
     pub fn is_ready(self) -> bool {
         self.database && self.transport
     }
 }
 
 impl Health {
-    /// What answered when it was last asked.
+    /// Returns which parts answered at the last request.
     pub fn readiness(&self) -> Readiness {
         Readiness {
             database: self.0.database.load(Ordering::Relaxed),

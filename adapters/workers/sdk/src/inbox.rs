@@ -1,4 +1,4 @@
-//! From messages to commands: what cannot be read is dead-lettered, what is newer than us is answered.
+//! Turns messages into commands: unreadable ones are dead-lettered, ones of a newer format are answered.
 
 use amends_protocol::{
     Command, SignatureError,
@@ -8,17 +8,17 @@ use amends_protocol::{
 
 use crate::settings::Settings;
 
-/// A command, and the message that brought it.
+/// A command, and its message.
 #[derive(Debug, Clone)]
 pub(crate) struct Delivery {
     pub(crate) command: Command,
     pub(crate) message: Inbound,
 }
 
-/// A message for the dead letter topic, and why.
+/// A message for the dead letter topic, and the reason.
 pub(crate) type DeadLetter = (Inbound, String);
 
-/// Reads a batch: what is signed as it must be. A command in a newer format than ours is a delivery all the same.
+/// Reads a batch, and checks its signatures. A command in a newer format is still a delivery.
 pub(crate) fn open(batch: Batch, settings: &Settings) -> (Vec<Delivery>, Vec<DeadLetter>) {
     let (mut deliveries, mut unreadable) = (Vec::with_capacity(batch.messages.len()), Vec::new());
     for message in batch.messages {
@@ -34,7 +34,7 @@ pub(crate) fn open(batch: Batch, settings: &Settings) -> (Vec<Delivery>, Vec<Dea
     (deliveries, unreadable)
 }
 
-/// Whether a message comes from someone who may give this worker commands, as far as can be told.
+/// Checks the message's signature: that the sender may give this worker commands.
 fn believe(message: &Inbound, settings: &Settings) -> Result<(), SignatureError> {
     let Settings { keys, require_signatures, .. } = settings;
     if keys.is_empty() && !require_signatures {
@@ -46,7 +46,7 @@ fn believe(message: &Inbound, settings: &Settings) -> Result<(), SignatureError>
     }
 }
 
-/// The commands that we understand.
+/// Returns the commands whose format this worker knows.
 pub(crate) fn known(deliveries: &[Delivery]) -> Vec<&Command> {
     deliveries.iter().map(|d| &d.command).filter(|c| !wire::is_newer(c.schema_version)).collect()
 }
@@ -57,7 +57,8 @@ pub(crate) async fn dead_letter<K: Sink>(
     letters: &[DeadLetter],
 ) -> Result<(), transport::Error> {
     for (message, reason) in letters {
-        // The reason may quote the message, which may hold personal data: it goes with the letter, not to the log.
+        // The reason may quote the message, which may contain personal data: it goes to the dead letter topic, not to
+        // the log.
         let (worker, topic) = (&settings.name, &message.topic);
         tracing::warn!(worker, topic, partition = message.partition, offset = message.offset, "dead letter");
         sink.dead_letter(message, reason).await?;

@@ -1,4 +1,4 @@
-//! The keys by which a worker knows the commands of its engine: table `command_keys` of its own database, which
+//! The keys that sign an engine's commands for this worker: table `command_keys` of the worker's own database, which
 //! `amends migrate` writes and only the worker's role may read.
 
 use amends_pool::Pool;
@@ -6,10 +6,10 @@ use amends_protocol::{CommandKey, CommandKeys};
 
 use crate::store::Error;
 
-/// The keys that this worker accepts.
+/// Reads the keys that this worker accepts.
 ///
 /// # Errors
-/// What the database says, or a key that is none.
+/// The database's error, or a malformed key.
 pub async fn accepted_keys(pool: impl Into<Pool>) -> Result<CommandKeys, Error> {
     let rows: Vec<(String, String)> =
         sqlx::query_as("SELECT id, key FROM command_keys").fetch_all(&pool.into()).await?;
@@ -21,11 +21,11 @@ pub async fn accepted_keys(pool: impl Into<Pool>) -> Result<CommandKeys, Error> 
         .collect()
 }
 
-/// Replaces the keys; as the database's owner. Each has its stage (`previous`, `current` or `next`), its id and its 64
-/// hexadecimal digits.
+/// Replaces the keys; run as the database's owner. Each has its stage (`previous`, `current` or `next`), its id and its
+/// 64 hexadecimal digits.
 ///
 /// # Errors
-/// What the database says; then the keys are what they were.
+/// The database's error; the keys are then unchanged.
 pub async fn write_keys(pool: impl Into<Pool>, keys: &[(&str, &str, &str)]) -> Result<(), Error> {
     let mut tx = pool.into().begin().await?;
     sqlx::query("DELETE FROM command_keys").execute(&mut *tx).await?;

@@ -1,14 +1,14 @@
-//! The executor SDK: everything about being a worker except the business. It keeps the promises of
+//! The executor SDK: everything about being a worker except the business. It implements the guarantees of
 //! `docs/PROTOCOL.md` ("The worker's row", "Two kinds of executor") and needs nothing of the engine.
 //!
-//! Write an executor, and hand it to one of two workers:
+//! Write an executor, and pass it to one of two workers:
 //!
-//! * a [`TransactionalExecutor`] to [`Transactional`]: its effects live in the worker's own database;
-//! * an [`ExternalExecutor`] to [`External`]: its effect is a call to someone else.
+//! * a [`TransactionalExecutor`] to [`Transactional`]: its effects are stored in the worker's own database;
+//! * an [`ExternalExecutor`] to [`External`]: its effect is a call to an external system.
 //!
 //! Both are plain futures over ports: the rows ([`Rows`], in Postgres [`PgRows`]), the transport
-//! ([`amends_protocol::transport`]) and the [`Timer`]. They spawn nothing, and dropping them at any await is a
-//! crash from which the rows recover.
+//! ([`amends_protocol::transport`]) and the [`Timer`]. They spawn nothing, and dropping them at any await is a crash
+//! from which the rows recover.
 //!
 //! ```no_run
 //! use amends_protocol::transport::{Sink, Source};

@@ -1,4 +1,4 @@
-//! From replies to messages.
+//! Turns replies into messages.
 
 use amends_protocol::{
     Reply,
@@ -15,7 +15,7 @@ pub(crate) struct Answered {
     pub(crate) traceparent: Option<String>,
 }
 
-/// Sends replies home; ends once all are acknowledged.
+/// Sends replies; completes once all are acknowledged.
 pub(crate) async fn send<K: Sink>(
     sink: &K,
     settings: &Settings,

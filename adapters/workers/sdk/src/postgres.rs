@@ -1,5 +1,6 @@
-//! The rows in Postgres: table `commands`, the same in each worker's database. It has a partition a month of the sagas'
-//! births, which their commands' ids begin with; a statement that names the range of its ids looks at no other.
+//! The rows in Postgres: table `commands`, the same in each worker's database. It has one partition per month of the
+//! sagas' births, with which their commands' ids begin; a statement that names the range of its ids reads no other
+//! partition.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,8 +28,8 @@ pub struct PgRows {
 }
 
 impl PgRows {
-    /// Rows over these connections. Made by [`amends_pool::connect`] they get one plan for arrays of any length, and
-    /// never a scan of the whole table: a plan made while it was small must not be met again when it has grown.
+    /// Creates rows over this pool. Pools made by [`amends_pool::connect`] use one plan for arrays of any length, and
+    /// never a sequential scan: a plan made while the table was small must not be used when it has grown.
     pub fn new(pool: impl Into<Pool>) -> Self {
         Self { pool: pool.into(), clock: Arc::default() }
     }
@@ -68,7 +69,7 @@ impl Rows for PgRows {
         }
         match insert(INSERT_OR_LEAVE, rows).fetch_all(&mut **tx).await.map_err(Error::from) {
             Ok(inserted) => Ok(inserted.len() == rows.len()),
-            // Somebody else is at a row, so that it is not new.
+            // Another transaction is writing the row, so the row is not new.
             Err(Error::Locked) => Ok(false),
             Err(error) => Err(error),
         }
@@ -108,7 +109,7 @@ impl Rows for PgRows {
         first.sort_by_key(|c| c.row_key());
         first.dedup_by_key(|c| c.row_key());
         let mut rows = HashMap::new();
-        // A key that is neither inserted nor there to be read was removed in between: once more.
+        // A key that can be neither inserted nor read was removed in between; the next round tries again.
         loop {
             let (inserted, now): (Vec<Uuid>, DateTime<Utc>) = sqlx::query_as(
                 "WITH inserted AS (
@@ -181,12 +182,12 @@ impl Rows for PgRows {
             match CommandRow::try_from(stored) {
                 Ok(row) => drop(rows.insert(key, row)),
                 Err(why) => {
-                    tracing::error!(%why, "a row that is due is put off");
+                    tracing::error!(%why, "a row that is due cannot be read; it is put off");
                     unreadable.push(key);
                 }
             }
         }
-        // What cannot be read waits for a program that can; it must not stop the others.
+        // Unreadable rows wait for a program that can read them; they must not stop the others.
         if !unreadable.is_empty() {
             sqlx::query(
                 "UPDATE commands SET lease_until = now() + interval '1 minute' WHERE command_id = ANY($1)",
@@ -270,7 +271,7 @@ impl Rows for PgRows {
     }
 }
 
-/// Inserts rows, each if there is none of its key, in the order of their keys; answers for which.
+/// Inserts the rows whose keys do not exist, in the order of their keys; returns those keys.
 macro_rules! insert {
     ($patience:literal) => {
         concat!(
@@ -291,8 +292,8 @@ macro_rules! insert {
 }
 
 const INSERT: &str = insert!("");
-/// Does not wait for whoever is at one of the rows: who inserts last of all holds what others, who began with their
-/// rows, may be waiting for.
+/// Does not wait for a transaction that holds one of the rows: this transaction inserts its rows last, and what it
+/// already holds may be awaited by others that began with their rows.
 const INSERT_OR_LEAVE: &str = insert!("(SELECT set_config('lock_timeout', '50ms', true)) AS patience, ");
 
 fn insert<'q>(
@@ -314,7 +315,7 @@ fn insert<'q>(
         .bind(each(rows, |r| said(r)))
 }
 
-/// In the order of their keys, so that batches cannot deadlock.
+/// Returns the rows in the order of their keys, so that batches cannot deadlock.
 fn sorted(rows: &[CommandRow]) -> Vec<&CommandRow> {
     let mut sorted: Vec<&CommandRow> = rows.iter().collect();
     sorted.sort_unstable_by_key(|row| row.key);
@@ -325,12 +326,12 @@ fn each<T>(rows: &[&CommandRow], of: impl FnMut(&&CommandRow) -> T) -> Vec<T> {
     rows.iter().map(of).collect()
 }
 
-/// What the row says beyond its outcome, if anything.
+/// Returns the recorded reply beyond its outcome, if there is anything.
 fn said(row: &CommandRow) -> Option<String> {
     Some(json(&row.said)).filter(|said| said != "{}")
 }
 
-/// As Postgres counts; the table's checks refuse what does not fit.
+/// Converts to a signed integer for Postgres; the table's checks reject values that do not fit.
 fn int(n: u32) -> i32 {
     i32::try_from(n).unwrap_or(-1)
 }

@@ -1,30 +1,31 @@
-//! The worker's row: all that a worker remembers of one command, keyed by the id of its *execute*.
+//! The worker's row: all that a worker stores about one command, keyed by the id of its *execute*.
 
 use amends_protocol::{Command, Exposure, Json, Kind, Outcome, Reason, Reply, Resolved};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// What a row says of its command.
+/// Status of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Status {
     /// Committed, not begun.
     Accepted,
-    /// A call outside is under way, or nobody knows what became of it.
+    /// An external call is in progress, or its outcome is unknown.
     Started,
-    /// It took effect.
+    /// The command took effect.
     Succeeded,
-    /// A business no.
+    /// Refused for a business reason.
     Refused,
-    /// Certainly without effect; a higher attempt may do it.
+    /// Certainly without effect; a higher attempt may succeed.
     FailedTransient,
     /// Certainly without effect, and another attempt would fail too.
     FailedForGood,
-    /// It took effect, and a call outside that undoes it is under way, or nobody knows what became of that.
+    /// The command took effect, and an external call that undoes it is in progress, or the outcome of that call is
+    /// unknown.
     Undoing,
-    /// It took effect and was undone.
+    /// The command took effect and was undone.
     Undone,
-    /// It never took effect and never will.
+    /// The command never took effect and never will.
     Tombstone,
 }
 
@@ -41,7 +42,7 @@ impl Status {
         Status::Tombstone,
     ];
 
-    /// The word in the table.
+    /// Returns the word stored in the table.
     pub fn as_str(self) -> &'static str {
         match self {
             Status::Accepted => "accepted",
@@ -56,7 +57,7 @@ impl Status {
         }
     }
 
-    /// The status of a row whose execute came out so.
+    /// Returns the status of a row whose execute had this outcome.
     pub fn settled(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Succeeded => Status::Succeeded,
@@ -66,28 +67,28 @@ impl Status {
         }
     }
 
-    /// The status of a word in the table.
+    /// Parses a status from the table.
     pub fn of(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|s| s.as_str() == word)
     }
 }
 
-/// What an answer said beyond its outcome.
+/// The rest of an answer beside its outcome.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Said {
-    /// What a success brought.
+    /// The result of a success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Json>,
-    /// Why it was refused, failed or is unknown.
+    /// Why the command was refused, failed or is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
-    /// What is held more (or less) since.
+    /// Change of what is held, positive or negative.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exposure: Vec<Exposure>,
 }
 
 impl Said {
-    /// Nothing but a reason.
+    /// Creates it from a reason alone.
     pub fn because(reason: Reason) -> Self {
         Self { reason: Some(reason), ..Self::default() }
     }
@@ -96,46 +97,46 @@ impl Said {
 /// The recorded reply of an undo.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UndoRecord {
-    /// What became of it.
+    /// The outcome of the undo.
     pub outcome: Outcome,
-    /// At which attempt.
+    /// The attempt of the undo.
     pub attempt: u32,
-    /// What it said. (Not flattened: serde cannot read raw JSON through a flattened field.)
+    /// The rest of the reply. (Not flattened: serde cannot read raw JSON through a flattened field.)
     #[serde(default)]
     pub said: Said,
 }
 
-/// Who is calling for a row, and until when nobody else may.
+/// The instance that is calling for a row, and until when no other may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {
-    /// The instance that calls; none while the row rests.
+    /// The instance; `None` while the row rests.
     pub owner: Option<Uuid>,
-    /// By the worker database's time: until when the owner's lease lasts, or when a resting row is due.
+    /// By the worker database's time: when the owner's lease ends, or when a resting row is due.
     pub until: DateTime<Utc>,
 }
 
-/// All that a worker remembers of one command.
+/// All that a worker stores about one command.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CommandRow {
     /// The id of the execute.
     pub key: Uuid,
-    /// Its saga.
+    /// The command's saga.
     pub saga_id: Uuid,
-    /// What became of it.
+    /// The status of the command.
     pub status: Status,
-    /// The attempt that the row stands at.
+    /// The attempt of the row.
     pub attempt: u32,
     /// The newest epoch seen.
     pub epoch: u32,
-    /// When the execute was first issued, as far as the first command seen for this row says.
+    /// When the execute was first issued, according to the first command received for this row.
     pub issued_at: DateTime<Utc>,
-    /// A call outside got no answer, or its caller was lost: it may have taken effect, now or later.
+    /// An external call got no answer, or its caller was lost: it may have taken effect, now or later.
     pub unsure: bool,
-    /// Set while something outside is still to be done for the row.
+    /// Set while something external remains to be done for the row.
     pub lease: Option<Lease>,
     /// When the key of the present call was first used.
     pub started_at: Option<DateTime<Utc>>,
-    /// The execute, kept only until it is settled: it may carry personal data.
+    /// The execute, kept only until it is settled, because it may contain personal data.
     pub command: Option<Command>,
     /// The recorded reply of the execute.
     pub said: Said,
@@ -143,13 +144,13 @@ pub struct CommandRow {
     pub undo: Option<Command>,
     /// The recorded reply of the compensation.
     pub undone: Option<UndoRecord>,
-    /// A person has settled the execute by evidence from elsewhere: it is not called for again. What its calls came to
-    /// is still looked up, for a call may have been on its way.
+    /// An operator has settled the execute by evidence from elsewhere: it is not called for again. The outcome of its
+    /// earlier calls is still looked up, because a call may have been on its way.
     pub resolved: Option<Resolved>,
 }
 
 impl CommandRow {
-    /// The row of a command that nothing is known of yet.
+    /// Creates the row of a command that is not known yet.
     pub fn new(command: &Command) -> Self {
         Self {
             key: command.row_key(),
@@ -169,7 +170,7 @@ impl CommandRow {
         }
     }
 
-    /// The outcome of the execute, where there is one.
+    /// Returns the outcome of the execute, if there is one.
     pub fn outcome(&self) -> Option<Outcome> {
         match self.status {
             Status::Succeeded => Some(Outcome::Succeeded),
@@ -181,12 +182,12 @@ impl CommandRow {
         }
     }
 
-    /// Makes it certain that the command never takes effect.
+    /// Turns the row into a tombstone: the command never takes effect.
     pub fn bury(&mut self) {
         self.settle(Status::Tombstone, Said::default());
     }
 
-    /// Records the outcome of the execute and forgets what is no longer needed.
+    /// Records the outcome of the execute and deletes what is no longer needed.
     pub fn settle(&mut self, status: Status, said: Said) {
         self.status = status;
         self.said = said;
@@ -207,14 +208,14 @@ impl CommandRow {
         self.undo = None;
     }
 
-    /// Notes the newest epoch. Returns whether it is news.
+    /// Records the newest epoch. Returns whether it is new.
     pub fn see_epoch(&mut self, epoch: u32) -> bool {
         let news = epoch > self.epoch;
         self.epoch = self.epoch.max(epoch);
         news
     }
 
-    /// Notes what a person says became of the execute, while nobody here knows. Returns whether it is news.
+    /// Records an operator's resolution of the execute, while its outcome is unknown here. Returns whether it is new.
     pub fn see_resolution(&mut self, resolved: Option<Resolved>) -> bool {
         let open = matches!(self.status, Status::Accepted | Status::Started);
         let news = open && resolved.is_some() && resolved != self.resolved;
@@ -224,7 +225,7 @@ impl CommandRow {
         news
     }
 
-    /// A reply to `asker` from what the row records of the execute, or `outcome` where it records nothing.
+    /// Creates a reply to `asker` from the recorded reply of the execute, or with `outcome` if nothing is recorded.
     pub fn reply(&self, asker: &Command, outcome: Outcome, now: DateTime<Utc>) -> Reply {
         let mut reply = asker.reply(outcome, now);
         reply.epoch = reply.epoch.max(self.epoch);
@@ -234,7 +235,7 @@ impl CommandRow {
         reply
     }
 
-    /// The recorded reply of the execute, for `asker`.
+    /// Returns the recorded reply of the execute, addressed to `asker`.
     pub fn recorded(&self, asker: &Command, now: DateTime<Utc>) -> Option<Reply> {
         let mut reply = self.reply(asker, self.outcome()?, now);
         if reply.outcome != Outcome::Fenced {
@@ -244,7 +245,7 @@ impl CommandRow {
         Some(reply)
     }
 
-    /// The recorded reply of the undo, for the compensation that asks.
+    /// Returns the recorded reply of the undo, addressed to the compensation that asks.
     pub fn recorded_undo(&self, asker: &Command, now: DateTime<Utc>) -> Option<Reply> {
         let record = self.undone.as_ref()?;
         let mut reply = self.reply(asker, record.outcome, now);

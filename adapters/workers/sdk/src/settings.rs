@@ -1,4 +1,4 @@
-//! What can be set for a worker.
+//! Settings of a worker.
 
 use std::time::Duration;
 
@@ -12,39 +12,39 @@ use crate::decide::Memory;
 pub struct Settings {
     /// The worker's name, in logs and metrics.
     pub name: String,
-    /// The topic that its commands come from.
+    /// The topic of its commands.
     pub command_topic: String,
-    /// The topic that its replies go to.
+    /// The topic of its replies.
     pub reply_topic: String,
-    /// The keys whose signatures are believed. Without any, none is looked at.
+    /// The keys whose signatures are accepted. Without any, signatures are not checked.
     pub keys: CommandKeys,
     /// Whether a command without a signature is dead-lettered.
     pub require_signatures: bool,
-    /// The most commands taken in one transaction.
+    /// Maximum number of commands in one transaction.
     pub batch_max: usize,
-    /// How long to wait for a command before looking up.
+    /// How long to wait for commands before checking for other work.
     pub patience: Duration,
-    /// How old an execute may be when it is first seen.
+    /// Maximum age of an execute that arrives for the first time.
     pub horizon: Duration,
     /// How long after its saga's birth a row is kept.
     pub retention: Duration,
-    /// The most calls outside at a time.
+    /// Maximum number of concurrent external calls.
     pub concurrency: usize,
-    /// The most rows at a time, besides, whose unanswered calls are looked up. Rows that nobody can settle use up only
-    /// these.
+    /// Maximum number of rows, in addition, whose unanswered calls are looked up concurrently. Rows that cannot be
+    /// settled use up only these.
     pub unsure_concurrency: usize,
-    /// How long a call may be silent before its outcome counts as unknown.
+    /// How long a call may stay unanswered before its outcome counts as unknown.
     pub call_timeout: Duration,
-    /// How long a call belongs to its instance unless renewed.
+    /// How long a call belongs to its instance unless the lease is renewed.
     pub lease: Duration,
-    /// How often to look for calls that are due.
+    /// Interval between searches for calls that are due.
     pub recovery_interval: Duration,
-    /// How long a stopping worker waits for calls under way.
+    /// How long a stopping worker waits for calls in progress.
     pub grace: Duration,
 }
 
 impl Settings {
-    /// The defaults for a worker of this name: it reads `<name>.commands` and answers on `saga.replies`.
+    /// Returns the defaults for a worker of this name: it reads `<name>.commands` and answers on `saga.replies`.
     pub fn new(name: impl Into<String>) -> Self {
         let name = name.into();
         Self {
@@ -66,7 +66,7 @@ impl Settings {
         }
     }
 
-    /// How far back its word reaches where it has no row.
+    /// Returns the age up to which the worker can answer without a row.
     pub(crate) fn memory(&self) -> Memory {
         let delta = |duration| TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX);
         Memory { horizon: delta(self.horizon), retention: delta(self.retention) }

@@ -1,4 +1,4 @@
-//! What the loops ask of the worker's database: the rows.
+//! The port to the worker's database: the rows.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,17 +13,17 @@ use uuid::Uuid;
 
 use crate::row::CommandRow;
 
-/// Why the database did not do what was asked.
+/// Errors of the worker's database.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The data is at fault (SQLSTATE class 22, 23 or 54, or a row that cannot be read): repeating it would fail again.
+    /// The data is at fault (SQLSTATE class 22, 23 or 54, or an unreadable row): a retry would fail again.
     #[error("data at fault: {0}")]
     Poison(String),
-    /// Another transaction has kept a row locked for longer than a statement waits (SQLSTATE 55P03). Only what needs
-    /// that row has to wait for it.
+    /// Another transaction held a row for longer than the lock timeout (SQLSTATE 55P03). Only what needs that row has
+    /// to wait.
     #[error("a row is locked by another transaction")]
     Locked,
-    /// The database or the way to it is at fault: repeating helps.
+    /// The database or the connection to it is at fault: a retry helps.
     #[error("database: {0}")]
     Unavailable(String),
 }
@@ -33,7 +33,7 @@ impl From<sqlx::Error> for Error {
         if sqlstate::is_locked(&error) {
             return Error::Locked;
         }
-        // A class and a constraint name the fault; the message itself may quote what was sent.
+        // Class and constraint name the fault; the message itself may quote the data.
         match error.as_database_error() {
             Some(e) if sqlstate::is_data_fault(&error) => Error::Poison(format!(
                 "SQLSTATE {}{}",
@@ -48,18 +48,18 @@ impl From<sqlx::Error> for Error {
 /// What to do about a row that another transaction has locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Locks {
-    /// Wait for it, as long as the database lets a statement wait: then [`Error::Locked`].
+    /// Wait for it, up to the lock timeout: then [`Error::Locked`].
     Wait,
-    /// Leave it, and whatever needs it.
+    /// Leave the row, and whatever needs it.
     PassOver,
 }
 
 /// Which rows are due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
-    /// Those to begin, and calls whose instance was lost.
+    /// Rows to begin, and calls whose instance was lost.
     Sure,
-    /// Those of which a call has got no answer. Some of them may never be settled.
+    /// Rows of which a call got no answer. Some of them may never be settled.
     Unsure,
 }
 
@@ -68,7 +68,7 @@ pub enum Due {
 pub struct Locked {
     /// The database's time, taken after the locks.
     pub now: DateTime<Utc>,
-    /// The rows that there were; the keys without one are this transaction's to fill or remove.
+    /// The rows that existed; keys without a row are this transaction's to fill or remove.
     pub rows: HashMap<Uuid, CommandRow>,
     /// The keys that were passed over: nothing may be concluded about them.
     pub passed_over: HashSet<Uuid>,
@@ -76,19 +76,19 @@ pub struct Locked {
 
 /// The table of rows.
 pub trait Rows: Send + Sync {
-    /// A transaction. Dropped, it leaves nothing.
+    /// A transaction; it leaves nothing when dropped.
     type Tx: Send;
 
-    /// The database's time, a little late at most.
+    /// Returns the database's time, or slightly less.
     fn now(&self) -> impl Future<Output = Result<DateTime<Utc>, Error>> + Send;
 
-    /// Inserts rows, each if there is none of its key, in a transaction of its own; answers for which keys. After an
-    /// error it may have happened: ask the rows.
+    /// Inserts the rows whose keys do not exist, in a transaction of its own; returns those keys. After an error the
+    /// insert may have happened: read the rows.
     fn insert(&self, rows: &[CommandRow]) -> impl Future<Output = Result<HashSet<Uuid>, Error>> + Send;
 
-    /// Writes rows that `owner` calls for and that nobody has touched since, in a transaction of its own; answers for
-    /// which keys. (Touched: another owner, a compensation remembered, a later attempt, an answer that never came.)
-    /// After an error it may have happened: ask the rows.
+    /// Writes rows that `owner` is calling for and that have not changed since, in a transaction of its own; returns
+    /// their keys. (A change is another owner, a remembered compensation, a later attempt, or a call without an
+    /// answer.) After an error the write may have happened: read the rows.
     fn settle(
         &self,
         owner: Uuid,
@@ -98,7 +98,7 @@ pub trait Rows: Send + Sync {
     /// Begins a transaction.
     fn begin(&self) -> impl Future<Output = Result<Self::Tx, Error>> + Send;
 
-    /// Inserts or locks the rows of these commands, in the order of their keys. The first statement of a
+    /// Inserts or locks the rows of these commands, in the order of their keys. It is the first statement of a
     /// transaction, so that two instances cannot decide about one row at once.
     fn lock(
         &self,
@@ -107,16 +107,16 @@ pub trait Rows: Send + Sync {
         locks: Locks,
     ) -> impl Future<Output = Result<Locked, Error>> + Send;
 
-    /// Inserts rows that nobody has met before, as the last statement of a transaction: answers whether all were new.
-    /// If not, the transaction must be dropped. It waits for nobody who is at one of them: what this transaction holds
-    /// already, others may be waiting for, who began with their rows ([`Rows::lock`]).
+    /// Inserts rows that should be new, as the last statement of a transaction; returns whether all were. If not, the
+    /// transaction must be dropped. It does not wait for transactions that hold one of them, because they began with
+    /// their rows ([`Rows::lock`]) and may be waiting for what this transaction already holds.
     fn insert_in(
         &self,
         tx: &mut Self::Tx,
         rows: &[CommandRow],
     ) -> impl Future<Output = Result<bool, Error>> + Send;
 
-    /// Locks rows that there are, in the order of their keys.
+    /// Locks existing rows, in the order of their keys.
     fn get(
         &self,
         tx: &mut Self::Tx,
@@ -124,7 +124,7 @@ pub trait Rows: Send + Sync {
         locks: Locks,
     ) -> impl Future<Output = Result<Locked, Error>> + Send;
 
-    /// Locks rows for which something outside is due, oldest first, passing over those that others hold.
+    /// Locks rows for which an external action is due, oldest first, passing over those that others hold.
     fn due(
         &self,
         tx: &mut Self::Tx,
@@ -139,10 +139,11 @@ pub trait Rows: Send + Sync {
     /// Removes rows that this transaction inserted and does not need.
     fn remove(&self, tx: &mut Self::Tx, keys: &[Uuid]) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Commits. After an error it may have happened: ask the rows.
+    /// Commits. After an error the commit may have happened: read the rows.
     fn commit(&self, tx: Self::Tx) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Renews the leases of an owner's calls; passes over rows that others hold, whose leases last until next time.
+    /// Renews the leases of an owner's calls; passes over rows that others hold, whose leases are renewed the next
+    /// time.
     fn renew(
         &self,
         owner: Uuid,
@@ -150,6 +151,6 @@ pub trait Rows: Send + Sync {
         lease: Duration,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Ends if the database answers.
+    /// Completes if the database answers.
     fn ping(&self) -> impl Future<Output = Result<(), Error>> + Send;
 }

@@ -1,13 +1,13 @@
-//! Waiting, as a port: instants come from the worker's database, only pauses from here.
+//! Waiting, as a port: points in time come from the worker's database, only pauses from here.
 
 use std::{future::Future, time::Duration};
 
 use amends_protocol::backoff::rest_after;
 use futures::future::{Either, select};
 
-/// Lets time pass. A simulator has its own.
+/// Lets time pass; a simulator implements it differently.
 pub trait Timer: Send + Sync {
-    /// Ends after `pause`.
+    /// Completes after `pause`.
     fn sleep(&self, pause: Duration) -> impl Future<Output = ()> + Send;
 }
 
@@ -21,7 +21,7 @@ impl Timer for TokioTimer {
     }
 }
 
-/// The future's value, or none once `limit` has passed. A value that is there counts, however late.
+/// Returns the future's value, or `None` once `limit` has passed. A value that is ready counts, however late.
 pub async fn within<C: Timer, F: Future>(timer: &C, limit: Duration, future: F) -> Option<F::Output> {
     let (future, sleep) = (std::pin::pin!(future), std::pin::pin!(timer.sleep(limit)));
     match select(future, sleep).await {
@@ -30,23 +30,23 @@ pub async fn within<C: Timer, F: Future>(timer: &C, limit: Duration, future: F) 
     }
 }
 
-/// The longest pause between repetitions.
+/// The longest pause between retries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// Pauses between repetitions: they double, and are jittered.
+/// Pauses between retries: they double, with jitter.
 #[derive(Debug, Default)]
 pub struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
-    /// The next pause.
+    /// Returns the next pause.
     pub fn pause(&mut self) -> Duration {
         self.failures = self.failures.saturating_add(1);
         rest_after(self.failures, LONGEST_PAUSE, rand::random())
     }
 
-    /// It worked: the next pause is short again.
+    /// Resets the pause after a success.
     pub fn reset(&mut self) {
         self.failures = 0;
     }

@@ -25,15 +25,15 @@ use crate::{
 /// Why a batch was not settled. It is received again.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The database.
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// The transport.
+    /// The transport failed.
     #[error(transparent)]
     Transport(#[from] transport::Error),
 }
 
-/// A worker whose effects live in its own database.
+/// A worker whose effects are stored in its own database.
 pub struct Transactional<R, E, S, K, C = TokioTimer> {
     rows: R,
     executor: E,
@@ -51,7 +51,7 @@ where
     S: Source,
     K: Sink,
 {
-    /// A worker on a tokio runtime.
+    /// Creates a worker on a tokio runtime.
     pub fn new(rows: R, executor: E, source: S, sink: K, settings: Settings) -> Self {
         Self::with_timer(rows, executor, source, sink, settings, TokioTimer)
     }
@@ -65,17 +65,17 @@ where
     K: Sink,
     C: Timer,
 {
-    /// A worker with a timer of its own.
+    /// Creates a worker with the given timer.
     pub fn with_timer(rows: R, executor: E, source: S, sink: K, settings: Settings, timer: C) -> Self {
         Self { rows, executor, source, sink, timer, settings, health: Health::default() }
     }
 
-    /// Its readiness.
+    /// Returns the worker's readiness.
     pub fn health(&self) -> Health {
         self.health.clone()
     }
 
-    /// Works until told to stop; outlives outages. Stops between batches.
+    /// Runs until stopped, through outages. It stops between batches.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut backoff = Backoff::default();
         while !stop.is_cancelled() {
@@ -90,7 +90,7 @@ where
             match settled {
                 Ok(()) => backoff.reset(),
                 Err(error) => {
-                    tracing::warn!(worker = self.settings.name, %error, "will try again");
+                    tracing::warn!(worker = self.settings.name, %error, "the batch failed and will be retried");
                     futures::select_biased! {
                         () = stop.cancelled().fuse() => return,
                         () = self.timer.sleep(backoff.pause()).fuse() => {}
@@ -100,7 +100,7 @@ where
         }
     }
 
-    /// Receives a batch and settles it. After an error it will be received again.
+    /// Receives a batch and settles it. After an error the batch is received again.
     ///
     /// # Errors
     /// [`Error`].
@@ -159,9 +159,10 @@ where
         Ok(outbox::send(&self.sink, &self.settings, answered).await?)
     }
 
-    /// Does commands that seem new, on trial: first the work, then the rows with what came of it, inserted once. If one
-    /// of them is there already, nothing has happened. Answers what is left for a transaction that locks rows first, and
-    /// what that does about rows that others hold: whoever has waited for one once does not wait again.
+    /// Runs commands that seem new, on trial: first the work, then one insertion of their rows with the outcomes. If
+    /// one of the rows exists already, nothing has happened. Returns the commands left for a transaction that locks
+    /// rows first, and what that transaction does about rows that others hold: after one wait for a lock it does not
+    /// wait again.
     async fn try_new(
         &self,
         deliveries: Vec<Delivery>,
@@ -221,7 +222,7 @@ where
         Ok(answers)
     }
 
-    /// Decides and does these commands in one transaction.
+    /// Decides and runs these commands in one transaction.
     async fn transact(&self, part: Part<'_>) -> Result<Vec<Answered>, store::Error> {
         let Part { deliveries, locks } = part;
         if deliveries.is_empty() {
@@ -232,7 +233,7 @@ where
         let locked = self.rows.lock(&mut tx, &commands, locks).await?;
         let mut desk = Desk::new(locked, &commands, &self.settings);
 
-        // Commands for one row take turns: what the executor answers to the first decides the next.
+        // Commands for the same row take turns: the executor's answer to the first decides about the next.
         let mut waiting: Vec<&Delivery> = deliveries.iter().collect();
         while !waiting.is_empty() {
             let (begun, later) = take(&mut desk, waiting);
@@ -253,8 +254,8 @@ where
     }
 }
 
-/// Decides as many commands as can be, each row's in their order. Returns those that the executor has to act
-/// on, and those that must wait for its answers.
+/// Decides as many commands as possible, in order for each row. Returns those that the executor must run, and those
+/// that must wait for its answers.
 fn take<'a>(desk: &mut Desk, waiting: Vec<&'a Delivery>) -> (Vec<(Action, &'a Delivery)>, Vec<&'a Delivery>) {
     let (mut begun, mut later, mut busy) = (Vec::new(), Vec::new(), HashSet::new());
     for delivery in waiting {
@@ -266,7 +267,7 @@ fn take<'a>(desk: &mut Desk, waiting: Vec<&'a Delivery>) -> (Vec<(Action, &'a De
         let action = match desk.hear(&delivery.command, delivery.message.traceparent.as_deref()) {
             Some(Ruling::Execute) => Action::Execute,
             Some(Ruling::Undo) => Action::Undo,
-            // Outside of a transaction no row here is between accepted and settled.
+            // In a transactional worker no row is between accepted and settled, so this does not occur.
             Some(Ruling::Ask) | None => continue,
         };
         busy.insert(key);
@@ -280,7 +281,7 @@ fn work(desk: &Desk, action: Action, delivery: &Delivery) -> Work {
     Work { action, command: delivery.command.clone(), held: held.unwrap_or_default() }
 }
 
-/// Records what the executor answered.
+/// Records the executor's answer.
 fn record(desk: &mut Desk, delivery: &Delivery, answer: Answer) {
     let (command, now) = (&delivery.command, desk.now);
     let traceparent = delivery.message.traceparent.as_deref();

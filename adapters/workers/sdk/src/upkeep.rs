@@ -1,7 +1,7 @@
-//! What a worker's role does now and then: the end of its rows.
+//! Periodic upkeep of a worker: the deletion of its rows.
 //!
-//! A row goes `retention` after its saga's birth, unless something outside is still to be done for it: with its month,
-//! as one partition, and never by a look at the whole table.
+//! A row is deleted `retention` after its saga's birth, unless something external remains to be done for it. Rows are
+//! dropped with their month, as one partition, and never by a scan of the whole table.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use uuid::Uuid;
 
 use crate::{postgres::PgRows, store::Error};
 
-/// How many rows go in one statement, or are looked at by it.
+/// Number of rows that one statement deletes or reads.
 const PAGE: i64 = 1_000;
 
-/// Makes the partitions of this month's rows and of so many months to come. Returns how many were missing.
+/// Creates the partitions of this month's rows and of the following months. Returns how many were missing.
 ///
 /// # Errors
-/// What the database says.
+/// The database's error.
 pub async fn ensure_partitions(rows: &PgRows, months: u16) -> Result<u32, Error> {
     let made: i32 = sqlx::query_scalar("SELECT ensure_partitions($1)")
         .bind(i32::from(months))
@@ -25,11 +25,12 @@ pub async fn ensure_partitions(rows: &PgRows, months: u16) -> Result<u32, Error>
     Ok(made.unsigned_abs())
 }
 
-/// Removes the rows of sagas that were born longer than `retention` ago: whole months, and then what had moved out of
-/// such a month before because something was still to be done for it. Returns how many months and how many such rows.
+/// Deletes the rows of sagas that were born longer than `retention` ago: whole months, and then rows that had been
+/// moved out of such a month because something remained to be done for them. Returns the number of months and of such
+/// rows.
 ///
 /// # Errors
-/// What the database says; what went before stays gone.
+/// The database's error; earlier deletions remain.
 pub async fn expire_rows(rows: &PgRows, retention: Duration) -> Result<(u64, u64), Error> {
     let mut months = 0;
     loop {
@@ -39,10 +40,10 @@ pub async fn expire_rows(rows: &PgRows, retention: Duration) -> Result<(u64, u64
                 .fetch_one(rows.pool())
                 .await?;
         let Some(month) = month else { break };
-        tracing::info!(month, "forgot a month of rows");
+        tracing::info!(month, "dropped a month of rows");
         months += 1;
     }
-    // Rows without a month of their own: few.
+    // Rows without a month of their own; there are few.
     let gone = expire_pages(
         rows.pool(),
         retention,
@@ -57,12 +58,12 @@ pub async fn expire_rows(rows: &PgRows, retention: Duration) -> Result<(u64, u64
     Ok((months, gone))
 }
 
-/// Removes what is old from a table whose keys begin with the millisecond of a saga's birth, page by page in the order
-/// of its keys. Of `statement` `$1` is the key that the page comes after, `$2` the retention in milliseconds, and `$3`
-/// the page's size; it returns the page's last key, if it has any, and how many rows went.
+/// Deletes old rows of a table whose keys begin with the millisecond of a saga's birth, page by page in the order of
+/// the keys. In `statement`, `$1` is the key after which the page begins, `$2` the retention in milliseconds, and `$3`
+/// the page size; it returns the page's last key, if there is one, and the number of rows deleted.
 ///
 /// # Errors
-/// What the database says; what went before stays gone.
+/// The database's error; earlier deletions remain.
 pub async fn expire_pages(pool: &Pool, retention: Duration, statement: &'static str) -> Result<u64, Error> {
     let (mut after, mut gone) = (Uuid::nil(), 0);
     loop {

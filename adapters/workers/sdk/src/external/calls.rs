@@ -1,4 +1,4 @@
-//! Makes the calls, side by side, and writes down what they came to, together.
+//! Makes the calls concurrently, and records their outcomes together.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -25,14 +25,14 @@ use crate::{
     timer::{Backoff, Timer},
 };
 
-/// The loop that calls.
+/// The loop that makes calls.
 pub struct Calls<R, E, K, C> {
     shared: Arc<Shared<R, E, K, C>>,
     begun: mpsc::UnboundedReceiver<Call>,
     running: FuturesUnordered<BoxFuture<'static, Finished>>,
-    /// Finished, not yet written down.
+    /// Finished calls whose outcomes are not recorded yet.
     finished: Vec<Finished>,
-    /// Committed, not yet sent.
+    /// Replies that are committed but not sent yet.
     owed: Vec<Answered>,
 }
 
@@ -65,7 +65,7 @@ where
         }
     }
 
-    /// Waits until no call is under way and all outcomes are sent.
+    /// Waits until no call is in progress and all outcomes are sent.
     pub(super) async fn finish(&mut self) {
         let shared = self.shared.clone();
         let mut backoff = Backoff::default();
@@ -77,8 +77,8 @@ where
         }
     }
 
-    /// Waits until a call has finished, then commits the outcomes of all that have, and sends their replies.
-    /// After an error nothing is lost: they are committed or sent the next time.
+    /// Waits until a call has finished, then commits the outcomes of all finished calls, and sends their replies. An
+    /// error loses nothing: the next call commits or sends them.
     ///
     /// # Errors
     /// [`Error`].
@@ -87,15 +87,15 @@ where
         self.write_down().await
     }
 
-    /// Drives the calls until there is an outcome to be written down, which [`run_once`](Self::run_once) does. Asks
-    /// nothing of the database; may be dropped at any time.
+    /// Drives the calls until there is an outcome to record, which [`run_once`](Self::run_once) does. It sends no query
+    /// to the database, and may be dropped at any time.
     pub async fn wait(&mut self) {
         while self.finished.is_empty() && self.owed.is_empty() {
             futures::select_biased! {
                 finished = self.running.select_next_some() => self.finished.push(finished),
                 begun = self.begun.recv().fuse() => match begun {
                     Some(call) => self.start(call),
-                    // No more will begin; what runs is still to finish.
+                    // No more calls will begin; those in progress must still finish.
                     None if self.running.is_empty() => std::future::pending().await,
                     None => if let Some(finished) = self.running.next().await {
                         self.finished.push(finished);
@@ -136,7 +136,7 @@ where
         Ok(())
     }
 
-    /// Commits the outcomes of all that have finished. The other calls go on meanwhile.
+    /// Commits the outcomes of all finished calls. The other calls continue meanwhile.
     async fn commit(&mut self) -> Result<(), Error> {
         if self.finished.is_empty() {
             return Ok(());
@@ -168,7 +168,7 @@ where
     }
 }
 
-/// Waits for something while calls go on; those that finish are kept.
+/// Waits for a future while calls continue; keeps those that finish.
 async fn meanwhile<T>(
     running: &mut FuturesUnordered<BoxFuture<'static, Finished>>,
     finished: &mut Vec<Finished>,
@@ -192,8 +192,8 @@ struct Written {
 }
 
 impl<R: Rows, E: ExternalExecutor, K, C: Timer> Shared<R, E, K, C> {
-    /// Commits outcomes: those that are plain by one statement, which passes over rows that anybody has touched
-    /// since; the others in a transaction that locks their rows first.
+    /// Commits outcomes: plain ones by one statement, which skips rows that have changed since; the others in a
+    /// transaction that locks their rows first.
     async fn commit(&self, finished: &[Finished]) -> Result<Written, store::Error> {
         let now = self.rows.now().await?;
         let (mut rows, mut plain, mut others) = (Vec::new(), Vec::new(), Vec::new());
@@ -229,8 +229,8 @@ impl<R: Rows, E: ExternalExecutor, K, C: Timer> Shared<R, E, K, C> {
         Ok(written)
     }
 
-    /// Commits outcomes in one transaction; one by one if the data of one of them is at fault. Where others have held
-    /// a row for too long it is passed over: its lease lapses, and its outcome is asked for again.
+    /// Commits outcomes in one transaction; one at a time if the data of one of them is at fault. A row that another
+    /// transaction holds for too long is passed over: its lease lapses, and its outcome is looked up.
     async fn commit_locked(&self, finished: &[&Finished]) -> Result<Written, store::Error> {
         let mut written = self.commit_together(finished, Locks::Wait).await;
         if let Err(store::Error::Locked) = written {
@@ -247,9 +247,9 @@ impl<R: Rows, E: ExternalExecutor, K, C: Timer> Shared<R, E, K, C> {
                 Ok(all)
             }
             Err(store::Error::Poison(reason)) => {
-                // The row stays started; its lease lapses, and its outcome is asked for again.
+                // The row stays started; its lease lapses, and its outcome is looked up.
                 let command = finished.first().map(|f| f.call.work.target());
-                tracing::error!(worker = self.settings.name, ?command, reason, "outcome cannot be stored");
+                tracing::error!(worker = self.settings.name, ?command, reason, "an outcome cannot be stored");
                 Ok(Written::default())
             }
             written => written,

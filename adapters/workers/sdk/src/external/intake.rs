@@ -1,4 +1,4 @@
-//! Accepts commands, and begins what can begin right away.
+//! Accepts commands, and begins those that can begin at once.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -47,8 +47,8 @@ where
         }
     }
 
-    /// Receives a batch, accepts its commands in one transaction, answers what can be answered at once and
-    /// moves the offsets. After an error the batch will be received again.
+    /// Receives a batch, accepts its commands in one transaction, answers what can be answered at once, and moves the
+    /// offsets. After an error the batch is received again.
     ///
     /// # Errors
     /// [`Error`].
@@ -91,8 +91,8 @@ where
         Ok(outbox::send(sink, settings, answered).await?)
     }
 
-    /// Begins what is new and has room, by one statement: the rows are committed as started. Answers what is left for
-    /// a transaction that locks rows first.
+    /// Begins new commands for which there is room, by one statement that commits their rows as started. Returns the
+    /// commands left for a transaction that locks rows first.
     async fn begin_new(&self, deliveries: Vec<Delivery>) -> Result<Vec<Delivery>, Error> {
         let shared = &*self.shared;
         if shared.has_backlog() {
@@ -119,7 +119,7 @@ where
         }
         let inserted = match shared.rows.insert(&rows).await {
             Ok(inserted) => inserted,
-            // Halved, or passed over, where rows are locked first.
+            // The transaction that locks rows first halves the batch, or passes rows over.
             Err(store::Error::Poison(_) | store::Error::Locked) => HashSet::new(),
             Err(error) => return Err(error.into()),
         };
@@ -166,8 +166,8 @@ where
         Ok(answered)
     }
 
-    /// Accepts a command. Its call begins now if there is room for it and nobody waits longer; otherwise the
-    /// row is due, and the recovery loop begins it. What is only looked up has room of its own.
+    /// Accepts a command. Its call begins now if there is room and no other row waits longer; otherwise the row is due,
+    /// and the recovery loop begins it. Look-ups have separate room.
     fn begin(&self, desk: &mut Desk, ruling: Ruling, delivery: &Delivery) -> Option<Call> {
         let (shared, now, command) = (&*self.shared, desk.now, &delivery.command);
         let permit = match ruling {

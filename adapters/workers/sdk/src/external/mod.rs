@@ -1,14 +1,14 @@
 //! The worker of an [`ExternalExecutor`]: three loops over one table of rows.
 //!
-//! * [`Intake`] accepts commands; their offsets may move then. What can begin right away is committed as
-//!   started, with owner and lease, in the same transaction.
-//! * [`Calls`] makes the calls side by side, within a bound, and commits the outcomes of all that have
-//!   finished together. Replies go out after the commit.
-//! * [`Recovery`] goes on from the rows: what was accepted and not begun, calls whose instance was lost, and
-//!   calls that got no answer.
+//! * [`Intake`] accepts commands; their offsets may move then. Those that can begin at once are committed as started,
+//!   with owner and lease, in the same transaction.
+//! * [`Calls`] makes the calls concurrently, up to a limit, and commits the outcomes of all finished calls together.
+//!   Replies are sent after the commit.
+//! * [`Recovery`] continues from the rows: commands that were accepted and not begun, calls whose instance was lost,
+//!   and calls that got no answer.
 //!
-//! A call that got no answer leaves its row `started` and `unsure`. Such a row is settled only by an answer
-//! under its key; see [`settle`](self) for what counts as one.
+//! A call that got no answer leaves its row `started` and `unsure`. Such a row is settled only by an answer under its
+//! key; see [`settle`](self) for what counts as one.
 
 mod calls;
 mod intake;
@@ -50,13 +50,13 @@ use crate::{
     timer::{Backoff, Timer, TokioTimer, within},
 };
 
-/// Why a loop's step was not done. It may be repeated.
+/// Why a loop's step failed. It may be repeated.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The database.
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// The transport.
+    /// The transport failed.
     #[error(transparent)]
     Transport(#[from] transport::Error),
 }
@@ -64,7 +64,7 @@ pub enum Error {
 /// The loops of an [`External`] worker.
 pub type Loops<R, E, S, K, C> = (Intake<R, E, S, K, C>, Calls<R, E, K, C>, Recovery<R, E, K, C>);
 
-/// A worker whose effects are calls to someone else.
+/// A worker whose effects are calls to an external system.
 pub struct External<R, E, S, K, C = TokioTimer> {
     intake: Intake<R, E, S, K, C>,
     calls: Calls<R, E, K, C>,
@@ -79,7 +79,7 @@ where
     S: Source,
     K: Sink + 'static,
 {
-    /// A worker on a tokio runtime.
+    /// Creates a worker on a tokio runtime.
     pub fn new(rows: R, executor: E, source: S, sink: K, settings: Settings) -> Self {
         Self::with_timer(rows, executor, source, sink, settings, TokioTimer)
     }
@@ -93,7 +93,7 @@ where
     K: Sink + 'static,
     C: Timer + 'static,
 {
-    /// A worker with a timer of its own.
+    /// Creates a worker with the given timer.
     pub fn with_timer(rows: R, executor: E, source: S, sink: K, settings: Settings, timer: C) -> Self {
         let (begin, begun) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
@@ -119,28 +119,28 @@ where
         }
     }
 
-    /// Its readiness.
+    /// Returns the worker's readiness.
     pub fn health(&self) -> Health {
         self.shared.health.clone()
     }
 
-    /// The loops, for who drives them by hand.
+    /// Returns the loops, for callers that drive them directly.
     pub fn loops(self) -> Loops<R, E, S, K, C> {
         (self.intake, self.calls, self.recovery)
     }
 
-    /// Works until told to stop; outlives outages. Stopping, it takes no more commands and waits a while for
-    /// the calls under way; what is not finished then, another instance takes over.
+    /// Runs until stopped, through outages. On stop, it takes no more commands and waits for the calls in progress, up
+    /// to a limit; another instance takes over those that have not finished.
     pub async fn run(mut self, stop: CancellationToken) {
         futures::join!(self.intake.run(&stop), self.recovery.run(&stop), self.calls.run(&stop));
         let (timer, grace) = (&self.shared.timer, self.shared.settings.grace);
         if within(timer, grace, self.calls.finish()).await.is_none() {
-            tracing::warn!(worker = self.shared.settings.name, "stopped with calls under way");
+            tracing::warn!(worker = self.shared.settings.name, "stopped while calls were in progress");
         }
     }
 }
 
-/// What the loops have in common.
+/// What the loops share.
 struct Shared<R, E, K, C> {
     rows: R,
     executor: E,
@@ -148,18 +148,18 @@ struct Shared<R, E, K, C> {
     timer: C,
     settings: Settings,
     health: Health,
-    /// This instance, in the rows that it calls for.
+    /// This instance's id in the rows that it is calling for.
     owner: Uuid,
-    /// One for each call that may be under way.
+    /// One permit for each call that may be in progress.
     permits: Arc<Semaphore>,
-    /// The same for what is looked up because a call got no answer. Rows that nobody can settle come again and again:
-    /// they must not take the room of those that can be settled.
+    /// Permits for looking up calls that got no answer. Rows that cannot be settled come up again and again: they must
+    /// not take the room of those that can.
     unsure_permits: Arc<Semaphore>,
-    /// The rows that this instance calls for.
+    /// The rows that this instance is calling for.
     in_flight: Mutex<HashSet<Uuid>>,
-    /// Whether there may be rows that were accepted and not begun. Those come first.
+    /// Whether there may be rows that were accepted and not begun. Those are begun first.
     backlog: AtomicBool,
-    /// Calls have ended, so that others may begin.
+    /// Signals that calls have ended, so that others may begin.
     freed: Notify,
     begin: mpsc::UnboundedSender<Call>,
 }
@@ -184,7 +184,7 @@ impl<R, E: ExternalExecutor, K, C: Timer> Shared<R, E, K, C> {
     /// Hands over calls whose rows are committed.
     fn begin(&self, calls: Vec<Call>) {
         for call in calls {
-            // The loop that calls lives as long as this one: nothing is lost but in a crash.
+            // The loop that makes calls lives as long as this one: calls are lost only in a crash.
             let _ = self.begin.send(call);
         }
     }
@@ -209,9 +209,9 @@ impl<R, E: ExternalExecutor, K, C: Timer> Shared<R, E, K, C> {
         }
     }
 
-    /// Waits before a repetition, unless told to stop.
+    /// Waits before a retry, unless stopped.
     async fn pause(&self, backoff: &mut Backoff, error: &Error, stop: &CancellationToken) {
-        tracing::warn!(worker = self.settings.name, %error, "will try again");
+        tracing::warn!(worker = self.settings.name, %error, "the step failed and will be retried");
         futures::select_biased! {
             () = stop.cancelled().fuse() => {}
             () = self.timer.sleep(backoff.pause()).fuse() => {}
@@ -226,29 +226,29 @@ struct Call {
     unsure: bool,
     /// A compensation is remembered: the key may be voided.
     unwanted: bool,
-    /// A person has settled it: it is not made again.
+    /// An operator has settled it: the call is not made again.
     resolved: Option<Resolved>,
     /// The port may have forgotten the key.
     stale: bool,
     asker: Option<Asker>,
-    /// Room among the calls; given back when the call is over.
+    /// Permit for the call; released when the call is over.
     permit: Option<OwnedSemaphorePermit>,
 }
 
-/// Who waits for the outcome of a call, beyond the command itself.
+/// A further command that waits for the outcome of a call.
 struct Asker {
     command: Command,
     traceparent: Option<String>,
 }
 
 impl Asker {
-    /// A compensation that was remembered waits for its own outcome.
+    /// A remembered compensation waits for its own outcome.
     fn of_undo(call: &Call) -> Self {
         Self { command: call.work.command.clone(), traceparent: None }
     }
 }
 
-/// Begins or resumes the call that a row stands for: writes owner and lease into the row.
+/// Begins or resumes the call of a row: writes owner and lease into the row.
 fn call(row: &mut CommandRow, lease: Lease, now: DateTime<Utc>, keeps_keys_for: Duration) -> Option<Call> {
     let (action, command) = match row.status {
         Status::Started => (Action::Execute, row.command.clone()?),

@@ -19,26 +19,25 @@ use crate::{
     store::Locked,
 };
 
-/// A call that has been answered (or has not: `Answer::Unknown`).
+/// A call with its answer (`Answer::Unknown` if there was none).
 #[derive(Debug, Clone)]
 pub struct Answered {
-    /// Do or undo.
+    /// Execute or undo.
     pub action: Action,
-    /// The command that was called for.
+    /// The command of the call.
     pub command: Command,
-    /// Who waits for it.
+    /// The command that waits for the answer.
     pub asker: Option<Command>,
-    /// A compensation was remembered when it began.
+    /// A compensation was remembered when the call began.
     pub unwanted: bool,
-    /// What the port said.
+    /// The port's answer.
     pub answer: Answer,
-    /// A call of the round, or one before it, got no answer.
+    /// A call of this round, or an earlier one, got no answer.
     pub unsure: bool,
 }
 
-/// Writes it down as the loop that calls does: first as a plain outcome, if it is one, and nobody has touched the
-/// row; otherwise on the locked row. Answers the row, what is replied, and whether the compensation that was
-/// remembered is to be called for now.
+/// Records the answer as the loop does: first as a plain outcome, if it is one and the row has not changed; otherwise
+/// on the locked row. Returns the row, the replies, and whether to call for the remembered compensation now.
 pub fn write_down(
     row: CommandRow,
     done: Answered,

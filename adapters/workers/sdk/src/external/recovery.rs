@@ -1,4 +1,4 @@
-//! Goes on from the rows, not from the transport: what is due is called for again.
+//! Continues from the rows, not from the transport: begins the calls of rows that are due.
 
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ where
         }
     }
 
-    /// Begins what was accepted, and takes over what was lost, as far as there is room.
+    /// Begins accepted rows, and takes over lost calls, as far as there is room.
     ///
     /// # Errors
     /// [`Error`].
@@ -77,8 +77,8 @@ where
         if room == 0 {
             return Ok(());
         }
-        // Of rows to begin only: those that are unsure wait for nothing but their own room. Cleared before the rows are
-        // read: what is accepted from now on says so itself.
+        // Only rows to begin count: unsure rows wait for separate room. The flag is cleared before the rows are read,
+        // and commands accepted from then on set it again.
         let set_backlog = |backlog| {
             if which == Due::Sure {
                 shared.set_backlog(backlog);
@@ -100,14 +100,14 @@ where
         let mut desk = Desk::new(locked, &[], &shared.settings);
         let (now, lease) = (desk.now, shared.lease(desk.now));
         let keeps = shared.executor.port().keeps_keys_for;
-        // The longest due first, and always in one order.
+        // The longest due first, and always in the same order.
         let mut keys: Vec<_> = desk.rows.values().map(|r| (r.lease.map(|l| l.until), r.key)).collect();
         keys.sort_unstable();
         let mut begun = Vec::with_capacity(keys.len());
         for (_, key) in keys {
             let Some(permit) = shared.permit(which) else { break };
             let Some(row) = desk.change_row(key) else { continue };
-            // It is locked, so it is still what was read: accepted, or a call that nobody holds any more.
+            // The row is locked, so it is still as read: accepted, or a call without a live owner.
             match row.status {
                 Status::Accepted => row.status = Status::Started,
                 _ => row.unsure = row.started_at.is_some(),
@@ -120,19 +120,19 @@ where
         Ok(())
     }
 
-    /// Renews the leases of the calls under way, well before they lapse.
+    /// Renews the leases of the calls in progress, well before they lapse.
     async fn renew_for_ever(&self) -> std::convert::Infallible {
         let shared = &*self.shared;
         loop {
             shared.timer.sleep(shared.settings.lease / 3).await;
             if let Err(error) = self.renew().await {
-                // Another instance may take the calls over: that is what the rows are for.
-                tracing::warn!(worker = shared.settings.name, %error, "leases not renewed");
+                // Another instance may take the calls over; the rows allow that.
+                tracing::warn!(worker = shared.settings.name, %error, "leases could not be renewed");
             }
         }
     }
 
-    /// Renews the leases of the calls under way.
+    /// Renews the leases of the calls in progress.
     ///
     /// # Errors
     /// [`Error`].

@@ -1,4 +1,4 @@
-//! One round of calls for a row: the call itself and, once it is unsure, what can be learnt about it.
+//! One round of calls for a row: the call itself and, once it is unsure, the look-ups about it.
 
 use std::future::Future;
 
@@ -10,25 +10,25 @@ use crate::{
     timer::{Timer, within},
 };
 
-/// What a round came to.
+/// The result of a round.
 pub(super) struct Finished {
     pub(super) call: Call,
     pub(super) found: Found,
-    /// A call of this round, or one before it, got no answer.
+    /// A call of this round, or an earlier one, got no answer.
     pub(super) unsure: bool,
 }
 
-/// What the port said.
+/// The port's answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Found {
-    /// It answered, or nobody knows.
+    /// An answer, possibly that the outcome is unknown.
     Answer(Answer),
-    /// It promised that the key never takes effect.
+    /// The promise that the key never takes effect.
     Voided,
 }
 
-/// Makes the call. If it gets no answer (or an earlier one did not), asks what became of it, and calls again
-/// under the same key where the port bears that.
+/// Makes the call. If it gets no answer (or an earlier one did not), looks up its outcome, and calls again under the
+/// same key where the port allows that.
 pub(super) async fn round<R, E, K, C>(shared: &Shared<R, E, K, C>, call: Call) -> Finished
 where
     E: ExternalExecutor,
@@ -68,7 +68,7 @@ where
             None => return no_answer(),
         }
     }
-    // What a person has settled is done elsewhere, or not to be done.
+    // What an operator has settled was done elsewhere, or must not be done.
     if call.resolved.is_some() {
         return Found::Answer(Answer::unknown("resolved_by_hand"));
     }

@@ -1,8 +1,8 @@
 //! What an answer does to a row whose outcome was not known. Pure.
 //!
-//! A row leaves `started` only by the answer to a call under its key, or by a look-up that finds one; and an
-//! answer is written only where the row still waits for it. While the row is unsure `failed` is never
-//! recorded, nor `refused` unless the port's first answer binds.
+//! A row leaves `started` only by the answer to a call under its key, or by a look-up that finds one; and an answer is
+//! recorded only if the row still waits for it. While the row is unsure `failed` is never recorded, nor `refused`
+//! unless the port's first answer binds.
 
 use amends_protocol::{Command, Kind, Outcome, Reply};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -15,13 +15,14 @@ use crate::{
     row::{CommandRow, Lease, Said, Status},
 };
 
-/// The longest rest of a row that nobody can settle. It doubles up to that; a question makes it look at once.
+/// The longest rest of a row that cannot be settled. The rest doubles up to this; a question about the row ends it at
+/// once.
 const REST_LONGEST: TimeDelta = TimeDelta::days(1);
 
-/// What to write down: which row, which of its two calls, and what was found.
+/// What to record: the row, which of its two calls, and what was found.
 pub(super) struct Report<'a> {
     pub(super) key: Uuid,
-    /// The command that was called for.
+    /// The command of the call.
     pub(super) command: &'a Command,
     pub(super) action: Action,
     pub(super) found: Found,
@@ -33,20 +34,20 @@ pub(super) struct Report<'a> {
 /// What follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Nothing to call.
+    /// No further call.
     Over,
-    /// The compensation that was remembered: the row is `undoing` now.
+    /// Call for the remembered compensation: the row is `undoing` now.
     Undo,
 }
 
-/// The row as a plain outcome leaves it: the first call under its key was answered, and nobody has asked for anything
-/// but the execute. `None` if there is more to it.
+/// Returns the row after a plain outcome: the first call under its key was answered, and only the execute is waiting
+/// for the answer. `None` for anything else.
 pub(super) fn settled(done: &Finished) -> Option<CommandRow> {
     let Finished { call, found: Found::Answer(answer), unsure: false } = done else { return None };
     if call.work.action != Action::Execute || call.unwanted {
         return None;
     }
-    // Whoever asks for something else must be answered from the row.
+    // Another kind of command must be answered from the row.
     if call.asker.as_ref().is_some_and(|asker| asker.command.kind != Kind::Execute) {
         return None;
     }
@@ -59,13 +60,13 @@ pub(super) fn settled(done: &Finished) -> Option<CommandRow> {
     Some(row)
 }
 
-/// Settles a row, if the answer settles it, and answers whoever waits.
+/// Settles a row, if the answer settles it, and answers the waiting commands.
 pub(super) fn settle(desk: &mut Desk, report: Report<'_>, port: Port, owner: Uuid) -> Next {
     let Report { key, command, action, found, unsure, asker, traceparent } = report;
     let now = desk.now;
     let Some(row) = desk.change_row(key).filter(|row| waits_for(row, action)) else {
-        // Somebody else was first, and theirs stands; or this was written before, and the answer to that was lost. What
-        // the row says is said (again) to whoever waits: perhaps nobody will ask.
+        // Another writer was first, and its outcome stands; or this outcome was already recorded, and the answer to
+        // that commit was lost. The waiting command is answered from the row (again): it may not be sent again.
         let _ = desk.hear(asker.unwrap_or(command), traceparent);
         return Next::Over;
     };
@@ -77,7 +78,7 @@ pub(super) fn settle(desk: &mut Desk, report: Report<'_>, port: Port, owner: Uui
     };
     let counts = counts(outcome, row.unsure, port);
     let mut replies = Vec::new();
-    // What was begun from its row has no asker; but that nobody knows is news to the command itself, once.
+    // A call begun from its row has no asker; but that its outcome is unknown is news to the command itself, once.
     let itself = match action {
         Action::Execute => row.command.clone(),
         Action::Undo => row.undo.clone(),
@@ -106,7 +107,7 @@ fn waits_for(row: &CommandRow, action: Action) -> bool {
     }
 }
 
-/// Whether an answer is an outcome.
+/// Returns whether an answer is an outcome.
 fn counts(outcome: Outcome, unsure: bool, port: Port) -> bool {
     match outcome {
         Outcome::Succeeded | Outcome::Fenced => true,
@@ -116,7 +117,7 @@ fn counts(outcome: Outcome, unsure: bool, port: Port) -> bool {
     }
 }
 
-/// Nobody knows: the row waits for another round, which the recovery loop or the next question begins.
+/// Leaves an unknown row to wait for another round, which the recovery loop or the next question begins.
 fn rest(
     row: &mut CommandRow,
     asker: Option<&Command>,

@@ -48,7 +48,7 @@ fn about(kind: Kind) -> Command {
     Command { kind, command_id: id::of(kind, target), target: Some(target), ..execute() }
 }
 
-/// A row whose call this instance makes.
+/// A row for which this instance is calling.
 fn called(status: Status) -> CommandRow {
     let lease = Lease { owner: Some(ME), until: DateTime::UNIX_EPOCH + TimeDelta::seconds(30) };
     let undo = (status == Status::Undoing).then(|| about(Kind::Compensate));

@@ -1,4 +1,4 @@
-//! The worker whose effect is a call to someone else, while all goes as it should.
+//! The worker whose effect is an external call, while nothing fails.
 
 use amends_protocol::{
     Command,

@@ -1,4 +1,4 @@
-//! A payment gateway in memory: honest about its keys, and otherwise as bad as the test wants.
+//! A payment gateway in memory: correct about its keys, and otherwise as bad as the test wants.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-/// A port that promises everything but to void.
+/// A port that guarantees everything except voiding.
 pub const GOOD: Port = Port {
     idempotent: true,
     first_answer_binds: true,
@@ -21,22 +21,22 @@ pub const GOOD: Port = Port {
     keeps_keys_for: Duration::from_secs(3600),
 };
 
-/// What becomes of one call. Without a script it is done.
+/// What happens to one call. Without a script it is done.
 #[derive(Clone)]
 pub enum Act {
-    /// Answers this at the door; nothing happens.
+    /// The gateway answers this at once; nothing happens.
     Says(Answer),
-    /// No answer. The call is still on its way: see [`Gateway::lands`].
+    /// There is no answer. The call is still on its way: see [`Gateway::lands`].
     Lost,
-    /// Done, and the answer is lost.
+    /// The call is done, and the answer is lost.
     DoneUnheard,
-    /// Waits for a permit, then is done.
+    /// The call waits for a permit, then is done.
     Held(Arc<Semaphore>),
-    /// Waits for a permit, then answers this; nothing happens.
+    /// The call waits for a permit, then is answered; nothing happens.
     HeldThenSays(Arc<Semaphore>, Answer),
 }
 
-/// Clones are the same gateway.
+/// A gateway; clones share their state.
 #[derive(Clone)]
 pub struct Gateway {
     port: Port,
@@ -62,7 +62,7 @@ impl Gateway {
         self.books.lock().unwrap()
     }
 
-    /// What becomes of the next calls under this key.
+    /// Sets what happens to the next calls under this key.
     pub fn script(&self, key: Uuid, acts: impl IntoIterator<Item = Act>) {
         self.books().script.entry(key).or_default().extend(acts);
     }
@@ -74,19 +74,19 @@ impl Gateway {
         gate
     }
 
-    /// The calls that were on their way arrive.
+    /// Lets the calls that were on their way arrive.
     pub fn lands(&self) {
         let late = std::mem::take(&mut self.books().on_their_way);
         assert!(!late.is_empty(), "no call is on its way");
         late.iter().for_each(|work| drop(self.done(work)));
     }
 
-    /// How often it was called under this key.
+    /// Returns the number of calls under this key.
     pub fn calls(&self, key: Uuid) -> usize {
         self.books().calls.iter().filter(|k| **k == key).count()
     }
 
-    /// How many effects there are under this key.
+    /// Returns the number of effects under this key.
     pub fn effects(&self, key: Uuid) -> usize {
         self.books().effects.iter().filter(|k| **k == key).count()
     }

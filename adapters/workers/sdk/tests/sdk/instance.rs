@@ -21,7 +21,7 @@ impl Timer for Hand {
 }
 
 impl Hand {
-    /// All pauses that have begun end.
+    /// Ends all pauses that have begun.
     pub fn strike(&self) {
         self.0.notify_waiters();
     }
@@ -37,19 +37,19 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Room for as many calls as by default.
+    /// Starts an instance with the default number of concurrent calls.
     pub async fn start(pool: &PgPool, gateway: &Gateway) -> Self {
         Self::with(pool, gateway, Settings::new("payment").concurrency).await
     }
 
-    /// Room for so many calls; it has looked at its rows once.
+    /// Starts an instance with this number of concurrent calls that has read its due rows once.
     pub async fn with(pool: &PgPool, gateway: &Gateway, concurrency: usize) -> Self {
         let mut instance = Self::unstarted(pool, gateway, concurrency);
         instance.recover().await;
         instance
     }
 
-    /// Room for so many calls; it has not looked at its rows.
+    /// Creates an instance with this number of concurrent calls that has not read its rows.
     pub fn unstarted(pool: &PgPool, gateway: &Gateway, concurrency: usize) -> Self {
         let (wire, timer) = (Wire::default(), Hand::default());
         let settings = Settings { concurrency, ..Settings::new("payment") };
@@ -60,41 +60,41 @@ impl Instance {
         Self { intake, calls, recovery, wire, timer }
     }
 
-    /// Takes these commands in as one batch.
+    /// Receives these commands as one batch.
     pub async fn hear(&mut self, commands: &[&Command]) {
         self.wire.put(commands);
         soon(self.intake.run_once()).await.unwrap();
     }
 
-    /// Begins what is due.
+    /// Begins due rows.
     pub async fn recover(&mut self) {
         soon(self.recovery.run_once()).await.unwrap();
     }
 
-    /// Waits until a call has finished, and its outcome is committed and sent.
+    /// Waits until a call has finished and its outcome is committed and sent.
     pub async fn settle(&mut self) {
         soon(self.calls.run_once()).await.unwrap();
     }
 
-    /// Makes the calls that were begun, as far as they go without waiting for anyone. Writes nothing down.
+    /// Makes the calls that were begun, as far as possible without waiting. Records nothing.
     pub fn call(&mut self) {
         let _ = self.calls.wait().now_or_never();
     }
 
-    /// Takes a command in, waits for one call, and returns what was said.
+    /// Receives a command, waits for one call, and returns the replies.
     pub async fn ask(&mut self, command: &Command) -> Vec<(Kind, Outcome, u32)> {
         self.hear(&[command]).await;
         self.settle().await;
         self.wire.said()
     }
 
-    /// What was said.
+    /// Returns the replies.
     pub fn said(&self) -> Vec<(Kind, Outcome, u32)> {
         self.wire.said()
     }
 }
 
-/// The future's value; a test that would wait for ever fails.
+/// Returns the future's value; fails a test that would wait for ever.
 pub async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(Duration::from_secs(20), future).await.expect("it does not come to an end")
 }

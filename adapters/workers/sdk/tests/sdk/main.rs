@@ -1,5 +1,5 @@
-//! The executor SDK, judged by the protocol: the table of rows by itself, and both kinds of worker over a real
-//! Postgres, with a transport and a gateway that the test holds in its hands.
+//! The executor SDK against the protocol: the decision table by itself, and both kinds of worker over a real Postgres,
+//! with a transport and a gateway controlled by the test.
 
 mod books;
 mod external;

@@ -4,13 +4,13 @@ use amends_protocol::{Command, Json, Kind, id};
 use amends_worker::conformance;
 use serde_json::json;
 
-/// The execute of a saga of its own. What is to become of it is in the business key, for those who read it.
+/// Creates the execute of a new saga. Executors that read the business key take its outcome from it.
 pub fn execute(business_key: &str) -> Command {
     let payload = Json::from(json!({ "amount": 2500 }));
     Command { business_key: business_key.to_owned(), payload, ..conformance::execute() }
 }
 
-/// A compensation, probe or fence of an execute, at attempt 1.
+/// Creates a compensation, probe or fence of an execute, at attempt 1.
 pub fn about(kind: Kind, execute: &Command) -> Command {
     let target = execute.command_id;
     Command {
@@ -36,7 +36,7 @@ pub fn fence(execute: &Command) -> Command {
     about(Kind::Fence, execute)
 }
 
-/// The same command, sent again as a later attempt.
+/// Returns the same command at a later attempt.
 pub fn again(command: &Command, attempt: u32) -> Command {
     Command { attempt, ..command.clone() }
 }

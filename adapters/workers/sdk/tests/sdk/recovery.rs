@@ -1,4 +1,4 @@
-//! The worker whose effect is a call to someone else, when answers, instances or replies are lost.
+//! The worker whose effect is an external call, when answers, instances or replies are lost.
 
 use amends_protocol::{
     Kind::{Compensate, Execute, Fence, Probe},

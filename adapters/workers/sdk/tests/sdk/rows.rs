@@ -1,4 +1,4 @@
-//! The rows in Postgres are `Rows`.
+//! `PgRows` passes the conformance suite.
 
 use amends_testkit::TestDatabase;
 use amends_worker::PgRows;

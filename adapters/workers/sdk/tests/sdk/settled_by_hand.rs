@@ -1,4 +1,4 @@
-//! Rows that nobody can settle: how they rest, what room they have, and what a person's word does to them.
+//! Rows that cannot be settled: how they rest, what room they have, and what an operator's resolution does to them.
 
 use amends_protocol::{
     Command,
@@ -34,7 +34,7 @@ async fn resolution(pool: &PgPool, key: Uuid) -> Option<String> {
 async fn trap_29_rows_that_nobody_can_settle_take_no_room_from_calls_that_can_be_made() {
     let (books, gateway) = (books().await, Gateway::new(GOOD));
     let [first, second, new] = [execute("order"), execute("order"), execute("order")];
-    // Of each row three calls: two of them in its first round.
+    // Three calls for each row: two of them in its first round.
     for order in [&first, &second] {
         gateway.script(order.command_id, [silence(), silence()]);
         gateway.hold(order.command_id);
@@ -44,7 +44,8 @@ async fn trap_29_rows_that_nobody_can_settle_take_no_room_from_calls_that_can_be
         worker.ask(order).await;
         assert_eq!(state(&books.pool, order.command_id).await, ("started".to_owned(), true));
     }
-    // Both are looked up once more, and that takes for ever: one because it was asked after, one because it was due.
+    // Both are looked up once more, and the look-ups do not end: one begins because of a probe, one because the row is
+    // due.
     time_passes(&books.pool).await;
     worker.hear(&[&probe(&first)]).await;
     worker.recover().await;
@@ -113,7 +114,7 @@ async fn what_a_person_has_done_elsewhere_is_not_done_again() {
     worker.recover().await;
     worker.settle().await;
     assert_eq!((gateway.calls(order.command_id), gateway.effects(order.command_id)), (2, 0));
-    // A later compensation does not know either.
+    // A later compensation finds the outcome unknown too.
     assert_eq!(worker.ask(&compensate(&order)).await, [(Compensate, Unknown, 1)]);
     assert_eq!(gateway.calls(order.command_id), 2);
 }

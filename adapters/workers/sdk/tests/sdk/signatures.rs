@@ -1,4 +1,4 @@
-//! Whose commands a worker does.
+//! Which commands a worker accepts.
 
 use amends_protocol::{Command, CommandKey, CommandKeys, Kind, Outcome, wire};
 use amends_worker::{Answer, PgRows, PgTx, Settings, Transactional, TransactionalExecutor, Work, store};
@@ -48,7 +48,7 @@ async fn only_commands_that_are_signed_with_a_key_of_the_participant_are_done() 
     put(&wire, &execute("order"), None);
     let changed = wire::write(&execute("order"));
     wire.put_signed(&changed, Some(&current.sign(b"something else")));
-    // It is not even read.
+    // The message is not even parsed.
     wire.put_signed(b"not json", Some("v1;kid=b;00"));
     let keys: CommandKeys = [previous, current, next].into_iter().collect();
     let said = settle(&books.pool, &wire, keys, true).await;

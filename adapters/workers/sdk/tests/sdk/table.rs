@@ -29,19 +29,19 @@ fn row(order: &Command, status: Status) -> CommandRow {
     CommandRow { status, ..CommandRow::new(order) }
 }
 
-/// A call that some instance makes; its lease ends so many seconds from now.
+/// A call by some instance; its lease ends after this many seconds.
 fn called(order: &Command, status: Status, seconds: i64) -> CommandRow {
     let until = now(order) + TimeDelta::seconds(seconds);
     CommandRow { lease: Some(Lease { owner: Some(Uuid::new_v4()), until }), ..row(order, status) }
 }
 
-/// A call that got no answer; the next look at it is due so many seconds from now.
+/// A call without an answer; its next look-up is due after this many seconds.
 fn unanswered(order: &Command, status: Status, seconds: i64) -> CommandRow {
     let until = now(order) + TimeDelta::seconds(seconds);
     CommandRow { unsure: true, lease: Some(Lease { owner: None, until }), ..row(order, status) }
 }
 
-/// The record of an undo.
+/// Creates the record of an undo.
 fn undone(outcome: Outcome, attempt: u32) -> Option<UndoRecord> {
     Some(UndoRecord { outcome, attempt, said: Said::default() })
 }
@@ -50,7 +50,7 @@ fn verdict(row: Option<&CommandRow>, command: &Command, order: &Command) -> Deci
     decide(row, command, now(order), MEMORY)
 }
 
-/// Checks the cells of one line: execute, compensate, probe, fence, all of the row's own attempt and epoch.
+/// Checks the cells of one line: execute, compensate, probe, fence, all at the row's attempt and epoch.
 fn check(line: &str, row: Option<CommandRow>, order: &Command, expected: [Decision; 4]) {
     let asked = [order.clone(), compensate(order), probe(order), fence(order)];
     for (command, expected) in asked.iter().zip(expected) {
@@ -215,8 +215,8 @@ fn beyond_the_horizon_and_without_a_row_nothing_is_done_and_nothing_promised() {
     assert_eq!(ask(Kind::Fence, HORIZON), Bury(Outcome::Fenced));
 }
 
-/// A compensation for a step of three weeks ago is issued today. Its row, if there was one, is not here: it may have held
-/// money, and a tombstone would let go of it.
+/// A compensation for a step of three weeks ago is issued today. Its row, if there was one, is gone: it may have held
+/// money, and a tombstone would give that up.
 #[test]
 fn a_compensation_without_a_row_is_as_old_as_its_target() {
     let order = order();
@@ -228,7 +228,7 @@ fn a_compensation_without_a_row_is_as_old_as_its_target() {
         let fresh = Command { target_issued_at: Some(now), ..young.clone() };
         assert_ne!(decide(None, &fresh, now, MEMORY), Say(Outcome::Unknown), "{kind:?}");
     }
-    // An engine that does not say: at the earliest its saga was born then.
+    // An engine that does not send the time: the saga's birth is the earliest possible one.
     let silent = Command { issued_at: now, target_issued_at: None, ..compensate(&order) };
     assert_eq!(decide(None, &silent, now, MEMORY), Say(Outcome::Unknown));
 }

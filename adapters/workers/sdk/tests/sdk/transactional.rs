@@ -1,4 +1,4 @@
-//! The worker whose effects live in its own database.
+//! The worker whose effects are stored in its own database.
 
 use std::{
     sync::{
@@ -26,7 +26,7 @@ use crate::{
 #[derive(Clone, Default)]
 struct Ledger {
     work: Arc<AtomicUsize>,
-    /// Whether it never comes to an end.
+    /// Whether it never completes.
     stuck: bool,
 }
 
@@ -71,7 +71,7 @@ fn worker(pool: &PgPool, wire: &Wire, ledger: Ledger) -> Transactional<PgRows, L
     Transactional::new(PgRows::new(pool.clone()), ledger, wire.clone(), wire.clone(), settings)
 }
 
-/// Has a worker settle these commands as one batch. Returns what it said.
+/// Lets a worker settle these commands as one batch. Returns its replies.
 async fn settle(pool: &PgPool, wire: &Wire, commands: &[&Command]) -> Vec<(Kind, Outcome, u32)> {
     wire.put(commands);
     worker(pool, wire, Ledger::default()).run_once().await.unwrap();
