@@ -1,4 +1,4 @@
-//! The unprivileged user that servers run as when Amends runs as root: Postgres refuses to be root.
+//! The unprivileged user as which servers run when Amends runs as root: Postgres refuses to run as root.
 
 use std::{
     fs, io,
@@ -17,17 +17,17 @@ pub(crate) struct Account {
     gid: u32,
 }
 
-/// Whom to run a server as.
+/// The user as which a server runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RunAs {
-    /// Whoever we are.
+    /// The user of this process.
     Ourselves,
-    /// We are root.
+    /// Another user, because this process runs as root.
     Account(Account),
 }
 
 impl RunAs {
-    /// Ourselves, or as root the first of a few accounts that exists.
+    /// Returns the user of this process, or as root the first of a few accounts that exists.
     pub(crate) fn choose() -> io::Result<Self> {
         if !sys::is_root() {
             return Ok(Self::Ourselves);
@@ -42,7 +42,7 @@ impl RunAs {
             })
     }
 
-    /// A command that will run as this user, in this directory.
+    /// Builds a command that runs as this user, in this directory.
     pub(crate) fn command(&self, program: &Path, directory: &Path) -> Command {
         let mut command = Command::new(program);
         command.current_dir(directory).stdin(Stdio::null());
@@ -52,7 +52,7 @@ impl RunAs {
         command
     }
 
-    /// Gives it a file or directory of ours.
+    /// Gives this user ownership of one of our files or directories.
     pub(crate) fn own(&self, path: &Path) -> io::Result<()> {
         match self {
             Self::Ourselves => Ok(()),
@@ -60,7 +60,7 @@ impl RunAs {
         }
     }
 
-    /// Whether it can work in a directory: found by trying, because modes alone do not tell.
+    /// Returns whether this user can work in a directory. It is found out by trying, because modes alone do not tell.
     pub(crate) fn reaches(&self, directory: &Path) -> bool {
         match self {
             Self::Ourselves => true,

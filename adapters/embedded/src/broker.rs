@@ -1,9 +1,9 @@
-//! A Kafka broker in this process: librdkafka's mock cluster behind an address that stays. For tests; `dev` runs it as a
-//! process of its own (`broker_process.rs`), for what a client says may abort it.
+//! A Kafka broker in this process: librdkafka's mock cluster behind a stable address. For tests; `dev` runs it as a
+//! separate process (`broker_process.rs`), because a client's request may abort it.
 //!
-//! It speaks the real protocol over TCP, with groups, headers and idempotent producers. It forgets: all of it
-//! when it ends, and of each partition what is beyond 5 MiB or 100,000 batches. Amends is made so that what
-//! Postgres holds is enough to drive every saga on. Its admin API answers nothing: topics are made by
+//! It speaks the real protocol over TCP, with groups, headers and idempotent producers. It stores nothing durably:
+//! everything is lost when it ends, and a partition keeps at most 5 MiB or 100,000 batches. What Postgres holds is
+//! enough for Amends to drive every saga on. Its admin API does not answer: topics are created by
 //! [`Broker::create_topic`].
 
 use std::{io, net::SocketAddr, sync::Mutex};
@@ -16,35 +16,35 @@ use rdkafka::{
 
 use crate::{proxy::Proxy, sys};
 
-/// How an embedded broker is run.
+/// Options of an embedded broker.
 #[derive(Debug, Clone, Default)]
 pub struct BrokerOptions {
-    /// The port, or a free one.
+    /// The port, or `None` for a free one.
     pub port: Option<u16>,
 }
 
-/// Why there is no broker, or no topic.
+/// Why a broker or topic could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The address cannot be listened on.
     #[error("cannot listen on 127.0.0.1:{port}: {source}")]
     Listen {
-        /// The port asked for; 0 for any.
+        /// The requested port; 0 for any.
         port: u16,
-        /// What went wrong.
+        /// The system's error.
         source: io::Error,
     },
-    /// librdkafka's mock cluster could not do it.
+    /// librdkafka's mock cluster failed.
     #[error("embedded broker: {0}")]
     Mock(#[from] KafkaError),
-    /// The broker's process did not come to serve.
+    /// The broker's process did not start to serve.
     #[error("the embedded broker did not start: {0}")]
     Start(String),
 }
 
-/// A running broker. Dropped, it ends.
+/// A running broker. It ends when dropped.
 pub struct Broker {
-    // In this order: connections are cut before the broker behind them is taken away.
+    // The order of the fields matters: connections are closed before the broker behind them ends.
     proxy: Proxy,
     mock: Mutex<Mock>,
 }
@@ -67,18 +67,18 @@ impl Broker {
         Ok(broker)
     }
 
-    /// Its address, for this process and others on this machine.
+    /// Returns its address, for this process and others on this machine.
     pub fn bootstrap_servers(&self) -> String {
         format!("127.0.0.1:{}", self.proxy.port())
     }
 
-    /// Creates a topic. One that is there already stays as it is.
+    /// Creates a topic. An existing topic stays as it is.
     pub fn create_topic(&self, name: &str, partitions: i32) -> Result<(), Error> {
         self.mock.lock().expect("nobody panics with the lock").create_topic(name, partitions)
     }
 
-    /// Loses everything: topics, messages, groups and offsets, as if it had been killed and started again. The
-    /// address stays.
+    /// Loses everything: topics, messages, groups and offsets, as if it had been killed and restarted. The address
+    /// stays the same.
     pub fn forget(&self) -> Result<(), Error> {
         let mut mock = self.mock.lock().expect("nobody panics with the lock");
         self.proxy.forward_to(None);
@@ -87,22 +87,22 @@ impl Broker {
         Ok(())
     }
 
-    /// Cuts every connection and refuses new ones, or lets them in again. What it holds stays.
+    /// Closes every connection and refuses new ones, or accepts them again. The broker keeps its data.
     pub fn set_reachable(&self, reachable: bool) {
         let mock = self.mock.lock().expect("nobody panics with the lock");
         self.proxy.forward_to(reachable.then_some(mock.address));
     }
 }
 
-/// One mock cluster: it lives in a client that nobody uses as such.
+/// One mock cluster, inside a client that is used for nothing else.
 pub(crate) struct Mock {
     client: BaseProducer,
-    /// Where it listens.
+    /// The address at which it listens.
     pub(crate) address: SocketAddr,
 }
 
 impl Mock {
-    /// Starts one that says it is at this port of 127.0.0.1.
+    /// Starts a cluster that advertises this port of 127.0.0.1.
     pub(crate) fn start(advertised: u16) -> Result<Self, Error> {
         let client: BaseProducer = ClientConfig::new()
             .set("test.mock.num.brokers", "1")
@@ -117,7 +117,7 @@ impl Mock {
         Ok(Self { client, address })
     }
 
-    /// Creates a topic. One that is there already stays as it is.
+    /// Creates a topic. An existing topic stays as it is.
     pub(crate) fn create_topic(&self, name: &str, partitions: i32) -> Result<(), Error> {
         use rdkafka::types::RDKafkaErrorCode::TopicAlreadyExists;
         let cluster = self.client.client().mock_cluster().expect("the client was made with one");

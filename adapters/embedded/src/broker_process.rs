@@ -1,12 +1,12 @@
-//! The embedded broker as a process of its own, which is started again when it ends.
+//! The embedded broker as a separate process, which is restarted when it ends.
 //!
-//! librdkafka's mock cluster asserts what a client says: one foreign consumer whose assignor differs from the group's, and
-//! the process that it lives in is gone. Here that process has nothing else in it. The address stays, for we listen and
-//! hand each connection over.
+//! librdkafka's mock cluster has assertions about what clients send: one consumer with another assignor than its
+//! group's aborts the process. So that process contains nothing else. The address stays the same, because this process
+//! listens and passes each connection on.
 //!
-//! Messages carry customers' addresses, and a broker on loopback has no passwords. So only the user that runs it (and root)
-//! is let in. That would be of no use if the cluster's own port were open beside ours: its process has a network of its own,
-//! where the kernel allows that; [`BrokerProcess::is_private`] tells.
+//! Messages contain customers' addresses, and a broker on loopback has no passwords. So only the user that runs it (and
+//! root) may connect. That would be useless if the cluster's own port were open as well: its process gets its own
+//! network namespace, where the kernel allows that; [`BrokerProcess::is_private`] tells whether it did.
 
 use std::{
     collections::BTreeSet,
@@ -36,14 +36,14 @@ use crate::{
 
 /// How long the process may take to end.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
-/// How long the process may take to be there.
+/// How long the process may take to start.
 const START_PATIENCE: Duration = Duration::from_secs(30);
-/// Pause between looks whether it is.
+/// Interval between checks whether it has started.
 const START_POLL: Duration = Duration::from_millis(10);
-/// Pause after a connection that could not be accepted: there may be no descriptor left.
+/// Pause after a connection that could not be accepted: there may be no free descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What the process is told: the port that clients know, and the topics. As text: `9092,commands:12,replies:12`.
+/// The process' arguments: the port that clients use, and the topics. As text: `9092,commands:12,replies:12`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokerPlan {
     port: u16,
@@ -73,7 +73,7 @@ impl FromStr for BrokerPlan {
     }
 }
 
-/// A running broker. It forgets everything when its process ends. Dropped, it ends.
+/// A running broker. It loses its data when its process ends, and ends when dropped.
 #[derive(Debug)]
 pub struct BrokerProcess {
     port: u16,
@@ -84,7 +84,7 @@ pub struct BrokerProcess {
 
 impl BrokerProcess {
     /// Starts the process and waits until it serves. `command` is a program that calls [`serve`] with this plan; its
-    /// standard input is ours.
+    /// standard input is a socket of ours.
     ///
     /// # Errors
     /// [`Error::Listen`], or [`Error::Start`] with the way in which the process ended.
@@ -108,7 +108,7 @@ impl BrokerProcess {
             us.set_nonblocking(true)?;
             let mut command = command(&plan);
             command.stdin(Stdio::from(OwnedFd::from(them)));
-            // A group of its own: Ctrl-C in a terminal is for us, and we stop the broker last.
+            // Its own process group: Ctrl-C in a terminal is for this process, which stops the broker last.
             command.process_group(0);
             sys::give_own_network(&mut command);
             *given.held() = Some(us);
@@ -128,17 +128,17 @@ impl BrokerProcess {
         Ok(Self { port: address.port(), is_private, over, supervisor })
     }
 
-    /// Its address, for this process and others on this machine.
+    /// Returns its address, for this process and others on this machine.
     pub fn bootstrap_servers(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Ends it, and waits until its process has ended.
+    /// Ends the broker, and waits until its process has ended.
     pub async fn stop(self) {
         self.supervisor.stop(STOP_PATIENCE).await;
     }
 
-    /// Whether no other user of this machine can read from it (but root).
+    /// Returns whether no other user of this machine, except root, can read from it.
     pub fn is_private(&self) -> bool {
         self.is_private
     }
@@ -147,12 +147,12 @@ impl BrokerProcess {
 impl Drop for BrokerProcess {
     fn drop(&mut self) {
         self.over.store(true, Ordering::SeqCst);
-        // Whoever waits for a connection gets one.
+        // Wakes the thread that waits for a connection.
         let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
     }
 }
 
-/// Our end of the socket over which the present process gets its connections.
+/// This process' end of the socket over which the present broker process receives its connections.
 #[derive(Debug, Clone, Default)]
 struct Line(Arc<Mutex<Option<UnixStream>>>);
 
@@ -177,7 +177,8 @@ async fn serves(supervisor: &Supervisor, line: &Line) -> Result<(), Error> {
     Err(Error::Start(format!("it does not serve within {}s", START_PATIENCE.as_secs())))
 }
 
-/// Hands over the connections of our own user. While no process is there, they are closed: clients come again.
+/// Passes on the connections of this process' own user. While no broker process runs, connections are closed, and
+/// clients reconnect.
 fn admit(listener: &TcpListener, line: &Line, over: &AtomicBool) {
     let mut refused = BTreeSet::new();
     loop {
@@ -198,17 +199,17 @@ fn admit(listener: &TcpListener, line: &Line, over: &AtomicBool) {
                 }
                 continue;
             }
-            // There is no such table here; `is_private` says so.
+            // This system has no such table; `is_private` says so.
             Err(_) if cfg!(not(target_os = "linux")) => {}
             Err(error) => {
-                tracing::warn!(%error, "whose connection it is cannot be told; refused at the embedded broker");
+                tracing::warn!(%error, "refused a connection to the embedded broker: its user cannot be determined");
                 continue;
             }
         }
         let _ = client.set_nodelay(true);
         let given = line.held().as_ref().map(|line| handover::give(line, &client));
         if let Some(Err(error)) = given {
-            tracing::debug!(%error, "the embedded broker is not there, a connection is closed");
+            tracing::debug!(%error, "the embedded broker is not running; closed a connection");
         }
     }
 }
@@ -221,11 +222,11 @@ fn has_own_network(pid: u32) -> bool {
     }
 }
 
-/// What the process does: a broker with these topics serves the connections that come over standard input, until that is
-/// closed.
+/// Runs a broker with these topics, in the broker's process. It serves the connections that arrive over standard input,
+/// until that is closed.
 ///
 /// # Errors
-/// [`Error::Mock`]: the cluster could not be made. [`Error::Start`]: standard input is no such socket.
+/// [`Error::Mock`]: the cluster could not be created. [`Error::Start`]: standard input is not such a socket.
 pub fn serve(plan: &BrokerPlan) -> Result<(), Error> {
     let failed = |error: io::Error| Error::Start(error.to_string());
     let mock = Mock::start(plan.port)?;

@@ -1,10 +1,10 @@
-//! A private cluster's directory: who owns it, what it holds, and what an earlier run may have left in it.
+//! The directory of a private cluster: its owner, its content, and what an earlier run may have left in it.
 //!
 //! ```text
 //! <directory>/lock       held while a process uses it
 //!             password   the superuser's, 0600
 //!             cluster/   Postgres' own data directory
-//!             server.log what the running server says
+//!             server.log the running server's output
 //! ```
 
 use std::{
@@ -27,20 +27,20 @@ use crate::{
 /// How long leftovers of an earlier server may take to end before they are killed.
 const LEFTOVER_PATIENCE: Duration = Duration::from_secs(5);
 
-/// A cluster that is ready to be started, and locked for us.
+/// A cluster that is ready to be started, and locked by this process.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) directory: PathBuf,
     pub(crate) password: String,
     bin: PathBuf,
     run_as: RunAs,
-    /// What marks our server's processes in the process table.
+    /// The name that marks our server's processes in the process table.
     name: String,
     _lock: File,
 }
 
 impl Cluster {
-    /// Opens the cluster in this directory, making it if there is none.
+    /// Opens the cluster in this directory; creates it if there is none.
     pub(crate) fn open(options: &PostgresOptions) -> Result<Self, Error> {
         let bin = find_binaries(&std::env::var_os("PATH").unwrap_or_default()).ok_or(Error::NotInstalled)?;
         let run_as = RunAs::choose()
@@ -62,7 +62,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// The server's command, after whatever an earlier one left behind is out of its way.
+    /// Returns the server's command, after ending whatever an earlier server left behind.
     pub(crate) fn server(&self, port: u16, settings: &[(String, String)]) -> io::Result<Command> {
         self.end_leftovers();
         let log = File::create(self.log()).map_err(|error| {
@@ -75,20 +75,20 @@ impl Cluster {
         for (key, value) in ours.into_iter().chain(given) {
             command.arg("-c").arg(format!("{key}={value}"));
         }
-        // A group of its own: Ctrl-C in a terminal is for us, and we stop the server last.
+        // Its own process group: Ctrl-C in a terminal is for this process, which stops the server last.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         command.stdout(Stdio::null()).stderr(log);
         Ok(command)
     }
 
-    /// The last lines that the server wrote.
+    /// Returns the last lines of the server's log.
     pub(crate) fn last_words(&self) -> String {
         let log = fs::read_to_string(self.log()).unwrap_or_default();
         let lines: Vec<_> = log.lines().rev().take(5).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("; ")
     }
 
-    /// Where the superuser's password is.
+    /// Returns the path of the superuser's password.
     pub(crate) fn password_file(&self) -> PathBuf {
         self.directory.join("password")
     }
@@ -101,7 +101,8 @@ impl Cluster {
         self.directory.join("server.log")
     }
 
-    /// The superuser's password: drawn once, then kept with the cluster. A cluster whose password is lost is left alone.
+    /// Returns the superuser's password: drawn once, then stored with the cluster. A cluster whose password is lost is left
+    /// alone.
     fn keep_password(&self) -> Result<String, Error> {
         let path = self.password_file();
         let failed = |error| Error::io("keeping the password in", &path, error);
@@ -122,9 +123,9 @@ impl Cluster {
         Ok(password)
     }
 
-    /// `initdb` beside its final place, so that half a cluster is never taken for one.
+    /// Runs `initdb` beside the final directory, so that a half-made cluster is never used.
     fn create(&self, options: &PostgresOptions) -> Result<(), Error> {
-        tracing::info!(directory = %self.directory.display(), "making a Postgres cluster");
+        tracing::info!(directory = %self.directory.display(), "creating a Postgres cluster");
         let draft = self.directory.join("cluster.new");
         remove(&draft)?;
         let mut initdb = self.run_as.command(&self.bin.join("initdb"), &self.directory);
@@ -134,7 +135,7 @@ impl Cluster {
         if !options.fsync {
             initdb.arg("--no-sync");
         }
-        // A start that is interrupted ends it.
+        // An interrupted start ends `initdb`.
         sys::die_with_spawner(&mut initdb, Signal::Kill);
         let output = initdb.output().map_err(|error| Error::io("running initdb in", &draft, error))?;
         if !output.status.success() {
@@ -144,9 +145,9 @@ impl Cluster {
         fs::rename(&draft, self.data()).map_err(|error| Error::io("keeping", &self.data(), error))
     }
 
-    /// After kill -9 of everything, or of the server alone, some of its processes may still be about to end, and
-    /// `postmaster.pid` may name a process that has nothing to do with it. We hold the lock: whatever carries
-    /// our cluster's name serves nobody.
+    /// Ends processes of an earlier server. After kill -9 of everything, or of the server alone, some may still be
+    /// about to end, and `postmaster.pid` may name an unrelated process. This process holds the lock, so a process with
+    /// our cluster's name serves no one.
     fn end_leftovers(&self) {
         let begun = Instant::now();
         loop {
@@ -164,8 +165,8 @@ impl Cluster {
     }
 }
 
-/// The directory asked for, or as root one that the unprivileged user can reach: a checkout under a 0700 home is
-/// none. The fallback is derived from the name asked for, so that the next run finds it again.
+/// Returns the requested directory or, as root, one that the unprivileged user can reach: a checkout under a 0700 home
+/// is not reachable. The fallback is derived from the requested name, so that the next run finds it again.
 fn usable_directory(asked: &Path, run_as: &RunAs) -> Result<PathBuf, Error> {
     let made = |path: &Path| {
         DirBuilder::new().recursive(true).mode(0o755).create(path)?;
@@ -188,7 +189,11 @@ fn usable_directory(asked: &Path, run_as: &RunAs) -> Result<PathBuf, Error> {
         .find(|directory| run_as.reaches(directory));
     match found {
         Some(directory) => {
-            tracing::info!(asked = %first.display(), used = %directory.display(), "out of the server's reach");
+            tracing::info!(
+                asked = %first.display(),
+                used = %directory.display(),
+                "the server's user cannot reach the directory; using another one"
+            );
             Ok(directory)
         }
         None => Err(Error::Unreachable(first)),
@@ -212,7 +217,7 @@ fn remove(directory: &Path) -> Result<(), Error> {
     }
 }
 
-/// Where `initdb` and `postgres` are: on the path, where `pg_config` says, or where Debian puts them.
+/// Returns the directory of `initdb` and `postgres`: on the path, where `pg_config` says, or where Debian puts them.
 fn find_binaries(path: &std::ffi::OsStr) -> Option<PathBuf> {
     let complete = |bin: &PathBuf| ["initdb", "postgres"].iter().all(|program| bin.join(program).is_file());
     let on_path = std::env::split_paths(path);
@@ -230,7 +235,7 @@ fn find_binaries(path: &std::ffi::OsStr) -> Option<PathBuf> {
     on_path.chain(by_pg_config).chain(debian.into_iter().map(|(_, bin)| bin)).find(complete)
 }
 
-/// Processes whose command line has this word; Postgres puts its `cluster_name` into all of its own.
+/// Returns the processes whose command line contains this word; Postgres puts its `cluster_name` into all of its own.
 fn processes_named(name: &str) -> Vec<u32> {
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     processes

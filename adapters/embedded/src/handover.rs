@@ -1,4 +1,4 @@
-//! Hands connections to another process: a socket between the two carries their file descriptors.
+//! Passes connections to another process: a socket between the two carries their file descriptors.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -15,7 +15,7 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 
-/// Gives a connection away. Ours may be dropped then: the other process has it.
+/// Passes a connection on. The sender may drop it then: the other process has it.
 pub(crate) fn give(to: &UnixStream, connection: &TcpStream) -> io::Result<()> {
     let connections = [connection.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -26,7 +26,7 @@ pub(crate) fn give(to: &UnixStream, connection: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits for the next connection; `None` once the giver is gone.
+/// Waits for the next connection; `None` once the sender is gone.
 pub(crate) fn take(from: impl AsFd) -> io::Result<Option<TcpStream>> {
     let mut byte = [0];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];

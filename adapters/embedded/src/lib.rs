@@ -1,8 +1,8 @@
-//! A Postgres and a Kafka broker that the program starts by itself, for `amends dev` and for tests.
+//! A Postgres and a Kafka broker that the program starts itself, for `amends dev` and for tests.
 //!
-//! Both listen on 127.0.0.1 only and end with the process that started them, however that ends.
-//! [`Postgres`] is the installed server on a private cluster, kept between runs; [`Broker`] is librdkafka's
-//! mock cluster: real protocol over TCP, in memory only.
+//! Both listen on 127.0.0.1 only and end with the process that started them, however that process ends. [`Postgres`] is
+//! the installed server on a private cluster, which is kept between runs; [`Broker`] is librdkafka's mock cluster: the
+//! real protocol over TCP, in memory only.
 
 #![warn(missing_docs)]
 

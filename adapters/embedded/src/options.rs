@@ -1,4 +1,4 @@
-//! How a private Postgres is made and run, and why there is none.
+//! Options and errors of a private Postgres.
 
 use std::{
     io,
@@ -7,22 +7,22 @@ use std::{
 
 pub(crate) const SUPERUSER: &str = "postgres";
 
-/// How a private Postgres is made and run.
+/// How a private Postgres is created and run.
 #[derive(Debug, Clone)]
 pub struct PostgresOptions {
-    /// Where the cluster is kept between runs. As root, a directory out of the unprivileged user's reach is
-    /// replaced by one under `/var/lib/amends`; [`Postgres::directory`](crate::Postgres::directory) tells.
+    /// Where the cluster is kept between runs. As root, a directory that the unprivileged user cannot reach is replaced
+    /// by one under `/var/lib/amends`; [`Postgres::directory`](crate::Postgres::directory) returns it.
     pub data_dir: PathBuf,
-    /// Whether commits survive a power cut. Off is for tests.
+    /// Whether commits survive a power failure. `false` is for tests.
     pub fsync: bool,
-    /// Whether passwords are asked for by SCRAM. Its arithmetic costs 50 ms a connection in a build that is not
-    /// optimised: off is for tests, which connect a lot. Decided when the cluster is made.
+    /// Whether passwords are checked by SCRAM, which costs 50 ms per connection in an unoptimised build. `false` is for
+    /// tests, which connect often. It is fixed when the cluster is created.
     pub scram: bool,
-    /// Whether an existing cluster is thrown away first.
+    /// Whether an existing cluster is deleted first.
     pub fresh: bool,
-    /// The port, or a free one.
+    /// The port, or `None` for a free one.
     pub port: Option<u16>,
-    /// More settings of `postgresql.conf`.
+    /// Further settings of `postgresql.conf`.
     pub settings: Vec<(String, String)>,
 }
 
@@ -40,7 +40,7 @@ impl PostgresOptions {
     }
 }
 
-/// Why there is no Postgres.
+/// Why Postgres could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No server binaries were found.
@@ -52,17 +52,17 @@ pub enum Error {
     /// Another process runs a server on the same data.
     #[error("{} is in use by another process", .0.display())]
     InUse(PathBuf),
-    /// Running as root, and no directory was found that an unprivileged user can reach.
+    /// The process runs as root, and no directory was found that an unprivileged user can reach.
     #[error("{} cannot be reached by an unprivileged user, as which Postgres must run", .0.display())]
     Unreachable(PathBuf),
-    /// A file or directory could not be handled.
+    /// An operation on a file or directory failed.
     #[error("{doing} {}: {source}", path.display())]
     Io {
-        /// What was being done.
+        /// The operation.
         doing: &'static str,
-        /// To which path.
+        /// The path.
         path: PathBuf,
-        /// What went wrong.
+        /// The system's error.
         source: io::Error,
     },
     /// There is a cluster and no password for it.
@@ -75,12 +75,12 @@ pub enum Error {
     /// `initdb` failed.
     #[error("initdb: {0}")]
     Initdb(String),
-    /// The server is there and does not let us in.
+    /// The server runs and refuses the password.
     #[error("Postgres does not accept the password in {}: {source}", path.display())]
     Refused {
         /// The file with the superuser's password.
         path: PathBuf,
-        /// What the server says.
+        /// The server's error.
         source: sqlx::Error,
     },
     /// The server ended instead of becoming ready.

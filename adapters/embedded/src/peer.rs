@@ -1,4 +1,5 @@
-//! Whose a connection over loopback is. TCP does not say, but the kernel's table of sockets has the user of each.
+//! Finds the user of a connection over loopback. TCP does not say, but the kernel's socket table lists each socket's
+//! user.
 
 use std::{
     fs,
@@ -6,16 +7,16 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream},
 };
 
-/// How the table spells "established". In every other state the user may be missing.
+/// The table's code for "established". In every other state the user may be missing.
 const ESTABLISHED: &str = "01";
 
-/// The user whose process holds the other end. `None` if the table does not have it (any more).
+/// Returns the user whose process holds the other end; `None` if the table has no such entry (any more).
 pub(crate) fn user_of(connection: &TcpStream) -> io::Result<Option<u32>> {
     let (client, server) = (connection.peer_addr()?, connection.local_addr()?);
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         let table = match fs::File::open(table) {
             Ok(table) => table,
-            // No IPv6 here.
+            // This machine has no IPv6.
             Err(error) if error.kind() == io::ErrorKind::NotFound && table.ends_with('6') => continue,
             Err(error) => return Err(error),
         };
@@ -28,7 +29,7 @@ pub(crate) fn user_of(connection: &TcpStream) -> io::Result<Option<u32>> {
     Ok(None)
 }
 
-/// The user of this line, if it is the socket at `local` that is connected to `remote`.
+/// Returns the user of this line, if it is the socket at `local` that is connected to `remote`.
 fn user_in(line: &str, local: SocketAddr, remote: SocketAddr) -> Option<u32> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let is_it = address(fields.get(1)?)? == local
@@ -37,7 +38,8 @@ fn user_in(line: &str, local: SocketAddr, remote: SocketAddr) -> Option<u32> {
     if is_it { fields.get(7)?.parse().ok() } else { None }
 }
 
-/// `0100007F:1F90` is 127.0.0.1:8080: each four bytes are printed as a number of this machine.
+/// Parses an address: `0100007F:1F90` is 127.0.0.1:8080, because each four bytes are printed as a number in native byte
+/// order.
 fn address(text: &str) -> Option<SocketAddr> {
     let (host, port) = text.split_once(':')?;
     let words: Option<Vec<[u8; 4]>> = host

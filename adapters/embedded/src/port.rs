@@ -1,4 +1,4 @@
-//! Ports for listeners that somebody else opens, and so a moment later.
+//! Chooses ports for listeners that another process opens a moment later.
 
 use std::{
     io,
@@ -11,15 +11,15 @@ use std::{
     },
 };
 
-/// Below those that Linux gives to whoever connects or asks for any (32,768 and up): none of these is taken by chance
-/// before its listener is there.
+/// Below the ports that Linux assigns to outgoing connections and to requests for any port (32,768 and up), so that
+/// none of these is taken by chance before its listener opens.
 const PORTS: Range<u16> = 16_000..32_000;
 
-/// A port of 127.0.0.1 at which nobody listens. A process is given each only once (until it has had all), and processes
-/// that run side by side begin at different ones.
+/// Returns a port of 127.0.0.1 at which no process listens. A process gets each port only once (until it has had all),
+/// and processes that run side by side begin at different ports.
 ///
 /// # Errors
-/// All are taken, or nothing can be opened here.
+/// All ports are taken, or none can be opened here.
 pub fn free_port() -> io::Result<u16> {
     static NEXT: LazyLock<AtomicUsize> = LazyLock::new(|| AtomicUsize::new(process::id() as usize * 101));
     let mut taken = io::ErrorKind::AddrInUse.into();

@@ -18,14 +18,14 @@ use crate::{
     supervisor::Supervisor,
 };
 
-/// Another process may take the free port that we found before the server does.
+/// Number of start attempts: another process may take the free port before the server does.
 const ATTEMPTS: usize = 5;
 
-/// How long a server may recover before its start has failed.
+/// How long a server may recover before its start counts as failed.
 const START_PATIENCE: Duration = Duration::from_secs(300);
 
-/// A running private Postgres. It is started again if it ends unasked, on the same port. Dropped, it ends at
-/// once; [`Self::stop`] is kinder.
+/// A running private Postgres. If it ends unexpectedly, it is restarted on the same port. When dropped, it ends at
+/// once; [`Self::stop`] shuts it down in order.
 #[derive(Debug)]
 pub struct Postgres {
     cluster: Arc<Cluster>,
@@ -34,7 +34,7 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Makes the cluster if there is none, starts the server and waits until it answers.
+    /// Creates the cluster if there is none, starts the server and waits until it answers.
     pub async fn start(options: PostgresOptions) -> Result<Self, Error> {
         let asked = options.clone();
         let cluster = tokio::task::spawn_blocking(move || Cluster::open(&asked))
@@ -70,22 +70,22 @@ impl Postgres {
         }
     }
 
-    /// The superuser's connection string to a database. It carries the password.
+    /// Returns the superuser's connection string to a database. It contains the password.
     pub fn url(&self, database: &str) -> String {
         format!("postgres://{SUPERUSER}:{}@127.0.0.1:{}/{database}", self.cluster.password, self.port)
     }
 
-    /// The port it listens on.
+    /// Returns the port at which it listens.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Where its data is.
+    /// Returns the directory of its data.
     pub fn directory(&self) -> &Path {
         &self.cluster.directory
     }
 
-    /// Ends it in good order.
+    /// Shuts it down in order.
     pub async fn stop(self) {
         self.supervisor.stop(Duration::from_secs(10)).await;
         tracing::info!("Postgres has stopped");
@@ -134,7 +134,8 @@ impl Postgres {
     }
 }
 
-/// Whether the server has answered, and would answer the same again: it is not merely starting, stopping or full.
+/// Returns whether the server has answered and would give the same answer again: it is not merely starting, stopping or
+/// full.
 fn is_permanent(error: &sqlx::Error) -> bool {
     // cannot_connect_now, too_many_connections
     const PASSING: [&str; 2] = ["57P03", "53300"];

@@ -1,6 +1,6 @@
-//! A TCP proxy in front of the mock cluster, which itself cannot be told where to listen.
+//! A TCP proxy in front of the mock cluster, whose own address cannot be chosen.
 //!
-//! It keeps the address while the broker behind it is replaced, and can cut everybody off.
+//! It keeps its address while the broker behind it is replaced, and can close all connections.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use tokio::{
 
 const BUFFER: usize = 64 * 1024;
 
-/// Ends, with all its connections, when dropped.
+/// The proxy; it ends with all its connections when dropped.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     port: u16,
@@ -23,14 +23,14 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Listens on 127.0.0.1 at this port, or at a free one; forwards to nobody yet.
+    /// Listens on 127.0.0.1 at this port, or at a free one; forwards nothing yet.
     pub(crate) fn listen(port: u16) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
         listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
         let (target, targets) = watch::channel(None);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-        // A runtime of its own: the caller's may be one test's, and the broker is for all of them.
+        // A runtime of its own: the caller's may belong to one test, and the broker serves all of them.
         thread::Builder::new()
             .name("broker-proxy".into())
             .spawn(move || runtime.block_on(serve(listener, targets)))?;
@@ -41,7 +41,7 @@ impl Proxy {
         self.port
     }
 
-    /// Cuts all connections; new ones are forwarded to this address, or refused.
+    /// Closes all connections; new ones are forwarded to this address, or refused.
     pub(crate) fn forward_to(&self, target: Option<SocketAddr>) {
         self.target.send_replace(target);
     }

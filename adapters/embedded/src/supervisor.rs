@@ -1,7 +1,8 @@
-//! Runs a server process for as long as this process lives, and again when it ends unasked.
+//! Runs a server process as long as this process lives, and restarts it when it ends unexpectedly.
 //!
-//! One thread a server: it spawns, waits and spawns again. The kernel ties a child to the thread that spawned
-//! it, so this thread must live as long as the server does, which a thread of tokio's pool does not promise.
+//! There is one thread per server: it spawns the process, waits for its end, and spawns it again. The kernel ties a
+//! child to the thread that spawned it, so this thread must live as long as the server; a thread of tokio's pool does
+//! not guarantee that.
 
 use std::{
     io,
@@ -25,7 +26,7 @@ enum Phase {
     Ended(String),
 }
 
-/// A running server. Dropped, it ends the server at once.
+/// A running server. Dropping it ends the server at once.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     restart: Arc<AtomicBool>,
@@ -33,7 +34,7 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts the command in a thread of its own. It is started only once until [`Self::keep_alive`] is called.
+    /// Starts the command in its own thread. It is not restarted until [`Self::keep_alive`] is called.
     pub(crate) fn start(
         name: &'static str,
         mut command: impl FnMut() -> io::Result<Command> + Send + 'static,
@@ -48,24 +49,24 @@ impl Supervisor {
                     Err(error) => error.to_string(),
                 };
                 if !again.load(Ordering::SeqCst) {
-                    // Whoever waits for the end may at once want what the closure holds.
+                    // A caller that waits for the end may at once need what the closure holds.
                     drop(command);
                     phases.send_replace(Phase::Ended(end));
                     return;
                 }
-                tracing::warn!(server = name, end, "ended unasked, starting it again");
+                tracing::warn!(server = name, end, "the server ended unexpectedly; restarting it");
                 thread::sleep(Duration::from_millis(200));
             }
         })?;
         Ok(Self { restart, phase })
     }
 
-    /// From now on it is started again whenever it ends.
+    /// From now on restarts the server whenever it ends.
     pub(crate) fn keep_alive(&self) {
         self.restart.store(true, Ordering::SeqCst);
     }
 
-    /// The process, if it runs now.
+    /// Returns the process id, if the process runs now.
     pub(crate) fn pid(&self) -> Option<u32> {
         match *self.phase.borrow() {
             Phase::Running(pid) => Some(pid),
@@ -73,7 +74,7 @@ impl Supervisor {
         }
     }
 
-    /// Waits until it has ended for good; says how.
+    /// Waits until the server has ended for good; returns how.
     pub(crate) async fn ended(&self) -> String {
         let mut phase = self.phase.clone();
         let end = phase.wait_for(|phase| matches!(phase, Phase::Ended(_))).await;
@@ -83,7 +84,7 @@ impl Supervisor {
         }
     }
 
-    /// Asks it to end, more firmly each time the patience runs out.
+    /// Asks the server to end, more firmly each time the patience runs out.
     pub(crate) async fn stop(&self, patience: Duration) {
         self.restart.store(false, Ordering::SeqCst);
         for signal in [Signal::Interrupt, Signal::Quit, Signal::Kill] {

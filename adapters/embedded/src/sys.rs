@@ -1,6 +1,6 @@
-//! The one file of Amends in which `unsafe` is allowed: calls to C that no safe wrapper covers.
+//! The only file of Amends in which `unsafe` is allowed: calls to C that no safe wrapper covers.
 //!
-//! Each function is safe to call; what makes it so stands next to its `unsafe` block.
+//! Each function is safe to call; the reason stands next to its `unsafe` block.
 
 #![allow(unsafe_code)]
 
@@ -8,7 +8,7 @@ use std::{io, os::unix::process::CommandExt, process::Command};
 
 use rdkafka::producer::{BaseProducer, Producer};
 
-/// Signals that servers are ended with.
+/// Signals that end servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
     /// Orderly: Postgres ends its sessions and writes a checkpoint.
@@ -29,13 +29,13 @@ impl Signal {
     }
 }
 
-/// As whom this process runs.
+/// Returns the user of this process.
 pub(crate) fn user() -> u32 {
     // SAFETY: geteuid has no preconditions and cannot fail.
     unsafe { libc::geteuid() }
 }
 
-/// Whether this process may become another user.
+/// Returns whether this process may become another user.
 pub(crate) fn is_root() -> bool {
     user() == 0
 }
@@ -49,8 +49,8 @@ pub(crate) fn signal(pid: u32, signal: Signal) {
     }
 }
 
-/// Has the kernel send `signal` to the command's process when the *thread* that spawns it ends, be it by
-/// kill -9. Linux only; elsewhere the command outlives a parent that is killed.
+/// Makes the kernel send `signal` to the command's process when the *thread* that spawns it ends, even by kill -9.
+/// Linux only; elsewhere the command outlives a parent that is killed.
 pub(crate) fn die_with_spawner(command: &mut Command, signal: Signal) {
     #[cfg(target_os = "linux")]
     {
@@ -61,7 +61,7 @@ pub(crate) fn die_with_spawner(command: &mut Command, signal: Signal) {
                 unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, signal.number()), libc::getppid()) };
             match tied {
                 -1 => Err(io::Error::last_os_error()),
-                // It died before the tie was made.
+                // The parent died before the tie was made.
                 _ if u32::try_from(ppid) != Ok(parent) => Err(io::Error::from_raw_os_error(libc::ESRCH)),
                 _ => Ok(()),
             }
@@ -73,8 +73,8 @@ pub(crate) fn die_with_spawner(command: &mut Command, signal: Signal) {
     let _ = (command, signal);
 }
 
-/// Puts the command's process into a network of its own, with loopback alone, so that nobody else reaches what it listens
-/// on. Where the kernel does not allow that, it stays in ours.
+/// Puts the command's process into its own network namespace, with loopback alone, so that no other process can reach
+/// its ports. If the kernel does not allow that, it stays in ours.
 pub(crate) fn give_own_network(command: &mut Command) {
     #[cfg(target_os = "linux")]
     {
@@ -106,13 +106,14 @@ pub(crate) fn give_own_network(command: &mut Command) {
     let _ = command;
 }
 
-/// Group members get their partitions at once instead of after three seconds.
+/// Makes group members receive their partitions at once instead of after three seconds.
 pub(crate) fn rebalance_at_once(mock: &BaseProducer) {
     // SAFETY: `cluster` is valid for as long as `mock`, and the call takes the cluster's own lock.
     unsafe { rdkafka_sys::rd_kafka_mock_group_initial_rebalance_delay_ms(cluster(mock), 0) }
 }
 
-/// Has the mock cluster's one broker say that it is at 127.0.0.1 and this port. Where it listens stays as it is.
+/// Makes the mock cluster's only broker advertise 127.0.0.1 and this port. The address at which it listens does not
+/// change.
 pub(crate) fn advertise(mock: &BaseProducer, port: u16) {
     // SAFETY: as above; the host is copied before the call returns.
     unsafe {
@@ -120,7 +121,7 @@ pub(crate) fn advertise(mock: &BaseProducer, port: u16) {
     }
 }
 
-/// The mock cluster inside a client that was made with `test.mock.num.brokers`.
+/// Returns the mock cluster inside a client that was created with `test.mock.num.brokers`.
 fn cluster(mock: &BaseProducer) -> *mut rdkafka_sys::rd_kafka_mock_cluster_t {
     // SAFETY: the client is alive, for we borrow it.
     let cluster = unsafe { rdkafka_sys::rd_kafka_handle_mock_cluster(mock.client().native_ptr()) };

@@ -1,4 +1,4 @@
-//! The embedded broker, as clients of any kind see it.
+//! The embedded broker, as clients see it.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ async fn produce(broker: &Broker, word: &str) {
 async fn next(consumer: &StreamConsumer) -> String {
     let word = async {
         loop {
-            // Errors are of connections that were cut: the client mends them.
+            // Errors come from connections that were cut; the client reconnects.
             if let Ok(message) = consumer.recv().await {
                 return String::from_utf8(message.payload().unwrap().to_vec()).unwrap();
             }

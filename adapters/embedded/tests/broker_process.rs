@@ -1,4 +1,4 @@
-//! The embedded broker as a process of its own, as `dev` uses it.
+//! The embedded broker as a separate process, as `dev` uses it.
 
 use std::{
     os::unix::process::CommandExt,
@@ -16,7 +16,7 @@ use rdkafka::{
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Not a test: what the tests run as a process of its own.
+/// Not a test: the program that the tests run as a separate process.
 #[test]
 fn serves_as_a_broker_when_asked_to() {
     let Ok(plan) = std::env::var("SERVE_AS_A_BROKER") else { return };
@@ -48,7 +48,7 @@ fn consumer(broker: &BrokerProcess, assignor: &str) -> StreamConsumer {
     consumer
 }
 
-/// Produces this word again and again until the consumer has it, as the engine does while there is no answer.
+/// Produces this word repeatedly until the consumer has it, as the engine does while there is no answer.
 async fn arrives(broker: &BrokerProcess, consumer: &StreamConsumer, word: &str) {
     let producer: FutureProducer = ClientConfig::new()
         .set("bootstrap.servers", broker.bootstrap_servers())
@@ -90,7 +90,7 @@ async fn a_member_with_another_assignor_ends_the_broker_s_process_which_comes_ba
         let _ = tokio::time::timeout(Duration::from_millis(100), ours.recv()).await;
     }
     drop(foreign);
-    // As a source does when its topic is not what it was.
+    // As a source does when its topic was replaced.
     drop(ours);
     arrives(&broker, &consumer(&broker, "cooperative-sticky"), "after").await;
 }
@@ -99,7 +99,7 @@ async fn a_member_with_another_assignor_ends_the_broker_s_process_which_comes_ba
 async fn another_user_of_the_machine_is_not_served() {
     use std::os::unix::fs::MetadataExt;
     let broker = start().await;
-    // Asks for the versions of the API, and says how many bytes of an answer there are.
+    // Requests the versions of the API; the answer begins with its length in bytes.
     let ask = format!(
         r"exec 3<>/dev/tcp/{} && printf '\0\0\0\012\0\022\0\0\0\0\0\01\377\377' >&3 && head -c 4 <&3 | wc -c",
         broker.bootstrap_servers().replace(':', "/")

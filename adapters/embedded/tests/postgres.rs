@@ -11,7 +11,7 @@ use amends_embedded::{Error, Postgres, PostgresOptions};
 use amends_testkit::eventually;
 use sqlx::{Connection, PgConnection};
 
-/// What is committed outlives every process. A power cut is not among these tests.
+/// Committed data outlives every process. A power failure is not among these tests.
 fn options(directory: &Path) -> PostgresOptions {
     PostgresOptions {
         fsync: false,
@@ -131,7 +131,7 @@ async fn as_root_a_directory_out_of_reach_is_replaced_by_the_same_other_one_each
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     let home = tempfile::tempdir().unwrap();
     if std::fs::metadata(home.path()).unwrap().uid() != 0 {
-        return; // Whoever is not root runs the server as themselves, wherever they can write.
+        return; // Without root, the server runs as this user, wherever this user can write.
     }
     std::fs::set_permissions(home.path(), PermissionsExt::from_mode(0o700)).unwrap();
     let asked = options(home.path());
@@ -145,7 +145,7 @@ async fn as_root_a_directory_out_of_reach_is_replaced_by_the_same_other_one_each
     std::fs::remove_dir_all(used).unwrap();
 }
 
-/// Not a test: what the next ones run as a process of its own.
+/// Not a test: the program that the next tests run as a separate process.
 #[tokio::test]
 async fn holds_a_server_when_asked_to() {
     let Some(directory) = std::env::var_os("HOLD_A_SERVER_IN") else { return };
@@ -156,7 +156,7 @@ async fn holds_a_server_when_asked_to() {
     std::future::pending::<()>().await;
 }
 
-/// A process with a server, and the server's process id.
+/// Starts a process with a server; returns it with the server's process id.
 fn hold(directory: &Path) -> (Child, String) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["holds_a_server_when_asked_to", "--exact", "--nocapture"])

@@ -1,4 +1,4 @@
-//! Whether the caller accepts JSON.
+//! Checks whether the caller accepts JSON.
 
 use axum::{
     extract::Request,
@@ -9,7 +9,7 @@ use axum::{
 
 use crate::ProblemDetails;
 
-/// For routes that answer JSON: a caller that accepts none is refused before anything is done. To be used with
+/// For routes that answer JSON: a caller that does not accept it is refused before anything is done. Use with
 /// [`axum::middleware::from_fn`].
 pub async fn json(request: Request, next: Next) -> Response {
     if accepts_json(request.headers()) {
@@ -19,7 +19,7 @@ pub async fn json(request: Request, next: Next) -> Response {
     }
 }
 
-/// The most specific range that matches decides. A header that cannot be read counts as none.
+/// The most specific matching range decides. An unreadable header counts as absent.
 fn accepts_json(headers: &HeaderMap) -> bool {
     let mut best: Option<(u8, bool)> = None;
     let mut stated = false;

@@ -1,4 +1,4 @@
-//! Bodies and ids: read within limits, refused with the place of the fault.
+//! Bodies and ids: read within limits, and refused with the location of the fault.
 
 use amends_protocol::wire;
 use axum::{
@@ -18,10 +18,10 @@ use crate::{
 /// The longest body that is read, in bytes.
 pub const MAX_BYTES: usize = 64 * 1024;
 
-/// Reads a JSON body and checks it.
+/// Reads a JSON body and validates it.
 ///
 /// # Errors
-/// 415 without a JSON media type; 400 with the place of each fault.
+/// 415 without a JSON media type; 400 with the location of each fault.
 pub fn read<T>(headers: &HeaderMap, body: &Bytes) -> Result<T, ProblemDetails>
 where
     T: DeserializeOwned + Serialize + garde::Validate<Context = ()>,
@@ -53,13 +53,13 @@ fn value(headers: &HeaderMap, body: &Bytes) -> Result<Value, ProblemDetails> {
     json::read(body).map_err(|refused| match refused {
         Refused::Syntax(why) => ProblemDetails::unreadable(why),
         Refused::Duplicate(pointer) => {
-            ProblemDetails::invalid(vec![Fault::at(pointer, "the field must stand once")])
+            ProblemDetails::invalid(vec![Fault::at(pointer, "the field must be given once")])
         }
     })
 }
 
-/// Whether the body is said to be JSON in UTF-8, once. A browser sends any other media type to any host without
-/// asking; this one only where the host has said that it may.
+/// Returns whether the body is declared as JSON in UTF-8, exactly once. A browser sends any other media type to any
+/// host without asking; it sends this one only if the host has allowed it.
 fn is_json(headers: &HeaderMap) -> bool {
     let mut kinds = headers.get_all(header::CONTENT_TYPE).iter();
     let (Some(kind), None) = (kinds.next(), kinds.next()) else { return false };
@@ -71,7 +71,7 @@ fn is_json(headers: &HeaderMap) -> bool {
     is_utf8 && (essence == "application/json" || is_suffixed)
 }
 
-/// A fault from serde's words, of which nothing is kept that the caller chose.
+/// Creates a fault from serde's message, without any text that the caller chose.
 fn misfit(path: &Path, words: &str) -> Fault {
     let mut pointer = String::new();
     for segment in path {
@@ -85,7 +85,7 @@ fn misfit(path: &Path, words: &str) -> Fault {
         let name = name.split('`').next().unwrap_or_default();
         return Fault::at(format!("{pointer}/{name}"), "the field is missing");
     }
-    // What is expected is of our making, and stands last.
+    // The expected form is our own text, and stands last.
     let expected = words.rsplit_once(", expected ").map(|(_, expected)| expected);
     let detail = match expected {
         Some(names) if words.starts_with("unknown field") => {
@@ -93,12 +93,12 @@ fn misfit(path: &Path, words: &str) -> Fault {
         }
         Some(form) => format!("must be {}", named(form)),
         None if words.starts_with("UUID parsing failed") => "must be a UUID".to_owned(),
-        None => "is not of the form that is expected here".to_owned(),
+        None => "has an unexpected form".to_owned(),
     };
     Fault::at(pointer, detail)
 }
 
-/// Rust's words for a form, in the caller's.
+/// Translates Rust's words for a form into JSON's.
 fn named(form: &str) -> &str {
     match form {
         "i8" | "i16" | "i32" | "i64" => "a whole number",
@@ -111,7 +111,7 @@ fn named(form: &str) -> &str {
     }
 }
 
-/// serde reads an array where an object is meant, its fields in order. That was never promised.
+/// Serde accepts an array of fields in place of an object. The API does not.
 fn objects(sent: &Value, read: &Value, place: &str, faults: &mut Vec<Fault>) {
     match (sent, read) {
         (Value::Object(sent), Value::Object(read)) => {
@@ -129,7 +129,7 @@ fn objects(sent: &Value, read: &Value, place: &str, faults: &mut Vec<Fault>) {
     }
 }
 
-/// garde's `lines[0].unit_price`, which is made of Rust's names alone, as a JSON pointer.
+/// Converts garde's `lines[0].unit_price`, which consists of Rust names only, to a JSON pointer.
 fn field(path: &str) -> String {
     if path.is_empty() {
         return String::new();
@@ -147,7 +147,7 @@ fn field(path: &str) -> String {
     steps.fold(String::new(), |pointer, step| pointer + "/" + &step)
 }
 
-/// An id in the path, in the hyphenated form: an id has one spelling.
+/// Parses an id in the path, in the hyphenated form: an id has one spelling.
 ///
 /// # Errors
 /// 400.

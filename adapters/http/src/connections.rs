@@ -1,5 +1,5 @@
-//! The connections of a listener, and what each of them is about: so that the right one is closed when there are too
-//! many, or when one is silent for too long.
+//! The connections of a listener, with the phase of each, so that the right one is closed when there are too many, or
+//! when one is silent for too long.
 
 use std::{
     collections::HashMap,
@@ -12,11 +12,11 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// What a connection is about.
+/// The phase of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Phase {
-    /// Open, and nothing received yet.
+    /// Open; nothing received yet.
     Opened,
     /// The head of a request is arriving.
     Head,
@@ -39,7 +39,7 @@ impl Phase {
         }
     }
 
-    /// Whether a request is expected that has not arrived as a whole.
+    /// Returns whether a request is expected that has not arrived completely.
     fn is_half_sent(self) -> bool {
         matches!(self, Self::Opened | Self::Head | Self::Body)
     }
@@ -48,7 +48,7 @@ impl Phase {
 /// One connection.
 pub(crate) struct Connection {
     phase: AtomicU8,
-    /// Since when, in milliseconds since the listener began.
+    /// Start of the phase, in milliseconds since the listener began.
     since: AtomicU64,
     began: Instant,
     is_closing: AtomicBool,
@@ -82,14 +82,14 @@ impl Connection {
         Duration::from_millis(self.since.load(Ordering::Relaxed))
     }
 
-    /// Something was received.
+    /// Records that bytes were received.
     pub(crate) fn received(&self) {
         if matches!(self.phase(), Phase::Opened | Phase::Idle) {
             self.enter(Phase::Head);
         }
     }
 
-    /// Returns when it shall be closed.
+    /// Completes when the connection must be closed.
     pub(crate) async fn closing(&self) {
         self.close.notified().await;
     }
@@ -104,7 +104,7 @@ impl Connection {
     }
 }
 
-/// How long the newest connection is spared where all others are being answered.
+/// How long the newest connection is spared while all others are being answered.
 const NEWEST_SPARED: Duration = Duration::from_secs(1);
 
 /// All connections of a listener.
@@ -116,7 +116,7 @@ pub(crate) struct Connections {
     ended: Notify,
 }
 
-/// A connection for as long as it is open.
+/// A connection as long as it is open.
 pub(crate) struct Open {
     pub(crate) connection: Arc<Connection>,
     number: u64,
@@ -131,7 +131,7 @@ impl Drop for Open {
 }
 
 impl Connections {
-    /// At most so many, and one more, which is accepted to see who comes.
+    /// Allows `most` connections, and one more, which is accepted to find out which one to close.
     pub(crate) fn new(most: usize) -> Arc<Self> {
         Arc::new(Self {
             began: Instant::now(),
@@ -153,18 +153,18 @@ impl Connections {
         Open { connection, number, all: Arc::clone(self) }
     }
 
-    /// Whether one more may be accepted.
+    /// Returns whether one more may be accepted.
     pub(crate) fn has_room(&self) -> bool {
         self.locked().len() <= self.most
     }
 
-    /// Returns after a connection has ended.
+    /// Completes after a connection has ended.
     pub(crate) async fn one_ended(&self) {
         self.ended.notified().await;
     }
 
-    /// Where there are too many: closes the oldest half-sent one, else the one that has been idle longest. Those that
-    /// are being answered are left alone, and the newest has a moment to send its request.
+    /// If there are too many connections, closes the oldest half-sent one, or else the one that has been idle longest.
+    /// It leaves those that are being answered alone, and gives the newest a moment to send its request.
     pub(crate) fn make_room(&self) {
         let open = self.locked();
         if open.values().filter(|c| !c.is_closing()).count() <= self.most {
@@ -182,7 +182,7 @@ impl Connections {
         }
     }
 
-    /// Closes those whose request's head does not arrive, and those that are idle, for too long.
+    /// Closes connections on which a request's head has not arrived for too long, and those idle for too long.
     pub(crate) fn sweep(&self, head: Duration, idle: Duration) {
         let now = self.began.elapsed();
         for connection in self.locked().values().filter(|c| !c.is_closing()) {
@@ -207,7 +207,7 @@ mod tests {
         closing.map(|(n, _)| n).collect()
     }
 
-    /// In phases that each began a millisecond after the one before.
+    /// Opens connections in these phases, each beginning one millisecond after the previous.
     fn opened(all: &Arc<Connections>, phases: &[Phase]) -> Vec<Open> {
         let open = |(since, phase): (usize, &Phase)| {
             let open = all.opened();

@@ -1,5 +1,5 @@
-//! What stands in front of every route: who may ask, the body read within limits, and problem details for whatever
-//! the framework answers by itself.
+//! Applies to every route: checks the caller, reads the body within limits, and adds problem details to the framework's
+//! own answers.
 
 use std::{any::Any, sync::Arc, time::Duration};
 
@@ -17,14 +17,14 @@ use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 
 use crate::{Fault, ProblemDetails, Rules, body::MAX_BYTES, origin};
 
-/// No request takes longer.
+/// The longest duration of a request.
 pub const REQUEST_LONGEST: Duration = Duration::from_secs(30);
 /// How long a body may take to arrive.
 const BODY_LONGEST: Duration = Duration::from_secs(10);
-/// Of a body that is too long so much is read, in bytes, before the connection is given up.
+/// Number of bytes read of a body that is too long before the connection is given up.
 const BODY_DROPPED: usize = 16 << 20;
 
-/// Puts the rules in front of routes.
+/// Applies the rules to routes.
 pub fn guarded(routes: Router, rules: Rules) -> Router {
     routes
         .fallback(async || ProblemDetails::no_such_path())
@@ -41,8 +41,8 @@ pub fn guarded(routes: Router, rules: Rules) -> Router {
         }))
 }
 
-/// The body is read before anything is answered, a refusal too: a client that is answered while it still sends may
-/// see a broken connection instead of the answer.
+/// Reads the body before any answer, even a refusal: a client that is answered while it still sends may see a broken
+/// connection instead of the answer.
 async fn admit(State(rules): State<Arc<Rules>>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let body = match tokio::time::timeout(BODY_LONGEST, whole(body)).await {
@@ -69,12 +69,12 @@ async fn admit(State(rules): State<Arc<Rules>>, request: Request, next: Next) ->
     response
 }
 
-/// Reads a body. Of one that is too long, the rest is read and dropped, within reason.
+/// Reads a body. If it is too long, the rest is read and dropped, up to a limit.
 async fn whole(body: Body) -> Result<Body, ProblemDetails> {
     let (mut kept, mut length) = (BytesMut::new(), 0);
     let mut stream = body.into_data_stream();
     while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(|_| ProblemDetails::unreadable("The body ended before its time."))?;
+        let chunk = chunk.map_err(|_| ProblemDetails::unreadable("The body ended early."))?;
         length += chunk.len();
         if length <= MAX_BYTES {
             kept.extend_from_slice(&chunk);
@@ -92,7 +92,7 @@ async fn as_problem(response: Response) -> Response {
     }
     match response.status() {
         StatusCode::SERVICE_UNAVAILABLE => ProblemDetails::unavailable(
-            "There was no answer in time; the same request with the same key is safe.",
+            "There was no answer in time. Sending the same request with the same key again is safe.",
         )
         .into_response(),
         StatusCode::METHOD_NOT_ALLOWED => {
@@ -104,7 +104,7 @@ async fn as_problem(response: Response) -> Response {
             problem
         }
         StatusCode::PAYLOAD_TOO_LARGE => ProblemDetails::too_large().into_response(),
-        // Bodies and queries are read by us: what the framework refuses is the path.
+        // This program reads bodies and queries itself; what the framework refuses is the path.
         StatusCode::BAD_REQUEST => {
             let fault = Fault::parameter("path", "it cannot be read as UTF-8");
             ProblemDetails::invalid(vec![fault]).into_response()

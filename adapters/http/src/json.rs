@@ -1,16 +1,16 @@
-//! JSON in which no object has the same key twice. (Which of two values counts, each reader would decide otherwise.)
+//! JSON in which no object has a key twice, because readers differ in which of the two values they use.
 
 use std::{cell::RefCell, fmt};
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// Why bytes are not taken.
+/// Why bytes are refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// Not JSON; the text says why and where, in serde's words, which repeat nothing of the bytes.
+    /// Not JSON. The text says why and where, in serde's words, and repeats nothing of the bytes.
     Syntax(String),
-    /// The JSON pointer of a key that stands twice.
+    /// The JSON pointer of a duplicate key.
     Duplicate(String),
 }
 
@@ -28,8 +28,8 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Value, Refused> {
 /// The longest name of a caller's field that a pointer repeats, in characters.
 const POINTER_NAME_LONGEST: usize = 64;
 
-/// Extends a JSON pointer by a key that the caller chose. One that is long, or not plain text, is left out: then the
-/// pointer names the object.
+/// Extends a JSON pointer by a key that the caller chose. A key that is long, or not plain text, is left out; the
+/// pointer then names the object.
 pub(crate) fn extend(pointer: &mut String, key: &str) {
     if key.chars().count() <= POINTER_NAME_LONGEST && crate::text::check(key).is_ok() {
         pointer.push('/');
@@ -37,7 +37,7 @@ pub(crate) fn extend(pointer: &mut String, key: &str) {
     }
 }
 
-/// Where the reader is.
+/// The position of the reader.
 #[derive(Default)]
 struct Place {
     pointer: String,

@@ -1,8 +1,8 @@
-//! The rules that every HTTP edge of a deployment keeps: the api, the health listeners, and the workers' own HTTP.
+//! The rules that every HTTP edge of a deployment follows: the api, the health listeners, and the workers' own HTTP.
 //!
-//! [`serve`] serves a router within [`Limits`]. [`guarded`] puts the rules in front of its routes: who may ask
-//! ([`Rules`]), how a body is read, and problem details (RFC 9457) for every refusal. What a single route checks is
-//! in [`body`], [`query`], [`text`] and [`accept`].
+//! [`serve`] serves a router within [`Limits`]. [`guarded`] applies the rules to its routes: which callers are allowed
+//! ([`Rules`]), how a body is read, and problem details (RFC 9457) for every refusal. Checks of single routes are in
+//! [`body`], [`query`], [`text`] and [`accept`].
 #![warn(missing_docs)]
 
 pub mod accept;

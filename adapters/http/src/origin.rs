@@ -1,8 +1,8 @@
-//! Who may ask. As long as there are no tokens, whoever reaches a listener may do everything; so a listener on
-//! loopback must not be reachable through a browser that shows a page of somebody else.
+//! Which callers are allowed. Without tokens, any caller that reaches a listener may do everything; so a listener on
+//! loopback must not be reachable through a browser that shows a page of another site.
 //!
-//! - The `Host` must be a loopback name or address (or one of `allowed_hosts`): a name that was made to point here
-//!   (DNS rebinding) is refused with 421.
+//! - The `Host` must be a loopback name or address (or one of `allowed_hosts`): a name that was made to point here (DNS
+//!   rebinding) is refused with 421.
 //! - An `Origin` must be that of the host itself (or one of `cors_origins`), and `Sec-Fetch-Site` must not say
 //!   `cross-site`: 403.
 
@@ -20,7 +20,7 @@ use axum::{
 
 use crate::{Fault, ProblemDetails};
 
-/// A setting that cannot be read.
+/// A setting that is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// Not a host name or address.
@@ -46,10 +46,11 @@ pub struct Rules {
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
 impl Rules {
-    /// Of a listener at `address`. Other hosts and origins come from the settings, separated by commas.
+    /// Creates the rules of a listener at `address`. Other hosts and origins come from the settings, separated by
+    /// commas.
     ///
     /// # Errors
-    /// What is not a host or an origin.
+    /// The entry that is not a host or an origin.
     pub fn new(address: SocketAddr, allowed_hosts: &str, cors_origins: &str) -> Result<Self, Error> {
         let listed = |setting: &str| -> Vec<String> {
             let trimmed = setting.split(',').map(|item| item.trim().to_ascii_lowercase());
@@ -66,7 +67,7 @@ impl Rules {
         Ok(Self { is_loopback: address.ip().is_loopback(), hosts, origins })
     }
 
-    /// Checks who asks whom. Returns the origin that must be told that it may read the answer.
+    /// Checks host and origin of a request. Returns the origin that must be allowed to read the answer.
     pub(crate) fn check(&self, request: &Parts) -> Result<Option<HeaderValue>, ProblemDetails> {
         let (host, port) = stated_host(&request.headers)?;
         let target = request.uri.authority().map(|authority| (lower_host(authority), authority.port_u16()));
@@ -100,14 +101,14 @@ impl Rules {
     }
 }
 
-/// The one `Host` of a request: name or address, and port.
+/// Returns the only `Host` of a request: name or address, and port.
 fn stated_host(headers: &HeaderMap) -> Result<(String, Option<u16>), ProblemDetails> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (Some(host), None) => host.to_str().ok().and_then(host_of),
         _ => None,
     };
-    let fault = || Fault::header("Host", "must stand once, and be a host");
+    let fault = || Fault::header("Host", "must be given once, and be a host");
     host.ok_or_else(|| ProblemDetails::invalid(vec![fault()]))
 }
 
@@ -116,7 +117,7 @@ fn host_of(text: &str) -> Option<(String, Option<u16>)> {
     if authority.as_str().contains('@') || authority.host().is_empty() {
         return None;
     }
-    // A port that is none is no port to `Authority`.
+    // `Authority` ignores an invalid port.
     let rest = &authority.as_str()[authority.host().len()..];
     let is_whole = rest.is_empty() || authority.port_u16().is_some();
     is_whole.then(|| (lower_host(&authority), authority.port_u16()))
@@ -131,7 +132,7 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.ends_with(".localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
-/// Host, stated port, and the port of the scheme.
+/// Returns host, stated port, and the default port of the scheme.
 fn split_origin(origin: &str) -> Option<(String, Option<u16>, u16)> {
     let (scheme, rest) = origin.split_once("://")?;
     let default = match scheme {
@@ -143,7 +144,7 @@ fn split_origin(origin: &str) -> Option<(String, Option<u16>, u16)> {
     Some((host, port, default))
 }
 
-/// The answer to a browser that asks whether a page of `origin` may send a request.
+/// Returns the answer to a browser that asks whether a page of `origin` may send a request.
 pub(crate) fn preflight(method: &Method, headers: &HeaderMap, origin: &HeaderValue) -> Option<Response> {
     if method != Method::OPTIONS || !headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
         return None;
@@ -171,7 +172,7 @@ pub(crate) fn allow(response: &mut Response, origin: &HeaderValue) {
     headers.append(header::VARY, HeaderValue::from_static("origin"));
 }
 
-/// Whether a path has segments that lead elsewhere, however they are spelt.
+/// Returns whether a path has dot segments, in any spelling.
 pub(crate) fn has_dot_segments(uri: &Uri) -> bool {
     let spelt = uri.path().to_ascii_lowercase().replace("%2e", ".").replace("%5c", "\\");
     spelt.split(['/', '\\']).any(|segment| segment == "." || segment == "..")

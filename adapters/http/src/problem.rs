@@ -1,7 +1,7 @@
-//! Errors over HTTP: problem details (RFC 9457), with a stable `type` and the place of each fault.
+//! Errors over HTTP: problem details (RFC 9457), with a stable `type` and the location of each fault.
 //!
-//! A problem never repeats what the caller sent. The one exception is the name of an unknown field in a pointer,
-//! where it is short and plain: it is the place.
+//! A problem never repeats what the caller sent. The only exception is the name of an unknown field in a pointer, if it
+//! is short and plain: it is the location.
 
 use std::time::Duration;
 
@@ -15,37 +15,37 @@ use serde::Serialize;
 /// What is wrong, and where.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
 pub struct Fault {
-    /// In the body: a JSON pointer (RFC 6901).
+    /// A location in the body: a JSON pointer (RFC 6901).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pointer: Option<String>,
-    /// In the path or query.
+    /// A parameter of the path or query.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parameter: Option<&'static str>,
-    /// In a header.
+    /// A header.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub header: Option<&'static str>,
-    /// What would be right there.
+    /// What is expected there.
     pub detail: String,
 }
 
 impl Fault {
-    /// In the body, at a JSON pointer.
+    /// A fault in the body, at a JSON pointer.
     pub fn at(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { pointer: Some(pointer.into()), parameter: None, header: None, detail: detail.into() }
     }
 
-    /// In the path or query.
+    /// A fault in the path or query.
     pub fn parameter(name: &'static str, detail: impl Into<String>) -> Self {
         Self { pointer: None, parameter: Some(name), header: None, detail: detail.into() }
     }
 
-    /// In a header.
+    /// A fault in a header.
     pub fn header(name: &'static str, detail: impl Into<String>) -> Self {
         Self { pointer: None, parameter: None, header: Some(name), detail: detail.into() }
     }
 }
 
-/// A refusal as it goes over the wire.
+/// A refusal as it is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProblemDetails {
     status: StatusCode,
@@ -57,7 +57,7 @@ pub struct ProblemDetails {
 }
 
 impl ProblemDetails {
-    /// A problem of a route's own.
+    /// Creates a problem that is specific to a route.
     pub fn new(
         status: StatusCode,
         slug: &'static str,
@@ -67,15 +67,15 @@ impl ProblemDetails {
         Self { status, slug, title, detail: detail.into(), errors: Vec::new(), retry_after_seconds: None }
     }
 
-    /// The same, with the time after which the caller may ask again.
+    /// Adds the time after which the caller may ask again.
     #[must_use]
     pub fn retry_after(self, wait: Duration) -> Self {
         Self { retry_after_seconds: Some(wait.as_secs()), ..self }
     }
 
-    /// The request is not as it should be; nothing was changed.
+    /// The request is invalid; nothing was changed.
     pub fn invalid(errors: Vec<Fault>) -> Self {
-        let (slug, title) = ("invalid-request", "The request is not as it should be");
+        let (slug, title) = ("invalid-request", "The request is invalid");
         Self { errors, ..Self::new(StatusCode::BAD_REQUEST, slug, title, "See `errors`.") }
     }
 
@@ -84,23 +84,23 @@ impl ProblemDetails {
         Self::new(StatusCode::BAD_REQUEST, "unreadable-body", "The body cannot be read as JSON", why)
     }
 
-    /// There is no such thing.
+    /// The resource does not exist.
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail)
     }
 
-    /// There is no such path.
+    /// The path does not exist.
     pub fn no_such_path() -> Self {
         Self::not_found("There is nothing at this path.")
     }
 
-    /// The path is there, the method is not. The response carries `Allow`.
+    /// The path exists, the method does not. The response carries `Allow`.
     pub fn method_not_allowed() -> Self {
         let status = StatusCode::METHOD_NOT_ALLOWED;
         Self::new(status, "method-not-allowed", "Method not allowed", "See the `Allow` header.")
     }
 
-    /// The caller accepts none of the media types that the route can answer with.
+    /// The caller accepts none of the media types of the route.
     pub fn not_acceptable() -> Self {
         let (slug, title) = ("not-acceptable", "No acceptable media type");
         Self::new(StatusCode::NOT_ACCEPTABLE, slug, title, "This route answers `application/json`.")
@@ -112,13 +112,13 @@ impl ProblemDetails {
         Self::new(StatusCode::REQUEST_TIMEOUT, slug, title, "Nothing was changed. Send it again.")
     }
 
-    /// The body is longer than is read.
+    /// The body is too long.
     pub fn too_large() -> Self {
         let (slug, title) = ("body-too-large", "The body is too large");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, slug, title, "At most 64 KiB are read.")
     }
 
-    /// The body does not say that it is JSON.
+    /// The body is not declared as JSON.
     pub fn not_json() -> Self {
         let (slug, title) = ("not-json", "The body is not JSON");
         let detail = "Send `Content-Type: application/json`.";
@@ -128,18 +128,19 @@ impl ProblemDetails {
     /// The request is for a host that is not served here.
     pub fn foreign_host() -> Self {
         let (slug, title) = ("foreign-host", "This host is not served here");
-        let detail = "Without tokens, only loopback names and addresses and the setting `allowed_hosts` are.";
+        let detail =
+            "Without tokens, only loopback names and addresses and the setting `allowed_hosts` are served.";
         Self::new(StatusCode::MISDIRECTED_REQUEST, slug, title, detail)
     }
 
-    /// A page of another origin asks.
+    /// The request comes from a page of another origin.
     pub fn foreign_origin() -> Self {
-        let (slug, title) = ("foreign-origin", "Pages of this origin may not ask");
-        let detail = "Without a token, only the same origin and the setting `cors_origins` may.";
+        let (slug, title) = ("foreign-origin", "Pages of this origin are not allowed");
+        let detail = "Without a token, only the same origin and the setting `cors_origins` are allowed.";
         Self::new(StatusCode::FORBIDDEN, slug, title, detail)
     }
 
-    /// Something that is needed is away; the same request may work later.
+    /// A needed service is unavailable; the same request may work later.
     pub fn unavailable(detail: impl Into<String>) -> Self {
         let (slug, title) = ("unavailable", "Temporarily unavailable");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, slug, title, detail).retry_after(Duration::from_secs(1))
@@ -147,12 +148,12 @@ impl ProblemDetails {
 
     /// A bug.
     pub fn internal() -> Self {
-        let (slug, title) = ("internal", "Something went wrong here");
-        let detail = "The logs say more. Asking again may help.";
+        let (slug, title) = ("internal", "Internal error");
+        let detail = "The server's logs contain the cause. A retry may help.";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, slug, title, detail)
     }
 
-    /// Its status.
+    /// Returns the status.
     pub fn status(&self) -> StatusCode {
         self.status
     }
@@ -167,7 +168,7 @@ impl ProblemDetails {
         }
     }
 
-    /// A whole HTTP/1.1 response that ends its connection, for a client whose request never became one.
+    /// Returns a whole HTTP/1.1 response that ends its connection, for a client that never completed a request.
     pub(crate) fn to_last_response(&self) -> Vec<u8> {
         let body = serde_json::to_vec(&self.body()).unwrap_or_default();
         let status = self.status;
@@ -204,7 +205,7 @@ impl IntoResponse for ProblemDetails {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         let body = Json(self.body());
-        // `Json` says `application/json`; the problem's own headers come after it.
+        // `Json` sets `application/json`; the problem's own headers replace it.
         let mut response = (self.status, body).into_response();
         response.headers_mut().extend(headers);
         response

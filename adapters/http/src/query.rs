@@ -1,4 +1,4 @@
-//! Queries: which parameters a route knows, and how often each may stand.
+//! Query parameters: which ones a route knows, and how often each may be given.
 
 use axum::{
     extract::Request,
@@ -13,9 +13,9 @@ use crate::{Fault, ProblemDetails};
 /// A parameter that a route knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parameter {
-    /// It may stand once.
+    /// It may be given once.
     Once(&'static str),
-    /// It may stand several times; the route takes any of the values.
+    /// It may be given several times; the route accepts any of the values.
     Any(&'static str),
 }
 
@@ -27,10 +27,10 @@ impl Parameter {
     }
 }
 
-/// Reads a query: names with their values, in the order in which they stand.
+/// Reads a query: names with their values, in order.
 ///
 /// # Errors
-/// An unknown parameter, one that is repeated and may not be, or a value that is not UTF-8 or holds control
+/// An unknown parameter, one that is repeated and may not be, or a value that is not UTF-8 or contains control
 /// characters: 400.
 pub fn read(uri: &Uri, known: &[Parameter]) -> Result<Vec<(&'static str, String)>, ProblemDetails> {
     let (mut read, mut faults) = (Vec::<(&'static str, String)>::new(), Vec::new());
@@ -46,7 +46,7 @@ pub fn read(uri: &Uri, known: &[Parameter]) -> Result<Vec<(&'static str, String)
         };
         let name = parameter.name();
         if matches!(parameter, Parameter::Once(_)) && read.iter().any(|(earlier, _)| *earlier == name) {
-            faults.push(Fault::parameter(name, "must stand once"));
+            faults.push(Fault::parameter(name, "must be given once"));
             continue;
         }
         match decoded(value) {
@@ -57,7 +57,7 @@ pub fn read(uri: &Uri, known: &[Parameter]) -> Result<Vec<(&'static str, String)
     if faults.is_empty() { Ok(read) } else { Err(ProblemDetails::invalid(faults)) }
 }
 
-/// For routes without parameters: any is refused. To be used with [`axum::middleware::from_fn`].
+/// For routes without parameters: any parameter is refused. Use with [`axum::middleware::from_fn`].
 pub async fn none(request: Request, next: Next) -> Response {
     match read(request.uri(), &[]) {
         Ok(_) => next.run(request).await,

@@ -31,23 +31,24 @@ use crate::{
     socket::Socket,
 };
 
-/// What a client may take of a listener.
+/// What clients may use of a listener.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections at a time. At the limit the oldest half-sent one is closed, then the one that is idle longest.
+    /// Maximum number of connections. At the limit, the oldest half-sent one is closed, then the one that is idle
+    /// longest.
     pub connections: usize,
     /// How long the head of a request may take to arrive.
     pub head: Duration,
     /// How long a connection is kept for the next request.
     pub idle: Duration,
-    /// How long a client may take nothing of an answer.
+    /// How long a client may read nothing of an answer.
     pub write: Duration,
-    /// How long answers under way may take once the listener stops.
+    /// How long answers in progress may take once the listener stops.
     pub drain: Duration,
 }
 
 impl Limits {
-    /// The limits in force, with so many connections at most, and no more than the limit of descriptors leaves.
+    /// Returns the default limits, with this maximum of connections, or fewer if the limit of descriptors is lower.
     pub fn new(connections: usize) -> Self {
         Self {
             connections: descriptors::connections(connections),
@@ -58,23 +59,23 @@ impl Limits {
         }
     }
 
-    /// How often connections are looked at.
+    /// Returns the interval between checks of the connections.
     fn sweep(&self) -> Duration {
         (self.head.min(self.idle) / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
     }
 }
 
-/// The largest head of a request, in bytes; what is larger is answered 431.
+/// The largest head of a request, in bytes; a larger one is answered with 431.
 const HEAD_LARGEST: usize = 64 << 10;
-/// The most headers of a request.
+/// The maximum number of headers of a request.
 const HEADERS_MOST: usize = 100;
-/// Rest after an error of the listener itself, as when there are no descriptors left.
+/// Pause after an error of the listener itself, such as a lack of descriptors.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
-/// How long the last word to a client that is given up may take.
+/// How long the last answer to a client that is given up may take.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
-/// Serves until `stop` is cancelled and the answers under way are sent. Connections without an answer under way are
-/// dropped at once then.
+/// Serves until `stop` is cancelled and the answers in progress are sent. All other connections are dropped at once
+/// then.
 pub async fn serve(listener: TcpListener, app: Router, limits: Limits, stop: CancellationToken) {
     let connections = Connections::new(limits.connections);
     let tasks = TaskTracker::new();
@@ -110,7 +111,7 @@ pub async fn serve(listener: TcpListener, app: Router, limits: Limits, stop: Can
     tasks.wait().await;
 }
 
-/// It went away before it was accepted.
+/// Returns whether the client went away before it was accepted.
 fn is_of_the_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
@@ -128,7 +129,7 @@ async fn connection(stream: TcpStream, open: Open, app: Router, limits: Limits, 
         let answer = app.clone().oneshot(request.map(body));
         async move {
             let answer = answer.await;
-            // What has no length yet is a stream, and is being answered until it ends.
+            // A body without a known length is a stream, and is being answered until it ends.
             if answer.as_ref().is_ok_and(|answer| answer.body().size_hint().exact().is_none()) {
                 return answer.map(|a| {
                     a.map(|body| ResponseBody::new(Leaving { body, connection: Arc::clone(this) }))
@@ -138,7 +139,8 @@ async fn connection(stream: TcpStream, open: Open, app: Router, limits: Limits, 
             answer
         }
     });
-    // Our own sweep closes what is silent: hyper's timer does not tell an idle connection from a half-sent head.
+    // Our own sweep closes silent connections: hyper's timer does not distinguish an idle connection from a half-sent
+    // head.
     let mut serving = http1::Builder::new()
         .header_read_timeout(None)
         .max_headers(HEADERS_MOST)
@@ -159,7 +161,7 @@ async fn connection(stream: TcpStream, open: Open, app: Router, limits: Limits, 
     }
     Pin::new(&mut serving).graceful_shutdown();
     if timeout(limits.drain, serving).await.is_err() {
-        tracing::warn!(phase = ?this.phase(), "a connection was cut off while stopping");
+        tracing::warn!(phase = ?this.phase(), "closed a connection while stopping");
     }
 }
 
@@ -170,14 +172,14 @@ where
     S::Error: Into<axum::BoxError>,
 {
     match phase {
-        // A head that stopped halfway. A client that has sent nothing gets no answer.
+        // An incomplete head. A client that has sent nothing gets no answer.
         Phase::Head => {
             let mut socket = serving.into_parts().io.into_inner();
             let last = ProblemDetails::too_slow().to_last_response();
             let _ = timeout(LAST_WORD, socket.write_all(&last)).await;
         }
         Phase::Opened | Phase::Body => {}
-        // Its answer may still be on its way out.
+        // Its answer may still be on its way.
         Phase::Idle | Phase::Answering => {
             Pin::new(&mut serving).graceful_shutdown();
             let _ = timeout(LAST_WORD, serving).await;
@@ -185,7 +187,7 @@ where
     }
 }
 
-/// A request's body: its end is noted.
+/// A request's body, whose end is recorded.
 struct Arriving {
     incoming: Incoming,
     connection: Arc<Connection>,
@@ -215,7 +217,7 @@ impl Body for Arriving {
     }
 }
 
-/// An answer's body that has no length: its end is noted.
+/// An answer's body without a known length, whose end is recorded.
 struct Leaving {
     body: ResponseBody,
     connection: Arc<Connection>,

@@ -1,4 +1,4 @@
-//! A connection's bytes: they are noted as they arrive, and a client that takes none is given up.
+//! A connection's bytes: their arrival is recorded, and a client that reads none is given up.
 
 use std::{
     future::Future,
@@ -21,7 +21,7 @@ pub(crate) struct Socket {
     stream: TcpStream,
     connection: Arc<Connection>,
     write_timeout: Duration,
-    /// Runs while the client takes nothing of what is to be sent.
+    /// Runs while the client reads nothing of what is to be sent.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 

@@ -3,7 +3,7 @@
 /// The longest text, in characters.
 pub const LONGEST: usize = 200;
 
-/// Checks a text.
+/// Validates a text.
 ///
 /// # Errors
 /// What the text must be.
@@ -25,15 +25,16 @@ fn is_control(character: char) -> bool {
     character.is_control() || matches!(character, '\u{2028}' | '\u{2029}')
 }
 
-/// Whether a character makes a text read as what it is not: it changes the direction, or joins without being seen.
-/// U+200C and U+200D (ZWNJ and ZWJ) do not: Persian, the languages of India and emoji are written with them.
+/// Returns whether a character makes a text look different from what it is: it changes the direction, or is invisible.
+/// U+200C and U+200D (ZWNJ and ZWJ) are allowed: Persian, Indian languages and emoji need them.
 fn misleads(character: char) -> bool {
     let is_bidi_control = matches!(character,
         '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
     is_bidi_control || matches!(character, '\u{180E}' | '\u{200B}' | '\u{2060}' | '\u{FEFF}')
 }
 
-/// Whether a reader sees the character: neither white space, nor a filler, nor one of Unicode's default ignorables.
+/// Returns whether the character is visible: neither white space, nor a filler, nor one of Unicode's default
+/// ignorables.
 fn is_visible(character: char) -> bool {
     let is_ignorable = matches!(character,
         '\u{00AD}' | '\u{034F}' | '\u{061C}' | '\u{115F}' | '\u{1160}' | '\u{17B4}' | '\u{17B5}'

@@ -1,8 +1,8 @@
-//! librdkafka's own log, into `tracing`.
+//! Passes librdkafka's log to `tracing`.
 
 use rdkafka::{ClientContext, config::RDKafkaLogLevel, error::KafkaError};
 
-/// A client whose callbacks do nothing but log.
+/// A client whose callbacks only log.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Quiet;
 
@@ -16,8 +16,8 @@ impl ClientContext for Quiet {
     }
 }
 
-/// It calls a broker that is away an error, several times a second. Ours are told when something they asked for
-/// failed; this is for who looks closer.
+/// librdkafka reports an unreachable broker as an error, several times per second. Callers get an error when their own
+/// request fails; this log is for closer inspection.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     use RDKafkaLogLevel::{Alert, Critical, Emerg};
     match level {
@@ -26,12 +26,12 @@ pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     }
 }
 
-/// As above.
+/// The same for librdkafka's errors.
 pub(crate) fn error(error: &KafkaError, reason: &str) {
     tracing::debug!(%error, reason, "librdkafka");
 }
 
-/// What a thread of its own came to. Where the runtime stops first, nobody is left to hear it.
+/// Returns the result of a separate thread. If the runtime stops first, no caller is left to receive it.
 pub(crate) async fn finished<T>(thread: tokio::task::JoinHandle<T>) -> T {
     match thread.await {
         Ok(done) => done,

@@ -1,13 +1,13 @@
 //! Commands, replies and domain events over Kafka: the [`Source`] and [`Sink`] of `amends-protocol`.
 //!
-//! - [`KafkaSink`] keeps batches together, sends replies home, and ends a send once every message is acknowledged;
-//! - [`KafkaSource`] is a member of a consumer group that commits what its caller has settled and nothing else;
-//! - [`topics`] makes topics that are missing and tells of those that are not as they should be.
+//! - [`KafkaSink`] keeps batches together, sends replies to their slots, and ends a send once every message is
+//!   acknowledged;
+//! - [`KafkaSource`] is a member of a consumer group that commits only what its caller has settled;
+//! - [`topics`] creates missing topics and reports those that differ from the settings.
 //!
-//! Nothing here retries what it cannot know to be harmless: errors go to the caller, who asks again.
+//! This crate retries only what is certainly harmless: errors go to the caller, who asks again.
 //!
-//! [`Source`]: amends_protocol::transport::Source
-//! [`Sink`]: amends_protocol::transport::Sink
+//! [`Source`]: amends_protocol::transport::Source [`Sink`]: amends_protocol::transport::Sink
 
 #![warn(missing_docs)]
 

@@ -1,4 +1,4 @@
-//! A librdkafka producer, the thread that serves it, and what replaces it once it cannot go on.
+//! A librdkafka producer, its polling thread, and its replacement after a fatal error.
 
 use std::{
     ops::Deref,
@@ -21,10 +21,10 @@ use tokio::sync::Notify;
 
 use crate::{KafkaSettings, context, settings};
 
-/// How long the serving thread asks for at a time, and so how long it outlives its producer at most.
+/// Timeout of one poll, and so how long the thread outlives its producer at most.
 const SERVE: Duration = Duration::from_secs(5);
 
-/// The messages of one call that the broker has not answered for.
+/// The messages of one call for which the broker has not answered yet.
 pub struct Delivery {
     left: AtomicUsize,
     failed: OnceLock<KafkaError>,
@@ -32,12 +32,12 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// Of so many messages, at least one.
+    /// Creates it for this number of messages, at least one.
     pub fn of(messages: usize) -> Self {
         Self { left: AtomicUsize::new(messages), failed: OnceLock::new(), done: Notify::new() }
     }
 
-    /// One more is answered for: it is stored, or will not be.
+    /// Records the result for one more message: it is stored, or will not be.
     pub fn report(&self, error: Option<KafkaError>) {
         if let Some(error) = error {
             let _ = self.failed.set(error);
@@ -47,20 +47,21 @@ impl Delivery {
         }
     }
 
-    /// Waits for them all; the first error, if there was one.
+    /// Waits for all results; returns the first error, if there was one.
     pub async fn reports(&self) -> Result<(), KafkaError> {
         self.done.notified().await;
         self.failed.get().cloned().map_or(Ok(()), Err)
     }
 }
 
-/// Hands delivery reports to whoever waits for them, from the thread that serves the producer.
+/// Passes delivery reports from the producer's thread to the waiting senders.
 pub struct Reports;
 
-/// A producer with a thread that serves it.
+/// A producer with its polling thread.
 ///
-/// The client library's own (`ThreadedProducer`) asks for a tenth of a second at a time, and rounds what is left of it
-/// down to milliseconds: it spins through the last one of each, which is 1 % of a core for every producer, at rest too.
+/// The client library's own (`ThreadedProducer`) polls for a tenth of a second at a time, and rounds the rest of it
+/// down to milliseconds: it spins through the last millisecond of each, which is 1 % of a core per producer, even when
+/// idle.
 pub struct Reporting {
     producer: Arc<BaseProducer<Reports>>,
     over: Arc<AtomicBool>,
@@ -114,43 +115,43 @@ impl ProducerContext for Reports {
     }
 }
 
-/// What a producer is for.
+/// The use of a producer.
 #[derive(Debug, Clone, Copy)]
 pub enum Kind {
-    /// Batches of a few: sends at once.
+    /// Small batches: sends at once.
     Quick,
-    /// Big batches: lingers for a millisecond.
+    /// Large batches: lingers for a millisecond.
     Bulk,
-    /// Domain events: idempotent, so that each partition's stay in order.
+    /// Domain events: idempotent, so that each partition stays in order.
     InOrder,
 }
 
-/// A producer, and another one when it has met an error that it cannot get over.
+/// A producer, which is replaced after an error from which it cannot recover.
 pub struct Slot {
     kind: Kind,
     producer: Mutex<Arc<Reporting>>,
 }
 
 impl Slot {
-    /// With its first producer.
+    /// Creates the first producer.
     pub fn new(settings: &KafkaSettings, kind: Kind) -> Result<Self, settings::Error> {
         let producer = produce(settings, kind).map_err(settings::Error::Settings)?;
         Ok(Self { kind, producer: Mutex::new(Arc::new(producer)) })
     }
 
-    /// The one to use now.
+    /// Returns the present producer.
     pub fn producer(&self) -> Arc<Reporting> {
         self.producer.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// After an error: an idempotent producer is dead once a broker has forgotten its sequence.
+    /// Handles an error: an idempotent producer is unusable once a broker has lost its sequence.
     pub fn mend(&self, settings: &KafkaSettings) {
         let mut producer = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((code, reason)) = producer.client().fatal_error() {
-            tracing::warn!(%code, reason, "the producer cannot go on, making another");
+            tracing::warn!(%code, reason, "the producer failed for good; creating another");
             match produce(settings, self.kind) {
                 Ok(another) => *producer = Arc::new(another),
-                Err(error) => tracing::error!(%error, "no other producer could be made"),
+                Err(error) => tracing::error!(%error, "could not create another producer"),
             }
         }
     }
@@ -168,9 +169,9 @@ fn produce(settings: &KafkaSettings, kind: Kind) -> Result<Reporting, KafkaError
         ("enable.idempotence", idempotence),
         ("linger.ms", linger),
         ("message.timeout.ms", &timeout),
-        // The broker's limit decides, so that a dead letter may be as big as the message was.
+        // The broker's limit decides, so that a dead letter may be as large as the message was.
         ("message.max.bytes", "100000000"),
-        // What waits for the broker in this process, 128 MiB: more than the biggest message, and not librdkafka's 1 GiB.
+        // Messages waiting in this process: 128 MiB, more than the largest message, and not librdkafka's 1 GiB.
         ("queue.buffering.max.kbytes", "131072"),
     ]);
     config.create_with_context(Reports).map(Reporting::new)

@@ -1,4 +1,5 @@
-//! What of the owned partitions was received and not yet settled: the part of a consumer that is only arithmetic.
+//! Tracks what was received from the owned partitions and not settled yet: the part of a consumer that is only
+//! arithmetic.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -7,10 +8,10 @@ use amends_protocol::transport::Inbound;
 /// A topic and one of its partitions.
 pub(crate) type Partition = (String, i32);
 
-/// Receipts given out, and the partitions they are about.
+/// The receipts given out, and their partitions.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
-    /// Changes with every rebalance.
+    /// Changes at every rebalance.
     pub(crate) generation: u64,
     owned: BTreeSet<Partition>,
     receipts: u64,
@@ -25,31 +26,31 @@ struct Span {
 }
 
 impl Progress {
-    /// Of a member that joins anew: it owns nothing yet, and no receipt of before is one of its own.
+    /// Returns the state of a member that joins again: it owns nothing yet, and earlier receipts are not its own.
     pub(crate) fn next_life(&self) -> Self {
         Self { generation: self.generation + 1, receipts: self.receipts, ..Self::default() }
     }
 
-    /// Owned now, sorted.
+    /// Returns the partitions owned now, sorted.
     pub(crate) fn owned(&self) -> impl Iterator<Item = &Partition> {
         self.owned.iter()
     }
 
-    /// These are owned from now on, whatever was received from them in an earlier life.
+    /// Records partitions that are owned from now on; earlier receipts for them no longer count.
     pub(crate) fn assigned(&mut self, partitions: Vec<Partition>) {
         self.forget(&partitions);
         self.owned.extend(partitions);
         self.generation += 1;
     }
 
-    /// These are somebody else's: what was received from them is theirs to settle.
+    /// Records partitions that another member owns now: it settles what was received from them.
     pub(crate) fn revoked(&mut self, partitions: &[Partition]) {
         self.forget(partitions);
         self.owned.retain(|partition| !partitions.contains(partition));
         self.generation += 1;
     }
 
-    /// Takes note of a batch and gives it a receipt.
+    /// Records a batch and returns its receipt.
     pub(crate) fn received(&mut self, messages: &[Inbound]) -> u64 {
         let mut spans = BTreeMap::<Partition, Span>::new();
         for message in messages {
@@ -65,7 +66,7 @@ impl Progress {
         self.receipts
     }
 
-    /// Everything up to and with this receipt is settled. Returns where each of its partitions goes on.
+    /// Settles everything up to and including this receipt. Returns the next offset of each of its partitions.
     pub(crate) fn settle(&mut self, receipt: u64) -> BTreeMap<Partition, i64> {
         let mut settled = BTreeMap::new();
         while self.unsettled.front().is_some_and(|(given, _)| *given <= receipt) {
@@ -75,14 +76,14 @@ impl Progress {
         settled
     }
 
-    /// Where each partition with something unsettled has to be read from again.
+    /// Returns the offset from which each partition with unsettled messages must be read again.
     pub(crate) fn unsettled(&self) -> BTreeMap<Partition, i64> {
-        // The oldest is entered last and stays.
+        // The oldest is inserted last and stays.
         let spans = self.unsettled.iter().rev().flat_map(|(_, spans)| spans);
         spans.map(|(partition, span)| (partition.clone(), span.first)).collect()
     }
 
-    /// What is unsettled will be received again: its receipts are void.
+    /// The unsettled messages will be received again, so their receipts are void.
     pub(crate) fn rewound(&mut self) {
         self.unsettled.clear();
     }

@@ -1,4 +1,4 @@
-//! Where the broker is and how long to be patient with it.
+//! Settings of the broker's clients.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -9,24 +9,24 @@ use crate::context::{self, Quiet};
 /// What every client of the broker needs to know.
 #[derive(Clone)]
 pub struct KafkaSettings {
-    /// `host:port`, several with commas between.
+    /// `host:port`, several separated by commas.
     pub brokers: String,
-    /// What the broker's logs and quotas know us as.
+    /// The client's name in the broker's logs and quotas.
     pub client_id: String,
-    /// How long a silent consumer keeps its partitions. A broker refuses less than its
-    /// `group.min.session.timeout.ms`, 6 s by default; the embedded one takes 3 s.
+    /// How long a silent consumer keeps its partitions. A broker refuses less than its `group.min.session.timeout.ms`,
+    /// 6 s by default; the embedded one accepts 3 s.
     pub session_timeout: Duration,
-    /// How long a message may take to be acknowledged before its sender is told that it was not.
+    /// How long a message may take to be acknowledged before its sender gets an error.
     pub delivery_timeout: Duration,
-    /// How long the broker may hold a fetch when there is nothing new. A real one wakes it when there is; the embedded
-    /// one does not, so that this is latency there.
+    /// How long the broker may hold a fetch when there is nothing new. A real broker answers when there is; the
+    /// embedded one does not, so that this is latency there.
     pub fetch_wait: Duration,
     /// Further properties of librdkafka, such as `security.protocol`. They override ours.
     pub properties: BTreeMap<String, String>,
 }
 
 impl KafkaSettings {
-    /// Fit for any broker that is set up as Kafka is by default.
+    /// Returns settings for any broker with Kafka's default configuration.
     pub fn new(brokers: impl Into<String>) -> Self {
         Self {
             brokers: brokers.into(),
@@ -38,13 +38,13 @@ impl KafkaSettings {
         }
     }
 
-    /// Common to every client; `own` is what this one adds.
+    /// Returns the settings common to all clients, plus `own`.
     pub(crate) fn client(&self, own: &[(&str, &str)]) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.brokers);
         config.set("client.id", &self.client_id);
         config.set("socket.nagle.disable", "true");
-        // Back within a second of the broker, not ten.
+        // Reconnects within one second after the broker returns, not ten.
         config.set("reconnect.backoff.ms", "50");
         config.set("reconnect.backoff.max.ms", "1000");
         // A request that was lost on its way is sent again after ten seconds, not sixty.
@@ -75,18 +75,18 @@ impl fmt::Debug for KafkaSettings {
     }
 }
 
-/// Why a client could not be made ready.
+/// Why a client could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No broker answered in time.
     #[error("no Kafka broker answers at {brokers}: {source}")]
     Unreachable {
-        /// Where it was looked for.
+        /// The brokers' addresses.
         brokers: String,
-        /// What librdkafka says.
+        /// librdkafka's error.
         source: KafkaError,
     },
-    /// A setting is unknown or wrong.
+    /// A setting is unknown or invalid.
     #[error("Kafka settings: {0}")]
     Settings(KafkaError),
     /// The broker did not create a topic.
@@ -94,12 +94,12 @@ pub enum Error {
     Topic {
         /// Its name.
         topic: String,
-        /// What the broker says.
+        /// The broker's reason.
         reason: String,
     },
 }
 
-/// A client that only asks whether a broker answers. It is kept, for it has connections and threads.
+/// A client that only checks whether a broker answers. It is kept, because it has connections and threads.
 #[derive(Clone)]
 pub struct Contact {
     admin: Arc<AdminClient<Quiet>>,
@@ -107,7 +107,7 @@ pub struct Contact {
 }
 
 impl Contact {
-    /// Makes the client.
+    /// Creates the client.
     ///
     /// # Errors
     /// [`Error::Settings`].
@@ -116,7 +116,7 @@ impl Contact {
         Ok(Self { admin: Arc::new(admin), brokers: settings.brokers.clone() })
     }
 
-    /// Whether a broker answers in time.
+    /// Checks whether a broker answers in time.
     ///
     /// # Errors
     /// [`Error::Unreachable`].
@@ -131,7 +131,8 @@ impl Contact {
     }
 }
 
-/// Whether a broker answers: for the start of a role, which gives up after a while. A running role never does.
+/// Checks whether a broker answers, at the start of a role, which gives up after some time. A running role never gives
+/// up.
 ///
 /// # Errors
 /// As [`Contact`]'s.

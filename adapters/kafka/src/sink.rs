@@ -1,4 +1,4 @@
-//! A producer that keeps batches together and answers once the broker has.
+//! A producer that keeps batches together and completes a send once the broker has acknowledged it.
 
 use std::{
     collections::HashMap,
@@ -29,47 +29,48 @@ use crate::{
     settings, topics,
 };
 
-/// From this size on a batch goes by the producer that lingers. Measured against a real broker on two busy cores, 500
-/// bytes a message: at 16 lingering saves nothing and costs 0.9 ms; at 32 it saves a fifth of the CPU for 0.8 ms, at 64
-/// two fifths for 0.6 ms; from 128 on it is faster as well.
+/// From this size on a batch uses the producer that lingers. Measured against a real broker on two busy cores, 500
+/// bytes per message: at 16 lingering saves nothing and costs 0.9 ms; at 32 it saves a fifth of the CPU for 0.8 ms, at
+/// 64 two fifths for 0.6 ms; from 128 on it is faster as well.
 const BIG: usize = 32;
 
-/// How long a topic's number of partitions is believed.
+/// How long a topic's number of partitions is cached.
 const COUNT_LIFE: Duration = Duration::from_secs(10);
 
 /// How long a look-up may take.
 const COUNT_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is kept of a message that is too big for its dead letter topic.
+/// Number of bytes kept of a message that is too large for its dead letter topic.
 const DEAD_LETTER_LIMIT: usize = 64 * 1024;
 
-/// Sends messages and waits for the broker's word. Cheap to share, and meant to be: it has threads and connections.
+/// Sends messages and waits for the broker's acknowledgement. It should be shared: it has threads and connections.
 pub struct KafkaSink {
     settings: KafkaSettings,
-    /// For batches of a few: sends at once.
+    /// For small batches: sends at once.
     quick: Slot,
-    /// For big ones: waits a millisecond, so that a batch is one request and not several. Alone in flight that would
-    /// cost a millisecond at every hop. `None` where everything has to go one way to keep its order.
+    /// For large batches: waits a millisecond, so that a batch is one request and not several. For single messages that
+    /// would cost a millisecond at every hop. `None` where everything must use one producer to keep its order.
     bulk: Option<Slot>,
     counts: Arc<Counts>,
     turn: AtomicUsize,
-    /// By topic: what messages there are signed with.
+    /// The keys that sign messages, by topic.
     signing: HashMap<String, CommandKey>,
 }
 
 impl KafkaSink {
-    /// For commands and replies.
+    /// Creates a sink for commands and replies.
     ///
-    /// acks=all, so that what is acknowledged outlives a broker. Idempotence is off: it cost 13 % of throughput and
-    /// twice the p99, and a message that the client sends again is nothing new to anybody here, for commands
-    /// and replies are made to arrive more than once and in any order.
+    /// acks=all, so that acknowledged messages survive the loss of a broker. Idempotence is off: it cost 13 % of
+    /// throughput and twice the p99, and a message that the client sends twice does no harm, because receivers accept
+    /// commands and replies more than once and in any order.
     pub fn new(settings: &KafkaSettings) -> Result<Self, settings::Error> {
         let quick = Slot::new(settings, Kind::Quick)?;
         let bulk = Some(Slot::new(settings, Kind::Bulk)?);
         Ok(Self::with(settings, quick, bulk))
     }
 
-    /// For domain events, whose readers want each order's in order and not twice: one idempotent producer.
+    /// Creates a sink for domain events, whose readers want each order's events in order and once: one idempotent
+    /// producer.
     pub fn in_order(settings: &KafkaSettings) -> Result<Self, settings::Error> {
         Ok(Self::with(settings, Slot::new(settings, Kind::InOrder)?, None))
     }
@@ -86,13 +87,13 @@ impl KafkaSink {
         }
     }
 
-    /// Signs what goes to these topics.
+    /// Signs the messages of these topics.
     #[must_use]
     pub fn signing(self, signing: HashMap<String, CommandKey>) -> Self {
         Self { signing, ..self }
     }
 
-    /// Chooses everybody's partition, and only then sends: either all can be placed or none is sent.
+    /// Chooses the partition of every message before the first is sent: either all can be placed or none is sent.
     async fn place(&self, producer: &Arc<Reporting>, messages: &[Outbound]) -> Result<Vec<i32>, Error> {
         let mut counts = HashMap::<&str, i32>::new();
         for message in messages {
@@ -161,8 +162,8 @@ impl Sink for KafkaSink {
         let producer = self.quick.producer();
         let mut sent = dead_letter(&producer, &topic, &message.bytes, &about).await;
         if let Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge)) = sent {
-            // With our headers it has outgrown the topic's limit. A part of it is better than a partition that
-            // stands still.
+            // With our headers the message has outgrown the topic's limit. A part of it is better than a blocked
+            // partition.
             let size = message.bytes.len().to_string();
             about.push(("truncated-from", &size));
             let kept = &message.bytes[..message.bytes.len().min(DEAD_LETTER_LIMIT)];
@@ -187,7 +188,8 @@ async fn dead_letter(
     delivery.reports().await
 }
 
-/// Into the client's queue. While that is full, it waits: the queue is what bounds memory when the broker is slow.
+/// Puts a message into the client's queue. While that is full, it waits: the queue bounds memory when the broker is
+/// slow.
 async fn enqueue<K: rdkafka::message::ToBytes + ?Sized>(
     producer: &Reporting,
     mut record: BaseRecord<'_, K, [u8], Arc<Delivery>>,
@@ -210,10 +212,10 @@ fn headers<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> OwnedHeaders 
     pairs.fold(headers, |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
 }
 
-/// How many partitions topics have: looked up at first use, then now and then beside the sending.
+/// Numbers of partitions by topic: looked up at first use, then refreshed from time to time in the background.
 ///
-/// At most one look-up of a topic is under way at a time, however many senders wait for it: while the broker is away each
-/// takes seconds and a thread.
+/// At most one look-up per topic is in progress, however many senders wait for it: while the broker is away each takes
+/// seconds and a thread.
 #[derive(Default)]
 struct Counts {
     known: Mutex<Known>,
@@ -225,7 +227,7 @@ struct Known {
     looks: HashMap<String, Look>,
 }
 
-/// A look-up that is under way.
+/// A look-up in progress.
 type Look = Shared<BoxFuture<'static, Result<i32, Error>>>;
 
 impl Counts {
@@ -234,7 +236,7 @@ impl Counts {
         match known {
             Some((count, seen)) if seen.elapsed() < COUNT_LIFE => Ok(count),
             Some((count, _)) => {
-                // It runs on by itself.
+                // It continues in the background.
                 drop(self.look(producer, topic));
                 Ok(count)
             }
@@ -242,12 +244,12 @@ impl Counts {
         }
     }
 
-    /// The next call looks again.
+    /// Makes the next call look up again.
     fn doubt(&self, topic: &str) {
         self.known().counts.remove(topic);
     }
 
-    /// Joins the look-up that is under way, or begins one.
+    /// Joins the look-up in progress, or begins one.
     fn look(self: &Arc<Self>, producer: &Arc<Reporting>, topic: &str) -> Look {
         let mut known = self.known();
         if let Some(look) = known.looks.get(topic) {
@@ -273,7 +275,7 @@ impl Counts {
     }
 }
 
-/// Asks the broker how many partitions a topic has.
+/// Asks the broker for a topic's number of partitions.
 fn count(producer: &Reporting, topic: &str) -> Result<i32, Error> {
     let metadata = producer.client().fetch_metadata(Some(topic), COUNT_PATIENCE);
     let metadata = metadata.map_err(|error| Error(format!("looking at {topic}: {error}")))?;
@@ -290,14 +292,14 @@ mod tests {
 
     use super::*;
 
-    /// Threads of this process that have this name.
+    /// Returns the number of this process' threads with this name.
     fn threads(name: &str) -> usize {
         let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
         let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
         names.filter(|found| found.trim_end() == name).count()
     }
 
-    /// Each look-up without a broker holds a thread for seconds: with one for each sender there would be hundreds.
+    /// Each look-up without a broker holds a thread for seconds: with one per sender there would be hundreds.
     #[test]
     fn senders_that_wait_for_the_same_topic_share_one_look_up() {
         let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -29,51 +29,52 @@ use crate::{
     watch::Watch,
 };
 
-/// How members of a group share its partitions out. All members of a group must name the same one.
+/// How members of a group share the partitions. All members of a group must name the same assignor.
 pub const ASSIGNOR: &str = "cooperative-sticky";
 
-/// How long a consumer is given before another takes its place.
+/// Minimum time between two replacements of a consumer.
 const RENEWAL: Duration = Duration::from_secs(2);
 
-/// The wait after a batch of a few.
+/// Batch sizes after which the source waits for more messages.
 const FEW: Range<usize> = 4..64;
 const LINGER: RangeInclusive<Duration> = Duration::from_millis(2)..=Duration::from_millis(10);
 
-/// For so long a rebalance may wait for members that do not come, and a batch may take before its partitions are given to
-/// somebody else. Not the client's five minutes: a broker that was killed has been seen to wait, all that time, for the
-/// members that it remembered, while the same processes, which had joined anew, waited for it.
+/// How long a rebalance may wait for members that do not join, and how long a batch may take before its partitions go
+/// to another member. Not the client's default of five minutes: a broker that was killed has been seen to wait all that
+/// time for the members that it remembered, while the same processes, which had joined again, waited for the broker.
 const REBALANCE: Duration = Duration::from_secs(15);
 
-/// So often the broker is told which offsets are settled. What is not told in time is received again, and known.
+/// Interval between offset commits. Messages whose offsets were not committed in time are received again, and are
+/// known.
 const COMMIT_EVERY: Duration = Duration::from_millis(100);
 
-/// How long local work of the client, such as a seek, and a look at the topic may take.
+/// How long local operations of the client, such as a seek, and a query of the topic may take.
 const LOCAL_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Receives the messages of the partitions that the group gives it, and commits those that were settled.
+/// Receives the messages of the partitions that the group assigns, and commits those that were settled.
 ///
-/// The group spreads partitions by *cooperative-sticky*: a rebalance then takes only those away that move. With an
-/// eager strategy every member would lose all of its partitions at each rebalance, and everything unsettled would be
-/// received again.
+/// The group assigns partitions by *cooperative-sticky*: a rebalance then revokes only the partitions that move. With
+/// an eager strategy every member would lose all of its partitions at each rebalance, and all unsettled messages would
+/// be received again.
 pub struct KafkaSource {
     settings: KafkaSettings,
     group: String,
     topics: Vec<String>,
-    /// Always there, until the source is dropped.
+    /// `Some` until the source is dropped.
     consumer: Option<Arc<StreamConsumer<Member>>>,
     watch: Watch,
-    /// A topic is gone, or is another of the same name: the consumer would wait for the old one for ever.
+    /// A topic was deleted or replaced by another of the same name: the consumer would wait for the old one for ever.
     must_renew: bool,
     renewed_at: Option<Instant>,
-    /// An error that came after messages: it is told next time.
+    /// An error that followed messages; it is returned by the next call.
     failed: Option<Error>,
     gather: Gather,
-    /// A rewind that did not succeed: nothing may be received before it does.
+    /// A rewind failed: nothing may be received before it succeeds.
     must_rewind: bool,
 }
 
 impl KafkaSource {
-    /// Joins a group that reads these topics. [`Source::assignment`] speaks of the first.
+    /// Joins a group that reads these topics. [`Source::assignment`] refers to the first.
     pub fn subscribe(
         settings: &KafkaSettings,
         group: &str,
@@ -94,8 +95,7 @@ impl KafkaSource {
         })
     }
 
-    /// Joins the group anew, with a consumer that has never heard of the topic as it was. The old one leaves by
-    /// itself.
+    /// Joins the group again, with a consumer that has no state of the old topic. The old consumer leaves by itself.
     fn renew(&mut self) -> Result<(), Error> {
         if self.renewed_at.is_some_and(|at| at.elapsed() < RENEWAL) {
             return Ok(());
@@ -105,7 +105,7 @@ impl KafkaSource {
         let progress = self.state().progress.next_life();
         let renewed = join(&self.settings, &self.group, &topics, progress);
         let renewed = renewed.map_err(|error| Error(format!("joining again: {error}")))?;
-        tracing::warn!(group = self.group, "a topic is not what it was; joined the group again");
+        tracing::warn!(group = self.group, "a topic was replaced; joined the group again");
         let old = self.consumer.replace(Arc::new(renewed));
         self.watch = Watch::default();
         thread::spawn(move || drop(old));
@@ -113,8 +113,8 @@ impl KafkaSource {
         Ok(())
     }
 
-    /// librdkafka queues its errors, several a second while the broker is away. Those that are over by now are not
-    /// told one by one: after each, callers rest.
+    /// Skips queued errors that are over. librdkafka queues several per second while the broker is away, and callers
+    /// rest after each error that is returned.
     fn past_errors(&mut self, mut error: KafkaError) -> Result<Inbound, Error> {
         loop {
             self.must_renew |= matches!(
@@ -134,12 +134,16 @@ impl KafkaSource {
         self.consumer.as_ref().expect("it is not dropped yet")
     }
 
-    /// A partition that stands still is read on by a consumer that joins anew.
+    /// Finds partitions that stand still: a consumer that joins again continues to read them.
     fn look(&mut self) {
         let consumer = self.consumer.as_ref().expect("it is not dropped yet");
         let still = self.watch.stands_still(consumer, || consumer.client().context().state().idle());
         if !still.is_empty() {
-            tracing::error!(group = self.group, ?still, "owned and not read: joining the group again");
+            tracing::error!(
+                group = self.group,
+                ?still,
+                "partitions are owned but deliver nothing; joining the group again"
+            );
             self.must_renew = true;
         }
     }
@@ -148,7 +152,7 @@ impl KafkaSource {
         self.consumer().client().context().state()
     }
 
-    /// Takes what is there. There is no await in it: what it has taken cannot be dropped half-way.
+    /// Takes the messages that have arrived. It contains no await: what it has taken cannot be dropped half-way.
     fn drain(&mut self, first: Inbound, max: usize) -> Vec<Inbound> {
         let (mut messages, mut failure) = (vec![first], None);
         let mut stream = self.consumer.as_ref().expect("it is not dropped yet").stream();
@@ -186,7 +190,7 @@ impl KafkaSource {
         if !from.is_empty() {
             let sought = self.consumer().seek_partitions(list(&from), LOCAL_PATIENCE);
             let sought = sought.map_err(|error| failed("rewinding", &error))?;
-            // One that is not owned any more is somebody else's to read.
+            // Another member reads a partition that is not owned any more.
             let owned = |partition: &Partition| self.state().progress.owned().any(|owned| owned == partition);
             for element in sought.elements() {
                 if let Err(error) = element.error()
@@ -201,7 +205,8 @@ impl KafkaSource {
         Ok(())
     }
 
-    /// The topic's size could not be had at the rebalance: without it nobody would know what is ours.
+    /// Asks again for the topic's number of partitions if the rebalance could not get it: it is needed to know the
+    /// owned slots.
     fn count_again(&self) {
         let unknown = {
             let state = self.state();
@@ -210,13 +215,13 @@ impl KafkaSource {
         if unknown {
             let member = self.consumer().client().context();
             let found = count(self.consumer(), &member.topic);
-            tracing::warn!(topic = member.topic, ?found, "asked again how many partitions the topic has");
+            tracing::warn!(topic = member.topic, ?found, "asked again for the topic's number of partitions");
             self.state().count = found.unwrap_or(0);
         }
     }
 }
 
-/// A consumer that is a member of this group and reads these topics.
+/// Creates a consumer that is a member of this group and reads these topics.
 fn join(
     settings: &KafkaSettings,
     group: &str,
@@ -231,9 +236,9 @@ fn join(
         ("enable.auto.offset.store", "false"),
         ("partition.assignment.strategy", ASSIGNOR),
         ("session.timeout.ms", &millis(settings.session_timeout)),
-        // Heartbeats are how a member learns of a rebalance.
+        // A member learns of a rebalance by heartbeats.
         ("heartbeat.interval.ms", &millis(settings.session_timeout / 6)),
-        // A rebalance waits so long for a member that does not come to it.
+        // How long a rebalance waits for a member that does not join.
         ("max.poll.interval.ms", &millis(REBALANCE.max(settings.session_timeout))),
         ("fetch.wait.max.ms", &millis(settings.fetch_wait)),
         ("fetch.queue.backoff.ms", "10"),
@@ -263,7 +268,7 @@ impl Source for KafkaSource {
         }
         self.count_again();
         if let Some(wait) = self.gather.wait() {
-            // Nothing has been taken: dropped here, nothing is lost.
+            // Nothing has been taken yet: a drop here loses nothing.
             tokio::time::sleep(wait).await;
         }
         let begun = Instant::now();
@@ -317,8 +322,8 @@ impl Source for KafkaSource {
 }
 
 impl Drop for KafkaSource {
-    /// Leaves the group, so that others have the partitions at once. librdkafka waits for the broker's answer for as
-    /// long as the broker is away; we do not.
+    /// Leaves the group, so that others receive the partitions at once. librdkafka would wait for the broker's answer
+    /// as long as the broker is away; this does not.
     fn drop(&mut self) {
         let _ = self.flush();
         let (consumer, looking) = (self.consumer.take(), self.watch.looking());
@@ -329,12 +334,12 @@ impl Drop for KafkaSource {
             let _ = left.send(());
         });
         if leaving.recv_timeout(LOCAL_PATIENCE).is_err() {
-            tracing::debug!("the broker is away, the group will find out by itself that a member is gone");
+            tracing::debug!("the broker is away; the group will notice the member's absence by a timeout");
         }
     }
 }
 
-/// What the client's callbacks know. They run while the source receives.
+/// State shared with the client's callbacks, which run while the source receives.
 struct Member {
     topic: String,
     state: Mutex<SourceState>,
@@ -344,13 +349,13 @@ struct Member {
 struct SourceState {
     progress: Progress,
     count: i32,
-    /// Settled, and the broker has not been told.
+    /// Offsets that are settled and not committed yet.
     uncommitted: BTreeMap<Partition, i64>,
     committed_at: Option<Instant>,
 }
 
 impl SourceState {
-    /// In how long the broker is to be told; `None` if there is nothing to tell.
+    /// Returns the time until the next commit; `None` if there is nothing to commit.
     fn uncommitted_for(&self) -> Option<Duration> {
         let since = self.committed_at.map_or(COMMIT_EVERY, |at| at.elapsed());
         (!self.uncommitted.is_empty()).then(|| COMMIT_EVERY.saturating_sub(since))
@@ -358,7 +363,7 @@ impl SourceState {
 }
 
 impl SourceState {
-    /// The partitions of which all that was received is settled and told.
+    /// Returns the partitions whose received messages are all settled and committed.
     fn idle(&self) -> Vec<Partition> {
         let unsettled = self.progress.unsettled();
         let is_idle = |partition: &&Partition| {
@@ -386,7 +391,7 @@ impl ClientContext for Member {
 
 impl ConsumerContext for Member {
     fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        // Whoever has them next need not begin where we began.
+        // The next owner then does not begin at the old offset.
         if let Rebalance::Revoke(_) = rebalance
             && let Err(error) = commit(consumer, self)
         {
@@ -397,7 +402,7 @@ impl ConsumerContext for Member {
     fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
             Rebalance::Assign(list) => {
-                // A topic that grows makes its group rebalance, so this is when its size may have changed.
+                // A topic that grows makes its group rebalance, so its size may have changed now.
                 let count = count(consumer, &self.topic);
                 let mut state = self.state();
                 state.count = count.unwrap_or(state.count);
@@ -416,14 +421,14 @@ impl ConsumerContext for Member {
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        // Offsets that did not move are harmless: the messages come again, and are known.
+        // Offsets that did not move are harmless: the messages are received again, and are known.
         if let Err(error) = result {
             tracing::debug!(topic = self.topic, %error, "offsets were not committed");
         }
     }
 }
 
-/// Tells the broker what is settled.
+/// Commits the settled offsets to the broker.
 fn commit<C: ConsumerContext>(consumer: &impl Consumer<C>, member: &Member) -> KafkaResult<()> {
     let settled = {
         let mut state = member.state();
@@ -478,7 +483,7 @@ mod tests {
     use super::*;
     use crate::KafkaSink;
 
-    /// Longer than two looks.
+    /// Longer than two checks.
     const PATIENCE: Duration = Duration::from_secs(60);
 
     #[tokio::test]
@@ -486,7 +491,7 @@ mod tests {
         stands_still_and_is_read_on("still", None).await;
     }
 
-    /// As when the topic was made again between two fetches: what was committed is past the end of the new one.
+    /// As when the topic was created again between two fetches: the committed offset is past the end of the new topic.
     #[tokio::test]
     async fn so_is_one_that_was_read_further_than_it_has_messages() {
         stands_still_and_is_read_on("again", Some(1_000_000)).await;
@@ -518,12 +523,12 @@ mod tests {
             missing.retain(|partition| batch.messages.iter().all(|message| message.partition != *partition));
             source.commit(batch.receipt).unwrap();
             if missing.is_empty() && !paused {
-                // As librdkafka does by itself: it is owned, and not fetched.
+                // As librdkafka does by itself: the partition is owned, and not fetched.
                 let mut one = TopicPartitionList::new();
                 one.add_partition(&topic, 1);
                 source.consumer().pause(&one).unwrap();
                 (paused, missing, begun) = (true, vec![1], Instant::now());
-                // What had been fetched before is not news.
+                // Messages fetched before do not count.
                 while !source.receive(10, Duration::from_millis(300)).await.unwrap().messages.is_empty() {}
                 if let Some(offset) = committed {
                     let offsets = list(&BTreeMap::from([((topic.clone(), 1), offset)]));

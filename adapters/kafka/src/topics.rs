@@ -1,5 +1,4 @@
-//! Topics: those that are missing are created, those with too few partitions are given more, and those with too many
-//! are reported.
+//! Topics: missing ones are created, those with too few partitions get more, and those with too many are reported.
 
 use std::{
     collections::HashMap,
@@ -17,58 +16,58 @@ use crate::{
     settings::Error,
 };
 
-/// Pause between looks whether what was asked for has appeared.
+/// Interval between checks whether a topic or partition has appeared.
 const APPEARANCE_POLL: Duration = Duration::from_millis(50);
 
 /// Seven days.
 const RETENTION_MS: &str = "604800000";
 
-/// A topic as it should be.
+/// A topic as the settings require it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topic {
     /// Its name.
     pub name: String,
-    /// How many partitions it has.
+    /// Number of partitions.
     pub partitions: i32,
 }
 
 impl Topic {
-    /// A topic with that many partitions.
+    /// Creates a topic with this number of partitions.
     pub fn new(name: impl Into<String>, partitions: i32) -> Self {
         Self { name: name.into(), partitions }
     }
 
-    /// Where its messages go that cannot be read or routed.
+    /// Returns the topic for its messages that cannot be read or routed.
     pub fn dead_letters(&self) -> Self {
         Self::new(dead_letter_topic(&self.name), 1)
     }
 }
 
-/// The name of a topic's topic of dead letters.
+/// Returns the name of a topic's dead letter topic.
 pub fn dead_letter_topic(topic: &str) -> String {
     format!("{topic}.DLT")
 }
 
-/// A topic that has another number of partitions than the settings say. Everything works with it.
+/// A topic whose number of partitions differs from the settings. Everything works with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mismatch {
     /// Its name.
     pub topic: String,
-    /// As the settings say.
+    /// The number in the settings.
     pub expected: i32,
-    /// As the broker says.
+    /// The number at the broker.
     pub found: i32,
 }
 
-/// Creates the topics that are missing, with as many replicas as the broker gives by default, and waits until they are
-/// there. A topic with fewer partitions than it should have gets the others: a broker that creates topics by itself, at
-/// the first message, gives them as few as its own default says. Returns the topics that have another number of
-/// partitions all the same: no broker takes partitions away, and some cannot add any.
+/// Creates the missing topics, with the broker's default number of replicas, and waits until they exist. Adds
+/// partitions to a topic that has too few: a broker that creates topics automatically, at the first message, uses its
+/// own default. Returns the topics whose number of partitions still differs: no broker removes partitions, and some
+/// cannot add any.
 ///
 /// An embedded broker has no admin API: its owner creates the topics first, and this finds them.
 ///
 /// # Errors
-/// [`Error::Unreachable`], or [`Error::Topic`] of a topic that is missing.
+/// [`Error::Unreachable`], or [`Error::Topic`] for a topic that is missing.
 pub async fn ensure(
     settings: &KafkaSettings,
     topics: &[Topic],
@@ -109,7 +108,7 @@ pub async fn ensure(
                 topic,
                 expected,
                 found,
-                "the topic has another number of partitions than the settings say"
+                "the topic's number of partitions differs from the settings"
             );
         })
         .collect())
@@ -155,7 +154,7 @@ async fn create(admin: &AdminClient<Quiet>, missing: &[&Topic], patience: Durati
     for topic in created {
         match topic {
             Ok(topic) => tracing::info!(topic, "created"),
-            // Somebody else was quicker.
+            // Another process was faster.
             Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
             Err((topic, code)) => return Err(failed(&topic, code)),
         }
@@ -163,8 +162,8 @@ async fn create(admin: &AdminClient<Quiet>, missing: &[&Topic], patience: Durati
     Ok(())
 }
 
-/// Asks for the partitions that these topics lack. Returns whether the broker gave any of them; why not is logged, for
-/// everything works with fewer.
+/// Requests the partitions that these topics lack. Returns whether the broker added any; failures are only logged,
+/// because everything works with fewer.
 async fn widen(admin: &AdminClient<Quiet>, narrow: &[&Topic], patience: Duration) -> bool {
     let wanted: Vec<_> = narrow
         .iter()
@@ -182,12 +181,14 @@ async fn widen(admin: &AdminClient<Quiet>, narrow: &[&Topic], patience: Duration
     for topic in widened {
         match topic {
             Ok(topic) => {
-                tracing::info!(topic, "had too few partitions; it has those of the settings now");
+                tracing::info!(topic, "added the partitions that the topic lacked");
                 any = true;
             }
-            // Another process was quicker.
+            // Another process was faster.
             Err((_, RDKafkaErrorCode::InvalidPartitions)) => any = true,
-            Err((topic, code)) => tracing::warn!(topic, %code, "has too few partitions and got no more"),
+            Err((topic, code)) => {
+                tracing::warn!(topic, %code, "could not add the partitions that the topic lacks")
+            }
         }
     }
     any

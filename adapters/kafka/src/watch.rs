@@ -1,10 +1,11 @@
-//! Whether a partition stands still: there is something in it, the source has nothing else to do, and it does not come.
+//! Detects partitions that stand still: they contain messages, the source is otherwise idle, and the messages do not
+//! arrive.
 //!
-//! It was seen in campaigns, where for minutes nothing came from partitions that the consumer owned. Heartbeats went on,
-//! so that the group noticed nothing. Once it followed a broker's death and a rewind, and what in librdkafka does it is
-//! not proved. Once a topic had been deleted and made again between two fetches: librdkafka goes on to ask for the leader
-//! epoch of the topic as it was, which the broker does not know of the new one, for ever. A consumer that joins anew
-//! reads on, whatever it was.
+//! This was seen in campaigns: for minutes nothing came from partitions that the consumer owned. Heartbeats continued,
+//! so the group noticed nothing. One case followed a broker's death and a rewind; what in librdkafka causes it is not
+//! proved. In another case a topic had been deleted and created again between two fetches: librdkafka continues to ask
+//! for the leader epoch of the old topic, which the broker does not know for the new one, for ever. A consumer that
+//! joins again continues to read, whatever the cause.
 
 use std::{
     collections::BTreeMap,
@@ -21,21 +22,21 @@ use rdkafka::{
 
 use crate::progress::Partition;
 
-/// So often each partition is looked at. One that stood still from one look to the next is reported.
+/// Interval between checks of the partitions. One that stood still from one check to the next is reported.
 const EVERY: Duration = Duration::from_secs(5);
 /// How long the broker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How far those partitions were read that have more.
+/// Position of the partitions that have more messages.
 type Behind = BTreeMap<Partition, i64>;
 
-/// Looks now and then, in a thread beside the receiving.
+/// Checks the partitions from time to time, in a thread beside the receiving.
 pub(crate) struct Watch {
     looked_at: Instant,
     looking: Option<JoinHandle<Option<Behind>>>,
-    /// Behind at the last look, and silent since.
+    /// Partitions that were behind at the last check, and silent since.
     suspects: Behind,
-    /// Whether the source has run dry since: others may only have come first.
+    /// Whether the source has run dry since; if not, other messages may simply have come first.
     was_dry: bool,
 }
 
@@ -46,7 +47,7 @@ impl Default for Watch {
 }
 
 impl Watch {
-    /// Something came from these.
+    /// Records that messages came from these partitions.
     pub(crate) fn heard<'a>(&mut self, partitions: impl Iterator<Item = (&'a str, i32)>) {
         if !self.suspects.is_empty() {
             for (topic, partition) in partitions {
@@ -55,13 +56,13 @@ impl Watch {
         }
     }
 
-    /// There was nothing to receive.
+    /// Records that there was nothing to receive.
     pub(crate) fn dry(&mut self) {
         self.was_dry = true;
     }
 
-    /// Looks if it is time; answers which partitions stand still. `idle` are those of which all that was received is
-    /// settled and told.
+    /// Checks if it is time; returns the partitions that stand still. `idle` are those whose received messages are all
+    /// settled and committed.
     pub(crate) fn stands_still<C: ConsumerContext + 'static>(
         &mut self,
         consumer: &Arc<StreamConsumer<C>>,
@@ -88,13 +89,13 @@ impl Watch {
         still
     }
 
-    /// The thread that looks, if one does: it keeps the consumer.
+    /// Returns the checking thread, if one runs: it keeps the consumer alive.
     pub(crate) fn looking(&mut self) -> Option<JoinHandle<Option<Behind>>> {
         self.looking.take()
     }
 }
 
-/// Of these partitions those that have more than was read.
+/// Returns those of these partitions that have more messages than were read.
 fn behind<C: ConsumerContext>(consumer: &StreamConsumer<C>, partitions: &[Partition]) -> KafkaResult<Behind> {
     let mut list = TopicPartitionList::with_capacity(partitions.len());
     for (topic, partition) in partitions {
@@ -116,8 +117,8 @@ fn behind<C: ConsumerContext>(consumer: &StreamConsumer<C>, partitions: &[Partit
     Ok(behind)
 }
 
-/// From where a partition that has `low..high` is read, by what is committed of it. What lies past its end was committed
-/// of another topic of the same name.
+/// Returns the offset from which a partition with `low..high` is read, given its committed offset. An offset past the
+/// end was committed for an earlier topic of the same name.
 fn read(committed: Option<i64>, low: i64, high: i64) -> i64 {
     committed.filter(|offset| (low..=high).contains(offset)).unwrap_or(low)
 }

@@ -1,4 +1,4 @@
-//! A real Apache Kafka for this process, by `scripts/real-kafka`.
+//! A real Apache Kafka for this process, started by `scripts/real-kafka`.
 
 use std::{
     env,
@@ -10,10 +10,10 @@ use std::{
 
 use tokio::sync::OnceCell;
 
-/// Its standard input stays open for as long as this process lives: the script ends when that closes.
+/// The script. Its standard input stays open as long as this process lives: it ends when that closes.
 static RUNNING: Mutex<Option<Child>> = Mutex::new(None);
 
-/// Starts it and waits for its address. `None`, and a line on stderr, where there is none.
+/// Starts it and waits for its address. `None`, and a line on stderr, if it is not available.
 pub(crate) async fn brokers() -> Option<String> {
     if let Ok(brokers) = env::var("AMENDS_TEST_KAFKA_BROKERS") {
         return Some(brokers);
@@ -25,9 +25,9 @@ pub(crate) async fn brokers() -> Option<String> {
     Some(started.unwrap_or_else(|error| panic!("scripts/real-kafka: {error}")))
 }
 
-/// Whether a real Apache Kafka is wanted here and can be started by `scripts/real-kafka`: with
-/// `AMENDS_TEST_REAL_KAFKA` it must be, or this panics; with `CI` it is where there is Java, Maven and a repository to
-/// fetch the jars from. Otherwise a line on stderr says why it is left out.
+/// Returns whether a real Apache Kafka is wanted here and can be started by `scripts/real-kafka`. With
+/// `AMENDS_TEST_REAL_KAFKA` it must be available, or this panics; with `CI` it is used if there are Java, Maven and a
+/// repository with the jars. Otherwise a line on stderr says why it is left out.
 pub async fn has_real_kafka() -> bool {
     static HAS: OnceCell<bool> = OnceCell::const_new();
     let look = || async { tokio::task::spawn_blocking(look).await.expect("looking does not panic") };
@@ -50,7 +50,7 @@ pub async fn has_real_kafka() -> bool {
     *has.await
 }
 
-/// What is missing for it, if anything. The jars are fetched where they can be.
+/// Returns what is missing, if anything. Fetches the jars if possible.
 fn look() -> Result<(), String> {
     if let Some(missing) = ["java", "mvn"].into_iter().find(|program| !runs(program)) {
         return Err(format!("there is no {missing}"));
@@ -68,7 +68,7 @@ fn script() -> PathBuf {
 }
 
 fn left_out(why: &str) {
-    // Not by `eprintln!`, which the test harness keeps to itself while tests pass.
+    // Not by `eprintln!`, which the test harness captures while tests pass.
     let _ = writeln!(io::stderr(), "real Apache Kafka left out: {why}");
 }
 

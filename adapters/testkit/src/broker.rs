@@ -12,7 +12,7 @@ use tokio::sync::OnceCell;
 
 use crate::apache;
 
-/// A broker to test against. Topics get names of their own, so that tests do not meet.
+/// A broker for tests. Topics get unique names, so that tests do not affect each other.
 #[derive(Debug, Clone, Copy)]
 pub struct TestBroker {
     kind: &'static Kind,
@@ -24,7 +24,7 @@ enum Kind {
     Real { brokers: String },
 }
 
-/// The broker named by `AMENDS_TEST_KAFKA_BROKERS`, or an embedded one of this process' own.
+/// Returns the broker named by `AMENDS_TEST_KAFKA_BROKERS`, or this process' own embedded one.
 pub async fn broker() -> TestBroker {
     static BROKER: LazyLock<Kind> = LazyLock::new(|| match env::var("AMENDS_TEST_KAFKA_BROKERS") {
         Ok(brokers) => Kind::Real { brokers },
@@ -33,7 +33,7 @@ pub async fn broker() -> TestBroker {
     TestBroker { kind: &BROKER }
 }
 
-/// A real Apache Kafka, started once a process where [`crate::has_real_kafka`].
+/// Returns a real Apache Kafka, started once per process if [`crate::has_real_kafka`].
 pub async fn real_kafka() -> Option<TestBroker> {
     static REAL: OnceCell<Option<Kind>> = OnceCell::const_new();
     let kind = REAL.get_or_init(|| async { apache::brokers().await.map(|brokers| Kind::Real { brokers }) });
@@ -41,7 +41,7 @@ pub async fn real_kafka() -> Option<TestBroker> {
 }
 
 impl TestBroker {
-    /// Its address.
+    /// Returns its address.
     pub fn bootstrap_servers(&self) -> String {
         match self.kind {
             Kind::Embedded(broker) => broker.bootstrap_servers(),
@@ -49,27 +49,27 @@ impl TestBroker {
         }
     }
 
-    /// Whether it is an Apache Kafka, with an admin API and a memory.
+    /// Returns whether it is an Apache Kafka, with an admin API and durable storage.
     pub fn is_real(&self) -> bool {
         matches!(self.kind, Kind::Real { .. })
     }
 
-    /// The shortest session timeout that a group may ask for.
+    /// Returns the shortest session timeout that a group may use.
     pub fn session_timeout(&self) -> Duration {
         Duration::from_secs(if self.is_real() { 6 } else { 3 })
     }
 
-    /// How long it may hold a fetch: the embedded one is not woken by what comes.
+    /// Returns how long it may hold a fetch: new messages do not wake the embedded broker.
     pub fn fetch_wait(&self) -> Duration {
         Duration::from_millis(if self.is_real() { 500 } else { 10 })
     }
 
-    /// A name that no other test has, for a topic or a group.
+    /// Returns a unique name for a topic or a group.
     pub fn unique(&self, name: &str) -> String {
         format!("{:016x}.{name}", rand::random::<u64>())
     }
 
-    /// Creates a topic with a name of its own, which it returns.
+    /// Creates a topic with a unique name, which it returns.
     pub async fn topic(&self, name: &str, partitions: i32) -> String {
         let topic = self.unique(name);
         self.create(&topic, partitions).await;

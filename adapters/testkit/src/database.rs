@@ -16,7 +16,7 @@ use crate::{
     server::{ROLE_PASSWORD, Server, server},
 };
 
-/// A database of the test's own. It is dropped soon after this value.
+/// A database of one test. It is dropped soon after this value.
 #[derive(Debug)]
 pub struct TestDatabase {
     /// Connections of the owner, who is also the superuser.
@@ -27,7 +27,7 @@ pub struct TestDatabase {
     owner: PgConnectOptions,
 }
 
-/// A database with these migrations, named after the service, whose login role is called `amends_<name>`.
+/// Creates a database with these migrations, named after the service, whose login role is called `amends_<name>`.
 pub async fn database(migrator: &'static Migrator, name: &str) -> TestDatabase {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let server = server().await;
@@ -39,12 +39,12 @@ pub async fn database(migrator: &'static Migrator, name: &str) -> TestDatabase {
     let _ = connection.close().await;
 
     let owner = server.options(&name);
-    // Few connections, many tests: none is kept that is not needed.
+    // Few connections, because there are many tests; unused connections are closed.
     let pool = PgPoolOptions::new().max_connections(10).connect_lazy_with(owner.clone());
     TestDatabase { pool, url: url(&owner, None), name, owner }
 }
 
-/// Makes a login role that has no database here: a stranger to the others' databases.
+/// Creates a login role without a database here, which has no rights in the others' databases.
 pub async fn login_role(role: &str) {
     let server = server().await;
     let mut lock = server.lock().await;
@@ -53,12 +53,12 @@ pub async fn login_role(role: &str) {
 }
 
 impl TestDatabase {
-    /// The connection string of a service's login role.
+    /// Returns the connection string of a service's login role.
     pub fn role_url(&self, role: &str) -> String {
         url(&self.owner, Some(role))
     }
 
-    /// The database's name on the server.
+    /// Returns the database's name on the server.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -70,8 +70,8 @@ impl Drop for TestDatabase {
     }
 }
 
-/// The template's name; it is made if it is not there. Its name says what is in it, and it gets that name only
-/// once it is complete, so that a process killed half-way spoils nothing.
+/// Returns the template's name; creates the template if it does not exist. Its name identifies its content, and it gets
+/// that name only once it is complete, so that a process killed half-way leaves nothing wrong.
 async fn template(server: &Server, migrator: &'static Migrator, name: &str) -> String {
     let mut hash = DefaultHasher::new();
     migrator.iter().for_each(|migration| (migration.version, &migration.checksum).hash(&mut hash));
@@ -81,7 +81,7 @@ async fn template(server: &Server, migrator: &'static Migrator, name: &str) -> S
     }
     let mut lock = server.lock().await;
     if !exists(&mut lock, &template).await {
-        // It exists before anything is migrated, so that migrations can grant to it.
+        // The role exists before the migrations run, so that they can grant to it.
         server.make_role(&format!("amends_{name}"), &mut lock).await;
         let draft = format!("{template}_draft");
         execute(&mut lock, format!("DROP DATABASE IF EXISTS {draft} WITH (FORCE)")).await;
@@ -108,7 +108,7 @@ async fn execute(connection: &mut PgConnection, sql: String) {
     done.unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
-/// As the superuser, or as a login role.
+/// Returns a connection string for the superuser, or for a login role.
 fn url(options: &PgConnectOptions, role: Option<&str>) -> String {
     use sqlx::ConnectOptions;
     match role {

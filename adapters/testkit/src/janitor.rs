@@ -1,10 +1,10 @@
-//! Drops databases behind the tests' backs.
+//! Drops databases in the background.
 //!
-//! Not in the test's own thread: that runs its runtime, and DROP DATABASE waits for every session of the server, also
-//! for one that is just being opened by a task of that very runtime.
+//! It does not run in the test's own thread: that runs its runtime, and DROP DATABASE waits for every session of the
+//! server, including one that a task of that runtime is just opening.
 //!
-//! On a server that outlives this process some may be left behind. Their names carry the number of an advisory lock that
-//! their process held: whoever comes next drops those whose lock nobody holds.
+//! On a server that outlives this process some databases may be left behind. Their names contain the number of an
+//! advisory lock that their process held: the next process drops those whose lock is free.
 
 use std::{
     sync::{LazyLock, OnceLock, mpsc},
@@ -18,12 +18,12 @@ static LOCK: LazyLock<u32> = LazyLock::new(rand::random);
 
 static QUEUE: OnceLock<mpsc::Sender<String>> = OnceLock::new();
 
-/// What the names of this process' databases end with.
+/// Returns the suffix of this process' database names.
 pub(crate) fn mark() -> String {
     format!("_test_{}", *LOCK)
 }
 
-/// Once, before the first database is made. Returns when the lock is held.
+/// Starts the janitor; called once, before the first database is created. Returns when the lock is held.
 pub(crate) fn start(server: PgConnectOptions) {
     let (names, queue) = mpsc::channel();
     let (started, starting) = mpsc::channel();
@@ -35,7 +35,7 @@ pub(crate) fn start(server: PgConnectOptions) {
         let _ = started.send(());
         let _ = runtime.block_on(drop_abandoned(&mut lock, &server));
         for name in queue {
-            // A test that has stopped the server keeps it from being dropped: that is no failure.
+            // If a test has stopped the server, the database cannot be dropped: that is no failure.
             let _ = runtime.block_on(drop_one(&server, &name));
         }
         drop(lock);
@@ -43,7 +43,7 @@ pub(crate) fn start(server: PgConnectOptions) {
     let _ = starting.recv();
 }
 
-/// Soon.
+/// Drops a database soon.
 pub(crate) fn drop_database(name: String) {
     if let Some(queue) = QUEUE.get() {
         let _ = queue.send(name);
@@ -56,7 +56,7 @@ async fn lock(server: &PgConnectOptions) -> sqlx::Result<PgConnection> {
     Ok(connection)
 }
 
-/// What processes have left that hold no lock any more.
+/// Drops the databases of processes that no longer hold their lock.
 async fn drop_abandoned(connection: &mut PgConnection, server: &PgConnectOptions) -> sqlx::Result<()> {
     let abandoned: Vec<String> = sqlx::query_scalar(
         "SELECT datname FROM pg_database

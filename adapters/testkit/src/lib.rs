@@ -1,6 +1,6 @@
-//! What tests stand on: databases of their own, a broker of their own, and waiting for conditions.
+//! Helpers for tests: their own databases, their own broker, and waiting for conditions.
 //!
-//! Everything is real, started once a test process and ended with it.
+//! Everything is real, started once per test process and ended with it.
 
 #![warn(missing_docs)]
 
@@ -21,7 +21,7 @@ pub use apache::has_real_kafka;
 pub use broker::{TestBroker, broker, real_kafka};
 pub use database::{TestDatabase, database, login_role};
 
-/// Waits until the condition yields something, and fails the test in these words if it does not in time.
+/// Waits until the condition yields a value; fails the test with this description if it does not in time.
 pub async fn eventually<T, F>(what: &str, within: Duration, mut condition: impl FnMut() -> F) -> T
 where
     F: Future<Output = Option<T>>,

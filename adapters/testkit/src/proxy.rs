@@ -1,4 +1,4 @@
-//! A way to Postgres that breaks, or falls silent, at the worst moment.
+//! A proxy in front of Postgres that breaks connections, or silences them, at the worst moment.
 
 use std::{
     str::FromStr,
@@ -15,15 +15,15 @@ use tokio::{
     sync::watch,
 };
 
-/// Stands between a program and Postgres. When it is dropped, connections that were silenced end.
+/// Stands between a program and Postgres. When it is dropped, silenced connections end.
 #[derive(Debug)]
 pub struct Proxy {
-    /// Where it listens, with the user and the database of the way behind it.
+    /// Its connection string, with the user and the database of the server behind it.
     pub url: String,
     strike: watch::Sender<Strike>,
 }
 
-/// What happens to the connections that there are.
+/// What happens to the existing connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Strike {
     Cut,
@@ -36,12 +36,12 @@ struct Plan {
     done: AtomicBool,
 }
 
-/// Once something with this in it has been sent, the connection breaks before its answer arrives, once.
+/// Creates a proxy that breaks a connection once: after a message that contains the marker, before its answer arrives.
 pub async fn losing_the_answer_to(marker: &'static str, url: &str) -> Proxy {
     proxy(Plan { marker, lose_the_answer: true, done: AtomicBool::new(false) }, url).await
 }
 
-/// Strikes its connections only when told.
+/// Creates a proxy that breaks connections only on request.
 pub async fn faithful(url: &str) -> Proxy {
     proxy(Plan { marker: "", lose_the_answer: false, done: AtomicBool::new(true) }, url).await
 }
@@ -64,13 +64,13 @@ async fn proxy(plan: Plan, url: &str) -> Proxy {
 }
 
 impl Proxy {
-    /// Breaks the connections that there are now.
+    /// Breaks the existing connections.
     pub fn cut(&self) {
         self.strike.send_replace(Strike::Cut);
     }
 
-    /// From now on nothing passes on the connections that there are, in either direction, and nobody is told: no FIN,
-    /// no RST. New connections work.
+    /// From now on nothing passes on the existing connections, in either direction, and neither side gets a FIN or RST.
+    /// New connections work.
     pub fn silence(&self) {
         self.strike.send_replace(Strike::Silence);
     }
@@ -90,7 +90,7 @@ async fn connection(
             biased;
             changed = struck.changed() => {
                 if changed.is_ok() && *struck.borrow_and_update() == Strike::Silence {
-                    // Both ends stay open until the proxy goes.
+                    // Both ends stay open until the proxy ends.
                     while struck.changed().await.is_ok() {}
                 }
                 return;

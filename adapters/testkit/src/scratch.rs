@@ -1,6 +1,6 @@
-//! A temporary directory for this process, and the end of those that dead processes left behind.
+//! A temporary directory for this process, and the removal of those that dead processes left behind.
 //!
-//! A killed test cannot tidy up, and what a static holds is never dropped: whoever comes next sweeps.
+//! A killed test cannot clean up, and statics are never dropped: the next process removes the directory.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -9,14 +9,14 @@ use std::{
     sync::LazyLock,
 };
 
-/// Keeps its lock for as long as the process lives.
+/// Keeps its lock as long as the process lives.
 struct Scratch {
     path: PathBuf,
     _lock: File,
 }
 
 static SCRATCH: LazyLock<Scratch> = LazyLock::new(|| {
-    // Every user has a parent of their own: in /tmp one may not remove another's.
+    // Every user has a separate parent directory: in /tmp a user may not remove another's.
     let user = fs::metadata("/proc/self").map_or(0, |own| std::os::unix::fs::MetadataExt::uid(&own));
     let parent = std::env::temp_dir().join(format!("amends-tests-{user}"));
     DirBuilder::new().recursive(true).mode(0o755).create(&parent).expect("a temporary directory can be made");
@@ -28,17 +28,18 @@ static SCRATCH: LazyLock<Scratch> = LazyLock::new(|| {
     Scratch { path, _lock: lock }
 });
 
-/// This process' directory. An unprivileged user can reach it.
+/// Returns this process' directory. An unprivileged user can reach it.
 pub(crate) fn directory() -> &'static Path {
     &SCRATCH.path
 }
 
-/// Removes the directories of processes that are gone. What cannot be removed yet is left to the next process.
+/// Removes the directories of processes that are gone. Those that cannot be removed yet are left to the next process.
 fn sweep(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let pid = name.split('-').next().unwrap_or_default();
-        // The id may be from another container, or not have locked its directory yet: both must say it is dead.
+        // The id may be from another container, or the process may not have locked its directory yet: both checks must
+        // say that it is dead.
         let runs = Path::new("/proc").join(pid).exists();
         let locked = File::open(entry.path().join("alive")).is_ok_and(|lock| lock.try_lock().is_err());
         if !runs && !locked {

@@ -11,11 +11,11 @@ use crate::{janitor, scratch};
 /// The password of every login role on a test server.
 pub(crate) const ROLE_PASSWORD: &str = "amends-test";
 
-/// Held while roles or templates are made, for other test processes may be at it too.
+/// Held while roles or templates are created, because other test processes may create them too.
 const LOCK: i64 = 0x616d_656e_6473;
 
-/// A server, named by a superuser's connection options. It holds no connection: each test has its own runtime,
-/// and a connection does not outlive the runtime that opened it.
+/// A server, identified by a superuser's connection options. It holds no connection: each test has its own runtime, and
+/// a connection does not outlive the runtime that opened it.
 pub(crate) struct Server {
     options: PgConnectOptions,
     _embedded: Option<Postgres>,
@@ -23,7 +23,7 @@ pub(crate) struct Server {
 
 static SERVER: OnceCell<Server> = OnceCell::const_new();
 
-/// The server named by `AMENDS_TEST_DATABASE_URL`, or one of this process' own.
+/// Returns the server named by `AMENDS_TEST_DATABASE_URL`, or this process' own.
 pub(crate) async fn server() -> &'static Server {
     SERVER
         .get_or_init(|| async {
@@ -53,17 +53,17 @@ async fn embedded() -> Server {
 }
 
 impl Server {
-    /// How the superuser connects to a database.
+    /// Returns the superuser's options for a database.
     pub(crate) fn options(&self, database: &str) -> PgConnectOptions {
         self.options.clone().database(database)
     }
 
-    /// A connection to the database that it was named with.
+    /// Connects to the database of the server's URL.
     pub(crate) async fn connect(&self) -> PgConnection {
         PgConnection::connect_with(&self.options).await.expect("the test server can be reached")
     }
 
-    /// A connection with the lock; closing it lets go.
+    /// Returns a connection that holds the lock; closing it releases the lock.
     pub(crate) async fn lock(&self) -> PgConnection {
         let mut connection = self.connect().await;
         let locked = sqlx::query("SELECT pg_advisory_lock($1)").bind(LOCK).execute(&mut connection).await;
@@ -71,7 +71,7 @@ impl Server {
         connection
     }
 
-    /// Makes a login role, unless it is there. Whoever calls holds the lock.
+    /// Creates a login role unless it exists. The caller holds the lock.
     pub(crate) async fn make_role(&self, role: &str, locked: &mut PgConnection) {
         let sql = format!(
             "DO $$ BEGIN

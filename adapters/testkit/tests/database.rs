@@ -1,4 +1,4 @@
-//! Databases of a test's own.
+//! Databases of single tests.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a client may take of a listener.
+//! What clients may use of a listener.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -103,7 +103,7 @@ async fn a_stop_drops_what_is_silent_at_once_and_ends_what_is_under_way() {
         silent.push(kept(&edge).await);
     }
     let mut slow = edge.send("GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
-    // The listener has read it once a permit is waited for; until then nothing tells.
+    // The listener has read the request once it waits for a permit; nothing shows it earlier.
     let began = Instant::now();
     assert_eq!(edge.ask("GET /ok HTTP/1.1\r\n\r\n").await.status, 200);
     edge.stop.cancel();
@@ -155,7 +155,7 @@ async fn a_thousand_half_sent_connections_keep_nobody_waiting() {
     drop(held);
 }
 
-/// A connection on which a request was answered.
+/// Returns a connection on which a request was answered.
 async fn kept(edge: &Edge) -> TcpStream {
     let mut stream = edge.connect().await;
     stream.write_all(b"GET /ok HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();

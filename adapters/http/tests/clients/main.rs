@@ -1,4 +1,4 @@
-//! Clients that are slow, silent or hostile, against a listener of its own, over TCP.
+//! Clients that are slow, silent or hostile, against a listener of their own, over TCP.
 
 mod limits;
 mod rules;

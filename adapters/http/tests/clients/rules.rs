@@ -2,7 +2,7 @@
 
 use crate::support::{Edge, GENEROUS, answer};
 
-/// A request line and headers, and its body.
+/// Builds headers and body of a request.
 fn post(headers: &str, body: &str) -> String {
     format!("POST /taken HTTP/1.1\r\nContent-Length: {}\r\n{headers}\r\n{body}", body.len())
 }

@@ -1,4 +1,4 @@
-//! A listener with a few routes, and clients that say exactly what a test wants.
+//! A listener with a few routes, and clients that send exactly what a test wants.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -22,19 +22,19 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Long enough for anything that a test waits for, on a busy machine.
+/// Longer than anything that a test waits for, even on a busy machine.
 pub const LONG: Duration = Duration::from_secs(60);
 
-/// Limits that let a test pass quickly, where it is about one of them.
+/// Limits that do not interfere with tests of other limits.
 pub const GENEROUS: Limits = Limits { connections: 64, head: LONG, idle: LONG, write: LONG, drain: LONG };
 
 pub struct Edge {
     pub address: SocketAddr,
     pub stop: CancellationToken,
     pub serving: JoinHandle<()>,
-    /// A permit for each answer of `/slow`.
+    /// Permits for the answers of `/slow`, one each.
     pub slow: Arc<Semaphore>,
-    /// What `/taken` has taken.
+    /// The numbers that `/taken` received.
     pub taken: Arc<std::sync::Mutex<Vec<i64>>>,
 }
 
@@ -45,7 +45,7 @@ struct Taken {
     n: i64,
 }
 
-/// Of the answer of `/large`: more than the sockets of both sides hold.
+/// Size of the answer of `/large`: more than the sockets of both sides hold.
 pub const LARGE: usize = 64 << 20;
 
 impl Edge {
@@ -93,7 +93,7 @@ impl Edge {
         stream
     }
 
-    /// A whole request on a connection of its own.
+    /// Sends a whole request on its own connection.
     pub async fn ask(&self, request: &str) -> HttpAnswer {
         let request =
             request.replacen("\r\n", &format!("\r\nHost: {}\r\nConnection: close\r\n", self.address), 1);

@@ -1,4 +1,4 @@
-//! What must hold of any broker.
+//! Cases for every broker.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -29,7 +29,7 @@ use crate::world::{
 pub(crate) async fn nothing_that_was_sent_is_lost(broker: TestBroker) {
     let topic = broker.topic("commands", 4).await;
     let sink = sink(broker);
-    // By the quick producer, by the other, and more than one receive takes.
+    // Through both producers, and more messages than one receive returns.
     sink.send(numbered(&topic, Placement::Together, 0..1)).await.unwrap();
     sink.send(numbered(&topic, Placement::Together, 1..40)).await.unwrap();
     sink.send(numbered(&topic, Placement::Together, 40..1_000)).await.unwrap();
@@ -107,7 +107,7 @@ pub(crate) async fn a_receive_that_is_dropped_loses_nothing(broker: TestBroker) 
     let begun = Instant::now();
     for round in 0..50 {
         scatter(&sink, &topic, round * 10..(round + 1) * 10).await;
-        // Dropped wherever it is after so many microseconds.
+        // Dropped after this many microseconds, wherever it is then.
         let patience = Duration::from_micros(u64::from(round) * 100);
         if let Ok(batch) = tokio::time::timeout(patience, source.receive(7, PATIENCE)).await {
             found.extend(numbers(&batch.unwrap().messages));
@@ -168,7 +168,7 @@ pub(crate) async fn two_members_share_the_partitions_and_what_moves_is_not_lost(
     let alone = first.assignment();
     assert_eq!(alone.partitions, (0..6).collect::<Vec<_>>());
 
-    // What the first one has not settled goes to the second with its partitions.
+    // Messages that the first member has not settled go to the second with their partitions.
     let mut second = source(broker, &topic, &topic);
     let mut moved = Vec::new();
     let begun = Instant::now();
@@ -199,11 +199,11 @@ pub(crate) async fn a_rebalance_does_not_wait_long_for_a_member_that_does_not_co
     scatter(&sink, &topic, 0..10).await;
     expect(&mut wedged, 0..10).await;
 
-    // It is at its batch for ever, though it lives: its heartbeats go on.
+    // It processes its batch for ever, though it lives: its heartbeats continue.
     let mut second = source(broker, &topic, &topic);
     expect(&mut second, 0..10).await;
 
-    // Once it is back, it has its share again.
+    // Once it is back, it gets its share again.
     let begun = Instant::now();
     while wedged.assignment().partitions.len() != 1 || second.assignment().partitions.len() != 1 {
         assert!(begun.elapsed() < PATIENCE, "{:?} {:?}", wedged.assignment(), second.assignment());
@@ -245,7 +245,7 @@ pub(crate) async fn what_a_sink_signs_arrives_with_its_signature_and_goes_on_as_
 
 pub(crate) async fn a_dead_letter_bigger_than_its_topic_allows_is_cut(broker: TestBroker) {
     if !broker.is_real() {
-        return; // The embedded one takes what it gets.
+        return; // The embedded broker has no limit.
     }
     let topic = broker.topic("commands", 1).await;
     broker.create(&topics::dead_letter_topic(&topic), 1).await;
@@ -274,13 +274,13 @@ pub(crate) async fn a_topic_with_more_partitions_than_the_settings_is_reported(b
     assert_eq!(found, [Mismatch { topic: wide, expected: 1, found: 3 }]);
 }
 
-/// As a broker makes it by itself, at the first message to a topic that was deleted.
+/// As when a broker creates a topic itself, at the first message after the topic was deleted.
 pub(crate) async fn a_topic_with_fewer_partitions_than_the_settings_gets_them_where_the_broker_can(
     broker: TestBroker,
 ) {
     let narrow = broker.topic("narrow", 1).await;
     let wanted = [Topic::new(&narrow, 12)];
-    // The embedded one does not answer what it cannot do.
+    // The embedded broker does not answer unknown requests.
     let patience = if broker.is_real() { PATIENCE } else { Duration::from_millis(500) };
     let found = topics::ensure(&settings(broker), &wanted, patience).await.unwrap();
     if broker.is_real() {
@@ -310,7 +310,7 @@ pub(crate) async fn missing_topics_are_made_where_the_broker_can(broker: TestBro
 
 pub(crate) async fn a_topic_that_grows_is_noticed_where_the_broker_can(broker: TestBroker) {
     if !broker.is_real() {
-        return; // Its topics never grow; they are forgotten and made anew, see `faults`.
+        return; // Its topics never grow; they can be lost and created again, see `faults`.
     }
     let topic = broker.topic("replies", 2).await;
     let sink = sink(broker);
@@ -345,7 +345,7 @@ pub(crate) async fn a_topic_that_grows_is_noticed_where_the_broker_can(broker: T
 
 pub(crate) async fn a_topic_deleted_and_made_again_is_read_on_where_the_broker_can(broker: TestBroker) {
     if !broker.is_real() {
-        return; // It can only forget everything, see `faults`.
+        return; // It can only lose everything, see `faults`.
     }
     let topic = broker.topic("replies", 4).await;
     let sink = sink(broker);
@@ -362,7 +362,7 @@ pub(crate) async fn a_topic_deleted_and_made_again_is_read_on_where_the_broker_c
     let (begun, mut missing) = (Instant::now(), BTreeSet::from([0, 1, 2, 3]));
     while !missing.is_empty() {
         assert!(begun.elapsed() < PATIENCE, "nothing comes from partitions {missing:?}");
-        // Again and again, as the engine does while there is no answer; errors are told meanwhile.
+        // Repeatedly, as the engine does while there is no answer; errors may occur meanwhile.
         let messages = (0..4).map(|home| message(&topic, Placement::Home(home), home)).collect();
         let _ = sink.send(messages).await;
         let Ok(batch) = source.receive(100, Duration::from_millis(100)).await else { continue };
@@ -393,7 +393,7 @@ fn inbound(topic: &str, bytes: Vec<u8>) -> Inbound {
     Inbound { topic: topic.into(), partition: 0, offset: 0, traceparent: None, signature: None, bytes }
 }
 
-/// The first message of a topic's DLT: headers and bytes.
+/// Returns the first message of a topic's DLT: headers and bytes.
 async fn dead_letter(broker: TestBroker, topic: &str) -> (BTreeMap<String, String>, Vec<u8>) {
     let consumer: StreamConsumer = ClientConfig::new()
         .set("bootstrap.servers", broker.bootstrap_servers())

@@ -1,4 +1,4 @@
-//! What only the embedded broker can be made to do: be away, and forget.
+//! Faults that only the embedded broker can simulate: being away, and losing its data.
 
 use std::time::{Duration, Instant};
 
@@ -34,15 +34,15 @@ async fn send(sink: &KafkaSink, home: u16, what: &str) {
     }
 }
 
-/// Receives what there is in a moment; settles it. Says from which partition this came, if it did.
+/// Receives for a moment, and settles what it received. Returns the partition of this message, if it arrived.
 async fn look_for(source: &mut KafkaSource, what: &str) -> Option<i32> {
-    // Errors are told while the broker is away.
+    // Errors are returned while the broker is away.
     let batch = source.receive(10, Duration::from_millis(100)).await.ok()?;
     source.commit(batch.receipt).unwrap();
     batch.messages.iter().find(|message| text(message) == what).map(|message| message.partition)
 }
 
-/// Receives until this comes.
+/// Receives until this message arrives.
 async fn receive(source: &mut KafkaSource, what: &str) -> i32 {
     let begun = Instant::now();
     loop {
@@ -53,8 +53,8 @@ async fn receive(source: &mut KafkaSource, what: &str) -> i32 {
     }
 }
 
-/// Sends this again and again, as the engine does while there is no answer, until it comes from that partition: an
-/// offset of before may hide what is sent first after a broker has forgotten.
+/// Sends this repeatedly, as the engine does while there is no answer, until it arrives from that partition: an old
+/// offset may hide the first messages after a broker has lost its data.
 async fn resend_until(sink: &KafkaSink, source: &mut KafkaSource, home: u16, what: &str, partition: i32) {
     let begun = Instant::now();
     loop {
@@ -136,7 +136,7 @@ async fn an_outage_that_is_over_is_not_told_of_error_by_error() {
     send(&sink, 0, "before").await;
     receive(&mut source, "before").await;
 
-    // Whoever receives is busy meanwhile, with a send that fails again and again.
+    // The receiver is busy meanwhile, with a send that fails again and again.
     broker.set_reachable(false);
     for _ in 0..10 {
         sink.send(one(0, "away")).await.unwrap_err();
@@ -148,11 +148,11 @@ async fn an_outage_that_is_over_is_not_told_of_error_by_error() {
         match source.receive(10, Duration::from_millis(100)).await {
             Ok(batch) if batch.messages.iter().any(|message| text(message) == "after") => break,
             Ok(_) => {}
-            // After each, callers rest longer.
+            // After each error, callers rest longer.
             Err(_) => errors += 1,
         }
         assert!(begun.elapsed() < PATIENCE, "it has not come");
     }
-    // What was queued is one; the last attempt to connect may fail after it.
+    // One was queued; the last attempt to connect may fail after it.
     assert!(errors <= 2, "{errors} errors about what was over");
 }

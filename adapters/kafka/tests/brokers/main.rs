@@ -1,4 +1,4 @@
-//! One suite for every broker: the embedded one always, a real Apache Kafka where there is one.
+//! One suite for every broker: always the embedded one, and a real Apache Kafka if available.
 
 mod cases;
 mod faults;

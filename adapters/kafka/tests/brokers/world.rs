@@ -1,4 +1,4 @@
-//! What the cases have in common.
+//! Helpers that the cases share.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -34,7 +34,7 @@ pub(crate) fn numbered(topic: &str, placement: Placement, numbers: std::ops::Ran
     numbers.map(|number| message(topic, placement, number)).collect()
 }
 
-/// Sends these numbers, each to another home.
+/// Sends these numbers, each to another slot.
 pub(crate) async fn scatter(sink: &KafkaSink, topic: &str, numbers: std::ops::Range<u32>) {
     let messages = numbers.map(|number| message(topic, Placement::Home(number as u16), number));
     sink.send(messages.collect()).await.unwrap();
@@ -48,7 +48,7 @@ pub(crate) fn numbers(messages: &[Inbound]) -> Vec<u32> {
     messages.iter().map(|message| text(message).parse().unwrap()).collect()
 }
 
-/// Receives until there are that many messages; also the last receipt.
+/// Receives until there are this many messages; returns them with the last receipt.
 pub(crate) async fn take(source: &mut KafkaSource, count: usize) -> Batch {
     let mut all = Batch::default();
     let taking = async {
@@ -63,7 +63,7 @@ pub(crate) async fn take(source: &mut KafkaSource, count: usize) -> Batch {
     all
 }
 
-/// Takes that many and asserts that they are these.
+/// Receives the expected number of messages and asserts that they are these.
 pub(crate) async fn expect(source: &mut KafkaSource, expected: std::ops::Range<u32>) -> Batch {
     let batch = take(source, expected.len()).await;
     let found: BTreeSet<u32> = numbers(&batch.messages).into_iter().collect();
