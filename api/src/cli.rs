@@ -1,4 +1,4 @@
-//! The command line: a subcommand a role.
+//! The command line: one subcommand per role.
 
 use std::path::PathBuf;
 
@@ -25,10 +25,10 @@ pub struct Cli {
 /// Settings that can be given as flags.
 #[derive(Debug, Args)]
 pub struct Flags {
-    /// Where to listen.
+    /// The address to listen on.
     #[arg(long, global = true, value_name = "ADDR:PORT")]
     listen: Option<String>,
-    /// Let anybody in who reaches the api (there are no tokens yet).
+    /// Let everyone in who reaches the api (there are no tokens yet).
     #[arg(long, global = true)]
     no_auth: bool,
     /// Kafka's bootstrap servers.
@@ -37,7 +37,7 @@ pub struct Flags {
     /// An order still PENDING after this long cancels itself.
     #[arg(long, global = true, value_name = "TIME")]
     pending_timeout: Option<String>,
-    /// What is logged: `info`, `amends_engine=debug,info`.
+    /// Log filter: `info`, `amends_engine=debug,info`.
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
     /// Any other setting: `--set stuck_after=1m`.
@@ -46,10 +46,10 @@ pub struct Flags {
 }
 
 impl Flags {
-    /// As `key=value`, for [`crate::settings::Settings::read`].
+    /// Returns the flags as `key=value` pairs, for [`crate::settings::Settings::read`].
     ///
     /// # Errors
-    /// A `--set` that is none. What it says instead is not repeated: it may be a password.
+    /// A `--set` without `=`. Its text is not repeated: it may be a password.
     pub fn pairs(&self) -> Result<Vec<(String, String)>, Error> {
         let pair = |text: &String| {
             let (key, value) = text.split_once('=')?;
@@ -71,34 +71,34 @@ impl Flags {
     }
 }
 
-/// What this process is.
+/// The role of this process.
 #[derive(Debug, Subcommand)]
 pub enum Role {
     /// Everything on this machine: a private Postgres, a Kafka broker, all roles.
     Dev(Dev),
-    /// Takes orders over HTTP; the operators' API.
+    /// Accepts orders over HTTP; serves the operators' API.
     Api,
     /// Drives sagas.
     Engine,
-    /// Does a participant's steps.
+    /// Executes a participant's steps.
     Worker {
-        /// Which.
+        /// The worker.
         #[arg(value_parser = PossibleValuesParser::new(services::workers().map(|service| service.name)))]
         name: String,
     },
     /// Creates databases, roles, tables and keys, or brings them up to date.
     Migrate {
-        /// Makes the next keys of commands and replies the current ones, and draws others. Start every role again
-        /// before you do it once more.
+        /// Makes the next keys of commands and replies the current ones, and draws new next keys. Restart every role
+        /// before you rotate again.
         #[arg(long)]
         rotate_keys: bool,
     },
     /// Prints the settings in force, commented, secrets hidden.
     Config,
-    /// What `dev` runs as a process of its own.
+    /// The broker that `dev` runs as a separate process.
     #[command(name = EMBEDDED_BROKER, hide = true)]
     EmbeddedBroker {
-        /// What `amends_embedded::BrokerPlan` prints.
+        /// An `amends_embedded::BrokerPlan` as text.
         plan: String,
     },
 }
@@ -109,16 +109,16 @@ pub struct Dev {
     /// Where data is kept between runs.
     #[arg(long, value_name = "DIR", default_value = "data")]
     pub data: PathBuf,
-    /// Removes first what an earlier run left in the data directory.
+    /// Deletes what an earlier run left in the data directory first.
     #[arg(long)]
     pub fresh: bool,
     /// Leaves a worker out, and prints what yours needs in its place.
     #[arg(long, value_name = "WORKER", value_parser = PossibleValuesParser::new(services::workers().map(|service| service.name)))]
     pub without: Vec<String>,
-    /// Takes the sample orders through every outcome.
+    /// Runs the sample orders through every outcome.
     #[arg(long)]
     pub samples: bool,
-    /// Ends after the samples; status 0 only if each ended as it should.
+    /// Ends after the samples; status 0 only if each ended as expected.
     #[arg(long)]
     pub once: bool,
 }

@@ -1,11 +1,11 @@
-//! The engine's and the workers' clock on tokio.
+//! The clock of the engine and the workers on tokio.
 
 use std::{future::Future, time::Duration};
 
 use amends_engine::port::Clock;
 use tokio::time::Instant;
 
-/// Monotonic time since the process's first use of it, tokio's timer, the operating system's randomness.
+/// Monotonic time since the process's first use of it, tokio's timer, and the operating system's randomness.
 #[derive(Debug, Clone, Copy)]
 pub struct TokioClock(Instant);
 

@@ -11,10 +11,10 @@ use crate::{clock::TokioClock, failpoints::Point};
 /// The engine over Postgres, Kafka and tokio.
 pub type PgEngine = Engine<Point<PgSagaStore>, Point<KafkaSink>, TokioClock>;
 
-/// Where commands go: each is signed with its participant's current key, as it is now.
+/// Creates the sink of commands: each is signed with its participant's current key, as of now.
 ///
 /// # Errors
-/// The keys cannot be read, or the sink cannot be made.
+/// The keys cannot be read, or the sink cannot be created.
 pub async fn command_sink(kafka: &KafkaSettings, pool: &Pool) -> Result<KafkaSink> {
     let keys = keys::signing_keys(pool).await?;
     let by_topic = keys.into_iter().map(|(participant, key)| (format!("{participant}.commands"), key));

@@ -1,4 +1,4 @@
-//! This process announces what it knows, and hears what every other live one does.
+//! Announces what this process knows, and reads what every other live process knows.
 
 use std::sync::Arc;
 

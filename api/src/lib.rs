@@ -1,6 +1,5 @@
-//! What the program `amends` is made of: its roles, and what they share. Here the crates beside this one are put
-//! together; `program.rs` only chooses a role. A library, so that the benchmark can run the same roles over other
-//! workflows.
+//! The building blocks of the program `amends`: its roles, and what they share. It connects the other crates;
+//! `program.rs` only chooses a role. It is a library so that the benchmark can run the same roles over other workflows.
 
 pub mod cli;
 pub mod clock;
@@ -25,8 +24,8 @@ pub mod topics;
 mod upkeep;
 mod worker;
 
-/// Of the client library for Kafka too, which is C. glibc's took a third of an engine's time: what one thread puts
-/// together another takes apart.
+/// Also used by the Kafka client library, which is written in C. glibc's allocator took a third of an engine's time,
+/// because one thread frees what another has allocated.
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

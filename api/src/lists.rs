@@ -1,5 +1,5 @@
-//! Lists for operators. They have a connection of their own, take turns, and leave the processor to the orders for as long
-//! as each took: so they never hold up orders, however many are asked for.
+//! Lists for operators. They use a separate connection, are read one at a time, and after each list the reader pauses
+//! as long as the list took. So they never delay orders, however many are requested.
 
 use std::{
     sync::Arc,
@@ -20,7 +20,7 @@ use crate::{problem::Problem, process::Process};
 
 /// How long a list waits for its turn.
 const LIST_WAIT: Duration = Duration::from_secs(2);
-/// What a list may cost the database.
+/// Time limits of a list's statement.
 const LIST_BOUNDS: Bounds = Bounds { statement: Duration::from_secs(5), call: Duration::from_secs(7) };
 
 /// Reads lists, one at a time.
@@ -30,25 +30,25 @@ pub struct Lists {
 }
 
 impl Lists {
-    /// Over a connection of their own to this database.
+    /// Connects to this database with a separate connection.
     ///
     /// # Errors
-    /// The URL is none.
+    /// The URL is invalid.
     pub fn connect(process: &Process, url: &str) -> Result<Self, amends_pool::Error> {
         let pool = Pool::connect(url, 1, "amends-api-lists", LIST_BOUNDS)?;
         process.watch_statements(&pool);
         Ok(Self { admin: Admin::new(pool), turn: Arc::new(Semaphore::new(1)) })
     }
 
-    /// A page of sagas, as `shown` shows it.
+    /// Reads a page of sagas, as rendered by `shown`.
     ///
     /// # Errors
-    /// [`Problem::Busy`]: others are read, or this one looks at too much.
+    /// [`Problem::Busy`]: other lists are being read, or this one reads too much.
     pub async fn sagas(&self, filter: &Filter, shown: fn(&Page) -> Value) -> Result<Response, Problem> {
         let Ok(Ok(turn)) = timeout(LIST_WAIT, Arc::clone(&self.turn).acquire_owned()).await else {
             metrics::counter!("amends_api_lists_refused_total").increment(1);
             return Err(Problem::Busy(
-                "Lists are read one after the other, and too many wait. Ask again later.".to_owned(),
+                "Lists are read one at a time, and too many are waiting. Try again later.".to_owned(),
             ));
         };
         let begun = Instant::now();
@@ -63,12 +63,12 @@ impl Lists {
     async fn read(&self, filter: &Filter, shown: fn(&Page) -> Value) -> Result<Response, Problem> {
         let page = self.admin.list(filter).await.map_err(|error| match error {
             ListError::TakesTooLong => Problem::Busy(format!(
-                "This list takes longer than {} s. Ask for less: a state, a step, a smaller limit.",
+                "This list takes longer than {} s. Narrow it: a state, a step, a smaller limit.",
                 LIST_BOUNDS.statement.as_secs()
             )),
             ListError::Store(error) => error.into(),
         })?;
-        // Hundreds of rows take milliseconds, in which this thread would serve no order.
+        // Rendering hundreds of rows takes milliseconds, in which this thread would serve no order.
         let response = spawn_blocking(move || Json(shown(&page)).into_response()).await;
         response.map_err(|_| Problem::Internal)
     }

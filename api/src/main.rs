@@ -1,4 +1,4 @@
-//! `amends`: one binary, one subcommand a role. What the roles are is in this package's library.
+//! `amends`: one binary, one subcommand per role. The roles are in this package's library.
 
 use std::process::ExitCode;
 

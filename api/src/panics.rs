@@ -1,14 +1,15 @@
-//! What becomes of a panic.
+//! Handling of panics.
 //!
-//! A request's is answered 500 (`routes::guarded`), a loop's stops the process with a status (`Process::watch`), a piece of
-//! upkeep's is done again in its turn. A thread of its own has nobody who waits for it: without the thread that serves a
-//! producer, say, no send would ever end, and the process would still say that it is ready.
+//! A panic in a request is answered with 500 (`routes::guarded`), a panic in a loop stops the process with a status
+//! (`Process::watch`), and a failed piece of upkeep runs again at its next time. For a separate thread no task waits:
+//! without the thread that polls a producer, for example, no send would ever complete, and the process would still
+//! report that it is ready.
 
 use std::{panic, process};
 
 use tokio::runtime::Handle;
 
-/// The status of a process that ends so; Rust's own for a panic in `main`.
+/// The exit status after such a panic; Rust uses the same for a panic in `main`.
 const STATUS: i32 = 101;
 
 /// From now on the process ends when a thread outside the runtime panics.
@@ -32,7 +33,7 @@ mod tests {
 
     use super::*;
 
-    /// Not a test: what the next one runs as a process of its own.
+    /// Not a test: the program that the next test runs as a separate process.
     #[test]
     fn panics_when_asked_to() {
         let Ok(place) = env::var("PANIC_IN") else { return };

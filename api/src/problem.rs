@@ -1,4 +1,4 @@
-//! Every way in which a request to the api can fail. What goes over the wire is [`ProblemDetails`].
+//! The ways in which a request to the api can fail. [`ProblemDetails`] is what is sent.
 
 use std::time::Duration;
 
@@ -9,24 +9,24 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-/// Every way in which a request can fail.
+/// The ways in which a request can fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Problem {
-    /// What every HTTP edge refuses by itself.
+    /// A refusal that every HTTP edge can make.
     Edge(ProblemDetails),
-    /// The request is not as it should be; nothing was changed.
+    /// The request is invalid; nothing was changed.
     Invalid(Vec<Fault>),
-    /// There is no such thing.
+    /// The resource does not exist.
     NotFound(String),
-    /// Not possible in the state that it is in.
+    /// The request is not possible in the resource's present state.
     Conflict { slug: &'static str, title: &'static str, detail: String },
-    /// An idempotency key came again with another body.
+    /// An idempotency key was used again with a different body.
     KeyReused,
-    /// More is asked than is admitted; so long it takes until there is room.
+    /// There are more requests than are admitted; contains the time until there is room.
     TooMany(Duration),
-    /// Something that is needed is away; the same request may work later.
+    /// A needed service is unavailable; the same request may work later.
     Unavailable(String),
-    /// Too much of this is asked at once, or of one request; orders go on.
+    /// Too many such requests arrive at once, or one asks for too much; orders are not affected.
     Busy(String),
     /// A bug.
     Internal,
@@ -49,18 +49,18 @@ impl From<Problem> for ProblemDetails {
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "idempotency-key-reused",
                 "The idempotency key was used with another body",
-                "A key stands for one request; use a new one for a new request.",
+                "A key identifies one request; use a new key for a new request.",
             ),
             Problem::TooMany(wait) => Self::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "too-many-requests",
-                "More is asked than is admitted",
-                "Nothing was changed. Ask again later.",
+                "Too many requests",
+                "Nothing was changed. Try again later.",
             )
             .retry_after(wait + Duration::from_secs(1)),
             Problem::Unavailable(what) => Self::unavailable(what),
             Problem::Busy(what) => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "More is asked than is read at once", what)
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "Too many lists are read at once", what)
                     .retry_after(Duration::from_secs(1))
             }
             Problem::Internal => Self::internal(),

@@ -1,4 +1,4 @@
-//! One process: what every role in it is given, its loops, and its end.
+//! A process: what its roles share, its loops, and its end.
 
 use std::{
     future::Future,
@@ -29,27 +29,27 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{routes, settings::Settings};
 
-/// What every role of a process is given.
+/// What every role of a process receives.
 pub struct Process {
     pub settings: Settings,
     pub kafka: KafkaSettings,
     pub metrics: PrometheusHandle,
-    /// Cancelled when the process is to stop.
+    /// Cancelled when the process must stop.
     pub stop: CancellationToken,
-    /// Whether the broker answered when it was last asked.
+    /// Whether the broker answered the last check.
     broker: Arc<AtomicBool>,
     tasks: TaskTracker,
-    /// A loop has ended unasked.
+    /// A loop has ended without being stopped.
     failed: Arc<AtomicBool>,
 }
 
-/// How often the broker is asked whether it is there.
+/// Interval between checks of the broker.
 const BROKER_LOOK: Duration = Duration::from_secs(2);
 /// How long a stopping process waits for its loops.
 const GRACE: Duration = Duration::from_secs(20);
 
 impl Process {
-    /// A process without a role yet.
+    /// Creates a process without a role.
     pub fn new(
         settings: Settings,
         kafka: KafkaSettings,
@@ -80,7 +80,7 @@ impl Process {
         Ok(process)
     }
 
-    /// A process of its own: the broker answers, and has the topics.
+    /// Begins a separate process, once the broker answers and has the topics.
     pub async fn begin(
         settings: Settings,
         topics: &[Topic],
@@ -93,7 +93,7 @@ impl Process {
         Self::new(settings, kafka, metrics, stop)
     }
 
-    /// A process of its own that need not wait for the broker: topics are seen to once it is there.
+    /// Begins a separate process without waiting for the broker: topics are created once the broker is available.
     pub fn begin_before_broker(
         settings: Settings,
         topics: Vec<Topic>,
@@ -109,13 +109,13 @@ impl Process {
                 let mut is_told = false;
                 while let Err(error) = topics::ensure(&kafka, &topics, patience).await {
                     if !is_told {
-                        tracing::warn!(%error, "starting without the broker; it is looked for again and again");
+                        tracing::warn!(%error, "starting without the broker; checking for it continues");
                         is_told = true;
                     }
                     tokio::time::sleep(BROKER_LOOK).await;
                 }
                 if is_told {
-                    tracing::info!("the broker is there, with all topics");
+                    tracing::info!("the broker is available, with all topics");
                 }
             };
             tokio::select! {
@@ -126,7 +126,7 @@ impl Process {
         Ok(process)
     }
 
-    /// Serves health and metrics, where the settings say, until the process stops.
+    /// Serves health and metrics at the configured address until the process stops.
     pub async fn observe(&self, ready: routes::health::Ready) -> Result<()> {
         let Some(address) = self.settings.listen else { return Ok(()) };
         let listener = listen(address, self.settings.no_auth).await?;
@@ -134,31 +134,31 @@ impl Process {
         serve(self, listener, routes::health::router(ready, self.metrics.clone()))
     }
 
-    /// Runs a loop until the process stops. A loop that ends sooner is a bug, and takes the process with it:
-    /// started again it recovers from its rows, alive without the loop it would only seem to work.
+    /// Runs a loop until the process stops. A loop that ends earlier is a bug and stops the process: after a restart
+    /// the process recovers from its rows, but without the loop it would only seem to work.
     pub fn watch(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         let (stop, failed) = (self.stop.clone(), Arc::clone(&self.failed));
         self.tasks.spawn(async move {
             let ended = tokio::spawn(work).await;
-            // Nobody else cancels it: the runtime is going down, as after a start that failed.
+            // Only a runtime that shuts down cancels it, for example after a failed start.
             let shut_down = ended.as_ref().is_err_and(JoinError::is_cancelled);
             if !stop.is_cancelled() && !shut_down {
                 let why = ended.err().map_or_else(|| "it ended".to_owned(), |e| e.to_string());
-                tracing::error!(name, why, "a loop ended unasked; stopping the process");
+                tracing::error!(name, why, "a loop ended without being stopped; stopping the process");
                 failed.store(true, Ordering::Relaxed);
                 stop.cancel();
             }
         });
     }
 
-    /// Stops the process with a failure once the pool's database says that it can never do what a statement asks for:
-    /// repeated, it would look like an outage without an end.
+    /// Stops the process with a failure once the pool's database can never execute a statement: repeated, the statement
+    /// would look like an endless outage.
     pub fn watch_statements(&self, pool: &Pool) {
         let (pool, stop, failed) = (pool.clone(), self.stop.clone(), Arc::clone(&self.failed));
         self.tasks.spawn(async move {
             tokio::select! {
                 said = pool.program_fault() => {
-                    tracing::error!(said, "the database can never do what this program asks for; stopping");
+                    tracing::error!(said, "the database can never execute a statement of this program; stopping");
                     failed.store(true, Ordering::Relaxed);
                     stop.cancel();
                 }
@@ -167,7 +167,7 @@ impl Process {
         });
     }
 
-    /// Whether the broker answers, for readiness.
+    /// Returns the readiness check of the broker.
     pub fn broker_ready(&self) -> routes::health::Ready {
         let broker = Arc::clone(&self.broker);
         routes::health::Ready::asking(move || {
@@ -177,12 +177,12 @@ impl Process {
         })
     }
 
-    /// Waits until all loops have ended, within reason; answers whether all was well until the stop.
+    /// Waits, up to a limit, until all loops have ended; returns whether none had failed before the stop.
     pub async fn ended(&self) -> bool {
         self.tasks.close();
         if tokio::time::timeout(GRACE, self.tasks.wait()).await.is_err() {
             tracing::warn!(
-                "not all has ended after {}s; what is left goes on from its rows",
+                "some loops have not ended after {}s; their work continues from its rows",
                 GRACE.as_secs()
             );
         }
@@ -190,12 +190,12 @@ impl Process {
     }
 }
 
-/// The first signal stops in good order, the second at once.
+/// The first signal stops the process in order, the second at once.
 pub async fn signalled(interrupted: CancellationToken) {
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
-        return tracing::error!("signals cannot be heard");
+        return tracing::error!("signals cannot be received");
     };
     let mut next = async || {
         tokio::select! {
@@ -209,12 +209,12 @@ pub async fn signalled(interrupted: CancellationToken) {
     std::process::exit(130);
 }
 
-/// The consumer group of a worker.
+/// Returns the consumer group of a worker.
 pub fn group(worker: &str) -> String {
     format!("amends-{worker}")
 }
 
-/// How to talk to the broker.
+/// Returns the settings of Kafka's clients.
 pub fn kafka(settings: &Settings, brokers: String) -> KafkaSettings {
     KafkaSettings {
         session_timeout: settings.session_timeout,
@@ -223,7 +223,7 @@ pub fn kafka(settings: &Settings, brokers: String) -> KafkaSettings {
     }
 }
 
-/// Waits for something that a start needs, as long as a start may take.
+/// Waits for something that a start needs, up to the limit of a start.
 pub async fn within<T, E: std::error::Error + Send + Sync + 'static>(
     settings: &Settings,
     what: &'static str,
@@ -236,7 +236,8 @@ pub async fn within<T, E: std::error::Error + Send + Sync + 'static>(
         .with_context(|| format!("{what} cannot be used"))
 }
 
-/// The connections of a service (or of the api) to its database, once that answers and has this program's schema.
+/// Returns a service's (or the api's) connections to its database, once the database answers and has this program's
+/// schema.
 pub async fn database(process: &Process, user: &str, migrator: &Migrator) -> Result<Pool> {
     let url = process.settings.database_of(user)?;
     let name = format!("amends-{user}");
@@ -248,7 +249,8 @@ pub async fn database(process: &Process, user: &str, migrator: &Migrator) -> Res
     Ok(pool)
 }
 
-/// Listens; an address that is taken is an error, and so is one that others can reach unless they may.
+/// Listens on an address. It is an error if the address is taken, or if other machines can reach it and `no_auth` is
+/// not set.
 pub async fn listen(address: SocketAddr, no_auth: bool) -> Result<TcpListener> {
     if !address.ip().is_loopback() && !no_auth {
         bail!(
@@ -261,7 +263,7 @@ pub async fn listen(address: SocketAddr, no_auth: bool) -> Result<TcpListener> {
 /// Serves routes, by the rules of every HTTP edge, until the process stops.
 ///
 /// # Errors
-/// A setting of who may ask cannot be read.
+/// A setting about allowed callers is invalid.
 pub fn serve(process: &Process, listener: TcpListener, routes: Router) -> Result<()> {
     let settings = &process.settings;
     let rules = Rules::new(listener.local_addr()?, &settings.allowed_hosts, &settings.cors_origins)?;

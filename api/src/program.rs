@@ -1,4 +1,4 @@
-//! The program: reads its arguments and settings, and runs a role.
+//! The program: reads arguments and settings, and runs a role.
 
 use std::{
     env,
@@ -22,7 +22,7 @@ pub fn main() -> ExitCode {
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        // Help and the version.
+        // Help or version.
         Err(told) if !told.use_stderr() => told.exit(),
         Err(error) => {
             eprint!("{}", redacted(&error.to_string()));
@@ -52,10 +52,10 @@ pub fn main() -> ExitCode {
     amends_http::descriptors::raise_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(1, &format!("no threads to run on: {error}")),
+        Err(error) => return fail(1, &format!("cannot create the runtime's threads: {error}")),
     };
     let ended = runtime.block_on(roles::run(cli.role, settings));
-    // A look at a broker that is away takes seconds; nobody waits for it any more.
+    // A check of an unavailable broker takes seconds; its result is not needed any more.
     runtime.shutdown_background();
     match ended {
         Ok(code) => code,
@@ -63,8 +63,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Starts this program again without the variables of libpq, if there are any. The client library takes them for what a
-/// URL does not say, and some cannot be overridden; but only settings say how a database is reached.
+/// Restarts this program without the variables of libpq, if there are any. The client library uses them for parts that
+/// a URL leaves out, and some cannot be overridden; but only settings may decide how to connect to a database.
 fn without_postgres_variables() -> std::io::Result<()> {
     let names: Vec<OsString> = env::vars_os()
         .map(|(name, _)| name)
@@ -78,11 +78,11 @@ fn without_postgres_variables() -> std::io::Result<()> {
     for name in &names {
         again.env_remove(name);
     }
-    // It returns only when it fails.
+    // It returns only on failure.
     Err(again.exec())
 }
 
-/// One line on stderr.
+/// Prints one line to stderr.
 fn fail(code: u8, why: &str) -> ExitCode {
     let why = redacted(&why.lines().map(str::trim).collect::<Vec<_>>().join(" "));
     eprintln!("amends: {why}");

@@ -1,9 +1,10 @@
-//! Publishes domain events from the timeline: reads past each slot's watermark, sends, and moves the watermark
-//! once everything is acknowledged. At least once; in order for each order within a topic. Watermarks are written
-//! down once a second, and when slots change hands: what a publisher did since then is done again after it is killed.
+//! Publishes domain events from the timeline: reads past each slot's watermark, sends, and moves the watermark once
+//! everything is acknowledged. Delivery is at least once, and in order for each order within a topic. Watermarks are
+//! stored once per second, and when slots change their owner: what was published since is published again after a
+//! crash.
 //!
-//! An entry that this program cannot read (of a newer workflow, or by newer rules) stops its slot: the slot is handed over
-//! to a program that can read it, which publishes from there on, and then its owner goes on behind that.
+//! An entry that this program cannot read (of a newer workflow, or by newer rules) stops its slot: the slot is handed
+//! over to a program that can read it, which publishes from there on; then its owner continues after that.
 
 use std::{
     collections::BTreeSet,
@@ -25,15 +26,15 @@ use amends_protocol::{
 };
 use amends_workflows::Workflows;
 
-/// Most entries of a batch.
+/// Maximum number of entries in a batch.
 const BATCH: u32 = 2000;
-/// From so many entries on there is more to come, and it goes together.
+/// From this number of entries on, more entries are about to come and are sent together.
 const MANY: usize = 32;
-/// Rest after a batch of a few, and of many: nobody's saga waits for them, and each batch costs a read and a request for
-/// each topic.
+/// Pauses after a small and a large batch: no saga waits for domain events, and each batch costs a read and a request
+/// per topic.
 const RESTS: [Duration; 2] = [Duration::from_millis(25), Duration::from_millis(100)];
 
-/// How long to rest after a batch of so many entries.
+/// Returns the pause after a batch of this size.
 pub fn rest(entries: usize) -> Duration {
     match entries {
         few if few < MANY => RESTS[0],
@@ -42,8 +43,8 @@ pub fn rest(entries: usize) -> Duration {
     }
 }
 
-/// What others have committed (orders at a door, an operator's action) is looked for so often, if this engine has not
-/// met their sagas before.
+/// Interval at which entries committed by other processes (new orders, an operator's action) are looked for, if this
+/// engine has not processed their sagas before.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// Publishes the slots that this process owns.
@@ -53,7 +54,7 @@ pub struct Publisher<K> {
     log: EventLog,
     watermarks: Watermarks,
     handoffs: Handoffs,
-    /// Own slots in which there is an entry that this program cannot read.
+    /// Own slots with an entry that this program cannot read.
     stopped: BTreeSet<u16>,
     /// The assignment whose watermarks are open.
     generation: Option<u64>,
@@ -65,7 +66,7 @@ pub struct Publisher<K> {
 }
 
 impl<K: Sink> Publisher<K> {
-    /// Publishes what `log` has of the slots owned. `sink` must keep the order of what it is given.
+    /// Creates a publisher for the owned slots of `log`. `sink` must keep the order of its messages.
     pub fn new(
         workflows: Workflows,
         log: EventLog,
@@ -91,7 +92,7 @@ impl<K: Sink> Publisher<K> {
         }
     }
 
-    /// Publishes one batch; answers how many entries were read.
+    /// Publishes one batch; returns the number of entries read.
     ///
     /// # Errors
     /// Store or transport; the batch is read again.
@@ -111,7 +112,7 @@ impl<K: Sink> Publisher<K> {
                 self.watermarks.catch_up(&stopped).await?;
             }
             self.take_over().await?;
-            // To look into every slot costs milliseconds.
+            // A read of every slot costs milliseconds.
             slots = self.ownership.slots();
             self.swept_at = Some(Instant::now());
         }
@@ -121,13 +122,13 @@ impl<K: Sink> Publisher<K> {
         }
         let published = self.publish(&mut slots).await;
         if !matches!(published, Ok(entries) if entries < BATCH as usize) {
-            // There is more, or it is to be read again.
+            // There is more, or it must be read again.
             slots.iter().for_each(|&slot| self.news.mark(slot));
         }
         published
     }
 
-    /// Writes down how far it has come.
+    /// Stores its watermarks.
     ///
     /// # Errors
     /// The database's.
@@ -136,7 +137,7 @@ impl<K: Sink> Publisher<K> {
     }
 
     async fn publish(&mut self, slots: &mut [u16]) -> Result<usize, Error> {
-        // Another slot first each time, so that none waits behind the others for ever.
+        // A different slot is first each time, so that none waits behind the others for ever.
         self.turn = self.turn.wrapping_add(1);
         slots.rotate_left(self.turn % slots.len());
         let read = self.log.unpublished(&self.watermarks.of(slots), BATCH, &self.known).await?;
@@ -146,13 +147,13 @@ impl<K: Sink> Publisher<K> {
         }
         if !read.stopped.is_empty() {
             self.handoffs.give(&read.stopped).await?;
-            // Not read again until it is known how far another program has come.
+            // They are not read again until it is known how far another program has published them.
             self.stopped.extend(read.stopped.iter().map(|handoff| handoff.slot));
         }
         Ok(read.entries.len())
     }
 
-    /// Publishes what the owners of other slots cannot read.
+    /// Publishes entries that the owners of other slots cannot read.
     async fn take_over(&mut self) -> Result<(), Error> {
         for (slot, position) in self.handoffs.open(&self.known).await? {
             let read = self.log.unpublished(&[(slot, position - 1)], BATCH, &self.known).await?;
@@ -162,7 +163,7 @@ impl<K: Sink> Publisher<K> {
         Ok(())
     }
 
-    /// Sends the domain events of these entries, in their order.
+    /// Sends the domain events of these entries, in order.
     async fn send(&self, entries: &[Unpublished]) -> Result<(), Error> {
         if entries.is_empty() {
             return Ok(());

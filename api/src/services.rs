@@ -1,6 +1,7 @@
-//! The registry of services: the one list from which databases, topics, subcommands, settings and `amends dev` follow.
+//! The registry of services: the one list from which databases, topics, subcommands, settings and `amends dev` are
+//! derived.
 //!
-//! A new participant is a folder of its own under `adapters/workers` and a line here.
+//! A new participant is a folder under `adapters/workers` and a line here.
 
 use std::net::SocketAddr;
 
@@ -14,18 +15,18 @@ use crate::{
     worker::{self, StartWorker},
 };
 
-/// A service with a database of its own. Its database and the role that logs in there are called `amends_<name>`, the
-/// settings that are its own `<name>_…`, a worker is started by `amends worker <name>` and takes `<name>.commands`.
+/// A service with its own database. The database and its login role are called `amends_<name>`, its settings begin with
+/// `<name>_`, and a worker is started by `amends worker <name>` and reads `<name>.commands`.
 pub struct Service {
     /// Its name: `payment`.
     pub name: &'static str,
-    /// What its database is made of.
+    /// The migrations of its database.
     pub migrator: &'static Migrator,
-    /// The types of domain events that it publishes by itself; each is a topic.
+    /// The types of domain events that it publishes itself; each is a topic.
     pub events: &'static [&'static str],
-    /// Where it listens unless it is told otherwise; `None`: it serves nothing but health and metrics, on a free port.
+    /// Its default port; `None`: it serves only health and metrics, on a free port.
     pub port: Option<u16>,
-    /// What starts it; `None`: it is no worker.
+    /// Starts its loops; `None`: it is not a worker.
     worker: Option<StartWorker>,
 }
 
@@ -46,26 +47,26 @@ const fn worker(name: &'static str, migrator: &'static Migrator, start: StartWor
     Service { name, migrator, events: &[], port: None, worker: Some(start) }
 }
 
-/// All workers, in the order in which `amends dev` starts them.
+/// Returns all workers, in the order in which `amends dev` starts them.
 pub fn workers() -> impl Iterator<Item = &'static Service> {
     SERVICES.iter().filter(|service| service.worker.is_some())
 }
 
-/// The names of all services.
+/// Returns the names of all services.
 pub fn names() -> Vec<&'static str> {
     SERVICES.iter().map(|service| service.name).collect()
 }
 
-/// The worker of that name.
+/// Returns the worker with this name.
 pub fn find_worker(name: &str) -> Option<&'static Service> {
     workers().find(|service| service.name == name)
 }
 
 impl Service {
-    /// Starts it as a worker. With `observed`, or where it has something to serve, it listens; returns where.
+    /// Starts it as a worker. With `observed`, or if it serves its own routes, it listens; returns the address.
     ///
     /// # Errors
-    /// Its database, its broker or its address cannot be used; or it is no worker.
+    /// Its database, its broker or its address cannot be used; or it is not a worker.
     pub async fn start(&'static self, process: &Process, observed: bool) -> Result<Option<SocketAddr>> {
         let Some(start) = self.worker else { bail!("{} is no worker", self.name) };
         worker::start(start, self.name, self.migrator, process, observed || self.port.is_some()).await

@@ -1,5 +1,5 @@
-//! Settings: flags, environment, a TOML file, defaults, in that order. What is unknown or malformed stops the
-//! start with one line that names it, and so does what is out of its range.
+//! Settings: flags, environment, a TOML file, and defaults, in that order. An unknown, malformed or out-of-range
+//! setting stops the start with one line that names it.
 
 mod ranges;
 mod redacted;
@@ -21,13 +21,13 @@ pub use redacted::redacted;
 /// The defaults, as `amends config` prints them and as they are compiled in.
 pub const DEFAULTS: &str = include_str!("../amends.default.toml");
 
-/// Environment variables that are the tests' own.
+/// Environment variables of the tests.
 #[cfg(not(feature = "failpoints"))]
 const NOT_SETTINGS: [&str; 2] = ["AMENDS_TEST_", "AMENDS_CONFIG"];
 #[cfg(feature = "failpoints")]
 const NOT_SETTINGS: [&str; 3] = ["AMENDS_TEST_", "AMENDS_CONFIG", "AMENDS_FAILPOINT"];
 
-/// Every setting. See `amends.default.toml` for what each is for.
+/// All settings. `amends.default.toml` explains each.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -64,7 +64,7 @@ pub struct Settings {
     pub start_timeout: Duration,
     pub log: String,
     pub log_format: LogFormat,
-    /// What is each service's own, by its name.
+    /// The settings of single services, by the service's name.
     #[serde(skip)]
     services: BTreeMap<String, ServiceSettings>,
 }
@@ -77,12 +77,12 @@ struct ServiceSettings {
     call_timeout: Option<Duration>,
 }
 
-/// Whose own database settings may name besides the services'.
+/// Name in the database settings, beside the services' names.
 const API: &str = "api";
-/// Whose database the api uses unless it is told otherwise.
+/// The service whose database the api uses by default.
 const ENGINE: &str = "engine";
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -107,7 +107,7 @@ fn env_name(key: &str) -> String {
 }
 
 impl Settings {
-    /// Reads all layers. `services` are the names of those that have settings of their own; `flags` are `key=value`;
+    /// Reads all layers. `services` are the names of those that have their own settings; `flags` are `key=value`;
     /// `file` is a TOML file.
     ///
     /// # Errors
@@ -153,7 +153,7 @@ impl Settings {
         Ok(settings)
     }
 
-    /// The server on which `migrate` and `dev` make databases.
+    /// Returns the server on which `migrate` and `dev` create databases.
     ///
     /// # Errors
     /// [`Error::Missing`].
@@ -162,7 +162,7 @@ impl Settings {
         url.ok_or_else(|| Error::Missing("database_url".to_owned()))
     }
 
-    /// The database of a service, or of the api, which uses the engine's unless it is told otherwise.
+    /// Returns the database of a service, or of the api, which uses the engine's by default.
     ///
     /// # Errors
     /// [`Error::Missing`].
@@ -173,7 +173,7 @@ impl Settings {
         url.map(ExposeSecret::expose_secret).ok_or_else(|| Error::Missing(key()))
     }
 
-    /// Where a service finds its database from now on.
+    /// Sets the URL of a service's database.
     pub fn set_database_of(&mut self, service: &str, url: String) {
         self.services.entry(service.to_owned()).or_default().database_url = Some(url.into());
         if service == ENGINE {
@@ -181,22 +181,22 @@ impl Settings {
         }
     }
 
-    /// Where a service that listens is found; empty if nobody said.
+    /// Returns the URL of a listening service; empty if it is not set.
     pub fn url_of(&self, service: &str) -> &str {
         self.services.get(service).and_then(|own| own.url.as_deref()).unwrap_or_default()
     }
 
-    /// Where a service that listens is found from now on.
+    /// Sets the URL of a listening service.
     pub fn set_url_of(&mut self, service: &str, url: String) {
         self.services.entry(service.to_owned()).or_default().url = Some(url);
     }
 
-    /// How long a service's calls to the outside may take, where that is set.
+    /// Returns the time limit of a service's external calls, if it is set.
     pub fn call_timeout_of(&self, service: &str) -> Option<Duration> {
         self.services.get(service)?.call_timeout
     }
 
-    /// What can be set about the workflows.
+    /// Returns the settings of the workflows.
     pub fn workflows(&self) -> amends_workflows::Settings {
         let default = amends_workflows::Settings::default();
         amends_workflows::Settings {
@@ -205,12 +205,12 @@ impl Settings {
         }
     }
 
-    /// The broker.
+    /// Returns the broker's addresses.
     pub fn brokers(&self) -> Result<&str, Error> {
         self.kafka_brokers.as_deref().ok_or_else(|| Error::Missing("kafka_brokers".to_owned()))
     }
 
-    /// The commented defaults with the values in force, secrets hidden.
+    /// Returns the commented defaults with the values in force, secrets hidden.
     pub fn commented(&self) -> String {
         let show = |key: &str| -> Option<String> {
             let secret = |s: &Option<SecretString>| s.as_ref().map(|_| "\"<hidden>\"".to_owned());
@@ -267,7 +267,7 @@ impl Settings {
 }
 
 impl ServiceSettings {
-    /// Takes the keys that are a service's own out of all keys.
+    /// Takes the keys of single services out of all keys.
     fn take(services: &[&str], keys: &mut HashMap<String, Value>) -> Result<BTreeMap<String, Self>, Error> {
         let mut own: BTreeMap<String, Self> = BTreeMap::new();
         for &service in services.iter().chain([&API]) {
@@ -293,7 +293,7 @@ impl ServiceSettings {
         Ok(own)
     }
 
-    /// The value of a key that ends so, as `amends config` prints it.
+    /// Returns the value of a key with this ending, as `amends config` prints it.
     fn show(&self, key: &str) -> Option<String> {
         if key.ends_with("_database_url") {
             return self.database_url.as_ref().map(|_| "\"<hidden>\"".to_owned());

@@ -1,4 +1,4 @@
-//! What the api's handlers share.
+//! State that the api's handlers share.
 
 use std::sync::Arc;
 
@@ -11,27 +11,27 @@ use crate::{
     orders::{door::Door, view::Audience},
 };
 
-/// What the api's handlers share.
+/// State that the api's handlers share.
 pub struct Api {
-    /// Decides what comes through the door, by the same rules as everywhere.
+    /// Decides events from outside, by the same rules as everywhere.
     pub engine: Arc<PgEngine>,
-    /// Where orders are.
+    /// The store of orders.
     pub orders: OrderStore,
-    /// Where operators' lists are read.
+    /// Reads lists for operators.
     pub lists: Lists,
-    /// Where new orders are handed in.
+    /// The entry for new orders.
     pub door: Door,
-    /// Where the inventory worker listens.
+    /// The address of the inventory worker.
     pub inventory_url: String,
-    /// For forwarding to it.
+    /// The client that forwards requests to it.
     pub http: reqwest::Client,
-    /// What was counted.
+    /// The metrics.
     pub metrics: PrometheusHandle,
 }
 
-/// Who asks. There are no tokens yet: everybody is this storefront, which may state `customerId` and
+/// Subject of every request. There are no tokens yet: every caller is this storefront, which may state `customerId` and
 /// `unitPrice`, and this operator.
 pub const SUBJECT: &str = "dev-storefront";
 
-/// What is shown to whoever asks.
+/// The audience of every answer.
 pub const AUDIENCE: Audience = Audience::Operator;

@@ -7,9 +7,9 @@ use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
 use crate::settings::{LogFormat, Settings, redacted};
 
-/// Starts logging; answers what is wrong with the filter.
+/// Starts logging; returns the error of an invalid filter.
 pub fn logs(settings: &Settings) -> Result<(), String> {
-    // The scheduler tells of its own start, and Postgres of what it need not do.
+    // The scheduler logs its own start, and Postgres logs what it need not do.
     let filter = format!("tokio_cron_scheduler=warn,sqlx::postgres::notice=warn,{}", settings.log);
     let filter =
         EnvFilter::try_new(filter).map_err(|e| format!("setting: log: {}", redacted(&e.to_string())))?;
@@ -25,7 +25,7 @@ pub fn logs(settings: &Settings) -> Result<(), String> {
     started.map_err(|e| e.to_string())
 }
 
-/// What should never happen.
+/// Events that should never happen.
 const RARE: [&str; 5] = [
     "amends_engine_dead_letters_total",
     "amends_engine_forged_replies_total",
@@ -34,7 +34,7 @@ const RARE: [&str; 5] = [
     "amends_engine_strays_total",
 ];
 
-/// Starts counting; the handle renders what was counted.
+/// Starts the metrics; the handle renders them.
 pub fn metrics() -> Result<PrometheusHandle, BuildError> {
     const SECONDS: [f64; 15] =
         [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.04, 0.06, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -44,7 +44,7 @@ pub fn metrics() -> Result<PrometheusHandle, BuildError> {
         .set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), &SIZES)?
         .install_recorder()
         .inspect(|_| {
-            // Seen from the start, so that the first of them is an increase.
+            // They exist from the start, so that the first such event is an increase.
             for name in RARE {
                 metrics::counter!(name).increment(0);
             }

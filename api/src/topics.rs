@@ -4,10 +4,10 @@ use amends_kafka::topics::Topic;
 
 use crate::{services::SERVICES, settings::Settings};
 
-/// Where workers answer.
+/// The topic of the workers' replies.
 pub const REPLIES: &str = "saga.replies";
 
-/// Every topic of a deployment, each with the one for its dead letters.
+/// Returns every topic of a deployment, each with its dead letter topic.
 pub fn all(settings: &Settings) -> Vec<Topic> {
     let workflows = amends_workflows::all(&settings.workflows());
     let commands = workflows.participants().into_iter();

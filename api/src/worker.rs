@@ -1,4 +1,4 @@
-//! Starts workers. What is the same for all of a kind is here; which there are says the registry of services.
+//! Starts workers. What all workers of a kind share is here; the registry of services lists the workers.
 
 use std::{net::SocketAddr, pin::Pin};
 
@@ -21,12 +21,12 @@ use crate::{
     upkeep,
 };
 
-/// Connections of the inventory's HTTP.
+/// Number of connections for the inventory's HTTP.
 const INVENTORY_HTTP_CONNECTIONS: u32 = 2;
 
 /// What a worker is started with.
 pub struct Start<'a> {
-    /// The process that its loops run in.
+    /// The process of its loops.
     pub process: &'a Process,
     /// Its name in the registry.
     pub name: &'static str,
@@ -34,13 +34,13 @@ pub struct Start<'a> {
     pub pool: Pool,
 }
 
-/// Ends once the worker's loops run; returns what it serves besides health.
+/// Completes once the worker's loops run; returns the routes that it serves besides health.
 pub type Starting<'a> = Pin<Box<dyn Future<Output = Result<Router>> + Send + 'a>>;
 
 /// Starts the loops of a worker.
 pub type StartWorker = for<'a> fn(Start<'a>) -> Starting<'a>;
 
-/// Starts a worker and, where it listens, its listener. Returns where it listens.
+/// Starts a worker and, if needed, its listener. Returns the listener's address.
 ///
 /// # Errors
 /// Its database, its broker or its address cannot be used.
@@ -56,13 +56,13 @@ pub async fn start(
     let Some(address) = process.settings.listen.filter(|_| listens) else { return Ok(None) };
     let listener = listen(address, process.settings.no_auth).await?;
     let address = listener.local_addr()?;
-    tracing::info!("{name} works; listens on http://{address}");
+    tracing::info!("worker {name} runs; listening on http://{address}");
     let ready = health::Ready::database(&pool).and(process.broker_ready());
     serve(process, listener, routes.merge(health::router(ready, process.metrics.clone())))?;
     Ok(Some(address))
 }
 
-/// Starts a worker whose effects are calls to the outside.
+/// Starts a worker whose effects are external calls.
 pub fn external<E: ExternalExecutor + Participant + 'static>(start: Start<'_>) -> Starting<'_> {
     Box::pin(async move {
         let Start { process, name, pool } = start;
@@ -77,7 +77,7 @@ pub fn external<E: ExternalExecutor + Participant + 'static>(start: Start<'_>) -
     })
 }
 
-/// Starts a worker whose effects are in its own database.
+/// Starts a worker whose effects are stored in its own database.
 pub fn transactional<E: TransactionalExecutor<PgTx> + Participant + 'static>(
     start: Start<'_>,
 ) -> Starting<'_> {
@@ -94,7 +94,7 @@ pub fn transactional<E: TransactionalExecutor<PgTx> + Participant + 'static>(
     })
 }
 
-/// Starts the inventory worker: a transactional one that also publishes what it has in stock, and serves it.
+/// Starts the inventory worker: a transactional worker that also publishes and serves its stock.
 pub fn inventory(start: Start<'_>) -> Starting<'_> {
     Box::pin(async move {
         let (process, name, pool) = (start.process, start.name, start.pool.clone());
@@ -102,7 +102,7 @@ pub fn inventory(start: Start<'_>) -> Starting<'_> {
         let events = point("events", KafkaSink::in_order(&process.kafka)?);
         let publisher = Publisher::new(pool, events);
         process.watch(amends_inventory::events::TOPIC, publisher.run(process.stop.clone()));
-        // What is read over HTTP does not take the executor's connections.
+        // HTTP reads do not use the executor's connections.
         let url = process.settings.database_of(name)?;
         let http = amends_pool::connect(url, INVENTORY_HTTP_CONNECTIONS, "amends-inventory-http")?;
         process.watch_statements(&http);
@@ -110,7 +110,7 @@ pub fn inventory(start: Start<'_>) -> Starting<'_> {
     })
 }
 
-/// Starts the notification worker, which takes domain events instead of commands.
+/// Starts the notification worker, which reads domain events instead of commands.
 pub fn notification(start: Start<'_>) -> Starting<'_> {
     Box::pin(async move {
         let Start { process, name, pool } = start;
@@ -129,7 +129,7 @@ pub fn notification(start: Start<'_>) -> Starting<'_> {
                     backoff.reset();
                     continue;
                 };
-                tracing::warn!(%error, name, "trying again");
+                tracing::warn!(%error, name, "the run failed and will be retried");
                 tokio::select! {
                     () = tokio::time::sleep(backoff.pause()) => {}
                     () = stop.cancelled() => {}

@@ -1,5 +1,4 @@
-//! A workflow's test as a dialogue: expect this command, given that reply. Pure: time passes when the test
-//! says so.
+//! Tests a workflow as a dialogue: expect this command, give that reply. Pure: time passes when the test says so.
 //!
 //! ```
 //! # use amends_engine::{core::Definition, dialogue::Dialogue};
@@ -27,20 +26,20 @@ use crate::core::{
 pub struct Dialogue {
     definition: Definition,
     input: Json,
-    /// The row as it is.
+    /// The present row.
     pub saga: Saga,
     /// Its timeline.
     pub entries: Vec<Entry>,
-    /// Sent and not yet expected.
+    /// Commands sent and not yet expected.
     pub sent: Vec<CommandToSend>,
-    /// What time it is.
+    /// The present time.
     pub now: DateTime<Utc>,
-    /// What the last event came to, if nothing was written.
+    /// The result of the last event, if nothing was written.
     pub last: Option<Decision>,
 }
 
 impl Dialogue {
-    /// A saga is born at 2026-01-01T00:00:00Z with a fixed id.
+    /// Begins a saga at 2026-01-01T00:00:00Z with a fixed id.
     pub fn begin(definition: Definition, input: impl Into<Json>) -> Self {
         definition.validate().expect("the definition under test is sound");
         let (input, now) = (input.into(), DateTime::from_timestamp(1_767_225_600, 0).unwrap_or_default());
@@ -48,7 +47,7 @@ impl Dialogue {
         Self { definition, input, saga, entries: vec![entry], sent: sends, now, last: None }
     }
 
-    /// What the saga was born with.
+    /// Returns what the saga was born with.
     pub fn birth(&self) -> (NewSaga, Json) {
         (Self::new_saga(), self.input.clone())
     }
@@ -58,7 +57,7 @@ impl Dialogue {
         NewSaga { id, slot: 7, business_key: "order-1".to_owned() }
     }
 
-    /// Exactly these commands were sent since the last time, in any order.
+    /// Asserts that exactly these commands were sent since the last call, in any order.
     #[track_caller]
     pub fn expect(&mut self, commands: &[&str]) -> &mut Self {
         let mut sent: Vec<String> = self.sent.drain(..).map(|s| name(&self.definition, &s)).collect();
@@ -69,21 +68,21 @@ impl Dialogue {
         self
     }
 
-    /// The saga has this label now.
+    /// Asserts the saga's label.
     #[track_caller]
     pub fn label(&mut self, label: &str) -> &mut Self {
         assert_eq!(self.saga.label, label, "label\n{}", self.timeline());
         self
     }
 
-    /// The worker answers a command (`pay execute`, `pay compensate`, `pay probe`; `pay/1 execute` for a part)
-    /// with success, holding or giving back what the definition says.
+    /// Answers a command (`pay execute`, `pay compensate`, `pay probe`; `pay/1 execute` for a part) with success,
+    /// holding or giving back what the definition says.
     #[track_caller]
     pub fn succeeds(&mut self, command: &str) -> &mut Self {
         self.answers(command, Outcome::Succeeded)
     }
 
-    /// The worker refuses a command.
+    /// Answers a command with a refusal.
     #[track_caller]
     pub fn refuses(&mut self, command: &str, code: &str) -> &mut Self {
         let mut reply = self.reply(command, Outcome::Refused);
@@ -91,14 +90,14 @@ impl Dialogue {
         self.happens(Event::Replied(reply))
     }
 
-    /// The worker answers a command.
+    /// Answers a command with this outcome.
     #[track_caller]
     pub fn answers(&mut self, command: &str, outcome: Outcome) -> &mut Self {
         let reply = self.reply(command, outcome);
         self.happens(Event::Replied(reply))
     }
 
-    /// The reply that [`Dialogue::answers`] gives, to be changed and given to [`Dialogue::happens`].
+    /// Returns the reply that [`Dialogue::answers`] gives, to be changed and passed to [`Dialogue::happens`].
     #[track_caller]
     pub fn reply(&self, command: &str, outcome: Outcome) -> ReplyEvent {
         let (step, kind) = command.split_once(' ').expect("a command is called `step kind`");
@@ -135,7 +134,7 @@ impl Dialogue {
         }
     }
 
-    /// An event happens now. [`Dialogue::last`] says what it came to where nothing was written.
+    /// Applies an event now. [`Dialogue::last`] has its result if nothing was written.
     pub fn happens(&mut self, event: Event) -> &mut Self {
         let occurrence = Occurrence { event, at: self.now, jitter: 0 };
         match transition(&self.definition, &self.saga, &occurrence) {
@@ -155,7 +154,7 @@ impl Dialogue {
         self
     }
 
-    /// Time passes; the saga is woken whenever its `wake_at` comes.
+    /// Lets time pass; the saga is woken whenever its `wake_at` comes.
     pub fn passes(&mut self, time: Duration) -> &mut Self {
         let until = self.now + time;
         while let Some(at) = self.saga.wake_at.filter(|at| *at <= until) {
@@ -171,12 +170,12 @@ impl Dialogue {
         self.happens(Event::CancelRequested(Actor::new("customer", "changed my mind")))
     }
 
-    /// What an operator sees who looks now.
+    /// Returns the present state as an operator sees it.
     pub fn seen(&self) -> Seen {
         self.saga.seen(&self.definition)
     }
 
-    /// An operator retries what is parked.
+    /// An operator retries the parked command.
     pub fn retries(&mut self) -> &mut Self {
         let seen = self.seen();
         self.retries_what_was(seen)
@@ -188,13 +187,13 @@ impl Dialogue {
         self.happens(Event::RetryRequested(Retry { by, seen }))
     }
 
-    /// An operator has what waits for its time sent now.
+    /// An operator sends a waiting command now.
     pub fn resends(&mut self) -> &mut Self {
         let by = Actor::new("operator", "the other side is back");
         self.happens(Event::ResendRequested(Resend { by, seen: None }))
     }
 
-    /// An operator resolves what is parked, with a reference.
+    /// An operator resolves the parked command, with a reference.
     pub fn resolves(&mut self, done: bool, exposure: Vec<Exposure>) -> &mut Self {
         let seen = self.seen();
         self.resolves_what_was(seen, done, exposure)
@@ -207,7 +206,7 @@ impl Dialogue {
         self.happens(Event::Resolved(Resolution { by, seen, done, reference, exposure }))
     }
 
-    /// Nothing was written for the last event.
+    /// Asserts that nothing was written for the last event.
     #[track_caller]
     pub fn changes_nothing(&mut self) -> &mut Self {
         assert!(
@@ -218,27 +217,27 @@ impl Dialogue {
         self
     }
 
-    /// The last event was ignored for this reason.
+    /// Asserts that the last event was ignored for this reason.
     #[track_caller]
     pub fn is_ignored(&mut self, why: Nothing) -> &mut Self {
         assert_eq!(self.last, Some(Decision::Nothing(why)), "\n{}", self.timeline());
         self
     }
 
-    /// The last event was refused for this reason.
+    /// Asserts that the last event was refused for this reason.
     #[track_caller]
     pub fn is_illegal(&mut self, why: Illegal) -> &mut Self {
         assert_eq!(self.last, Some(Decision::Illegal(why)), "\n{}", self.timeline());
         self
     }
 
-    /// What the saga holds for certain.
+    /// Returns what the saga certainly holds.
     pub fn holds(&self) -> Vec<Exposure> {
         self.saga.holds(&self.definition, Input { data: &self.input, personal: None }).0
     }
 
-    /// Replaying the timeline through the core gives the row. (`wake_at` is a lower bound that a look without
-    /// an entry may raise.)
+    /// Asserts that replaying the timeline through the core gives the row. (`wake_at` is a lower bound that a wake-up
+    /// without an entry may raise.)
     #[track_caller]
     pub fn replays(&self) {
         let mut replayed = replay(&self.definition, Self::new_saga(), &self.entries)
@@ -247,7 +246,7 @@ impl Dialogue {
         assert_eq!(replayed, self.saga);
     }
 
-    /// The timeline as a person reads it, instants counted from birth.
+    /// Formats the timeline for people, with times counted from birth.
     pub fn timeline(&self) -> String {
         let mut text = String::new();
         for entry in &self.entries {

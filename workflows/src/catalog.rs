@@ -1,4 +1,4 @@
-//! All workflows of this program: of each its definition, its events and its participants.
+//! All workflows of this program, each with its definition, its events and its participants.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -10,12 +10,12 @@ use crate::{
     order_fulfilment,
 };
 
-/// What can be set about the workflows.
+/// Settings of the workflows.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// An order still `PENDING` after this long cancels itself.
+    /// An order still `PENDING` after this time is cancelled automatically.
     pub pending_timeout: Duration,
-    /// What is answered `unknown` is asked after for this long before the saga parks.
+    /// How long the engine keeps asking after an `unknown` answer before the saga parks.
     pub unknown_patience: Duration,
 }
 
@@ -30,9 +30,9 @@ impl Default for Settings {
 pub struct Workflow {
     /// Its steps.
     pub definition: Definition,
-    /// Every type of domain event that its sagas bring forth. Each has a topic of its name.
+    /// Every type of domain event that its sagas emit. Each has a topic of the same name.
     pub event_types: &'static [&'static str],
-    /// The types of the domain events that an entry of a saga stands for, in order.
+    /// Returns the types of the domain events of an entry, in order.
     pub events: fn(&Entry) -> Vec<&'static str>,
 }
 
@@ -40,7 +40,7 @@ pub struct Workflow {
 #[derive(Debug, Clone)]
 pub struct Workflows(Vec<Workflow>);
 
-/// Every workflow of this program. A new one, or a new version, is a file of its own and a line here.
+/// Returns every workflow of this program. A new workflow or version is a file and a line here.
 pub fn all(settings: &Settings) -> Workflows {
     let mut all = vec![Workflow {
         definition: order_fulfilment::definition(*settings),
@@ -57,40 +57,40 @@ pub fn all(settings: &Settings) -> Workflows {
     Workflows(all)
 }
 
-/// The definitions of [`all`].
+/// Returns the definitions of [`all`].
 pub fn catalog(settings: Settings) -> Catalog {
     all(&settings).catalog()
 }
 
 impl Workflows {
-    /// Their definitions, for the engine.
+    /// Returns the definitions, for the engine.
     pub fn catalog(&self) -> Catalog {
         Catalog::new(self.0.iter().map(|workflow| workflow.definition.clone()).collect())
             .expect("a test checks that the definitions are sound")
     }
 
-    /// The newest version of a workflow.
+    /// Returns the newest version of a workflow.
     pub fn newest(&self, name: &str) -> Option<&Workflow> {
         self.0.iter().filter(|workflow| workflow.definition.name == name).max_by_key(|w| w.definition.version)
     }
 
-    /// The names of all workflows, each once.
+    /// Returns the names of all workflows, each once.
     pub fn names(&self) -> BTreeSet<&'static str> {
         self.0.iter().map(|workflow| workflow.definition.name).collect()
     }
 
-    /// Every participant of a step, each once.
+    /// Returns every participant of a step, each once.
     pub fn participants(&self) -> BTreeSet<&'static str> {
         self.0.iter().flat_map(|workflow| &workflow.definition.steps).map(|step| step.participant).collect()
     }
 
-    /// Every type of domain event, each once.
+    /// Returns every type of domain event, each once.
     pub fn event_types(&self) -> BTreeSet<&'static str> {
         self.0.iter().flat_map(|workflow| workflow.event_types).copied().collect()
     }
 
-    /// The domain events that an entry stands for. Of a version that this program does not have it makes none: they are
-    /// another program's to publish.
+    /// Returns the domain events of an entry. For a version that this program does not have it returns none: another
+    /// program publishes those.
     pub fn domain_events(
         &self,
         workflow: &str,

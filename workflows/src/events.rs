@@ -1,5 +1,5 @@
-//! Domain events for other systems: structured CloudEvents 1.0, made from timeline entries. Which entry stands for which
-//! types says each workflow.
+//! Domain events for other systems: structured CloudEvents 1.0, made from timeline entries. Each workflow defines which
+//! entries stand for which types.
 
 use amends_engine::core::{Entry, Event};
 use amends_protocol::Json;
@@ -12,11 +12,11 @@ use uuid::Uuid;
 pub struct DomainEvent {
     /// `1.0`.
     pub specversion: String,
-    /// The same for every delivery.
+    /// The event's id, the same for every delivery.
     pub id: String,
     /// `/amends/order_fulfilment`.
     pub source: String,
-    /// `order.created`; also the topic.
+    /// The type, which is also the topic: `order.created`.
     pub r#type: String,
     /// The order's id.
     pub subject: String,
@@ -24,14 +24,14 @@ pub struct DomainEvent {
     pub time: String,
     /// `application/json`.
     pub datacontenttype: String,
-    /// The saga's revision: a reader of several topics orders and drops duplicates by it. (CloudEvents'
-    /// extension of that name is a string.)
+    /// The saga's revision. A reader of several topics sorts by it and drops duplicates. (CloudEvents' extension of
+    /// that name is a string.)
     pub sequence: String,
-    /// What happened.
+    /// The content.
     pub data: Data,
 }
 
-/// What a domain event says. No personal fields.
+/// The content of a domain event, without personal fields.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Data {
@@ -39,18 +39,18 @@ pub struct Data {
     pub order_id: String,
     /// Its saga.
     pub saga_id: Uuid,
-    /// The order's status since, where it changed.
+    /// The order's new status, if it changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
-    /// While being undone: the status it will have.
+    /// The status that an order being undone will have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heading_for: Option<String>,
-    /// What was ordered; with `order.created` only.
+    /// The order's lines and total; with `order.created` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<Json>,
 }
 
-/// The domain events of these types that an entry of a saga stands for.
+/// Creates the domain events of these types for an entry of a saga.
 pub(crate) fn of_entry(
     workflow: &str,
     types: &[&'static str],

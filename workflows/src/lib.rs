@@ -1,4 +1,4 @@
-//! The workflows that Amends runs, one a file: payloads, definition, outcomes, tests, in that order.
+//! The workflows that Amends runs, one per file: payloads, definition, outcomes, tests, in that order.
 #![warn(missing_docs)]
 
 mod catalog;

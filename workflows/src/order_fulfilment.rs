@@ -21,19 +21,19 @@ use crate::Settings;
 /// The workflow's name.
 pub const NAME: &str = "order_fulfilment";
 
-/// What the saga is born with. Without personal fields, so that timelines and logs cannot hold any.
+/// The saga's input. It contains no personal fields, so that timelines and logs cannot contain any.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OrderInput {
-    /// Who buys: an opaque id.
+    /// The customer: an opaque id.
     pub customer_id: String,
     /// ISO 4217.
     pub currency: String,
-    /// In minor units: the sum over the lines.
+    /// Total in minor units: the sum over the lines.
     pub total: i64,
-    /// What is bought.
+    /// The lines of the order.
     pub lines: Vec<Line>,
-    /// How it is paid.
+    /// The payment method.
     pub payment_method: String,
 }
 
@@ -41,11 +41,11 @@ pub struct OrderInput {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Line {
-    /// What.
+    /// The product.
     pub product_id: String,
-    /// How many.
+    /// Number of units.
     pub quantity: i64,
-    /// Each, in minor units.
+    /// Price of one unit, in minor units.
     pub unit_price: i64,
 }
 
@@ -53,11 +53,11 @@ pub struct Line {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Personal {
-    /// Where it goes.
+    /// The shipping address.
     pub shipping_address: Json,
 }
 
-/// The label of an order that was accepted and has no stock yet.
+/// Label of an order that was accepted and has no stock yet.
 pub const PENDING: &str = "PENDING";
 /// Stock is reserved.
 pub const CONFIRMED: &str = "CONFIRMED";
@@ -65,9 +65,9 @@ pub const CONFIRMED: &str = "CONFIRMED";
 pub const PAID: &str = "PAID";
 /// Shipped.
 pub const FULFILLED: &str = "FULFILLED";
-/// Being undone.
+/// The order is being undone.
 pub const CANCELLING: &str = "CANCELLING";
-/// Undone at somebody's wish, or because it was pending too long.
+/// The order was undone on request, or because it was pending for too long.
 pub const CANCELLED: &str = "CANCELLED";
 /// Out of stock.
 pub const FAILED: &str = "FAILED";
@@ -84,7 +84,7 @@ fn lines(call: &Call<'_>) -> Vec<Line> {
     input(call).map(|i| i.lines).unwrap_or_default()
 }
 
-/// What `reserve` and `ship` are told of a line.
+/// A line in the payloads of `reserve` and `ship`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Piece {
@@ -164,8 +164,8 @@ fn one_part(_: &Json) -> u16 {
     1
 }
 
-/// The definition; an order still `PENDING` after `pending_timeout` cancels itself, and what is answered `unknown` is
-/// asked after for `unknown_patience`.
+/// Returns the definition. An order still `PENDING` after `pending_timeout` is cancelled automatically, and the engine
+/// keeps asking for `unknown_patience` after an `unknown` answer.
 pub fn definition(Settings { pending_timeout, unknown_patience }: Settings) -> Definition {
     let deadline = Duration::from_secs(10);
     let undo_retry = RetryPolicy::attempts(Some(10));
@@ -191,7 +191,7 @@ pub fn definition(Settings { pending_timeout, unknown_patience }: Settings) -> D
         unknown_patience,
         steps: vec![
             Step {
-                // Goes on until the saga's own timeout.
+                // Retried until the saga's own timeout.
                 retry: RetryPolicy::attempts(None),
                 label_done: Some(CONFIRMED),
                 may_hold: stock,

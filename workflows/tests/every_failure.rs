@@ -1,5 +1,5 @@
-//! Every step and every compensation failing in turn, in every way, and every answer coming twice: the order
-//! ends with the right label and reason, and nothing is written twice.
+//! Every step and every compensation fails in turn, in every way, and every answer comes twice: the order ends with the
+//! right label and reason, and nothing is written twice.
 
 mod support;
 
@@ -10,8 +10,8 @@ use amends_engine::dialogue::Dialogue;
 use amends_protocol::{Outcome, Reason};
 use support::{ended, order, workflow};
 
-/// Answers every command until nothing is left to do; what parks is retried. `script` has the first answers to
-/// a command; the rest succeed. Every answer comes twice, the second time for nothing.
+/// Answers every command until nothing is left to do, and retries what parks. `script` has the first answers to a
+/// command; the rest succeed. Every answer comes twice, and the second changes nothing.
 fn run(order: &mut Dialogue, script: &[(&str, Outcome, usize)]) -> usize {
     let mut left: BTreeMap<&str, (Outcome, usize)> = script.iter().map(|(c, o, n)| (*c, (*o, *n))).collect();
     let mut parked = 0;
@@ -60,7 +60,7 @@ fn an_order_in_which_everything_comes_twice_is_fulfilled_once() {
     assert_eq!(run(&mut order, &[]), 0);
     ended(&order, "FULFILLED", None);
     assert_eq!(order.entries.len(), 5);
-    // Whatever had been said comes once more, after the end.
+    // Every answer comes once more, after the end.
     for step in ["reserve", "pay", "ship", "take"] {
         order.succeeds(&format!("{step} execute")).changes_nothing();
     }
@@ -147,7 +147,7 @@ fn a_compensation_that_fails_is_tried_again_or_parks_until_it_is_retried() {
     let refused = ("ship execute", Outcome::Refused, 1);
     for step in ["reserve", "pay"] {
         let command = format!("{step} compensate");
-        // How often it is answered so, how often the order parks, and how many attempts are added.
+        // Number of such answers, number of times the order parks, and number of additional attempts.
         for (outcome, times, parked, attempts_more) in [
             (Outcome::FailedTransient, 9, 0, 9),
             (Outcome::FailedTransient, 10, 1, 10),

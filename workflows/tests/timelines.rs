@@ -1,4 +1,4 @@
-//! The timeline of an order for each way it can go: what a person reads.
+//! The timeline of an order for each way it can go, as people read it.
 
 mod support;
 
@@ -126,7 +126,7 @@ fn pending_for_too_long() {
     undo(&mut order, &["reserve"]);
     ended(&order, "CANCELLED", Some("pending_timeout"));
     assert!(order.entries.len() < 100, "a backoff that grows");
-    // The first and the last of it.
+    // The first and the last lines.
     let lines: Vec<_> = order.timeline().lines().map(str::to_owned).collect();
     assert_snapshot!([&lines[..6], &["  ...".to_owned()], &lines[lines.len() - 6..]].concat().join("\n"));
 }

@@ -1,4 +1,4 @@
-//! `amends` one version on, for tests of two versions side by side.
+//! A build of `amends` that is one version ahead, for tests of two versions side by side.
 
 use std::process::ExitCode;
 

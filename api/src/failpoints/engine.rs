@@ -34,7 +34,7 @@ impl<S: SagaStore> SagaStore for Failing<S> {
 
     async fn due(&self, scan: &DueScan) -> Result<Loaded, Error> {
         let due = self.port.due(scan).await;
-        // It looks all the time: only a look that finds something is a point.
+        // The engine scans all the time: only a scan that finds something counts as a point.
         if due.as_ref().is_ok_and(|due| !due.sagas.is_empty()) {
             self.after("due");
         }

@@ -7,13 +7,13 @@ mod engine;
 #[cfg(feature = "failpoints")]
 mod worker;
 
-/// A port with its points.
+/// A port with its failpoints.
 #[cfg(not(feature = "failpoints"))]
 pub type Point<T> = T;
 #[cfg(feature = "failpoints")]
 pub type Point<T> = Failing<T>;
 
-/// Wraps a port whose points have this name.
+/// Wraps a port; the names of its failpoints begin with this name.
 #[cfg(not(feature = "failpoints"))]
 pub fn point<T>(_: &'static str, port: T) -> Point<T> {
     port
@@ -23,13 +23,13 @@ pub fn point<T>(name: &'static str, port: T) -> Point<T> {
     Failing { name, port }
 }
 
-/// The process has come to this point.
+/// Marks that the process has reached this failpoint.
 #[cfg(not(feature = "failpoints"))]
 pub fn reached(_: &str, _: &str) {}
 #[cfg(feature = "failpoints")]
 pub use armed::reached;
 
-/// A port, and what its points are called.
+/// A port, and the name of its failpoints.
 #[cfg(feature = "failpoints")]
 #[derive(Debug)]
 pub struct Failing<T> {
@@ -64,15 +64,15 @@ mod armed {
         atomic::{AtomicU32, Ordering},
     };
 
-    /// The point, and how many more times it may be passed.
+    /// The armed failpoint, and how many more times it may be passed.
     static ARMED: LazyLock<Option<(String, AtomicU32)>> = LazyLock::new(|| {
         let armed = std::env::var("AMENDS_FAILPOINT").ok()?;
         let (name, nth) = armed.split_once(':').unwrap_or((&armed, "1"));
         Some((name.to_owned(), AtomicU32::new(nth.parse().unwrap_or(1))))
     });
 
-    /// The process has come to this point. If it is the one that is armed, the process ends here, as by kill -9:
-    /// nothing is flushed, nobody is told.
+    /// Marks that the process has reached this failpoint. If it is the armed one, the process ends here, as by kill -9:
+    /// nothing is flushed, and no peer is informed.
     pub fn reached(port: &str, call: &str) {
         let Some((name, left)) = &*ARMED else { return };
         let here =

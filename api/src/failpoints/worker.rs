@@ -60,7 +60,7 @@ impl<R: Rows> Rows for Failing<R> {
 
     async fn due(&self, tx: &mut R::Tx, which: Due, limit: usize) -> Result<Locked, Error> {
         let due = self.port.due(tx, which, limit).await;
-        // It looks all the time: only a look that finds something is a point.
+        // The worker scans all the time: only a scan that finds something counts as a point.
         if due.as_ref().is_ok_and(|due| !due.rows.is_empty()) {
             self.after("due");
         }

@@ -1,4 +1,4 @@
-//! Group commit at the door: orders that arrive while a commit is under way go together in the next.
+//! Group commit: orders that arrive while a commit is in progress are committed together in the next.
 
 use std::{
     num::NonZeroU32,
@@ -25,41 +25,42 @@ use uuid::Uuid;
 use super::request;
 use crate::{engine::PgEngine, failpoints::reached};
 
-/// Most orders of a transaction.
+/// Maximum number of orders in a transaction.
 const BATCH: usize = 500;
-/// The wait after a batch of a few: customers wait with it.
+/// Batch sizes after which the door waits for more orders. The wait is short, because customers wait too.
 const FEW: Range<usize> = 4..16;
 const LINGER: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_millis(5);
-/// No transaction takes longer: a call that nobody answers has ended by then, and is read back.
+/// The longest transaction: a call without an answer has ended by then, and is read back.
 const LONGEST: Duration = Duration::from_secs(25);
-/// Orders that may wait to be committed; one more is sent away.
+/// Maximum number of orders that wait to be committed; further orders are refused.
 const WAITING: usize = 8192;
-/// Bytes of orders that may wait to be committed: 2 KiB each, if all of them wait. An order may be 64 KiB.
+/// Maximum size, in bytes, of the orders that wait to be committed: 2 KiB each if the queue is full. An order may have
+/// 64 KiB.
 const WAITING_BYTES: usize = 16 << 20;
-/// Bytes of committed orders whose commands may wait for the broker here. What is more is left to the engine, which sends
-/// what is due.
+/// Maximum size, in bytes, of committed orders whose commands wait here for the broker. Further commands are left to
+/// the engine, which sends them when they are due.
 const UNSENT_BYTES: usize = 16 << 20;
-/// What an order takes beside its texts: ids, the channel of its answer, its place in the queue.
+/// Memory of an order beside its texts: ids, the channel of its answer, its place in the queue.
 const ORDER_OVERHEAD: usize = 512;
 
-/// An order at the door, and where its answer goes.
+/// A waiting order, and the channel of its answer.
 struct Waiting {
     order: NewOrder,
     answer: oneshot::Sender<Result<Placed, Error>>,
-    /// Its share of what may wait.
+    /// Its share of the waiting orders' memory.
     room: OwnedSemaphorePermit,
 }
 
-/// Why an order was not taken in.
+/// Why an order was not accepted.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// More come than are admitted; so long it takes until there is room again.
+    /// More orders arrive than are admitted; contains the time until there is room again.
     #[error("more orders come than are admitted")]
     TooMany(Duration),
-    /// More are waiting than can be served in time.
+    /// More orders are waiting than can be committed in time.
     #[error("too many orders are waiting")]
     Full,
-    /// The store's word; after `Unavailable` the order exists or does not.
+    /// The store failed; after `Unavailable` the order may or may not exist.
     #[error(transparent)]
     Store(#[from] port::Error),
     /// The process is stopping.
@@ -67,13 +68,13 @@ pub enum Error {
     Closed,
 }
 
-/// Where orders are handed in.
+/// The entry for new orders.
 #[derive(Debug)]
 pub struct Door {
     waiting: mpsc::Sender<Waiting>,
-    /// Bytes.
+    /// Free bytes.
     room: Arc<Semaphore>,
-    /// By the generic cell rate algorithm (ITU-T I.371), with a burst of a second's worth.
+    /// Uses the generic cell rate algorithm (ITU-T I.371), with a burst of one second's worth.
     admission: Option<DefaultDirectRateLimiter>,
 }
 
@@ -81,19 +82,19 @@ pub struct Door {
 pub struct GroupCommit {
     waiting: mpsc::Receiver<Waiting>,
     slots: BirthSlots,
-    /// Bytes of what is committed and not sent.
+    /// Free bytes for committed orders whose commands are not sent.
     unsent: Arc<Semaphore>,
 }
 
-/// What orders are placed with.
+/// What is needed to place orders.
 pub struct Placing {
     /// Sends the first commands.
     pub engine: Arc<PgEngine>,
-    /// Where orders are stored.
+    /// Stores the orders.
     pub orders: OrderStore,
 }
 
-/// A door that admits so many orders a second (0: all), and what commits the orders that wait there.
+/// Creates a door that admits `admission` orders per second (0: no limit), and the loop that commits its orders.
 pub fn door(admission: u32) -> (Door, GroupCommit) {
     let (sender, waiting) = mpsc::channel(WAITING);
     let admission = NonZeroU32::new(admission).map(|rate| RateLimiter::direct(Quota::per_second(rate)));
@@ -103,7 +104,7 @@ pub fn door(admission: u32) -> (Door, GroupCommit) {
 }
 
 impl Door {
-    /// Hands an order in; answers once it is committed (or refused).
+    /// Hands in an order; completes once it is committed or refused.
     pub async fn place(
         &self,
         subject: &str,
@@ -139,7 +140,7 @@ impl Door {
 }
 
 impl GroupCommit {
-    /// Places orders until told to stop, and then those that are already waiting.
+    /// Places orders until stopped, and then those that are already waiting.
     pub async fn run(mut self, placing: Placing, stop: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH);
         let mut gather = Gather::new(FEW, LINGER);
@@ -163,9 +164,9 @@ impl GroupCommit {
         }
     }
 
-    /// One transaction for all of them; then their first commands are sent.
+    /// Places a batch in one transaction, then sends the first commands.
     async fn place(&mut self, placing: &Placing, batch: Vec<Waiting>) {
-        // What they take is given back once they are sent, or left to the engine.
+        // The permits are released once the commands are sent, or left to the engine.
         let (mut orders, mut answers, mut rooms) = (Vec::new(), Vec::new(), Vec::new());
         for Waiting { order, answer, room } in batch {
             orders.push(order);
@@ -173,7 +174,7 @@ impl GroupCommit {
             rooms.push(room);
         }
         let placed = match self.commit(placing, &mut orders).await {
-            // Most likely another transaction holds this slot: there are others.
+            // Another transaction probably holds this slot; the next try uses another slot.
             Err(port::Error::Locked(_)) => self.commit(placing, &mut orders).await,
             placed => placed,
         };
@@ -201,19 +202,19 @@ impl GroupCommit {
         self.send(placing, births, bytes);
     }
 
-    /// Sends first commands beside the next commit, unless too much waits for the broker already.
+    /// Sends first commands while the next batch commits, unless too many already wait for the broker.
     fn send(&self, placing: &Placing, births: Vec<Birth>, bytes: u32) {
         let Ok(room) = Arc::clone(&self.unsent).try_acquire_many_owned(bytes) else {
             metrics::counter!("amends_api_left_to_the_engine_total").increment(births.len() as u64);
             return tracing::debug!(
                 births = births.len(),
-                "committed; too much waits for the broker, they are sent when they are due"
+                "commands are committed, but too many wait for the broker; they are sent when due"
             );
         };
         let engine = Arc::clone(&placing.engine);
         tokio::spawn(async move {
             if let Err(error) = engine.send(births).await {
-                tracing::warn!(%error, "committed, not sent: it will be sent when it is due");
+                tracing::warn!(%error, "commands are committed but could not be sent; they are sent when due");
             }
             drop(room);
         });
@@ -221,7 +222,8 @@ impl GroupCommit {
 }
 
 impl GroupCommit {
-    /// Places orders in one transaction. All that are born together have one home, so that their messages stay together.
+    /// Places orders in one transaction. All sagas born together get slots of one partition, so that their messages
+    /// stay together.
     async fn commit(
         &mut self,
         placing: &Placing,
@@ -238,7 +240,8 @@ impl GroupCommit {
         let birth =
             |order: &NewOrder, now| start_by(core_version, fulfilment, order.saga.clone(), &order.data, now);
         let late = |_| Err(port::Error::Unavailable(format!("no answer within {}s", LONGEST.as_secs())));
-        // Dropped like a crash: what was committed all the same is found by its key, and driven on by its rows.
+        // Dropping it is like a crash: orders that were committed all the same are found by their keys, and driven on
+        // by their rows.
         reached("orders", "place.before");
         let placed = timeout(LONGEST, placing.orders.place(orders, birth)).await.unwrap_or_else(late);
         reached("orders", "place.after");
@@ -246,14 +249,14 @@ impl GroupCommit {
     }
 }
 
-/// A committed saga, its first commands, and what they are made of.
+/// A committed saga, its first commands, and their inputs.
 type Birth = (Saga, Vec<CommandToSend>, Inputs);
 
-/// Bytes of an order in memory, roughly.
+/// Returns the approximate size of an order in memory, in bytes.
 fn size(order: &NewOrder) -> u32 {
     let texts = [&order.lines, &order.data, &order.personal].map(|json| json.get().len());
     let bytes = ORDER_OVERHEAD + order.subject.len() + order.customer_id.len() + texts.iter().sum::<usize>();
-    // A body is 64 KiB at most.
+    // A body has at most 64 KiB.
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
@@ -264,7 +267,7 @@ mod tests {
 
     use super::*;
 
-    /// An order with so many lines.
+    /// Creates an order with this number of lines.
     fn order(lines: usize) -> request::NewOrder {
         let line = json!({ "productId": "p".repeat(64), "quantity": 1, "unitPrice": 1 });
         let address = json!({ "name": "N", "line1": "L", "city": "C", "postalCode": "P", "country": "AT" });
@@ -275,13 +278,13 @@ mod tests {
         .unwrap()
     }
 
-    /// How many of so many orders wait, at a door where nothing is committed.
+    /// Returns how many of these orders wait, at a door that commits nothing.
     fn waiting(orders: usize, lines: usize) -> usize {
         let (door, _group_commit) = door(0);
         let order = order(lines);
         let placing = (0..orders).map(|_| door.place("s", None, &order).now_or_never());
         let answers: Vec<_> = placing.collect();
-        // A future that is dropped leaves its order in the queue.
+        // A dropped future leaves its order in the queue.
         answers.into_iter().filter(|answer| !matches!(answer, Some(Err(Error::Full)))).count()
     }
 
@@ -289,7 +292,7 @@ mod tests {
     fn what_waits_is_bounded_by_number_and_by_bytes() {
         assert_eq!(waiting(WAITING + 100, 1), WAITING);
         let big = waiting(WAITING, 100);
-        // 100 lines are 10 KB in the input and as much again in what is shown.
+        // 100 lines take 10 KB in the input and as much again in the rendered lines.
         assert!((WAITING_BYTES / 40_000..WAITING_BYTES / 15_000).contains(&big), "{big}");
     }
 

@@ -1,4 +1,4 @@
-//! Orders at the door: what a request may say, what it becomes, and the group commit that takes it in.
+//! New orders: the request, its conversion, and the group commit.
 
 pub mod door;
 pub mod request;

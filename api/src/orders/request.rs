@@ -1,4 +1,4 @@
-//! What a request for an order may say. Everything is checked here, at the edge.
+//! Requests for orders. Everything is validated here, at the edge.
 
 use amends_protocol::Json;
 use amends_workflows::order_fulfilment::{Line, OrderInput, Personal};
@@ -10,19 +10,19 @@ use sha2::{Digest, Sha256};
 #[derive(Debug, Clone, Serialize, Deserialize, Validate)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewOrder {
-    /// Who buys: only a storefront may say so for its customers.
+    /// The customer: only a storefront may act for its customers.
     #[garde(custom(identifier))]
     pub customer_id: String,
     /// ISO 4217, upper case.
     #[garde(custom(currency_code))]
     pub currency: String,
-    /// What is bought.
+    /// The lines of the order.
     #[garde(length(min = 1, max = 100), dive, custom(total_fits))]
     pub lines: Vec<NewLine>,
-    /// How it is paid.
+    /// The payment.
     #[garde(dive)]
     pub payment: Payment,
-    /// Where it goes.
+    /// The shipping address.
     #[garde(dive)]
     pub shipping_address: Address,
 }
@@ -31,18 +31,18 @@ pub struct NewOrder {
 #[derive(Debug, Clone, Serialize, Deserialize, Validate)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewLine {
-    /// What.
+    /// The product.
     #[garde(custom(identifier))]
     pub product_id: String,
-    /// How many.
+    /// Number of units.
     #[garde(range(min = 1, max = 1_000_000))]
     pub quantity: i64,
-    /// Each, in minor units of the order's currency.
+    /// Price of one unit, in minor units of the order's currency.
     #[garde(range(min = 0))]
     pub unit_price: i64,
 }
 
-/// How an order is paid.
+/// The payment of an order.
 #[derive(Debug, Clone, Serialize, Deserialize, Validate)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Payment {
@@ -51,7 +51,7 @@ pub struct Payment {
     pub method: String,
 }
 
-/// Where an order goes. Personal: kept in one table, and in the `ship` command.
+/// The shipping address of an order. Personal: stored in one table, and sent in the `ship` command.
 #[derive(Clone, Serialize, Deserialize, Validate)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Address {
@@ -88,7 +88,7 @@ fn identifier(text: &str, (): &()) -> garde::Result {
     }
 }
 
-/// Text that people write.
+/// Validates text that people write.
 pub fn text(text: &str, (): &()) -> garde::Result {
     amends_http::text::check(text).map_err(garde::Error::new)
 }
@@ -115,7 +115,7 @@ fn total(lines: &[NewLine]) -> Option<i64> {
 
 #[allow(clippy::ptr_arg)] // garde passes the field as it is
 fn total_fits(lines: &Vec<NewLine>, (): &()) -> garde::Result {
-    // A negative price is a fault of its line; the sum is only for what is sound.
+    // A negative price is a fault of its line; the sum counts only for valid lines.
     match total(lines) {
         Some(_) => Ok(()),
         None => Err(garde::Error::new("the total is larger than can be counted")),
@@ -123,23 +123,23 @@ fn total_fits(lines: &Vec<NewLine>, (): &()) -> garde::Result {
 }
 
 impl NewOrder {
-    /// In minor units. Checked to fit.
+    /// Returns the total in minor units. Validation guarantees that it fits.
     pub fn total(&self) -> i64 {
         total(&self.lines).unwrap_or(i64::MAX)
     }
 
-    /// SHA-256 of what the request says, however it was spelt.
+    /// Returns the SHA-256 of the request's content, independent of its formatting.
     pub fn fingerprint(&self) -> [u8; 32] {
         let canonical = serde_json::to_vec(self).unwrap_or_default();
         Sha256::digest(canonical).into()
     }
 
-    /// The order's lines as they are shown.
+    /// Returns the order's lines as shown to clients.
     pub fn lines_json(&self) -> Json {
         Json::of(&self.lines).unwrap_or_default()
     }
 
-    /// What the saga is born with, without personal fields.
+    /// Returns the saga's input, without personal fields.
     pub fn input(&self) -> Json {
         let line = |l: &NewLine| Line {
             product_id: l.product_id.clone(),
@@ -156,7 +156,7 @@ impl NewOrder {
         .unwrap_or_default()
     }
 
-    /// The personal fields.
+    /// Returns the personal fields.
     pub fn personal(&self) -> Json {
         let shipping_address = Json::of(&self.shipping_address).unwrap_or_default();
         Json::of(&Personal { shipping_address }).unwrap_or_default()

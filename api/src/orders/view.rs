@@ -1,4 +1,4 @@
-//! Orders and timelines as the world sees them.
+//! Orders and timelines as shown to clients.
 
 use amends_engine::core::{Entry, Event};
 use amends_orders::{OrderRow, OrderView};
@@ -9,17 +9,17 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-/// RFC 3339 in UTC, to the millisecond.
+/// Formats a time by RFC 3339 in UTC, to the millisecond.
 pub fn instant(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// For whom something is shown.
+/// The reader of an order or timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Audience {
-    /// Whose order it is.
+    /// The customer of the order.
     Customer,
-    /// Who may see what is behind it.
+    /// An operator, who may also see internals.
     Operator,
 }
 
@@ -28,7 +28,7 @@ pub enum Audience {
 #[serde(rename_all = "camelCase")]
 pub struct Order {
     id: Uuid,
-    /// For operators: where to look when nothing happens.
+    /// For operators: the saga to look at when the order makes no progress.
     #[serde(skip_serializing_if = "Option::is_none")]
     saga_id: Option<Uuid>,
     status: String,
@@ -47,12 +47,12 @@ pub struct Order {
 }
 
 impl Order {
-    /// As it was when it was accepted: what the first answer said, and every repetition of it.
+    /// Renders the order as it was accepted: the first answer, and every replay of it.
     pub fn accepted(row: &OrderRow) -> Self {
         Self::with(row, order::PENDING.to_owned(), row.created_at)
     }
 
-    /// As it is.
+    /// Renders the order in its present state.
     pub fn now(view: &OrderView, audience: Audience) -> Self {
         Self {
             saga_id: (audience == Audience::Operator).then_some(view.order.saga_id),
@@ -66,7 +66,7 @@ impl Order {
         Self {
             id: row.id,
             saga_id: None,
-            // Only a pending order cancels itself.
+            // Only a pending order is cancelled automatically.
             cancels_at: row.cancels_at.filter(|_| status == order::PENDING).map(instant),
             status,
             heading_for: None,

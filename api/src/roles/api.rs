@@ -1,4 +1,4 @@
-//! `amends api`: takes orders over HTTP.
+//! `amends api`: accepts orders over HTTP.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -20,7 +20,7 @@ use crate::{
     state::Api,
 };
 
-/// Starts it; answers where it listens.
+/// Starts it; returns its address.
 pub async fn start(process: &Process, listener: Option<TcpListener>) -> Result<SocketAddr> {
     let settings = &process.settings;
     let listener = match (listener, settings.listen) {
@@ -57,8 +57,8 @@ pub async fn start(process: &Process, listener: Option<TcpListener>) -> Result<S
         lists: Lists::connect(process, settings.database_of("api")?)?,
         door,
         inventory_url: settings.url_of("inventory").to_owned(),
-        // The worker is ours: a proxy of the environment has no business between us.
-        http: reqwest::Client::builder().no_proxy().build().context("making an HTTP client")?,
+        // The worker is ours: a proxy from the environment must not be used.
+        http: reqwest::Client::builder().no_proxy().build().context("creating an HTTP client")?,
         metrics: process.metrics.clone(),
     });
     let address = listener.local_addr()?;

@@ -33,22 +33,22 @@ use crate::{
 
 /// The consumer group whose members share the slots.
 const GROUP: &str = "amends-engine";
-/// No turn of a loop takes longer.
+/// The longest run of a loop.
 const TURN: Duration = Duration::from_secs(30);
-/// Rest between looks for slots to recover.
+/// Interval between checks for slots to recover.
 const RECOVERY_POLL: Duration = Duration::from_millis(100);
 
-/// What an engine drives, and whether it tells of it.
+/// What an engine drives, and whether it publishes events.
 pub struct Drives<S> {
-    /// Where the sagas live.
+    /// Creates the store of its sagas.
     pub store: Box<dyn FnOnce(Pool) -> S + Send>,
-    /// Their workflows.
+    /// The workflows.
     pub catalog: Catalog,
-    /// Whose domain events are published; `None`: none are.
+    /// Workflows whose domain events are published; `None` for none.
     pub publishes: Option<Workflows>,
 }
 
-/// Starts its loops and, where it is a process of its own, its listener.
+/// Starts its loops and, in a separate process, its listener.
 pub async fn start(process: &Process, observed: bool) -> Result<()> {
     let workflows = amends_workflows::all(&process.settings.workflows());
     let catalog = workflows.catalog();
@@ -89,7 +89,7 @@ pub async fn drive<S: SagaStore + 'static>(
         while !stopping.is_cancelled() {
             let taken = match timeout(TURN, replies::run_once(&*shared, &mut source)).await {
                 Ok(taken) => taken.map(|_| Duration::ZERO),
-                // Dropped like a crash: what was received comes again.
+                // Dropping it is like a crash: received messages are received again.
                 Err(_) => source.rewind().map_err(Error::from).and_then(|()| late()),
             };
             pause("replies", taken, &mut failures, &stopping, &shared.clock).await;
@@ -157,22 +157,22 @@ fn publish(
             let read = timeout(TURN, publisher.run_once()).await.unwrap_or_else(|_| late());
             pause("publisher", read.map(publisher::rest), &mut failures, &stopping, &clock).await;
         }
-        // What is not written down is published again by whoever comes next.
+        // What is not stored is published again by the next owner.
         let ended = timeout(TURN, publisher.end()).await.unwrap_or_else(|_| late());
         if let Err(error) = ended {
-            tracing::warn!(%error, "how far domain events are published could not be written down");
+            tracing::warn!(%error, "the watermarks of published events could not be stored");
         }
     });
     Ok(())
 }
 
-/// Neither an answer nor an error: a server that hangs, a connection that nobody has closed.
+/// The error for neither an answer nor an error: a server that hangs, or a connection that was never closed.
 fn late<T>() -> Result<T, Error> {
     Err(port::Error::Unavailable(format!("no answer within {}s", TURN.as_secs())).into())
 }
 
-/// Rests after a turn: as long as the loop wants, or, after a failure, longer each time. A running role
-/// outlives its broker and its database.
+/// Pauses after a run: as long as the loop wants, or, after a failure, longer each time. A running role survives
+/// outages of its broker and its database.
 async fn pause(
     name: &'static str,
     turn: Result<Duration, Error>,
@@ -183,7 +183,7 @@ async fn pause(
     let idle = match turn {
         Ok(idle) => {
             if *failures > 0 {
-                tracing::info!(name, "going on after {failures} failures");
+                tracing::info!(name, failures, "recovered after failures");
             }
             *failures = 0;
             idle
@@ -191,9 +191,9 @@ async fn pause(
         Err(error) => {
             *failures += 1;
             metrics::counter!("amends_engine_loop_failures_total", "loop" => name).increment(1);
-            // Once is news; the same again every time is not.
+            // The first failure is logged; repetitions are logged ever more rarely.
             if failures.is_power_of_two() {
-                tracing::warn!(name, %error, failures, "trying again");
+                tracing::warn!(name, %error, failures, "the run failed and will be retried");
             }
             rest(*failures, clock.jitter())
         }

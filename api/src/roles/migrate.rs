@@ -15,8 +15,8 @@ use crate::{
     settings::Settings,
 };
 
-/// Creates what is missing on `database_url`'s server and brings it up to date. For a role that it had to create
-/// without being told a password, it draws one and prints the role's setting.
+/// Creates what is missing on `database_url`'s server and brings it up to date. If it creates a role without a given
+/// password, it draws one and prints the role's setting.
 pub async fn run(settings: &Settings, rotation: Rotation) -> Result<()> {
     let server = settings.server()?.to_owned();
     let mut passwords = HashMap::new();
@@ -34,16 +34,16 @@ pub async fn run(settings: &Settings, rotation: Rotation) -> Result<()> {
     }
     ensure_keys(&server, settings, rotation).await?;
     if rotation == Rotation::Rotate {
-        eprintln!("amends: keys are rotated; start every role again before you rotate them once more");
+        eprintln!("amends: keys are rotated; restart every role before you rotate again");
     }
     Ok(())
 }
 
-/// Draws the keys of commands and replies that are missing, and moves them up if they are to be rotated. Each
-/// participant's database has its keys before the engine signs with them.
+/// Draws the missing keys of commands and replies, and rotates them if requested. Each participant's database has its
+/// keys before the engine signs with them.
 ///
 /// # Errors
-/// A database cannot be reached; what was done before stays, and is good.
+/// A database cannot be reached; what was done before is valid and stays.
 pub async fn ensure_keys(server: &str, settings: &Settings, rotation: Rotation) -> Result<()> {
     let options = PgConnectOptions::from_str(server).context("database_url")?;
     let pool = async |name: &str| {
@@ -70,7 +70,7 @@ pub async fn ensure_keys(server: &str, settings: &Settings, rotation: Rotation) 
     Ok(())
 }
 
-/// 32 random bytes in hex.
+/// Returns 32 random bytes in hex.
 fn drawn_key() -> String {
     let key: [u8; 32] = rand::random();
     key.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -103,7 +103,7 @@ pub async fn migrate(
             .fetch_one(&mut *admin)
             .await?;
         if !there {
-            // Names are ours, none is anybody's input.
+            // The names are ours and contain no input.
             execute(&mut admin, format!("CREATE DATABASE {database}")).await?;
         }
         execute(&mut admin, format!("REVOKE CONNECT ON DATABASE {database} FROM PUBLIC")).await?;
@@ -122,7 +122,7 @@ pub async fn migrate(
     Ok(made)
 }
 
-/// Makes the login role. Answers the password if it had to draw one.
+/// Creates the login role. Returns the password if it had to draw one.
 async fn role(admin: &mut PgConnection, name: &str, password: Option<&String>) -> Result<Option<String>> {
     let role = format!("amends_{name}");
     let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)")
@@ -147,7 +147,7 @@ async fn execute(admin: &mut PgConnection, sql: String) -> Result<()> {
     Ok(())
 }
 
-/// A role's own URL on a server.
+/// Returns a role's URL on a server.
 pub fn role_url(server: &str, name: &str, password: &str) -> Result<String> {
     let mut url = reqwest::Url::parse(server).context("database_url")?;
     let role = format!("amends_{name}");
@@ -157,7 +157,7 @@ pub fn role_url(server: &str, name: &str, password: &str) -> Result<String> {
     Ok(url.into())
 }
 
-/// The password in a role's URL, which must be the role's own.
+/// Returns the password in a role's URL; user and database must be the role's.
 fn password(name: &str, url: &str) -> Result<Option<String>> {
     let setting = || format!("setting {name}_database_url");
     let url = reqwest::Url::parse(url).with_context(setting)?;

@@ -1,4 +1,4 @@
-//! What a process can be. Each role is started here from its settings; `dev` starts them all.
+//! The roles of a process. Each is started here from its settings; `dev` starts them all.
 
 mod api;
 mod dev;
@@ -20,7 +20,7 @@ use crate::{
     telemetry, topics,
 };
 
-/// Runs a role until it is told to stop.
+/// Runs a role until it is stopped.
 pub async fn run(role: Role, mut settings: Settings) -> Result<ExitCode> {
     if let Role::Migrate { rotate_keys } = role {
         let rotation = if rotate_keys { Rotation::Rotate } else { Rotation::Keep };
@@ -44,7 +44,7 @@ pub async fn run(role: Role, mut settings: Settings) -> Result<ExitCode> {
     Ok(if process.ended().await { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Starts a role that is a process of its own.
+/// Starts a role in a separate process.
 async fn start(
     role: Role,
     settings: Settings,
@@ -53,10 +53,10 @@ async fn start(
 ) -> Result<Process> {
     let topics = topics::all(&settings);
     if let Role::Api = role {
-        // It takes orders without the broker: their rows are what drives them on.
+        // The api accepts orders without the broker: the engine drives them on by their rows.
         let process = Process::begin_before_broker(settings, topics, metrics, stop)?;
         let address = api::start(&process, None).await?;
-        tracing::info!("takes orders on http://{address}");
+        tracing::info!("accepting orders on http://{address}");
         return Ok(process);
     }
     let process = Process::begin(settings, &topics, metrics, stop).await?;

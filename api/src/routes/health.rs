@@ -19,21 +19,21 @@ use serde_json::json;
 
 use crate::state::Api;
 
-/// What is needed, and how it is: `up`, or why not.
+/// The name of a needed service, and its state: `up`, or why not.
 type Check = (&'static str, Result<(), Unwritable>);
-/// What the last check of a database came to, and when.
+/// Time and result of the last check of a database.
 type LastCheck = (Instant, Result<(), Unwritable>);
 type Checking = Pin<Box<dyn Future<Output = Vec<Check>> + Send>>;
 
-/// Asks whether what a role needs is there.
+/// Checks whether what a role needs is available.
 #[derive(Clone)]
 pub struct Ready(Arc<dyn Fn() -> Checking + Send + Sync>);
 
-/// How long the answer about a database is kept, so that probing costs nothing.
+/// How long the result for a database is cached, so that readiness probes cost little.
 const WRITE_CHECK_KEPT: Duration = Duration::from_millis(250);
 
 impl Ready {
-    /// From any question.
+    /// Creates it from any check.
     pub fn asking<F>(ask: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Vec<Check>> + Send + 'static,
@@ -41,12 +41,12 @@ impl Ready {
         Self(Arc::new(move || Box::pin(ask())))
     }
 
-    /// The api needs its database. (Without the broker it takes orders all the same.)
+    /// The api needs its database. (Without the broker it still accepts orders.)
     pub fn api(api: Arc<Api>) -> Self {
         Self::database(api.engine.store.pool())
     }
 
-    /// A role that needs a database which takes writes.
+    /// A role that needs a writable database.
     pub fn database(pool: &Pool) -> Self {
         let check = WriteCheck::of(pool);
         let last: Arc<Mutex<Option<LastCheck>>> = Arc::default();
@@ -68,7 +68,7 @@ impl Ready {
         })
     }
 
-    /// Both must be there.
+    /// Both must be available.
     pub fn and(self, other: Self) -> Self {
         Self::asking(move || {
             let (a, b) = ((self.0)(), (other.0)());
@@ -81,7 +81,7 @@ impl Ready {
     }
 }
 
-/// The routes.
+/// Returns the routes.
 pub fn router<S: Clone + Send + Sync + 'static>(ready: Ready, metrics: PrometheusHandle) -> Router<S> {
     Router::new()
         .route("/health/live", get(async || Json(json!({ "status": "live" }))))

@@ -1,4 +1,4 @@
-//! `/api/inventory/*`: forwarded to the inventory worker, whose stock it is.
+//! `/api/inventory/*`: forwarded to the inventory worker, which owns the stock.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,10 +26,10 @@ async fn forward(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let away = || Problem::Unavailable("The inventory worker is away.".to_owned());
+    let away = || Problem::Unavailable("The inventory worker is unavailable.".to_owned());
     let path = uri.path_and_query().map_or("/", |p| p.as_str());
     let url = format!("{}{path}", api.inventory_url.trim_end_matches('/'));
-    // The body of what is asked with HEAD is left out on its way to the client, its length is not.
+    // For HEAD, the body is left out on its way to the client, but its length is sent.
     let method = if method == Method::HEAD { Method::GET } else { method };
     let mut request = api.http.request(method, url).timeout(LONGEST).body(body);
     for kind in headers.get_all(header::CONTENT_TYPE) {

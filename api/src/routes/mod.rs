@@ -1,4 +1,4 @@
-//! HTTP, a file a resource.
+//! The HTTP routes: one file per resource.
 
 pub mod admin;
 pub mod health;
@@ -12,7 +12,7 @@ use axum::{Router, middleware::from_fn};
 
 use crate::state::Api;
 
-/// The api's routes. The rules of every HTTP edge stand in front of them where they are served.
+/// Returns the api's routes. The rules of every HTTP edge are applied where they are served.
 pub fn router(api: Arc<Api>) -> Router {
     let observed = health::router(health::Ready::api(Arc::clone(&api)), api.metrics.clone());
     let routes = Router::new().merge(orders::router()).merge(inventory::router()).merge(admin::router());

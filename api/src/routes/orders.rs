@@ -48,7 +48,7 @@ async fn place(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> 
         Placed::Replayed(order) => Ok(created(&Order::accepted(&order), order.id, true)),
         Placed::KeyReused => Err(Problem::KeyReused),
         Placed::Unstorable(why) => {
-            tracing::error!(why, "an order that passed the door cannot be stored");
+            tracing::error!(why, "an accepted order cannot be stored");
             Err(Problem::Internal)
         }
     }
@@ -131,22 +131,23 @@ impl From<port::Error> for Problem {
     fn from(error: port::Error) -> Self {
         match error {
             port::Error::Unavailable(why) => {
-                tracing::warn!(why, "the database is away");
+                tracing::warn!(why, "the database is unavailable");
                 Problem::Unavailable(
-                    "The database is away; the same request with the same key is safe.".to_owned(),
+                    "The database is unavailable. Sending the same request with the same key again is safe."
+                        .to_owned(),
                 )
             }
             port::Error::Locked(why) => {
                 tracing::warn!(why, "another transaction holds what a request needs");
                 Problem::Unavailable(
-                    "Another transaction holds what this request needs; the same request with the same key is safe."
+                    "Another transaction holds what this request needs. Sending it with the same key again is safe."
                         .to_owned(),
                 )
             }
             port::Error::Unreadable(why) => {
-                tracing::warn!(why, "a request needs what this program cannot read");
+                tracing::warn!(why, "this program cannot read what a request needs");
                 Problem::Unavailable(
-                    "This program cannot read what a newer one has written; try again.".to_owned(),
+                    "This program cannot read what a newer one has written. Try again.".to_owned(),
                 )
             }
             other @ port::Error::Data(_) => {
@@ -163,7 +164,7 @@ impl From<amends_engine::runtime::Error> for Problem {
             amends_engine::runtime::Error::Store(error) => error.into(),
             amends_engine::runtime::Error::PassedOver(saga, why) => {
                 tracing::warn!(%saga, %why, "a request was passed over");
-                Problem::Unavailable(format!("It cannot be changed here and now: {why}. Try again."))
+                Problem::Unavailable(format!("It cannot be changed now: {why}. Try again."))
             }
             other => Problem::Unavailable(other.to_string()),
         }

@@ -1,4 +1,4 @@
-//! A client of our own API.
+//! A client of the API.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
-/// How long something that is just starting may be unavailable.
+/// How long a starting service may be unavailable.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Client {
@@ -15,7 +15,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Of the api at this address, whatever proxy the environment names.
+    /// Creates a client of the api at this address; it ignores the environment's proxy.
     pub fn new(url: &str) -> Result<Self> {
         Ok(Self { url: url.to_owned(), http: reqwest::Client::builder().no_proxy().build()? })
     }
@@ -36,7 +36,7 @@ impl Client {
         self.send(Method::DELETE, path, None).await
     }
 
-    /// Sends, again while it is answered 503; anything but success is an error that says what was answered.
+    /// Sends a request, repeatedly while the answer is 503; any other failure is an error with the answer's text.
     async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
         let began = Instant::now();
         loop {

@@ -1,4 +1,4 @@
-//! Sample orders through every outcome, over HTTP like anybody else's, their timelines printed as they happen.
+//! Runs sample orders through every outcome, over HTTP like any client, and prints their timelines as they happen.
 
 mod client;
 
@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 
 use client::Client;
 
-/// A sample that has not ended after this long has failed.
+/// A sample that has not ended after this time has failed.
 const LONGEST: Duration = Duration::from_secs(60);
-/// Between two looks at a timeline.
+/// Interval between two reads of a timeline.
 const LOOK: Duration = Duration::from_millis(40);
 
-/// An order, and how it should end.
+/// An order, and its expected end.
 struct Sample {
     title: &'static str,
     product: &'static str,
@@ -25,13 +25,13 @@ struct Sample {
     twist: Twist,
 }
 
-/// What else happens to a sample.
+/// An additional action on a sample.
 #[derive(PartialEq)]
 enum Twist {
     None,
-    /// Cancelled as soon as the payment is under way.
+    /// The order is cancelled as soon as the payment is in progress.
     Cancel,
-    /// Found parked, and resolved by hand.
+    /// The order is found parked, and resolved by an operator.
     Resolve,
 }
 
@@ -101,7 +101,7 @@ const fn sample(
     Sample { title, product, method, country, ends, reason, twist }
 }
 
-/// Places the samples one after the other; answers whether each ended as it should.
+/// Runs the samples one after the other; returns whether each ended as expected.
 pub async fn run(url: &str) -> Result<bool> {
     let client = Client::new(url)?;
     client.put(&format!("/api/inventory/{SOLD_OUT}/stock"), &json!({ "onHand": 0 })).await?;
@@ -118,7 +118,7 @@ pub async fn run(url: &str) -> Result<bool> {
     Ok(well == SAMPLES.len())
 }
 
-/// What to try next.
+/// Prints what to try next.
 pub fn invite(url: &str, database: &str, brokers: &str) {
     let place = json!({
         "customerId": "c-1001", "currency": "EUR",
@@ -191,7 +191,7 @@ impl Sample {
         Ok(())
     }
 
-    /// Does what else happens, once its moment has come; answers whether it has.
+    /// Performs the twist, once its moment has come; returns whether it has.
     async fn twist(&self, client: &Client, id: &str, items: &[Value]) -> Result<bool> {
         match self.twist {
             Twist::None => Ok(true),
@@ -225,7 +225,7 @@ impl Sample {
     }
 }
 
-/// A timeline's item for a person: when, the status, what happened, and what the engine did then.
+/// Formats a timeline's entry for people: time, status, what happened, and what the engine did.
 fn line(first: &Value, item: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("").to_owned();
     let at = |item: &Value| chrono::DateTime::parse_from_rfc3339(item["at"].as_str().unwrap_or("")).ok();
@@ -233,7 +233,7 @@ fn line(first: &Value, item: &Value) -> String {
     let detail = &item["detail"];
     let mut what = match item["type"].as_str().unwrap_or("") {
         "started" => "accepted".to_owned(),
-        "woke" => format!("{}: it was time", text(&item["step"])),
+        "woke" => format!("{}: its time came", text(&item["step"])),
         "cancel_requested" => format!("{} asked to cancel", text(&detail["by"]["who"])),
         "resend_requested" => format!("{} had it sent again", text(&detail["by"]["who"])),
         "resolved" => {
@@ -242,7 +242,7 @@ fn line(first: &Value, item: &Value) -> String {
         other => {
             let command = match detail["command"].as_str() {
                 Some("compensate") => "undoing ",
-                Some("probe") => "asked about ",
+                Some("probe") => "probed ",
                 _ => "",
             };
             let reason = detail["reason"]["code"].as_str().map(|r| format!(" ({r})")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What settings may be beyond their form. What is out of range stops the start; at the first order it would be too late.
+//! Ranges of the settings. A value out of range stops the start; an error at the first order would be too late.
 
 use std::{
     fmt::{Debug, Display},
@@ -17,16 +17,16 @@ use super::{Error, Settings};
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// So long that nobody means it, and so short that no date overflows by it.
+/// Longer than any sensible value, and short enough that no date overflows.
 const TEN_YEARS: Duration = Duration::from_secs(3650 * 24 * 3600);
 
 /// Refuses the first setting that is out of its range.
 pub(super) fn check(settings: &Settings) -> Result<(), Error> {
     let millis = Duration::from_millis;
     for (key, value, range) in [
-        // Kafka's own most, group.max.session.timeout.ms.
+        // Kafka's own maximum, group.max.session.timeout.ms.
         ("session_timeout", settings.session_timeout, SECOND..=30 * MINUTE),
-        // A second less than half the time after which the client gives a request up.
+        // One second less than half the time after which the client gives a request up.
         ("fetch_wait", settings.fetch_wait, millis(1)..=4 * SECOND),
         ("pending_timeout", settings.pending_timeout, millis(1)..=TEN_YEARS),
         ("stuck_after", settings.stuck_after, millis(1)..=TEN_YEARS),
@@ -44,7 +44,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), Error> {
         ("database_connections", i64::from(settings.database_connections), 1..=1_000),
         ("admission", i64::from(settings.admission), 0..=1_000_000),
         ("http_connections", i64::from(settings.http_connections), 1..=1_000_000),
-        // More than there are slots would stay empty.
+        // More partitions than slots would stay empty.
         ("command_partitions", i64::from(settings.command_partitions), 1..=1_024),
         ("reply_partitions", i64::from(settings.reply_partitions), 1..=1_024),
         ("event_partitions", i64::from(settings.event_partitions), 1..=1_024),
@@ -54,13 +54,13 @@ pub(super) fn check(settings: &Settings) -> Result<(), Error> {
     if let Some(brokers) = &settings.kafka_brokers
         && !brokers.split(',').map(str::trim).all(is_host)
     {
-        refused("kafka_brokers", "must be HOST:PORT, several with commas between")?;
+        refused("kafka_brokers", "must be HOST:PORT, several separated by commas")?;
     }
-    // The filter's own reader takes it for the name of a module.
+    // The filter's own parser takes it for the name of a module.
     if settings.log.contains("://") {
         refused("log", "must be a filter such as info, or amends_engine=debug,info")?;
     }
-    // Whoever listens says what these may be.
+    // The listener itself checks these addresses.
     let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
     Rules::new(anywhere, &settings.allowed_hosts, &settings.cors_origins)
         .map_err(|error| Error::Invalid(error.to_string().trim_start_matches("setting ").to_owned()))?;
@@ -93,12 +93,12 @@ fn within<T: PartialOrd + Debug, S: Display>(
     refused(key, &format!("must be from {} to {}", show(range.start()), show(range.end())))
 }
 
-/// Their value is never repeated: it may be another setting's, with a password.
+/// The value is never repeated: it may be another setting's, with a password.
 fn refused(key: &str, why: &str) -> Result<(), Error> {
     Err(Error::Invalid(format!("{key}: {why}")))
 }
 
-/// A host, with or without a port.
+/// Returns whether a text is a host, with or without a port.
 fn is_host(text: &str) -> bool {
     !text.is_empty() && !text.contains(|c: char| c == '@' || c == '/' || c.is_whitespace())
 }
@@ -129,7 +129,7 @@ mod tests {
         Settings::layered(&crate::services::names(), None, &flags, std::iter::empty())
     }
 
-    /// Keys and defaults of all settings.
+    /// Returns keys and defaults of all settings.
     fn defaults() -> impl Iterator<Item = (&'static str, &'static str)> {
         let lines = DEFAULTS.lines().map(|line| line.trim_start_matches("# "));
         lines.filter_map(|line| line.split_once(" = ")).filter(|(key, _)| !key.contains(' '))

@@ -1,9 +1,9 @@
-//! Text that may hold a URL with a password, without it.
+//! Removes passwords from URLs in texts.
 
 const HIDDEN: &str = "<hidden>";
 
-/// The text without the user and password of any URL in it. A password may hold any character, so all up to the last `@`
-/// of the line goes.
+/// Returns the text without the user and password of any URL in it. A password may contain any character, so everything
+/// up to the last `@` of the line is removed.
 pub fn redacted(text: &str) -> String {
     let line = |line: &str| {
         let Some(begin) = line.find("://").map(|at| at + "://".len()) else { return line.to_owned() };

@@ -19,12 +19,12 @@ use anyhow::Result;
 use super::{Piece, Upkeep};
 use crate::process::Process;
 
-/// Partitions are made for this many months ahead.
+/// Number of months ahead for which partitions are created.
 const MONTHS_AHEAD: u16 = 3;
-/// A connection for each piece, made when it is needed: the loops' own are few, and no piece waits for another's.
+/// One connection per piece, opened when needed: the loops have only a few, and no piece waits for another's.
 const CONNECTIONS: u32 = 8;
 
-/// States that are no end.
+/// States that are not final.
 const STATES: [SagaState; 3] = [SagaState::Running, SagaState::Compensating, SagaState::Parked];
 
 /// Starts the engine's upkeep. Each of these workflows has its gauges.
@@ -53,7 +53,7 @@ pub async fn of_engine(
     upkeep.start(process).await
 }
 
-/// Idempotency keys that have expired.
+/// Empties partitions of expired idempotency keys.
 struct TurnKeys(Pool);
 
 impl Piece for TurnKeys {
@@ -66,13 +66,13 @@ impl Piece for TurnKeys {
 
     async fn run_once(&mut self) -> Result<(), Error> {
         if keys::turn(&self.0, KeyClass::Placement).await? {
-            tracing::info!("emptied the partition of the idempotency keys that have expired longest");
+            tracing::info!("emptied the partition of the oldest expired idempotency keys");
         }
         Ok(())
     }
 }
 
-/// Months to come.
+/// Creates the partitions of coming months.
 struct EnsurePartitions(Database);
 
 impl Piece for EnsurePartitions {
@@ -86,13 +86,13 @@ impl Piece for EnsurePartitions {
     async fn run_once(&mut self) -> Result<(), Error> {
         let made = self.0.ensure_partitions(MONTHS_AHEAD).await?;
         if made > 0 {
-            tracing::info!(partitions = made, "made partitions of the months to come");
+            tracing::info!(partitions = made, "created partitions of the coming months");
         }
         Ok(())
     }
 }
 
-/// History that is past its time.
+/// Drops history past its retention.
 struct Retire {
     database: Database,
     what: History,
@@ -117,7 +117,7 @@ impl Piece for Retire {
         match self.database.retire_month(self.what, self.retention).await? {
             None => {}
             Some(RetiredMonth { month, moved, stays: false }) => {
-                tracing::info!(table, month, moved, "dropped a month that is past its time");
+                tracing::info!(table, month, moved, "dropped a month past its retention");
             }
             Some(RetiredMonth { month, moved, stays: true }) => {
                 tracing::warn!(table, month, "a month past its time stays: {moved} or more have not ended");
@@ -125,13 +125,17 @@ impl Piece for Retire {
         }
         let gone = self.database.forget_leftovers(self.what, self.retention, &mut self.walk).await?;
         if gone > 0 {
-            tracing::info!(table, rows = gone, "forgot what had outlived its month and is past its time");
+            tracing::info!(
+                table,
+                rows = gone,
+                "deleted rows that had outlived their month and are past their retention"
+            );
         }
         Ok(())
     }
 }
 
-/// Sagas that do not get on.
+/// Marks sagas that make no progress.
 struct MarkStuck {
     database: Database,
     stuck_after: Duration,
@@ -156,7 +160,7 @@ impl Piece for MarkStuck {
     }
 }
 
-/// Live sagas that nothing would wake.
+/// Wakes live sagas without a wake-up time.
 struct SweepMissed(Database);
 
 impl Piece for SweepMissed {
@@ -170,13 +174,13 @@ impl Piece for SweepMissed {
     async fn run_once(&mut self) -> Result<(), Error> {
         let woken = self.0.sweep_missed().await?;
         if let Some(first) = woken.first() {
-            tracing::error!(sagas = woken.len(), %first, "woke sagas that were live and had no time to wake");
+            tracing::error!(sagas = woken.len(), %first, "woke live sagas that had no wake-up time");
         }
         Ok(())
     }
 }
 
-/// Gauges of what has not ended.
+/// Sets the gauges of sagas that have not ended.
 struct CountOpen {
     database: Database,
     survey: Survey,
@@ -193,7 +197,7 @@ impl Piece for CountOpen {
 
     async fn run_once(&mut self) -> Result<(), Error> {
         let Some(counts) = self.database.count_some(&mut self.survey).await? else { return Ok(()) };
-        // A gauge of what is no longer there would stand still.
+        // The gauge of a combination that no longer exists would keep its last value.
         for (workflow, state) in
             self.workflows.iter().flat_map(|workflow| STATES.map(|state| (*workflow, state)))
         {
@@ -212,7 +216,7 @@ impl Piece for CountOpen {
     }
 }
 
-/// Topics that a broker has lost.
+/// Creates topics that a broker has lost.
 struct EnsureTopics {
     kafka: KafkaSettings,
     topics: Vec<Topic>,

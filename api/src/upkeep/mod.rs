@@ -1,7 +1,7 @@
-//! What is done every so often, by tokio-cron-scheduler. Any number of processes may do it at once.
+//! Periodic upkeep, by tokio-cron-scheduler. Any number of processes may run it at once.
 //!
-//! Each piece is bounded: it looks at so many rows a run and goes on from there the next time, and a run that takes
-//! longer than [`RUN_MOST`] is ended. So no piece has to wait for another, or to rest for what its last run took.
+//! Each piece is bounded: a run reads a limited number of rows and the next continues from there, and a run that takes
+//! longer than [`RUN_MOST`] is ended. So no piece has to wait for another, or for the length of its last run.
 
 mod engine;
 mod worker;
@@ -23,17 +23,17 @@ pub use worker::{of_notification, of_worker};
 
 use crate::process::Process;
 
-/// No run of a piece takes longer. It is ended, and done again in its turn.
+/// The longest run of a piece. A longer one is ended, and done again at its next time.
 const RUN_MOST: Duration = Duration::from_secs(60);
 
 /// One piece of upkeep.
 trait Piece: Send + 'static {
-    /// From the beginning of one run to that of the next. The first comes at once.
+    /// Time from the beginning of one run to that of the next. The first starts at once.
     const PERIOD: Duration;
     /// Why a run can fail.
     type Error: Display + Send;
 
-    /// As log lines and metrics call it.
+    /// Name in log lines and metrics.
     fn name(&self) -> &'static str;
 
     /// Does a bounded part of it.
@@ -58,7 +58,7 @@ impl Upkeep {
         Ok(())
     }
 
-    /// Goes on until the process stops.
+    /// Runs until the process stops.
     async fn start(mut self, process: &Process) -> Result<()> {
         self.0.start().await?;
         let stop = process.stop.clone();
@@ -70,18 +70,17 @@ impl Upkeep {
     }
 }
 
-/// One run of a piece, unless its last one still goes on. A failure is logged, and the next run comes in its turn.
+/// Runs a piece once, unless its last run is still in progress. A failure is logged, and the next run starts at its
+/// time.
 async fn run<P: Piece>(piece: Arc<Mutex<P>>) {
     let Ok(mut piece) = piece.try_lock() else { return };
     let (name, begun) = (piece.name(), Instant::now());
     match timeout(RUN_MOST, piece.run_once()).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(piece = name, %error, "upkeep failed; it will be done again"),
-        Err(_) => tracing::warn!(
-            piece = name,
-            "upkeep was ended after {}s; it will be done again",
-            RUN_MOST.as_secs()
-        ),
+        Ok(Err(error)) => tracing::warn!(piece = name, %error, "upkeep failed; it will run again"),
+        Err(_) => {
+            tracing::warn!(piece = name, "upkeep was ended after {}s; it will run again", RUN_MOST.as_secs())
+        }
     }
     metrics::histogram!("amends_upkeep_seconds", "piece" => name).record(begun.elapsed().as_secs_f64());
 }

@@ -11,10 +11,10 @@ use chrono::Utc;
 use super::{Piece, Upkeep};
 use crate::process::Process;
 
-/// How many months ahead the partitions of a worker's rows are made.
+/// Number of months ahead for which partitions of a worker's rows are created.
 const MONTHS_AHEAD: u16 = 3;
 
-/// Starts the upkeep of a participant of workflows.
+/// Starts the upkeep of a workflows' participant.
 pub async fn of_worker<P: Participant + 'static>(
     process: &Process,
     pool: Pool,
@@ -35,7 +35,7 @@ pub async fn of_notification(process: &Process, pool: Pool) -> Result<()> {
     upkeep.start(process).await
 }
 
-/// The months of rows to come.
+/// Creates the partitions of coming months.
 struct RowPartitions(PgRows);
 
 impl Piece for RowPartitions {
@@ -51,7 +51,7 @@ impl Piece for RowPartitions {
     }
 }
 
-/// Months of rows that are older than the retention.
+/// Drops months of rows that are older than the retention.
 struct ExpireRows {
     rows: PgRows,
     settings: Settings,
@@ -74,7 +74,7 @@ impl Piece for ExpireRows {
     }
 }
 
-/// What a participant has kept besides its rows, where that is older than the retention.
+/// Deletes a participant's other data that is older than the retention.
 struct ExpireBooks<P> {
     pool: Pool,
     settings: Settings,
@@ -98,7 +98,7 @@ impl<P: Participant + 'static> Piece for ExpireBooks<P> {
     }
 }
 
-/// Notifications of orders that are older than the retention.
+/// Deletes notifications of orders that are older than the retention.
 struct ExpireNotifications {
     pool: Pool,
     retention: Duration,

@@ -1,11 +1,11 @@
-//! The domain events of `order_fulfilment`: labels and the entry's event say it all, so that writers publish nothing
-//! themselves.
+//! The domain events of `order_fulfilment`. Labels and the entry's event contain all that is needed, so that writers of
+//! entries publish nothing themselves.
 
 use amends_engine::core::{Entry, Event};
 
 use super::{CANCELLED, CONFIRMED, FAILED, FULFILLED, PAID, PAYMENT_FAILED, PENDING, SHIPMENT_FAILED};
 
-/// Every type of domain event that a saga of this workflow brings forth.
+/// Every type of domain event that a saga of this workflow emits.
 pub const TYPES: [&str; 8] = [
     "order.created",
     "order.confirmed",
@@ -17,7 +17,7 @@ pub const TYPES: [&str; 8] = [
     "refund.requested",
 ];
 
-/// The types of the domain events that an entry stands for, in order.
+/// Returns the types of the domain events of an entry, in order.
 pub fn types(entry: &Entry) -> Vec<&'static str> {
     let mut types = Vec::new();
     if matches!(entry.occurrence.event, Event::CancelRequested(_)) {
@@ -32,7 +32,7 @@ pub fn types(entry: &Entry) -> Vec<&'static str> {
         Some(FAILED | PAYMENT_FAILED | SHIPMENT_FAILED) => types.push("order.failed"),
         _ => {}
     }
-    // Sent again by the clock, it is the same refund.
+    // A compensation sent again by a timer is the same refund.
     if entry.did.sent.iter().any(|sent| sent == "pay compensate") && entry.occurrence.event != Event::Woke {
         types.push("refund.requested");
     }

@@ -1,4 +1,4 @@
-//! An order to test the workflow with.
+//! An order for tests of the workflow.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::time::Duration;
@@ -13,15 +13,15 @@ use amends_workflows::{
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-/// How long what nobody knows is asked after: so short that a timeline of it can be read.
+/// Patience with unknown outcomes: short enough that its timeline is readable.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The workflow as it comes, with less patience.
+/// Returns the workflow with a shorter patience.
 pub(crate) fn workflow() -> Definition {
     definition(Settings { unknown_patience: PATIENCE, ..Settings::default() })
 }
 
-/// An order for two mugs, just accepted.
+/// Returns an order for two mugs that was just accepted.
 pub(crate) fn order() -> Dialogue {
     let input = OrderInput {
         customer_id: "c-1001".into(),
@@ -33,7 +33,7 @@ pub(crate) fn order() -> Dialogue {
     Dialogue::begin(workflow(), serde_json::to_value(input).unwrap())
 }
 
-/// An order that waits for this step's answer.
+/// Returns an order that waits for this step's answer.
 pub(crate) fn waiting_for(step: &str) -> Dialogue {
     let mut order = order();
     for done in ["reserve", "pay", "ship", "take"].into_iter().take_while(|s| *s != step) {
@@ -43,7 +43,7 @@ pub(crate) fn waiting_for(step: &str) -> Dialogue {
     order
 }
 
-/// An order that is parked because nobody can say what became of this step.
+/// Returns an order that is parked because the outcome of this step is unknown.
 pub(crate) fn unknown(step: &str) -> Dialogue {
     let mut order = waiting_for(step);
     order.answers(&format!("{step} execute"), Outcome::Unknown);
@@ -60,7 +60,8 @@ pub(crate) fn label_bought() -> Vec<Exposure> {
     vec![Exposure::new("label_bought", "label", 1)]
 }
 
-/// The order has ended, as `label`, for `reason`; nothing is held by an undone one, and its history gives the row.
+/// Asserts that the order has ended as `label`, for `reason`, that an undone order holds nothing, and that its timeline
+/// replays to the row.
 #[track_caller]
 pub(crate) fn ended(order: &Dialogue, label: &str, reason: Option<&str>) {
     let saga = &order.saga;

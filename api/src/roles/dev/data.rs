@@ -1,13 +1,13 @@
-//! The directory in which `amends dev` keeps its data: what in it is ours, and what is not.
+//! The directory in which `amends dev` keeps its data: which files in it are ours.
 //!
 //! ```text
 //! <directory>/amends-data   the mark: all of this was made by `amends dev`
-//!             secret        what the roles' passwords are derived from
+//!             secret        the roles' passwords are derived from it
 //!             postgres/     the private cluster
 //! ```
 //!
-//! A directory that held something else before is not marked as a whole; there the mark stands in `postgres/`. Nothing
-//! but what is listed here is ever removed.
+//! A directory that contained something else before is not marked as a whole; the mark is then in `postgres/`. Only
+//! what is listed here is ever removed.
 
 use std::{
     fs::{self, File},
@@ -21,10 +21,10 @@ use anyhow::{Context, Result, bail};
 const MARK: &str = "amends-data";
 const SECRET: &str = "secret";
 const POSTGRES: &str = "postgres";
-/// Characters of the secret: 32 bytes in hexadecimal.
+/// Length of the secret in characters: 32 bytes in hexadecimal.
 const SECRET_LENGTH: usize = 64;
 
-/// The directory, locked for us.
+/// The directory, locked by this process.
 #[derive(Debug)]
 pub struct DataDirectory {
     path: PathBuf,
@@ -32,10 +32,11 @@ pub struct DataDirectory {
 }
 
 impl DataDirectory {
-    /// Opens it, and makes it if it is missing. With `fresh`, what an earlier run made in it is removed first.
+    /// Opens the directory; creates it if it is missing. With `fresh`, first removes what an earlier run made in it.
     ///
     /// # Errors
-    /// Another process uses it; something in our place was not made by us; or the file system's, which names the path.
+    /// Another process uses it; a file in its place was not made by this program; or the file system's error, which
+    /// names the path.
     pub fn open(asked: &Path, fresh: bool) -> Result<Self> {
         let path = std::path::absolute(asked).with_context(|| format!("finding {}", asked.display()))?;
         fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
@@ -70,20 +71,20 @@ impl DataDirectory {
         Ok(directory)
     }
 
-    /// Where it is.
+    /// Returns the path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where the private cluster is.
+    /// Returns the directory of the private cluster.
     pub fn postgres(&self) -> PathBuf {
         self.at(POSTGRES)
     }
 
-    /// What the roles' passwords are derived from; drawn once, kept with the data.
+    /// Returns the secret from which the roles' passwords are derived; drawn once, stored with the data.
     ///
     /// # Errors
-    /// The file system's, which names the path.
+    /// The file system's error, which names the path.
     pub fn secret(&self) -> Result<String> {
         let path = self.at(SECRET);
         match fs::read_to_string(&path) {
@@ -141,7 +142,7 @@ mod tests {
         names
     }
 
-    /// As a run leaves it.
+    /// Creates the files that a run leaves.
     fn used(path: &Path) {
         let data = DataDirectory::open(path, false).unwrap();
         data.secret().unwrap();

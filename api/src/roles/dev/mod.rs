@@ -30,29 +30,29 @@ use crate::{
 };
 use data::DataDirectory;
 
-/// What nobody knows parks soon, so that it can be seen.
+/// Unknown outcomes park soon, so that this can be watched.
 const UNKNOWN_PATIENCE: Duration = Duration::from_secs(20);
 /// The embedded broker allows a session this short.
 const EMBEDDED_SESSION: Duration = Duration::from_secs(3);
-/// It does not wake a fetch that waits.
+/// The embedded broker does not answer a waiting fetch when messages arrive.
 const EMBEDDED_FETCH_WAIT: Duration = Duration::from_millis(10);
 
-/// Everything that runs. What stands on something else ends before it.
+/// Everything that runs. Each part ends before the parts that it depends on.
 struct Running {
     process: Process,
-    /// Where the api listens.
+    /// The api's address.
     address: SocketAddr,
     /// The URL of the Postgres server.
     server: String,
     brokers: String,
-    /// What a worker that was left out needs, a line each.
+    /// What workers that were left out need, one line each.
     left_out: Vec<String>,
     broker: Option<BrokerProcess>,
     postgres: Option<Postgres>,
     _data: DataDirectory,
 }
 
-/// Runs everything until `interrupted`. A start that is interrupted ends at once, whatever it waits for.
+/// Runs everything until `interrupted`. An interrupted start ends at once, whatever it waits for.
 pub async fn run(
     options: Dev,
     settings: Settings,
@@ -123,7 +123,7 @@ async fn start(
         settings.set_database_of(name, migrate::role_url(&server, name, password)?);
     }
     migrate::ensure_keys(&server, &settings, Rotation::Keep).await?;
-    // All senders are of this program, and sign.
+    // All senders are this program, and sign.
     settings.require_signatures = true;
 
     let kafka = process::kafka(&settings, brokers.clone());
@@ -132,7 +132,7 @@ async fn start(
     say("starting the roles");
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
     settings.listen = Some(loopback);
-    // The roles stop before what they stand on.
+    // The roles stop before the servers that they use.
     let mut process = Process::new(settings, kafka, metrics, stop)?;
     let mut left_out = Vec::new();
     for service in services::workers() {
@@ -147,7 +147,7 @@ async fn start(
     Ok(Running { process, address, server, brokers, left_out, broker, postgres, _data: data })
 }
 
-/// The server of the settings, or one of our own.
+/// Returns the server of the settings, or starts one.
 async fn postgres(
     options: &Dev,
     settings: &Settings,
@@ -162,7 +162,7 @@ async fn postgres(
     Ok((started.url("postgres"), Some(started)))
 }
 
-/// The broker of the settings, or one of our own, which has other limits.
+/// Returns the broker of the settings, or starts one, which has other limits.
 async fn broker(settings: &mut Settings) -> Result<(String, Option<BrokerProcess>)> {
     if let Some(brokers) = &settings.kafka_brokers {
         return Ok((brokers.clone(), None));
@@ -177,14 +177,14 @@ async fn broker(settings: &mut Settings) -> Result<(String, Option<BrokerProcess
     })
     .await?;
     if !started.is_private() {
-        say("other users of this machine can read from that broker, and with it orders' addresses");
+        say("other users of this machine can read that broker's messages, which contain orders' addresses");
     }
     settings.session_timeout = EMBEDDED_SESSION;
     settings.fetch_wait = EMBEDDED_FETCH_WAIT;
     Ok((started.bootstrap_servers(), Some(started)))
 }
 
-/// What a worker that is left out needs to take part.
+/// Returns what a worker that is left out needs to take part.
 fn needs(worker: &str, settings: &Settings, brokers: &str) -> Result<String> {
     let takes = match amends_workflows::all(&settings.workflows()).participants().contains(&worker) {
         true => format!("{worker}.commands"),
@@ -202,7 +202,7 @@ fn say(what: &str) {
     eprintln!("amends: {what}");
 }
 
-/// The address asked for, or 8080, or any.
+/// Listens on the requested address, or on port 8080, or on any free port.
 async fn listener(wanted: Option<SocketAddr>, no_auth: bool) -> Result<TcpListener> {
     if let Some(address) = wanted {
         return process::listen(address, no_auth).await;
@@ -210,7 +210,7 @@ async fn listener(wanted: Option<SocketAddr>, no_auth: bool) -> Result<TcpListen
     match TcpListener::bind(("127.0.0.1", 8080)).await {
         Ok(listener) => Ok(listener),
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            say("port 8080 is taken; taking a free one");
+            say("port 8080 is taken; using a free one");
             process::listen(SocketAddr::from(([127, 0, 0, 1], 0)), no_auth).await
         }
         Err(error) => Err(error).context("cannot listen on 127.0.0.1:8080"),
