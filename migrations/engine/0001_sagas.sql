@@ -1,18 +1,18 @@
--- The engine's database. Every key begins with the saga's (or order's) id and no foreign key crosses sagas, so
--- that it can be distributed by that column; idempotency keys, watermarks and the deployment's row apart.
+-- The engine's database. Every key begins with the saga's (or order's) id and no foreign key crosses sagas, so that the
+-- database can be distributed by that column; idempotency keys, watermarks and the deployment's row are exceptions.
 
--- What is true of the whole deployment. One row, made by `amends migrate`.
+-- Properties of the whole deployment: one row, created by `amends migrate`.
 CREATE TABLE deployment (
     only_row  boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     epoch     integer NOT NULL DEFAULT 0,
     reply_key text    NOT NULL CHECK (reply_key ~ '^[0-9a-f]{64}$'),
-    -- Accepted as well: what was signed with before the last rotation, and what will be after the next.
+    -- Also accepted: the key that signed before the last rotation, and the one that will sign after the next.
     previous_reply_key text CHECK (previous_reply_key ~ '^[0-9a-f]{64}$'),
     next_reply_key     text CHECK (next_reply_key ~ '^[0-9a-f]{64}$')
 );
 
--- What commands are signed with: the current key of each participant. Each participant's own database has its keys too,
--- and accepts them all.
+-- The current key of each participant, with which commands are signed. Each participant's own database has its keys
+-- too, and accepts all of them.
 CREATE TABLE command_keys (
     participant text NOT NULL,
     stage       text NOT NULL CHECK (stage IN ('previous', 'current', 'next')),
@@ -22,10 +22,10 @@ CREATE TABLE command_keys (
 );
 
 -- A saga's row is also its outbox and its timers. An ordinary update touches no indexed column, so that it is
--- heap-only: no index may mention revision, label, step or since. A row doubles in its life: with pages filled to
--- 40 % all these updates find room beside it (with 50 % nine of ten), and the table ends up no larger.
--- What never changes stands first: of a row that is written anew, the log gets only what follows the first change.
--- JSON is text throughout: nothing here looks into it, and it need not be taken apart to be put back together.
+-- heap-only: no index may mention revision, label, step or since. A row doubles in its life: with pages filled to 40 %
+-- all these updates find room beside it (with 50 % nine of ten), and the table ends up no larger. Columns that never
+-- change come first: when a row is updated, the log contains only what follows the first change. JSON is stored as
+-- text: no query looks into it, and it need not be parsed and rebuilt.
 CREATE TABLE sagas (
     id               uuid        NOT NULL,
     born_at          timestamptz NOT NULL,
@@ -51,21 +51,21 @@ CREATE TABLE sagas (
     PRIMARY KEY (id)
 ) PARTITION BY RANGE (id);
 
--- Not by slot first: an engine owns hundreds, and would descend once for each, in each partition, at each look
+-- Not by slot first: an engine owns hundreds of slots, and would descend once for each, in each partition, at each scan
 -- (2.5 ms against 0.05 ms with 1,024 slots and five partitions).
 CREATE INDEX sagas_due ON sagas (wake_at) WHERE live;
 CREATE INDEX sagas_parked ON sagas (id) WHERE parked;
--- For whoever goes through all that has not ended: operators' lists, and upkeep.
+-- For walks through all sagas that have not ended: operators' lists, and upkeep.
 CREATE INDEX sagas_open ON sagas (id) WHERE live OR parked;
 
--- The personal fields of what a saga was given: here and nowhere else. The rest is in its first entry.
+-- The personal fields of a saga's input, stored only here. The rest of the input is in its first entry.
 CREATE TABLE personal (
     saga_id uuid PRIMARY KEY,
     data    text NOT NULL
 ) PARTITION BY RANGE (saga_id);
 
--- What happened and what was decided. Within a slot the order of positions is the order of commits: whoever
--- appends holds the slot's transaction-level advisory lock. No cache: each position is drawn when it is used.
+-- What happened and what was decided. Within a slot the order of positions is the order of commits: a writer of entries
+-- holds the slot's transaction-level advisory lock. No cache: each position is drawn when it is used.
 CREATE SEQUENCE timeline_position AS bigint CACHE 1;
 
 CREATE TABLE timeline (
@@ -81,14 +81,15 @@ CREATE TABLE timeline (
 
 CREATE INDEX timeline_by_position ON timeline (slot, position);
 
--- How far the domain events of a slot are published: its furthest row. Rows come and go, and are never updated.
+-- How far the domain events of a slot are published: its furthest row. Rows are inserted and deleted, and never
+-- updated.
 CREATE TABLE publisher_watermarks (
     slot     smallint NOT NULL,
     position bigint NOT NULL,
     PRIMARY KEY (slot, position)
 );
 
--- Slots whose owner has come to an entry that it cannot read: a program that can goes on from there.
+-- Slots whose owner has reached an entry that it cannot read: a program that can read it continues from there.
 CREATE TABLE publisher_handoffs (
     slot             smallint NOT NULL,
     position         bigint   NOT NULL,
@@ -98,7 +99,7 @@ CREATE TABLE publisher_handoffs (
     PRIMARY KEY (slot, position)
 );
 
--- Successes that no saga here ordered: for an operator.
+-- Successes that no saga here ordered, for an operator.
 CREATE TABLE strays (
     saga_id     uuid        NOT NULL,
     command_id  uuid        NOT NULL,
@@ -107,8 +108,8 @@ CREATE TABLE strays (
     PRIMARY KEY (saga_id, command_id)
 ) PARTITION BY RANGE (saga_id);
 
--- Replies that could not be judged when they came: their saga's row was held by another transaction, or the engine that
--- received them did not know its workflow or the format of its row. An engine that can judge them does, and deletes them.
+-- Replies that could not be judged on arrival: another transaction held their saga's row, or the receiving engine did
+-- not know its workflow or the format of its row. An engine that can judge them does so, and deletes them.
 CREATE TABLE deferred_replies (
     saga_id          uuid        NOT NULL,
     digest           uuid        NOT NULL,
@@ -127,17 +128,17 @@ CREATE TABLE deferred_replies (
     PRIMARY KEY (saga_id, digest)
 );
 
--- An engine asks for what it can judge: replies for others stand elsewhere in the index.
+-- An engine reads only replies that it can judge: all others are elsewhere in the index.
 CREATE INDEX deferred_replies_due ON deferred_replies (workflow, workflow_version, due_at);
 
--- Which programs live, and what they know: workflows, rules, formats. Each says so every two seconds.
+-- The live programs, and what they know: workflows, rules, formats. Each announces itself every two seconds.
 CREATE TABLE programs (
     id      uuid PRIMARY KEY,
     seen_at timestamptz NOT NULL,
     known   text        NOT NULL
 ) WITH (fillfactor = 50);
 
--- An order's immutable input and the id of its newest saga, whose label is its status. Lines as they came.
+-- An order's immutable input and the id of its newest saga, whose label is its status. Lines are stored as received.
 CREATE TABLE orders (
     id          uuid PRIMARY KEY,
     saga_id     uuid        NOT NULL,
@@ -150,9 +151,10 @@ CREATE TABLE orders (
     lines       text        NOT NULL
 ) PARTITION BY RANGE (id);
 
--- Which order a key stands for. A key is unique for the lifetime of its class. It is taken in the class's current
--- generation, and looked up in all of the class's; there are three of them in turn. A class moves on to the next once
--- the current one is a lifetime old: then every key of the last but one has expired, and that one is emptied whole.
+-- The order that belongs to each key. A key is unique for the lifetime of its class. It is inserted in the class's
+-- current generation, and looked up in all of them; a class has three generations, used in turn. A class moves on to
+-- the next once the current one is a lifetime old: then every key of the oldest has expired, and that generation is
+-- emptied as a whole.
 CREATE TABLE idempotency_keys (
     subject     text        NOT NULL,
     key         text        NOT NULL,
@@ -177,10 +179,11 @@ CREATE TABLE idempotency_keys_0 PARTITION OF idempotency_keys FOR VALUES IN (0);
 CREATE TABLE idempotency_keys_1 PARTITION OF idempotency_keys FOR VALUES IN (1);
 CREATE TABLE idempotency_keys_2 PARTITION OF idempotency_keys FOR VALUES IN (2);
 
--- Takes the keys that are free or expired, in the order given (sorted, so that two doors cannot deadlock), and returns
--- for which orders. A key that is just being taken is waited for. Whoever takes keys of a class shares its lock until
--- the commit, and reads behind that what others have committed: the class moves on while nobody is taking any, so that
--- one key is never taken in two generations. Late as the class may be, or its clock, nothing else depends on it.
+-- Takes the keys that are free or expired, in the given order (sorted, so that two doors cannot deadlock), and returns
+-- the orders for which it took them. If another transaction is just taking a key, it waits. A transaction that takes
+-- keys shares the lock of their class until its commit, and then reads what others have committed: the class moves on
+-- only while no key is being taken, so that one key is never taken in two generations. If the class moves on late, or
+-- its clock is late, nothing else depends on it.
 CREATE FUNCTION take_keys(of_class smallint, subjects text[], keys text[], orders uuid[], fingerprints bytea[])
 RETURNS SETOF uuid
 LANGUAGE plpgsql
@@ -206,8 +209,9 @@ BEGIN
         RETURNING k.order_id;
 END $$;
 
--- Whether a statement that was issued at this time arrives in time; otherwise it fails. Its program has waited 12 seconds
--- for the answer by then, and has read back that nothing was written. A network that was silent may still deliver it.
+-- Returns true if a statement that was issued at this time arrives in time; otherwise it fails. By then its program has
+-- waited 12 seconds for the answer, and has read back that nothing was written. A network that was silent may still
+-- deliver the statement.
 CREATE FUNCTION arrives_in_time(issued_at timestamptz) RETURNS boolean
 LANGUAGE plpgsql
 AS $$
@@ -218,9 +222,9 @@ BEGIN
     RETURN true;
 END $$;
 
--- Moves a class on to its next generation if the current one is a lifetime old; returns whether it was. What it empties
--- was taken before the current generation's predecessor began. Locks that are not to be had soon are left for later:
--- orders wait behind them.
+-- Moves a class on to its next generation if the current one is a lifetime old; returns whether it was. The keys that
+-- it deletes were taken before the current generation's predecessor began. If the locks are not free soon, it gives up
+-- until later, because orders wait behind them.
 CREATE FUNCTION turn_keys(of_class smallint) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = public, pg_temp
@@ -242,12 +246,12 @@ BEGIN
     RETURN true;
 END $$;
 
--- The least UUIDv7 of an instant.
+-- Returns the least UUIDv7 of a time.
 CREATE FUNCTION least_id(at timestamptz) RETURNS uuid
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid;
 
--- The tables that go by month, and the id that names a row's month: that of its saga, or of its order.
+-- The tables with monthly partitions, and the id that determines a row's month: that of its saga, or of its order.
 CREATE FUNCTION monthly_tables() RETURNS TABLE (name text, key text, storage text)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$
@@ -255,7 +259,7 @@ AS $$
            ('timeline', 'saga_id', ''), ('personal', 'saga_id', ''), ('strays', 'saga_id', ''), ('orders', 'id', '')
 $$;
 
--- What has no month yet, what has outlived its month, and ids that are no UUIDv7 of our time.
+-- For rows without a month, rows that have outlived their month, and ids that are no UUIDv7 of our time.
 DO $$
 DECLARE
     parent record;
@@ -265,8 +269,9 @@ BEGIN
     END LOOP;
 END $$;
 
--- Makes the partitions of an instant's month; returns how many were missing. Rows that came before their partition
--- move into it, unless they are so many that others would wait for it: these stay where they are.
+-- Creates the partitions of the month of `instant`; returns how many were missing. Rows that came before their
+-- partition move into it, unless there are so many that other transactions would wait for it: those stay where they
+-- are.
 CREATE FUNCTION ensure_month(instant timestamptz) RETURNS integer
 LANGUAGE plpgsql
 SET search_path = public, pg_temp
@@ -301,8 +306,8 @@ BEGIN
     RETURN made;
 END $$;
 
--- Makes the partitions of this month and of so many following; returns how many were missing. It waits for nobody
--- long, for others would wait behind it.
+-- Creates the partitions of this month and the given number of following ones; returns how many were missing. It waits
+-- only briefly for locks, because others would wait behind it.
 CREATE FUNCTION ensure_partitions(months integer) RETURNS integer
 LANGUAGE sql SECURITY DEFINER
 SET search_path = public, pg_temp
@@ -313,7 +318,7 @@ $$;
 
 SELECT ensure_partitions(3);
 
--- The shortest time for which history is kept: whoever may call what follows may not forget what is younger.
+-- The minimum retention: the callers of the following functions may not delete what is younger.
 CREATE FUNCTION check_retention(retention interval) RETURNS interval
 LANGUAGE plpgsql IMMUTABLE
 AS $$
@@ -324,10 +329,10 @@ BEGIN
     RETURN retention;
 END $$;
 
--- Drops the oldest month of `sagas` (with its timelines and personal fields), of `strays` or of `orders`, if all that
--- was born in it is older than `retention`; of orders two months later, so that none goes before what was begun for it.
--- What has not ended moves along into the default partition, and so do strays that came later and the orders of sagas
--- that have not ended. Returns the month and how many moved; where more than 2,000 would, the month stays (`stays`).
+-- Drops the oldest month of `sagas` (with its timelines and personal fields), of `strays` or of `orders`, if everything
+-- born in it is older than `retention`; orders two months later, so that none is dropped before its sagas. What has not
+-- ended moves along into the default partition, and so do strays that came later and the orders of sagas that have not
+-- ended. Returns the month and how many rows moved; if more than 2,000 would, the month stays (`stays`).
 CREATE FUNCTION retire_month(what text, retention interval, OUT month text, OUT moved bigint, OUT stays boolean)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = public, pg_temp
@@ -382,7 +387,7 @@ BEGIN
         EXECUTE format('ALTER TABLE %I DETACH PARTITION %I', part, part || '_' || oldest);
     END LOOP;
     IF what = 'sagas' THEN
-        -- One may have come to life since it was looked at; now nobody can write it.
+        -- A saga may have become live since it was read; from here on nothing can write it.
         EXECUTE format('SELECT COALESCE(array_agg(id), ''{}'') FROM %I WHERE live OR parked', 'sagas_' || oldest)
             INTO survivors;
         moved := cardinality(survivors);
@@ -394,10 +399,10 @@ BEGIN
     END LOOP;
 END $$;
 
--- Looks at the next rows of a default partition behind `after`, and forgets those whose time is over: sagas that have
+-- Reads the next rows of a default partition after `after`, and deletes those past their retention: sagas that have
 -- ended and not changed for `retention`, with their timelines and personal fields; strays that came before that; orders
--- that are two months older, once their newest saga is gone. Returns how many it looked at, the last of them, and how
--- many went.
+-- that are two months older, once their newest saga is gone. Returns how many it read, the last of them, and how many
+-- it deleted.
 CREATE FUNCTION forget_leftovers(what text, retention interval, after uuid, OUT looked_at bigint, OUT reached uuid, OUT gone bigint)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = public, pg_temp
@@ -414,7 +419,7 @@ BEGIN
             INTO looked_at, reached, ended
             FROM (SELECT id, NOT live AND NOT parked AND updated_at <= before AS is_over FROM sagas_default
                   WHERE id > after ORDER BY id LIMIT most) AS page;
-            -- Not one that has just come to life.
+            -- Not a saga that has just become live.
             SELECT COALESCE(array_agg(id), '{}') INTO ended FROM (
                 SELECT id FROM sagas_default
                 WHERE id = ANY(ended) AND NOT live AND NOT parked AND updated_at <= before FOR UPDATE SKIP LOCKED) AS s;
@@ -440,7 +445,8 @@ BEGIN
     gone := cardinality(ended);
 END $$;
 
--- What the engine and the api may do. History they can only add to; what is past its time goes by the functions above.
+-- Permissions of the engine and the api. They can only add to history; the functions above delete what is past its
+-- retention.
 REVOKE ALL ON FUNCTION ensure_partitions(integer), ensure_month(timestamptz), turn_keys(smallint),
     retire_month(text, interval), forget_leftovers(text, interval, uuid),
     take_keys(smallint, text[], text[], uuid[], bytea[]), arrives_in_time(timestamptz) FROM PUBLIC;

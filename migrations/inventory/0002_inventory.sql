@@ -1,5 +1,5 @@
--- Stock by product. What was put in (or written off) is on hand or shipped; what is reserved is on hand. Each update
--- checks the id again: with the length in the pattern ({1,64}) that took 16 microseconds, without it takes one.
+-- Stock by product. Stock that was put in (or written off) is on hand or shipped; reserved stock is on hand. Each
+-- update checks the id again: with the length in the pattern ({1,64}) that took 16 microseconds, without it takes one.
 CREATE TABLE stock (
     product_id text PRIMARY KEY COLLATE "C"
                CHECK (octet_length(product_id) <= 64 AND product_id ~ '^[A-Za-z0-9._-]+$'),
@@ -21,13 +21,13 @@ CREATE TABLE reservations (
     PRIMARY KEY (command_id, product_id)
 ) WITH (fillfactor = 80);
 
--- The ledger: every move of stock, appended and never changed. What is older than the retention goes.
+-- The ledger: every move of stock, appended and never changed. Moves older than the retention are deleted.
 CREATE TABLE moves (
     move_id    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     product_id text NOT NULL COLLATE "C",
     kind       text NOT NULL CHECK (kind IN ('adjusted', 'reserved', 'released', 'taken')),
     quantity   bigint NOT NULL,
-    command_id uuid,  -- the command that moved it; none for an adjustment
+    command_id uuid,  -- the command that moved it; null for an adjustment
     at         timestamptz NOT NULL DEFAULT now()
 );
 
@@ -46,6 +46,6 @@ GRANT EXECUTE ON FUNCTION ensure_partitions(integer, timestamptz), expire_partit
 GRANT SELECT, INSERT, UPDATE ON stock TO amends_inventory;
 GRANT SELECT, INSERT, UPDATE, DELETE ON reservations TO amends_inventory;
 GRANT SELECT, INSERT, DELETE ON moves TO amends_inventory;
--- The service checks at its start that the schema is the one it was made for.
+-- At its start the service checks that the schema is the one it was built for.
 GRANT SELECT ON _sqlx_migrations TO amends_inventory;
 GRANT SELECT ON schema_compatibility TO amends_inventory;

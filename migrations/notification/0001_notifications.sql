@@ -1,6 +1,6 @@
--- What the notification worker would send. One row a domain event, however often it arrives.
+-- Messages that the notification worker would send: one row per domain event, however often it arrives.
 CREATE TABLE notifications (
-    order_id    text NOT NULL COLLATE "C",  -- a UUIDv7: in the order of time
+    order_id    text NOT NULL COLLATE "C",  -- a UUIDv7: sorts by time
     event_id    text NOT NULL,
     event_type  text NOT NULL,
     sequence    bigint NOT NULL,
@@ -10,7 +10,7 @@ CREATE TABLE notifications (
 );
 
 GRANT SELECT, INSERT, DELETE ON notifications TO amends_notification;
--- The service checks at its start that the schema is the one it was made for.
+-- At its start the service checks that the schema is the one it was built for.
 GRANT SELECT ON _sqlx_migrations TO amends_notification;
 
 -- The oldest schema whose programs can run beside this one. A migration after which they cannot raises it: an N-1

@@ -1,12 +1,12 @@
--- The built-in gateway's own books, as if they were a bank's: the worker's code does not read them.
--- One row a key, by which a charge is repeated without effect; the first answer stands.
+-- The built-in gateway's own books, as if they were a bank's: the worker's code does not read them. One row per key, so
+-- that a repeated charge has no further effect; the first answer stands.
 CREATE TABLE gateway_charges (
     key        uuid PRIMARY KEY,
     charge_id  uuid NOT NULL,
     amount     bigint NOT NULL CHECK (amount >= 0),
     currency   text NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
     method     text NOT NULL,
-    declined   text,  -- why; none if the money was captured
+    declined   text,  -- the reason; null if the money was captured
     created_at timestamptz NOT NULL DEFAULT now()
 );
 
@@ -19,7 +19,7 @@ CREATE TABLE gateway_refunds (
     created_at timestamptz NOT NULL DEFAULT now()
 );
 
--- How often the gateway was out of order for a key (method card_error_twice).
+-- How often the gateway failed for a key (method card_error_twice).
 CREATE TABLE gateway_faults (
     key   uuid PRIMARY KEY,
     calls integer NOT NULL
@@ -31,6 +31,6 @@ GRANT SELECT ON command_keys TO amends_payment;
 GRANT EXECUTE ON FUNCTION ensure_partitions(integer, timestamptz), expire_partition(interval) TO amends_payment;
 GRANT SELECT, INSERT, DELETE ON gateway_charges, gateway_refunds TO amends_payment;
 GRANT SELECT, INSERT, UPDATE, DELETE ON gateway_faults TO amends_payment;
--- The service checks at its start that the schema is the one it was made for.
+-- At its start the service checks that the schema is the one it was built for.
 GRANT SELECT ON _sqlx_migrations TO amends_payment;
 GRANT SELECT ON schema_compatibility TO amends_payment;

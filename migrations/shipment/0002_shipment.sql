@@ -1,8 +1,8 @@
--- The built-in carrier's own books: the worker's code does not read them. One row a key, by which a booking is
--- repeated without effect. No address is kept.
+-- The built-in carrier's own books: the worker's code does not read them. One row per key, so that a repeated booking
+-- has no further effect. No address is stored.
 CREATE TABLE carrier_bookings (
     key             uuid PRIMARY KEY,
-    tracking_number text,  -- none if it was refused
+    tracking_number text,  -- null if it was refused
     country         text NOT NULL CHECK (country ~ '^[A-Z]{2}$'),
     created_at      timestamptz NOT NULL DEFAULT now()
 );
@@ -18,6 +18,6 @@ GRANT SELECT, DELETE ON commands_default TO amends_shipment;
 GRANT SELECT ON command_keys TO amends_shipment;
 GRANT EXECUTE ON FUNCTION ensure_partitions(integer, timestamptz), expire_partition(interval) TO amends_shipment;
 GRANT SELECT, INSERT, DELETE ON carrier_bookings, carrier_cancellations TO amends_shipment;
--- The service checks at its start that the schema is the one it was made for.
+-- At its start the service checks that the schema is the one it was built for.
 GRANT SELECT ON _sqlx_migrations TO amends_shipment;
 GRANT SELECT ON schema_compatibility TO amends_shipment;

@@ -1,5 +1,5 @@
--- The worker's rows: one for each command, keyed by the id of its execute. The same file in each worker's folder. An id
--- begins with the millisecond of its saga's birth, so that a month's rows are a partition, and go as one.
+-- The worker's rows: one per command, keyed by the id of its execute. Each worker's folder links to this file. An id
+-- begins with the millisecond of its saga's birth, so that a month's rows are one partition and are dropped together.
 CREATE TABLE commands (
     command_id  uuid PRIMARY KEY,
     saga_id     uuid NOT NULL,
@@ -8,16 +8,16 @@ CREATE TABLE commands (
     attempt     integer NOT NULL CHECK (attempt > 0),
     epoch       integer NOT NULL CHECK (epoch >= 0),
     issued_at   timestamptz NOT NULL,
-    unsure      boolean NOT NULL DEFAULT false,  -- a call outside got no answer
-    live        boolean NOT NULL DEFAULT false,  -- something outside is still to be done
-    owner       uuid,                            -- the instance that calls
-    lease_until timestamptz,                     -- until when it may; without an owner: when the row is due
+    unsure      boolean NOT NULL DEFAULT false,  -- an external call got no answer
+    live        boolean NOT NULL DEFAULT false,  -- an external action remains to be done
+    owner       uuid,                            -- the instance that is calling
+    lease_until timestamptz,                     -- when its lease ends; without an owner: when the row is due
     started_at  timestamptz,                     -- when the key of the present call was first used
     command     text,                            -- the execute, until it is settled
-    reply       text,                            -- what the recorded reply says beyond its outcome
-    undo        text,                            -- the compensation that is remembered
+    reply       text,                            -- the recorded reply beyond its outcome
+    undo        text,                            -- the remembered compensation
     undo_reply  text,                            -- the recorded reply of the compensation
-    resolved    text CHECK (resolved IN ('done', 'notDone')),  -- what a person says became of the execute
+    resolved    text CHECK (resolved IN ('done', 'notDone')),  -- an operator's resolution of the execute
     created_at  timestamptz NOT NULL DEFAULT now(),
     updated_at  timestamptz NOT NULL DEFAULT now(),
     CHECK (NOT live OR lease_until IS NOT NULL)
@@ -27,17 +27,17 @@ CREATE TABLE commands (
 CREATE INDEX commands_due ON commands (lease_until) WHERE live AND NOT unsure;
 CREATE INDEX commands_unsure ON commands (lease_until) WHERE live AND unsure;
 
--- What has no month: rows that were still live when theirs went, and ids of no time of ours.
+-- For rows without a month: those that were still live when their month was dropped, and ids of no time of ours.
 CREATE TABLE commands_default PARTITION OF commands DEFAULT WITH (fillfactor = 70);
 
--- The least id of an instant.
+-- Returns the least id of a time.
 CREATE FUNCTION least_id(at timestamptz) RETURNS uuid
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN (lpad(to_hex(greatest(0, (extract(epoch FROM at) * 1000)::bigint)), 12, '0') || repeat('0', 20))::uuid;
 
--- Makes the partitions of a month (this one, unless another is named) and of so many following; answers how many were
--- missing. Rows that came before their partition move into it. It waits for nobody long, for others would wait behind
--- it.
+-- Creates the partitions of a month (the present one, unless another is named) and of the given number of following
+-- ones; returns how many were missing. Rows that came before their partition move into it. It waits only briefly for
+-- locks, because others would wait behind it.
 CREATE FUNCTION ensure_partitions(months integer, first timestamptz DEFAULT now()) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = public, pg_temp
@@ -67,8 +67,8 @@ BEGIN
     RETURN made;
 END $$;
 
--- Drops the oldest month, if all of its sagas were born longer than `retention` ago; answers which, or null. What is
--- still to be done for a row is not dropped with it: the row moves along. One that a person has settled goes.
+-- Drops the oldest month, if all of its sagas were born longer than `retention` ago; returns the month, or null. A row
+-- for which something remains to be done is not dropped: it moves along. A row that an operator has settled is dropped.
 CREATE FUNCTION expire_partition(retention interval) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = public, pg_temp
@@ -94,7 +94,7 @@ END $$;
 
 SELECT ensure_partitions(3);
 
--- The keys by which the worker knows its engine's commands. `amends migrate` writes them.
+-- The keys that sign the engine's commands for this worker. `amends migrate` writes them.
 CREATE TABLE command_keys (
     stage text PRIMARY KEY CHECK (stage IN ('previous', 'current', 'next')),
     id    text NOT NULL UNIQUE CHECK (id ~ '^[A-Za-z0-9_-]{1,32}$'),

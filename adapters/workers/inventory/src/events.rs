@@ -1,5 +1,5 @@
-//! Publishes the ledger as domain events, `inventory.updated`: reads past what has been published, sends, and
-//! moves the mark once everything is acknowledged. At least once, in order for each product.
+//! Publishes the ledger as domain events, `inventory.updated`: reads past the last published move, sends, and advances
+//! the mark once everything is acknowledged. Delivery is at least once, and in order for each product.
 
 use std::time::Duration;
 
@@ -19,23 +19,23 @@ use uuid::Uuid;
 /// The type of the events, and their topic.
 pub const TOPIC: &str = "inventory.updated";
 
-/// Most moves of a batch.
+/// Maximum number of moves in a batch.
 const BATCH: i64 = 500;
-/// Rest after finding nothing.
+/// Pause after an empty read.
 const POLL: Duration = Duration::from_millis(100);
 
-/// What a turn could not get past.
+/// Why a batch was not published.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The database.
+    /// The database failed.
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),
-    /// The transport.
+    /// The transport failed.
     #[error(transparent)]
     Transport(#[from] transport::Error),
 }
 
-/// Publishes the ledger. Of several instances one does it at a time.
+/// Publishes the ledger. Only one of several instances publishes at a time.
 pub struct Publisher<K> {
     pool: Pool,
     sink: K,
@@ -52,12 +52,12 @@ struct Move {
 }
 
 impl<K: Sink> Publisher<K> {
-    /// `sink` must keep the order of what it is given.
+    /// Creates a publisher. `sink` must keep the order of its messages.
     pub fn new(pool: impl Into<Pool>, sink: K) -> Self {
         Self { pool: pool.into(), sink }
     }
 
-    /// Publishes until told to stop.
+    /// Publishes until stopped.
     pub async fn run(self, stop: CancellationToken) {
         let mut backoff = Backoff::default();
         while !stop.is_cancelled() {
@@ -69,7 +69,7 @@ impl<K: Sink> Publisher<K> {
                 Ok(0) => POLL,
                 Ok(_) => continue,
                 Err(error) => {
-                    tracing::warn!(%error, "inventory.updated: trying again");
+                    tracing::warn!(%error, "inventory.updated: the batch failed and will be retried");
                     backoff.pause()
                 }
             };
@@ -80,7 +80,7 @@ impl<K: Sink> Publisher<K> {
         }
     }
 
-    /// Publishes one batch; answers how many moves it had. When this ends the mark is free for whoever is next.
+    /// Publishes one batch; returns the number of its moves. When it returns, another instance may publish.
     ///
     /// # Errors
     /// [`Error`]: the batch is published again.
@@ -92,7 +92,7 @@ impl<K: Sink> Publisher<K> {
                 Ok(told)
             }
             Err(error) => {
-                // Left to itself the transaction would end a little later, and its lock with it.
+                // A dropped transaction would end a little later, and with it its lock.
                 let _ = tx.rollback().await;
                 Err(error)
             }
@@ -100,7 +100,7 @@ impl<K: Sink> Publisher<K> {
     }
 
     async fn publish(&self, tx: &mut Connection) -> Result<usize, Error> {
-        // Whoever has the row publishes; the others have nothing to do.
+        // The instance that locks the row publishes; the others have nothing to do.
         let mark: Option<i64> = sqlx::query_scalar("SELECT move_id FROM published FOR UPDATE SKIP LOCKED")
             .fetch_optional(&mut *tx)
             .await?;
@@ -121,7 +121,7 @@ impl<K: Sink> Publisher<K> {
 }
 
 impl Move {
-    /// As a structured CloudEvent 1.0.
+    /// Returns the move as a structured CloudEvent 1.0.
     fn event(&self) -> Outbound {
         let key =
             Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("/amends/inventory/{}", self.product_id).as_bytes());

@@ -1,4 +1,4 @@
-//! The business: reserve, release, take. Decided in memory, for the whole batch, on locked rows.
+//! The business logic: reserve, release, take. It decides in memory, for the whole batch, on locked rows.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -53,7 +53,7 @@ struct Take {
     reservation: Uuid,
 }
 
-/// What a piece of work asks, read.
+/// The parsed request of a piece of work.
 enum Asked {
     Reserve(BTreeMap<String, i64>),
     Release { reservation: Uuid },
@@ -87,7 +87,7 @@ fn bad_payload(text: &str) -> Asked {
     Asked::Nonsense(Answer::failed_for_good("bad_payload", text))
 }
 
-/// Quantities by product.
+/// Returns the quantities by product.
 fn merged(lines: Vec<Line>) -> Result<BTreeMap<String, i64>, Answer> {
     let mut wanted = BTreeMap::new();
     for Line { product_id, quantity } in lines {
@@ -132,7 +132,7 @@ async fn settle<Tx: Ledger>(tx: &mut Tx, work: &[Work], locks: Locks) -> Result<
 }
 
 impl Books {
-    /// Whether another transaction holds what this needs.
+    /// Returns whether another transaction holds what this request needs.
     fn is_passed_over(&self, asked: &Asked) -> bool {
         match asked {
             Asked::Reserve(wanted) => {
@@ -159,7 +159,7 @@ impl Books {
         }
     }
 
-    /// All lines or none.
+    /// Reserves all lines or none.
     fn reserve(&mut self, work: &Work, wanted: &BTreeMap<String, i64>) -> Answer {
         for (product, quantity) in wanted {
             match self.stock.get(product) {
@@ -188,7 +188,7 @@ impl Books {
     fn release(&mut self, work: &Work, reservation: Uuid) -> Answer {
         let lines = match self.held(reservation) {
             Ok(lines) => lines,
-            // Released under this very command can only be read from its row; so this was somebody else.
+            // A release by this very command would have been answered from its row; so another command released it.
             Err(Status::Released) => return Answer::succeeded(None, Vec::new()),
             Err(_) => return Answer::refused("already_taken", "the reserved stock has been shipped"),
         };
@@ -226,7 +226,7 @@ impl Books {
         Answer::succeeded(Json::of(&serde_json::json!({ "reservation": reservation })).ok(), shipped)
     }
 
-    /// The lines that a reservation holds; otherwise what became of it.
+    /// Returns the lines that a reservation holds, or else its status.
     fn held(&self, reservation: Uuid) -> Result<Vec<(String, i64)>, Status> {
         let lines = self.reservations.get(&reservation).ok_or(Status::Released)?;
         match lines.values().find(|line| line.status != Status::Held) {

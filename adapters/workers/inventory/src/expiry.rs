@@ -1,18 +1,18 @@
-//! The end of reservations and of the ledger.
+//! Deletion of old reservations and moves.
 
 use std::time::Duration;
 
 use amends_pool::Pool;
 use amends_worker::{expire_pages, store::Error};
 
-/// How many moves go in one statement.
+/// Number of moves that one statement deletes.
 const PAGE: i64 = 1_000;
 
-/// Removes reservations of sagas that were born longer than `retention` ago, unless they still hold stock, and moves
-/// that are older and have been published. Looks at what is old only. Returns how many rows went.
+/// Deletes reservations of sagas that were born longer than `retention` ago, unless they still hold stock, and older
+/// moves that have been published. It reads only old rows. Returns the number of rows deleted.
 ///
 /// # Errors
-/// What the database says; what went before stays gone.
+/// The database's error; earlier deletions remain.
 pub async fn expire_books(pool: &Pool, retention: Duration) -> Result<u64, Error> {
     let reservations = expire_pages(
         pool,
@@ -28,7 +28,7 @@ pub async fn expire_books(pool: &Pool, retention: Duration) -> Result<u64, Error
     .await?;
     let mut moves = 0;
     loop {
-        // In the order of their numbers they are in that of their dates, but for a few milliseconds.
+        // The order of their numbers is the order of their dates, except for a few milliseconds.
         let gone = sqlx::query(
             "DELETE FROM moves USING (
                  SELECT move_id FROM moves WHERE move_id <= (SELECT move_id FROM published)

@@ -1,4 +1,4 @@
-//! `/api/inventory`: what there is of each product, and putting stock in.
+//! `/api/inventory`: shows and sets the stock of products.
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,8 +34,8 @@ const PARAMETERS: [Parameter; 2] = [Parameter::Once("after"), Parameter::Once("l
 /// How long a request waits for its turn.
 const TURN_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The inventory's HTTP routes, which serve `at_once` requests at a time, each with one of the pool's connections. The
-/// rules of every HTTP edge ([`amends_http::guarded`]) are to stand in front of them.
+/// Returns the inventory's HTTP routes. They serve `at_once` requests at a time, each with one of the pool's connections.
+/// The caller applies the rules of every HTTP edge ([`amends_http::guarded`]).
 pub fn router(pool: impl Into<Pool>, at_once: u32) -> Router {
     let turns = Arc::new(Semaphore::new(at_once as usize));
     Router::new()
@@ -48,7 +48,8 @@ pub fn router(pool: impl Into<Pool>, at_once: u32) -> Router {
         .with_state(pool.into())
 }
 
-/// Serves a request once it has its turn. Without this it would wait for a connection, and blame the database.
+/// Serves a request once it has its turn. Without this it would wait for a connection, and the answer would blame the
+/// database.
 async fn in_turn(
     State(turns): State<Arc<Semaphore>>,
     request: Request,
@@ -60,7 +61,7 @@ async fn in_turn(
     }
 }
 
-/// A product as it is shown.
+/// A product as shown to clients.
 #[derive(Debug, Serialize, FromRow)]
 #[serde(rename_all = "camelCase")]
 struct Product {
@@ -117,7 +118,7 @@ async fn one(State(pool): State<Pool>, Path(id): Path<String>) -> Result<Json<Pr
     product.map(Json).ok_or(Problem::UnknownProduct)
 }
 
-/// Says how much is on hand. The difference is an adjustment in the ledger; a new product begins with it.
+/// Sets the quantity on hand. The difference is an adjustment in the ledger; a new product begins with one.
 async fn set_stock(
     State(pool): State<Pool>,
     Path(id): Path<String>,

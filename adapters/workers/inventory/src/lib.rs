@@ -1,8 +1,8 @@
 //! The inventory worker: stock and reservations, in its own database.
 //!
 //! Steps: `reserve` (`{"lines":[{"productId":"mug-blue","quantity":2}]}`, several lines all or nothing; its
-//! compensation releases) and `take` (`{"reservation":"<id of the reserve>"}`: what was reserved has been
-//! shipped). Its HTTP side is [`router`]; what moves is told to others by [`events`].
+//! compensation releases) and `take` (`{"reservation":"<id of the reserve>"}`: the reserved stock has been shipped).
+//! Its HTTP routes are in [`router`]; [`events`] publishes the moves.
 #![warn(missing_docs)]
 
 pub mod events;
@@ -23,12 +23,12 @@ pub use http::router;
 /// The migrations of the inventory database.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../../migrations/inventory");
 
-/// The settings of the inventory worker, to start from.
+/// Returns the initial settings of the inventory worker.
 pub fn settings() -> Settings {
     Settings::new("inventory")
 }
 
-/// The worker. Its `run` is for the role to drive.
+/// Creates the worker. The role runs it.
 pub fn worker<S: Source, K: Sink>(
     pool: impl Into<Pool>,
     source: S,

@@ -1,4 +1,4 @@
-//! Every way in which a request can fail. What goes over the wire is [`ProblemDetails`].
+//! The ways in which a request can fail. [`ProblemDetails`] is what is sent.
 
 use std::time::Duration;
 
@@ -9,20 +9,20 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-/// Every way in which a request can fail.
+/// The ways in which a request can fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Problem {
-    /// What every HTTP edge refuses by itself.
+    /// A refusal that every HTTP edge can make.
     Edge(ProblemDetails),
-    /// There is no such product.
+    /// The product does not exist.
     UnknownProduct,
-    /// Less would be on hand than is reserved.
+    /// The quantity on hand would be below the reserved quantity.
     BelowReserved { reserved: i64 },
-    /// As many requests are being served as may be at once.
+    /// The maximum number of concurrent requests is reached.
     Busy,
     /// Another transaction holds the product's row.
     Locked,
-    /// The database is away; the same request may work later.
+    /// The database is unavailable; the same request may work later.
     Unavailable,
 }
 
@@ -44,7 +44,7 @@ impl From<sqlx::Error> for Problem {
         if sqlstate::is_locked(&error) {
             return Problem::Locked;
         }
-        tracing::warn!(%error, "request not served");
+        tracing::warn!(%error, "a request failed");
         Problem::Unavailable
     }
 }
@@ -68,14 +68,14 @@ impl IntoResponse for Problem {
             Problem::Busy => ProblemDetails::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "busy",
-                "More is asked than is served at once",
-                "Nothing was changed. Ask again later.",
+                "Too many requests are served at once",
+                "Nothing was changed. Try again later.",
             )
             .retry_after(Duration::from_secs(1)),
             Problem::Locked => {
                 ProblemDetails::unavailable("Another transaction holds this product. Nothing was changed.")
             }
-            Problem::Unavailable => ProblemDetails::unavailable("The inventory's database is away."),
+            Problem::Unavailable => ProblemDetails::unavailable("The inventory's database is unavailable."),
         };
         details.into_response()
     }

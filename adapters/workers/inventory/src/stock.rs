@@ -1,4 +1,4 @@
-//! Tables `stock`, `reservations` and `moves`: read and locked once a batch, written once a batch.
+//! Tables `stock`, `reservations` and `moves`: read and locked once per batch, written once per batch.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,8 +10,8 @@ use amends_worker::{Locks, PgTx, store::Error};
 use sqlx::{FromRow, Postgres, postgres::PgArguments, query::Query};
 use uuid::Uuid;
 
-/// Part of a statement that appends to the ledger. The lock makes the order of the numbers the order of the commits,
-/// so that who reads past a number misses nothing that commits late.
+/// Part of a statement that appends to the ledger. The lock makes the order of the numbers the order of the commits, so
+/// that a reader past a number misses no late commit.
 macro_rules! appended {
     () => {
         "locked AS MATERIALIZED (SELECT pg_advisory_xact_lock($1)), appended AS (
@@ -25,33 +25,33 @@ macro_rules! appended {
 /// The stock of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stock {
-    /// In the warehouse, reserved or not.
+    /// Quantity in the warehouse, reserved or not.
     pub on_hand: i64,
-    /// Of that, promised.
+    /// Reserved part of it.
     pub reserved: i64,
-    /// Gone to customers.
+    /// Quantity shipped to customers.
     pub shipped: i64,
 }
 
 /// What a reserve command holds of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reserved {
-    /// For whom.
+    /// The saga.
     pub saga_id: Uuid,
-    /// How many.
+    /// The quantity.
     pub quantity: i64,
-    /// What became of it.
+    /// The status.
     pub status: Status,
 }
 
-/// What became of a reservation.
+/// Status of a reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// Promised.
+    /// The stock is reserved.
     Held,
-    /// Given back.
+    /// The stock was given back.
     Released,
-    /// Shipped.
+    /// The stock was shipped.
     Taken,
 }
 
@@ -75,27 +75,26 @@ impl Status {
 /// A line of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Move {
-    /// Of what.
+    /// The product.
     pub product_id: String,
     /// `reserved`, `released`, `taken`, `adjusted`.
     pub kind: &'static str,
-    /// How many.
+    /// The quantity.
     pub quantity: i64,
-    /// The command that moved it; none for an adjustment.
+    /// The command that moved it; `None` for an adjustment.
     pub command_id: Option<Uuid>,
 }
 
-/// What a batch is about, locked: reservations first, then stock, both in the order of their keys, in every
-/// process.
+/// The locked rows of a batch: reservations first, then stock, both in the order of their keys, in every process.
 #[derive(Debug, Default)]
 pub struct Books {
     /// By product.
     pub stock: BTreeMap<String, Stock>,
     /// By command and product.
     pub reservations: BTreeMap<Uuid, BTreeMap<String, Reserved>>,
-    /// What this batch moved.
+    /// The moves of this batch.
     pub moves: Vec<Move>,
-    /// What other transactions hold, so that nothing is known of it here.
+    /// Rows that other transactions hold; nothing is known about them here.
     pub passed_over: PassedOver,
 }
 
@@ -110,7 +109,7 @@ pub struct PassedOver {
 
 /// A transaction that can open and write the books.
 pub trait Ledger: Send {
-    /// Reads and locks these reservations, their products, and the products that are to be reserved.
+    /// Reads and locks these reservations, their products, and the products to be reserved.
     fn open(
         &mut self,
         reservations: &BTreeSet<Uuid>,
@@ -118,7 +117,7 @@ pub trait Ledger: Send {
         locks: Locks,
     ) -> impl Future<Output = Result<Books, Error>> + Send;
 
-    /// Writes what has moved.
+    /// Writes the moves.
     fn write(&mut self, books: &Books) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
@@ -162,7 +161,7 @@ impl StockRow {
 }
 
 impl Books {
-    /// Reads and locks these reservations, their products, and the products that are to be reserved.
+    /// Reads and locks these reservations, their products, and the products to be reserved.
     async fn open(
         db: &mut Connection,
         reservations: &BTreeSet<Uuid>,
@@ -240,7 +239,7 @@ impl Books {
             self.stock.extend(rows.into_iter().map(StockRow::read));
             return Ok(());
         }
-        // Other workers hold a product for milliseconds, and are no reason to leave what needs it.
+        // Other workers hold a product for milliseconds, which is no reason to pass over commands that need it.
         for pause in [0.0, 0.02, 0.08] {
             let rows: Vec<StockRow> = sqlx::query_as(
                 "SELECT product_id, on_hand, reserved, shipped FROM stock, (SELECT pg_sleep($2)) AS paused
@@ -256,7 +255,7 @@ impl Books {
                 return Ok(());
             }
         }
-        // What is not there at all is not held by anybody.
+        // A product that does not exist is held by no transaction.
         let held: Vec<String> = sqlx::query_scalar("SELECT product_id FROM stock WHERE product_id = ANY($1)")
             .bind(&wanted)
             .fetch_all(&mut *db)
@@ -265,7 +264,7 @@ impl Books {
         Ok(())
     }
 
-    /// Writes what the ledger says has moved.
+    /// Writes the moves of the ledger.
     async fn write(&self, db: &mut Connection) -> Result<(), Error> {
         if self.moves.is_empty() {
             return Ok(());
@@ -305,7 +304,7 @@ impl Books {
     }
 }
 
-/// Binds its parameters.
+/// Binds the parameters of the ledger's statement.
 fn bind<'q>(query: Query<'q, Postgres, PgArguments>, moves: &'q [Move]) -> Query<'q, Postgres, PgArguments> {
     const LEDGER: i64 = 0x6c65_6467_6572;
     query

@@ -1,4 +1,4 @@
-//! `inventory.updated`: the ledger told to others, over a real Postgres.
+//! `inventory.updated`: the ledger as events, over a real Postgres.
 
 use std::sync::Mutex;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use tower::ServiceExt;
 
-/// Keeps what is sent, unless it is away.
+/// Keeps the messages sent, unless it is set to fail.
 #[derive(Default)]
 struct Told {
     away: Mutex<bool>,
@@ -30,7 +30,7 @@ impl Sink for &Told {
 }
 
 impl Told {
-    /// Product, quantity and sequence of each event.
+    /// Returns product, quantity and sequence of each event.
     fn events(&self) -> Vec<(String, i64, i64)> {
         let messages = self.messages.lock().unwrap();
         let read = messages.iter().map(|message| {
@@ -85,7 +85,7 @@ async fn a_move_whose_transaction_is_slow_is_not_skipped() {
     let told = Told::default();
     let publisher = Publisher::new(service.clone(), &told);
     put(&service, "mug", 1).await;
-    // As a worker that is paused between its append and its commit.
+    // Like a worker that is paused between its append and its commit.
     let mut slow = service.begin().await.unwrap();
     sqlx::query(
         "WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock($1))

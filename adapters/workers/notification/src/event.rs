@@ -1,12 +1,12 @@
-//! The part of a domain event (structured CloudEvents 1.0) that matters here.
+//! The part of a domain event (structured CloudEvents 1.0) that this worker needs.
 
 use serde::Deserialize;
 
-/// The topics that customers hear of.
+/// The topics about which customers are notified.
 pub const TOPICS: [&str; 6] =
     ["order.created", "order.confirmed", "order.paid", "order.fulfilled", "order.cancelled", "order.failed"];
 
-/// What is read of an event. What else it says may change without us.
+/// The fields read from an event. Its other fields may change without effect here.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Event {
     pub id: String,
@@ -22,13 +22,13 @@ pub(crate) struct Data {
 }
 
 impl Event {
-    /// Its place among its order's events; `None` if it is no number.
+    /// Returns its position among its order's events; `None` if it is not a number.
     pub fn number(&self) -> Option<i64> {
         self.sequence.parse().ok()
     }
 }
 
-/// The template of the message that a type of event brings about; `None` if nobody is told.
+/// Returns the template of the message for a type of event; `None` if no message is sent.
 pub fn template(event_type: &str) -> Option<&'static str> {
     Some(match event_type {
         "order.created" => "order-received",

@@ -1,4 +1,4 @@
-//! The end of what has been recorded.
+//! Deletion of old notifications.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use amends_pool::Pool;
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-/// How many rows go in one statement.
+/// Number of rows that one statement deletes.
 const PAGE: i64 = 1_000;
 
-/// Removes notifications of orders that were made longer than `retention` before `now`: an order's id is a UUIDv7, and
-/// as text it sorts by that time. Looks at what is old only. Returns how many went.
+/// Deletes notifications of orders that were placed longer than `retention` before `now`: an order's id is a UUIDv7,
+/// and as text it sorts by that time. It reads only old rows. Returns the number of rows deleted.
 ///
 /// # Errors
-/// What the database says; what went before stays gone.
+/// The database's error; earlier deletions remain.
 pub async fn expire_notifications(
     pool: &Pool,
     now: DateTime<Utc>,
@@ -40,7 +40,7 @@ pub async fn expire_notifications(
     }
 }
 
-/// The least id of an order that was made then or later.
+/// Returns the least id of an order that was placed then or later.
 fn first_order_of(at: DateTime<Utc>) -> String {
     let millis = u128::try_from(at.timestamp_millis()).unwrap_or_default();
     Uuid::from_u128(millis << 80).to_string()

@@ -1,6 +1,6 @@
-//! The notification worker: consumes domain events and records what it would send. (Sending comes later.)
+//! The notification worker: consumes domain events and records the messages that it would send. (Sending comes later.)
 //!
-//! At least once in, exactly once recorded: the event's id is the key.
+//! Events are received at least once and recorded exactly once: the event's id is the key.
 #![warn(missing_docs)]
 
 mod event;

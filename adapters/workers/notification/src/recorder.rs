@@ -1,4 +1,4 @@
-//! Takes what has arrived, and records it in one transaction.
+//! Receives events, and records them in one transaction.
 
 use std::time::Duration;
 
@@ -10,23 +10,23 @@ use amends_protocol::{
 
 use crate::event::{Event, template};
 
-/// Of an id, in bytes.
+/// The longest id, in bytes.
 const LONGEST: usize = 300;
 const BATCH: usize = 500;
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// What a turn could not get past.
+/// Why a batch was not recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The database.
+    /// The database failed.
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),
-    /// The transport.
+    /// The transport failed.
     #[error(transparent)]
     Transport(#[from] transport::Error),
 }
 
-/// Records what would be sent.
+/// Records the messages that would be sent.
 pub struct Recorder<S, K> {
     pool: Pool,
     source: S,
@@ -34,15 +34,15 @@ pub struct Recorder<S, K> {
 }
 
 impl<S: Source, K: Sink> Recorder<S, K> {
-    /// Reads events from `source`; what cannot be read goes to `sink` as a dead letter.
+    /// Creates a recorder that reads events from `source`; unreadable ones go to `sink` as dead letters.
     pub fn new(pool: impl Into<Pool>, source: S, sink: K) -> Self {
         Self { pool: pool.into(), source, sink }
     }
 
-    /// Takes one batch; answers how many events it had. Offsets move after the commit.
+    /// Processes one batch; returns the number of its events. Offsets move after the commit.
     ///
     /// # Errors
-    /// [`Error`]: the batch will come again.
+    /// [`Error`]: the batch is received again.
     pub async fn run_once(&mut self) -> Result<usize, Error> {
         let batch = self.source.receive(BATCH, PATIENCE).await?;
         if batch.messages.is_empty() {

@@ -1,4 +1,4 @@
-//! Events in, rows out: over a real Postgres and a transport that the test holds in its hands.
+//! Events in, rows out: over a real Postgres and a transport controlled by the test.
 
 use std::{
     sync::{Arc, Mutex},
@@ -10,7 +10,7 @@ use amends_protocol::transport::{Assignment, Batch, Error, Inbound, Outbound, Si
 use serde_json::json;
 use sqlx::PgPool;
 
-/// Gives one batch after the other; remembers what was asked of it.
+/// Returns one batch after the other, and records the calls.
 #[derive(Default)]
 struct Script {
     batches: Vec<Vec<Inbound>>,

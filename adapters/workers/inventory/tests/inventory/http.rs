@@ -12,7 +12,7 @@ use crate::world::{World, request, reserve};
 
 const PROBLEM: &str = "application/problem+json";
 
-/// A refusal: problem details with this status, type, and no more than the media type promises.
+/// Asserts a refusal: problem details with this status and type, and only the fields of the media type.
 async fn refused(world: &World, method: &str, path: &str, body: impl Into<Body>) -> (u16, String, Value) {
     let (status, content_type, problem) = world.http(method, path, body).await;
     assert_eq!(content_type, PROBLEM, "{method} {path}: {problem}");

@@ -74,7 +74,7 @@ async fn a_release_gives_back_exactly_once() {
     world.put("pen", 5).await;
     let command = reserve(&[("mug", 2), ("pen", 3)]);
     let release = undo(&command);
-    // All in one batch, where each has to see what the one before it did.
+    // All in one batch, where each command must see what the previous one did.
     world.topics.send(&[command.clone(), release.clone(), release.clone(), attempt(2, &release)]);
     world.topics.replied(4).await;
     let again = world.ask(&attempt(3, &release)).await;
@@ -216,7 +216,7 @@ async fn the_books_balance_after_any_mix_of_commands() {
             .collect();
         world.topics.send(&batch);
         sent += batch.len();
-        // Stock comes and goes meanwhile; what is reserved stays.
+        // Stock is added and removed meanwhile; reserved stock stays.
         let (product, on_hand) = (PRODUCTS[random.random_range(0..4)], random.random_range(0..120));
         let path = format!("/api/inventory/{product}/stock");
         let (status, ..) = world.http("PUT", &path, json!({ "onHand": on_hand }).to_string()).await;
@@ -295,7 +295,7 @@ async fn what_is_no_command_is_a_dead_letter_and_the_rest_of_its_batch_is_done()
     assert_eq!(world.topics.replies().len(), 1);
 }
 
-/// Case "locked stock": somebody has forgotten a transaction.
+/// Case "locked stock": a transaction was left open.
 #[tokio::test]
 async fn a_locked_product_holds_up_only_the_commands_that_need_it() {
     let world = World::new().await;

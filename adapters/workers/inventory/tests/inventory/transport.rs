@@ -23,7 +23,7 @@ use uuid::Uuid;
 /// How long a test waits for anything.
 pub const SOON: Duration = Duration::from_secs(30);
 
-/// A topic of commands and one of replies. Copies are the same topics.
+/// A topic of commands and one of replies. Clones are the same topics.
 #[derive(Clone, Default)]
 pub struct Topics(Arc<Inner>);
 
@@ -38,7 +38,7 @@ struct Inner {
 }
 
 impl Topics {
-    /// Sends these commands as one batch, if a worker takes as many.
+    /// Sends these commands as one batch, if a worker accepts that many.
     pub fn send(&self, commands: &[Command]) {
         self.send_bytes(commands.iter().map(wire::write).collect());
     }
@@ -64,7 +64,7 @@ impl Topics {
         self.next_reply(command, before).await
     }
 
-    /// Sends a command and waits for the reply that says what became of it, not only that it is under way.
+    /// Sends a command and waits for the reply with its outcome, not only for `in_flight`.
     pub async fn settled(&self, command: &Command) -> Reply {
         let before = self.replies_to(command).len();
         self.send(std::slice::from_ref(command));
@@ -78,7 +78,7 @@ impl Topics {
         self.reply_where(command, before, |_| true).await
     }
 
-    /// The first reply to this command, beyond so many, that is as wanted.
+    /// Waits for the first matching reply to this command, after a number of earlier ones.
     pub async fn reply_where(
         &self,
         command: &Command,
@@ -92,7 +92,7 @@ impl Topics {
         .await
     }
 
-    /// All replies so far to this command, in their order.
+    /// Returns all replies so far to this command, in order.
     pub fn replies_to(&self, command: &Command) -> Vec<Reply> {
         let replies = self.replies();
         replies.into_iter().filter(|r| r.command_id == command.command_id && r.kind == command.kind).collect()
@@ -108,23 +108,23 @@ impl Topics {
         amends_testkit::eventually("all replies", SOON, enough).await
     }
 
-    /// Whether the workers have accepted or answered all that was sent.
+    /// Returns whether the workers have accepted or answered everything that was sent.
     pub fn is_settled(&self) -> bool {
         self.0.unsettled.load(Ordering::SeqCst) == 0
     }
 
-    /// The dead letters, and why they are.
+    /// Returns the dead letters, with their reasons.
     pub fn letters(&self) -> Vec<(Inbound, String)> {
         self.0.letters.lock().unwrap().clone()
     }
 
-    /// One consumer of the commands.
+    /// Returns a new consumer of the commands.
     pub fn source(&self) -> Consumer {
         Consumer { topics: self.clone(), taken: Vec::new(), received: Arc::default() }
     }
 }
 
-/// A consumer. What it took and did not settle goes back to the topic when it is dropped.
+/// A consumer. When it is dropped, messages that it took and did not settle return to the topic.
 pub struct Consumer {
     topics: Topics,
     taken: Vec<Inbound>,
@@ -132,7 +132,7 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// How many messages it has received so far.
+    /// Returns the number of messages received so far.
     pub fn received(&self) -> Arc<AtomicUsize> {
         self.received.clone()
     }
@@ -196,7 +196,7 @@ impl Sink for Topics {
     }
 }
 
-/// The execute of a step, of a saga of its own.
+/// Creates the execute of a step, for a new saga.
 pub fn execute(step: &str, payload: Value) -> Command {
     let saga_id = Uuid::now_v7();
     Command {
@@ -224,24 +224,24 @@ pub fn execute(step: &str, payload: Value) -> Command {
     }
 }
 
-/// The command of this kind about an execute.
+/// Creates a command of this kind about an execute.
 pub fn about(kind: Kind, target: &Command) -> Command {
     let id = target.command_id;
     let payload = Json::null();
     Command { kind, command_id: id::of(kind, id), target: Some(id), payload, ..target.clone() }
 }
 
-/// The compensation of an execute.
+/// Creates the compensation of an execute.
 pub fn undo(target: &Command) -> Command {
     about(Kind::Compensate, target)
 }
 
-/// The same command at another attempt.
+/// Returns the same command at another attempt.
 pub fn attempt(attempt: u32, command: &Command) -> Command {
     Command { attempt, ..command.clone() }
 }
 
-/// The code of the reason that a reply gives.
+/// Returns the code of a reply's reason.
 pub fn code(reply: &Reply) -> &str {
     reply.reason.as_ref().map_or("", |reason| &reason.code)
 }

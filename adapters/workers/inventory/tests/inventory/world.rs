@@ -25,7 +25,7 @@ use crate::transport::{Topics, execute};
 
 pub struct World {
     pub database: TestDatabase,
-    /// Connections of the service's role.
+    /// Connections with the service's role.
     pub pool: PgPool,
     pub topics: Topics,
     stop: CancellationToken,
@@ -33,7 +33,7 @@ pub struct World {
 }
 
 impl World {
-    /// Without a worker.
+    /// Creates a world without a worker.
     pub async fn quiet() -> Self {
         let database = amends_testkit::database(&MIGRATOR, "inventory").await;
         let url = database.role_url("amends_inventory");
@@ -42,14 +42,14 @@ impl World {
         Self { database, pool, topics: Topics::default(), _stops: stop.clone().drop_guard(), stop }
     }
 
-    /// With one worker.
+    /// Creates a world with one worker.
     pub async fn new() -> Self {
         let world = Self::quiet().await;
         world.start(500);
         world
     }
 
-    /// Starts an instance of the worker. Returns how many commands it has received so far.
+    /// Starts an instance of the worker. Returns the count of commands that it has received.
     pub fn start(&self, batch_max: usize) -> Arc<AtomicUsize> {
         let source = self.topics.source();
         let received = source.received();
@@ -63,14 +63,14 @@ impl World {
         self.topics.ask(command).await
     }
 
-    /// Puts stock in, as an operator does.
+    /// Sets the stock of a product, as an operator does.
     pub async fn put(&self, product: &str, on_hand: i64) {
         let path = format!("/api/inventory/{product}/stock");
         let (status, _, body) = self.http("PUT", &path, json!({ "onHand": on_hand }).to_string()).await;
         assert_eq!(status, StatusCode::OK, "{body}");
     }
 
-    /// A request: status, content type, body.
+    /// Sends a request; returns status, content type and body.
     pub async fn http(&self, method: &str, path: &str, body: impl Into<Body>) -> (StatusCode, String, Value) {
         let request = request(method, path).header("content-type", "application/json");
         let response = self.app().oneshot(request.body(body.into()).unwrap()).await.unwrap();
@@ -80,12 +80,12 @@ impl World {
         (status, content_type, serde_json::from_slice(&bytes).unwrap())
     }
 
-    /// The routes, with the rules of every HTTP edge in front of them.
+    /// Returns the routes, with the rules of every HTTP edge.
     pub fn app(&self) -> Router {
         guarded(router(self.pool.clone(), 2), Rules::default())
     }
 
-    /// On hand, reserved, shipped.
+    /// Returns the quantities on hand, reserved and shipped.
     pub async fn stock(&self, product: &str) -> (i64, i64, i64) {
         sqlx::query_as("SELECT on_hand, reserved, shipped FROM stock WHERE product_id = $1")
             .bind(product)
@@ -98,19 +98,19 @@ impl World {
         sqlx::query_scalar(sql).fetch_one(&self.database.pool).await.unwrap()
     }
 
-    /// Invariants 1 and 6, from the books alone: nothing that contradicts them is found.
+    /// Asserts invariants 1 and 6 from the books alone: no row contradicts them.
     pub async fn assert_books_balance(&self) {
         let wrong: Vec<String> = sqlx::query_scalar(BOOKS).fetch_all(&self.database.pool).await.unwrap();
         assert_eq!(wrong, Vec::<String>::new());
     }
 }
 
-/// A request to this worker.
+/// Creates a request to this worker.
 pub fn request(method: &str, path: &str) -> request::Builder {
     Request::builder().method(method).uri(path).header("host", "inventory")
 }
 
-/// What is wrong with the books.
+/// Finds what is wrong with the books.
 const BOOKS: &str = "
     WITH ledger AS (
         SELECT product_id,
@@ -132,28 +132,28 @@ const BOOKS: &str = "
     SELECT 'moved twice by one command: ' || product_id FROM moves
     WHERE command_id IS NOT NULL GROUP BY product_id, command_id HAVING count(*) > 1";
 
-/// The reserve of these lines.
+/// Creates the reserve of these lines.
 pub fn reserve(lines: &[(&str, i64)]) -> Command {
     let lines: Vec<Value> = lines.iter().map(|(p, n)| json!({ "productId": p, "quantity": n })).collect();
     execute("reserve", json!({ "lines": lines }))
 }
 
-/// The take of what was reserved.
+/// Creates the take of a reservation.
 pub fn take(reserve: &Command) -> Command {
     let saga_id = reserve.saga_id;
     let command_id = amends_protocol::id::execute(saga_id, "take", 0, 1);
     Command { saga_id, command_id, ..execute("take", json!({ "reservation": reserve.command_id })) }
 }
 
-/// What a reply says is held more or less since: product and quantity.
+/// Returns the change of what is held according to a reply: product and quantity.
 pub fn deltas(reply: &Reply) -> Vec<(&str, i64)> {
     assert!(reply.exposure.iter().all(|e| e.kind == "stock_reserved"), "{:?}", reply.exposure);
     reply.exposure.iter().map(|e| (e.unit.as_str(), e.amount)).collect()
 }
 
-/// What is held by all that was answered, each command counted once.
+/// Returns what is held according to all replies, each command counted once.
 pub fn held(replies: &[Reply]) -> Vec<Exposure> {
-    // A probe repeats what is recorded of another command.
+    // A probe repeats what is recorded for another command.
     let own = replies.iter().filter(|r| matches!(r.kind, Kind::Execute | Kind::Compensate));
     let by_command: BTreeMap<_, _> =
         own.filter(|r| !r.exposure.is_empty()).map(|r| (r.command_id, r)).collect();

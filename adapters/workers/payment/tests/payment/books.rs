@@ -1,4 +1,4 @@
-//! One effect a key, whatever happens meanwhile; and the books of worker and gateway agree.
+//! One effect per key, whatever happens meanwhile; and the books of worker and gateway agree.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -89,7 +89,7 @@ async fn the_books_balance_after_any_mix_of_commands() {
         world.topics.send(&batch);
     }
     let is_quiet = async || {
-        // Not every message is answered: a compensation buries an execute that has not begun.
+        // Not every message is answered: a compensation writes a tombstone for an execute that has not begun.
         let settled = world.topics.is_settled();
         (settled && world.count("SELECT count(*) FROM commands WHERE live").await == 0).then_some(())
     };
@@ -97,7 +97,7 @@ async fn the_books_balance_after_any_mix_of_commands() {
     let agree = async || {
         let (captured, recorded) = (world.captured().await, world.recorded().await);
         assert_eq!(captured, recorded, "gateway and worker");
-        // The last replies go out after the commit.
+        // The last replies are sent after the commit.
         (world.told() == captured).then_some(())
     };
     amends_testkit::eventually("what was told is what is held", SOON, agree).await;
@@ -209,7 +209,7 @@ async fn a_charge_lives_as_long_as_its_row() {
     .await
     .unwrap();
     let retention = std::time::Duration::from_hours(400 * 24);
-    // Of 401, 402 and 403 days the last still has a row.
+    // Of the sagas of 401, 402 and 403 days ago the last still has a row.
     assert_eq!(amends_payment::expire_books(&world.pool.clone().into(), retention).await.unwrap(), 1 + 3 + 2);
     let left: (i64, i64, i64) = sqlx::query_as(
         "SELECT (SELECT count(*) FROM gateway_charges), (SELECT count(*) FROM gateway_refunds),

@@ -93,7 +93,7 @@ async fn a_charge_whose_reply_is_lost_is_refunded_once() {
     world.topics.send(std::slice::from_ref(&charge));
     let is_charged = async || (world.effects(&charge).await == (1, 0)).then_some(());
     amends_testkit::eventually("a charge", SOON, is_charged).await;
-    // Whether the worker has heard of the charge by now or not.
+    // Whether or not the worker has the charge's answer by now.
     world.topics.send(&[refund.clone(), attempt(2, &refund)]);
     let refunded = world.topics.reply_where(&refund, 0, |r| r.outcome == Outcome::Succeeded).await;
     assert_eq!(deltas(&refunded), GIVEN_BACK);

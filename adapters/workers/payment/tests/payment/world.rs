@@ -18,19 +18,19 @@ use crate::transport::{Consumer, SOON, Topics, execute};
 
 pub struct World {
     pub database: TestDatabase,
-    /// Connections of the service's role.
+    /// Connections with the service's role.
     pub pool: PgPool,
     pub topics: Topics,
-    /// What the gateways have waited for so far.
+    /// The pauses that the gateways have requested so far.
     pub waited: Waited,
     stop: CancellationToken,
     _stops: DropGuard,
 }
 
-/// A worker as these tests run it: its gateway waits by a timer of the test's own.
+/// A worker as these tests run it: its gateway waits by a timer of the test.
 pub type Worker = External<PgRows, Payments<SandboxGateway<Waited>>, Consumer, Topics>;
 
-/// A timer that notes how long it was to wait. It waits only if it was told to stand still: until it goes on.
+/// A timer that records the requested pauses. It waits only while it is stopped.
 #[derive(Clone, Default)]
 pub struct Waited {
     pub pauses: Arc<Mutex<Vec<Duration>>>,
@@ -39,12 +39,12 @@ pub struct Waited {
 }
 
 impl Waited {
-    /// A timer that stands still.
+    /// Creates a stopped timer.
     pub fn stopped() -> Self {
         Self { stands_still: true, ..Self::default() }
     }
 
-    /// Waits until somebody waits for it.
+    /// Waits until a call waits for the timer.
     pub async fn is_waited_for(&self) {
         let waits = async || (!self.pauses.lock().unwrap().is_empty()).then_some(());
         amends_testkit::eventually("a call that takes its time", SOON, waits).await;
@@ -60,7 +60,7 @@ impl Timer for Waited {
     }
 }
 
-/// Calls may be silent for a fifth of a second, and nothing waits long for anything.
+/// Calls may stay unanswered for a fifth of a second, and all other pauses are short.
 pub fn short() -> Settings {
     Settings {
         patience: Duration::from_millis(20),
@@ -73,7 +73,7 @@ pub fn short() -> Settings {
 }
 
 impl World {
-    /// Without a worker.
+    /// Creates a world without a worker.
     pub async fn quiet() -> Self {
         let database = amends_testkit::database(&MIGRATOR, "payment").await;
         let url = database.role_url("amends_payment");
@@ -83,14 +83,14 @@ impl World {
         Self { database, pool, topics, waited, _stops: stop.clone().drop_guard(), stop }
     }
 
-    /// With one worker.
+    /// Creates a world with one worker.
     pub async fn new() -> Self {
         let world = Self::quiet().await;
         world.start(world.worker(short()));
         world
     }
 
-    /// An instance of the worker, not yet started.
+    /// Creates an instance of the worker, not yet started.
     pub fn worker(&self, settings: Settings) -> Worker {
         self.worker_of(self.waited.clone(), settings)
     }
@@ -114,7 +114,7 @@ impl World {
         sqlx::query_scalar(sql).fetch_one(&self.database.pool).await.unwrap()
     }
 
-    /// How often the key of this charge was captured, and how often refunded.
+    /// Returns how often the key of this charge was captured, and how often refunded.
     pub async fn effects(&self, charge: &Command) -> (i64, i64) {
         sqlx::query_as(
             "SELECT (SELECT count(*) FROM gateway_charges WHERE key = $1 AND declined IS NULL),
@@ -126,7 +126,7 @@ impl World {
         .unwrap()
     }
 
-    /// What the gateway has captured and not refunded.
+    /// Returns the amount that the gateway has captured and not refunded.
     pub async fn captured(&self) -> i64 {
         self.count(
             "SELECT (SELECT COALESCE(sum(amount), 0) FROM gateway_charges WHERE declined IS NULL)::int8
@@ -135,7 +135,7 @@ impl World {
         .await
     }
 
-    /// What the worker's rows say is held.
+    /// Returns the amount held according to the worker's rows.
     pub async fn recorded(&self) -> i64 {
         self.count(
             "SELECT COALESCE(sum((e->>'amount')::int8), 0)::int8
@@ -144,7 +144,7 @@ impl World {
         .await
     }
 
-    /// What the engine has been told is held: each command counted once.
+    /// Returns the amount held according to the replies, each command counted once.
     pub fn told(&self) -> i64 {
         let mut replies = self.topics.replies();
         replies.retain(|r| matches!(r.kind, Kind::Execute | Kind::Compensate) && !r.exposure.is_empty());
@@ -156,12 +156,12 @@ impl World {
     }
 }
 
-/// A payment of 25.00 EUR by this method.
+/// Creates a payment of 25.00 EUR by this method.
 pub fn pay(method: &str) -> Command {
     execute("pay", json!({ "amount": 2500, "currency": "EUR", "method": method }))
 }
 
-/// What a reply says is held more or less since.
+/// Returns the change of what is held according to a reply.
 pub fn deltas(reply: &Reply) -> Vec<(&str, &str, i64)> {
     reply.exposure.iter().map(|e| (e.kind.as_str(), e.unit.as_str(), e.amount)).collect()
 }

@@ -67,7 +67,7 @@ async fn bv_is_unknown_to_whoever_asks_and_stays_so() {
     let unknown = |command: Command| {
         let topics = world.topics.clone();
         async move {
-            // While somebody is asking the carrier, it is in flight; in the end nobody knows.
+            // While a look-up is in progress the command is in flight; in the end its outcome is unknown.
             let before = topics.replies_to(&command).len();
             amends_testkit::eventually("unknown", crate::transport::SOON, async || {
                 let reply = topics.ask(&command).await;
@@ -92,7 +92,7 @@ async fn bv_is_unknown_to_whoever_asks_and_stays_so() {
     assert!(known.iter().all(|r| matches!(r.outcome, Outcome::InFlight | Outcome::Unknown)), "{known:?}");
     assert!(known.iter().all(|r| r.exposure.is_empty()), "{known:?}");
     assert_eq!(world.effects(&parcel).await, (0, 0));
-    // Nor does it keep anybody waiting.
+    // Nor does it delay other commands.
     assert_eq!(world.settled(&ship("AT")).await.outcome, Outcome::Succeeded);
 }
 

@@ -13,7 +13,7 @@ use crate::{
     world::{PERSONAL, World, ship},
 };
 
-/// All that is logged, of every level and target.
+/// All log lines, of every level and target.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -29,7 +29,7 @@ impl Write for Log {
 }
 
 impl Log {
-    /// Of this thread, until the guard is dropped.
+    /// Captures this thread's log until the guard is dropped.
     fn begin() -> (Self, tracing::subscriber::DefaultGuard) {
         let log = Self::default();
         let writer = log.clone();

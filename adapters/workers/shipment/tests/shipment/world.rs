@@ -21,7 +21,7 @@ pub struct World {
 }
 
 impl World {
-    /// With one worker, whose calls may be silent for a fifth of a second.
+    /// Creates a world with one worker, whose calls may stay unanswered for a fifth of a second.
     pub async fn new() -> Self {
         let database = amends_testkit::database(&MIGRATOR, "shipment").await;
         let url = database.role_url("amends_shipment");
@@ -50,7 +50,7 @@ impl World {
         self.topics.settled(command).await
     }
 
-    /// How often a label was bought under this key, and how often that was cancelled.
+    /// Returns how often a label was bought under this key, and how often it was cancelled.
     pub async fn effects(&self, ship: &Command) -> (i64, i64) {
         sqlx::query_as(
             "SELECT (SELECT count(*) FROM carrier_bookings WHERE key = $1 AND tracking_number IS NOT NULL),
@@ -66,7 +66,7 @@ impl World {
         sqlx::raw_sql(sql).execute(&self.database.pool).await.unwrap();
     }
 
-    /// All that the database holds, as text.
+    /// Returns the whole content of the database, as text.
     pub async fn everything(&self) -> String {
         sqlx::query_scalar(
             "SELECT concat((SELECT json_agg(c) FROM commands c), (SELECT json_agg(b) FROM carrier_bookings b),
@@ -78,10 +78,10 @@ impl World {
     }
 }
 
-/// What must be found nowhere: each a part of the address.
+/// Parts of the address, which must not appear anywhere.
 pub const PERSONAL: [&str; 4] = ["Nomen Nescio", "Longstreet 99", "Vindobona", "A-98765"];
 
-/// A shipment to this country.
+/// Creates a shipment to this country.
 pub fn ship(country: &str) -> Command {
     let [name, line1, city, postal_code] = PERSONAL;
     let address =
@@ -90,7 +90,7 @@ pub fn ship(country: &str) -> Command {
     execute("ship", json!({ "shippingAddress": address, "lines": lines }))
 }
 
-/// What a reply says is held more or less since.
+/// Returns the change of what is held according to a reply.
 pub fn deltas(reply: &Reply) -> Vec<(&str, i64)> {
     reply.exposure.iter().map(|e| (e.kind.as_str(), e.amount)).collect()
 }
