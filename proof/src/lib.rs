@@ -1,5 +1,5 @@
-//! A whole deployment of Amends on this machine that can be measured and hurt: a real Postgres, a real Apache
-//! Kafka, and every role as a process of its own.
+//! A whole deployment of Amends on this machine that can be measured and disturbed: a real Postgres, a real Apache
+//! Kafka, and every role as a separate process.
 
 #![warn(missing_docs)]
 

@@ -1,11 +1,11 @@
-//! The books can be wrong, and say so: every invariant is violated on purpose, and each is found.
+//! The books must detect violations: every invariant is violated on purpose, and each violation is found.
 
 use amends_proof::books::{self, Action, Ledger, Letter, Poison, Sources};
 use amends_testkit::TestDatabase;
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
-/// Violations on purpose; the comment says of which invariant.
+/// Violations on purpose; each comment names the invariant.
 const ENGINE: &str = "
 -- 3 and 8: it has ended, and its timeline is not there. 5: nothing of it took effect. 7: nobody was told of it.
 INSERT INTO sagas (id, since, born_at, updated_at, revision, workflow_version, slot, core_version, state_version, live,
@@ -28,19 +28,19 @@ VALUES ('00000000-0000-7000-8000-000000000003', now(), 1, 1, 1,
         '{\"event\":{\"started\":{\"lines\":[]}},\"did\":{\"label\":\"PENDING\"}}'),
        ('00000000-0000-7000-8000-000000000003', now(), 1, 2, 1, '{\"event\":\"woke\",\"did\":{\"incident\":\"late_success\"}}');
 ";
-/// 1: on hand, and no move put it there. 6: moved twice by one command.
+/// 1: stock on hand without a move. 6: moved twice by one command.
 const INVENTORY: &str = "
 INSERT INTO stock (product_id, adjusted, on_hand) VALUES ('mug', 5, 5);
 INSERT INTO moves (product_id, kind, quantity, command_id)
 VALUES ('cup', 'reserved', 1, '00000000-0000-7000-8000-0000000000ff'),
        ('cup', 'reserved', 1, '00000000-0000-7000-8000-0000000000ff');
 ";
-/// 2 and 4: captured for nobody.
+/// 2 and 4: captured for no saga.
 const PAYMENT: &str = "
 INSERT INTO gateway_charges (key, charge_id, amount, currency, method)
 VALUES ('00000000-0000-7000-8000-0000000000fe', '00000000-0000-7000-8000-0000000000fd', 100, 'EUR', 'card_approved');
 ";
-/// 18: told to a customer, and it never happened.
+/// 18: a customer was notified of something that never happened.
 const NOTIFICATION: &str = "
 INSERT INTO notifications (order_id, event_id, event_type, sequence, template)
 VALUES ('a', 'x/1/order.paid', 'order.paid', 1, 'payment-received');
@@ -85,7 +85,7 @@ async fn every_invariant_can_be_violated_and_is_found() {
     assert!(blind.is_empty(), "not found: {blind:?}\n{report}");
 }
 
-/// A shipment that was resolved as not done, and undone by that evidence; its worker does not know what became of it.
+/// A shipment that was resolved as not done, and undone by that evidence; its worker does not know its outcome.
 fn resolved_as_not_done(saga: Uuid) -> String {
     format!(
         "INSERT INTO sagas (id, since, born_at, updated_at, revision, workflow_version, slot, core_version, state_version,
@@ -104,7 +104,7 @@ async fn what_was_resolved_as_not_done_may_be_open_only_while_its_worker_remembe
     let (databases, sources) = databases().await;
     let [remembered, forgotten] = [1, 2].map(Uuid::from_u128);
     for (saga, undo) in [(remembered, "'{}'"), (forgotten, "NULL")] {
-        // As docs/PROTOCOL.md has it.
+        // As in docs/PROTOCOL.md.
         let hashed = Uuid::new_v5(&saga, b"ship/0/1").to_string();
         let command_id = format!("{}8{}", &saga.to_string()[..14], &hashed[15..]);
         let row = format!(

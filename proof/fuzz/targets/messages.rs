@@ -1,4 +1,5 @@
-//! Any bytes from Kafka are a command, a reply, or an error; what is read is written and read again as the same.
+//! Any bytes from Kafka parse to a command, a reply, or an error; a parsed message is the same after writing and
+//! parsing again.
 
 #![no_main]
 

@@ -1,4 +1,5 @@
-//! Any body of `POST /api/orders` is an order within its bounds, or a problem; any text in a path is an id, or one.
+//! Any body of `POST /api/orders` is an order within its bounds, or a problem; any text in a path is an id, or a
+//! problem.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Any text in a saga's row or entry is read, or refused; a row that is read is written and read again as the same.
+//! Any text in a saga's row or entry is parsed, or refused; a parsed row is the same after writing and parsing again.
 
 #![no_main]
 

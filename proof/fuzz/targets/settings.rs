@@ -1,4 +1,4 @@
-//! Any value of any setting is taken, or named in one line.
+//! Any value of any setting is accepted, or refused in one line that names the setting.
 
 #![no_main]
 
@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use amends_api::{services, settings::Settings};
 use libfuzzer_sys::fuzz_target;
 
-/// Every setting there is, as the program itself lists them.
+/// All settings, as the program itself lists them.
 static KEYS: LazyLock<Vec<String>> = LazyLock::new(|| {
     let commented = Settings::read(&services::names(), None, &[]).expect("the defaults").commented();
     let keys = commented.lines().filter_map(|line| line.trim_start_matches("# ").split_once(" = "));

@@ -1,4 +1,4 @@
-//! The broker: topics, partitions, consumer groups. At least once, and in no order that anything may rest on.
+//! The broker: topics, partitions, consumer groups. Delivery is at least once, and nothing may rely on its order.
 
 mod source;
 
@@ -24,15 +24,15 @@ use crate::{
     world::{Handle, Site, Watchers, WorldState},
 };
 
-/// The topics that workers and engines read. Each has one group of consumers.
+/// The topics that workers and engines read. Each has one consumer group.
 pub const TOPICS: [&str; 4] = ["inventory.commands", "payment.commands", "shipment.commands", "saga.replies"];
-/// The topic of replies.
+/// Index of the topic of replies.
 pub const REPLIES: usize = 3;
-/// Partitions of a topic.
+/// Number of partitions of a topic.
 pub const PARTITIONS: usize = 4;
-/// A consumer that is silent for so long is replaced.
+/// A consumer that is silent for this long is replaced.
 const SESSION: Micros = 6 * SECOND;
-/// JSON that a reply may carry and the simulated store refuses.
+/// JSON that a reply may contain and the simulated store refuses.
 pub const UNSTORABLE: &str = "1e999999";
 
 /// A message in a partition.
@@ -41,20 +41,20 @@ pub struct Record {
     bytes: Vec<u8>,
     traceparent: Option<String>,
     forgotten: bool,
-    /// That it must become a dead letter, or may.
+    /// Whether it must, or may, become a dead letter.
     pub poison: Option<Poison>,
 }
 
 /// What is wrong with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Poison {
-    /// Whoever reads it puts it aside.
+    /// Every reader dead-letters it.
     Unreadable,
-    /// It is put aside if anything would follow from it.
+    /// It is dead-lettered if it would change anything.
     Unstorable,
 }
 
-/// Who reads a topic.
+/// The readers of a topic.
 #[derive(Default)]
 struct Group {
     members: Vec<(u64, usize)>,
@@ -86,17 +86,17 @@ pub struct Bus {
     together: [usize; 4],
     members: u64,
     removed: BTreeSet<u64>,
-    /// Dead letters: topic, partition, offset, why.
+    /// Dead letters: topic, partition, offset, reason.
     pub dead: Vec<(usize, usize, usize, String)>,
 }
 
 impl Bus {
-    /// A broker without a message.
+    /// Creates a broker without messages.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The consumers of a process are gone; the broker finds out in time.
+    /// Removes the consumers of a process; the broker notices after some time.
     pub fn lose(&mut self, process: usize, schedule: &mut Schedule, now: Micros) {
         for group in 0..self.groups.len() {
             for (member, _) in self.groups[group].members.iter().filter(|(_, p)| *p == process) {
@@ -107,7 +107,7 @@ impl Bus {
         }
     }
 
-    /// A process says nothing for a while; if that is long, its partitions go to others.
+    /// Makes a process silent for a while; if that is long, its partitions go to others.
     pub fn silent(&mut self, process: usize, length: Micros, schedule: &mut Schedule, now: Micros) {
         if length > SESSION {
             self.lose(process, schedule, now);
@@ -124,7 +124,7 @@ impl Bus {
         }
     }
 
-    /// Messages that have not been consumed (or only by somebody who did not say so) are lost.
+    /// Loses the messages that have not been consumed, or whose consumption was not committed.
     pub fn forget(&mut self, topic: usize) -> usize {
         let mut forgotten = 0;
         for (partition, records) in self.partitions[topic].iter_mut().enumerate() {
@@ -136,19 +136,19 @@ impl Bus {
         forgotten
     }
 
-    /// Consumers of a topic begin again so many messages earlier.
+    /// Moves a topic's consumers this many messages back.
     pub fn replay(&mut self, topic: usize, back: usize) {
         let group = &mut self.groups[topic];
         group.committed.iter_mut().for_each(|at| *at = at.saturating_sub(back));
         group.rebalance();
     }
 
-    /// Members of a group change places.
+    /// Moves partitions between the members of a group.
     pub fn rebalance(&mut self, topic: usize) {
         self.groups[topic].rebalance();
     }
 
-    /// All messages, with topic, partition and offset, and whether they have been consumed.
+    /// Iterates over all messages, with topic, partition, offset, and whether they have been consumed.
     pub fn records(&self) -> impl Iterator<Item = (usize, usize, usize, &Record, bool)> {
         self.partitions.iter().enumerate().flat_map(move |(t, partitions)| {
             partitions.iter().enumerate().flat_map(move |(p, records)| {
@@ -159,14 +159,14 @@ impl Bus {
         })
     }
 
-    /// What is at an offset.
+    /// Returns the message at an offset.
     pub fn at(&self, topic: usize, partition: usize, offset: usize) -> Option<&Record> {
         self.partitions[topic][partition].get(offset)
     }
 }
 
 impl WorldState {
-    /// A message arrives at the broker.
+    /// Handles a message that arrives at the broker.
     pub fn land(&mut self, topic: usize, partition: usize, mut bytes: Vec<u8>, traceparent: Option<String>) {
         let mut poison = None;
         if topic == REPLIES && self.strikes(Fault::Unstorable, 0.004) {

@@ -1,4 +1,4 @@
-//! People: customers who order, repeat and cancel, and an operator who looks after what is parked.
+//! People: customers who order, repeat and cancel, and an operator who settles parked sagas.
 
 mod operator;
 
@@ -24,16 +24,16 @@ use crate::{
     world::{Control, Handle, OUTSIDE},
 };
 
-/// An order that somebody will place.
+/// An order to be placed.
 #[derive(Debug, Clone)]
 pub struct Wish {
-    /// Which one.
+    /// Number of the order.
     pub number: usize,
-    /// When.
+    /// Time of the order.
     at: Micros,
     input: OrderInput,
     country: &'static str,
-    /// Cancelled so long after it was accepted.
+    /// Delays, after acceptance, at which it is cancelled.
     cancels: Vec<Micros>,
     repeats: bool,
     other_body: bool,
@@ -42,19 +42,19 @@ pub struct Wish {
 /// What people know.
 #[derive(Default)]
 pub struct Clients {
-    /// What will be ordered.
+    /// The orders to be placed.
     pub wishes: Vec<Wish>,
-    /// The operator comes only once everything has healed.
+    /// Whether the operator comes only after the world has healed.
     pub holiday: bool,
-    /// What was answered 201: order by key.
+    /// Orders answered with 201, by key.
     pub accepted: BTreeMap<String, Vec<Uuid>>,
-    /// Cancellations that were answered 202: by order.
+    /// Orders whose cancellation was answered with 202.
     pub promised: Vec<Uuid>,
     /// Operator's actions that were answered: saga, word.
     pub acted: Vec<(Uuid, &'static str)>,
 }
 
-/// Products, and how many there are.
+/// Products, and their quantities.
 pub const PRODUCTS: [(&str, i64); 4] = [("mug", 60), ("cup", 12), ("pot", 3), ("tea", 100_000)];
 
 const METHODS: [(&str, u32); 8] = [
@@ -73,7 +73,7 @@ fn weighted(rng: &mut Rng, from: &[(&'static str, u32)]) -> &'static str {
     from.choose_weighted(rng, |(_, weight)| *weight).map_or("", |(word, _)| *word)
 }
 
-/// What a seed's customers want, each with a stream of its own; `only` keeps some of them.
+/// Returns the orders of a seed's customers, each with its own random stream; `only` keeps some of them.
 pub fn wishes(seed: u64, until: Micros, only: Option<&[usize]>) -> Vec<Wish> {
     let mut rng = stream(seed, 3);
     let count = rng.random_range(20..=28);
@@ -118,7 +118,7 @@ fn wish(seed: u64, number: usize, until: Micros, burst: bool) -> Wish {
     }
 }
 
-/// Everything that people do.
+/// Performs all actions of people.
 pub async fn people(handle: Handle) {
     let wishes = handle.state().clients.wishes.clone();
     let mut state = handle.state();
@@ -131,7 +131,7 @@ pub async fn people(handle: Handle) {
     drop(state);
 }
 
-/// Has a request done by one of the two doors; none: no answer in time, or nobody there.
+/// Sends a request to one of the two doors; `None` if there was no answer in time, or no door.
 async fn request<T, F, Fut>(handle: &Handle, work: F) -> Option<T>
 where
     T: Send + 'static,
@@ -221,7 +221,7 @@ async fn place(door: Handle, wish: Wish, key: String, body: u64, answer: Slot<Op
         order
     };
     let engine = engine(&door);
-    // The newest that this api knows, whether or not all engines do.
+    // The newest version that this api knows, whether or not all engines know it.
     let Some(definition) = engine.catalog.iter().max_by_key(|d| d.version).cloned() else { return };
     let birth = move |order: &NewOrder, now| start(&definition, order.saga.clone(), &order.data, now);
     let (data, personal, saga_id) = (order.data.clone(), order.personal.clone(), order.saga.id);

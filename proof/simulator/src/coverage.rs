@@ -11,17 +11,17 @@ use crate::{faults::Fault, world::WorldState};
 /// What was met in one run, or in many.
 #[derive(Debug, Clone, Default)]
 pub struct Coverage {
-    /// How often each fault struck.
+    /// Number of occurrences of each fault.
     pub faults: BTreeMap<Fault, u64>,
-    /// How often an event came in a state.
+    /// Number of occurrences of an event in a state.
     pub pairs: BTreeMap<(&'static str, String), u64>,
     /// Writes that came too late, and changed nothing.
     pub stale_writes: u64,
     /// Transactions that waited for each other.
     pub deadlocks: u64,
-    /// What rows of workers have said.
+    /// States of workers' rows.
     pub rows: BTreeSet<&'static str>,
-    /// Replies that could not be judged when they came, by the reason.
+    /// Replies that could not be judged on arrival, by reason.
     pub deferred: BTreeMap<&'static str, u64>,
 }
 
@@ -79,7 +79,7 @@ fn state_of(command: &CommandState) -> &'static str {
 }
 
 impl WorldState {
-    /// A reply reaches an engine: which event, in which state of its command.
+    /// Records that a reply reaches an engine: which event, in which state of its command.
     pub fn meet_reply(&mut self, bytes: &[u8]) {
         let Ok(reply) = wire::reply(bytes) else { return };
         let Some(stored) = self.store.sagas.get(&reply.saga_id) else { return };
@@ -92,7 +92,7 @@ impl WorldState {
         *self.coverage.pairs.entry((state, event)).or_default() += 1;
     }
 
-    /// Somebody asks for something, or a timer fires.
+    /// Records an action of a person, or a timer.
     pub fn meet_action(&mut self, saga: Uuid, action: &'static str) {
         if let Some(stored) = self.store.sagas.get(&saga) {
             let state = stored.saga.state().as_str();
@@ -102,7 +102,7 @@ impl WorldState {
 }
 
 impl Coverage {
-    /// Adds another run's.
+    /// Adds another run's coverage.
     pub fn add(&mut self, other: Coverage) {
         other.faults.into_iter().for_each(|(fault, n)| *self.faults.entry(fault).or_default() += n);
         other.pairs.into_iter().for_each(|(pair, n)| *self.pairs.entry(pair).or_default() += n);
@@ -112,7 +112,7 @@ impl Coverage {
         other.deferred.into_iter().for_each(|(why, n)| *self.deferred.entry(why).or_default() += n);
     }
 
-    /// Every pair that there could be.
+    /// Returns every possible pair.
     fn all() -> Vec<(&'static str, String)> {
         let kinds = [Kind::Execute, Kind::Probe, Kind::Compensate];
         let replies = kinds.into_iter().flat_map(|kind| {
@@ -125,7 +125,7 @@ impl Coverage {
         of_commands.chain(of_sagas).collect()
     }
 
-    /// A table for people.
+    /// Returns a table for people.
     pub fn report(&self) -> String {
         let mut text = String::from("faults met:\n");
         for fault in Fault::ALL {

@@ -1,5 +1,5 @@
-//! A single-threaded executor with simulated time. Nothing runs but what an event wakes, and time is the time of
-//! the next event: an idle hour costs nothing.
+//! A single-threaded executor with simulated time. Only futures woken by an event run, and time jumps to the next
+//! event: an idle hour costs nothing.
 
 use std::{
     cmp::Ordering,
@@ -23,15 +23,15 @@ pub type Micros = u64;
 /// One second.
 pub const SECOND: Micros = 1_000_000;
 
-/// What happens at an instant.
+/// An event of the schedule.
 pub enum Event {
-    /// A future may go on.
+    /// A future may continue.
     Wake(Waker),
     /// The world changes.
     Do(Box<dyn FnOnce(&mut WorldState) + Send>),
 }
 
-/// Events by time; of the same instant, in the order in which they were scheduled.
+/// Events by time; events of the same time keep the order in which they were scheduled.
 #[derive(Default)]
 pub struct Schedule {
     heap: BinaryHeap<Scheduled>,
@@ -75,13 +75,13 @@ impl Schedule {
         self.heap.pop().map(|s| (s.at, s.event))
     }
 
-    /// Forgets everything; hands it over to be dropped elsewhere.
+    /// Removes all events; returns them to be dropped elsewhere.
     fn clear(&mut self) -> impl Sized + use<> {
         std::mem::take(&mut self.heap)
     }
 }
 
-/// A world and who may lock it.
+/// A world and its lock.
 pub struct World {
     state: Mutex<WorldState>,
     ready: Arc<Mutex<VecDeque<usize>>>,
@@ -94,22 +94,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl World {
-    /// A world in this state.
+    /// Creates a world in this state.
     pub fn new(state: WorldState) -> Arc<Self> {
         Arc::new(Self { state: Mutex::new(state), ready: Arc::default(), dropped: Mutex::default() })
     }
 
-    /// Its state. Never held across an await.
+    /// Locks the state. Never held across an await.
     pub fn state(&self) -> MutexGuard<'_, WorldState> {
         lock(&self.state)
     }
 
-    /// Notes that a transaction was dropped. Locks nothing that may be held.
+    /// Records that a transaction was dropped. Takes no lock that may be held.
     pub fn drop_transaction(&self, database: usize, id: u64) {
         lock(&self.dropped).push((database, id));
     }
 
-    /// Releases what dropped transactions held.
+    /// Releases the locks of dropped transactions.
     pub fn settle_dropped(&self) {
         let dropped = std::mem::take(&mut *lock(&self.dropped));
         if !dropped.is_empty() {
@@ -156,7 +156,7 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// An executor for a world whose processes are started so.
+    /// Creates an executor for a world whose processes are started by `start`.
     pub fn new(world: Arc<World>, start: Starter) -> Self {
         Self { world, tasks: Vec::new(), held: Vec::new(), start }
     }
@@ -169,7 +169,7 @@ impl Executor {
         self.tasks.push(Some(Task { process, future, waker }));
     }
 
-    /// Lets everything happen that happens until then.
+    /// Runs all events up to this time.
     pub fn run(&mut self, until: Micros) {
         loop {
             self.control();
@@ -253,7 +253,7 @@ impl Drop for Executor {
     }
 }
 
-/// A value that somebody will fill in.
+/// A value that is filled in later.
 pub struct Slot<T>(Arc<Mutex<(Option<T>, Option<Waker>)>>);
 
 impl<T> Clone for Slot<T> {
@@ -269,7 +269,7 @@ impl<T> Default for Slot<T> {
 }
 
 impl<T> Slot<T> {
-    /// Fills it in.
+    /// Sets the value.
     pub fn fill(&self, value: T) {
         let waker = {
             let mut slot = lock(&self.0);

@@ -1,12 +1,11 @@
-//! What goes wrong: each kind of fault with a stream of random numbers of its own, so that switching one kind off
-//! leaves the others as they were.
+//! Faults: each kind has its own random stream, so that switching one kind off leaves the others unchanged.
 
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
-/// A stream of random numbers.
+/// A random stream.
 pub type Rng = Xoshiro256PlusPlus;
 
-/// The stream that a seed and a purpose give.
+/// Returns the random stream for a seed and a purpose.
 pub fn stream(seed: u64, purpose: u64) -> Rng {
     Rng::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ purpose.wrapping_mul(0xd1b5_4a32_d192_ed03))
 }
@@ -17,9 +16,9 @@ macro_rules! faults {
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Fault { $($(#[$doc])* $name,)* }
         impl Fault {
-            /// All of them.
+            /// All kinds.
             pub const ALL: &'static [Fault] = &[$(Fault::$name,)*];
-            /// What it is called.
+            /// Returns the name of the kind.
             pub fn word(self) -> &'static str {
                 match self { $(Fault::$name => $word,)* }
             }
@@ -28,7 +27,7 @@ macro_rules! faults {
 }
 
 faults! {
-    /// A message takes long.
+    /// A message is delayed.
     Delay = "delay",
     /// A send fails; some of its messages have been sent.
     Loss = "loss",
@@ -40,51 +39,51 @@ faults! {
     CrashAtPort = "crash-at-port",
     /// A process dies at any time.
     Crash = "crash",
-    /// A process stands still and goes on later.
+    /// A process pauses and continues later.
     Freeze = "freeze",
     /// A process cannot reach a server.
     Partition = "partition",
-    /// A server is away for everybody.
+    /// A server is unavailable to all processes.
     Outage = "outage",
-    /// The broker is away for everybody, for minutes.
+    /// The broker is unavailable to all processes, for minutes.
     LongOutage = "broker-long-outage",
-    /// A database does not do what is asked, this time.
+    /// A database refuses one request.
     Refusal = "database-error",
     /// The answer to a commit of the engine's store is lost.
     StoreAnswerLost = "store-commit-answer-lost",
     /// The answer to a commit of a worker's database is lost.
     RowsAnswerLost = "rows-commit-answer-lost",
-    /// The broker forgets what it has acknowledged.
+    /// The broker loses acknowledged messages.
     Amnesia = "broker-amnesia",
     /// Consumers begin again at an earlier offset.
     Replay = "replay",
-    /// Members of a group change places.
+    /// Partitions move between the members of a group.
     Rebalance = "rebalance",
-    /// Clocks are apart and run at different speeds.
+    /// Clocks differ and run at different speeds.
     Skew = "clock-skew",
-    /// A gateway is out of order, cleanly.
+    /// A gateway is out of order and says so.
     GatewayDown = "gateway-503",
-    /// A gateway's answer never comes.
+    /// A gateway's answer never arrives.
     GatewaySilent = "gateway-silent",
     /// A call reaches its gateway long after its caller has given up.
     GatewayLate = "gateway-late",
     /// A worker is older than a command.
     Unsupported = "unsupported",
-    /// A message that nobody can read.
+    /// An unreadable message.
     Poison = "poison",
-    /// A reply that the store cannot keep.
+    /// A reply that the store cannot store.
     Unstorable = "unstorable",
     /// A reply that answers no command.
     Forged = "forged",
     /// A customer cancels.
     Cancel = "cancel",
-    /// A customer asks twice.
+    /// A customer repeats a request.
     Repeat = "repeat",
     /// An operator acts.
     Operator = "operator",
-    /// A reply that repeats what another command said.
+    /// A reply that repeats another command's fields.
     Echo = "wrong-echo",
-    /// A worker that knows nothing of an effect says that it is undone.
+    /// A worker reports an effect as undone without knowing it.
     Unnetted = "nothing-given-back",
     /// The clock of the engine's database is set back.
     ClockBack = "clock-back",
@@ -99,12 +98,12 @@ faults! {
 pub struct Plan {
     rates: Vec<f64>,
     streams: Vec<Rng>,
-    /// How often each struck.
+    /// Number of occurrences of each fault.
     pub struck: Vec<u64>,
 }
 
 impl Plan {
-    /// The plan of a seed, without some kinds. Every seed has some kinds, seldom or often ("swarm testing").
+    /// Creates the plan of a seed, without some kinds. Every seed has some kinds, rarely or often ("swarm testing").
     pub fn new(seed: u64, without: &[Fault]) -> Self {
         let mut rng = stream(seed, 1);
         let rates = Fault::ALL.iter().map(|fault| {
@@ -118,17 +117,17 @@ impl Plan {
         Self { rates, streams, struck: vec![0; Fault::ALL.len()] }
     }
 
-    /// How often a kind strikes, compared with the usual; 0: never.
+    /// Returns the relative frequency of a kind; 0 means never.
     pub fn rate(&self, fault: Fault) -> f64 {
         self.rates[fault as usize]
     }
 
-    /// Its stream.
+    /// Returns the kind's random stream.
     pub fn stream(&mut self, fault: Fault) -> &mut Rng {
         &mut self.streams[fault as usize]
     }
 
-    /// Whether it strikes now, at this usual probability.
+    /// Returns whether a fault occurs now, given its usual probability.
     pub fn strikes(&mut self, fault: Fault, probability: f64) -> bool {
         let rate = self.rates[fault as usize];
         let strikes =
@@ -137,7 +136,7 @@ impl Plan {
         strikes
     }
 
-    /// A number of its stream.
+    /// Draws a number from the kind's stream.
     pub fn draw(&mut self, fault: Fault, range: std::ops::Range<u64>) -> u64 {
         self.streams[fault as usize].random_range(range)
     }

@@ -1,5 +1,5 @@
-//! The other side of the external workers: a payment gateway and a carrier, with books of their own. A call that
-//! is on its way arrives, whatever became of its caller; perhaps much later.
+//! The external systems of the workers: a payment gateway and a carrier, with their own books. A call that is on its
+//! way arrives, whatever happens to its caller, possibly much later.
 
 use std::collections::BTreeMap;
 
@@ -18,17 +18,17 @@ use crate::{
 /// A charge in the gateway's books.
 #[derive(Debug, Clone)]
 pub struct Charged {
-    /// Of the gateway.
+    /// Id at the gateway.
     pub id: Uuid,
-    /// In minor units.
+    /// Amount in minor units.
     pub amount: i64,
     /// ISO 4217.
     pub currency: String,
-    /// How it was paid.
+    /// The payment method.
     pub method: String,
-    /// Why not.
+    /// Why it was declined, if it was.
     pub declined: Option<&'static str>,
-    /// When.
+    /// Time of the charge.
     pub at: Micros,
     /// Its refund: key and id.
     pub refund: Option<(Uuid, Uuid)>,
@@ -37,11 +37,11 @@ pub struct Charged {
 /// A booking in the carrier's books.
 #[derive(Debug, Clone)]
 pub struct Booked {
-    /// None: refused, or never to be answered.
+    /// `None`: refused, or never to be answered.
     pub tracking: Option<String>,
-    /// Where it goes.
+    /// The destination.
     pub country: String,
-    /// Under which key it was cancelled.
+    /// The key under which it was cancelled.
     pub cancelled: Option<Uuid>,
 }
 
@@ -56,15 +56,15 @@ pub struct Outside {
     cancellations: BTreeMap<Uuid, Uuid>,
 }
 
-/// How a call went.
+/// The result of a call.
 enum Call<T> {
     Answer(T),
-    /// Out of order, cleanly.
+    /// Out of order, and says so.
     Down,
 }
 
 impl Handle {
-    /// Calls the other side. What was sent arrives, even if nobody waits any more.
+    /// Makes an external call. It arrives even if the caller no longer waits.
     async fn call<T: Send + 'static>(
         &self,
         changes: bool,
@@ -108,7 +108,7 @@ impl Handle {
     }
 }
 
-/// The payment gateway, as one instance sees it.
+/// The payment gateway, as used by one instance.
 pub struct SimGateway(pub Handle);
 
 impl Charged {
@@ -161,7 +161,7 @@ impl WorldState {
         let (key, id) = *charge.refund.get_or_insert((refund.key, id));
         let receipt = Receipt { id, amount: charge.amount, currency: charge.currency.clone() };
         self.note(crate::world::OUTSIDE, || format!("refund of {}", short(refund.charge)));
-        // Whoever pays back by hand uses one id for both; no worker has two keys for one refund.
+        // A refund by hand has one id for both; no worker uses two keys for one refund.
         if key != refund.key && id != key {
             self.violations.push(format!("6 one_effect_a_command: {} refunded twice", refund.charge));
         }
@@ -201,7 +201,7 @@ impl PaymentGateway for SimGateway {
     }
 }
 
-/// The carrier, as one instance sees it.
+/// The carrier, as used by one instance.
 pub struct SimCarrier(pub Handle);
 
 const NEVER: Micros = Micros::MAX / 4;

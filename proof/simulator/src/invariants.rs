@@ -1,4 +1,4 @@
-//! What must hold once the world is quiet: RELIABILITY's invariants, each a function named after it.
+//! Invariants of a quiet world: those of RELIABILITY, each in a function with its name.
 
 mod books;
 
@@ -25,17 +25,17 @@ use crate::{
     world::WorldState,
 };
 
-/// A quiet world, read.
+/// The data of a quiet world.
 pub struct Quiet<'a> {
     state: &'a WorldState,
     definition: Definition,
     sagas: Vec<(&'a Stored, Vec<Entry>)>,
 }
 
-/// An invariant: its name, and a check that says what breaks it.
+/// An invariant: its name, and a check that returns the violations.
 pub type Invariant = (&'static str, fn(&Quiet<'_>) -> Vec<String>);
 
-/// All of them, numbered as in RELIABILITY.
+/// All invariants, numbered as in RELIABILITY.
 pub const ALL: [Invariant; 20] = [
     ("1 stock_balances", stock_balances),
     ("2 money_balances", money_balances),
@@ -59,7 +59,7 @@ pub const ALL: [Invariant; 20] = [
     ("patience_is_kept", patience_is_kept),
 ];
 
-/// Checks all of them; says which are broken, and how.
+/// Checks all invariants; returns the violations.
 pub fn check(state: &WorldState) -> Vec<String> {
     let definition = catalog().iter().next().cloned().expect("there is a workflow");
     let sagas = state.store.sagas.values().map(|s| (s, s.timeline())).collect();
@@ -80,7 +80,7 @@ impl Quiet<'_> {
         self.sagas.iter().filter_map(of).collect()
     }
 
-    /// What the other side and the inventory hold for a saga, by kind and unit.
+    /// Returns what gateway, carrier and inventory hold for a saga, by kind and unit.
     fn held(&self, saga: &Saga) -> BTreeMap<(String, String), i64> {
         let mut held: BTreeMap<(String, String), i64> = BTreeMap::new();
         for command in &saga.state.commands {
@@ -112,7 +112,7 @@ fn is_at_rest(saga: &Saga) -> bool {
     saga.outcome.is_some() && !saga.live && !saga.parked
 }
 
-/// Exactly one outcome a saga, and it never changes. (That it does not change is also watched at every write.)
+/// A saga has exactly one outcome, which never changes. (Every write checks this, too.)
 pub fn one_outcome_that_never_changes(quiet: &Quiet<'_>) -> Vec<String> {
     quiet.each(|stored, entries| {
         let ended: Vec<SagaOutcome> = entries.iter().filter_map(|e| e.did.ended).collect();
@@ -121,7 +121,8 @@ pub fn one_outcome_that_never_changes(quiet: &Quiet<'_>) -> Vec<String> {
     })
 }
 
-/// Every 2xx order exists; every idempotency key maps to one order; a cancellation that was promised is kept.
+/// Every order that was answered with 2xx exists; every idempotency key belongs to one order; a promised cancellation
+/// is kept.
 pub fn what_was_accepted_exists(quiet: &Quiet<'_>) -> Vec<String> {
     let (state, mut broken) = (quiet.state, Vec::new());
     for (key, orders) in &state.clients.accepted {
@@ -155,7 +156,7 @@ pub fn timelines_replay(quiet: &Quiet<'_>) -> Vec<String> {
         match replay(&definition, new, entries) {
             Err(mismatch) => Some(mismatch.to_string()),
             Ok(replayed) => {
-                // A look that writes no entry may raise it.
+                // A wake-up without an entry may raise it.
                 let replayed = Saga { wake_at: saga.wake_at, ..replayed };
                 (replayed != *saga).then(|| "the history gives another row".to_owned())
             }
@@ -163,7 +164,7 @@ pub fn timelines_replay(quiet: &Quiet<'_>) -> Vec<String> {
     })
 }
 
-/// Every row of a worker matches a timeline, and every settled command a row.
+/// Every row of a worker matches a timeline, and every settled command matches a row.
 pub fn rows_match_timelines(quiet: &Quiet<'_>) -> Vec<String> {
     let rows: BTreeMap<Uuid, &CommandRow> =
         quiet.state.databases.iter().flat_map(|db| db.rows.values()).map(|row| (row.key, row)).collect();
@@ -195,7 +196,7 @@ pub fn rows_match_timelines(quiet: &Quiet<'_>) -> Vec<String> {
     broken
 }
 
-/// No timer fires early by the database's clock (watched at every look, too), and in the end none is late.
+/// No timer fires early by the database's clock (every scan checks this, too), and at the end none is late.
 pub fn timers_are_on_time(quiet: &Quiet<'_>) -> Vec<String> {
     let now = quiet.state.now;
     quiet.each(|stored, _| {
@@ -256,7 +257,7 @@ pub fn late_successes_are_undone(quiet: &Quiet<'_>) -> Vec<String> {
     })
 }
 
-/// Within a bounded time of healing, no saga is unfinished unless parked with a reason.
+/// Within a bounded time after healing, every saga has ended or is parked with a reason.
 pub fn finished_or_parked(quiet: &Quiet<'_>) -> Vec<String> {
     quiet.each(|stored, _| {
         let saga = &stored.saga;
@@ -266,14 +267,14 @@ pub fn finished_or_parked(quiet: &Quiet<'_>) -> Vec<String> {
     })
 }
 
-/// No reply waits any more for an engine that can judge it.
+/// No reply waits for an engine any more.
 pub fn every_reply_is_judged(quiet: &Quiet<'_>) -> Vec<String> {
     let left = quiet.state.store.deferred.values();
     left.map(|(_, reply)| format!("a reply for {} is left ({})", short(reply.saga_id), reply.why.as_str()))
         .collect()
 }
 
-/// Dead letters = poison injected.
+/// The dead letters are the injected poison.
 pub fn dead_letters_are_poison(quiet: &Quiet<'_>) -> Vec<String> {
     let bus = &quiet.state.bus;
     let dead: BTreeSet<(usize, usize, usize)> = bus.dead.iter().map(|(t, p, o, _)| (*t, *p, *o)).collect();
@@ -291,7 +292,7 @@ pub fn dead_letters_are_poison(quiet: &Quiet<'_>) -> Vec<String> {
     broken
 }
 
-/// By the engine's own ledger, what is undone and at rest holds nothing.
+/// By the engine's own ledger, an undone saga at rest holds nothing.
 pub fn undone_holds_nothing(quiet: &Quiet<'_>) -> Vec<String> {
     quiet.each(|stored, _| {
         let saga = &stored.saga;
@@ -301,10 +302,10 @@ pub fn undone_holds_nothing(quiet: &Quiet<'_>) -> Vec<String> {
     })
 }
 
-/// Nothing parks for an outcome that nobody knows before it was answered `unknown`, and nothing else, for as long as
-/// patience lasts.
+/// A saga parks for an unknown outcome only after its command was answered `unknown`, and nothing else, for the whole
+/// patience.
 pub fn patience_is_kept(quiet: &Quiet<'_>) -> Vec<String> {
-    // Instants of a clock that was set back in between say nothing of how long it was.
+    // If a clock was set back in between, its times do not tell the duration.
     if quiet.state.store.set_back > 0 {
         return Vec::new();
     }
@@ -318,7 +319,7 @@ pub fn patience_is_kept(quiet: &Quiet<'_>) -> Vec<String> {
             let undoes = last.kind == Kind::Compensate;
             let mut first = parks.occurrence.at;
             for (place, entry) in entries[..at].iter().enumerate().rev() {
-                // What mends a poisoned saga leaves it as it was.
+                // The recovery of a poisoned saga leaves its command as it was.
                 let parked =
                     |entry: &Entry| entry.did.parked.as_ref().map(|reason| reason.code == "poisoned");
                 let mends_poison = || entries[..place].iter().rev().find_map(parked) == Some(true);
@@ -337,7 +338,7 @@ pub fn patience_is_kept(quiet: &Quiet<'_>) -> Vec<String> {
     })
 }
 
-/// Every operator action has its row: who, when, why.
+/// Every operator action has its entry: who, when, why.
 pub fn actions_are_audited(quiet: &Quiet<'_>) -> Vec<String> {
     quiet.each(|stored, entries| {
         let acted = quiet
@@ -358,7 +359,7 @@ pub fn actions_are_audited(quiet: &Quiet<'_>) -> Vec<String> {
     })
 }
 
-/// No personal data in timelines or dead letters' reasons, nor in rows that are settled.
+/// There is no personal data in timelines, in reasons of dead letters, or in settled rows.
 pub fn nothing_personal(quiet: &Quiet<'_>) -> Vec<String> {
     const PERSONAL: &str = "Street 1";
     let mut broken = quiet.each(|stored, _| {
@@ -381,17 +382,17 @@ pub fn nothing_personal(quiet: &Quiet<'_>) -> Vec<String> {
     broken
 }
 
-/// Whatever could not be sent or was not answered before, once everything is well an order has its stock within a minute:
-/// none is cancelled for a promise that ends later than that.
+/// Whatever could not be sent or was not answered before: once the system is healthy, an order has its stock within a
+/// minute. No order is cancelled for a timeout that ends later than that.
 pub fn nothing_times_out_in_a_healthy_system(quiet: &Quiet<'_>) -> Vec<String> {
     let well_by = quiet.state.heals_at + 60 * SECOND;
-    // The promise stays at its instant by the database's clock: one that is set back moves all of them.
+    // A timeout keeps its time by the database's clock; a clock that is set back moves all of them.
     if quiet.state.store.set_back > 0 {
         return Vec::new();
     }
     quiet.each(|_, entries| {
         let timeout_at = entries.first()?.did.timeout_at?;
-        // What is parked waits for a person, not for the system.
+        // A parked saga waits for a person, not for the system.
         if entries.iter().any(|entry| entry.did.parked.is_some()) {
             return None;
         }
@@ -401,7 +402,7 @@ pub fn nothing_times_out_in_a_healthy_system(quiet: &Quiet<'_>) -> Vec<String> {
         };
         let cancelled = entries.iter().find(timed_out)?;
         let late = quiet.state.store.simulated(timeout_at).checked_sub(well_by)?;
-        // Whoever is cancelled by a timer after its time has waited in vain for its stock.
+        // An order that a timer cancelled after its timeout waited in vain for its stock.
         let label = cancelled.did.heading_for.as_deref().or(cancelled.did.label.as_deref());
         (label == Some(order::CANCELLED)).then(|| format!("timed out {} s after all was well", late / SECOND))
     })

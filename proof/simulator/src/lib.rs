@@ -1,17 +1,17 @@
-//! The deterministic simulator: the real core, the real loops of the runtime, the real workflows and the real
-//! worker SDK, over a simulated store, broker, clock, worker databases and gateways. A seed decides everything.
+//! The deterministic simulator: the real core, the real loops of the runtime, the real workflows and the real worker
+//! SDK, over a simulated store, broker, clock, worker databases and gateways. A seed decides everything.
 //!
-//! | module | is |
+//! | module | contains |
 //! | --- | --- |
-//! | [`run`] | one seed, from a world's making to the check of its invariants |
-//! | [`shrink`] | from a failing seed to the least that fails |
+//! | [`run`] | one seed, from the creation of a world to the check of its invariants |
+//! | [`shrink`] | reduces a failing seed to a minimal one |
 //! | [`invariants`] | what must hold once the world is quiet |
-//! | [`faults`] | what goes wrong, each kind with its own stream of random numbers |
+//! | [`faults`] | the faults, each kind with its own random stream |
 //! | [`clients`] | customers and an operator |
 //! | [`processes`] | the real loops, each in a task |
-//! | [`world`], [`executor`] | the state of everything; simulated time |
+//! | [`world`], [`executor`] | the whole state; simulated time |
 //! | [`store`], [`bus`], [`rows`], [`gateway`] | the ports |
-//! | [`coverage`] | what was met |
+//! | [`coverage`] | the faults and events met |
 #![warn(missing_docs)]
 
 pub mod bus;

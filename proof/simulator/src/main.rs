@@ -18,28 +18,28 @@ use amends_sim::{
 };
 use clap::Parser;
 
-/// Runs seeds of the simulator, and says what is broken.
+/// Runs seeds of the simulator, and reports violations.
 #[derive(Parser)]
 struct Args {
-    /// How many seeds.
+    /// Number of seeds.
     #[arg(long, default_value_t = 1000)]
     seeds: u64,
-    /// The first.
+    /// The first seed.
     #[arg(long, default_value_t = 1)]
     first: u64,
     /// Replays this one seed, with its trace.
     #[arg(long)]
     seed: Option<u64>,
-    /// Explores every interleaving in the small, instead.
+    /// Explores every interleaving of small systems instead.
     #[arg(long)]
     exhaustive: bool,
     /// Shrinks this one seed.
     #[arg(long)]
     shrink: Option<u64>,
-    /// Stops at the first seed that breaks something, and does not shrink it.
+    /// Stops at the first seed with a violation, and does not shrink it.
     #[arg(long)]
     until_broken: bool,
-    /// Threads; one a core unless told otherwise.
+    /// Number of threads; by default one per core.
     #[arg(long)]
     threads: Option<usize>,
 }

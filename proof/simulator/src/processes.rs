@@ -1,5 +1,5 @@
-//! The processes: the real loops, each in a task, as the roles of the real program drive them. Where a real loop
-//! would poll and find nothing, time jumps to the poll that finds something.
+//! The processes: the real loops, each in a task, driven as in the roles of the real program. Where a real loop would
+//! poll and find nothing, time jumps to the poll that finds something.
 
 use std::{
     future::{Future, poll_fn},
@@ -39,19 +39,19 @@ use crate::{
 };
 
 type Task = BoxFuture<'static, ()>;
-/// An engine over this world.
+/// An engine in this world.
 pub type SimEngine = Engine<SimStore, SimSink, SimClock>;
 
-/// No turn of an engine's loop takes longer.
+/// The longest run of an engine's loop.
 const TURN: Duration = Duration::from_secs(30);
 const RECOVERY_POLL: Micros = 100_000;
-/// Few orders have little to repeat: with these allowances it is put off all the same.
+/// The few orders of a simulation have little to repeat; with these allowances repetitions are put off all the same.
 const TIGHT: RepeatAllowances = RepeatAllowances {
     failed: RepeatAllowance { most: 4, a_minute: 6 },
     silent: RepeatAllowance { most: 4, a_minute: 6 },
 };
 
-/// The loops of a process.
+/// Returns the loops of a process.
 pub fn start(world: &Arc<World>, process: usize) -> Vec<Task> {
     let handle = Handle { world: world.clone(), process };
     match process {
@@ -70,17 +70,17 @@ pub fn start(world: &Arc<World>, process: usize) -> Vec<Task> {
     }
 }
 
-/// How often the engine's database was restored.
+/// Number of restores of the engine's database.
 pub const EPOCH: u32 = 1;
-/// How long what nobody knows is asked after: shorter than in the world, so that much of it comes to its end.
+/// Patience with unknown outcomes: shorter than in production, so that it often ends.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The workflows of the older program.
+/// Returns the workflows of the older program.
 fn known() -> Catalog {
     workflows::catalog(workflows::Settings { unknown_patience: PATIENCE, ..workflows::Settings::default() })
 }
 
-/// The workflows of the newer program: one more version of each.
+/// Returns the workflows of the newer program, which has one more version of each.
 pub fn catalog() -> Catalog {
     let known = known();
     let next = |d: &Definition| Definition { version: d.version + 1, ..d.clone() };
@@ -88,13 +88,13 @@ pub fn catalog() -> Catalog {
     Catalog::new(known.iter().cloned().chain(next).collect()).expect("as sound as the versions before")
 }
 
-/// The workflows that a process knows.
+/// Returns the workflows that a process knows.
 fn catalog_of(handle: &Handle) -> Catalog {
     let newer = handle.state().processes[handle.process].newer;
     if newer { catalog() } else { known() }
 }
 
-/// An engine of a process: of an engine, or of a door.
+/// Creates the engine of a process: of an engine, or of a door.
 pub fn engine(handle: &Handle) -> SimEngine {
     Engine {
         store: SimStore(handle.clone()),
@@ -116,7 +116,7 @@ fn late<T>() -> Result<T, Error> {
     Err(port::Error::Unavailable("no answer in time".to_owned()).into())
 }
 
-/// A turn of a loop; one that takes too long is dropped.
+/// Runs a loop once; drops it if it takes too long.
 async fn turn<T>(
     engine: &SimEngine,
     turn: impl Future<Output = Result<T, Error>>,
@@ -167,7 +167,7 @@ fn engine_loops(handle: &Handle) -> Vec<Task> {
                     continue;
                 }
             }
-            // What is put off is paid for as soon as there is an answer.
+            // What was put off is paid for as soon as there is an answer.
             let waits = (timers.put_off() > 0).then(|| handle.state().now + SECOND);
             let next = |s: &WorldState| {
                 let (assignment, _) = shared.ownership.now();
@@ -194,7 +194,7 @@ fn engine_loops(handle: &Handle) -> Vec<Task> {
             let next = |s: &WorldState| {
                 let (assignment, _) = shared.ownership.now();
                 let next = s.store.next_deferred(&known, |slot| assignment.owns(slot))?;
-                // As the store reads it: later than any reply rests, it is from before the clock was set back.
+                // As in the store: a time later than any reply rests was set before the clock was set back.
                 Some(if next > s.now + 60 * SECOND { s.now } else { next })
             };
             let poll = deferred::DEFERRED_POLL.as_micros() as Micros;
@@ -221,8 +221,8 @@ fn engine_loops(handle: &Handle) -> Vec<Task> {
     vec![Box::pin(taking), Box::pin(waking), Box::pin(judging), Box::pin(recovering)]
 }
 
-/// Waits as long as a loop would that polls at this interval and finds nothing before `next`, which may change
-/// whenever the watchers are woken.
+/// Waits as long as a loop would that polls at this interval and finds nothing before `next`, which may change whenever
+/// the watchers are woken.
 async fn poll_until(
     handle: &Handle,
     interval: Micros,
@@ -251,7 +251,7 @@ async fn poll_until(
     .await;
 }
 
-/// A worker's rest after failures.
+/// Pauses a worker after failures.
 async fn back_off(handle: &Handle, failures: &mut u32) {
     let longest = (10 * SECOND).min(100_000 << (*failures).min(7));
     *failures += 1;
@@ -302,7 +302,7 @@ fn external<E: ExternalExecutor + 'static>(
             match calls.run_once().await {
                 Ok(()) => failures = 0,
                 Err(_) => {
-                    // Calls under way go on meanwhile.
+                    // Calls in progress continue meanwhile.
                     let (rest, wait) =
                         (std::pin::pin!(back_off(&h, &mut failures)), std::pin::pin!(driven(&mut calls)));
                     select(rest, wait).await;
@@ -335,7 +335,7 @@ fn external<E: ExternalExecutor + 'static>(
     vec![Box::pin(taking), Box::pin(calling), Box::pin(recovering)]
 }
 
-/// Drives calls and ends never: for a pause in which nothing can be written down.
+/// Drives calls and never completes: for a pause in which nothing can be recorded.
 async fn driven<R, E, K, C>(calls: &mut amends_worker::Calls<R, E, K, C>)
 where
     R: amends_worker::Rows + 'static,
@@ -347,7 +347,7 @@ where
     std::future::pending().await
 }
 
-/// Applies an event through a door of this process.
+/// Applies an event at this process.
 pub async fn act(handle: &Handle, saga: Uuid, event: Event) -> Result<Applied, Error> {
     apply(&engine(handle), saga, event).await
 }

@@ -27,7 +27,7 @@ use crate::{
     world::{Down, Handle, Site, Watchers, WorldState},
 };
 
-/// What a transaction may hold locked.
+/// What a transaction may lock.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Lock {
     Row(Uuid),
@@ -39,13 +39,13 @@ enum Lock {
 #[derive(Default)]
 pub struct Database {
     skew: i64,
-    /// Rows.
+    /// The rows.
     pub rows: BTreeMap<Uuid, CommandRow>,
-    /// Stock by product (the inventory's).
+    /// Stock by product (inventory only).
     pub stock: BTreeMap<String, Stock>,
-    /// Reservations by command (the inventory's).
+    /// Reservations by command (inventory only).
     pub reservations: BTreeMap<Uuid, BTreeMap<String, Reserved>>,
-    /// What has moved (the inventory's).
+    /// Moves (inventory only).
     pub moves: Vec<Move>,
     locks: BTreeMap<Lock, u64>,
     open: BTreeMap<u64, Vec<Lock>>,
@@ -53,17 +53,17 @@ pub struct Database {
     freed: Watchers,
     releases: u64,
     waiting: BTreeMap<u64, Vec<Lock>>,
-    /// Who waits for something to become due.
+    /// Futures that wait for something to become due.
     pub watchers: Watchers,
 }
 
 impl Database {
-    /// An empty database, whose clock is so many microseconds off.
+    /// Creates an empty database, whose clock is off by `skew` microseconds.
     pub fn new(skew: i64) -> Self {
         Self { skew, ..Self::default() }
     }
 
-    /// A transaction is over.
+    /// Ends a transaction and releases its locks.
     pub fn release(&mut self, transaction: u64) {
         for lock in self.open.remove(&transaction).unwrap_or_default() {
             self.locks.remove(&lock);
@@ -73,7 +73,7 @@ impl Database {
         self.freed.wake();
     }
 
-    /// Takes all of these locks, or none if somebody else has one.
+    /// Takes all of these locks, or none if another transaction holds one.
     fn take(&mut self, transaction: u64, locks: Vec<Lock>) -> bool {
         let others = |l: &Lock| self.locks.get(l).is_some_and(|t| *t != transaction);
         if locks.iter().any(others) {
@@ -88,7 +88,7 @@ impl Database {
         true
     }
 
-    /// Notes that a transaction waits; answers whether that closes a circle of transactions that wait for each other.
+    /// Records that a transaction waits; returns whether that closes a cycle of waiting transactions.
     fn wait(&mut self, transaction: u64, locks: Vec<Lock>) -> bool {
         self.waiting.insert(transaction, locks);
         let (mut reached, mut next) = (BTreeSet::new(), vec![transaction]);
@@ -107,29 +107,29 @@ impl Database {
         false
     }
 
-    /// When the next row is due, in simulated time.
+    /// Returns when the next row is due, in simulated time.
     pub fn next_due(&self) -> Option<Micros> {
         let base = chrono::DateTime::from_timestamp(1_767_225_600, 0).unwrap_or_default();
         let due = self.rows.values().filter_map(|row| row.lease).map(|lease| lease.until).min()?;
         Some((due - base).num_microseconds().map_or(0, |at| (at - self.skew).max(0)) as Micros)
     }
 
-    /// Whether somebody is calling for a row.
+    /// Returns whether an instance is calling for a row.
     pub fn has_calls(&self) -> bool {
         self.rows.values().any(|row| row.lease.is_some_and(|l| l.owner.is_some()))
     }
 }
 
-/// The port, of one instance.
+/// The port of one instance.
 #[derive(Clone)]
 pub struct SimRows {
     /// The instance.
     pub handle: Handle,
-    /// Which database.
+    /// Index of the database.
     pub database: usize,
 }
 
-/// A transaction. Dropped, it leaves nothing.
+/// A transaction; it leaves nothing when dropped.
 pub struct SimTx {
     rows: SimRows,
     open: Open,
@@ -137,7 +137,7 @@ pub struct SimTx {
     books: Option<Books>,
 }
 
-/// Gives back what a transaction holds, however it ends.
+/// Releases a transaction's locks, however it ends.
 struct Open {
     world: Arc<World>,
     database: usize,
@@ -163,7 +163,7 @@ impl SimRows {
         self.handle.ask(Site::Rows(self.database), None, what, effect).await.map_err(away)
     }
 
-    /// Asks until the locks can be had; then reads.
+    /// Asks until the locks are free, then reads.
     async fn locked<T: Send + 'static>(
         &self,
         what: &'static str,
@@ -183,7 +183,7 @@ impl SimRows {
                     db.waiting.remove(&transaction);
                     return Some(Ok(read(s)));
                 }
-                // As Postgres does: one of those who wait for each other fails.
+                // As in Postgres, one of the waiting transactions fails.
                 if db.wait(transaction, locks) {
                     s.coverage.deadlocks += 1;
                     None
@@ -199,7 +199,8 @@ impl SimRows {
         }
     }
 
-    /// A statement that is a transaction of its own, on rows that nobody else holds. Its answer may be lost.
+    /// Runs a statement that is a transaction of its own, on rows that no other transaction holds. Its answer may be
+    /// lost.
     async fn alone<T: Send + 'static>(
         &self,
         what: &'static str,
@@ -225,7 +226,7 @@ impl SimRows {
         }
     }
 
-    /// Waits until some transaction is over that was not over then.
+    /// Waits until another transaction has ended.
     async fn freed(&self, releases: u64) {
         poll_fn(|cx| {
             let db = &mut self.handle.state().databases[self.database];

@@ -1,4 +1,4 @@
-//! One seed: a world is made, goes wrong, heals, and is looked at.
+//! One seed: a world is created, fails, heals, and is checked.
 
 use rand::RngExt;
 
@@ -14,34 +14,34 @@ use crate::{
     world::{OUTSIDE, PROCESSES, PROGRAMS, SITES, Site, WorldState},
 };
 
-/// From then on nothing goes wrong any more.
+/// From this time on no more faults occur.
 pub const HEALS_AT: Micros = 1800 * SECOND;
-/// Then everything must have come to rest.
+/// At this time everything must be at rest.
 pub const ENDS_AT: Micros = 4500 * SECOND;
 
-/// What to run.
+/// Options of a run.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Kinds of faults that do not happen.
+    /// Kinds of faults that do not occur.
     pub without: Vec<Fault>,
     /// Only these orders.
     pub only: Option<Vec<usize>>,
-    /// Whether to write down what happens.
+    /// Whether to record a trace.
     pub trace: bool,
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Debug, Clone)]
 pub struct Report {
     /// The seed.
     pub seed: u64,
-    /// What is broken.
+    /// The violations.
     pub violations: Vec<String>,
-    /// What was met.
+    /// Faults and events met.
     pub coverage: Coverage,
-    /// Orders that were placed.
+    /// Number of orders placed.
     pub orders: usize,
-    /// What happened.
+    /// The trace.
     pub trace: String,
 }
 
@@ -73,7 +73,7 @@ pub fn run(seed: u64, options: &Options) -> Report {
     Report { seed, violations, coverage, orders, trace }
 }
 
-/// Schedules what happens at a time of its own, not at a call.
+/// Schedules the faults that occur at a time of their own, not at a call.
 fn calamities(state: &mut WorldState) {
     timed(state, Fault::Crash, 4, |s, rng| {
         let (process, down) = (rng(0..OUTSIDE as u64) as usize, rng(1000..60 * SECOND));
@@ -141,7 +141,7 @@ fn calamities(state: &mut WorldState) {
         s.crash(process, down);
     });
     if state.plan.rate(Fault::Upgrade) > 0.0 {
-        // In the end somebody knows everything.
+        // At the end some engine knows everything.
         state.later(HEALS_AT + SECOND, |s| {
             for process in 0..PROGRAMS {
                 if !std::mem::replace(&mut s.processes[process].newer, true) {
@@ -165,7 +165,7 @@ fn calamities(state: &mut WorldState) {
     });
 }
 
-/// Numbers of a fault's stream.
+/// Draws numbers from a fault's stream.
 type Draw<'a> = &'a mut dyn FnMut(std::ops::Range<u64>) -> u64;
 
 fn timed(state: &mut WorldState, fault: Fault, usual: u64, strike: fn(&mut WorldState, Draw<'_>)) {

@@ -1,4 +1,4 @@
-//! From a seed that fails to the least that fails: fewer kinds of faults, fewer orders.
+//! Reduces a failing seed: fewer kinds of faults, fewer orders.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use crate::{
     run::{Options, Report, run},
 };
 
-/// The least of a failing seed that breaks one of the same invariants, and how it does.
+/// Returns the smallest variant of a failing seed that violates one of the same invariants, with its report.
 pub fn shrink(seed: u64) -> (Options, Report) {
     let mut options = Options::default();
     let names = |report: &Report| -> BTreeSet<String> {
@@ -18,7 +18,7 @@ pub fn shrink(seed: u64) -> (Options, Report) {
     let mut orders: Vec<usize> = (0..40).collect();
     loop {
         let before = (options.without.len(), orders.len());
-        // Orders first by halves, then one by one.
+        // Orders are removed first by halves, then one at a time.
         let mut size = orders.len().div_ceil(2);
         while size > 0 {
             let mut at = 0;
@@ -50,7 +50,7 @@ pub fn shrink(seed: u64) -> (Options, Report) {
     (options, report)
 }
 
-/// What was left of a seed, for people: what it took, what broke, and what happened.
+/// Describes a reduced seed for people: its options, its violations, and its trace.
 pub fn describe(seed: u64) -> String {
     let (options, report) = shrink(seed);
     let kept = |f: &&Fault| !options.without.contains(f) && report.coverage.faults.contains_key(f);

@@ -26,23 +26,23 @@ use crate::{
     world::{Down, Handle, Site, Watchers, WorldState},
 };
 
-/// A saga as it is stored: its entries as text, as a database would keep them.
+/// A saga as it is stored: entries are text, as in a database.
 #[derive(Debug, Clone)]
 pub struct Stored {
-    /// Its row.
+    /// The row.
     pub saga: Saga,
-    /// When it last changed.
+    /// Time of the last change.
     pub updated_at: DateTime<Utc>,
-    /// Revision, instant and body of its entries.
+    /// Revision, time and body of the entries.
     pub entries: Vec<(u32, DateTime<Utc>, String)>,
-    /// Its input.
+    /// The input.
     pub data: Json,
-    /// Its personal fields.
+    /// The personal fields.
     pub personal: Option<Json>,
 }
 
 impl Stored {
-    /// Its timeline.
+    /// Returns the timeline.
     pub fn timeline(&self) -> Vec<Entry> {
         let read = |(revision, at, body): &(u32, DateTime<Utc>, String)| {
             Entry::from_stored(*revision, *at, body).expect("what was written can be read")
@@ -51,20 +51,20 @@ impl Stored {
     }
 }
 
-/// What is stored.
+/// The content of the store.
 pub struct Store {
     skew: i64,
-    /// How often its clock was set back.
+    /// Number of times its clock was set back.
     pub set_back: u64,
     /// Sagas.
     pub sagas: BTreeMap<Uuid, Stored>,
-    /// Orders, and their sagas.
+    /// Sagas by order.
     pub orders: BTreeMap<Uuid, Uuid>,
-    /// Which order a key stands for, and the body it came with.
+    /// The order of each key, and the body of its request.
     pub keys: BTreeMap<String, (Uuid, u64)>,
-    /// Successes that nobody ordered.
+    /// Successes that no saga ordered.
     pub strays: BTreeMap<(Uuid, Uuid), Json>,
-    /// Replies that could not be judged when they came, and when they are due.
+    /// Replies that could not be judged on arrival, and when they are due.
     pub deferred: BTreeMap<DeferredId, (DateTime<Utc>, DeferredReply)>,
     /// Programs that have announced themselves: when, and what they know.
     pub programs: BTreeMap<Uuid, (Micros, Known)>,
@@ -72,38 +72,38 @@ pub struct Store {
     pub held: BTreeMap<Uuid, Micros>,
     batches: BTreeMap<u64, Vec<Inputs>>,
     drawn: u64,
-    /// Who waits for something to become due.
+    /// Futures that wait for something to become due.
     pub watchers: Watchers,
 }
 
-/// An order at the door.
+/// A new order.
 #[derive(Debug, Clone)]
 pub struct NewOrder {
-    /// Its id.
+    /// The order's id.
     pub id: Uuid,
-    /// Its saga.
+    /// The order's saga.
     pub saga: NewSaga,
-    /// The idempotency key, and what the body comes to.
+    /// The idempotency key, and the digest of the body.
     pub key: (String, u64),
     /// The saga's input.
     pub data: Json,
-    /// Its personal fields.
+    /// The saga's personal fields.
     pub personal: Json,
 }
 
-/// What became of it.
+/// The result of placing an order.
 #[derive(Debug, Clone)]
 pub enum Placed {
-    /// It is new.
+    /// The order is new.
     New(Box<Change>),
-    /// It came before.
+    /// The request was repeated.
     Replayed(Uuid),
-    /// The key came before, with another body.
+    /// The key is known, with a different body.
     KeyReused,
 }
 
 impl Store {
-    /// An empty store, whose clock is so many microseconds off.
+    /// Creates an empty store, whose clock is off by `skew` microseconds.
     pub fn new(skew: i64) -> Self {
         Self {
             skew,
@@ -121,15 +121,15 @@ impl Store {
         }
     }
 
-    /// Its clock is set back by so many microseconds.
+    /// Sets its clock back by this many microseconds.
     pub fn set_back(&mut self, by: Micros) {
         self.skew -= i64::try_from(by).unwrap_or_default();
         self.set_back += 1;
         self.watchers.wake();
     }
 
-    /// When the next saga is due for a program that knows this, in simulated time; those that `owned` does not name five
-    /// seconds later.
+    /// Returns when the next saga is due for a program with this knowledge, in simulated time; sagas of slots that are
+    /// not `owned` five seconds later.
     pub fn next_due(&self, known: &Known, owned: impl Fn(u16) -> bool) -> Option<Micros> {
         let due = |stored: &Stored| {
             let saga = &stored.saga;
@@ -142,15 +142,15 @@ impl Store {
         self.sagas.values().filter_map(due).min()
     }
 
-    /// When the next deferred reply is due for a program that knows this, in simulated time; those of slots that `owned`
-    /// does not name a second later.
+    /// Returns when the next deferred reply is due for a program with this knowledge, in simulated time; replies of
+    /// slots that are not `owned` one second later.
     pub fn next_deferred(&self, known: &Known, owned: impl Fn(u16) -> bool) -> Option<Micros> {
         let covered = self.deferred.values().filter(|(_, reply)| known.covers(&reply.requires));
         let due = covered.map(|(at, reply)| self.simulated(*at) + if owned(reply.slot) { 0 } else { SECOND });
         due.min()
     }
 
-    /// Simulated time of an instant of this database.
+    /// Converts a time of this database to simulated time.
     pub fn simulated(&self, at: DateTime<Utc>) -> Micros {
         let base = DateTime::from_timestamp(1_767_225_600, 0).unwrap_or_default();
         (at - base).num_microseconds().map_or(0, |at| (at - self.skew).max(0)) as Micros
@@ -184,7 +184,7 @@ impl Store {
     }
 }
 
-/// What an operator settled by an entry although they had looked at something else.
+/// Returns whether an operator settled by this entry a state other than the one that they saw.
 fn not_as_seen(before: &Saga, entry: &Entry) -> Option<String> {
     let (Event::Resolved(Resolution { seen, .. }) | Event::RetryRequested(Retry { seen, .. })) =
         &entry.occurrence.event
@@ -203,7 +203,7 @@ fn not_as_seen(before: &Saga, entry: &Entry) -> Option<String> {
 }
 
 impl WorldState {
-    /// What time it is by the engine's database.
+    /// Returns the time of the engine's database.
     pub fn store_now(&self) -> DateTime<Utc> {
         self.instant_at(self.store.skew)
     }
@@ -328,12 +328,12 @@ impl WorldState {
     }
 }
 
-/// The beginning of an id, for people.
+/// Returns the beginning of an id, for people.
 pub fn short(id: Uuid) -> String {
     id.simple().to_string()[24..].to_owned()
 }
 
-/// What the store refuses as data: U+0000 in a column, and what stands for a message that meets a constraint.
+/// Refuses what the store cannot store: U+0000 in a column, and a value that stands for a violated constraint.
 fn check(write: &Write, bodies: &[String]) -> Result<(), &'static str> {
     let saga = &write.saga;
     let mut columns =

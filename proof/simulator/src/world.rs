@@ -1,4 +1,4 @@
-//! The state of a simulated world, and how a process asks a server for something.
+//! The state of a simulated world, and how a process sends a request to a server.
 
 mod handle;
 
@@ -22,15 +22,15 @@ use crate::{
     store::Store,
 };
 
-/// What is asked of the executor.
+/// Requests to the executor.
 pub enum Control {
-    /// All of a process's futures are dropped where they are.
+    /// Drops all futures of a process where they are.
     Kill(usize),
-    /// A process starts.
+    /// Starts a process.
     Start(usize),
-    /// Some process is no longer frozen.
+    /// Continues processes that are no longer frozen.
     Thaw,
-    /// A process does one more thing.
+    /// Adds a future to a process.
     Spawn(usize, BoxFuture<'static, ()>),
 }
 
@@ -41,11 +41,11 @@ pub struct Process {
     pub name: &'static str,
     /// Whether it runs.
     pub alive: bool,
-    /// How often it has died.
+    /// Number of times it has died.
     pub incarnation: u32,
-    /// Whether it stands still.
+    /// Whether it is paused.
     pub frozen: bool,
-    /// How fast its clock runs.
+    /// Speed of its clock.
     pub speed: f64,
     /// Whether it is an engine or an api of the newer program, which knows one more version of the workflow.
     pub newer: bool,
@@ -53,7 +53,7 @@ pub struct Process {
     unreachable: [Micros; SITES],
 }
 
-/// What a process may talk to.
+/// A server that a process uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Site {
     /// The engine's database.
@@ -66,7 +66,7 @@ pub enum Site {
     Gateway,
 }
 
-/// How many sites there are.
+/// Number of sites.
 pub const SITES: usize = 6;
 
 impl Site {
@@ -80,7 +80,7 @@ impl Site {
     }
 }
 
-/// Names of the processes. The last stands for everybody outside, and never fails.
+/// Names of the processes. The last stands for everything outside, and never fails.
 pub const PROCESSES: [&str; 11] = [
     "engine-0",
     "engine-1",
@@ -94,26 +94,26 @@ pub const PROCESSES: [&str; 11] = [
     "shipment-1",
     "outside",
 ];
-/// The first so many run the engine, with or without its loops.
+/// Number of processes, from the first, that run the engine, with or without its loops.
 pub const PROGRAMS: usize = 4;
-/// The process of everybody outside.
+/// Index of the process outside.
 pub const OUTSIDE: usize = 10;
 
-/// Everything there is.
+/// The whole state.
 pub struct WorldState {
-    /// What time it is.
+    /// The present time.
     pub now: Micros,
-    /// What will happen.
+    /// Future events.
     pub schedule: Schedule,
-    /// For the executor.
+    /// Requests to the executor.
     pub control: Vec<Control>,
-    /// Latencies and ids.
+    /// Randomness for latencies and ids.
     pub rng: Rng,
-    /// What goes wrong.
+    /// The faults.
     pub plan: Plan,
-    /// From then on nothing goes wrong any more.
+    /// From this time on no more faults occur.
     pub heals_at: Micros,
-    /// Every call is done at once: for tests of a single port.
+    /// Every call completes at once: for tests of a single port.
     pub instant: bool,
     /// The processes.
     pub processes: Vec<Process>,
@@ -127,16 +127,16 @@ pub struct WorldState {
     pub outside: Outside,
     /// What customers and operators know.
     pub clients: Clients,
-    /// What was met.
+    /// Faults and events met.
     pub coverage: Coverage,
-    /// What must not be, seen while it happened.
+    /// Violations seen during the run.
     pub violations: Vec<String>,
-    /// What happened, if anybody wants to know.
+    /// The trace, if it is requested.
     pub trace: Option<String>,
 }
 
 impl WorldState {
-    /// A world before its first instant.
+    /// Creates a world before its first event.
     pub fn new(seed: u64, without: &[Fault], heals_at: Micros) -> Self {
         let mut plan = Plan::new(seed, without);
         let mut skew = |range: i64| {
@@ -177,7 +177,7 @@ impl WorldState {
         }
     }
 
-    /// Writes a line of the trace.
+    /// Adds a line to the trace.
     pub fn note(&mut self, who: usize, what: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
             let at = self.now as f64 / 1e6;
@@ -185,17 +185,17 @@ impl WorldState {
         }
     }
 
-    /// Whether a fault strikes now.
+    /// Returns whether a fault occurs now.
     pub fn strikes(&mut self, fault: Fault, probability: f64) -> bool {
         self.now < self.heals_at && self.plan.strikes(fault, probability)
     }
 
-    /// Lets something happen later.
+    /// Schedules an action.
     pub fn later(&mut self, after: Micros, act: impl FnOnce(&mut WorldState) + Send + 'static) {
         self.schedule.push(self.now + after, Event::Do(Box::new(act)));
     }
 
-    /// An id that the seed decides, in the order of time.
+    /// Returns a time-ordered id that the seed decides.
     pub fn uuid(&mut self) -> Uuid {
         let millis = 1_767_225_600_000 + u128::from(self.now / 1000);
         let low: u128 = self.rng.random();
@@ -204,7 +204,7 @@ impl WorldState {
         )
     }
 
-    /// A process dies now and starts again after a while.
+    /// Kills a process now and restarts it later.
     pub fn crash(&mut self, process: usize, down: Micros) {
         if !self.processes[process].alive {
             return;
@@ -217,7 +217,7 @@ impl WorldState {
         self.later(down, move |s| s.start(process));
     }
 
-    /// A process starts.
+    /// Starts a process.
     pub fn start(&mut self, process: usize) {
         let p = &mut self.processes[process];
         (p.alive, p.frozen) = (true, false);
@@ -226,7 +226,7 @@ impl WorldState {
         self.control.push(Control::Start(process));
     }
 
-    /// A process stands still for a while.
+    /// Pauses a process.
     pub fn freeze(&mut self, process: usize, length: Micros) {
         if !self.processes[process].alive || self.processes[process].frozen {
             return;
@@ -241,7 +241,7 @@ impl WorldState {
         });
     }
 
-    /// A process cannot reach a server for a while.
+    /// Makes a server unreachable for a process.
     pub fn part(&mut self, process: usize, site: Site, length: Micros) {
         self.note(process, || format!("cannot reach {site:?} for {:.3} s", length as f64 / 1e6));
         let until = self.now + length;
@@ -252,13 +252,13 @@ impl WorldState {
         }
     }
 
-    /// Until when a process cannot reach a server.
+    /// Returns until when a process cannot reach a server.
     pub fn unreachable(&self, process: usize, site: Site) -> Option<Micros> {
         let until = self.processes[process].unreachable[site.index()];
         (until > self.now).then_some(until)
     }
 
-    /// An instant, by a clock that is so many microseconds off.
+    /// Returns the time of a clock that is off by `skew` microseconds.
     pub fn instant_at(&self, skew: i64) -> DateTime<Utc> {
         let base = DateTime::from_timestamp(1_767_225_600, 0).unwrap_or_default();
         base + TimeDelta::microseconds(self.now as i64 + skew)

@@ -1,4 +1,4 @@
-//! The simulated store is a `SagaStore`, and the simulated rows are `Rows`: they pass the suites that Postgres passes.
+//! The simulated store and rows pass the conformance suites that Postgres passes.
 
 use std::sync::Arc;
 

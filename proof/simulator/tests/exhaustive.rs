@@ -1,4 +1,4 @@
-//! Every interleaving in the small, and that a planted bug is found.
+//! Every interleaving of small systems, and the detection of planted bugs.
 
 use amends_sim::exhaustive::{
     MOST,

@@ -1,8 +1,8 @@
-//! Seeds: some for every day, and those that once failed.
+//! Seeds: some for daily runs, and those that once failed.
 
 use amends_sim::run::{Options, run};
 
-/// What a run with this seed breaks.
+/// Returns the violations of a run with this seed.
 fn broken(seed: u64) -> Vec<String> {
     run(seed, &Options::default()).violations
 }

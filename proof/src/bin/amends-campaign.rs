@@ -1,32 +1,32 @@
-//! `amends-campaign`: orders, faults, and then the books. Ends with 1 if they do not balance.
+//! `amends-campaign`: orders, faults, and then the books. Ends with status 1 if they do not balance.
 
 use std::{path::PathBuf, process::ExitCode};
 
 use amends_proof::campaign::{self, Campaign, faults::ALL};
 use clap::Parser;
 
-/// Places orders while everything fails, and then counts the books.
+/// Places orders while faults occur, and then checks the books.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// How many orders.
+    /// Number of orders.
     #[arg(long, default_value_t = 2000)]
     orders: usize,
-    /// How many orders a second; by default so many that there are five seconds for each fault, at most 100.
+    /// Orders per second; by default such that there are five seconds for each fault, at most 100.
     #[arg(long)]
     rate: Option<f64>,
-    /// How many faults; by default one for every 300 orders, and at least 21: each kind once.
+    /// Number of faults; by default one for every 300 orders, and at least 21: each kind once.
     #[arg(long)]
     faults: Option<usize>,
-    /// Ends with 1 too if fewer faults than this were injected: what took too long has shown too little.
+    /// Also ends with status 1 if fewer faults than this were injected: a slow campaign has shown too little.
     #[arg(long, default_value_t = 0)]
     least: usize,
-    /// Of everything that is drawn.
+    /// Seed of all random choices.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Only faults whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
-    /// Where the processes' logs go if the books do not balance.
+    /// Directory for the processes' logs if the books do not balance.
     #[arg(long, default_value = "target/campaign")]
     logs: PathBuf,
     /// The program `amends`; by default the one beside this one.

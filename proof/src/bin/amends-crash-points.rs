@@ -1,5 +1,5 @@
-//! `amends-crash-points`: kills processes at named points, and then counts the books. Ends with 1 if anything was
-//! lost or done twice.
+//! `amends-crash-points`: kills processes at named points, and then checks the books. Ends with status 1 if anything
+//! was lost or done twice.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -13,7 +13,7 @@ struct Arguments {
     /// Only this role: engine, inventory, payment, shipment, notification, api.
     #[arg(long)]
     role: Option<String>,
-    /// Roles at once, each with servers of its own: most of the time is spent waiting.
+    /// Number of roles tested at the same time, each with its own servers: most of the time is spent waiting.
     #[arg(long, default_value_t = 3)]
     jobs: usize,
     /// The program `amends` with the feature `failpoints`; by default `amends-failpoints` beside this one.

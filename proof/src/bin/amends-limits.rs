@@ -1,11 +1,11 @@
-//! `amends-limits`: what a deployment must bear, measured. Ends with 1 if a limit is not held.
+//! `amends-limits`: measures the limits of a deployment. Ends with status 1 if a limit is not held.
 
 use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use amends_proof::limits::ALL;
 use clap::Parser;
 
-/// Measures limits under stress, each on servers and processes of its own.
+/// Measures limits under stress, each with its own servers and processes.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Only these: overdue, overload, failing, storm, backlog, pinned, unsent, away, silent.
@@ -13,7 +13,7 @@ struct Arguments {
     /// The program `amends`; by default the one beside this one.
     #[arg(long)]
     program: Option<PathBuf>,
-    /// How much of what is asked is tried of unsent (600 s) and away (300,000 sagas): 0.1 is a tenth.
+    /// Fraction of the required size for `unsent` (600 s) and `away` (300,000 sagas): 0.1 is a tenth.
     #[arg(long, default_value_t = 1.0)]
     size: f64,
 }

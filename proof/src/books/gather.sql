@@ -1,6 +1,6 @@
--- Copies of all five databases, as they are now, in temporary tables of this session. The connections `engine`,
--- `inventory`, `payment`, `shipment` and `notification` are open (dblink). JSON is cast at its source, whatever
--- the type of its column.
+-- Copies all five databases, as they are now, into temporary tables of this session. The connections `engine`,
+-- `inventory`, `payment`, `shipment` and `notification` are open (dblink). JSON is cast at its source, whatever the
+-- type of its column.
 
 CREATE TEMP TABLE sagas AS SELECT * FROM dblink('engine', $$
     SELECT id, business_key, revision, label, outcome, live, parked, state::jsonb FROM sagas $$)
@@ -73,7 +73,7 @@ CREATE TEMP TABLE notified AS SELECT * FROM dblink('notification',
     AS t (order_id text, event_id text, event_type text);
 CREATE INDEX ON notified (event_id);
 
--- Every command that a saga's row says it sent, with the id that the protocol gives it.
+-- Every command that a saga's row records as sent, with its id by the protocol.
 CREATE TEMP TABLE sent AS
     SELECT s.id AS saga_id, c.step_no, c.step, c.part, c.generation, c.status, c.undo_asked, c.undone, c.parked,
            c.held, CASE c.step WHEN 'pay' THEN 'payment' WHEN 'ship' THEN 'shipment' ELSE 'inventory' END AS worker,
@@ -91,7 +91,7 @@ CREATE TEMP TABLE sent AS
 CREATE UNIQUE INDEX ON sent (command_id);
 CREATE INDEX ON sent (saga_id);
 
--- What timelines say was sent, by name (`pay execute 2`), and when first.
+-- Commands sent according to timelines, by name (`pay execute 2`), and when first.
 CREATE TEMP TABLE dispatched AS
     SELECT t.saga_id, split_part(split_part(name, ' ', 1), '/', 1) AS step, split_part(name, ' ', 2) AS kind,
            min(t.revision) AS first_revision
@@ -99,7 +99,7 @@ CREATE TEMP TABLE dispatched AS
     GROUP BY 1, 2, 3;
 CREATE UNIQUE INDEX ON dispatched (saga_id, step, kind);
 
--- What people did, by the timelines.
+-- Actions of people, by the timelines.
 CREATE TEMP TABLE actions AS
     SELECT saga_id, revision, did ->> 'step' AS step, key AS action,
            coalesce(value -> 'by', value) ->> 'why' AS why, coalesce(value -> 'by', value) ->> 'who' AS who,
@@ -108,14 +108,14 @@ CREATE TEMP TABLE actions AS
     FROM timeline, LATERAL jsonb_each(CASE jsonb_typeof(event) WHEN 'object' THEN event ELSE '{}' END)
     WHERE key IN ('cancel_requested', 'retry_requested', 'resend_requested', 'resolved');
 
--- What was settled by hand, with evidence from the other side: `undone` of a compensation, `done` of an execute.
+-- Commands settled by hand, with evidence from the other side: `undone` for a compensation, `done` for an execute.
 CREATE TEMP TABLE by_hand AS
     SELECT a.saga_id, a.step, CASE WHEN d.saga_id IS NULL THEN 'done' ELSE 'undone' END AS what
     FROM actions AS a LEFT JOIN dispatched AS d
       ON (d.saga_id, d.step, d.kind) = (a.saga_id, a.step, 'compensate') AND d.first_revision < a.revision
     WHERE a.action = 'resolved' AND a.done;
 
--- What the gateway's books and the carrier's say of each saga. What was given back by hand counts as given back.
+-- The gateway's and the carrier's books for each saga. What was given back by hand counts as given back.
 CREATE TEMP TABLE paid AS
     SELECT c.saga_id, g.currency, count(*) AS charges, sum(g.amount)::bigint AS captured,
            sum(coalesce(r.amount, CASE WHEN h.saga_id IS NOT NULL THEN g.amount END, 0))::bigint AS given_back
@@ -140,11 +140,11 @@ CREATE TEMP TABLE taken AS
     FROM reservations GROUP BY 1;
 CREATE INDEX ON taken (saga_id);
 
--- What is found: one row a violation; and how much was looked at.
+-- The violations found, one row each; and how many things were checked.
 CREATE TEMP TABLE violations (invariant integer NOT NULL, what text NOT NULL);
 CREATE TEMP TABLE looked_at (invariant integer NOT NULL, things bigint NOT NULL);
 
--- What is known from outside (see the ledger); filled before the report where it is known.
+-- What is known from outside (see the ledger); filled before the report if it is known.
 CREATE TEMP TABLE told (key text, order_id uuid NOT NULL);
 CREATE TEMP TABLE promised (order_id uuid NOT NULL);
 CREATE TEMP TABLE seen (order_id uuid NOT NULL, status text NOT NULL);

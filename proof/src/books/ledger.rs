@@ -1,60 +1,60 @@
-//! What is known of a deployment from outside: what its clients and operators were told, and what was done to it.
+//! What is known about a deployment from outside: answers to its clients and operators, and what was done to it.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-/// What is known from outside. What is empty is not checked.
+/// What is known from outside. Empty parts are not checked.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
     /// Each 2xx answer to a POST: the idempotency key, if one was sent, and the order's id.
     pub told: Vec<(Option<String>, Uuid)>,
-    /// Orders whose cancellation was answered 202.
+    /// Orders whose cancellation was answered with 202.
     pub promised: Vec<Uuid>,
-    /// Statuses that orders were seen with.
+    /// Statuses seen by clients, with their orders.
     pub seen: Vec<(Uuid, String)>,
-    /// What operators did.
+    /// Operators' actions.
     pub actions: Vec<Action>,
-    /// Messages produced that nobody can read.
+    /// Unreadable messages that were produced.
     pub poison: Vec<Poison>,
-    /// What is in the dead letter topics.
+    /// Messages in the dead letter topics.
     pub letters: Vec<Letter>,
 }
 
-/// Something an operator did.
+/// An operator's action.
 #[derive(Debug, Clone)]
 pub struct Action {
-    /// To this saga.
+    /// The saga.
     pub saga: Uuid,
-    /// As the timeline calls it: `retry_requested`, `resolved`.
+    /// Name in the timeline: `retry_requested`, `resolved`.
     pub action: &'static str,
-    /// The reason given; unique to it.
+    /// The reason given; unique for the action.
     pub why: String,
-    /// Whether it was answered that it was done. Otherwise it may or may not have been.
+    /// Whether success was answered. Otherwise the action may or may not have been done.
     pub sure: bool,
 }
 
-/// A message that nobody can read.
+/// An unreadable message.
 #[derive(Debug, Clone)]
 pub struct Poison {
-    /// Where it was produced.
+    /// The topic to which it was produced.
     pub topic: String,
-    /// What it is recognised by.
+    /// Text by which it is recognised.
     pub mark: String,
-    /// Whether it must be a dead letter: not, if its topic was deleted meanwhile.
+    /// Whether it must be a dead letter; not if its topic was deleted meanwhile.
     pub sure: bool,
 }
 
 /// A dead letter.
 #[derive(Debug, Clone)]
 pub struct Letter {
-    /// The topic it was read from before it was put on that topic's dead letter topic.
+    /// The topic from which it was read before it was dead-lettered.
     pub topic: String,
-    /// What it is recognised by.
+    /// Text by which it is recognised.
     pub mark: String,
 }
 
 impl Ledger {
-    /// Writes it where the report looks for it.
+    /// Writes the ledger into the tables that the report reads.
     pub(super) async fn write(&self, desk: &mut PgConnection) -> Result<(), sqlx::Error> {
         let (keys, orders): (Vec<_>, Vec<_>) = self.told.iter().cloned().unzip();
         sqlx::query("INSERT INTO told SELECT * FROM UNNEST($1::text[], $2::uuid[])")

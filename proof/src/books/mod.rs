@@ -1,6 +1,6 @@
-//! The books: RELIABILITY's invariants over all five databases of a deployment that has come to rest, each a line
-//! with how much was looked at and what was found. Judged from the rows alone, by SQL that shares no code with
-//! the engine; only the replay of the timelines is the engine's own core.
+//! The books: RELIABILITY's invariants over all five databases of a deployment at rest. Each is a line with the number
+//! of things checked and the violations found. They are judged from the rows alone, by SQL that shares no code with the
+//! engine; only the replay of the timelines uses the engine's own core.
 
 mod ledger;
 mod replays;
@@ -16,10 +16,10 @@ use crate::deployment::{DATABASES, Deployment};
 const GATHER: &str = include_str!("gather.sql");
 const REPORT: &str = include_str!("report.sql");
 
-/// Examples kept of each invariant's violations.
+/// Number of examples kept of each invariant's violations.
 const EXAMPLES: i64 = 5;
 
-/// Where the five databases are: connection strings of a superuser.
+/// Connection strings of the five databases, as superuser.
 #[derive(Debug, Clone)]
 pub struct Sources {
     /// A database whose connection gathers everything, in temporary tables. It gets the extensions `dblink` and
@@ -30,7 +30,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// A deployment's.
+    /// Returns those of a deployment.
     pub fn of(deployment: &Deployment) -> Self {
         let url = |name: &str| deployment.postgres.url(&format!("amends_{name}"));
         Self {
@@ -40,10 +40,10 @@ impl Sources {
     }
 }
 
-/// Why there is no report.
+/// Why a report could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A database does not answer, or has another schema.
+    /// A database does not answer, or has a different schema.
     #[error("books: {0}")]
     Database(#[from] sqlx::Error),
     /// A saga's row or timeline cannot be read.
@@ -51,11 +51,11 @@ pub enum Error {
     Store(#[from] amends_postgres::Error),
 }
 
-/// Reads all databases and checks every invariant. `ledger` is what is known from outside; what is not in it is
-/// not checked, and the report says so.
+/// Reads all databases and checks every invariant. `ledger` is what is known from outside; invariants without the
+/// needed data are not checked, and the report says so.
 ///
 /// # Errors
-/// [`Error`]; a violation is none.
+/// [`Error`]; a violation is no error.
 pub async fn report(sources: &Sources, ledger: &Ledger) -> Result<Report, Error> {
     let mut desk = connect(&sources.desk).await?;
     let extensions = "CREATE EXTENSION IF NOT EXISTS dblink; CREATE EXTENSION IF NOT EXISTS \"uuid-ossp\"";
@@ -98,10 +98,10 @@ async fn connect(url: &str) -> Result<PgConnection, sqlx::Error> {
     options.application_name("amends-books").connect().await
 }
 
-/// What libpq makes of a connection string that may have options which only sqlx knows.
+/// Converts a connection string for libpq; it may have options that only sqlx knows.
 fn conninfo(url: &str) -> Result<String, sqlx::Error> {
     let base = url.split_once('?').map_or(url, |(base, _)| base);
-    // Parsed, so that a malformed one is told of here.
+    // Parsed, so that a malformed one is reported here.
     let _: PgConnectOptions = base.parse()?;
     Ok(format!("{base}?application_name=amends-books"))
 }

@@ -1,5 +1,5 @@
-//! Replays every timeline through the pure core: it must come to the stored row, and every time the clock moved
-//! a saga, something was due by the time that the database gave.
+//! Replays every timeline through the pure core: it must give the stored row, and for every wake-up something must have
+//! been due at the database's time.
 
 use amends_engine::core::{Event, NewSaga, replay};
 use amends_postgres::admin::{Admin, Detail};
@@ -9,17 +9,17 @@ use uuid::Uuid;
 
 use super::Error;
 
-/// Sagas read side by side.
+/// Number of sagas read concurrently.
 const TOGETHER: usize = 4;
 
-/// What came of it.
+/// The result.
 #[derive(Debug, Default)]
 pub(super) struct Replayed {
-    /// Timelines that replay to another row, or not at all.
+    /// Timelines that replay to a different row, or not at all.
     pub(super) mismatches: Vec<String>,
-    /// Times that the clock moved a saga.
+    /// Number of wake-ups.
     pub(super) wakes: i64,
-    /// Of these, the ones that the core would not have taken at that time.
+    /// Wake-ups at which the core would not have acted.
     pub(super) early: Vec<String>,
 }
 
@@ -44,7 +44,7 @@ pub(super) async fn check(engine: &str) -> Result<Replayed, Error> {
     Ok(replayed)
 }
 
-/// A saga with everything; or why it cannot be read.
+/// Reads a whole saga; or returns why it cannot be read.
 async fn read(admin: &Admin, id: Uuid) -> Result<Result<Option<Detail>, String>, Error> {
     match admin.get(id).await {
         Err(amends_postgres::Error::Unreadable(why)) => Ok(Err(why)),
@@ -60,7 +60,7 @@ fn one(catalog: &amends_engine::core::Catalog, detail: &Detail, replayed: &mut R
     };
     let new = NewSaga { id: saga.id, slot: saga.slot, business_key: saga.business_key.clone() };
     match replay(definition, new, &detail.timeline) {
-        // `wake_at` is a lower bound that a look without an entry may raise.
+        // `wake_at` is a lower bound that a wake-up without an entry may raise.
         Ok(mut row) => {
             row.wake_at = saga.wake_at;
             if row != *saga {
@@ -74,7 +74,7 @@ fn one(catalog: &amends_engine::core::Catalog, detail: &Detail, replayed: &mut R
             };
             let told = format!("saga {}: {why}", saga.id);
             match why {
-                // With nothing due the core decides nothing.
+                // If nothing is due, the core decides nothing.
                 Decision(revision) if woke(revision) => replayed.early.push(told),
                 _ => replayed.mismatches.push(told),
             }

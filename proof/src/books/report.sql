@@ -1,5 +1,5 @@
--- RELIABILITY's invariants over what `gather.sql` has gathered from a deployment that has come to rest. Each
--- writes a row a violation, in words, and how many things it looked at.
+-- RELIABILITY's invariants over the data that `gather.sql` has gathered from a deployment at rest. Each writes one row
+-- per violation, in words, and the number of things checked.
 
 -- 1. Stock, per product: put in = on hand + shipped; available = on hand - reserved; none negative; and the
 -- ledger of moves and the reservations say the same.
@@ -107,8 +107,8 @@ SELECT 6, format('saga %s: %s generations of %s took effect', c.saga_id, count(*
 FROM sent AS c JOIN worker_rows AS w ON w.command_id = c.command_id AND w.status = 'succeeded'
 GROUP BY c.saga_id, c.step, c.part HAVING count(*) > 1;
 
--- 7. Every order that a client was told of exists, a key stands for one order, and no order is there that nobody
--- was told of. (Those who did not hear an answer asked again until they did.)
+-- 7. Every order that was acknowledged to a client exists, a key belongs to one order, and there is no order that was
+--    not acknowledged. (Clients without an answer repeated their request until they had one.)
 INSERT INTO looked_at SELECT 7, count(*) FROM told HAVING count(*) > 0;
 INSERT INTO violations
 SELECT 7, format('order %s was acknowledged and is not there', t.order_id)
@@ -132,9 +132,9 @@ FROM sagas AS s FULL JOIN (
   ON t.saga_id = s.id
 WHERE (t.first, t.last, t.entries) IS DISTINCT FROM (1, s.revision, s.revision::bigint);
 
--- 9. Every row of a worker is a command that its saga's timeline sent, and every settled command has its row,
--- which says the same; what was settled by hand apart. Where an operator's evidence says that nothing was done, and the
--- worker does not know either, it will undo what may yet turn up.
+-- 9. Every row of a worker is a command that its saga's timeline sent, and every settled command has its row, which
+--    says the same; commands settled by hand are exceptions. Where an operator's evidence says that nothing was done,
+--    and the worker does not know either, it will undo an effect that appears later.
 INSERT INTO looked_at SELECT 9, count(*) FROM sent;
 INSERT INTO violations
 SELECT 9, format('%s row %s (%s) of saga %s: no timeline sent it', w.worker, w.command_id, w.status, w.saga_id)
@@ -187,7 +187,7 @@ WHERE s.outcome = 'undone' AND NOT s.live AND NOT s.parked AND c.held <> '[]';
 INSERT INTO violations
 SELECT 12, format('saga %s: %s', saga_id, did ->> 'incident') FROM timeline WHERE did ? 'incident';
 
--- 13. Nothing is unfinished unless it is parked with a reason; nothing is under way.
+-- 13. Every saga has ended or is parked with a reason; nothing is in progress.
 INSERT INTO looked_at SELECT 13, count(*) FROM sagas;
 INSERT INTO violations
 SELECT 13, format('saga %s is %s and neither ended nor parked', id, label) FROM sagas WHERE outcome IS NULL AND NOT parked;
@@ -203,7 +203,7 @@ FROM worker_rows AS w JOIN sent AS c ON c.command_id = w.command_id JOIN sagas A
 LEFT JOIN by_hand AS h ON h.saga_id = s.id AND h.step = c.step
 WHERE w.live AND s.outcome IS NOT NULL AND c.status <> 'not_done' AND h.saga_id IS NULL;
 
--- 14. Dead letters = poison injected (each may be there twice; what went with a deleted topic need not be there).
+-- 14. Dead letters = poison injected (each may be there twice; poison in a deleted topic need not be there).
 INSERT INTO looked_at SELECT 14, count(*) FROM poison HAVING count(*) > 0;
 INSERT INTO violations
 SELECT 14, format('poison %s in %s is no dead letter', p.mark, p.topic)
@@ -233,8 +233,8 @@ FROM actions AS a WHERE a.seen_command IS NOT NULL AND NOT EXISTS (
 INSERT INTO violations
 SELECT 15, format('saga %s: %s without a name', saga_id, action) FROM actions WHERE coalesce(who, '') = '';
 
--- 18. Beyond the list: no domain event is skipped. Every change of label that customers hear of was recorded by
--- the notification worker, once.
+-- 18. Beyond the list: no domain event is skipped. The notification worker has recorded every change of label that
+--     customers are notified of, once.
 CREATE TEMP TABLE announced AS
     SELECT t.saga_id || '/' || t.revision || '/' || e.type AS event_id
     FROM timeline AS t JOIN (VALUES ('PENDING', 'order.created'), ('CONFIRMED', 'order.confirmed'), ('PAID', 'order.paid'),

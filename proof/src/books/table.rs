@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// RELIABILITY's invariants that databases can tell of, by number. 16 and 17 are not theirs to tell; 18 is ours.
+/// RELIABILITY's invariants that databases can show, by number. 16 and 17 are not visible in them; 18 is our own.
 pub const INVARIANTS: [(i32, &str); 16] = [
     (1, "stock adds up, none is negative"),
     (2, "money adds up, and the engine's ledger is the gateway's"),
@@ -22,16 +22,16 @@ pub const INVARIANTS: [(i32, &str); 16] = [
     (18, "no domain event is skipped or recorded twice"),
 ];
 
-/// What was found of one invariant.
+/// The result of one invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
     /// Its number in [`INVARIANTS`].
     pub number: i32,
-    /// How many things were looked at; `None` if nothing is known to check it by.
+    /// Number of things checked; `None` if the data for it is missing.
     pub looked_at: Option<i64>,
-    /// How many violate it.
+    /// Number of violations.
     pub violations: i64,
-    /// Some of them, in words.
+    /// Some violations, in words.
     pub examples: Vec<String>,
 }
 
@@ -41,7 +41,7 @@ impl From<(i32, Option<i64>, i64, Vec<String>)> for Line {
     }
 }
 
-/// A line an invariant.
+/// The report, one line per invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     /// By number.
@@ -49,7 +49,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Violations of all invariants together.
+    /// Returns the total number of violations.
     pub fn violations(&self) -> i64 {
         self.lines.iter().map(|line| line.violations).sum()
     }

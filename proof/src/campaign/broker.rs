@@ -1,4 +1,4 @@
-//! What a campaign does to the broker's topics: poison, deletion, and a look at the dead letters.
+//! What a campaign does to the broker's topics: poison, deletion, and reading the dead letters.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -15,18 +15,18 @@ use tokio::time::{Instant, sleep};
 
 use crate::books::Letter;
 
-/// Topics of commands and replies: those that can be deleted without loss, for the rows are the record.
+/// Topics of commands and replies. They can be deleted without loss, because the rows are the record.
 pub const TOPICS: [&str; 4] = ["inventory.commands", "payment.commands", "shipment.commands", "saga.replies"];
 /// A topic of domain events that a worker reads.
 const EVENTS: &str = "order.created";
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Topics that take poison.
+/// Returns the topics that receive poison.
 pub fn poisonable() -> impl Iterator<Item = &'static str> {
     TOPICS.into_iter().chain([EVENTS])
 }
 
-/// Clients of the broker itself, not by way of the proxy's faults.
+/// Clients of the broker itself, without the proxy's faults.
 pub struct Broker {
     config: ClientConfig,
     admin: AdminClient<DefaultClientContext>,
@@ -39,16 +39,16 @@ impl std::fmt::Debug for Broker {
 }
 
 impl Broker {
-    /// Of the broker at this address.
+    /// Connects to the broker at this address.
     pub fn new(address: SocketAddr) -> Result<Self, KafkaError> {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", address.to_string()).set("reconnect.backoff.max.ms", "500");
-        // Its word is the campaign's; librdkafka's own on a broker that is down is not news.
+        // Errors are reported by the campaign; librdkafka's own log about a broker that is down adds nothing.
         config.set("log_level", "0");
         Ok(Self { admin: config.create()?, config })
     }
 
-    /// Deletes a topic and makes it again, with so many partitions.
+    /// Deletes a topic and creates it again, with this number of partitions.
     pub async fn recreate(&self, topic: &str, partitions: usize) -> Result<(), String> {
         let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
         let deleted = self.admin.delete_topics(&[topic], &options).await.map_err(|e| e.to_string())?;
@@ -65,7 +65,7 @@ impl Broker {
             let made = self.admin.create_topics(&[new], &options).await.map_err(|e| e.to_string())?;
             match made.into_iter().next() {
                 Some(Ok(_)) | None => return Ok(()),
-                // Not gone yet; or a producer asked for it and had it made, with one partition.
+                // It is not gone yet; or a producer's request has created it, with one partition.
                 Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
                     let more = [NewPartitions::new(topic, partitions)];
                     let grown = self.admin.create_partitions(&more, &options).await;
@@ -85,7 +85,7 @@ impl Broker {
         }
     }
 
-    /// How many members a consumer group has; `None` while it is being rebalanced.
+    /// Returns the number of members of a consumer group; `None` while it is being rebalanced.
     pub async fn members(&self, group: &str) -> Result<Option<usize>, String> {
         let (config, group) = (self.config.clone(), group.to_owned());
         let asking = tokio::task::spawn_blocking(move || {
@@ -97,7 +97,7 @@ impl Broker {
         asking.await.map_err(|e| e.to_string())?.map_err(|e: KafkaError| e.to_string())
     }
 
-    /// How many messages each partition of a topic has ever had.
+    /// Returns how many messages each partition of a topic has ever had.
     pub async fn lengths(&self, topic: &str) -> Result<Vec<i64>, String> {
         let (config, topic) = (self.config.clone(), topic.to_owned());
         let asking = tokio::task::spawn_blocking(move || {
@@ -119,7 +119,7 @@ impl Broker {
         producer.send(record, PATIENCE).await.map(drop).map_err(|(e, _)| e.to_string())
     }
 
-    /// Everything that is in the dead letter topics of all topics that take poison.
+    /// Returns all dead letters of the topics that receive poison.
     pub async fn dead_letters(&self) -> Result<Vec<Letter>, String> {
         let config = self.config.clone();
         let reading = tokio::task::spawn_blocking(move || read_dead_letters(&config));
@@ -149,7 +149,7 @@ fn read_dead_letters(config: &ClientConfig) -> Result<Vec<Letter>, KafkaError> {
     Ok(letters)
 }
 
-/// What poison is recognised by, near its beginning; of anything else, its beginning.
+/// Returns the mark near the beginning of a poison message; for any other message, its beginning.
 fn mark(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(100)]).into_owned();
     let number =
@@ -159,7 +159,7 @@ fn mark(bytes: &[u8]) -> String {
 
 const POISON: &str = "poison-";
 
-/// A message that nobody can read, of one of several kinds, and what it is recognised by.
+/// Returns an unreadable message of one of several kinds, with its topic and its mark.
 pub fn poison(number: usize) -> (&'static str, String, Vec<u8>) {
     let mark = format!("{POISON}{number}");
     let (kind, bytes) = match number % 4 {

@@ -1,4 +1,4 @@
-//! A client as anybody writes one: it sends a key, and asks again with it whenever it is not sure.
+//! A typical client: it sends a key, and repeats the request whenever it is not sure of the result.
 
 use std::{
     net::SocketAddr,
@@ -15,21 +15,21 @@ use uuid::Uuid;
 
 use super::record::Record;
 
-/// A client's patience with one request.
+/// How long a client waits for one request.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// Rest before it asks again.
+/// Pause before it repeats a request.
 const REST: Duration = Duration::from_millis(100);
 
-/// What clients came across.
+/// Counts of what clients met.
 #[derive(Debug, Default)]
 pub struct Counts {
     /// Requests without an answer in time: cut, refused, or too slow.
     pub unanswered: AtomicU64,
-    /// Requests answered 429 or 503.
+    /// Requests answered with 429 or 503.
     pub turned_away: AtomicU64,
     /// Answers that repeated an earlier one.
     pub replayed: AtomicU64,
-    /// Cancellations answered 202, and 409.
+    /// Cancellations answered with 202.
     pub cancelled: AtomicU64,
     /// Cancellations that came too late.
     pub too_late: AtomicU64,
@@ -45,25 +45,25 @@ pub struct Client {
     counts: Arc<Counts>,
 }
 
-/// What was answered.
+/// An answer.
 #[derive(Debug)]
 pub struct HttpAnswer {
     /// The HTTP status.
     pub status: u16,
-    /// The body, as far as it is JSON.
+    /// The body, if it is JSON.
     pub body: Value,
     replayed: bool,
 }
 
 impl Client {
-    /// A client that asks these in turn, and writes down what it is told.
+    /// Creates a client that uses these apis in turn, and records their answers.
     pub fn new(apis: &[SocketAddr], record: Record) -> Self {
         let http = reqwest::Client::builder().timeout(TIMEOUT).build().expect("a client without TLS");
         let apis = Arc::new(apis.iter().map(|a| format!("http://{a}")).collect());
         Self { apis, http, turn: Arc::default(), record, counts: Arc::default() }
     }
 
-    /// What it came across, and all its clones.
+    /// Returns the counts of this client and all its clones.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
@@ -93,7 +93,7 @@ impl Client {
         answer
     }
 
-    /// Places an order; asks again with its key until it is told the order's id.
+    /// Places an order; repeats the request with its key until it gets the order's id.
     pub async fn place(&self, order: &Value, key: &str) -> Option<Uuid> {
         loop {
             let request = self.http.post(format!("{}/api/orders", self.api())).json(order);
@@ -117,7 +117,7 @@ impl Client {
         }
     }
 
-    /// Uses a key again for another order: that must be refused.
+    /// Uses a key again for a different order: that must be refused.
     pub async fn misuse(&self, order: &Value, key: &str) {
         loop {
             let request = self.http.post(format!("{}/api/orders", self.api())).json(order);
@@ -133,7 +133,7 @@ impl Client {
         }
     }
 
-    /// Cancels an order; asks again until it is told something.
+    /// Cancels an order; repeats the request until it is answered.
     pub async fn cancel(&self, id: Uuid) {
         loop {
             match self.ask(self.http.delete(format!("{}/api/orders/{id}", self.api()))).await {
@@ -153,7 +153,7 @@ impl Client {
         }
     }
 
-    /// Looks at an order until it has ended, or for so long; answers the last status seen.
+    /// Reads an order until it has ended, or until the patience is over; returns the last status seen.
     pub async fn watch(&self, id: Uuid, patience: Duration, pace: Duration) -> Option<String> {
         let begun = Instant::now();
         let mut last = None;
@@ -176,12 +176,12 @@ impl Client {
         last
     }
 
-    /// Reads what an operator sees.
+    /// Reads a resource as an operator.
     pub async fn get(&self, path: &str) -> Option<HttpAnswer> {
         self.ask(self.http.get(format!("{}{path}", self.api()))).await
     }
 
-    /// Does what an operator does. `None`: it may have been done or not.
+    /// Performs an operator's action. `None`: it may or may not have been done.
     pub async fn act(&self, path: &str, body: &Value) -> Option<HttpAnswer> {
         self.ask(self.http.post(format!("{}{path}", self.api())).json(body)).await
     }

@@ -1,4 +1,4 @@
-//! The faults that are injected, and how.
+//! The faults, and how they are injected.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use super::{
 };
 use crate::{books::Poison, proxy::Around};
 
-/// How long silent connections carry nothing; then what was sent meanwhile arrives.
+/// How long silent connections carry nothing; what was sent meanwhile arrives afterwards.
 const SILENCE: Duration = Duration::from_secs(45);
 
-/// What can go wrong here.
+/// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// kill -9 of an engine.
@@ -26,49 +26,49 @@ pub enum Kind {
     KillWorker,
     /// kill -9 of an api.
     KillApi,
-    /// SIGTERM, and started again.
+    /// SIGTERM, and a restart.
     StopAny,
     /// An engine frozen past its session, then thawed.
     FreezeEngine,
     /// A worker frozen past its session, then thawed.
     FreezeWorker,
-    /// One more of a role, and killed again.
+    /// One more process of a role, which is then killed.
     ComeAndGo,
     /// Postgres stops at once; recovery at its next start.
     PostgresImmediate,
-    /// Postgres stops in good order.
+    /// Postgres shuts down in order.
     PostgresFast,
     /// Half of all backends are terminated.
     TerminateBackends,
-    /// kill -9 of the broker, and started again.
+    /// kill -9 of the broker, and a restart.
     BrokerKilled,
     /// The broker frozen, then thawed.
     BrokerFrozen,
-    /// A topic of commands or replies deleted and made again.
+    /// A topic of commands or replies is deleted and created again.
     TopicRecreated,
-    /// Messages that nobody can read.
+    /// Unreadable messages.
     Poison,
-    /// A process' connections to Postgres cut, and refused for a while.
+    /// A process' connections to Postgres are cut, and refused for a while.
     PostgresCut,
-    /// A process' connections to Postgres slow.
+    /// A process' connections to Postgres are slow.
     PostgresSlow,
-    /// A process' connections to Postgres open and silent.
+    /// A process' connections to Postgres are open and silent.
     PostgresHangs,
-    /// A process' connections to Postgres silent for longer than any call waits; new ones work.
+    /// A process' connections to Postgres are silent for longer than any call waits; new ones work.
     PostgresSilent,
-    /// Answers to COMMIT lost.
+    /// Answers to COMMIT are lost.
     CommitAnswersLost,
-    /// COMMITs lost on their way.
+    /// COMMITs are lost on their way.
     CommitsLost,
-    /// Half of the connections to the broker cut, several times.
+    /// Half of the connections to the broker are cut, several times.
     BrokerCut,
-    /// Connections to the broker slow.
+    /// Connections to the broker are slow.
     BrokerSlow,
 }
 
 use Kind::*;
 
-/// All of them.
+/// All kinds.
 pub const ALL: [Kind; 22] = [
     KillEngine,
     KillWorker,
@@ -108,7 +108,7 @@ pub const NOT_RUN: [(&str, &str); 6] = [
 ];
 
 impl Kind {
-    /// For people.
+    /// Returns the name for people.
     pub fn name(self) -> &'static str {
         match self {
             KillEngine => "engine killed (-9)",
@@ -137,8 +137,8 @@ impl Kind {
     }
 }
 
-/// Injects a fault and ends it; answers what it was done to. What is done to a process ends when the process is
-/// started again or goes on; what is done to a server, when the server is there again or starts by itself.
+/// Injects a fault and ends it; returns what it affected. A fault of a process ends when the process is restarted or
+/// continues; a fault of a server, when the server is available again.
 pub async fn inject(
     kind: Kind,
     fleet: &mut Fleet,
@@ -234,7 +234,7 @@ pub async fn inject(
                 let topic = topics[random.random_range(0..topics.len())];
                 let (kind, mark, bytes) = broker::poison(random.random_range(0..1_000_000));
                 let produced = broker.produce(topic, &bytes).await;
-                // What the broker did not acknowledge may be there all the same.
+                // A message that the broker did not acknowledge may still be there.
                 record.poisoned(self::Poison { topic: topic.into(), mark, sure: produced.is_ok() });
                 kinds.push(kind);
             }
@@ -262,7 +262,7 @@ pub async fn inject(
         }
         PostgresSilent => {
             let at = pick(fleet, random, &anybody);
-            // It goes on by itself, on other connections, long before they carry again.
+            // The process recovers by itself, on other connections, long before these carry again.
             let connections = fleet.members[at].proxy.silence(SILENCE);
             sleep(millis(random, 0, 2000)).await;
             Ok(format!("{}, {connections} connections", fleet.members[at].name))

@@ -1,5 +1,4 @@
-//! Two of everything, as processes: each reaches Postgres through a proxy of its own, and all reach the broker
-//! through one.
+//! Two processes of every role: each reaches Postgres through its own proxy, and all reach the broker through one.
 
 use std::{fs, net::SocketAddr, time::Duration};
 
@@ -12,10 +11,10 @@ use crate::{
     proxy::{Protocol, Proxy},
 };
 
-/// How many there are of each role.
+/// Number of processes of each role.
 const MEMBERS_OF_A_ROLE: usize = 2;
 
-/// Whose database a role uses.
+/// Returns the database that a role uses.
 fn database_of(role: &[&'static str]) -> &'static str {
     match role[role.len() - 1] {
         "api" => "engine",
@@ -26,27 +25,27 @@ fn database_of(role: &[&'static str]) -> &'static str {
 /// How long a consumer may be silent: short, so that a campaign has time for many freezes.
 pub const SESSION: Duration = Duration::from_secs(3);
 
-/// A process with a place of its own, and its way to Postgres.
+/// A process with a fixed address, and its proxy to Postgres.
 #[derive(Debug)]
 pub struct Member {
     /// `engine-1`.
     pub name: String,
     /// Its role, as on the command line.
     pub role: &'static [&'static str],
-    /// Where it listens, each time it is started.
+    /// Its address, at every start.
     pub address: SocketAddr,
-    /// Its way to Postgres.
+    /// Its proxy to Postgres.
     pub proxy: Proxy,
     settings: Vec<(String, String)>,
     process: Option<Process>,
 }
 
-/// A deployment with two of everything.
+/// A deployment with two processes of every role.
 #[derive(Debug)]
 pub struct Fleet {
     /// The servers.
     pub deployment: Deployment,
-    /// Everybody's way to the broker.
+    /// The proxy between all processes and the broker.
     pub kafka_proxy: Proxy,
     /// The processes.
     pub members: Vec<Member>,
@@ -60,7 +59,7 @@ impl Fleet {
         options.kafka.properties.push(advertised);
         for property in [
             "group.min.session.timeout.ms=1000",
-            // A killed broker may come back once its old session is over: 9 s unless set otherwise.
+            // A killed broker may return once its old session is over: 9 s by default.
             "broker.session.timeout.ms=3000",
             "broker.heartbeat.interval.ms=500",
         ] {
@@ -102,12 +101,12 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// Where the apis listen.
+    /// Returns the addresses of the apis.
     pub fn apis(&self) -> Vec<SocketAddr> {
         self.members.iter().filter(|m| m.role == ["api"]).map(|m| m.address).collect()
     }
 
-    /// Members of these roles, by the last word of each.
+    /// Returns the members of these roles, given by the last word of each.
     pub fn of(&self, roles: &[&str]) -> Vec<usize> {
         let last = |m: &Member| m.role[m.role.len() - 1];
         (0..self.members.len()).filter(|at| roles.contains(&last(&self.members[*at]))).collect()
@@ -122,15 +121,15 @@ impl Fleet {
         Ok(())
     }
 
-    /// Starts one more of a member's role, at another place.
+    /// Starts one more process of a member's role, at another address.
     pub fn spawn_another(&self, at: usize) -> Result<Process, Error> {
         let member = &self.members[at];
         let settings: Vec<_> = member.settings.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         Ok(self.deployment.spawn_at(member.role, free_address()?, &settings)?)
     }
 
-    /// Waits until a member says that it is ready. One that ended because what it stands on was away at its start
-    /// is started again, as whoever runs processes would.
+    /// Waits until a member is ready. A member that ended because a server was unavailable at its start is restarted,
+    /// as a process manager would.
     pub async fn ready(&mut self, at: usize) -> Result<(), Error> {
         let begun = Instant::now();
         loop {
@@ -147,7 +146,7 @@ impl Fleet {
         }
     }
 
-    /// Starts again whoever has ended; answers their names.
+    /// Restarts the members that have ended; returns their names.
     pub fn revive(&mut self) -> Result<Vec<String>, Error> {
         let mut revived = Vec::new();
         for at in 0..self.members.len() {
@@ -162,11 +161,11 @@ impl Fleet {
 
     /// kill -9.
     pub fn kill(&mut self, at: usize) {
-        // Dropped, it is killed and waited for.
+        // The drop kills it and waits for its end.
         self.members[at].process = None;
     }
 
-    /// SIGTERM; answers how long it took to end.
+    /// SIGTERM; returns how long it took to end.
     pub async fn stop(&mut self, at: usize) -> Duration {
         match self.members[at].process.take() {
             Some(process) => process.stop().await,
@@ -188,7 +187,7 @@ impl Fleet {
         }
     }
 
-    /// A signal to the postmaster: `QUIT` stops it at once, `INT` in good order. It is started again by itself.
+    /// Sends a signal to the postmaster: `QUIT` stops it at once, `INT` in order. It is restarted automatically.
     pub fn signal_postgres(&self, signal: Signal) -> Result<(), Error> {
         let path = self.deployment.postgres.directory().join("cluster/postmaster.pid");
         let file = fs::read_to_string(&path).map_err(Error::proxy)?;
@@ -199,7 +198,7 @@ impl Fleet {
         }
     }
 
-    /// Everything carries, everybody runs and is ready.
+    /// Ends all faults, and waits until all members run and are ready.
     pub async fn heal(&mut self) -> Result<(), Error> {
         self.kafka_proxy.heal();
         for at in 0..self.members.len() {

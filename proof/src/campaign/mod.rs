@@ -32,38 +32,38 @@ use fleet::Fleet;
 use nemesis::{Fault, Nemesis};
 use record::Record;
 
-/// How long everything may take to come to rest once it is healed.
+/// How long the deployment may take to come to rest after it has healed.
 const REST: Duration = Duration::from_secs(120);
 
-/// What a campaign is to be.
+/// Parameters of a campaign.
 #[derive(Debug, Clone)]
 pub struct Campaign {
     /// The program `amends`.
     pub program: PathBuf,
-    /// How many orders.
+    /// Number of orders.
     pub orders: usize,
-    /// Orders a second.
+    /// Orders per second.
     pub rate: f64,
-    /// How many faults.
+    /// Number of faults.
     pub faults: usize,
-    /// Of everything that is drawn.
+    /// Seed of all random choices.
     pub seed: u64,
     /// Only faults whose name contains this.
     pub only: String,
-    /// Where the processes' logs go if the books do not balance.
+    /// Directory for the processes' logs if the books do not balance.
     pub logs: PathBuf,
 }
 
-/// Why there was no campaign. (Violations are an outcome.)
+/// Why a campaign could not be run. (Violations are an outcome.)
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Servers or processes did not start.
     #[error(transparent)]
     Deployment(#[from] deployment::Error),
-    /// The broker's clients.
+    /// The broker's clients failed.
     #[error("broker: {0}")]
     Broker(String),
-    /// A file, a port or a signal.
+    /// An error of a file, a port or a signal.
     #[error("{0}")]
     Io(io::Error),
     /// A database does not answer.
@@ -72,7 +72,7 @@ pub enum Error {
     /// The books cannot be read.
     #[error(transparent)]
     Books(#[from] books::Error),
-    /// A fault could not be injected, this time.
+    /// A fault could not be injected this time.
     #[error("not injected: {0}")]
     NotInjected(String),
 }
@@ -83,10 +83,10 @@ impl Error {
     }
 }
 
-/// What a campaign came to. Shown, its last line says it all.
+/// The outcome of a campaign. The last line of its text is a summary.
 #[derive(Debug)]
 pub struct CampaignOutcome {
-    /// Orders placed, canaries included.
+    /// Orders placed, including canaries.
     pub orders: usize,
     /// The faults, in order.
     pub faults: Vec<Fault>,
@@ -98,27 +98,27 @@ pub struct CampaignOutcome {
     pub statuses: BTreeMap<String, i64>,
     /// What the operator saw and did.
     pub operator: operator::Seen,
-    /// What clients came across, in words.
+    /// What clients met, in words.
     pub clients: String,
-    /// Dead letters, and poison injected.
+    /// Number of dead letters.
     pub letters: usize,
-    /// Poison injected.
+    /// Number of poison messages injected.
     pub poison: usize,
-    /// From the healing until all was at rest.
+    /// Time from healing until everything was at rest.
     pub settled: Duration,
-    /// All of it.
+    /// Total time.
     pub took: Duration,
-    /// Its seed.
+    /// The seed.
     pub seed: u64,
 }
 
 impl CampaignOutcome {
-    /// Violations: the books', and answers that no client should get.
+    /// Returns the number of violations: the books', and answers that no client should get.
     pub fn violations(&self) -> i64 {
         self.report.violations() + self.odd.len() as i64
     }
 
-    /// Faults that were injected.
+    /// Returns the number of faults injected.
     pub fn injected(&self) -> usize {
         self.faults.iter().filter(|fault| fault.not_run.is_none()).count()
     }
@@ -188,7 +188,7 @@ pub async fn run(campaign: &Campaign) -> Result<CampaignOutcome, Error> {
     Ok(outcome)
 }
 
-/// Copies what the processes logged.
+/// Copies the processes' logs.
 fn keep_logs(fleet: &Fleet, to: &Path) -> Result<(), Error> {
     fs::create_dir_all(to).map_err(Error::Io)?;
     for entry in fs::read_dir(fleet.deployment.directory()).map_err(Error::Io)? {
@@ -214,7 +214,7 @@ fn told(client: &Client) -> String {
     )
 }
 
-/// Waits until every saga has ended and every domain event is recorded; answers whether that came.
+/// Waits until every saga has ended and every domain event is recorded; returns whether that happened.
 async fn rest(fleet: &Fleet, begun: Instant) -> bool {
     let (engine, notification) = (fleet.deployment.pool("engine"), fleet.deployment.pool("notification"));
     let (since, mut told) = (Instant::now(), Instant::now());

@@ -1,5 +1,5 @@
-//! Injects fault after fault, in an order drawn from the seed, each kind before any comes again; and after each
-//! places an order and sees how long it takes.
+//! Injects one fault after the other, in an order drawn from the seed, each kind before any is repeated. After each it
+//! places an order and measures how long that takes.
 
 use std::time::Duration;
 
@@ -17,46 +17,46 @@ use super::{
     workload::canary,
 };
 
-/// How long a canary may take before its fault counts as not recovered from.
+/// How long a canary order may take before its fault counts as not recovered from.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A fault that was injected.
 #[derive(Debug, Clone)]
 pub struct Fault {
-    /// What it was.
+    /// The kind.
     pub kind: Kind,
-    /// What it was done to.
+    /// What it affected.
     pub victim: String,
-    /// When it began, since the campaign did.
+    /// When it began, relative to the campaign's beginning.
     pub at: Duration,
-    /// How long it lasted.
+    /// Its duration.
     pub lasted: Duration,
-    /// How long an order took that was placed when it ended; `None` if longer than anybody waits.
+    /// How long an order took that was placed when the fault ended; `None` if it exceeded the patience.
     pub recovery: Option<Duration>,
     /// Why it was not injected.
     pub not_run: Option<String>,
-    /// Processes that had ended by themselves since the fault before.
+    /// Processes that had ended by themselves since the previous fault.
     pub ended: Vec<String>,
 }
 
 /// What the nemesis works with.
 #[derive(Debug)]
 pub struct Nemesis {
-    /// Whom it torments.
+    /// The processes that it disturbs.
     pub fleet: Fleet,
     /// The broker's topics.
     pub broker: Broker,
-    /// For its canaries.
+    /// Client for its canary orders.
     pub client: Client,
-    /// For its poison.
+    /// Record of its poison.
     pub record: Record,
     /// When the campaign began.
     pub begun: Instant,
 }
 
 impl Nemesis {
-    /// Injects so many faults, one every `pace`, until told to stop. Those after one that takes longer follow at once
-    /// until the time is made up for.
+    /// Injects this many faults, one every `pace`, until stopped. After a fault that takes longer, the next follow at
+    /// once until the delay is made up for.
     pub async fn work(
         &mut self,
         campaign: &Campaign,

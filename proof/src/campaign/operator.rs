@@ -1,4 +1,4 @@
-//! An operator: looks at what is parked, and settles it over `/admin`, with a reason each time.
+//! An operator: reads the parked sagas, and settles them over `/admin`, with a reason each time.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,10 +11,10 @@ use super::{client::Client, record::Record};
 use crate::books::Action;
 
 const PAUSE: Duration = Duration::from_secs(1);
-/// Retries of one saga before the operator asks the other side.
+/// Number of retries of one saga before the operator asks the other side.
 const RETRIES: u32 = 1;
 
-/// How often sagas were parked, by reason; and what was done about it.
+/// Parked sagas by reason, and the actions taken.
 #[derive(Debug, Default)]
 pub struct Seen {
     /// Sagas found parked, by reason.
@@ -23,7 +23,7 @@ pub struct Seen {
     pub done: BTreeMap<String, u64>,
 }
 
-/// Settles what is parked until told to stop.
+/// Settles parked sagas until stopped.
 pub async fn work(client: Client, record: Record, stop: CancellationToken) -> Seen {
     let (mut seen, mut retried) = (Seen::default(), BTreeMap::<Uuid, u32>::new());
     let mut count = 0_u64;
@@ -35,7 +35,7 @@ pub async fn work(client: Client, record: Record, stop: CancellationToken) -> Se
             }
             count += 1;
             let why = format!("campaign action {count}");
-            // It may have moved since the list was read.
+            // It may have changed since the list was read.
             let Some(page) = look(&client, saga).await else { continue };
             let (path, action, body) = choice(saga, &page, *tries, &why);
             *tries += 1;
@@ -43,7 +43,7 @@ pub async fn work(client: Client, record: Record, stop: CancellationToken) -> Se
             let status = answer.as_ref().map(|a| a.status);
             match status {
                 Some(200) => *seen.done.entry(path.to_owned()).or_default() += 1,
-                // It moved meanwhile, or nobody can say.
+                // It changed meanwhile, or the result is unknown.
                 Some(409 | 503) | None => {}
                 Some(other) => {
                     let body = answer.map(|a| a.body).unwrap_or_default();
@@ -72,12 +72,12 @@ async fn parked(client: &Client) -> Vec<(Uuid, String)> {
     items.iter().filter_map(each).collect()
 }
 
-/// What an operator sees of a parked saga, and names when they act.
+/// The state of a parked saga that an operator sees, and names in an action.
 struct Look {
     revision: Value,
-    /// None where it is poisoned.
+    /// `None` if the saga is poisoned.
     command_id: Option<Value>,
-    /// Whether an execute waits of which nobody knows the outcome.
+    /// Whether an execute with an unknown outcome is parked.
     unknown: bool,
 }
 
@@ -93,7 +93,8 @@ async fn look(client: &Client, saga: Uuid) -> Option<Look> {
     })
 }
 
-/// First tries again. Then asks the other side: every other carrier says that the parcel went.
+/// Chooses an action: first a retry; then the operator asks the other side, and every other carrier says that the
+/// parcel was shipped.
 fn choice(saga: Uuid, seen: &Look, tries: u32, why: &str) -> (&'static str, &'static str, Value) {
     let mut body = json!({ "reason": why, "revision": seen.revision });
     if let Some(command) = &seen.command_id {

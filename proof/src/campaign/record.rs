@@ -1,4 +1,4 @@
-//! What everybody writes down while it happens.
+//! The record that all parts of a campaign write.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,53 +21,53 @@ impl Record {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A client was told that its order exists.
+    /// Records that an order was acknowledged to a client.
     pub fn told(&self, key: &str, order: Uuid) {
         self.inner().ledger.told.push((Some(key.to_owned()), order));
     }
 
-    /// A client was promised that its order ends cancelled.
+    /// Records that a client was promised the cancellation of its order.
     pub fn promised(&self, order: Uuid) {
         self.inner().ledger.promised.push(order);
     }
 
-    /// A client saw an order's status.
+    /// Records that a client saw an order's status.
     pub fn seen(&self, order: Uuid, status: &str) {
         self.inner().ledger.seen.push((order, status.to_owned()));
     }
 
-    /// An operator did something, or tried to.
+    /// Records that an operator did something, or tried to.
     pub fn acted(&self, action: Action) {
         self.inner().ledger.actions.push(action);
     }
 
-    /// A message that nobody can read was produced.
+    /// Records that an unreadable message was produced.
     pub fn poisoned(&self, poison: Poison) {
         self.inner().ledger.poison.push(poison);
     }
 
-    /// A topic is about to be deleted: the poison in it may go with it.
+    /// Records that a topic is about to be deleted: its poison may be lost.
     pub fn deletes(&self, topic: &str) {
         let mut inner = self.inner();
         inner.ledger.poison.iter_mut().filter(|p| p.topic == topic).for_each(|p| p.sure = false);
     }
 
-    /// An answer that should not be: a violation.
+    /// Records an answer that should not occur: a violation.
     pub fn odd(&self, what: String) {
         self.inner().odd.push(what);
     }
 
-    /// How many orders clients were told of so far.
+    /// Returns the number of orders acknowledged so far.
     pub fn orders(&self) -> usize {
         self.inner().ledger.told.len()
     }
 
-    /// Everything so far.
+    /// Returns everything recorded so far.
     pub fn ledger(&self) -> Ledger {
         self.inner().ledger.clone()
     }
 
-    /// The answers that should not be.
+    /// Returns the answers that should not occur.
     pub fn oddities(&self) -> Vec<String> {
         self.inner().odd.clone()
     }

@@ -1,4 +1,4 @@
-//! What a campaign came to, in tables.
+//! The outcome of a campaign, in tables.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -8,13 +8,13 @@ use super::{
     nemesis::Fault,
 };
 
-/// The value below which a share of the sorted ones lie.
+/// Returns the value below which this share of the sorted values lies.
 pub fn percentile(sorted: &[Duration], share: f64) -> Duration {
     let at = ((sorted.len() as f64 * share).ceil() as usize).clamp(1, sorted.len().max(1)) - 1;
     sorted.get(at).copied().unwrap_or_default()
 }
 
-/// Recovery by kind: how often, median, 99th percentile, worst.
+/// Returns the recovery times by kind: count, median, 99th percentile, maximum.
 pub fn recovery(faults: &[Fault]) -> String {
     let mut by_kind: BTreeMap<Kind, Vec<&Fault>> = BTreeMap::new();
     for fault in faults {

@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::Client;
 
-/// Products with enough of them.
+/// Number of products with sufficient stock.
 const PRODUCTS: u32 = 12;
-/// How long a client that wants to know looks at its order.
+/// How long a client watches its order.
 const WATCH: Duration = Duration::from_secs(20);
 
 /// What a client does with its order.
@@ -22,17 +22,17 @@ const WATCH: Duration = Duration::from_secs(20);
 struct Plan {
     order: Value,
     key: String,
-    /// So many of the same request at once.
+    /// Number of identical requests sent at once.
     copies: usize,
-    /// Uses the key again for another order.
+    /// Whether it uses the key again for a different order.
     misuses: bool,
-    /// Cancels it after so long.
+    /// Delay after which it cancels the order.
     cancels: Option<Duration>,
-    /// Wants to know how it ends.
+    /// Whether it watches the order until the end.
     watches: bool,
 }
 
-/// Puts stock in: enough of most, some of one, none of another.
+/// Sets the stock: sufficient for most products, little of one, none of another.
 pub async fn stock(client: &Client, orders: usize) {
     for product in 0..PRODUCTS {
         client.stock(&format!("product-{product}"), 10_000_000).await;
@@ -42,12 +42,12 @@ pub async fn stock(client: &Client, orders: usize) {
     client.stock("none-left", 0).await;
 }
 
-/// Places so many orders at so many a second, until told to stop; answers how many, and waits until every client
-/// has its answer.
+/// Places this many orders at this many per second, until stopped; returns the number placed, after every client has
+/// its answer.
 pub async fn run(client: &Client, orders: usize, rate: f64, seed: u64, stop: &CancellationToken) -> usize {
     let mut random = StdRng::seed_from_u64(seed);
     let mut ticks = interval(Duration::from_secs_f64(1.0 / rate));
-    // Open loop: what was late is made up for.
+    // Open loop: delays are made up for.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut clients = JoinSet::new();
     let mut placed = 0;
@@ -99,7 +99,7 @@ fn plan(number: usize, seed: u64, random: &mut StdRng) -> Plan {
     }
 }
 
-/// A request for an order.
+/// Creates a request for an order.
 pub fn order(lines: Vec<Value>, currency: &str, method: &str, country: &str) -> Value {
     json!({
         "customerId": "c-1001", "currency": currency, "lines": lines, "payment": { "method": method },
@@ -125,7 +125,7 @@ async fn follow(client: Client, plan: Plan) {
     }
 }
 
-/// Places an order and waits until it is fulfilled; answers how long that took.
+/// Places an order and waits until it is fulfilled; returns how long that took.
 pub async fn canary(client: &Client, key: &str, patience: Duration) -> Option<Duration> {
     let begun = Instant::now();
     let line = json!({ "productId": "canary", "quantity": 1, "unitPrice": 100 });

@@ -1,4 +1,4 @@
-//! One process of each role, of which one is armed; whenever that dies, a sound one takes its place.
+//! One process of each role, one of which is armed; when it dies, an unarmed one takes its place.
 
 use std::{collections::BTreeMap, future::Future, net::SocketAddr, path::Path, pin::pin, time::Duration};
 
@@ -17,11 +17,11 @@ const SESSION: &str = "1s";
 pub struct Crew {
     /// The servers.
     pub deployment: Deployment,
-    /// What clients were told.
+    /// The answers to clients.
     pub record: Record,
-    /// Of the api.
+    /// Client of the api.
     pub client: Client,
-    /// Of an api whose orders are cancelled if they are pending for [`PENDING`].
+    /// Client of an api whose orders are cancelled if they are pending for [`PENDING`].
     pub hasty: Client,
     /// When the armed process died.
     pub died: Option<Instant>,
@@ -32,7 +32,7 @@ pub struct Crew {
 }
 
 impl Crew {
-    /// Starts servers and a process of each role, for an order to be undone by the clock within seconds.
+    /// Starts servers and a process of each role, configured such that timers undo an order within seconds.
     pub async fn start(program: &Path) -> Result<Self, Error> {
         let mut options = Options::new(program);
         options.kafka.properties.push("group.min.session.timeout.ms=500".into());
@@ -86,7 +86,7 @@ impl Crew {
         Ok(())
     }
 
-    /// Has a role run by a process that dies at this point. One that was armed and lives goes.
+    /// Replaces a role's process by one that dies at this point. A process that was armed before and lives is removed.
     pub async fn arm(&mut self, name: &'static str, point: &str) -> Result<(), Error> {
         if let Some(process) = self.processes.remove(name) {
             process.stop().await;
@@ -94,7 +94,7 @@ impl Crew {
         self.died = None;
         self.armed = Some(name);
         self.spawn(name, Some(point))?;
-        // It may die before it is ever ready: that is a crash as any other.
+        // It may die before it is ready: that is a crash like any other.
         let _ = match self.processes.get_mut(name) {
             Some(process) => process.ready().await,
             None => Ok(()),
@@ -102,7 +102,7 @@ impl Crew {
         Ok(())
     }
 
-    /// Has every role run by a sound process again.
+    /// Replaces armed processes by unarmed ones.
     pub async fn disarm(&mut self) -> Result<(), Error> {
         if let Some(name) = self.armed.take()
             && let Some(process) = self.processes.remove(name)
@@ -116,7 +116,7 @@ impl Crew {
         Ok(())
     }
 
-    /// Waits for something, and replaces the armed process the moment it dies.
+    /// Waits for a future, and replaces the armed process as soon as it dies.
     pub async fn meanwhile<T>(&mut self, something: impl Future<Output = T>) -> T {
         let mut something = pin!(something);
         loop {
@@ -129,18 +129,18 @@ impl Crew {
         }
     }
 
-    /// Lets time pass.
+    /// Waits for this time.
     pub async fn pass(&mut self, time: Duration) {
         self.meanwhile(sleep(time)).await;
     }
 
-    /// Cancels an order; asks until it is told something.
+    /// Cancels an order; repeats the request until it is answered.
     pub async fn cancel(&mut self, id: Uuid) {
         let client = self.client.clone();
         self.meanwhile(client.cancel(id)).await;
     }
 
-    /// Replaces the armed process if it is dead; answers whether it was.
+    /// Replaces the armed process if it is dead; returns whether it was.
     fn replace(&mut self) -> bool {
         let Some(name) = self.armed else { return false };
         let dead = self.processes.get_mut(name).is_some_and(|process| !process.is_running());
@@ -154,7 +154,7 @@ impl Crew {
         dead
     }
 
-    /// SIGSTOP, of a process that lives: one that has just died is replaced first.
+    /// SIGSTOP of a live process: one that has just died is replaced first.
     pub async fn freeze(&mut self, name: &str) {
         while let Some(process) = self.processes.get_mut(name) {
             let ready = process.ready().await.is_ok();

@@ -1,5 +1,5 @@
-//! Crash points: a process killed before and after each call of each port, while an order goes forward, is
-//! compensated, times out or is cancelled; and then the books.
+//! Crash points: a process is killed before and after each call of each port, while an order goes forward, is
+//! compensated, times out or is cancelled; then the books are checked.
 
 mod crew;
 mod points;
@@ -20,7 +20,7 @@ pub use scenario::Scenario;
 /// How long a deployment may take to come to rest.
 const REST: Duration = Duration::from_secs(60);
 
-/// Why the points were not run.
+/// Why the points could not be run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Servers or processes did not start.
@@ -31,21 +31,21 @@ pub enum Error {
     Books(#[from] books::Error),
 }
 
-/// What became of one point in one scenario.
+/// The result of one point in one scenario.
 #[derive(Debug, Clone)]
 pub struct Crash {
-    /// How long after the death the order had ended as it should; `None` if the point was not reached.
+    /// Time from the death until the order had ended as expected; `None` if the point was not reached.
     pub recovered: Option<Duration>,
     /// What is wrong.
     pub wrong: Option<String>,
 }
 
-/// A role's points.
+/// The results of a role's points.
 #[derive(Debug)]
 pub struct CrashPointsOutcome {
-    /// Its name.
+    /// Name of the role.
     pub role: &'static str,
-    /// Each point, and what became of it in each scenario.
+    /// Each point, with its result in each scenario.
     pub points: Vec<(&'static str, Vec<Crash>)>,
     /// The books of its deployment.
     pub report: Report,
@@ -54,24 +54,25 @@ pub struct CrashPointsOutcome {
 }
 
 impl CrashPointsOutcome {
-    /// Points at which a process died in some scenario.
+    /// Returns the number of points at which a process died in some scenario.
     pub fn reached(&self) -> usize {
         self.points.iter().filter(|(_, crashes)| crashes.iter().any(|c| c.recovered.is_some())).count()
     }
 
-    /// Deaths.
+    /// Returns the number of deaths.
     pub fn crashes(&self) -> usize {
         self.points.iter().flat_map(|(_, crashes)| crashes).filter(|c| c.recovered.is_some()).count()
     }
 
-    /// Orders that ended otherwise, the books' violations, and answers that no client should get.
+    /// Returns the number of violations: orders that ended otherwise, the books' violations, and answers that no client
+    /// should get.
     pub fn violations(&self) -> i64 {
         let wrong = self.points.iter().flat_map(|(_, crashes)| crashes).filter(|c| c.wrong.is_some()).count();
         self.report.violations() + (wrong + self.odd.len()) as i64
     }
 }
 
-/// Runs the points of one role on a deployment of its own. `program` has the feature `failpoints`.
+/// Runs the points of one role with its own deployment. `program` has the feature `failpoints`.
 ///
 /// # Errors
 /// [`Error`]: they could not be run.
@@ -83,7 +84,7 @@ pub async fn run(program: &Path, role: &[&str]) -> Result<CrashPointsOutcome, Er
     for point in points.iter().copied() {
         let mut crashes = Vec::new();
         for (number, scenario) in scenario::ALL.into_iter().enumerate() {
-            // One that was not reached in the scenario before is armed still.
+            // A point that was not reached in the previous scenario is still armed.
             if number == 0 || crew.died.is_some() {
                 crew.arm(role, point).await?;
             }
@@ -105,7 +106,7 @@ pub async fn run(program: &Path, role: &[&str]) -> Result<CrashPointsOutcome, Er
     Ok(outcome)
 }
 
-/// Waits until nothing is under way and all events are recorded. If that does not come, the books say so.
+/// Waits until nothing is in progress and all events are recorded. If that does not happen, the books show it.
 async fn rest(crew: &Crew) {
     let (engine, notification) = (crew.deployment.pool("engine"), crew.deployment.pool("notification"));
     let begun = Instant::now();
@@ -140,7 +141,7 @@ fn line(role: &str, point: &str, crashes: &[Crash]) -> String {
     format!("| {role} | `{point}` | {} |", cells.join(" | "))
 }
 
-/// The heads of the table that [`CrashPointsOutcome`]s are shown in.
+/// Returns the header of the table that shows the [`CrashPointsOutcome`]s.
 pub fn heads() -> String {
     let names: Vec<_> = scenario::ALL.iter().map(|s| s.name()).collect();
     format!("| role | point | {} |\n| --- | --- | --: | --: | --: | --: |", names.join(" | "))

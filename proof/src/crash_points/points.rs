@@ -1,7 +1,7 @@
-//! The points: before and after each call of each port. A call that is made all the time (a poll, a ping) has
-//! only the point after it has found something.
+//! The points: before and after each call of each port. A call that is made all the time (a poll, a ping) has only the
+//! point after it has found something.
 
-/// A role, as on the command line, and its points.
+/// Each role, as on the command line, with its points.
 pub const POINTS: [(&[&str], &[&str]); 6] = [
     (
         &["engine"],
@@ -67,7 +67,7 @@ pub const POINTS: [(&[&str], &[&str]); 6] = [
     ),
 ];
 
-/// Of a worker that calls outside. `insert` accepts, `settle` writes the outcome down.
+/// The points of a worker with external calls. `insert` accepts, `settle` records the outcome.
 const EXTERNAL: [&str; 23] = [
     "rows.insert.before",
     "rows.insert.after",

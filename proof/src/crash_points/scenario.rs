@@ -9,10 +9,10 @@ use uuid::Uuid;
 use super::crew::Crew;
 use crate::campaign::workload::order;
 
-/// Longer than anything recovers in.
+/// Longer than any recovery.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PACE: Duration = Duration::from_millis(20);
-/// What a saga may be pending for where it is to time out, and a little more.
+/// How long a saga may be pending in the scenario with a timeout, with some margin.
 pub const PENDING: Duration = Duration::from_secs(1);
 const PENDING_OVER: Duration = Duration::from_millis(1400);
 
@@ -23,18 +23,18 @@ pub enum Scenario {
     Forward,
     /// The carrier refuses: refund and release.
     Compensating,
-    /// Nobody reserves in time: the saga's own timeout undoes it, with the reserve on its way.
+    /// No reservation arrives in time: the saga's own timeout undoes it, with the reserve command on its way.
     TimingOut,
-    /// Cancelled while the carrier is asked.
+    /// Cancelled while the call to the carrier is in progress.
     Cancelled,
 }
 
-/// All of them.
+/// All scenarios.
 pub const ALL: [Scenario; 4] =
     [Scenario::Forward, Scenario::Compensating, Scenario::TimingOut, Scenario::Cancelled];
 
 impl Scenario {
-    /// For people.
+    /// Returns the name for people.
     pub fn name(self) -> &'static str {
         match self {
             Scenario::Forward => "forward",
@@ -44,7 +44,7 @@ impl Scenario {
         }
     }
 
-    /// Takes an order through it, whoever dies; answers what is wrong with how it ended.
+    /// Takes an order through the scenario, whichever process dies; returns what is wrong with its end.
     pub async fn run(self, crew: &mut Crew, key: &str) -> Option<String> {
         match self {
             Scenario::Forward => ends(crew, key, "card_lost_reply", "AT", "FULFILLED").await,
@@ -83,7 +83,7 @@ async fn place(crew: &mut Crew, key: &str, method: &str, country: &str, pending:
     crew.meanwhile(client.place(&order, key)).await
 }
 
-/// Waits until an order has one of these statuses; answers what it had instead.
+/// Waits until an order has one of these statuses; if it does not, returns what is wrong.
 async fn status(crew: &mut Crew, id: Uuid, wanted: &[&str]) -> Option<String> {
     let (begun, mut last) = (Instant::now(), String::new());
     while begun.elapsed() < PATIENCE {

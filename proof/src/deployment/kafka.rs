@@ -1,4 +1,4 @@
-//! A real Apache Kafka by `scripts/real-kafka`, which can be stopped and started on the same port and data.
+//! A real Apache Kafka, run by `scripts/real-kafka`, which can be stopped and restarted on the same port and data.
 
 use std::{
     io::{BufRead, BufReader},
@@ -9,16 +9,16 @@ use std::{
 
 use super::Error;
 
-/// How it is run.
+/// How the broker is run.
 #[derive(Debug, Clone, Default)]
 pub struct KafkaOptions {
-    /// Options of the Java machine, instead of the script's (which are for tests: small, quick to start).
+    /// JVM options instead of the script's (which are for tests: small, quick to start).
     pub jvm: Option<String>,
     /// Lines for `server.properties`.
     pub properties: Vec<String>,
 }
 
-/// A running Apache Kafka. Dropped, it ends.
+/// A running Apache Kafka. It ends when dropped.
 #[derive(Debug)]
 pub struct Kafka {
     running: Option<Running>,
@@ -29,7 +29,7 @@ pub struct Kafka {
 
 #[derive(Debug)]
 struct Running {
-    /// Its standard input stays open for as long as the broker shall live.
+    /// Its standard input stays open as long as the broker must live.
     script: Child,
     pid: u32,
 }
@@ -41,12 +41,12 @@ impl Kafka {
         Ok(Self { running: Some(running), address, data, options })
     }
 
-    /// Where it listens.
+    /// Returns its address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The broker's process id, while it runs.
+    /// Returns the broker's process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.running.as_ref().map(|running| running.pid)
     }
@@ -59,7 +59,7 @@ impl Kafka {
         }
     }
 
-    /// Starts it again on the same port and data.
+    /// Restarts it on the same port and data.
     pub async fn restart(&mut self) -> Result<(), Error> {
         self.kill();
         let (running, _) = launch(&self.data, &self.options, Some(self.address.port())).await?;
@@ -103,7 +103,7 @@ fn blocking_launch(
     if let Some(jvm) = &options.jvm {
         command.env("KAFKA_JVM", jvm);
     }
-    // A group of its own: Ctrl-C in a terminal is for us, and the broker goes last.
+    // Its own process group: Ctrl-C in a terminal is for this process, and the broker ends last.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut script = command.spawn().map_err(Error::io("starting scripts/real-kafka"))?;

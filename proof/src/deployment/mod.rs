@@ -1,5 +1,5 @@
-//! Everything that an order needs, as separate processes on this machine: [`Deployment`] starts a Postgres and an
-//! Apache Kafka of its own and knows what each role must be told; a role is a [`Process`].
+//! All servers and roles that an order needs, as separate processes on this machine: [`Deployment`] starts its own
+//! Postgres and Apache Kafka and knows the settings of each role; a role is a [`Process`].
 
 mod kafka;
 mod process;
@@ -29,29 +29,29 @@ pub use process::Process;
 /// The databases, each named `amends_<name>` and used by the login role of the same name.
 pub static DATABASES: LazyLock<Vec<&'static str>> = LazyLock::new(services::names);
 
-/// One of each role, as on the command line (`["worker", "payment"]`); the api last.
+/// One entry per role, as on the command line (`["worker", "payment"]`); the api last.
 pub static ROLES: LazyLock<Vec<Vec<&'static str>>> = LazyLock::new(|| {
     let workers = services::workers().map(|service| vec!["worker", service.name]);
     workers.chain([vec!["engine"], vec!["api"]]).collect()
 });
 
-/// What a deployment is made of.
+/// Options of a deployment.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The program `amends`.
     pub program: PathBuf,
-    /// Settings of Postgres beyond its defaults; fsync is on.
+    /// Further settings of Postgres; fsync is on.
     pub postgres: Vec<(String, String)>,
     /// How Apache Kafka is run.
     pub kafka: KafkaOptions,
     /// Settings of every role (`database_connections`, `3`).
     pub settings: BTreeMap<String, String>,
-    /// What the roles log; to files in the deployment's directory.
+    /// Log filter of the roles; they log to files in the deployment's directory.
     pub log: String,
 }
 
 impl Options {
-    /// This program, otherwise defaults.
+    /// Options for this program, with defaults.
     pub fn new(program: impl Into<PathBuf>) -> Self {
         Self {
             program: program.into(),
@@ -63,18 +63,18 @@ impl Options {
     }
 }
 
-/// Why there is no deployment, or no role in it.
+/// Why a deployment or a role could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Postgres.
+    /// Postgres failed.
     #[error(transparent)]
     Postgres(#[from] amends_embedded::Error),
-    /// A file or a process could not be handled.
+    /// An operation on a file or a process failed.
     #[error("{doing}: {source}")]
     Io {
-        /// What was being done.
+        /// The operation.
         doing: String,
-        /// What went wrong.
+        /// The system's error.
         source: io::Error,
     },
     /// Apache Kafka did not start.
@@ -83,7 +83,7 @@ pub enum Error {
     /// `amends migrate` failed.
     #[error("amends migrate: {0}")]
     Migrate(String),
-    /// A role did not become ready in time, or ended before it was.
+    /// A role did not become ready in time, or ended before.
     #[error("amends {role} is not ready: {why}")]
     NotReady {
         /// The role and its name.
@@ -102,7 +102,7 @@ impl Error {
     }
 }
 
-/// A Postgres with five databases, an Apache Kafka, and what a role must be told to find them. Dropped, both
+/// A Postgres with five databases, an Apache Kafka, and the settings that a role needs to find them. When dropped, both
 /// servers end and their data is removed.
 #[derive(Debug)]
 pub struct Deployment {
@@ -112,17 +112,17 @@ pub struct Deployment {
     pub kafka: Kafka,
     options: Options,
     urls: BTreeMap<&'static str, String>,
-    /// Where the inventory worker listens; the api asks it there.
+    /// The address of the inventory worker, for the api.
     inventory: SocketAddr,
-    /// Where the roles find the broker: itself, or a proxy before it.
+    /// The broker's address for the roles: its own, or a proxy's.
     brokers: String,
     directory: tempfile::TempDir,
 }
 
 impl Deployment {
-    /// Starts both servers and furnishes the databases by `amends migrate`; no role runs yet.
+    /// Starts both servers and sets up the databases by `amends migrate`; no role runs yet.
     pub async fn start(options: Options) -> Result<Self, Error> {
-        // Others may pass through it: as root, Postgres runs as somebody else.
+        // Other users may pass through it: as root, Postgres runs as another user.
         let reachable = Permissions::from_mode(0o711);
         let directory = tempfile::Builder::new().permissions(reachable).tempdir();
         let directory = directory.map_err(Error::io("making a directory"))?;
@@ -138,40 +138,40 @@ impl Deployment {
         Ok(Self { postgres, kafka, options, urls, inventory, brokers, directory })
     }
 
-    /// Where logs are, and whatever else belongs to this deployment.
+    /// Returns the directory of the logs and other files of this deployment.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Where the inventory worker listens (the first one; others take a free port).
+    /// Returns the address of the first inventory worker; further ones use a free port.
     pub fn inventory(&self) -> SocketAddr {
         self.inventory
     }
 
-    /// Has every role that is spawned from now on look for the broker here.
+    /// Sets the broker's address for every role that is spawned from now on.
     pub fn reach_kafka_at(&mut self, address: SocketAddr) {
         self.brokers = address.to_string();
     }
 
-    /// Has every role that is spawned from now on look for Postgres at this address of 127.0.0.1.
+    /// Sets the port of 127.0.0.1 at which every role that is spawned from now on finds Postgres.
     pub fn reach_postgres_at(&mut self, port: u16) {
         let (from, to) = (format!(":{}/", self.postgres.port()), format!(":{port}/"));
         self.urls.values_mut().for_each(|url| *url = url.replace(&from, &to));
     }
 
-    /// The connection string of a database's login role.
+    /// Returns the connection string of a database's login role.
     pub fn role_url(&self, database: &str) -> &str {
         &self.urls[database]
     }
 
-    /// Connections to a database as its owner, the superuser. At most four.
+    /// Returns connections to a database as its owner, the superuser; at most four.
     pub fn pool(&self, database: &str) -> PgPool {
         let url = self.postgres.url(&format!("amends_{database}"));
         let options = PgConnectOptions::from_str(&url).expect("the server's own URL");
         PgPoolOptions::new().max_connections(4).connect_lazy_with(options.application_name("amends-proof"))
     }
 
-    /// Starts a role (`["worker", "payment"]`) with these settings besides the deployment's, without waiting.
+    /// Starts a role (`["worker", "payment"]`) with these settings in addition to the deployment's, without waiting.
     pub fn spawn(&self, role: &[&str], settings: &[(&str, &str)]) -> Result<Process, Error> {
         self.spawn_program(&self.options.program, role, free_address()?, settings)
     }
@@ -181,7 +181,7 @@ impl Deployment {
         self.spawn_program(&self.options.program, &["worker", "inventory"], self.inventory, settings)
     }
 
-    /// The same for any role at a place of its own, with settings that come before the deployment's.
+    /// The same for any role at a given address, with settings that override the deployment's.
     pub fn spawn_at(
         &self,
         role: &[&str],
@@ -191,7 +191,7 @@ impl Deployment {
         self.spawn_program(&self.options.program, role, address, settings)
     }
 
-    /// Starts another program that understands the same settings, or a role at a place of its own.
+    /// Starts another program with the same settings, or a role at a given address.
     pub fn spawn_program(
         &self,
         program: &Path,
@@ -213,7 +213,7 @@ impl Deployment {
         Process::spawn(command, role, address, self.directory.path())
     }
 
-    /// One of each role, ready.
+    /// Starts one process of each role, and waits until they are ready.
     pub async fn start_roles(&self) -> Result<Vec<Process>, Error> {
         let mut roles = Vec::new();
         for role in ROLES.iter() {
@@ -228,20 +228,20 @@ impl Deployment {
         Ok(roles)
     }
 
-    /// Ends both servers in good order and removes their data. Roles must have ended.
+    /// Shuts both servers down in order and removes their data. Roles must have ended.
     pub async fn stop(self) {
         self.kafka.stop();
         self.postgres.stop().await;
     }
 }
 
-/// A free port of 127.0.0.1.
+/// Returns a free port of 127.0.0.1.
 pub fn free_address() -> Result<SocketAddr, Error> {
     let port = amends_embedded::free_port().map_err(Error::io("looking for a port"))?;
     Ok((Ipv4Addr::LOCALHOST, port).into())
 }
 
-/// Furnishes the databases; answers each login role's connection string.
+/// Sets up the databases; returns each login role's connection string.
 fn migrate(program: &Path, postgres: &Postgres) -> Result<BTreeMap<&'static str, String>, Error> {
     let mut command = Command::new(program);
     command.arg("migrate").env_clear().env("DATABASE_URL", postgres.url("postgres")).stdin(Stdio::null());

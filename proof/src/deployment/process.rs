@@ -1,4 +1,4 @@
-//! A role as a process: started, asked whether it is ready, frozen, thawed, stopped, killed.
+//! A role as a process: it can be started, probed for readiness, frozen, thawed, stopped and killed.
 
 use std::{
     fs::{self, File},
@@ -16,10 +16,10 @@ use super::Error;
 /// How long a role may take to become ready on a busy machine.
 const READY: Duration = Duration::from_secs(60);
 
-/// A running role. Dropped, it is killed.
+/// A running role. It is killed when dropped.
 #[derive(Debug)]
 pub struct Process {
-    /// Where it listens.
+    /// Its address.
     pub address: SocketAddr,
     /// Its role, as on the command line.
     pub role: String,
@@ -48,7 +48,7 @@ impl Process {
         self.child.id()
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until it is ready.
     pub async fn ready(&mut self) -> Result<(), Error> {
         let begun = Instant::now();
         let not_ready = |role: &Process, why: String| Error::NotReady {
@@ -70,7 +70,7 @@ impl Process {
         }
     }
 
-    /// Whether it has not ended.
+    /// Returns whether it has not ended.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
@@ -85,7 +85,7 @@ impl Process {
         self.send(Signal::CONT);
     }
 
-    /// SIGTERM, and waits until it has ended; answers how long that took. Killed after 30 s.
+    /// SIGTERM; waits until it has ended, and returns how long that took. It is killed after 30 s.
     pub async fn stop(mut self) -> Duration {
         let begun = Instant::now();
         self.send(Signal::TERM);
@@ -95,13 +95,13 @@ impl Process {
         begun.elapsed()
     }
 
-    /// kill -9, and it is gone.
+    /// kill -9; waits until it has ended.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// The last lines that it logged.
+    /// Returns the last lines of its log.
     pub fn last_words(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<_> = log.lines().rev().take(5).collect();
@@ -111,7 +111,7 @@ impl Process {
     fn send(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         if let Some(pid) = pid {
-            // One that has ended needs no signal.
+            // A process that has ended needs no signal.
             let _ = kill_process(pid, signal);
         }
     }

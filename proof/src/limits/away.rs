@@ -1,5 +1,5 @@
-//! A participant is away, and very many sagas wait for it. Timers of the others, and what was promised to customers, are on
-//! time all the same.
+//! A participant is away, and very many sagas wait for it. Timers of all others, and the promises to customers, are
+//! still on time.
 
 use std::{path::Path, time::Duration};
 
@@ -11,23 +11,23 @@ use super::{
 };
 
 const WAITING: f64 = 300_000.0;
-/// Orders whose time in PENDING ends while the engine is at those.
+/// Orders whose time in PENDING ends while the engine processes those.
 const PROMISED: f64 = 3_000.0;
-/// Over so many seconds, from when the engine is started.
+/// Seconds over which these times are spread, from the engine's start.
 const PROMISES_END_FOR: f64 = 60.0;
-/// How late the engine may be for a promise that ends once it has begun: 99 of 100, and the worst.
+/// How late the engine may be for a promise that ends after its start: 99 of 100, and the maximum.
 const LATE: f64 = 2.0;
 const LATE_WORST: f64 = 10.0;
-/// New orders a second, and those whose payment fails twice: two backoffs, of 0.5 s and 1 s, before they are paid.
+/// New orders per second, and those whose payment fails twice: two backoffs, of 0.5 s and 1 s, before they are paid.
 const RATE: f64 = 10.0;
 const RATE_OF_FAILING: f64 = 2.0;
 const NEW_FOR: Duration = Duration::from_secs(60);
 const NEW_MOST: f64 = 5.0;
-/// What is due when the engine starts is late by as long as the start takes.
+/// What is due when the engine starts is late by the duration of the start.
 const STARTING: &str = "interval '10 seconds'";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Copies of an order at a step: not touched for an hour, and due for a while.
+/// Copies of an order at a step: not changed for an hour, and due for a while.
 const COPY: &str = "
     CREATE TABLE copies_of_$LABEL AS
         SELECT n, gen_random_uuid() AS order_id, $WAKE AS wake_at,
@@ -62,7 +62,7 @@ pub(super) async fn measure(program: &Path, size: f64) -> Result<Finding, Error>
     stage.stop("inventory").await;
     order(&stage, "promised").await?;
     stage.stop("engine").await;
-    // It takes a while to make them; what is promised counts from then.
+    // Creating them takes a while; the promises count from then.
     copies(&stage, "PAID", waiting, "clock_timestamp() - n * interval '10 minutes' / $N").await?;
     let ends =
         format!("clock_timestamp() + interval '15 seconds' + n * interval '{PROMISES_END_FOR} seconds' / $N");
@@ -137,7 +137,7 @@ async fn order(stage: &Stage, name: &str) -> Result<(), Error> {
     }
 }
 
-/// Makes copies of the one order that has this label.
+/// Creates copies of the one order with this label.
 async fn copies(stage: &Stage, label: &str, count: i64, wake: &str) -> Result<(), Error> {
     let sql = COPY.replace("$LABEL", label).replace("$WAKE", wake).replace("$N", &count.to_string());
     sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&stage.engine).await?;

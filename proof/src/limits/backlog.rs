@@ -1,5 +1,5 @@
-//! A worker is away until what waits for it is three deadlines of its step old. Once it is back the same orders are
-//! fulfilled nearly as fast as if they had not been asked after meanwhile, and none was undone for it.
+//! A worker is away until its oldest waiting command is three step deadlines old. Once it is back, the same orders are
+//! fulfilled nearly as fast as if no probes had been sent meanwhile, and none was undone because of the delay.
 
 use std::{
     path::Path,
@@ -15,19 +15,19 @@ use super::{
     stage::Stage,
 };
 
-/// Of `pay`.
+/// Deadline of `pay`.
 const DEADLINE: Duration = Duration::from_secs(10);
 const ORDERS: usize = 6_000;
 const TOGETHER: usize = 256;
-/// Fresh and old in turn, each so often.
+/// Number of rounds with fresh and with old orders, in turn.
 const ROUNDS: usize = 3;
-/// Of the goodput.
+/// Maximum loss of goodput.
 const COST: f64 = 0.1;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(super) async fn measure(program: &Path) -> Result<Finding, Error> {
     let mut stage = Stage::set(program, &[("database_connections", "6")]).await?;
-    // What is new is slower: tables are small, files are made.
+    // A new deployment is slower: tables are small, files are created.
     goodput(&mut stage, "warm", Duration::ZERO).await?;
     let (mut fresh, mut old) = (Vec::new(), Vec::new());
     let mut again = 0;
@@ -66,7 +66,8 @@ pub(super) async fn measure(program: &Path) -> Result<Finding, Error> {
     })
 }
 
-/// Has orders wait for the payment worker for so long, and starts it; answers how many a second are then fulfilled.
+/// Lets orders wait for the payment worker for this long, and starts it; returns how many per second are then
+/// fulfilled.
 async fn goodput(stage: &mut Stage, name: &str, age: Duration) -> Result<f64, Error> {
     stage.stop("payment").await;
     let begun = Instant::now();
@@ -77,7 +78,7 @@ async fn goodput(stage: &mut Stage, name: &str, age: Duration) -> Result<f64, Er
     stage.until_none("SELECT count(*) FROM sagas WHERE live AND label = 'PENDING'", PATIENCE).await?;
     sleep(age.saturating_sub(begun.elapsed())).await;
     stage.start("payment").await?;
-    // From the first that is served: a group takes its time to give a new member its partitions.
+    // It counts from the first order served: a group takes some time to assign partitions to a new member.
     let waiting = "SELECT count(*) FROM sagas WHERE live AND label = 'CONFIRMED'";
     while stage.count(waiting).await? == ORDERS as i64 {
         sleep(Duration::from_millis(20)).await;

@@ -1,4 +1,4 @@
-//! A payment gateway that is out of order for every call: the worker gets hardly more commands than if it were well.
+//! A payment gateway that is out of order for every call: the worker gets hardly more commands than when it works.
 
 use std::{
     path::Path,
@@ -16,13 +16,13 @@ use crate::books::Ledger;
 
 const RATE: f64 = 100.0;
 const LASTS: Duration = Duration::from_secs(20);
-/// Commands for each that a worker that is well would get.
+/// Maximum number of commands per command that a healthy worker would get.
 const MOST: f64 = 1.2;
 /// What was put off is tried again within a minute.
 const WELL_AGAIN: Duration = Duration::from_secs(90);
 const TOPIC: &str = "payment.commands";
 
-/// The gateway is out of order for the first two calls of `card_error_twice`, by its own count. It loses count.
+/// The gateway is out of order for the first two calls of `card_error_twice`, by its own count. This resets the count.
 const BREAK: &str = "
     CREATE FUNCTION lose_count() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.calls := 1; RETURN NEW; END $$;
     CREATE TRIGGER lose_count BEFORE UPDATE ON gateway_faults FOR EACH ROW EXECUTE FUNCTION lose_count()";
@@ -33,7 +33,7 @@ pub(super) async fn measure(program: &Path) -> Result<Finding, Error> {
     let payment = stage.deployment.pool("payment");
     sqlx::raw_sql(BREAK).execute(&payment).await?;
     let answers = steadily(&stage.shop, RATE, LASTS, &one("card_error_twice"), "failing").await;
-    // The last order's first attempt, and those that follow it.
+    // Time for the last order's first attempt, and those that follow it.
     sleep(Duration::from_secs(5)).await;
     let commands = stage.produced(TOPIC).await?;
     let asked = stage

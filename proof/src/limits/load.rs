@@ -1,4 +1,4 @@
-//! Orders at a high rate, whether or not they are answered; what came of each is kept.
+//! Orders at a high rate, whether or not they are answered; the results are kept.
 
 use std::{
     net::SocketAddr,
@@ -15,9 +15,9 @@ use uuid::Uuid;
 
 use crate::campaign::workload::order;
 
-/// A client's patience with one request.
+/// How long a client waits for one request.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What is ordered; there is enough of it.
+/// The ordered product; its stock is sufficient.
 pub const PRODUCT: &str = "mug";
 
 /// The api, over HTTP.
@@ -27,26 +27,26 @@ pub struct Shop {
     api: Arc<str>,
 }
 
-/// What was answered to an order.
+/// The answer to an order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum PlacementAnswer {
-    /// 201, the order's id.
+    /// 201, with the order's id.
     Placed(Uuid),
-    /// 429 or 503, and whether it says when to ask again.
+    /// 429 or 503, and whether it contains the time to retry.
     TurnedAway {
         /// The HTTP status.
         status: u16,
-        /// Whether there is a `Retry-After` of at least a second.
+        /// Whether there is a `Retry-After` of at least one second.
         says_when: bool,
     },
-    /// Anything else.
+    /// Any other answer.
     Odd(String),
-    /// Nothing in time, or the connection broke.
+    /// No answer in time, or the connection broke.
     Unanswered(String),
 }
 
 impl Shop {
-    /// At this address.
+    /// Creates a client of the api at this address.
     pub fn new(api: SocketAddr) -> Self {
         let http = reqwest::Client::builder().timeout(PATIENCE).tcp_nodelay(true).build();
         Self { http: http.expect("a client without TLS"), api: format!("http://{api}").into() }
@@ -73,14 +73,14 @@ impl Shop {
     }
 }
 
-/// An order for one piece, paid by this method.
+/// Creates an order for one piece, paid by this method.
 pub fn one(method: &str) -> String {
     let line = json!({ "productId": PRODUCT, "quantity": 1, "unitPrice": 2500 });
     order(vec![line], "EUR", method, "AT").to_string()
 }
 
-/// Places orders at a steady rate for so long, whatever becomes of them; answers each one's key and answer once all
-/// have one.
+/// Places orders at a steady rate for this long, whatever their answers; returns key and answer of each once all are
+/// answered.
 pub async fn steadily(
     shop: &Shop,
     rate: f64,
@@ -114,7 +114,8 @@ pub async fn steadily(
     answers
 }
 
-/// Places so many orders, so many at a time; each is asked for until it is there. Answers how many are.
+/// Places this many orders, `together` at a time; each request is repeated until the order exists. Returns the number
+/// of orders that exist.
 pub async fn at_once(shop: &Shop, orders: usize, together: usize, body: &str, name: &str) -> usize {
     let mut clients = JoinSet::new();
     for client in 0..together {

@@ -1,4 +1,4 @@
-//! Limits under stress: what a whole deployment must bear, each measured on real processes and held or not.
+//! Limits under stress: what a whole deployment must sustain, each measured on real processes and either held or not.
 
 mod away;
 mod backlog;
@@ -16,7 +16,7 @@ use std::{fmt, path::Path};
 
 use crate::{books, campaign, deployment};
 
-/// Why a limit was not measured. (That it is not held is an outcome.)
+/// Why a limit could not be measured. (A limit that is not held is an outcome.)
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Servers or processes did not start.
@@ -31,35 +31,35 @@ pub enum Error {
     /// A fleet of processes did not start.
     #[error(transparent)]
     Fleet(#[from] campaign::Error),
-    /// What had to come before the measurement did not.
+    /// The condition for the measurement was not reached.
     #[error("{0}")]
     NotReached(String),
-    /// A topic cannot be looked at.
+    /// A topic cannot be read.
     #[error("broker: {0}")]
     Broker(#[from] rdkafka::error::KafkaError),
     /// A process' memory or metrics cannot be read.
     #[error("reading {what}: {why}")]
     Unreadable {
-        /// Whose.
+        /// The process or metric.
         what: String,
-        /// What went wrong.
+        /// The cause.
         why: String,
     },
 }
 
-/// What was asked, what was measured, and whether that is within it.
+/// The requirement, the measurement, and whether it is within the requirement.
 #[derive(Debug)]
 pub struct Finding {
-    /// In words, with its figures.
+    /// The requirement in words, with its figures.
     pub asked: &'static str,
-    /// Likewise.
+    /// The measurement in words, with its figures.
     pub measured: String,
-    /// Everything that is not as asked; empty: held.
+    /// Every violated requirement; empty if the limit is held.
     pub broken: Vec<String>,
 }
 
 impl Finding {
-    /// Whether the limit is held.
+    /// Returns whether the limit is held.
     pub fn is_held(&self) -> bool {
         self.broken.is_empty()
     }
@@ -68,13 +68,13 @@ impl Finding {
 /// A limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
-    /// 100,000 timers are overdue when the engine comes back.
+    /// 100,000 timers are overdue when the engine returns.
     Overdue,
-    /// Five times as many orders come as are admitted.
+    /// Five times as many orders arrive as are admitted.
     Overload,
     /// A worker fails every call.
     Failing,
-    /// Everybody has lost the database at the same moment.
+    /// All processes lose the database at the same moment.
     Storm,
     /// A worker was away for three deadlines of its step.
     Backlog,
@@ -84,11 +84,11 @@ pub enum Limit {
     Unsent,
     /// One participant is away, and 300,000 sagas wait for it.
     Away,
-    /// Everybody's way to the database goes silent.
+    /// All connections to the database go silent.
     Silent,
 }
 
-/// All of them.
+/// All limits.
 pub const ALL: [Limit; 9] = [
     Limit::Overdue,
     Limit::Overload,
@@ -102,7 +102,7 @@ pub const ALL: [Limit; 9] = [
 ];
 
 impl Limit {
-    /// As on the command line.
+    /// Returns the name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Limit::Overdue => "overdue",
@@ -117,7 +117,7 @@ impl Limit {
         }
     }
 
-    /// Measures it on a deployment of its own: of `unsent` and `away` so large a part of what is asked.
+    /// Measures the limit with its own deployment; `size` is the fraction of the required size for `unsent` and `away`.
     ///
     /// # Errors
     /// [`Error`]: it could not be measured.
@@ -143,7 +143,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Collects what is not as asked.
+/// Collects violated requirements.
 #[derive(Debug, Default)]
 struct Check(Vec<String>);
 
@@ -155,13 +155,13 @@ impl Check {
     }
 }
 
-/// The value below which a share of the sorted ones lie; 0 of none.
+/// Returns the value below which this share of the sorted values lies; 0 if there are none.
 fn quantile(sorted: &[f64], share: f64) -> f64 {
     let at = ((sorted.len() as f64 * share).ceil() as usize).clamp(1, sorted.len().max(1)) - 1;
     sorted.get(at).copied().unwrap_or_default()
 }
 
-/// The median of values in any order; 0 of none.
+/// Returns the median of values in any order; 0 if there are none.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     quantile(&values, 0.5)

@@ -1,5 +1,5 @@
-//! 100,000 orders whose time in `PENDING` was over while there was no engine: all are cancelled within a minute, the
-//! longest overdue first, and orders that come meanwhile do not wait for them.
+//! 100,000 orders whose time in `PENDING` ended while there was no engine: all are cancelled within a minute, the
+//! longest overdue first, and orders that arrive meanwhile do not wait for them.
 
 use std::{
     path::Path,
@@ -15,17 +15,17 @@ use super::{
 };
 
 const OVERDUE: i64 = 100_000;
-/// Until the last of them is cancelled.
+/// Maximum time until the last of them is cancelled.
 const MOST: Duration = Duration::from_secs(60);
-/// New orders a second, from the moment that the engine is started.
+/// New orders per second, from the engine's start.
 const RATE: f64 = 20.0;
 const NEW_FOR: Duration = Duration::from_secs(25);
 /// How long a new order may take to be fulfilled.
 const NEW_MOST: f64 = 5.0;
-/// A batch of the engine's, within which the order is that of the ids.
+/// A batch of the engine, within which sagas are ordered by id.
 const BATCH: i64 = 500;
 
-/// Copies of the one order that there is, each due at some time of the last hour, and not touched since before that.
+/// Copies of the one existing order, each due at some time of the last hour, and unchanged since before that.
 const COPY: &str = "
     CREATE TABLE overdue AS
         SELECT n, gen_random_uuid() AS order_id, now() - n * (interval '1 hour' / $N) AS wake_at,
@@ -80,7 +80,7 @@ pub(super) async fn measure(program: &Path) -> Result<Finding, Error> {
         WHERE s.label = 'CANCELLED' AND s.outcome = 'undone'",
         )
         .await?;
-    // In which order they were taken, against the order in which they were due.
+    // The order in which they were taken, compared with the order in which they were due.
     let astray = stage
         .count(
             "SELECT max(abs(place - age)) FROM (
@@ -119,7 +119,7 @@ pub(super) async fn measure(program: &Path) -> Result<Finding, Error> {
     })
 }
 
-/// One order, placed at an api that gives it a second.
+/// Places one order, at an api that gives it one second.
 async fn template(stage: &Stage) -> Result<(), Error> {
     let mut hasty = stage.deployment.spawn(&["api"], &[("pending_timeout", "1s")])?;
     hasty.ready().await?;
@@ -131,7 +131,7 @@ async fn template(stage: &Stage) -> Result<(), Error> {
     }
 }
 
-/// How long after `begun` there is none left.
+/// Returns how long after `begun` none is left.
 async fn drained(stage: &Stage, begun: Instant, sql: &'static str) -> Result<Duration, Error> {
     loop {
         let left = stage.count(sql).await?;

@@ -1,5 +1,5 @@
-//! Five times as many orders come as are admitted: the rest is turned away and told when to ask again, nothing is
-//! half made, and the api's memory does not grow.
+//! Five times as many orders arrive as are admitted: the rest is refused with the time to retry, nothing is half made,
+//! and the api's memory does not grow.
 
 use std::{path::Path, time::Duration};
 
@@ -18,11 +18,11 @@ const ADMITTED: f64 = 1_000.0;
 const TIMES: f64 = 5.0;
 const WARM: Duration = Duration::from_secs(3);
 const LASTS: Duration = Duration::from_secs(20);
-/// Between two looks at the api's memory; the first so many are while it grows to what the load needs.
+/// Interval between readings of the api's memory; during the first readings it still grows to what the load needs.
 const LOOK: Duration = Duration::from_millis(250);
 const GROWING: usize = 20;
 const COMPARED: usize = 12;
-/// In MiB, between the sixth to eighth second and the last three.
+/// Maximum growth in MiB, between the sixth to eighth second and the last three.
 const GROWTH: f64 = 8.0;
 
 pub(super) async fn measure(program: &Path) -> Result<Finding, Error> {

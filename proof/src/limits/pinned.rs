@@ -1,5 +1,5 @@
-//! A transaction that somebody has left open, so that no dead row of its database can be cleared away: in each
-//! database in turn, throughput with it against throughput without, window by window.
+//! A transaction that was left open, so that no dead row of its database can be removed: in each database in turn,
+//! throughput with it against throughput without, window by window.
 
 use std::{
     path::Path,
@@ -25,19 +25,19 @@ use super::{
 };
 use crate::deployment::DATABASES;
 
-/// Orders under way at once.
+/// Number of concurrent orders.
 const TOGETHER: usize = 128;
-/// What the engine sends for each: pay, ship, take. (The api sends reserve.)
+/// Number of commands that the engine sends per order: pay, ship, take. (The api sends reserve.)
 const COMMANDS: f64 = 3.0;
-/// Between two looks at how many are done.
+/// Interval between counts of completed orders.
 const LOOK: Duration = Duration::from_millis(10);
 const WARM: Duration = Duration::from_secs(5);
-/// Before each window: dead rows gather, or are cleared away.
+/// Pause before each window: dead rows accumulate, or are removed.
 const SETTLE: Duration = Duration::from_secs(3);
 const WINDOW: Duration = Duration::from_secs(4);
-/// Windows of either kind for each database.
+/// Windows of either kind per database.
 const PAIRS: usize = 2;
-/// What is asked for is 3 %; what a busy machine of two cores can tell for sure is this.
+/// The requirement is 3 %; this is what a busy machine of two cores can measure reliably.
 const COST: f64 = 0.10;
 
 pub(super) async fn measure(program: &Path) -> Result<Finding, Error> {
@@ -48,7 +48,7 @@ pub(super) async fn measure(program: &Path) -> Result<Finding, Error> {
     for database in DATABASES.iter().copied() {
         let mut of_this = Vec::new();
         for pair in 0..PAIRS {
-            // Free and pinned take turns at being first.
+            // Free and pinned windows take turns at being first.
             let (free, pinned) = if pair % 2 == 0 {
                 let free = window(&load).await?;
                 (free, held_open(&stage, &load, database).await?)
@@ -83,7 +83,7 @@ pub(super) async fn measure(program: &Path) -> Result<Finding, Error> {
     })
 }
 
-/// Orders done a second in a window that begins once what was before it is forgotten.
+/// Returns orders per second in a window that begins after a settling time.
 async fn window(load: &Load) -> Result<f64, Error> {
     sleep(SETTLE).await;
     let (before, begun) = (load.done(), Instant::now());
@@ -103,7 +103,7 @@ async fn held_open(stage: &Stage, load: &Load, database: &str) -> Result<f64, Er
     measured
 }
 
-/// So many orders under way: one is done, the next is placed.
+/// A constant number of concurrent orders: when one is done, the next is placed.
 struct Load {
     commands: Arc<AtomicU64>,
     stop: CancellationToken,
@@ -117,12 +117,12 @@ impl Load {
         Self { commands, stop, task }
     }
 
-    /// Orders done so far.
+    /// Returns the number of orders completed so far.
     fn done(&self) -> f64 {
         self.commands.load(Ordering::Relaxed) as f64 / COMMANDS
     }
 
-    /// Places no more; answers how many were placed, and how many were not taken.
+    /// Stops placing orders; returns how many were placed, and how many were not accepted.
     async fn end(self) -> Result<(usize, usize), Error> {
         self.stop.cancel();
         self.task.await.map_err(|e| Error::NotReached(e.to_string()))?

@@ -1,6 +1,6 @@
-//! The way to the database goes silent for ten minutes, for everybody at once: nothing passes on the connections that
-//! there are, nobody is told, new connections work. Each role goes on by itself on another connection, and says that it
-//! is not ready meanwhile.
+//! All connections to the database go silent for ten minutes, in all processes at once: nothing passes on the existing
+//! connections, neither side gets an error, and new connections work. Each role recovers on another connection, and
+//! reports that it is not ready meanwhile.
 
 use std::{
     net::SocketAddr,
@@ -23,13 +23,13 @@ use crate::{
 };
 
 const SILENCE: Duration = Duration::from_secs(600);
-/// Orders a second.
+/// Orders per second.
 const RATE: f64 = 10.0;
-/// Before the silence, and within it until the last orders.
+/// Time before the silence, and within it until the last orders.
 const CALM: Duration = Duration::from_secs(5);
-/// A role goes on within this.
+/// A role must recover within this time.
 const BACK: Duration = Duration::from_secs(30);
-/// How long a role is asked whether it is ready.
+/// How long a role's readiness is watched.
 const WATCHED: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -101,11 +101,11 @@ pub(super) async fn measure(program: &Path) -> Result<Finding, Error> {
     })
 }
 
-/// What a process said of itself.
+/// What a process reported.
 struct Watched {
     name: String,
     was_not_ready: bool,
-    /// When it was ready for good, since the silence began.
+    /// When it was ready for good, counted from the beginning of the silence.
     back: Option<Duration>,
 }
 

@@ -1,4 +1,4 @@
-//! One process of each role, which can be stopped and started again at its place; and what can be read of them.
+//! One process of each role, which can be stopped and restarted at its address; and readings of their state.
 
 use std::{
     collections::BTreeMap,
@@ -42,7 +42,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts servers and a process of each role with these settings, and puts stock in.
+    /// Starts servers and a process of each role with these settings, and sets the stock.
     pub async fn set(program: &Path, settings: &[(&str, &str)]) -> Result<Self, Error> {
         let mut options = Options::new(program);
         options.kafka.properties.push("group.min.session.timeout.ms=1000".into());
@@ -81,7 +81,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Ends a role in good order.
+    /// Shuts a role down in order.
     pub async fn stop(&mut self, name: &str) {
         if let Some(process) = self.processes.remove(name) {
             process.stop().await;
@@ -97,7 +97,7 @@ impl Stage {
         Ok(())
     }
 
-    /// How much memory a role's process has in use, in MiB (Linux' /proc).
+    /// Returns the memory in use by a role's process, in MiB (Linux' /proc).
     pub fn resident_mib(&self, name: &str) -> Result<f64, Error> {
         let unreadable = |why: String| Error::Unreadable { what: format!("{name}'s memory"), why };
         let process = self.processes.get(name).ok_or_else(|| unreadable("it does not run".into()))?;
@@ -107,7 +107,7 @@ impl Stage {
         Ok(pages.ok_or_else(|| unreadable(statm.clone()))? * page_size() as f64 / 1_048_576.0)
     }
 
-    /// A role's metric: the sum over all of its labels; 0 before its first increment.
+    /// Returns a role's metric: the sum over all of its labels; 0 before its first increment.
     pub async fn metric(&self, name: &str, metric: &str) -> Result<f64, Error> {
         let unreadable =
             |e: reqwest::Error| Error::Unreadable { what: format!("{name}'s metrics"), why: e.to_string() };
@@ -118,7 +118,7 @@ impl Stage {
         Ok(text.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
 
-    /// How many messages were ever produced to a topic.
+    /// Returns the number of messages ever produced to a topic.
     pub async fn produced(&self, topic: &'static str) -> Result<i64, Error> {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", self.deployment.kafka.address().to_string());
@@ -131,17 +131,17 @@ impl Stage {
         Ok(looking.await.map_err(|e| Error::NotReached(e.to_string()))??)
     }
 
-    /// A number from the engine's database.
+    /// Reads a number from the engine's database.
     pub async fn count(&self, sql: &'static str) -> Result<i64, Error> {
         count(&self.engine, sql).await
     }
 
-    /// Waits until a number from the engine's database is 0; answers how long that took.
+    /// Waits until a number from the engine's database is 0; returns how long that took.
     pub async fn until_none(&self, sql: &'static str, patience: Duration) -> Result<Duration, Error> {
         until_none(&self.engine, sql, patience).await
     }
 
-    /// Waits until every saga has ended and every domain event is recorded, and counts the books.
+    /// Waits until every saga has ended and every domain event is recorded, and checks the books.
     pub async fn books(&self, ledger: &Ledger) -> Result<Report, Error> {
         settled_books(&self.deployment, ledger).await
     }
@@ -172,7 +172,7 @@ async fn until_none(engine: &PgPool, sql: &'static str, patience: Duration) -> R
     }
 }
 
-/// Waits until every saga of a deployment has ended and every domain event is recorded, and counts the books.
+/// Waits until every saga of a deployment has ended and every domain event is recorded, and checks the books.
 pub async fn settled_books(deployment: &Deployment, ledger: &Ledger) -> Result<Report, Error> {
     let (engine, notification) = (deployment.pool("engine"), deployment.pool("notification"));
     until_none(&engine, "SELECT count(*) FROM sagas WHERE live", Duration::from_secs(60)).await?;

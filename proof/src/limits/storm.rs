@@ -1,5 +1,5 @@
-//! Everybody loses the database at the same moment, and then the broker: they try to come back at times of their own,
-//! not all at once and not two of a role in step.
+//! All processes lose the database at the same moment, and then the broker. They try to reconnect at different times,
+//! not all at once, and no two processes of a role in step.
 
 use std::{
     path::Path,
@@ -17,18 +17,18 @@ use crate::{
 
 const ORDERS: usize = 200;
 const RATE: f64 = 40.0;
-/// Of the database, and of the broker.
+/// Duration of the outage of the database, and of the broker.
 const AWAY: Duration = Duration::from_secs(12);
-/// The first moment is the same for all: it is the cut's.
+/// The first attempts are simultaneous, because the cut is.
 const BEGINNING: Duration = Duration::from_millis(1_500);
-/// Attempts of two processes that are no further apart are in step.
+/// Attempts of two processes that are at most this far apart are in step.
 const STEP: Duration = Duration::from_millis(25);
-/// The second process of a role may be in step with the first by chance: of all roles together so often, of one role
-/// that tried at least `ENOUGH` times so often. With fixed rests it always would be.
+/// The second process of a role may be in step with the first by chance: this share of the attempts of all roles, and a
+/// larger one of any single role that tried at least `ENOUGH` times. With fixed pauses it would always be in step.
 const IN_STEP: f64 = 0.3;
 const IN_STEP_OF_ONE: f64 = 0.6;
 const ENOUGH: usize = 5;
-/// Of all attempts to reach the broker, in the busiest tenth of a second.
+/// Maximum share of all attempts to reach the broker in the busiest tenth of a second.
 const BUSIEST: f64 = 0.06;
 const TENTH: Duration = Duration::from_millis(100);
 const BACK: Duration = Duration::from_secs(30);
@@ -57,7 +57,7 @@ pub(super) async fn measure(program: &Path) -> Result<Finding, Error> {
     let mut shown = Vec::new();
     let (mut tried, mut with_another) = (0, 0);
     for Role { name, attempts, of_second, in_step } in roles {
-        // An api tries whenever a client asks: it has no rests that could be in step.
+        // An api tries whenever a client sends a request: it has no pauses that could be in step.
         if name == "api" {
             shown.push(format!("api {attempts} attempts, one for each time that a client asked"));
             continue;
@@ -93,7 +93,7 @@ pub(super) async fn measure(program: &Path) -> Result<Finding, Error> {
     })
 }
 
-/// How the two processes of a role tried to come back.
+/// How the two processes of a role tried to reconnect.
 struct Role {
     name: &'static str,
     attempts: usize,
@@ -101,7 +101,7 @@ struct Role {
     in_step: usize,
 }
 
-/// Cuts everybody's way to the database, and lets nobody through for a while.
+/// Cuts all connections to the database, and accepts none for a while.
 async fn lose_database(fleet: &Fleet) -> Vec<Role> {
     let cut = Instant::now();
     for member in &fleet.members {
@@ -118,7 +118,7 @@ async fn lose_database(fleet: &Fleet) -> Vec<Role> {
         let [first, second] = pair else { continue };
         let first_at: Vec<_> = first.proxy.refused_at().into_iter().filter(later).collect();
         let second_at: Vec<_> = second.proxy.refused_at().into_iter().filter(later).collect();
-        // Who has nothing to ask of the database does not try.
+        // A process that needs nothing from the database does not try.
         if first_at.is_empty() || second_at.is_empty() {
             continue;
         }
@@ -133,7 +133,8 @@ async fn lose_database(fleet: &Fleet) -> Vec<Role> {
     roles
 }
 
-/// The same for the broker, which all reach by one way: how many attempts, and the share of the busiest tenth of a second.
+/// The same for the broker, which all reach through one proxy: returns the number of attempts, and the share of the
+/// busiest tenth of a second.
 async fn lose_broker(fleet: &Fleet) -> (usize, f64) {
     let cut = Instant::now();
     fleet.kafka_proxy.refuse(true);

@@ -1,5 +1,5 @@
-//! The broker is away for ten minutes while orders go on coming. None of them is cancelled for it once it is back, and those
-//! with the nearest promise are served first.
+//! The broker is away for ten minutes while orders continue to arrive. None of them is cancelled for it once the broker
+//! is back, and those with the nearest promise are served first.
 
 use std::{path::Path, time::Duration};
 
@@ -12,7 +12,7 @@ use super::{
     stage::Stage,
 };
 
-/// Orders a second, while the broker is away and after it is back.
+/// Orders per second, while the broker is away and after it is back.
 const RATE: f64 = 100.0;
 const AWAY: Duration = Duration::from_secs(600);
 const AFTER: Duration = Duration::from_secs(60);
@@ -21,8 +21,8 @@ const MOST: Duration = Duration::from_secs(240);
 /// Share of the backlog within which 99 of 100 orders are served in their order: they go to six partitions at once.
 const ASTRAY: f64 = 0.1;
 
-/// When stock was reserved for each order of the backlog, against when it was placed. What was placed in the last seconds is
-/// in the queue of the api's client, which delivers it by itself.
+/// When stock was reserved for each order of the backlog, compared with when it was placed. Orders of the last seconds
+/// are in the queue of the api's client, which delivers them itself.
 const PLACES: &str = "
     SELECT abs(place - age)::float8 FROM (
         SELECT row_number() OVER (ORDER BY t.position) AS place, row_number() OVER (ORDER BY s.born_at, s.id) AS age

@@ -22,25 +22,25 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// What the proxy understands of what it carries.
+/// What the proxy understands of the data that it carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// Nothing.
     Bytes,
-    /// Postgres' messages, as far as it takes to see where a transaction is committed.
+    /// Postgres' messages, as far as needed to see where a transaction is committed.
     Postgres,
 }
 
 /// Where the connection is cut around a COMMIT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Around {
-    /// Before the server hears of it: nothing is committed.
+    /// Before the server receives it: nothing is committed.
     Before,
-    /// After the server has committed, before its answer goes on.
+    /// After the server has committed, before its answer is passed on.
     After,
 }
 
-/// A proxy on a port of 127.0.0.1. Dropped, it ends, and its connections with it.
+/// A proxy on a port of 127.0.0.1. When dropped, it ends with its connections.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -48,7 +48,7 @@ pub struct Proxy {
     _end: DropGuard,
 }
 
-/// What the proxy does at the moment.
+/// The present behaviour of the proxy.
 #[derive(Debug)]
 struct Control {
     protocol: Protocol,
@@ -58,20 +58,20 @@ struct Control {
     /// When connections were refused.
     refused: Mutex<Vec<Instant>>,
     hangs: AtomicBool,
-    /// Connections that were there when this was last set carry nothing until then.
+    /// Connections that existed when this was last set carry nothing until then.
     silent_until: watch::Sender<tokio::time::Instant>,
     delay_ms: AtomicU64,
-    /// Commits that are still to be lost, before or after.
+    /// Number of commits that are still to be lost, before or after.
     lose_before: AtomicU32,
     lose_after: AtomicU32,
     lost: AtomicU32,
 }
 
 impl Proxy {
-    /// Listens on a free port; refuses connections until it is told where they go.
+    /// Listens on a free port; refuses connections until their destination is set.
     ///
     /// # Errors
-    /// There is no port.
+    /// There is no free port.
     pub async fn listen(protocol: Protocol) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -93,17 +93,17 @@ impl Proxy {
         Ok(Self { address, control, _end: end.drop_guard() })
     }
 
-    /// Where it listens.
+    /// Returns its address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where connections go from now on.
+    /// Sets the destination of connections from now on.
     pub fn lead_to(&self, upstream: SocketAddr) {
         *lock(&self.control.upstream) = Some(upstream);
     }
 
-    /// Cuts the connections for which `chosen` says so, and answers how many.
+    /// Cuts the connections for which `chosen` returns `true`, and returns their number.
     pub fn cut(&self, mut chosen: impl FnMut() -> bool) -> usize {
         let connections = lock(&self.control.connections);
         let cut: Vec<_> = connections.values().filter(|_| chosen()).collect();
@@ -111,34 +111,34 @@ impl Proxy {
         cut.len()
     }
 
-    /// Whether new connections are closed at once.
+    /// Sets whether new connections are closed at once.
     pub fn refuse(&self, refuses: bool) {
         self.control.refuses.store(refuses, Ordering::Relaxed);
     }
 
-    /// When connections were refused so far: attempts to come back.
+    /// Returns when connections were refused so far: the attempts to reconnect.
     pub fn refused_at(&self) -> Vec<Instant> {
         lock(&self.control.refused).clone()
     }
 
-    /// Whether nothing goes through, in either direction, while connections stay open.
+    /// Sets whether nothing passes, in either direction, while connections stay open.
     pub fn hang(&self, hangs: bool) {
         self.control.hangs.store(hangs, Ordering::Relaxed);
     }
 
-    /// Nothing goes through the connections that there are, in either direction, for so long, and nobody is told; new
+    /// Makes the existing connections silent for this time, in either direction, without an error for either side; new
     /// connections work. What was sent meanwhile arrives afterwards. Returns the number of connections.
     pub fn silence(&self, time: Duration) -> usize {
         self.control.silent_until.send_replace(tokio::time::Instant::now() + time);
         lock(&self.control.connections).len()
     }
 
-    /// How much later everything arrives, in either direction.
+    /// Sets the delay of all data, in either direction.
     pub fn slow(&self, delay: Duration) {
         self.control.delay_ms.store(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Loses the next so many commits of writes, or their answers; 0 stops that.
+    /// Loses the next `count` commits of writes, or their answers; 0 stops that.
     pub fn lose_commits(&self, count: u32, around: Around) {
         let left = match around {
             Around::Before => &self.control.lose_before,
@@ -147,12 +147,12 @@ impl Proxy {
         left.store(count, Ordering::Relaxed);
     }
 
-    /// How many commits, or answers to them, were lost so far.
+    /// Returns how many commits, or answers to them, were lost so far.
     pub fn lost_commits(&self) -> u32 {
         self.control.lost.load(Ordering::Relaxed)
     }
 
-    /// Carries everything at once again.
+    /// Ends all faults.
     pub fn heal(&self) {
         self.refuse(false);
         self.hang(false);
@@ -184,7 +184,7 @@ impl Control {
         left.load(Ordering::Relaxed) > 0
     }
 
-    /// Waits as long as a piece of data has to.
+    /// Waits as long as a piece of data is delayed.
     async fn hold_up(&self) {
         let delay = self.delay_ms.load(Ordering::Relaxed);
         if delay > 0 {
@@ -225,7 +225,7 @@ async fn accept(listener: TcpListener, control: Arc<Control>, end: CancellationT
     }
 }
 
-/// Carries, but for the times of silence that begin from now on.
+/// Carries data, except during silences that begin from now on.
 async fn unless_silent(
     carrying: impl Future<Output = ()>,
     mut silent_until: watch::Receiver<tokio::time::Instant>,

@@ -1,5 +1,5 @@
-//! Postgres' protocol, as far as it takes to see where a write is committed: at the end of an exchange that the
-//! server closes with `ReadyForQuery`, idle, be it a COMMIT or a statement that is its own transaction.
+//! Postgres' protocol, as far as needed to see where a write is committed: at the end of an exchange that the server
+//! closes with `ReadyForQuery`, idle, whether it is a COMMIT or a statement that is its own transaction.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,16 +16,16 @@ use tokio::{
 
 use super::{Around, Control, lock};
 
-/// Asks for encryption; answered by one byte.
+/// Requests encryption; it is answered by one byte.
 const SSL_REQUEST: u32 = 80_877_103;
 const GSS_REQUEST: u32 = 80_877_104;
 
-/// What the client has asked and the server not yet answered.
+/// What the client has sent and the server has not yet answered.
 #[derive(Debug, Default)]
 struct Conversation {
-    /// For each exchange under way: whether it may write.
+    /// For each exchange in progress: whether it may write.
     exchanges: VecDeque<bool>,
-    /// Answers of one byte that are to come.
+    /// Number of outstanding answers of one byte.
     bytes: usize,
 }
 
@@ -112,26 +112,26 @@ async fn answer(
     }
 }
 
-/// What a message of the client means for transactions.
+/// The meaning of a client's message for transactions.
 #[derive(Debug, PartialEq, Eq)]
 enum Said {
     Nothing,
     AsksForEncryption,
-    /// The server will answer `ReadyForQuery`. `commits`: it says COMMIT, or writes without having said BEGIN.
+    /// The server will answer `ReadyForQuery`. `commits`: it is a COMMIT, or a write without BEGIN.
     EndsExchange {
         writes: bool,
         commits: bool,
     },
 }
 
-/// What the client has said.
+/// What the client has sent.
 #[derive(Debug, Default)]
 struct Client {
     pending: Vec<u8>,
     started: bool,
     /// Prepared statements by name: whether they write.
     statements: HashMap<Vec<u8>, bool>,
-    /// Whether this exchange executes one that does.
+    /// Whether this exchange executes a statement that writes.
     writes: bool,
     in_transaction: bool,
 }
@@ -173,7 +173,7 @@ impl Client {
     }
 }
 
-/// Takes a whole message off the front.
+/// Takes a complete message from the front.
 fn take(pending: &mut Vec<u8>, typed: bool) -> Option<Vec<u8>> {
     let at = usize::from(typed);
     let length = u32::from_be_bytes(pending.get(at..at + 4)?.try_into().ok()?);
@@ -185,7 +185,7 @@ fn take(pending: &mut Vec<u8>, typed: bool) -> Option<Vec<u8>> {
     Some(std::mem::replace(pending, rest))
 }
 
-/// Up to the zero, and what follows it.
+/// Splits the bytes at the first zero.
 fn text(bytes: &[u8]) -> (&[u8], &[u8]) {
     match bytes.iter().position(|b| *b == 0) {
         Some(end) => (&bytes[..end], &bytes[end + 1..]),

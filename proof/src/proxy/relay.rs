@@ -1,4 +1,4 @@
-//! Bytes, as they come.
+//! Carries bytes unchanged.
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -49,7 +49,7 @@ impl SimSource {
         });
     }
 
-    /// Looks whether the group has changed.
+    /// Checks whether the group has changed.
     fn sync(&mut self) {
         let topic = self.topic;
         let handle = self.handle.clone();
@@ -103,7 +103,7 @@ impl SimSource {
 
 impl Source for SimSource {
     async fn receive(&mut self, max: usize, patience: Duration) -> Result<Batch, Error> {
-        // A fetch takes a while.
+        // A fetch takes some time.
         self.handle.sleep(500).await;
         let mut timer: Option<Slot<()>> = None;
         let messages = poll_fn(|cx| {
@@ -119,7 +119,8 @@ impl Source for SimSource {
                 return Poll::Ready(messages);
             }
             self.handle.state().bus.groups[self.topic].waiting.add(cx.waker());
-            // Nothing is news only after a change; otherwise this may wait for ever, as if asked again and again.
+            // An empty batch is news only after a change; otherwise this may wait for ever, which stands for repeated
+            // calls.
             if self.tell {
                 let timer = timer.get_or_insert_with(|| {
                     let slot: Slot<()> = Slot::default();

@@ -1,4 +1,4 @@
-//! An operator who looks after what is parked: by what they see, or saw some time ago.
+//! An operator who settles parked sagas, from a present or an old view of them.
 
 use amends_engine::{
     core::{
@@ -18,7 +18,7 @@ use crate::{
     world::{Handle, OUTSIDE, WorldState},
 };
 
-/// Looks every so often at what is parked, and does something about it.
+/// Reads the parked sagas from time to time, and acts on them.
 pub(super) async fn operator(handle: Handle) {
     if handle.state().plan.rate(Fault::Operator) == 0.0 {
         return;
@@ -30,7 +30,7 @@ pub(super) async fn operator(handle: Handle) {
     if holiday {
         handle.sleep(healed).await;
     }
-    // Pages that were loaded, and on which nothing was done yet.
+    // Loaded pages that were not acted on yet.
     let mut pages: Vec<Page> = Vec::new();
     loop {
         let pause = {
@@ -46,7 +46,7 @@ pub(super) async fn operator(handle: Handle) {
         nudge(&handle).await;
         let parked: Vec<Uuid> = {
             let state = handle.state();
-            // Left alone in the end, so that what waits for people is seen to wait.
+            // The operator stops before the end, so that the check sees what waits for people.
             if state.now > state.heals_at + 600 * SECOND {
                 return;
             }
@@ -68,7 +68,7 @@ pub(super) async fn operator(handle: Handle) {
                 let state = &mut *handle.state();
                 let draw = state.plan.draw(Fault::Operator, 0..8);
                 let Some((word, event)) = decide(state, saga, draw) else { continue };
-                // Every so often somebody looks, and acts much later.
+                // Sometimes the operator looks, and acts much later.
                 let slow = state.plan.draw(Fault::Operator, 0..4) == 0;
                 let after = if slow { state.plan.draw(Fault::Operator, SECOND..300 * SECOND) } else { 0 };
                 Page { saga, word, event, acts_at: state.now + after }
@@ -82,7 +82,7 @@ pub(super) async fn operator(handle: Handle) {
     }
 }
 
-/// What an operator has decided about a saga as they saw it.
+/// An operator's decision about a saga as they saw it.
 struct Page {
     saga: Uuid,
     word: &'static str,
@@ -109,7 +109,7 @@ async fn carry_out(handle: &Handle, Page { saga, word, event, .. }: Page) {
     }
 }
 
-/// Now and then an operator has something sent that waits for its time.
+/// From time to time an operator resends a command that waits for its time.
 async fn nudge(handle: &Handle) {
     let page = {
         let state = &mut *handle.state();
@@ -123,8 +123,8 @@ async fn nudge(handle: &Handle) {
     carry_out(handle, page).await;
 }
 
-/// An operator pays back by hand and resolves what was parked when the page was loaded, and is being undone again by
-/// now: the engine must refuse. (The store watches that what is resolved is parked.)
+/// An operator pays back by hand and resolves what was parked when the page was loaded. By now it is being undone
+/// again, and the engine must refuse. (The store checks that what is resolved is parked.)
 async fn from_an_old_page(handle: &Handle, saga: &Saga) {
     let under_way = |c: &&CommandState| c.undo.as_ref().is_some_and(|u| !u.done);
     let Some(command) = saga.state.commands.iter().find(under_way) else { return };
@@ -142,8 +142,8 @@ async fn from_an_old_page(handle: &Handle, saga: &Saga) {
     answer.await;
 }
 
-/// What an operator does about a parked saga. They ask the other side before they resolve anything, and believe
-/// what its books say at that moment.
+/// Chooses what an operator does about a parked saga. They ask the other side before they resolve anything, and believe
+/// its books at that moment.
 fn decide(state: &mut WorldState, saga: Uuid, draw: u64) -> Option<(&'static str, Event)> {
     let by = Actor::new("operator", "looked into it");
     let row = state.store.sagas.get(&saga)?;
@@ -155,7 +155,7 @@ fn decide(state: &mut WorldState, saga: Uuid, draw: u64) -> Option<(&'static str
         3 => Some(("cancel", Event::CancelRequested(by))),
         4 => None,
         _ => {
-            // What is poisoned can only be tried again.
+            // A poisoned saga can only be retried.
             seen.command_id?;
             let command = saga.parked_command()?;
             let done = evidence(state, &saga, command)?;
@@ -171,8 +171,8 @@ fn decide(state: &mut WorldState, saga: Uuid, draw: u64) -> Option<(&'static str
     }
 }
 
-/// What the other side says of a parked command: that it was done (of a compensation: undone) or not. None: a
-/// person would not resolve this, or would first have it done by hand.
+/// Returns what the other side says about a parked command: whether it was done (for a compensation: undone). `None` if
+/// a person would not resolve it, or would first have it done by hand.
 fn evidence(state: &mut WorldState, saga: &Saga, command: &CommandState) -> Option<bool> {
     let definition = catalog().iter().next()?.clone();
     let key = command.id(saga.id, &definition);
@@ -180,7 +180,7 @@ fn evidence(state: &mut WorldState, saga: &Saga, command: &CommandState) -> Opti
     let by_hand = Uuid::new_v5(&id::undo(key), b"by hand");
     match definition.steps[command.step].name {
         "pay" if undoing => {
-            // The money is paid back by hand, if there is any.
+            // The money, if any, is paid back by hand.
             if let Some(charge) = state.outside.charges.get_mut(&key).filter(|c| c.declined.is_none()) {
                 charge.refund.get_or_insert((by_hand, by_hand));
             }

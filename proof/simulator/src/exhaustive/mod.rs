@@ -1,7 +1,7 @@
-//! Every interleaving, in the small: a breadth-first search over all states that can be reached.
+//! Every interleaving of a small system: a breadth-first search over all reachable states.
 //!
-//! * [`saga`]: a saga of two steps, two engines (either may be the zombie), a worker by the protocol's table.
-//! * [`row`]: the row of a worker that calls outside, two instances, a gateway whose calls land late.
+//! * [`saga`]: a saga of two steps, two engines (either may be a zombie), and a worker by the protocol's table.
+//! * [`row`]: the row of a worker with external calls, two instances, and a gateway whose calls arrive late.
 
 pub mod row;
 pub mod saga;
@@ -14,44 +14,44 @@ use std::{
 
 use uuid::Uuid;
 
-/// A saga that was born when these searches begin: on 1 January 2026.
+/// Returns the id of a saga born at the beginning of these searches: on 1 January 2026.
 fn saga_id() -> Uuid {
     Uuid::from_u128(1_767_225_600_000 << 80 | 0x7 << 76 | 1)
 }
 
-/// Something with states.
+/// A system with states.
 pub trait Space {
-    /// A state. Two are the same if they look the same.
+    /// A state. Two states are equal if `tell` writes the same.
     type State: Clone + Debug;
-    /// Where it begins.
+    /// Returns the initial state.
     fn initial(&self) -> Self::State;
-    /// What may happen next: what it is called, and what it leads to.
+    /// Returns the possible next steps: name and resulting state.
     fn next(&self, state: &Self::State) -> Vec<(String, Self::State)>;
-    /// What tells states apart.
+    /// Writes what distinguishes states.
     fn tell(&self, state: &Self::State, into: &mut dyn Write) {
         let _ = write!(into, "{state:?}");
     }
-    /// What is wrong with a state; `at_rest`: nothing more can happen.
+    /// Returns what is wrong with a state; `at_rest` says that nothing more can happen.
     fn broken(&self, state: &Self::State, at_rest: bool) -> Option<String>;
 }
 
-/// What a search found.
+/// The result of a search.
 #[derive(Debug, Clone)]
 pub struct Found {
-    /// Distinct states.
+    /// Number of distinct states.
     pub states: usize,
-    /// Steps between them.
+    /// Number of steps between them.
     pub steps: usize,
-    /// States in which nothing more can happen.
+    /// Number of states in which nothing more can happen.
     pub at_rest: usize,
-    /// The first that is wrong: why, and how it came about.
+    /// The first wrong state: the reason, and the steps that lead to it.
     pub broken: Option<(String, Vec<String>)>,
 }
 
-/// A search by its name.
+/// A search and its name.
 pub type Explore = (&'static str, fn() -> Found);
 
-/// The searches of a campaign.
+/// Returns the searches of a campaign.
 pub fn all() -> Vec<Explore> {
     vec![
         ("saga: a duplicate, a timeout, a cancellation", || search(&saga::TwoSteps::new(saga::SMALL), MOST)),
@@ -70,10 +70,10 @@ pub fn all() -> Vec<Explore> {
     ]
 }
 
-/// No search visits more.
+/// Maximum number of states of a search.
 pub const MOST: usize = 3_000_000;
 
-/// Feeds what is written into two hashers: states are told apart by 128 bits.
+/// Feeds its input to two hashers: states are distinguished by 128 bits.
 struct Print(DefaultHasher, DefaultHasher);
 
 impl Write for Print {
@@ -91,12 +91,12 @@ fn print<S: Space>(space: &S, state: &S::State) -> u128 {
     (u128::from(print.0.finish()) << 64) | u128::from(print.1.finish())
 }
 
-/// Visits every state once; stops at the first that is wrong, or after so many.
+/// Visits every state once; stops at the first wrong state, or after `most` states.
 pub fn search<S: Space>(space: &S, most: usize) -> Found {
     let mut found = Found { states: 0, steps: 0, at_rest: 0, broken: None };
     let first = space.initial();
     let mut seen = HashSet::from([print(space, &first)]);
-    // How each was reached, for people: (parent, step).
+    // How each state was reached, for people: (parent, step).
     let mut origins: Vec<(usize, String)> = vec![(0, "begin".to_owned())];
     let mut queue = VecDeque::from([(0, first)]);
     while let Some((at, state)) = queue.pop_front() {
@@ -130,7 +130,7 @@ pub fn search<S: Space>(space: &S, most: usize) -> Found {
 }
 
 impl Found {
-    /// A line for people, and the way to what is wrong.
+    /// Returns a line for people, and the steps to the wrong state.
     pub fn report(&self, name: &str) -> String {
         let Found { states, steps, at_rest, broken } = self;
         let mut text = format!("{name}: {states} states, {steps} steps, {at_rest} at rest");

@@ -1,6 +1,6 @@
-//! One row of a worker that calls outside: two instances, of which each may die or be taken for dead, and a gateway
-//! whose calls may land late. The table (`decide`), the row and what an answer does to it are the real ones; the
-//! order in which a round asks is that of `external/round.rs`.
+//! One row of a worker with external calls: two instances, each of which may die or be considered dead, and a gateway
+//! whose calls may arrive late. The table (`decide`), the row and the effect of an answer are the real code; the order
+//! of a round's look-ups is that of `external/round.rs`.
 
 mod space;
 
@@ -18,7 +18,7 @@ use super::{Space, saga_id};
 
 const MEMORY: Memory = Memory { horizon: TimeDelta::days(14), retention: TimeDelta::days(400) };
 
-/// How much may happen.
+/// Limits of what may happen.
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {
     /// Executes that arrive, of rising attempts.
@@ -27,33 +27,33 @@ pub struct Budget {
     pub compensations: u8,
     /// Probes that arrive.
     pub probes: u8,
-    /// Calls that get no answer in time (and land later).
+    /// Calls that get no answer in time, and arrive later.
     pub silences: u8,
     /// Calls that are answered "out of order".
     pub refusals: u8,
     /// Instances that die, or whose lease lapses while they are paused.
     pub lapses: u8,
-    /// Times that a compensation says that a person has settled it as not done.
+    /// Compensations which say that an operator has resolved the command as not done.
     pub resolutions: u8,
 }
 
-/// A command, its compensation, a call that lands late, a lease that lapses.
+/// A command, its compensation, a call that arrives late, a lease that lapses.
 pub const SMALL: Budget =
     Budget { executes: 2, compensations: 1, probes: 0, silences: 1, refusals: 0, lapses: 1, resolutions: 0 };
 /// The same, with more attempts, a probe, and a gateway that is out of order.
 pub const LARGE: Budget =
     Budget { executes: 2, compensations: 2, probes: 1, silences: 2, refusals: 1, lapses: 1, resolutions: 0 };
-/// A call that lands late although a person has said that it was not done.
+/// A call that arrives late although an operator has resolved it as not done.
 pub const RESOLVED: Budget = Budget { compensations: 2, silences: 2, resolutions: 1, ..SMALL };
 
-/// Where a call is.
+/// The stage of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// About to be made. A paused process stays here.
     ToCall,
-    /// On its way, and waited for.
+    /// On its way; the instance waits for the answer.
     Waiting,
-    /// About to ask what became of it.
+    /// About to be looked up.
     ToAsk,
 }
 
@@ -69,7 +69,7 @@ struct Call {
     asker: Option<(Kind, u32)>,
 }
 
-/// What the gateway has under the keys.
+/// What the gateway has recorded under the keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Charge {
     None,
@@ -82,38 +82,38 @@ enum Charge {
 #[derive(Debug, Clone)]
 pub struct RowSystem {
     row: Option<CommandRow>,
-    /// Whether the row's lease is over.
+    /// Whether the row's lease has lapsed.
     lapsed: bool,
     calls: [Option<Call>; 2],
-    /// Calls on their way to the gateway that nobody waits for.
+    /// Calls on their way to the gateway for which no instance waits.
     late: Vec<Action>,
     charge: Charge,
     charges: u8,
     left: Budget,
     sent: (u32, u32),
-    /// Somebody was told that it is undone, or never will be.
+    /// A reply said that the command is undone, or will never take effect.
     told_undone: bool,
     told_failed: bool,
-    /// A call was made for what a person had settled before.
+    /// A call was made for a command that an operator had resolved before.
     called_when_resolved: bool,
 }
 
 /// The space.
 pub struct OneRow {
-    /// How much may happen.
+    /// Limits of what may happen.
     pub budget: Budget,
-    /// A planted bug, to see that the search finds it.
+    /// A planted bug, which the search must find.
     pub planted: Option<Planted>,
 }
 
 /// A rule that is broken on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Planted {
-    /// Trap 1: a look-up that finds nothing buries the row.
+    /// Trap 1: a look-up that finds nothing turns the row into a tombstone.
     NothingBuries,
-    /// Trap 2: a call that gets no answer counts as failed.
+    /// Trap 2: a call without an answer counts as failed.
     SilenceFails,
-    /// Trap 3: an unsure row forgets that it is.
+    /// Trap 3: an unsure row forgets that it is unsure.
     ForgetsUnsure,
 }
 
@@ -161,12 +161,12 @@ fn command(kind: Kind, attempt: u32) -> Command {
 }
 
 impl OneRow {
-    /// With so much that may happen.
+    /// Creates a space with these limits.
     pub fn new(budget: Budget) -> Self {
         Self { budget, planted: None }
     }
 
-    /// A command arrives at an instance.
+    /// Handles a command that arrives at an instance.
     fn hear(
         &self,
         state: &RowSystem,
@@ -233,7 +233,7 @@ impl OneRow {
         after
     }
 
-    /// A call is over: what it came to is written down, and who waits is told.
+    /// Ends a call: its outcome is recorded, and the waiting command is answered.
     fn finish(&self, state: &RowSystem, instance: usize, answer: Answer, unsure: bool) -> RowSystem {
         let mut after = state.clone();
         let (Some(call), Some(row)) = (after.calls[instance].take(), after.row.take()) else { return after };
@@ -283,7 +283,7 @@ impl OneRow {
             }
             Stage::Waiting => {
                 if state.left.silences > 0 {
-                    // No answer in time: the call may still land.
+                    // There is no answer in time: the call may still arrive.
                     let mut after = state.clone();
                     after.left.silences -= 1;
                     after.late.push(call.action);
@@ -346,7 +346,7 @@ impl OneRow {
 }
 
 impl RowSystem {
-    /// Begins (or resumes) the call that a row stands for.
+    /// Begins (or resumes) the call of a row.
     fn begin(&mut self, row: &mut CommandRow, instance: usize, asker: Option<(Kind, u32)>) {
         let (action, attempt) = match row.status {
             Status::Started => (Action::Execute, row.command.as_ref().map_or(1, |c| c.attempt)),
@@ -358,12 +358,12 @@ impl RowSystem {
         let stage = if row.unsure { Stage::ToAsk } else { Stage::ToCall };
         let unwanted = action == Action::Execute && row.undo.is_some();
         let resolved = action == Action::Execute && row.resolved.is_some();
-        // An instance has one call for a row: whoever came first is told by the row.
+        // An instance has one call per row; earlier askers are answered from the row.
         self.calls[instance] =
             Some(Call { action, attempt, stage, unsure: row.unsure, unwanted, resolved, asker });
     }
 
-    /// A call lands at the gateway: what happens, and what it answers.
+    /// Lets a call arrive at the gateway: what happens, and its answer.
     fn land(&self, action: Action) -> Vec<(String, RowSystem, Answer)> {
         let held = Exposure::new("money", "EUR", 1);
         let charged = || Answer::succeeded(None, vec![held.clone()]);

@@ -1,5 +1,5 @@
-//! One saga of two steps, the pure core under two engines that read, decide, write and send one after the other,
-//! and a worker by the protocol's table (the real `decide` and `CommandRow`).
+//! One saga of two steps: the pure core under two engines that read, decide, write and send one after the other, and a
+//! worker by the protocol's table (the real `decide` and `CommandRow`).
 
 mod others;
 mod space;
@@ -22,7 +22,7 @@ use super::Space;
 
 const MEMORY: Memory = Memory { horizon: TimeDelta::days(14), retention: TimeDelta::days(400) };
 
-/// How much may go wrong.
+/// Limits of what may go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Budget {
     /// Messages that arrive twice.
@@ -35,13 +35,13 @@ pub struct Budget {
     pub cancels: u8,
     /// Engines that die at any point.
     pub crashes: u8,
-    /// Executes or undos that fail and may be tried again.
+    /// Executes or undos that fail and may be retried.
     pub failures: u8,
-    /// Undos of which a worker that knows nothing of the effect says that they are done.
+    /// Undos that a worker reports as done without knowing the effect.
     pub unnetted: u8,
     /// Replies that repeat the other step.
     pub echoes: u8,
-    /// Actions of an operator who has looked at a parked saga, perhaps long ago.
+    /// Actions of an operator, on a present or an old view of a parked saga.
     pub actions: u8,
 }
 
@@ -67,27 +67,27 @@ pub const FAILURE: Budget = Budget { duplicates: 0, failures: 1, ..SMALL };
 pub const UNNETTED: Budget = Budget { duplicates: 0, timeouts: 0, unnetted: 2, actions: 2, ..SMALL };
 /// A reply that repeats the other step instead of a duplicate.
 pub const ECHO: Budget = Budget { duplicates: 0, echoes: 1, ..SMALL };
-/// For every day.
+/// For daily runs.
 pub const TINY: Budget = Budget { duplicates: 0, ..SMALL };
 
-/// What is on its way.
+/// A message on its way.
 #[derive(Debug, Clone, PartialEq)]
 enum Message {
     Command(CommandToSend),
     Reply(ReplyEvent),
 }
 
-/// What an engine is at.
+/// The stage of an engine.
 #[derive(Debug, Clone)]
 enum At {
     Idle,
-    /// It has read the row. A frozen engine stays here, or at the next.
+    /// It has read the row. A frozen engine stays here, or at the next stage.
     Read {
         saga: Box<Saga>,
         event: Event,
         message: Option<Message>,
     },
-    /// It has written, and what follows is not sent yet.
+    /// It has written, and has not sent the commands yet.
     Written {
         sends: Vec<CommandToSend>,
         message: Option<Message>,
@@ -102,14 +102,14 @@ pub struct SagaSystem {
     engines: [At; 2],
     messages: Vec<Message>,
     rows: BTreeMap<Uuid, CommandRow>,
-    /// Effects in the world, by command: how often it was done, and whether it holds.
+    /// Effects by command: how often it took effect, and whether the effect holds.
     effects: BTreeMap<Uuid, (u8, bool)>,
     left: Budget,
     promised: bool,
     changed_outcome: bool,
-    /// What an operator saw when they looked.
+    /// The state that an operator saw.
     page: Option<Seen>,
-    /// That they settled what they had not seen.
+    /// Whether they settled a state that they had not seen.
     mistaken: bool,
 }
 
@@ -121,7 +121,7 @@ pub struct TwoSteps {
 }
 
 impl TwoSteps {
-    /// With so much that may go wrong.
+    /// Creates a space with these limits.
     pub fn new(budget: Budget) -> Self {
         let step = |name, kind, label_done| Step {
             name,
@@ -151,7 +151,7 @@ impl TwoSteps {
         Self { definition, budget, key: TokenKey::new([1; 32]) }
     }
 
-    /// An engine goes one step further.
+    /// Advances an engine by one step.
     fn engine(&self, state: &SagaSystem, e: usize, next: &mut Vec<(String, SagaSystem)>) {
         match &state.engines[e] {
             At::Idle => {
@@ -254,7 +254,7 @@ impl TwoSteps {
         "writes nothing".to_owned()
     }
 
-    /// The worker takes a command, in one transaction.
+    /// The worker processes a command in one transaction.
     fn worker(&self, state: &SagaSystem, at: usize, keep: bool, next: &mut Vec<(String, SagaSystem)>) {
         let Message::Command(send) = &state.messages[at] else { return };
         let null = Json::null();
@@ -336,7 +336,7 @@ impl SagaSystem {
         self.messages.extend(reply.map(|reply| Message::Reply(ReplyEvent::from(reply))));
     }
 
-    /// The same, however it came about. The engines are alike: which is which does not matter.
+    /// Returns the same state in a canonical form. The engines are interchangeable.
     fn canonical(mut self) -> Self {
         let key = |message: &Message| match message {
             Message::Command(s) => (0, s.step, s.kind as u8, s.attempt, 0, s.issued_at),

@@ -1,4 +1,4 @@
-//! What stock, gateway and carrier hold: invariants 1, 2, 4, 5, 6.
+//! The books of stock, gateway and carrier: invariants 1, 2, 4, 5, 6.
 
 use super::*;
 
@@ -19,8 +19,8 @@ pub fn stock_balances(quiet: &Quiet<'_>) -> Vec<String> {
     broken
 }
 
-/// Per saga the engine's ledger equals the workers' books, or its unknown part covers the difference; in all,
-/// what was captured and not refunded is worth what was shipped, and what parked sagas hold.
+/// Per saga the engine's ledger equals the workers' books, or its unknown part covers the difference. In total, what
+/// was captured and not refunded is the value of what was shipped, plus what parked sagas hold.
 pub fn money_balances(quiet: &Quiet<'_>) -> Vec<String> {
     let mut broken = quiet.each(|stored, _| {
         let input = Input { data: &stored.data, personal: None };
@@ -32,7 +32,7 @@ pub fn money_balances(quiet: &Quiet<'_>) -> Vec<String> {
         let units: BTreeSet<(String, String)> = (books.keys().cloned())
             .chain(certain.iter().map(|e| (e.kind.clone(), e.unit.clone())))
             .filter(|(kind, _)| kind != "stock_reserved" || !stored.saga.parked)
-            // A label that was bought for what was shipped stays bought.
+            // The label of a shipped order stays bought.
             .collect();
         units.into_iter().find_map(|(kind, unit)| {
             let booked = books.get(&(kind.clone(), unit.clone())).copied().unwrap_or(0);
@@ -63,7 +63,7 @@ pub fn money_balances(quiet: &Quiet<'_>) -> Vec<String> {
     broken
 }
 
-/// No reservation, charge or booking that belongs to no saga, or to one that is over and does not hold it.
+/// There is no reservation, charge or booking without a saga, or of an ended saga that does not hold it.
 pub fn no_orphans(quiet: &Quiet<'_>) -> Vec<String> {
     let mut known = BTreeSet::new();
     for (stored, _) in &quiet.sagas {
@@ -114,7 +114,7 @@ pub fn fulfilled_is_one_of_each_and_undone_is_nothing(quiet: &Quiet<'_>) -> Vec<
     })
 }
 
-/// At most one effect for a saga, step, part and generation, judged from the workers' databases.
+/// There is at most one effect for a saga, step, part and generation, judged from the workers' databases.
 pub fn one_effect_a_command(quiet: &Quiet<'_>) -> Vec<String> {
     let mut moved: BTreeMap<(Option<Uuid>, &str, &str), u32> = BTreeMap::new();
     for m in &quiet.state.databases[0].moves {

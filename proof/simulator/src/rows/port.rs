@@ -136,17 +136,17 @@ impl Rows for SimRows {
     }
 
     async fn remove(&self, _: &mut SimTx, _: &[Uuid]) -> Result<(), Error> {
-        // What was inserted and not written is only locked here.
+        // A row that was inserted and not written is only locked here.
         Ok(())
     }
 
     async fn commit(&self, tx: SimTx) -> Result<(), Error> {
         let (database, process) = (self.database, self.handle.process);
         let SimTx { open, mut writes, books, .. } = tx;
-        // The worker writes them in no order of its own; a trace must have one.
+        // The worker writes rows in arbitrary order; a trace needs a fixed one.
         writes.sort_by_key(|row| row.key);
         let commit = move |s: &mut WorldState| {
-            // With the request travels what it holds, whatever becomes of its sender.
+            // The locks travel with the request, whatever happens to its sender.
             let open = open;
             let id = open.id;
             if !s.databases[database].open.contains_key(&id) {

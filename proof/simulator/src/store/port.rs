@@ -22,7 +22,7 @@ impl SimStore {
     /// Places orders.
     ///
     /// # Errors
-    /// The database's; it may have happened.
+    /// The database's; the orders may have been placed.
     pub async fn place(
         &self,
         orders: Vec<NewOrder>,
@@ -130,7 +130,7 @@ impl SagaStore for SimStore {
         if let Ok(answer) = self.0.ask(Site::Store, Some(Fault::StoreAnswerLost), "commit", effect).await {
             return answer;
         }
-        // Read back, as the real store does: by the batch's number.
+        // Reads back by the batch's number, as the real store does.
         match self.ask("read back", move |s| s.store.batches.get(&batch).cloned()).await? {
             Some(written) if !written.is_empty() => Ok(Committed { written, locked: Vec::new() }),
             _ => Err(Error::Unavailable("nothing was written".to_owned())),
@@ -193,7 +193,7 @@ impl SagaStore for SimStore {
             let now = s.store_now();
             let due = |(due_at, reply): &(DateTime<Utc>, DeferredReply)| {
                 let wait = if scan.slots.contains(&reply.slot) { Duration::ZERO } else { scan.abroad };
-                // None rests for as long as a minute, unless the clock was set back since.
+                // No reply rests for a minute or longer, unless the clock was set back since.
                 let is_due = *due_at + wait <= now || *due_at > now + Duration::from_secs(60);
                 is_due && scan.known.covers(&reply.requires)
             };

@@ -1,21 +1,21 @@
-//! How a process asks a server for something, and its clock.
+//! How a process sends a request to a server, and its clock.
 
 use super::*;
 
-/// The server did not answer, or said that it could not. What was asked may have been done.
+/// The server did not answer, or refused. The request may have been executed.
 #[derive(Debug, Clone, Copy)]
 pub struct Down;
 
-/// A process's way into the world.
+/// A process's access to the world.
 #[derive(Clone)]
 pub struct Handle {
     /// The world.
     pub world: Arc<World>,
-    /// Which process this is.
+    /// Index of this process.
     pub process: usize,
 }
 
-/// What becomes of a request.
+/// What happens to a request.
 struct Fate {
     there: Option<Micros>,
     back: Micros,
@@ -23,13 +23,13 @@ struct Fate {
 }
 
 impl Handle {
-    /// The world's state.
+    /// Returns the world's state.
     pub fn state(&self) -> std::sync::MutexGuard<'_, WorldState> {
         self.world.state()
     }
 
-    /// Asks a server for something. The request is on its way as soon as this is first polled, whatever becomes of
-    /// the process: dropping the future takes nothing back.
+    /// Sends a request to a server. It is on its way as soon as this is first polled, whatever happens to the process:
+    /// dropping the future takes nothing back.
     pub async fn ask<T: Send + 'static>(
         &self,
         site: Site,
@@ -68,7 +68,7 @@ impl Handle {
         slot.await
     }
 
-    /// Waits.
+    /// Waits for this time.
     pub async fn sleep(&self, time: Micros) {
         let slot: Slot<()> = Slot::default();
         let wake = slot.clone();
@@ -142,18 +142,18 @@ impl amends_worker::Timer for SimClock {
     }
 }
 
-/// Futures that wait for something to change.
+/// Futures that wait for a change.
 #[derive(Default)]
 pub struct Watchers(Vec<Waker>);
 
 impl Watchers {
-    /// Waits for the next change.
+    /// Adds a waiting future.
     pub fn add(&mut self, waker: &Waker) {
         if !self.0.iter().any(|w| w.will_wake(waker)) {
             self.0.push(waker.clone());
         }
     }
-    /// Something changed.
+    /// Wakes all waiting futures.
     pub fn wake(&mut self) {
         self.0.drain(..).for_each(Waker::wake);
     }

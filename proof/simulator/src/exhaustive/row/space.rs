@@ -1,4 +1,4 @@
-//! The space: where it begins, what may happen, what must not be.
+//! The space: the initial state, the possible steps, and what must not happen.
 
 use super::*;
 
@@ -24,7 +24,7 @@ impl Space for OneRow {
     fn next(&self, state: &RowSystem) -> Vec<(String, RowSystem)> {
         let mut next = Vec::new();
         for instance in 0..2 {
-            // What the instance takes while it calls for the row is decided by the row, and begins no second call.
+            // While an instance calls for the row, further commands are decided by the row and begin no second call.
             let idle = state.calls[instance].is_none();
             let (executes, compensations) = state.sent;
             for (kind, left, attempt) in [
@@ -35,7 +35,7 @@ impl Space for OneRow {
                 if left == 0 || !idle {
                     continue;
                 }
-                // An earlier attempt may come late, or once more.
+                // An earlier attempt may arrive late, or once more.
                 for attempt in 1..=attempt {
                     let mut before = state.clone();
                     match kind {
@@ -66,7 +66,7 @@ impl Space for OneRow {
                 if state.left.lapses > 0 {
                     let mut after = state.clone();
                     after.left.lapses -= 1;
-                    // What it waited for may still land.
+                    // The call that it waited for may still arrive.
                     if call.stage == Stage::Waiting {
                         after.late.push(call.action);
                     }
@@ -86,7 +86,7 @@ impl Space for OneRow {
         }
         let owner_of = |row: &CommandRow| row.lease.and_then(|l| l.owner);
         if let Some(of) = state.row.as_ref().and_then(owner_of).filter(|_| !state.lapsed) {
-            // The lease of the dead lapses in any case; that of the living, if they are paused.
+            // The lease of a dead instance lapses in any case; that of a live one only if it is paused.
             let calls = (0..2).any(|i| owner(i) == of && state.calls[i].is_some());
             if !calls || state.left.lapses > 0 {
                 let mut after = state.clone();
@@ -125,7 +125,7 @@ impl Space for OneRow {
         let charged = state.charge == Charge::Charged;
         match row.status {
             Status::Succeeded if charged => None,
-            // An undo that failed is tried again by the engine.
+            // The engine repeats an undo that failed.
             Status::Started | Status::Undoing => Some("a call that nobody makes any more".to_owned()),
             _ if charged => Some(format!("{:?}, and the money is kept", row.status)),
             Status::Succeeded if state.charge != Charge::Refunded => {

@@ -1,9 +1,9 @@
-//! What others do: an operator, and a worker that is not ours.
+//! Other actors: an operator, and a worker that is not ours.
 
 use super::*;
 
 impl TwoSteps {
-    /// What else may become of a reply on its way.
+    /// Other things that may happen to a reply on its way.
     pub(super) fn garbled(&self, state: &SagaSystem, at: usize, next: &mut Vec<(String, SagaSystem)>) {
         let Message::Reply(reply) = &state.messages[at] else { return };
         if state.left.unnetted > 0 && reply.kind == Kind::Compensate && !reply.exposure.is_empty() {
@@ -22,8 +22,8 @@ impl TwoSteps {
         }
     }
 
-    /// An operator looks at what is parked; or does something about what they saw. What they say was undone, they had
-    /// undone when they looked.
+    /// An operator looks at what is parked, or acts on what they saw. What they resolve as undone was undone by hand
+    /// when they looked.
     pub(super) fn operator(&self, state: &SagaSystem, e: usize, next: &mut Vec<(String, SagaSystem)>) {
         if state.left.actions == 0 {
             return;

@@ -1,4 +1,4 @@
-//! The space: where it begins, what may happen, what must not be.
+//! The space: the initial state, the possible steps, and what must not happen.
 
 use super::*;
 
