@@ -45,7 +45,7 @@ pub struct Data {
     /// The status that an order being undone will have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heading_for: Option<String>,
-    /// The order's lines and total; with `order.created` only.
+    /// The saga's input; with `order.created` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<Json>,
 }
