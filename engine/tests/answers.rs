@@ -113,7 +113,7 @@ fn a_failure_above_the_attempts_sent_costs_one_and_the_next_attempt_is_above_it(
     stay.answers("charge execute", Outcome::FailedTransient).label("UNDOING");
     let failed = |stay: &Dialogue| stay.saga.state.commands[1].failures;
     assert_eq!((failed(&stay), stay.saga.reason.as_ref().unwrap().code.as_str()), (5, "unavailable"));
-    // A success or refusal counts, whatever attempt its row stands at.
+    // A success or refusal counts, whatever the attempt of its row.
     for outcome in [Outcome::Succeeded, Outcome::Refused] {
         let mut stay = waiting_for("charge");
         let mut reply = stay.reply("charge execute", outcome);
@@ -186,7 +186,7 @@ fn a_success_overtaken_by_the_answer_fenced_is_held_until_it_is_undone() {
     let mut stay = waiting_for("charge");
     let late = stay.reply("charge execute", Outcome::Succeeded);
     stay.cancels();
-    // A second delivery of the execute met the row while it was being undone.
+    // A second delivery of the execute found the row while it was being undone.
     stay.answers("charge execute", Outcome::Fenced);
     assert_eq!(possible(&stay), [Exposure::new("money_captured", "EUR", 100)]);
     stay.happens(Event::Replied(late));
@@ -241,7 +241,7 @@ fn a_success_after_its_compensation_was_done_holds_nothing() {
 
 // ---- what is not given back -----------------------------------------------------------------------------------
 
-/// Cancelled, and a worker says that a charge of 100 is undone, of which it gives back this.
+/// A cancelled saga whose worker reports a charge of 100 as undone, giving back this amount.
 fn given_back(amount: i64) -> (Dialogue, ReplyEvent) {
     let mut stay = waiting_for("confirm");
     stay.cancels().succeeds("confirm compensate").sent.clear();
@@ -274,7 +274,7 @@ fn what_a_compensation_did_not_give_back_is_still_held_and_parks() {
 fn what_is_given_back_at_last_settles_it_and_what_was_counted_counts_once() {
     let (mut stay, first) = given_back(70);
     stay.retries().expect(&["charge compensate"]);
-    // The first answer again: nothing more is given back, and nobody may think that it is still under way.
+    // The first answer again: nothing more is given back, and the compensation must not seem to be in progress.
     stay.happens(Event::Replied(first));
     assert_eq!(stay.saga.state(), SagaState::Parked);
     assert!(stay.holds().contains(&Exposure::new("money_captured", "EUR", 30)), "{:?}", stay.holds());
@@ -302,7 +302,7 @@ fn nothing_need_be_given_back_of_what_is_not_known_to_have_happened() {
     let mut stay = waiting_for("charge");
     let late = stay.reply("charge execute", Outcome::Succeeded);
     stay.cancels().succeeds("charge compensate").expect(&["charge compensate", "book compensate"]);
-    // Heard later, it was undone or never happened, as its worker has said.
+    // A success that arrives later was undone or never happened, as its worker has said.
     stay.happens(Event::Replied(late)).succeeds("book compensate").label("CANCELLED");
     assert_eq!(stay.holds(), []);
     wakes(&stay);
@@ -332,7 +332,7 @@ fn what_is_held_beyond_what_a_command_may_hold_counts_and_is_flagged() {
     stay.happens(Event::Replied(more)).label("CHARGED");
     assert!(stay.holds().contains(&Exposure::new("money_captured", "EUR", 130)), "never discarded");
     assert_eq!(beyond(&stay), [Exposure::new("money_captured", "EUR", 30)]);
-    // A later step may give back what an earlier one took; not more.
+    // A later step may give back what an earlier one took, but not more.
     let mut takes = stay.reply("confirm execute", Outcome::Succeeded);
     takes.exposure = vec![Exposure::new("room_booked", "room-0", -1)];
     stay.happens(Event::Replied(takes));
@@ -385,7 +385,7 @@ fn expired_is_never_no_effect() {
     stay.answers("charge execute", Outcome::Expired).expect(&["charge compensate"]);
     assert_eq!(possible(&stay), [Exposure::new("money_captured", "EUR", 100)]);
 
-    // A step that cannot be undone is asked after; a second command only goes out on evidence.
+    // The engine probes for a step that cannot be undone; it issues a second command only on evidence.
     let mut stay = waiting_for("file");
     stay.answers("file execute", Outcome::Expired).retries().expect(&["file probe"]);
     let mut stay = waiting_for("file");

@@ -1,4 +1,4 @@
-//! Whatever stands in a row or an entry is read or refused; nothing panics.
+//! Any text in a row or an entry is read or refused; nothing panics.
 
 mod support;
 
@@ -6,7 +6,7 @@ use amends_engine::core::{Entry, SagaProgress};
 use chrono::DateTime;
 use proptest::{collection::vec, prelude::*, sample::Index};
 
-/// A saga's life, as it is stored.
+/// Returns a saga's life, as it is stored.
 fn stored() -> Vec<String> {
     let mut stay = support::waiting_for("charge");
     stay.refuses("charge execute", "no");

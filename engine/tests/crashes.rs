@@ -1,5 +1,5 @@
-//! A process dies between two of its actions. A loop's future that is dropped at an await is such a crash: what it had
-//! committed stays, what it was about to do does not happen, and another process knows nothing of it.
+//! A process dies between two of its actions. Dropping a loop's future at an await is such a crash: what was committed
+//! stays, the next action does not happen, and another process knows nothing of it.
 
 mod support;
 
@@ -9,7 +9,8 @@ use futures::FutureExt;
 use support::world::{TestEngine, World, block_on};
 use uuid::Uuid;
 
-/// A saga whose first step has succeeded, and whose engine died after the commit and before it produced the next command.
+/// Creates a saga whose first step has succeeded, and whose engine died after the commit and before it produced the
+/// next command.
 fn dead_between_commit_and_produce() -> (World, Uuid) {
     let (world, engine) = World::new();
     let saga = world.born(1);
@@ -19,7 +20,7 @@ fn dead_between_commit_and_produce() -> (World, Uuid) {
     assert!(died.is_none(), "it died before it was done");
     assert_eq!(world.log(), ["commit 1"]);
     assert_eq!(world.sent(), [], "nothing went out");
-    // Its offsets have not moved: whoever takes over reads the same replies again.
+    // Its offsets have not moved: its successor reads the same replies again.
     world.state().read_to = 0;
     (world, saga)
 }

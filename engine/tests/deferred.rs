@@ -1,4 +1,4 @@
-//! Replies that cannot be judged when they come: kept before their offsets move, and judged by an engine that can.
+//! Replies that cannot be judged on arrival: stored before their offsets move, and judged by an engine that can.
 
 mod support;
 
@@ -50,7 +50,7 @@ fn an_engine_that_knows_the_workflow_judges_what_another_has_kept_whoever_owns_t
     world.answers(newer, "book", Outcome::Succeeded);
     take(&world, &engine);
     assert_eq!(drain(&engine), 0, "this engine does not know it");
-    // Another one does. The slot is not its own.
+    // Another engine does. The slot is not its own.
     let mut engine = world.engine();
     let next = Definition { version: 2, ..stay() };
     engine.catalog = Catalog::new(vec![stay(), next]).unwrap();
@@ -124,7 +124,7 @@ fn offsets_stay_where_what_is_passed_over_cannot_be_kept() {
     world.state().newer.insert(newer);
     world.answers(newer, "book", Outcome::Succeeded);
     let fails = port::Error::Unavailable("away".to_owned());
-    // The read succeeds, and keeping the reply does not.
+    // The read succeeds, and storing the reply fails.
     world.state().defer_fails.push_back(fails);
     assert!(block_on(replies::run_once(&engine, &mut world.clone())).is_err());
     assert_eq!(world.log(), ["rewind"]);

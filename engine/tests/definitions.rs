@@ -1,5 +1,4 @@
-//! Definitions that cannot be run are refused; commands say what their definition says; histories that do not
-//! fit are found out.
+//! Invalid definitions are refused; commands match their definition; timelines that do not fit are detected.
 
 mod support;
 

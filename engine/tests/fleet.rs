@@ -12,7 +12,7 @@ use uuid::Uuid;
 const NEWER: Uuid = Uuid::from_u128(1);
 const OLDER: Uuid = Uuid::from_u128(2);
 
-/// A program that knows the workflow's second version as well.
+/// A program that also knows the workflow's second version.
 fn newer() -> (World, TestEngine) {
     let (world, mut engine) = World::new();
     let next = Definition { version: 2, ..stay() };

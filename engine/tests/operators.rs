@@ -1,4 +1,4 @@
-//! People settle what they looked at, and nothing else.
+//! Operators settle only the state that they saw.
 
 mod support;
 
@@ -8,8 +8,8 @@ use amends_protocol::{Exposure, Outcome, Reason, id};
 use support::{SECOND, begin, unknown_until_parked, waiting_for, wakes};
 use uuid::Uuid;
 
-/// A carrier's outcome is unknown when somebody looks; while they ask, the saga is cancelled, and now the refund is
-/// parked.
+/// The pivot's outcome is unknown when an operator looks. While they ask the carrier, the saga is cancelled, and now
+/// the refund is parked.
 fn moved_meanwhile() -> (Dialogue, Seen) {
     let mut stay = unknown_until_parked("confirm");
     let seen = stay.seen();

@@ -1,4 +1,5 @@
-//! What could not be sent, and whom nobody answers: they cost the others nothing, and their turn comes by their promise.
+//! Commands that cannot be sent, and participants that do not answer: they do not delay other sagas, and are served in
+//! the order of their promises.
 
 mod support;
 
@@ -22,18 +23,18 @@ fn hear(world: &World, engine: &TestEngine) {
     block_on(replies::run_once(engine, &mut world.clone())).unwrap();
 }
 
-/// The sagas whose commands were sent since the last time.
+/// Returns the sagas whose commands were sent since the last call.
 fn sent(world: &World) -> BTreeSet<Uuid> {
     world.sent().into_iter().map(|(saga, _)| saga).collect()
 }
 
-/// The worker answers this step of these sagas as soon as it is asked.
+/// The worker answers this step of these sagas as soon as it receives the commands.
 fn answers(world: &World, engine: &TestEngine, sagas: &BTreeSet<Uuid>, step: &str) {
     sagas.iter().for_each(|saga| world.answers(*saga, step, Outcome::Succeeded));
     hear(world, engine);
 }
 
-/// Ten stays a second are born for so long, while nothing can be sent. One process owns everything.
+/// Ten stays per second are born for this long, while nothing can be sent. One process owns all slots.
 fn ten_a_second_while_the_broker_is_away(
     world: &World,
     engine: &TestEngine,
@@ -61,7 +62,7 @@ fn what_cannot_be_sent_costs_nothing_changes_no_row_and_goes_out_by_the_nearest_
     let written: usize = stays.iter().map(|stay| world.saga(*stay).revision as usize - 1).sum();
     assert!(written <= 10, "only those who were the first to find out: {written} entries");
 
-    // One finds out that messages are sent again. From then on each answer pays for the next.
+    // One message shows that sending works again. From then on each answer pays for the next repetition.
     let (mut order, mut looks) = (Vec::new(), 0);
     while order.len() < stays.len() && looks < 100 {
         if looks == 0 {
@@ -70,7 +71,7 @@ fn what_cannot_be_sent_costs_nothing_changes_no_row_and_goes_out_by_the_nearest_
         look(&mut timers, &engine);
         let sent = sent(&world);
         answers(&world, &engine, &sent, "book");
-        // What follows from the answers is not what was put off.
+        // Commands that follow from the answers do not count.
         world.sent();
         order.extend(sent);
         looks += 1;
@@ -95,7 +96,7 @@ fn a_batch_that_could_not_be_sent_is_paid_back() {
     let mut timers = Timers::default();
     assert_eq!(look(&mut timers, &engine), 200);
     assert_eq!(sent(&world).len(), 0);
-    // Another loop finds out that messages are sent again.
+    // Another loop notices that messages can be sent again.
     let other = world.born(1);
     answers(&world, &engine, &BTreeSet::from([other]), "book");
     assert_eq!(sent(&world), BTreeSet::from([other]));
@@ -128,7 +129,7 @@ fn very_many_who_wait_for_one_participant_do_not_delay_the_others() {
     world.passes(3_600);
     let other = world.born(1);
     world.passes(5);
-    // All of them are overdue, and longer than the other.
+    // All of them are overdue, and for longer than the other.
     let (mut timers, mut looks) = (Timers::default(), 0);
     while looks < 100 && !sent(&world).contains(&other) {
         look(&mut timers, &engine);
@@ -172,7 +173,7 @@ fn what_was_put_off_goes_out_as_soon_as_answers_pay_for_it_and_not_when_it_is_du
     }
     assert_eq!(timers.put_off(), 0);
     assert!(stays.iter().filter(|stay| !repeated.contains(stay)).all(|s| world.saga(*s).label == "BOOKED"));
-    // What has been answered meanwhile is not asked again.
+    // A saga that was answered meanwhile is not probed.
     let put_off = world.answer(stays[0], "charge", Kind::Execute, Outcome::Succeeded);
     world.delivers(&put_off);
     hear(&world, &engine);

@@ -1,4 +1,4 @@
-//! What nobody knows is asked after with patience, and parks only when that is over.
+//! The engine keeps asking about unknown outcomes, and parks only when its patience ends.
 
 mod support;
 
@@ -10,7 +10,7 @@ use amends_protocol::Outcome;
 use chrono::TimeDelta;
 use support::{PATIENCE, SECOND, stay, unknown_until_parked, waiting_for, wakes};
 
-/// Until something is due; what is sent then.
+/// Lets time pass until something is due; returns what is sent then.
 fn sleeps(stay: &mut Dialogue) -> Vec<String> {
     let written = stay.entries.len();
     stay.sent.clear();
@@ -98,7 +98,7 @@ fn a_compensation_that_nobody_knows_of_is_sent_again_at_the_same_attempt_until_p
     let mut stay = waiting_for("charge");
     stay.cancels().answers("charge compensate", Outcome::Unknown);
     let began = stay.now;
-    // It answers one question, however often it comes.
+    // It answers one message, however often it arrives.
     stay.answers("charge compensate", Outcome::Unknown).is_ignored(Nothing::Duplicate);
     while !stay.saga.parked {
         assert!(stay.now - began < TimeDelta::from_std(PATIENCE).unwrap(), "{}", stay.timeline());
@@ -112,7 +112,7 @@ fn a_compensation_that_nobody_knows_of_is_sent_again_at_the_same_attempt_until_p
     let mut known = stay.clone();
     known.succeeds("charge compensate").expect(&["charge compensate", "book compensate"]);
     wakes(&known);
-    // A person who has it tried again has all the patience again.
+    // After an operator's retry the whole patience applies again.
     stay.sent.clear();
     stay.retries().expect(&["charge compensate"]).answers("charge compensate", Outcome::Unknown);
     assert_eq!(stay.saga.state(), SagaState::Compensating);

@@ -1,6 +1,6 @@
-//! Whatever happens in whatever order: commands and replies lost, repeated, late and overtaking each other,
-//! workers that fail, refuse, hang, crash and change their minds, people who cancel, retry and resolve. Once the
-//! world is healed, a saga has ended and nothing is left of what was undone.
+//! Any events in any order: commands and replies lost, repeated, late and overtaking each other, workers that fail,
+//! refuse, hang, crash and change their minds, people who cancel, retry and resolve. Once the world has healed, a saga
+//! has ended and nothing is left of what was undone.
 
 mod support;
 
@@ -32,7 +32,7 @@ enum Action {
     Betray(u16),
     Pass(u32),
     Wake,
-    /// Everything that is on its way arrives, and the saga's time comes.
+    /// Everything on its way arrives, and the saga's time comes.
     Round,
     Cancel,
     Retry,
@@ -40,7 +40,7 @@ enum Action {
     Resolve {
         done: bool,
     },
-    /// An operator settles what they saw when something waited for one the last time.
+    /// An operator settles the state that they saw when something was last parked.
     FromAnOldPage {
         retry: bool,
         done: bool,
@@ -83,7 +83,7 @@ struct World {
     commands: Vec<Sent>,
     worker: Worker,
     promised: bool,
-    /// What an operator saw when something waited for one the last time.
+    /// The state that an operator saw when something was last parked.
     page: Option<Seen>,
 }
 
@@ -104,7 +104,7 @@ impl World {
         world
     }
 
-    /// Takes what was sent; checks that compensations go in reverse.
+    /// Takes the commands to send; checks that compensations go in reverse order.
     fn send(&mut self) {
         for send in std::mem::take(&mut self.saga.sent) {
             let saga = &self.saga.saga;
@@ -126,7 +126,7 @@ impl World {
         }
     }
 
-    /// An event happens; everything that must hold after every event is checked.
+    /// Applies an event, and checks everything that must hold after every event.
     fn happens(&mut self, event: Event) {
         let before = self.saga.saga.clone();
         let written = self.saga.entries.len();
@@ -199,7 +199,7 @@ impl World {
         self.send();
     }
 
-    /// Whatever is in the world, the saga says that it holds it, or that it may.
+    /// Asserts that the saga holds, or may hold, everything that is in the world.
     fn knows_what_it_holds(&self) {
         let mut said = self.saga.holds();
         said.extend(possible(&self.saga));
@@ -267,7 +267,7 @@ impl World {
         }
     }
 
-    /// An operator who knows says what became of what is parked; it is settled on the other side too.
+    /// An operator with evidence resolves the parked command; it is settled on the other side too.
     fn resolve(&mut self, done: bool) {
         let Some(command) = self.saga.saga.parked_command().cloned() else { return };
         let key = command.id(self.saga.saga.id, &self.definition);
@@ -293,7 +293,7 @@ impl World {
         self.happens(Event::RetryRequested(Retry { by: Actor::new("operator", ""), seen }));
     }
 
-    /// The saga is another one by now, or what waits is: nothing of what is there is settled.
+    /// The saga has changed, or another command is parked: the action must settle nothing.
     fn acts_from_an_old_page(&mut self, retry: bool, done: bool) {
         let Some(seen) = self.page.filter(|seen| seen.revision != self.saga.saga.revision) else { return };
         let (written, by) = (self.saga.entries.len(), Actor::new("operator", "an old page"));
@@ -306,11 +306,11 @@ impl World {
         assert_eq!(self.saga.entries.len(), written, "an old page settles nothing");
     }
 
-    /// An operator of a world that is well looks after what waits for one.
+    /// In a healthy world, an operator handles what is parked.
     fn mends(&mut self) {
         let saga = &self.saga.saga;
         let unnetted = saga.parked_reason().is_some_and(|reason| reason.code == "exposure_not_netted");
-        // Its worker has nothing to give back any more: it was settled on the other side.
+        // Its worker has nothing more to give back: it was settled on the other side.
         if unnetted && saga.parked_command().is_some_and(|c| c.undo.as_ref().is_some_and(|u| u.attempt > 2)) {
             self.resolve(true);
         } else {
@@ -318,7 +318,7 @@ impl World {
         }
     }
 
-    /// The world is well again: everything arrives, every call ends as it should, and operators retry.
+    /// The world heals: everything arrives, every call ends normally, and operators retry.
     fn heals(&mut self) {
         self.worker.fates.clear();
         for _ in 0..2000 {
@@ -334,7 +334,7 @@ impl World {
         panic!("no end");
     }
 
-    /// Everything that is on its way arrives, calls end, and the saga's time comes.
+    /// Everything on its way arrives, calls end, and the saga's time comes.
     fn round(&mut self) {
         for sent in std::mem::take(&mut self.commands) {
             self.worker.hears(&sent);
@@ -350,7 +350,7 @@ impl World {
         }
     }
 
-    /// What must hold at the end.
+    /// Checks what must hold at the end.
     fn is_well(&self) {
         let saga = &self.saga.saga;
         self.saga.replays();

@@ -1,4 +1,4 @@
-//! The replies loop and the doors, over a world in memory: what is written, what is sent, and in which order.
+//! The replies loop and events from outside, over a world in memory: what is written, what is sent, and in which order.
 
 mod support;
 
@@ -11,7 +11,7 @@ use amends_protocol::{Kind, Outcome, Reply, TokenKey};
 use support::world::{TestEngine, World, block_on};
 use uuid::Uuid;
 
-/// One round; answers how many replies it took.
+/// Runs one round; returns the number of replies processed.
 fn run(world: &World, engine: &TestEngine) -> Result<usize, runtime::Error> {
     block_on(replies::run_once(engine, &mut world.clone()))
 }
@@ -88,14 +88,14 @@ fn what_is_remembered_is_believed_only_of_what_is_written() {
     world.answers(a, "book", Outcome::Succeeded);
     run(&world, &engine).unwrap();
     world.sent();
-    // Another engine goes on with it. The answer to a command that only the row knows comes here.
+    // Another engine advances it. The answer to a command that only the row contains arrives here.
     let charged = world.answer(a, "charge", Kind::Execute, Outcome::Succeeded);
     world.state().happens(a, Event::Replied(charged.into()));
     world.answers(a, "confirm", Outcome::Succeeded);
     run(&world, &engine).unwrap();
     assert_eq!(world.state().strays, []);
     assert_eq!(world.sent(), [(a, "file execute".to_owned())]);
-    // And a write that is decided by it is decided again.
+    // And a write that is decided from memory is decided again.
     world.state().happens(a, Event::Poisoned(amends_protocol::Reason::new("poisoned", "")));
     world.answers(a, "file", Outcome::Succeeded);
     run(&world, &engine).unwrap();
@@ -250,7 +250,7 @@ fn what_repeats_another_commands_step_or_home_is_dead_lettered_though_its_token_
     assert_eq!(world.saga(a).label, "BOOKED");
     assert_eq!(world.state().strays, []);
     assert_eq!(world.log().last().unwrap(), "offsets");
-    // Remembered or read, it is the same.
+    // Remembered or read, the result is the same.
     world.delivers(&Reply {
         step: "confirm".to_owned(),
         ..world.answer(a, "charge", Kind::Execute, Outcome::Refused)
@@ -266,7 +266,7 @@ fn a_success_nobody_here_ordered_is_kept_and_other_answers_are_not() {
     let (a, gone) = (world.born(1), Uuid::from_u128(99));
     world.answers(gone, "charge", Outcome::Succeeded);
     world.answers(gone, "charge", Outcome::Refused);
-    // A command of a step that this saga has not come to.
+    // A command of a step that this saga has not reached.
     world.answers(a, "confirm", Outcome::Succeeded);
     world.answers(a, "file", Outcome::Refused);
     world.answers(a, "book", Outcome::Succeeded);
@@ -300,7 +300,7 @@ fn a_reply_of_a_newer_epoch_has_the_engine_read_its_own_again() {
     let (world, engine) = World::new();
     let (a, b) = (world.born(1), world.born(2));
     let newer = |saga| Reply { epoch: 7, ..world.answer(saga, "book", Kind::Execute, Outcome::Succeeded) };
-    // Nobody restored anything: it repeats what was never said. Two of them cost one look.
+    // The store was not restored: the reply repeats an epoch that was never used. Two of them cost one read.
     world.delivers(&newer(a));
     world.delivers(&newer(a));
     run(&world, &engine).unwrap();
@@ -310,7 +310,7 @@ fn a_reply_of_a_newer_epoch_has_the_engine_read_its_own_again() {
     assert_eq!(dead.len(), 2);
     assert!(dead[0].1.contains("epoch 7"), "{dead:?}");
 
-    // It was restored while this engine ran: what is of the new epoch counts, and what is of the old one does not.
+    // The store was restored while this engine ran: replies of the new epoch count, replies of the old one do not.
     world.state().epoch = 7;
     world.answers(b, "book", Outcome::Refused);
     world.delivers(&newer(a));

@@ -96,7 +96,7 @@ fn a_refused_part_undoes_the_others_open_or_not_before_the_steps_before() {
     stay.succeeds("book execute").refuses("book/1 execute", "full");
     stay.expect(&["book compensate", "book/2 compensate"]).label("UNDOING");
     stay.succeeds("book compensate").label("UNDOING");
-    // The open one succeeds late: its compensation is under way.
+    // The open command succeeds late: its compensation is in progress.
     stay.succeeds("book/2 execute").expect(&[]);
     assert_eq!(stay.holds(), [Exposure::new("room_booked", "room-2", 1)]);
     stay.succeeds("book/2 compensate").label("FULL").expect(&[]);
@@ -177,7 +177,7 @@ fn a_cancel_in_backoff_or_while_asking_leaves_nothing_to_send_but_compensations(
         reach(&mut stay);
         stay.sent.clear();
         stay.cancels().expect(&["charge compensate"]).passes(4 * SECOND).expect(&[]);
-        // What was asked before is answered now: recorded once, and nothing else.
+        // An earlier probe is answered now: this is recorded once, and changes nothing else.
         stay.answers("charge probe", Outcome::NotSeen).expect(&[]);
         stay.answers("charge probe", Outcome::NotSeen).is_ignored(Nothing::Duplicate);
         wakes(&stay);
@@ -203,11 +203,11 @@ fn an_unknown_outcome_resolved_by_evidence_counts_as_its_outcome() {
     assert!(stay.holds().contains(&key()[0]));
     let mut stay = unknown_until_parked("confirm");
     stay.resolves(false, key()).expect(&["confirm compensate"]).label("UNDOING");
-    // Its worker does not know better, and will undo what turns up.
+    // Its worker knows no more, and will undo an effect that appears later.
     stay.answers("confirm compensate", Outcome::Unknown).expect(&["charge compensate"]);
     stay.succeeds("charge compensate").succeeds("book compensate").label("UNCONFIRMED");
     assert_eq!(stay.holds(), []);
-    // And if the evidence was wrong, the effect is undone all the same.
+    // If the evidence was wrong, the effect is undone all the same.
     stay.sent.clear();
     stay.succeeds("confirm execute").expect(&["confirm compensate"]).label("UNCONFIRMED");
     stay.succeeds("confirm compensate").label("UNCONFIRMED").expect(&[]);
@@ -218,7 +218,7 @@ fn an_unknown_outcome_resolved_by_evidence_counts_as_its_outcome() {
 #[test]
 fn what_was_resolved_as_not_done_is_undone_by_its_worker_all_the_same() {
     let mut stay = unknown_until_parked("charge");
-    // A charge that is on its way lands after somebody has looked, and its reply is lost.
+    // A charge that is on its way arrives after the operator has looked, and its reply is lost.
     stay.resolves(false, vec![]).expect(&["charge compensate"]);
     stay.answers("charge compensate", Outcome::InFlight).passes(5 * SECOND).expect(&["charge compensate"]);
     stay.succeeds("charge compensate").expect(&["book compensate"]);
@@ -238,7 +238,7 @@ fn what_succeeds_after_its_compensation_was_resolved_by_hand_is_undone_again() {
     stay.succeeds("charge compensate").succeeds("charge execute").expect(&[]);
     assert_eq!(stay.holds(), []);
     wakes(&stay);
-    // But what was known to have happened, and was undone by hand, stays undone.
+    // But an effect that was known, and was undone by hand, stays undone.
     let mut stay = waiting_for("confirm");
     stay.cancels().succeeds("confirm compensate").refuses("charge compensate", "no").resolves(true, vec![]);
     stay.sent.clear();

@@ -1,4 +1,4 @@
-//! Every situation of a saga × every event, and what is decided: one table to read.
+//! Every situation of a saga × every event, and the decision: one table to read.
 
 mod support;
 
@@ -30,7 +30,7 @@ fn after(mut stay: Dialogue, what: impl FnOnce(&mut Dialogue)) -> Dialogue {
     stay
 }
 
-/// A worker that knows nothing of a success says that it is undone.
+/// A worker that knows nothing of a success reports it as undone.
 fn less(of: &Dialogue) -> Event {
     let mut reply = of.reply("charge compensate", Outcome::Succeeded);
     reply.exposure.clear();
@@ -207,7 +207,7 @@ fn events(step: &str, at: &Dialogue) -> Vec<(String, Event)> {
     events
 }
 
-/// What an event comes to, in a line.
+/// Returns the result of an event, in one line.
 fn decided(from: &Dialogue, name: &str, event: Event) -> String {
     let mut stay = from.clone();
     if name == "woken" {

@@ -20,7 +20,7 @@ fn recover(recovery: &mut Recovery, engine: &TestEngine) -> usize {
     block_on(recovery.run_once(engine)).unwrap()
 }
 
-/// The source is read once: what is owned is known, and drained.
+/// Reads the source once, so that the owned slots are known and drained.
 fn own(world: &World, engine: &TestEngine, partitions: &[i32]) {
     let mut state = world.state();
     let generation = state.assignment.generation + 1;
@@ -52,8 +52,8 @@ fn a_slow_read_makes_nothing_early() {
     own(&world, &engine, &[0, 1, 2, 3, 4, 5, 6, 7]);
     let a = world.born(1);
     world.passes(5);
-    // Somebody else writes in between, so that the saga is read again, slowly: its deadline has not come by
-    // the time of that read.
+    // Another process writes in between, so that the saga is read again, slowly: its deadline has not passed by the
+    // time of that read.
     let unsupported = world.answer(a, "book", Kind::Compensate, Outcome::Unsupported);
     world.state().rivals.push_back((a, Event::Replied(unsupported.into())));
     world.state().reading_takes = TimeDelta::seconds(3);
@@ -205,7 +205,7 @@ fn recovery_sends_gained_slots_once_and_only_after_they_are_drained() {
     let mut recovery = Recovery::default();
     assert_eq!(recover(&mut recovery, &engine), 0, "nothing is owned yet");
 
-    // What waited in the partition is heard first: a has its answer, and its next command was sent for it.
+    // Waiting messages of the partition are processed first: `a` has its answer, and its next command was sent.
     world.answers(a, "book", Outcome::Succeeded);
     world.state().store_fails.push_back(port::Error::Unavailable("restarting".to_owned()));
     world.state().assignment = Assignment { generation: 7, partitions: vec![1], count: 8 };
@@ -222,7 +222,7 @@ fn recovery_sends_gained_slots_once_and_only_after_they_are_drained() {
     assert_eq!(world.sent(), [(b, "book execute".to_owned())]);
     assert_eq!(world.saga(b).revision, 1, "no row changes");
 
-    // Lost and gained again: somebody else had it in between.
+    // Lost and gained again: another process owned it in between.
     own(&world, &engine, &[1]);
     recover(&mut recovery, &engine);
     own(&world, &engine, &[1, 2]);
@@ -259,7 +259,7 @@ fn recovery_leaves_alone_what_is_old_parked_or_settled() {
     assert!(world.saga(old).live);
 }
 
-/// So many stays whose book was answered as failed, and are due again.
+/// Creates stays whose `book` was answered as failed, and that are due again.
 fn failed_once(world: &World, engine: &TestEngine, many: usize) -> Vec<uuid::Uuid> {
     own(world, engine, &[0, 1, 2, 3, 4, 5, 6, 7]);
     let stays: Vec<_> = (0..many).map(|_| world.born(1)).collect();
@@ -293,7 +293,7 @@ fn further_attempts_that_nobody_can_pay_for_are_put_off_and_written_nowhere() {
     }
     assert_eq!((again, later), (50, 250));
     assert_eq!(look(&mut timers, &engine), 0);
-    // Nobody else has answered since: a minute's worth of free attempts.
+    // There has been no other answer since: a minute's worth of free attempts.
     world.passes(60);
     look(&mut timers, &engine);
     let retries = world.sent().iter().filter(|(_, sent)| sent == "book execute").count();
@@ -350,7 +350,7 @@ fn of_what_nobody_answers_only_so_much_goes_out_again_as_can_be_paid_for_and_the
         let due = saga.wake_at.unwrap() - world.state().now;
         assert_eq!((saga.revision, due), (1, TimeDelta::seconds(10)), "as it was, and woken later");
     }
-    // Nobody answers anything: time alone pays, and forgets no one.
+    // Nothing is answered: time alone pays, and no saga is forgotten.
     for _ in 0..20 {
         world.passes(10);
         look(&mut timers, &engine);
@@ -380,7 +380,7 @@ fn an_answer_does_not_set_a_saga_back_to_when_it_was_woken_before_it_was_put_off
     assert!(world.saga(put_off).wake_at > Some(world.state().now), "{:?}", world.saga(put_off).wake_at);
 }
 
-/// How many repetitions of a silent command a participant's answers have paid for, once all that it had at first is spent.
+/// Returns how many repetitions of a silent command a participant's answers pay for, once the initial amount is spent.
 fn paid_by(answers: usize, says: impl Fn(&World, &mut amends_protocol::Reply)) -> usize {
     let (world, engine) = World::new();
     own(&world, &engine, &[0, 1, 2, 3, 4, 5, 6, 7]);
@@ -398,7 +398,7 @@ fn paid_by(answers: usize, says: impl Fn(&World, &mut amends_protocol::Reply)) -
         world.delivers(&reply);
     }
     block_on(replies::run_once(&engine, &mut world.clone())).unwrap();
-    // As long as the rest has been put off for: time alone pays for ten a second.
+    // As long as the rest was put off for: time alone pays for ten per second.
     world.passes(10);
     look(&mut timers, &engine);
     world.sent().iter().filter(|(_, sent)| sent == "book probe").count() - 100
@@ -419,7 +419,7 @@ fn an_answer_is_soon_by_the_engine_s_database_since_its_command_was_sent_whateve
     assert_eq!(paid_by(50, |_, reply| reply.sent_at = None), 5, "nothing is known of it: a tenth");
 }
 
-/// The database's clock is set back; ours runs on.
+/// Sets the database's clock back; the monotonic clock runs on.
 fn set_back(world: &World, by: TimeDelta) {
     let mut state = world.state();
     state.now -= by;
@@ -443,7 +443,7 @@ fn a_clock_that_is_set_back_by_hours_puts_no_timer_off_by_hours() {
     let mut expected = [(a, "book execute".to_owned()), (b, "book execute".to_owned())];
     expected.sort();
     assert_eq!(sent, expected);
-    // And on from there, by the clock as it is now.
+    // And from there on, by the present clock.
     world.passes(10);
     assert_eq!(look(&mut timers, &engine), 2);
     assert!(world.sent().contains(&(a, "book probe".to_owned())));
@@ -496,7 +496,7 @@ fn the_promise_that_a_saga_ends_in_time_stays_where_it_is() {
     assert!(promised.is_some());
     assert_eq!(world.saga(a).state.timeout_at, promised);
 
-    // One that has nothing but its promise sleeps until then.
+    // A saga with nothing but its timeout sleeps until then.
     world.state().poison.insert(a);
     world.answers(a, "book", Outcome::Succeeded);
     block_on(replies::run_once(&engine, &mut world.clone())).unwrap();

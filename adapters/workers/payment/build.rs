@@ -1,4 +1,4 @@
-//! The migrations are compiled in: a new one must be noticed.
+//! Rebuilds the crate when a migration is added: migrations are compiled in.
 
 fn main() {
     println!("cargo:rerun-if-changed=../../../migrations/payment");

@@ -1,4 +1,4 @@
-//! The books of a quiet deployment: RELIABILITY's invariants, by `amends-proof`.
+//! The books of a deployment at rest: RELIABILITY's invariants, by `amends-proof`.
 
 use std::cell::RefCell;
 
@@ -8,9 +8,9 @@ use sqlx::PgPool;
 
 use crate::support::{LONG, Stack};
 
-/// Waits until nothing is under way: no saga has a timer or a command outstanding, no worker a call.
+/// Waits until nothing is in progress: no saga has a timer or an outstanding command, no worker a call.
 pub async fn settle(stack: &Stack) {
-    // What it waits for is told when it fails.
+    // Printed if the wait fails.
     let seen = RefCell::new(Vec::new());
     eventually("everything has ended", LONG * 2, || async {
         let mut busy =
@@ -19,7 +19,7 @@ pub async fn settle(stack: &Stack) {
             busy.push((worker, count(stack.pool(worker), "SELECT count(*) FROM commands WHERE live").await));
         }
         if stack.broker.real().is_some() {
-            // What every saga came by was told, and is recorded.
+            // Every label that a saga had was published, and is recorded.
             let told = count(stack.pool("engine"), TOLD).await;
             let recorded = count(stack.pool("notification"), "SELECT count(*) FROM notifications").await;
             busy.push(("notifications", told - recorded));
@@ -33,7 +33,7 @@ pub async fn settle(stack: &Stack) {
     .await;
 }
 
-/// Each label of a saga but one is a domain event.
+/// Each label of a saga except one is a domain event.
 const TOLD: &str = "SELECT count(*) FROM timeline WHERE body::jsonb -> 'did' ->> 'label' <> 'CANCELLING'";
 
 async fn count(pool: &PgPool, sql: &'static str) -> i64 {
@@ -41,7 +41,7 @@ async fn count(pool: &PgPool, sql: &'static str) -> i64 {
     sqlx::query_scalar(sql).fetch_one(pool).await.unwrap_or(1)
 }
 
-/// Domain events: the embedded broker may have been made to forget some.
+/// Domain events: a test may have made the embedded broker lose some.
 const DOMAIN_EVENTS: i32 = 18;
 
 /// Checks the books of a deployment that has settled and in which nothing is parked.
@@ -49,7 +49,7 @@ pub async fn balance(stack: &Stack) {
     balance_but(stack, &[]).await;
 }
 
-/// The same without some invariants: those that this build cannot judge, for it cannot read what a newer one wrote.
+/// The same without some invariants: those that this build cannot check, because it cannot read what a newer one wrote.
 pub async fn balance_but(stack: &Stack, without: &[i32]) {
     let report = books::report(&stack.sources(), &Ledger::default()).await.expect("the books can be read");
     let kept = |number: i32| {

@@ -1,5 +1,5 @@
-//! What changes under a deployment while orders run, on a real broker: who is a member, how many partitions a topic
-//! has, which version a program is.
+//! Changes under a deployment while orders run, on a real broker: members of groups, partitions of topics, versions of
+//! programs.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -33,7 +33,7 @@ on_apache!(
     old_workers_beside_a_new_engine_delay_orders_and_fail_none,
 );
 
-/// Waits until a group is at rest with so many members.
+/// Waits until a group is at rest with this many members.
 async fn has_members(stack: &Stack, group: &str, count: usize) {
     let admin = &stack.broker.real().expect("a real broker").admin;
     eventually(&format!("{group} has {count} members"), LONG, || async {
@@ -43,7 +43,7 @@ async fn has_members(stack: &Stack, group: &str, count: usize) {
 }
 
 async fn no_order_is_lost_while_a_member_joins_and_leaves_every_second(broker: Broker) {
-    /// About one a second on two cores: a process starts, joins, and leaves.
+    /// About one per second on two cores: a process starts, joins, and leaves.
     const CHANGES: usize = 16;
     let stack = Stack::new(broker).await;
     let all = stack.start_all().await;
@@ -87,7 +87,7 @@ async fn no_order_is_lost_when_topics_are_made_again_with_more_partitions(broker
     let all = stack.start_all().await;
     load::stock(&stack).await;
     let placed = AtomicUsize::new(0);
-    // One that has just been made answers when it has a leader.
+    // A topic that was just created answers once it has a leader.
     let lengths = |topic: &'static str| {
         eventually("the topic can be read", LONG, move || async move { admin.lengths(topic).await.ok() })
     };
@@ -103,7 +103,7 @@ async fn no_order_is_lost_when_topics_are_made_again_with_more_partitions(broker
     books::settle(&stack).await;
     every_order_is_there(&stack, &ids).await;
 
-    // What came with the new topics is used, all of it, and what is sent there is read.
+    // Every partition of the new topics is used, and its messages are read.
     for (topic, partitions) in AGAIN {
         eventually(&format!("all {partitions} partitions of {topic} carry something"), LONG, || async {
             clients[0].place(&order("mug", 1, "card_approved", "AT")).await;
@@ -117,7 +117,7 @@ async fn no_order_is_lost_when_topics_are_made_again_with_more_partitions(broker
     books::balance(&stack).await;
 }
 
-/// What a program receives that knows one format less than the engine that sends: every command is newer than it.
+/// A source as an older program sees it: every command has a newer format than it knows.
 struct Older(KafkaSource);
 
 impl Source for Older {
@@ -144,8 +144,8 @@ impl Source for Older {
     }
 }
 
-/// There is one format so far, so no program is older. These are members of the workers' groups like any other, made
-/// by the SDK as workers are; only the engine is a version ahead of them.
+/// There is only one format so far, so no program is older. These are ordinary members of the workers' groups, made
+/// with the SDK; only the engine is one version ahead of them.
 async fn old_workers_beside_a_new_engine_delay_orders_and_fail_none(broker: Broker) {
     let stack = Stack::new(broker).await;
     let all = stack.start_all().await;
@@ -182,7 +182,7 @@ async fn old_workers_beside_a_new_engine_delay_orders_and_fail_none(broker: Brok
         clients[0].becomes(id, end).await;
     }
     books::settle(&stack).await;
-    // Both old ones were asked, also for compensations, and did nothing.
+    // Both old workers received commands, including compensations, and did nothing.
     for (step, kind) in
         [("reserve", "execute"), ("reserve", "compensate"), ("pay", "execute"), ("pay", "compensate")]
     {

@@ -1,4 +1,4 @@
-//! `amends dev` where something is in its way.
+//! `amends dev` with obstacles.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use crate::{
     support::{Broker, client::Client, client::order},
 };
 
-/// What ends at once takes no longer on a busy machine.
+/// Upper limit for what must end at once, on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(20);
 
 fn broker() -> Broker {
@@ -43,7 +43,7 @@ async fn with_a_wrong_password_in_the_data_it_ends_at_once_in_one_line() {
 #[tokio::test(flavor = "multi_thread")]
 async fn told_to_end_while_it_waits_at_its_start_it_ends_at_once() {
     let data = tempfile::tempdir().unwrap();
-    // It accepts, and never answers.
+    // It accepts connections, and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("postgres://postgres:x@{}/postgres", silent.local_addr().unwrap());
     let mut command = dev(&broker(), data.path(), &["--set", "start_timeout=5m"]);
@@ -103,14 +103,14 @@ async fn what_others_put_into_its_directory_outlives_a_fresh_start() {
     for arguments in [&["--log", "warn"][..], &["--fresh", "--log", "warn"]] {
         let mut dev = Killed(dev(&broker(), data.path(), arguments).stdout(Stdio::piped()).spawn().unwrap());
         let mut stdout = dev.0.stdout.take().unwrap();
-        // Until it is ready, or has ended.
+        // Waits until it is ready, or has ended.
         let _ = stdout.read(&mut [0]);
     }
     assert_eq!(fs::read_to_string(data.path().join("keep")).unwrap(), "x");
     assert!(!data.path().join("amends-data").exists());
 }
 
-/// A process that does not outlive its test.
+/// A process that is killed at the end of its test.
 struct Killed(Child);
 
 impl Drop for Killed {

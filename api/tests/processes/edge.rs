@@ -1,4 +1,4 @@
-//! Bad input: a precise, typed error that names the place, and no row anywhere.
+//! Bad input: a precise, typed error that names the location, and no row in any table.
 
 use std::fmt::Write;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Stack, client::order};
 
-/// A body that differs from a good one in one place.
+/// Returns a body that differs from a valid one in one place.
 fn bad(change: impl Fn(&mut Value)) -> String {
     let mut body = order("mug", 1, "card_approved", "AT");
     change(&mut body);
@@ -211,7 +211,7 @@ async fn what_a_start_cannot_do_without_is_one_line_and_a_status() {
         .execute(stack.pool("engine"))
         .await
         .unwrap();
-    // This newer schema has no room for older programs.
+    // This newer schema does not allow older programs.
     sqlx::query("UPDATE schema_compatibility SET compatible_from = 9999")
         .execute(stack.pool("engine"))
         .await

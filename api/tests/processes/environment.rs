@@ -1,4 +1,4 @@
-//! What surrounds a process and should not change what it does: a broker that is away, variables of other programs.
+//! A process' environment that must not change its behaviour: a broker that is away, variables of other programs.
 
 use serde_json::json;
 
@@ -26,7 +26,7 @@ async fn an_api_starts_while_the_broker_is_away_and_its_orders_go_on_once_it_is_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_of_the_environment_is_not_asked_between_roles() {
     let mut stack = Stack::embedded().await;
-    // Nobody listens there.
+    // No process listens there.
     for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY"] {
         stack.set(name, "http://127.0.0.1:9");
     }

@@ -1,5 +1,5 @@
-//! Clients that mean no good: pages in somebody's browser, connections that say nothing, requests that are wrong in
-//! every way on every route. Nothing of it changes anything, and nobody else waits.
+//! Hostile clients: pages in a user's browser, silent connections, requests that are wrong in every way on every route.
+//! None of them changes anything or delays other clients.
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,13 @@ use crate::support::{
     client::{Client, order},
 };
 
-/// A route, and a body that is good where it takes one.
+/// A route, with a valid body if it takes one.
 struct Route {
     base: String,
     method: Method,
     path: String,
     body: Option<Value>,
-    /// Whether it answers JSON to programs, rather than to probes.
+    /// Whether it answers programs with JSON, rather than probes.
     is_strict: bool,
 }
 
@@ -36,7 +36,7 @@ impl Route {
     }
 }
 
-/// Every route of the api and of the inventory worker.
+/// Returns every route of the api and of the inventory worker.
 fn routes(api: &str, inventory: &str, saga: &str, order_id: &str) -> Vec<Route> {
     let reason = json!({ "reason": "x" });
     let resolve = json!({ "outcome": "done", "reason": "x", "reference": "y" });
@@ -72,7 +72,7 @@ fn routes(api: &str, inventory: &str, saga: &str, order_id: &str) -> Vec<Route> 
     routes
 }
 
-/// What is wrong on every route: the request, its status, and the problem's type.
+/// Returns what is wrong on every route: the request, its status, and the problem's type.
 fn wrong_everywhere(
     route: &Route,
     http: &reqwest::Client,
@@ -104,7 +104,7 @@ fn wrong_everywhere(
     wrong
 }
 
-/// What is wrong on every route that takes a body.
+/// Returns what is wrong on every route that takes a body.
 fn wrong_bodies(
     route: &Route,
     good: &Value,
@@ -142,7 +142,7 @@ fn wrong_bodies(
     ]
 }
 
-/// Texts that show nothing, or read as something else.
+/// Texts that show nothing, or look different from what they are.
 const UNSEEN: [&str; 7] = ["", " ", "\u{a0}\u{3000}", "\u{200d}", "a\u{202e}b", "a\u{200b}b", "a\nb"];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,7 +188,7 @@ async fn bad_input_is_refused_on_every_route_and_changes_nothing() {
     assert_eq!(rows(&stack).await, before, "nothing changed");
 }
 
-/// How many rows there are, and how far the one saga is.
+/// Returns the number of rows in each table, and the revision of the one saga.
 async fn rows(stack: &Stack) -> Vec<i64> {
     let mut rows = Vec::new();
     for (database, sql) in [
@@ -221,7 +221,7 @@ async fn head_answers_as_get_on_every_route() {
         let (get, head) = (http.get(&url).send().await.unwrap(), http.head(&url).send().await.unwrap());
         assert_eq!(head.status(), get.status(), "{url}");
         assert_eq!(head.headers()["content-type"], get.headers()["content-type"], "{url}");
-        // What is measured changes from one request to the next; `GET` of the saga says `now` nowhere.
+        // Metrics change from one request to the next; `GET` of the saga contains no present time.
         if route.is_strict {
             assert_eq!(head.headers()["content-length"], get.headers()["content-length"], "{url}");
         }
@@ -244,7 +244,7 @@ async fn more_silent_connections_than_descriptors_keep_neither_health_nor_orders
         for process in [&api, &engine] {
             let mut stream = TcpStream::connect(process.address).await.unwrap();
             if n % 2 == 0 {
-                // It may have been closed already: then it is one that holds nothing.
+                // It may have been closed already; then it holds nothing.
                 let _ = stream.write_all(HALF_SENT).await;
             }
             silent.push(stream);
@@ -259,7 +259,7 @@ async fn more_silent_connections_than_descriptors_keep_neither_health_nor_orders
         );
     }
     for _ in 0..10 {
-        // On a connection of its own.
+        // On a separate connection.
         Client::at(api.address).place(&order("mug", 1, "card_approved", "AT")).await;
     }
     for process in [api, engine] {

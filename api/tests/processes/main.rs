@@ -1,4 +1,4 @@
-//! Whole processes: the roles as they are shipped, over a real Postgres and a real Kafka protocol; with `CI` or
+//! Whole processes: the roles as shipped, over a real Postgres and a real Kafka protocol; with `CI` or
 //! `AMENDS_TEST_REAL_KAFKA` also over a real Apache Kafka.
 
 mod books;

@@ -1,5 +1,4 @@
-//! One saga that cannot be judged stops nobody else: its row is held by a forgotten transaction, or a newer program
-//! wrote it.
+//! One saga that cannot be judged stops no other: a forgotten transaction holds its row, or a newer program wrote it.
 
 use futures::future::{join, join_all};
 use sqlx::PgPool;
@@ -100,7 +99,7 @@ async fn a_saga_that_a_newer_program_wrote_is_503_and_its_replies_wait_for_an_en
     let other = client.place(&order("mug", 1, "card_approved", "AT")).await;
     client.becomes(&other, "FULFILLED").await;
     assert_eq!(count(engine, "strays").await, 0);
-    // As if an engine had come that knows it.
+    // As if an engine had started that knows it.
     rewrite(1).await;
     sqlx::query("UPDATE deferred_replies SET core_version = 1").execute(engine).await.unwrap();
     client.becomes(&newer, "FULFILLED").await;

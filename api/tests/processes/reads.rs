@@ -1,4 +1,4 @@
-//! What is read beside the orders does not hold them up.
+//! Reads do not delay orders.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -13,14 +13,14 @@ use crate::support::{
     client::{Client, order},
 };
 
-/// In the table while it is listed.
+/// Number of rows in the table while it is listed.
 const SAGAS: i32 = 9_000;
 const LISTS_AT_ONCE: usize = 50;
 const ORDERS: usize = 60;
 /// What a busy machine may add to a median.
 const NOISE: Duration = Duration::from_millis(40);
 
-/// The median time in which an order is taken, one after the other.
+/// Returns the median time in which an order is accepted, one after the other.
 async fn median(client: &Client) -> Duration {
     let body = order("mug", 1, "card_approved", "AT");
     let mut took = Vec::with_capacity(ORDERS);
@@ -76,7 +76,7 @@ async fn fifty_lists_at_once_leave_an_orders_median_latency_within_twice() {
         beside
     };
     let (_, beside) = tokio::join!(lists, orders);
-    // Whoever still waits for its turn has gone after a while.
+    // Clients that still wait for their turn give up after a while.
     let page = eventually("a list", LONG, || async {
         client.try_get("/admin/sagas?limit=500").await.filter(|(status, _)| *status == 200)
     });

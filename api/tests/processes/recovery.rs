@@ -27,7 +27,7 @@ async fn kill_9_at_random_while_2000_orders_run_loses_and_doubles_nothing(broker
     let stack = Stack::new(broker).await;
     let mut all = stack.start_all().await;
     if stack.broker.real().is_none() {
-        // Of these there are always two, so that somebody is there.
+        // There are always two of each of these roles, so that one is available.
         for role in [&["engine"][..], &["api"], &["worker", "payment"]] {
             all.push(stack.start(role).await);
         }
@@ -38,7 +38,7 @@ async fn kill_9_at_random_while_2000_orders_run_loses_and_doubles_nothing(broker
     let mut random = StdRng::seed_from_u64(7);
     let killing = async {
         let mut kills = 0;
-        // A kill for every few dozen orders taken in.
+        // One kill for every few dozen accepted orders.
         while placed.load(Ordering::Relaxed) < ORDERS {
             if placed.load(Ordering::Relaxed) >= kills * 50 {
                 let victim = random.random_range(0..all.len());
@@ -86,7 +86,7 @@ async fn a_restart_of_postgres_delays_orders_and_loses_none(broker: Broker) {
     let placed = AtomicUsize::new(0);
     let restarting = async {
         reaches(&placed, ORDERS / 2).await;
-        // As `pg_ctl -m immediate`: no checkpoint, recovery at the next start, which follows by itself.
+        // Like `pg_ctl -m immediate`: no checkpoint, and recovery at the next start, which is automatic.
         let pid = std::fs::read_to_string(
             stack.server.as_ref().unwrap().directory().join("cluster/postmaster.pid"),
         )

@@ -16,7 +16,7 @@ on_every_broker!(
     after_kill_9_of_everything_the_same_data_starts_by_itself_and_the_order_goes_on,
 );
 
-/// On a real broker if that is one; otherwise it starts an embedded one by itself.
+/// Uses the broker if it is a real one; otherwise `dev` starts an embedded one.
 pub(crate) fn dev(broker: &Broker, data: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_amends"));
     command.args(["dev", "--listen", "127.0.0.1:0", "--data"]).arg(data).args(arguments);
@@ -40,7 +40,7 @@ async fn after_kill_9_of_everything_the_same_data_starts_by_itself_and_the_order
     let data = tempfile::tempdir().unwrap();
     let mut first = Dev::start(&broker, data.path());
     let client = Client::new(&first.url);
-    // Nobody else may use the data meanwhile, least of all to empty it.
+    // No other process may use the data meanwhile, least of all delete it.
     let other = dev(&broker, data.path(), &["--fresh"]).output().unwrap();
     let said = String::from_utf8_lossy(&other.stderr);
     assert!(!other.status.success() && said.contains("another `amends dev` runs on"), "{said}");
@@ -54,7 +54,7 @@ async fn after_kill_9_of_everything_the_same_data_starts_by_itself_and_the_order
     let second = Dev::start(&broker, data.path());
     let client = Client::new(&second.url);
     client.becomes(&order, "FULFILLED").await;
-    // The saga is complete with take.
+    // The saga is complete after `take`.
     eventually("the piece is taken", LONG, || async {
         let stock = client.get("/api/inventory/mug").await;
         (stock["onHand"] == 4 && stock["reserved"] == 0).then_some(())
@@ -63,7 +63,7 @@ async fn after_kill_9_of_everything_the_same_data_starts_by_itself_and_the_order
     second.stop().await;
 }
 
-/// A running `amends dev`. Dropped, it is killed.
+/// A running `amends dev`. It is killed when dropped.
 struct Dev {
     process: Child,
     url: String,
@@ -83,7 +83,7 @@ impl Dev {
         let _ = self.process.wait();
     }
 
-    /// Ctrl-C, and no process is left.
+    /// Ctrl-C; asserts that no process is left.
     async fn stop(mut self) {
         let id = self.process.id();
         let children: Vec<String> = fs::read_dir(format!("/proc/{id}/task"))

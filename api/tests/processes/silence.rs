@@ -1,4 +1,4 @@
-//! The way to the databases goes silent, or leads to sessions that may not write.
+//! The connections to the databases go silent, or lead to sessions that may not write.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use sqlx::AssertSqlSafe;
 
 use crate::support::{LONG, Process, Stack, client::order, clients};
 
-/// Within this every role goes on over another connection.
+/// Every role must recover over another connection within this time.
 const BACK: Duration = Duration::from_secs(30);
 
-/// Waits until a process says that it is not ready; answers how it says its database is.
+/// Waits until a process reports that it is not ready; returns the reported state of its database.
 async fn not_ready(process: &Process) -> Value {
     let client = process.client();
     eventually("a process that says it is not ready", BACK, || async {
@@ -30,7 +30,7 @@ async fn every_role_goes_on_within_thirty_seconds_when_its_connections_go_silent
     stack.stock("mug", 1000).await;
     let client = clients(&all).remove(0);
     let body = order("mug", 1, "card_approved", "AT");
-    // Everybody has connections, and has used them.
+    // All processes have connections, and have used them.
     let first = client.place(&body).await;
     client.becomes(&first, "FULFILLED").await;
     let recorded = |least: i64| {

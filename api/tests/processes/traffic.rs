@@ -41,7 +41,7 @@ async fn twenty_parallel_posts_with_one_key_are_one_order() {
         sqlx::query_scalar("SELECT count(*) FROM orders").fetch_one(stack.pool("engine")).await.unwrap();
     assert_eq!(orders, 1);
 
-    // Spelt otherwise it is the same request; with another quantity it is not.
+    // In a different spelling it is the same request; with another quantity it is not.
     let mut respelt = body.clone();
     respelt["lines"][0] = json!({ "unitPrice": 1250, "quantity": 1, "productId": "mug" });
     assert!(clients[0].try_place(&respelt, Some("one-key")).await.unwrap().replayed);
@@ -57,7 +57,7 @@ async fn two_apis_with_crossed_keys_answer_all_and_place_each_once() {
     let body = order("mug", 1, "card_approved", "AT");
     let mut requests = Vec::new();
     for n in 0..200 {
-        // One api hears the keys in one order, the other in reverse.
+        // One api receives the keys in one order, the other in reverse.
         for (client, key) in [(&clients[0], n), (&clients[1], 199 - n)] {
             let key = format!("key-{key}");
             let body = &body;
@@ -104,7 +104,7 @@ async fn fifty_orders_for_thirty_pieces_fulfil_thirty(broker: Broker) {
 async fn a_pending_order_cancels_itself_and_its_late_reservation_is_released(broker: Broker) {
     let mut stack = Stack::new(broker).await;
     stack.set("AMENDS_PENDING_TIMEOUT", "2s");
-    // Nobody reserves yet: the command waits on its topic.
+    // No inventory worker runs yet: the command waits on its topic.
     let running = [
         stack.start(&["engine"]).await,
         stack.start(&["api"]).await,
@@ -169,7 +169,7 @@ async fn a_parked_order_is_found_and_mended_over_admin(broker: Broker) {
         ])
     );
 
-    // Not without a reason, not of something unnamed, not against what is legal, not without evidence.
+    // Refused without a reason, with nothing named, where it is not legal, and without evidence.
     let seen = looked_at(&saga);
     let (status, problem) = client.post(&format!("{path}/retry"), &json!({})).await;
     assert_eq!((status, &problem["errors"][0]["detail"]), (400, &"the field is missing".into()), "{problem}");
@@ -198,13 +198,13 @@ async fn a_parked_order_is_found_and_mended_over_admin(broker: Broker) {
     let (status, problem) = client.post(&format!("{path}/resolve"), &unfounded).await;
     assert_eq!((status, &problem["errors"][0]["pointer"]), (400, &"/reference".into()));
 
-    // A retry is a new attempt, refused again.
+    // A retry is a new attempt, which is refused again.
     let retry = with(&seen, json!({ "reason": "perhaps now" }));
     assert_eq!(client.post(&format!("{path}/retry"), &retry).await.0, 200);
     let again = parked(&client, &id).await;
     assert_eq!(again["reason"], "refund_refused");
 
-    // What was looked at before that settles nothing any more.
+    // The state seen before that settles nothing any more.
     let by_transfer =
         json!({ "outcome": "done", "reason": "refunded by bank transfer", "reference": "BT-1" });
     for (action, body) in [("retry", retry), ("resolve", with(&seen, by_transfer.clone()))] {
@@ -221,7 +221,7 @@ async fn a_parked_order_is_found_and_mended_over_admin(broker: Broker) {
     assert_eq!(resolved["detail"]["reference"], "BT-1");
 }
 
-/// What an operator names of a saga that they have looked at.
+/// Returns what an operator names of a saga that they have seen.
 fn looked_at(saga: &Value) -> Value {
     let mut waits = saga["waitsFor"].as_array().unwrap().iter();
     let parked = waits.rfind(|wait| !wait["parked"].is_null()).unwrap();
@@ -349,7 +349,7 @@ async fn more_orders_than_are_admitted_are_sent_away_and_leave_nothing_behind() 
     assert!(!away.is_empty() && away.iter().all(|answer| answer.status == 429), "{away:?}");
     assert!(away.iter().all(|answer| answer.body["type"] == "/problems/too-many-requests"));
     assert!(away.iter().all(|answer| answer.retry_after.is_some_and(|seconds| seconds >= 1)));
-    // A burst of one second's worth, and then twenty a second.
+    // A burst of one second's worth, and then twenty per second.
     assert!(taken.len() >= 20 && taken.len() as f64 <= 20.0 * (2.0 + seconds), "{}", taken.len());
     for rows in ["orders", "sagas", "timeline"] {
         let sql = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {rows}"));

@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// The newer build. It is made when it is first needed, of the same sources and with the same dependencies.
+/// Returns the newer build. It is built at first use, from the same sources and dependencies.
 fn next() -> &'static Path {
     static NEXT: OnceLock<PathBuf> = OnceLock::new();
     NEXT.get_or_init(|| {
@@ -37,7 +37,7 @@ fn next() -> &'static Path {
     })
 }
 
-/// The version of the workflow in which an order's saga was born, and the rules that it was last written by.
+/// Returns the version of the workflow in which an order's saga was born, and the rules that it was last written by.
 async fn versions(engine: &PgPool, order: &str) -> (i32, i16) {
     sqlx::query_as("SELECT workflow_version, core_version FROM sagas WHERE id = (SELECT saga_id FROM orders WHERE id = $1)")
         .bind(order.parse::<Uuid>().unwrap())
@@ -66,7 +66,7 @@ async fn until_born_in(stack: &Stack, client: &Client, version: i32) {
     .await;
 }
 
-/// What this build cannot read of a newer one's sagas: the replay of their timelines.
+/// What this build cannot check of a newer one's sagas: the replay of their timelines.
 const UNREADABLE: [i32; 2] = [8, 10];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,7 +90,7 @@ async fn a_rolling_upgrade_and_back(older_first: bool) {
     stack.stock("mug", 100_000).await;
     let engine = stack.pool("engine");
 
-    // Only the older one; then both, in either order.
+    // First only the older program; then both, in either order.
     let (older, older_api) = (stack.start(&["engine"]).await, stack.start(&["api"]).await);
     let older_client = older_api.client();
     let before = place(&older_client, 5, "card_approved").await;
@@ -113,13 +113,13 @@ async fn a_rolling_upgrade_and_back(older_first: bool) {
     }
     fulfilled(&older_client, &under_way).await;
 
-    // Only the newer one: orders are born in the new version.
+    // Only the newer program: orders are born in the new version.
     older.stop().await;
     older_api.stop().await;
     until_born_in(&stack, &newer_client, 2).await;
     let under_way = place(&newer_client, 12, "card_slow").await;
 
-    // And back: what was born meanwhile goes on, whoever owns its slot.
+    // And back: sagas born meanwhile continue, whichever process owns their slots.
     let (older, older_api) = (stack.start(&["engine"]).await, stack.start(&["api"]).await);
     let older_client = older_api.client();
     for id in &under_way {
@@ -131,13 +131,13 @@ async fn a_rolling_upgrade_and_back(older_first: bool) {
     let newer = if older_first {
         newer
     } else {
-        // The older one owns all that the newer one had.
+        // The older program owns all slots of the newer one.
         newer.stop().await;
         stack.start_of(next, &["engine"]).await
     };
     until_born_in(&stack, &newer_client, 1).await;
     fulfilled(&newer_client, &under_way).await;
-    // What only the newer program knows has ended before its last process does.
+    // Sagas that only the newer program knows have ended before its last process ends.
     books::settle(&stack).await;
     until_none_is_left(engine).await;
     newer.stop().await;

@@ -1,4 +1,4 @@
-//! A workflow to test the engine with, and fakes of its ports.
+//! A workflow for tests of the engine, and fakes of its ports.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub(crate) mod worker;
@@ -12,10 +12,10 @@ use amends_protocol::{Exposure, Json, Outcome};
 use serde_json::json;
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
-/// How long an outcome that nobody knows is asked after.
+/// How long the engine keeps asking about an unknown outcome.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
-/// book (one command a room, compensatable) → charge (compensatable) → confirm (pivot) → file (retriable).
+/// book (one command per room, compensatable) → charge (compensatable) → confirm (pivot) → file (retriable).
 pub(crate) fn stay() -> Definition {
     let step = |name, kind, label_done, label_undone| Step {
         name,
@@ -62,14 +62,14 @@ fn price(_: &Call<'_>) -> Vec<Exposure> {
     vec![Exposure::new("money_captured", "EUR", 100)]
 }
 
-/// A stay in so many rooms, just begun, whose first commands were seen.
+/// Begins a stay in this many rooms; its first commands are already expected.
 pub(crate) fn begin(rooms: u16) -> Dialogue {
     let mut stay = Dialogue::begin(stay(), json!({ "rooms": rooms }));
     stay.sent.clear();
     stay
 }
 
-/// A stay in one room that waits for this step's answer.
+/// Returns a stay in one room that waits for this step's answer.
 pub(crate) fn waiting_for(step: &str) -> Dialogue {
     let mut stay = begin(1);
     for done in ["book", "charge", "confirm", "file"].into_iter().take_while(|s| *s != step) {
@@ -79,7 +79,7 @@ pub(crate) fn waiting_for(step: &str) -> Dialogue {
     stay
 }
 
-/// A stay that waits for this step's answer, parked because nobody can say what became of it.
+/// Returns a stay that is parked because the outcome of this step is unknown.
 pub(crate) fn unknown_until_parked(step: &str) -> Dialogue {
     let mut stay = waiting_for(step);
     stay.passes(10 * SECOND);
@@ -93,13 +93,14 @@ pub(crate) fn unknown_until_parked(step: &str) -> Dialogue {
     stay
 }
 
-/// What the stay may hold besides what it certainly holds.
+/// Returns what the stay may hold beyond what it certainly holds.
 pub(crate) fn possible(of: &Dialogue) -> Vec<Exposure> {
     let input = json!({ "rooms": 1 }).into();
     of.saga.holds(&stay(), Input { data: &input, personal: None }).1
 }
 
-/// What is due is never before `wake_at` says, `live` says whether anything is, and the history gives the row.
+/// Asserts that nothing is due before `wake_at`, that `live` says whether anything is due, and that the timeline
+/// replays to the row.
 #[track_caller]
 pub(crate) fn wakes(stay: &Dialogue) {
     let state = &stay.saga.state;

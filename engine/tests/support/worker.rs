@@ -1,5 +1,5 @@
-//! A worker as the protocol's table has it, for one saga: a row a command, effects that are counted, and a
-//! fate that decides how each call ends.
+//! A worker by the protocol's table, for one saga: one row per command, effects that are counted, and a fate that
+//! decides how each call ends.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ pub(crate) enum Status {
     Tombstone,
 }
 
-/// What the worker remembers of a command, and what it did to the world.
+/// The worker's row of a command, and its effect on the world.
 #[derive(Debug, Clone)]
 pub(crate) struct WorkerRow {
     pub(crate) step: usize,
@@ -35,15 +35,16 @@ pub(crate) struct WorkerRow {
     attempt: u32,
     /// A call got no answer.
     unsure: bool,
-    /// A compensation is remembered, of this attempt.
+    /// A compensation of this attempt is remembered.
     undo: Option<u32>,
     /// The last undo that failed.
     undo_failed: Option<(Outcome, u32)>,
-    /// Whether its effect is in the world.
+    /// Whether its effect holds.
     pub(crate) effect: bool,
-    /// How often it took effect.
+    /// Number of times it took effect.
     pub(crate) effects: u32,
-    /// Its success comes after the engine was told of something else: whoever so misleads must say so for sure.
+    /// Its success comes after the engine received a different answer: a worker that misleads like this must report the
+    /// success in the end.
     pub(crate) owes_reply: bool,
 }
 
@@ -54,7 +55,7 @@ pub(crate) struct Worker {
     pub(crate) rows: BTreeMap<Uuid, WorkerRow>,
     /// Answers on their way.
     pub(crate) replies: Vec<ReplyEvent>,
-    /// How calls end, in turn; empty: as they should.
+    /// How calls end, in turn; normally if empty.
     pub(crate) fates: Vec<u8>,
     next: usize,
 }
@@ -64,13 +65,13 @@ impl Worker {
         Self { definition, saga, rows: BTreeMap::new(), replies: Vec::new(), fates, next: 0 }
     }
 
-    /// Below 100; 0: as it should.
+    /// Below 100; 0: normally.
     fn fate(&mut self) -> u8 {
         self.next += 1;
         if self.fates.is_empty() { 0 } else { self.fates[self.next % self.fates.len()] % 100 }
     }
 
-    /// A command arrives.
+    /// Handles an arriving command.
     pub(crate) fn hears(&mut self, sent: &Sent) {
         let fate = self.fate();
         let (kind, attempt) = (sent.send.kind, sent.send.attempt);
@@ -130,13 +131,13 @@ impl Worker {
         self.says(sent.row, &sent.send, kind, undone, attempt);
     }
 
-    /// Nothing is under way and nothing on its way.
+    /// Returns whether nothing is in progress and nothing is on its way.
     pub(crate) fn is_at_rest(&self) -> bool {
         let busy = |r: &WorkerRow| matches!(r.status, Status::Started | Status::Undoing);
         self.replies.is_empty() && !self.rows.values().any(busy)
     }
 
-    /// A call outside ends, or its answer is lost.
+    /// Ends an external call, or loses its answer.
     pub(crate) fn finishes(&mut self, key: Uuid) {
         let fate = self.fate();
         let row = self.rows[&key].clone();
@@ -144,7 +145,7 @@ impl Worker {
         match row.status {
             Status::Started => {
                 let status = match fate {
-                    // Not sure of the first call, it is never recorded as without effect.
+                    // While the first call is unsure, the command is never recorded as without effect.
                     _ if row.unsure && fate < 80 => Status::Succeeded,
                     0..50 => Status::Succeeded,
                     50..60 => Status::Refused,
@@ -160,7 +161,7 @@ impl Worker {
         }
     }
 
-    /// What was refused takes effect after all, and the worker says so.
+    /// A refused command takes effect after all, and the worker reports it.
     pub(crate) fn betrays(&mut self, key: Uuid) {
         let row = self.row(key);
         if row.status == Status::Refused {
@@ -170,7 +171,7 @@ impl Worker {
         }
     }
 
-    /// Somebody settles it by hand, on the other side.
+    /// An operator settles it by hand, on the other side.
     pub(crate) fn by_hand(&mut self, key: Uuid, effect: bool) {
         let row = self.row(key);
         row.effects += u32::from(effect && !row.effect);
@@ -183,7 +184,7 @@ impl Worker {
         };
     }
 
-    /// Somebody does it by hand, though the command never came.
+    /// An operator does it by hand, although the command never arrived.
     pub(crate) fn done_by_hand(&mut self, row: Uuid, step: usize, part: u16) {
         let at = chrono::DateTime::UNIX_EPOCH;
         let kind = Kind::Execute;

@@ -26,22 +26,22 @@ use super::stay;
 
 pub(crate) const KEY: [u8; 32] = [7; 32];
 
-/// Everything that there is, besides the loops under test.
+/// The whole state besides the loops under test.
 #[derive(Default)]
 pub(crate) struct WorldState {
-    /// By how much the store's clock was set back: ours runs on.
+    /// By how much the store's clock was set back; the monotonic clock runs on.
     pub(crate) set_back: TimeDelta,
     pub(crate) now: DateTime<Utc>,
     pub(crate) sagas: BTreeMap<Uuid, (Saga, Vec<Entry>)>,
     /// What happened, in order: `commit`, `send`, `offsets`, ...
     pub(crate) log: Vec<String>,
-    /// Errors that the store gives next, one a call that writes or reads.
+    /// The store's next errors, one for each call that writes or reads.
     pub(crate) store_fails: VecDeque<port::Error>,
-    /// Errors that the store gives next to whoever wants replies kept.
+    /// The store's next errors for calls that defer replies.
     pub(crate) defer_fails: VecDeque<port::Error>,
-    /// How long reading takes.
+    /// The duration of a read.
     pub(crate) reading_takes: TimeDelta,
-    /// Somebody else writes these just before the next commits, one each.
+    /// Another process writes these events just before the next commits, one each.
     pub(crate) rivals: VecDeque<(Uuid, Event)>,
     /// Sagas whose events cannot be stored.
     pub(crate) poison: BTreeSet<Uuid>,
@@ -59,7 +59,7 @@ pub(crate) struct WorldState {
     pub(crate) reads: Vec<Uuid>,
     pub(crate) sent: Vec<Command>,
     pub(crate) dead: Vec<(i64, String)>,
-    /// How often the store was restored.
+    /// Number of times the store was restored.
     pub(crate) epoch: u32,
     pub(crate) send_fails: u32,
     /// The process dies as it is about to produce: the next send never begins.
@@ -76,7 +76,7 @@ pub(crate) struct World(Arc<Mutex<WorldState>>);
 pub(crate) type TestEngine = Engine<World, World, World>;
 
 impl World {
-    /// A world in which one process owns everything.
+    /// Creates a world in which one process owns all slots.
     pub(crate) fn new() -> (Self, TestEngine) {
         let world = Self::default();
         world.state().epoch = 1;
@@ -86,7 +86,7 @@ impl World {
         (world, engine)
     }
 
-    /// One more process in this world, which remembers nothing.
+    /// Creates one more process in this world, which remembers nothing.
     pub(crate) fn engine(&self) -> TestEngine {
         Engine {
             store: self.clone(),
@@ -108,7 +108,7 @@ impl World {
         self.0.lock().unwrap()
     }
 
-    /// A stay is born; its ids count from 1. Its first command was sent.
+    /// Creates a stay; ids count from 1. Its first command was sent.
     pub(crate) fn born(&self, slot: u16) -> Uuid {
         let mut state = self.state();
         let id = Uuid::from_u128(state.sagas.len() as u128 + 1);
@@ -126,7 +126,7 @@ impl World {
         self.state().now += TimeDelta::seconds(seconds);
     }
 
-    /// What a worker would answer to a saga's command.
+    /// Returns a worker's answer to a saga's command.
     pub(crate) fn answer(&self, saga: Uuid, step: &str, kind: Kind, outcome: Outcome) -> Reply {
         let execute = id::execute(saga, step, 0, 1);
         let (definition, now) = (stay(), self.state().now);
@@ -169,13 +169,13 @@ impl World {
         self.state().topic.push(wire::write(reply));
     }
 
-    /// Commands sent since the last time: `charge execute`, and whose.
+    /// Returns the commands sent since the last call, such as `charge execute`, with their sagas.
     pub(crate) fn sent(&self) -> Vec<(Uuid, String)> {
         let sent = std::mem::take(&mut self.state().sent);
         sent.into_iter().map(|c| (c.saga_id, format!("{} {}", c.step, c.kind.as_str()))).collect()
     }
 
-    /// What happened since the last time.
+    /// Returns what happened since the last call.
     pub(crate) fn log(&self) -> Vec<String> {
         std::mem::take(&mut self.state().log)
     }
@@ -208,7 +208,7 @@ impl WorldState {
         self.store_fails.pop_front().map_or(Ok(()), Err)
     }
 
-    /// Another process writes it.
+    /// Another process applies the event.
     pub(crate) fn happens(&mut self, id: Uuid, event: Event) {
         let (saga, entries) = self.sagas.get_mut(&id).unwrap();
         let occurrence = Occurrence { event, at: self.now, jitter: 0 };
@@ -221,7 +221,7 @@ impl WorldState {
 
 impl SagaStore for World {
     async fn now(&self) -> Result<DateTime<Utc>, port::Error> {
-        // It is known without asking, mostly.
+        // The time is usually known without a query.
         Ok(self.state().now)
     }
 
@@ -461,7 +461,7 @@ impl Source for World {
     }
 }
 
-/// Runs a future of this world, where nothing ever waits.
+/// Runs a future of this world, in which nothing ever waits.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     future.now_or_never().expect("the world answers at once")
 }

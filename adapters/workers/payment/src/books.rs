@@ -8,10 +8,10 @@ use uuid::Uuid;
 
 use crate::gateway::{Charge, Error, Receipt, Refund};
 
-/// How often `card_error_twice` is out of order.
+/// Number of calls for which `card_error_twice` fails.
 const FAULTS: i32 = 2;
 
-/// What became of a charge, and whether this call is the first that got so far.
+/// The result of a charge, and whether this call is the first with a result.
 #[derive(Debug, Clone)]
 pub(crate) struct Charged {
     pub(crate) answer: Result<Receipt, Error>,
@@ -36,7 +36,7 @@ impl ChargeRow {
     }
 }
 
-/// Charges many at once, by one statement where all are new; each key once.
+/// Charges many at once, by one statement if all are new; each key once.
 pub(crate) async fn charge(pool: &Pool, mut charges: Vec<Charge>) -> Result<Vec<Charged>, sqlx::Error> {
     let asked: Vec<Uuid> = charges.iter().map(|c| c.key).collect();
     charges.sort_by_key(|c| c.key);
@@ -67,7 +67,7 @@ pub(crate) async fn charge(pool: &Pool, mut charges: Vec<Charge>) -> Result<Vec<
     Ok(asked.iter().map(answer).collect())
 }
 
-/// Why a method is declined.
+/// Returns why a method is declined, if it is.
 fn declined(method: &str) -> Option<&'static str> {
     match method {
         "card_approved" | "card_slow" | "card_lost_reply" | "card_error_twice" | "card_refund_refused" => {
@@ -78,7 +78,7 @@ fn declined(method: &str) -> Option<&'static str> {
     }
 }
 
-/// The keys for which the gateway is out of order this time.
+/// Returns the keys for which the gateway fails this time.
 async fn faults(pool: &Pool, charges: &[Charge]) -> Result<Vec<Uuid>, sqlx::Error> {
     let faulty: Vec<Uuid> =
         charges.iter().filter(|c| c.method == "card_error_twice").map(|c| c.key).collect();
@@ -139,7 +139,7 @@ pub(crate) async fn refund(
     Ok(refunds.iter().map(|r| found.get(&r.key).cloned().ok_or_else(refused)).collect())
 }
 
-/// What was answered under a key, charge or refund.
+/// Returns the answer recorded under a key, for a charge or refund.
 pub(crate) async fn look_up(pool: &Pool, key: Uuid) -> Result<Result<Option<Receipt>, Error>, sqlx::Error> {
     let row: Option<ChargeRow> = sqlx::query_as(
         "SELECT key, charge_id, amount, currency, declined FROM gateway_charges WHERE key = $1

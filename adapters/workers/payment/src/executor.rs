@@ -1,4 +1,4 @@
-//! The business: pay and refund.
+//! The business logic: pay and refund.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub struct Payments<G> {
 }
 
 impl<G> Payments<G> {
-    /// Payments through this gateway.
+    /// Creates an executor that pays through this gateway.
     pub fn new(gateway: G) -> Self {
         Self { gateway }
     }
@@ -86,7 +86,7 @@ impl<G: PaymentGateway> ExternalExecutor for Payments<G> {
                 LookUp::Found(refunded(work, &receipt))
             }
             Ok(Some(receipt)) => LookUp::Found(answer(Ok(receipt))),
-            // A decline under this key; all else means that the gateway did not answer the question.
+            // A decline is an answer under this key; any other error means that the look-up failed.
             Err(Error::Declined { code }) => LookUp::Found(answer(Err(Error::Declined { code }))),
             Err(Error::Unavailable) => LookUp::NoAnswer(Reason::new("gateway_unavailable", "")),
             Err(Error::NoAnswer) => LookUp::NoAnswer(Reason::new("no_answer", "")),
@@ -116,7 +116,7 @@ fn refunded(work: &Work, receipt: &Receipt) -> Answer {
     Answer::succeeded(Json::of(&json!({ "refundId": receipt.id })).ok(), negated(&work.held))
 }
 
-/// Nothing is held of an order that costs nothing.
+/// An order that costs nothing holds nothing.
 fn some(exposure: Exposure) -> Vec<Exposure> {
     if exposure.amount == 0 { Vec::new() } else { vec![exposure] }
 }

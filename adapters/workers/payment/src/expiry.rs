@@ -1,15 +1,15 @@
-//! The end of the built-in gateway's books.
+//! Deletion of the built-in gateway's old books.
 
 use std::time::Duration;
 
 use amends_pool::Pool;
 use amends_worker::{expire_pages, store::Error};
 
-/// Removes what the built-in gateway has kept of sagas that were born longer than `retention` ago, unless the worker
-/// still has a row for it: a charge lives as long as its row. Looks at what is old only. Returns how many rows went.
+/// Deletes the built-in gateway's books of sagas that were born longer than `retention` ago, unless the worker still
+/// has a row for them: a charge lives as long as its row. It reads only old rows. Returns the number of rows deleted.
 ///
 /// # Errors
-/// What the database says; what went before stays gone.
+/// The database's error; earlier deletions remain.
 pub async fn expire_books(pool: &Pool, retention: Duration) -> Result<u64, Error> {
     let refunds = expire_pages(
         pool,

@@ -4,20 +4,20 @@ use std::future::Future;
 
 use uuid::Uuid;
 
-/// Money to be captured.
+/// Money to capture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Charge {
     /// The idempotency key.
     pub key: Uuid,
-    /// In minor units.
+    /// Amount in minor units.
     pub amount: i64,
     /// ISO 4217.
     pub currency: String,
-    /// How it is paid.
+    /// The payment method.
     pub method: String,
 }
 
-/// A charge to be given back.
+/// A charge to refund.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refund {
     /// The idempotency key.
@@ -29,9 +29,9 @@ pub struct Refund {
 /// Proof of a charge or a refund.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
-    /// The gateway's id for it.
+    /// The gateway's id.
     pub id: Uuid,
-    /// In minor units.
+    /// Amount in minor units.
     pub amount: i64,
     /// ISO 4217.
     pub currency: String,
@@ -40,16 +40,16 @@ pub struct Receipt {
 /// Why there is no receipt.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A business no. It stands: the key will get no other answer.
+    /// Declined for a business reason. The answer is final for this key.
     #[error("declined: {code}")]
     Declined {
-        /// Stable, for programs.
+        /// Stable code for programs.
         code: String,
     },
-    /// Out of order: certainly nothing happened.
+    /// The gateway is out of order: certainly nothing happened.
     #[error("the gateway is out of order")]
     Unavailable,
-    /// It may have happened.
+    /// The call may have taken effect.
     #[error("no answer")]
     NoAnswer,
 }
@@ -59,9 +59,9 @@ pub trait PaymentGateway: Send + Sync {
     /// Captures money.
     fn charge(&self, charge: Charge) -> impl Future<Output = Result<Receipt, Error>> + Send;
 
-    /// Gives a charge back.
+    /// Refunds a charge.
     fn refund(&self, refund: Refund) -> impl Future<Output = Result<Receipt, Error>> + Send;
 
-    /// What was answered under a key: a receipt, a decline, or nothing so far.
+    /// Returns the answer recorded under a key: a receipt, a decline, or nothing so far.
     fn look_up(&self, key: Uuid) -> impl Future<Output = Result<Option<Receipt>, Error>> + Send;
 }

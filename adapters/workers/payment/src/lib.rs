@@ -1,7 +1,7 @@
 //! The payment worker: charges and refunds at a payment gateway.
 //!
-//! Step: `pay` (`{"amount":2500,"currency":"EUR","method":"card_approved"}`); its compensation refunds. The
-//! gateway is a port ([`PaymentGateway`]); the one that comes with it ([`SandboxGateway`]) keeps its own books.
+//! Step: `pay` (`{"amount":2500,"currency":"EUR","method":"card_approved"}`); its compensation refunds. The gateway is
+//! a port ([`PaymentGateway`]); the built-in one ([`SandboxGateway`]) keeps its own books.
 #![warn(missing_docs)]
 
 mod books;
@@ -24,12 +24,12 @@ pub use sandbox::SandboxGateway;
 /// The migrations of the payment database.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../../migrations/payment");
 
-/// The settings of the payment worker, to start from. A call may take 5 s: two more than `card_slow`.
+/// Returns the initial settings of the payment worker. A call may take 5 s: two more than `card_slow`.
 pub fn settings() -> Settings {
     Settings { call_timeout: Duration::from_secs(5), ..Settings::new("payment") }
 }
 
-/// The worker, with the built-in gateway. Its `run` is for the role to drive.
+/// Creates the worker, with the built-in gateway. The role runs it.
 pub fn worker<S: Source, K: Sink + 'static>(
     pool: impl Into<Pool>,
     source: S,

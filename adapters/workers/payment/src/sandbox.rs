@@ -1,4 +1,4 @@
-//! The gateway that comes with the worker, for development and tests.
+//! The built-in gateway, for development and tests.
 
 use std::time::Duration;
 
@@ -11,20 +11,20 @@ use crate::{
     gateway::{Charge, Error, PaymentGateway, Receipt, Refund},
 };
 
-/// How long `card_slow` takes.
+/// Delay of `card_slow`.
 const SLOW: Duration = Duration::from_secs(3);
-/// The most calls that go together.
+/// Maximum number of calls that are combined.
 const TOGETHER: usize = 500;
 
-/// The gateway that comes with the worker. It keeps its own books, in transactions of its own, as if it were
-/// somebody else's system; concurrent calls share a transaction.
+/// The built-in gateway. It keeps its own books, in its own transactions, like an external system; concurrent calls
+/// share a transaction.
 ///
 /// | method | what happens |
 /// | --- | --- |
 /// | `card_approved` | charged |
 /// | `card_declined` | declined, `card_declined` |
 /// | `card_slow` | charged; the answer takes 3 s |
-/// | `card_lost_reply` | charged; the answer to the first call never comes |
+/// | `card_lost_reply` | charged; the answer to the first call never arrives |
 /// | `card_error_twice` | out of order for the first two calls, then charged |
 /// | `card_refund_refused` | charged; a refund is declined, `refund_refused` |
 /// | any other | declined, `unknown_method` |
@@ -37,14 +37,14 @@ pub struct SandboxGateway<C = TokioTimer> {
 }
 
 impl SandboxGateway {
-    /// A gateway with its books in this database.
+    /// Creates a gateway with its books in this database.
     pub fn new(pool: impl Into<Pool>) -> Self {
         Self::with_timer(pool, TokioTimer)
     }
 }
 
 impl<C> SandboxGateway<C> {
-    /// A gateway with a timer of its own.
+    /// Creates a gateway with the given timer.
     pub fn with_timer(pool: impl Into<Pool>, timer: C) -> Self {
         Self {
             pool: pool.into(),
@@ -78,7 +78,7 @@ impl<C: Timer> PaymentGateway for SandboxGateway<C> {
     }
 }
 
-/// The gateway's database failed under it: whether that was before or after the commit, nobody knows.
+/// The gateway's database failed; it is unknown whether that was before or after the commit.
 fn no_answer(error: sqlx::Error) -> Error {
     tracing::warn!(%error, "the gateway's books");
     Error::NoAnswer

@@ -11,12 +11,12 @@ use crate::carrier::{Booking, Parcel};
 const REFUSED: &str = "AQ";
 const SILENT: &str = "BV";
 
-/// What the books say under a key.
+/// The answer recorded under a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answered {
     Booked(Booking),
     Refused,
-    /// `BV`: the carrier will never say.
+    /// `BV`: the carrier never answers.
     Silence,
 }
 
@@ -37,7 +37,7 @@ impl BookingRow {
     }
 }
 
-/// Books many parcels at once, by one statement where all are new; each key once. Answers each in its place.
+/// Books many parcels at once, by one statement if all are new; each key once. Returns the answers in the same order.
 pub(crate) async fn book(pool: &Pool, mut parcels: Vec<Parcel>) -> Result<Vec<Answered>, sqlx::Error> {
     let asked: Vec<Uuid> = parcels.iter().map(|p| p.key).collect();
     parcels.sort_by_key(|p| p.key);
@@ -70,8 +70,8 @@ pub(crate) async fn book(pool: &Pool, mut parcels: Vec<Parcel>) -> Result<Vec<An
     Ok(asked.iter().map(|key| found.get(key).cloned().unwrap_or(Answered::Silence)).collect())
 }
 
-/// Cancels many bookings at once, in one transaction. A booking is cancelled once; one that was never made
-/// needs no cancellation.
+/// Cancels many bookings at once, in one transaction. A booking is cancelled once; one that was never made needs no
+/// cancellation.
 pub(crate) async fn cancel(
     pool: &Pool,
     mut cancellations: Vec<(Uuid, Uuid)>,
@@ -91,7 +91,7 @@ pub(crate) async fn cancel(
     Ok(answers)
 }
 
-/// What was answered under a booking's key.
+/// Returns the answer recorded under a booking's key.
 pub(crate) async fn look_up(pool: &Pool, key: Uuid) -> Result<Option<Answered>, sqlx::Error> {
     let row: Option<BookingRow> =
         sqlx::query_as("SELECT key, tracking_number, country FROM carrier_bookings WHERE key = $1")
@@ -101,7 +101,7 @@ pub(crate) async fn look_up(pool: &Pool, key: Uuid) -> Result<Option<Answered>, 
     Ok(row.map(BookingRow::answered))
 }
 
-/// Whether something was cancelled under this key.
+/// Returns whether a booking was cancelled under this key.
 pub(crate) async fn is_cancelled(pool: &Pool, key: Uuid) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar("SELECT EXISTS (SELECT FROM carrier_cancellations WHERE key = $1)")
         .bind(key)

@@ -4,7 +4,7 @@ use std::future::Future;
 
 use uuid::Uuid;
 
-/// What is to be sent, as far as this carrier asks.
+/// A parcel, with the data that this carrier needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parcel {
     /// The idempotency key.
@@ -16,17 +16,17 @@ pub struct Parcel {
 /// A label that was bought.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Booking {
-    /// What the parcel is followed by.
+    /// Number for tracking the parcel.
     pub tracking_number: String,
 }
 
 /// Why there is no booking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A business no. It stands.
+    /// Refused for a business reason. The answer is final.
     #[error("the carrier refuses")]
     Refused,
-    /// It may have happened.
+    /// The call may have taken effect.
     #[error("no answer")]
     NoAnswer,
 }
@@ -36,12 +36,12 @@ pub trait Carrier: Send + Sync {
     /// Buys a label.
     fn book(&self, parcel: Parcel) -> impl Future<Output = Result<Booking, Error>> + Send;
 
-    /// Cancels a booking, under a key of its own.
+    /// Cancels a booking, under a separate key.
     fn cancel(&self, key: Uuid, booking: Uuid) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// What was answered under a booking's key.
+    /// Returns the answer recorded under a booking's key.
     fn look_up(&self, key: Uuid) -> impl Future<Output = Result<Option<Booking>, Error>> + Send;
 
-    /// Whether something was cancelled under a cancellation's key.
+    /// Returns whether a booking was cancelled under a cancellation's key.
     fn is_cancelled(&self, key: Uuid) -> impl Future<Output = Result<bool, Error>> + Send;
 }

@@ -1,4 +1,4 @@
-//! The business: ship, and cancel the booking.
+//! The business logic: ship, and cancel the booking.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub struct Shipments<C> {
 }
 
 impl<C> Shipments<C> {
-    /// Shipments with this carrier.
+    /// Creates an executor that ships with this carrier.
     pub fn new(carrier: C) -> Self {
         Self { carrier }
     }
@@ -46,7 +46,7 @@ struct Ship {
     shipping_address: Address,
 }
 
-/// Of the address the built-in carrier needs no more than this; a real one would read it all.
+/// The part of the address that the built-in carrier needs; a real one would read all of it.
 #[derive(Deserialize)]
 struct Address {
     country: String,

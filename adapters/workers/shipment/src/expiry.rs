@@ -1,15 +1,15 @@
-//! The end of the built-in carrier's books.
+//! Deletion of the built-in carrier's old books.
 
 use std::time::Duration;
 
 use amends_pool::Pool;
 use amends_worker::{expire_pages, store::Error};
 
-/// Removes what the built-in carrier has kept of sagas that were born longer than `retention` ago, unless the worker
-/// still has a row for it. Looks at what is old only. Returns how many rows went.
+/// Deletes the built-in carrier's books of sagas that were born longer than `retention` ago, unless the worker still
+/// has a row for them. It reads only old rows. Returns the number of rows deleted.
 ///
 /// # Errors
-/// What the database says; what went before stays gone.
+/// The database's error; earlier deletions remain.
 pub async fn expire_books(pool: &Pool, retention: Duration) -> Result<u64, Error> {
     let cancellations = expire_pages(
         pool,

@@ -1,9 +1,9 @@
 //! The shipment worker: bookings at a carrier, and their cancellation.
 //!
-//! Step: `ship` (`{"shippingAddress":{"name":…,"line1":…,"city":…,"postalCode":…,"country":"AT"},"lines":[…]}`);
-//! its compensation cancels the booking. The carrier is a port ([`Carrier`]); the one that comes with it
-//! ([`SandboxCarrier`]) keeps its own books. Addresses are personal: they are neither logged, nor kept in the
-//! worker's row once the command is settled.
+//! Step: `ship` (`{"shippingAddress":{"name":…,"line1":…,"city":…,"postalCode":…,"country":"AT"},"lines":[…]}`); its
+//! compensation cancels the booking. The carrier is a port ([`Carrier`]); the built-in one ([`SandboxCarrier`]) keeps
+//! its own books. Addresses are personal: they are neither logged, nor kept in the worker's row once the command is
+//! settled.
 #![warn(missing_docs)]
 
 mod books;
@@ -26,13 +26,13 @@ pub use sandbox::SandboxCarrier;
 /// The migrations of the shipment database.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../../migrations/shipment");
 
-/// The settings of the shipment worker, to start from. A call may take 2 s: a carrier that is silent longer
-/// is asked, and the saga hears soon that nobody knows.
+/// Returns the initial settings of the shipment worker. A call may take 2 s: a carrier that is silent longer is asked
+/// by a look-up, so that the saga soon learns that the outcome is unknown.
 pub fn settings() -> Settings {
     Settings { call_timeout: Duration::from_secs(2), ..Settings::new("shipment") }
 }
 
-/// The worker, with the built-in carrier. Its `run` is for the role to drive.
+/// Creates the worker, with the built-in carrier. The role runs it.
 pub fn worker<S: Source, K: Sink + 'static>(
     pool: impl Into<Pool>,
     source: S,

@@ -1,4 +1,4 @@
-//! The carrier that comes with the worker, for development and tests.
+//! The built-in carrier, for development and tests.
 
 use std::future::pending;
 
@@ -11,13 +11,13 @@ use crate::{
     carrier::{Booking, Carrier, Error, Parcel},
 };
 
-/// The most calls that go together.
+/// Maximum number of calls that are combined.
 const TOGETHER: usize = 500;
 
-/// The carrier that comes with the worker. It keeps its own books, in transactions of its own, as if it were
-/// somebody else's system; concurrent calls share a transaction.
+/// The built-in carrier. It keeps its own books, in its own transactions, like an external system; concurrent calls
+/// share a transaction.
 ///
-/// It refuses the country `AQ`. For `BV` it neither answers nor can be asked, and books nothing.
+/// It refuses the country `AQ`. For `BV` it neither answers nor supports look-ups, and books nothing.
 #[derive(Debug)]
 pub struct SandboxCarrier {
     pool: Pool,
@@ -26,7 +26,7 @@ pub struct SandboxCarrier {
 }
 
 impl SandboxCarrier {
-    /// A carrier with its books in this database.
+    /// Creates a carrier with its books in this database.
     pub fn new(pool: impl Into<Pool>) -> Self {
         Self {
             pool: pool.into(),
@@ -69,7 +69,7 @@ impl Carrier for SandboxCarrier {
     }
 }
 
-/// The carrier's database failed under it: whether that was before or after the commit, nobody knows.
+/// The carrier's database failed; it is unknown whether that was before or after the commit.
 fn no_answer(error: sqlx::Error) -> Error {
     tracing::warn!(%error, "the carrier's books");
     Error::NoAnswer

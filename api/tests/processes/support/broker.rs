@@ -1,4 +1,4 @@
-//! What carries the messages of one test: an embedded broker, or an Apache Kafka of the test's own.
+//! The broker of one test: an embedded one, or the test's own Apache Kafka.
 
 use std::net::SocketAddr;
 
@@ -13,18 +13,18 @@ use tokio::sync::{Mutex, MutexGuard};
 
 /// A broker without topics.
 pub enum Broker {
-    /// In this process; it can be made to forget.
+    /// In this process; a test can make it lose its data.
     Embedded(amends_embedded::Broker),
-    /// A Java process; nothing of it is left behind.
+    /// A Java process, with all its data removed at the end.
     Apache(Apache),
 }
 
-/// An Apache Kafka. Topics and groups have the names that they always have, so no two tests can share one.
+/// An Apache Kafka. Topics and groups have fixed names, so two tests cannot share one.
 pub struct Apache {
     kafka: Kafka,
     pub admin: Admin,
     _data: TempDir,
-    /// One at a time: two of each role beside a Java machine are enough for two cores.
+    /// Only one test at a time: two processes of each role beside a JVM are enough for two cores.
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -33,7 +33,7 @@ impl Broker {
         Self::Embedded(amends_embedded::Broker::start(BrokerOptions::default()).unwrap())
     }
 
-    /// `None` where there is no real one; a line says why.
+    /// `None` if there is no real one; prints a line that says why.
     pub async fn apache() -> Option<Self> {
         static TURN: Mutex<()> = Mutex::const_new(());
         if !amends_testkit::has_real_kafka().await {
@@ -41,7 +41,7 @@ impl Broker {
         }
         let turn = TURN.lock().await;
         let data = tempfile::tempdir().unwrap();
-        // As short a session as the embedded one allows.
+        // As short a session as the embedded broker allows.
         let properties = vec!["group.min.session.timeout.ms=3000".to_owned()];
         let options = KafkaOptions { properties, ..KafkaOptions::default() };
         let kafka = Kafka::start(data.path().to_owned(), options).await.unwrap();
@@ -56,7 +56,7 @@ impl Broker {
         }
     }
 
-    /// The real one, where a test is for it only.
+    /// Returns the real broker, for tests that need one.
     pub fn real(&self) -> Option<&Apache> {
         match self {
             Self::Embedded(_) => None,
@@ -64,7 +64,7 @@ impl Broker {
         }
     }
 
-    /// All topics, as they are made when a deployment starts. On a real broker the roles make them.
+    /// Creates all topics, as at the start of a deployment. On a real broker the roles create them.
     pub fn create_topics(&self) {
         let Self::Embedded(broker) = self else { return };
         let mut settings = Settings::read(&services::names(), None, &[]).unwrap();
@@ -74,7 +74,7 @@ impl Broker {
         }
     }
 
-    /// The embedded one loses all topics, messages and groups, and has its topics again.
+    /// Makes the embedded broker lose all topics, messages and groups, and creates its topics again.
     pub fn forget(&self) {
         let Self::Embedded(broker) = self else { panic!("an Apache Kafka does not forget") };
         broker.forget().unwrap();
@@ -82,8 +82,8 @@ impl Broker {
     }
 }
 
-/// Each case on the embedded broker with one of each role, and with two of each on a real Apache Kafka where there is
-/// one.
+/// Runs each case on the embedded broker with one process of each role, and on a real Apache Kafka, if there is one,
+/// with two of each.
 macro_rules! on_every_broker {
     ($($case:ident),* $(,)?) => {
         mod embedded {
@@ -97,7 +97,7 @@ macro_rules! on_every_broker {
     };
 }
 
-/// Each case on a real Apache Kafka where there is one.
+/// Runs each case on a real Apache Kafka, if there is one.
 macro_rules! on_apache {
     ($($case:ident),* $(,)?) => {
         mod apache {

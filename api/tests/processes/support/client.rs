@@ -1,4 +1,4 @@
-//! A client as anybody writes one.
+//! A typical client.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -14,7 +14,7 @@ pub struct Client {
     http: reqwest::Client,
 }
 
-/// What was answered.
+/// An answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HttpAnswer {
     pub status: u16,
@@ -39,13 +39,13 @@ impl Client {
         Some((answer.status().as_u16(), answer.json().await.unwrap_or_default()))
     }
 
-    /// The same without a look into it.
+    /// The same without parsing the body.
     pub async fn try_get_text(&self, path: &str) -> Option<(u16, String)> {
         let answer = self.http.get(format!("{}{path}", self.url)).send().await.ok()?;
         Some((answer.status().as_u16(), answer.text().await.ok()?))
     }
 
-    /// Reads what must be there.
+    /// Reads a resource that must exist.
     pub async fn get(&self, path: &str) -> Value {
         let (status, body) = self.try_get(path).await.unwrap_or_else(|| panic!("GET {path}: no answer"));
         assert_eq!(status, 200, "GET {path}: {body}");
@@ -85,7 +85,7 @@ impl Client {
         Some(HttpAnswer { status, replayed, retry_after, body: answer.json().await.ok()? })
     }
 
-    /// Places an order that must be taken; answers its id.
+    /// Places an order that must be accepted; returns its id.
     pub async fn place(&self, order: &Value) -> String {
         let answer = self.try_place(order, None).await.expect("an answer");
         assert_eq!(answer.status, 201, "{}", answer.body);
@@ -105,7 +105,7 @@ impl Client {
     }
 }
 
-/// An order of one product.
+/// Creates an order of one product.
 pub fn order(product: &str, quantity: i64, method: &str, country: &str) -> Value {
     json!({
         "customerId": "c-1001", "currency": "EUR",

@@ -14,13 +14,13 @@ use super::{
     client::{Client, order},
 };
 
-/// What [`place_all`] and [`place_until`] order.
+/// Adds the stock for [`place_all`] and [`place_until`].
 pub async fn stock(stack: &Stack) {
     stack.stock("mug", 1_000_000).await;
     stack.stock("none-left", 0).await;
 }
 
-/// Orders of every outcome, by number.
+/// Returns orders of every outcome, by number.
 fn mixed(n: usize) -> Value {
     match n % 20 {
         3 => order("mug", 1, "card_declined", "AT"),
@@ -32,12 +32,12 @@ fn mixed(n: usize) -> Value {
     }
 }
 
-/// Places orders side by side, each until it is taken; answers their ids.
+/// Places orders concurrently, each until it is accepted; returns their ids.
 pub async fn place_all(clients: &[Client], count: usize, placed: &AtomicUsize) -> Vec<String> {
     stream::iter((0..count).map(|n| place(clients, n, placed))).buffer_unordered(24).collect().await
 }
 
-/// Places fifty orders a second until told to stop; answers their ids.
+/// Places fifty orders per second until stopped; returns their ids.
 pub async fn place_until(stop: &AtomicBool, clients: &[Client]) -> Vec<String> {
     let placed = AtomicUsize::new(0);
     let pace = tokio::time::interval(Duration::from_millis(20));
@@ -48,7 +48,7 @@ pub async fn place_until(stop: &AtomicBool, clients: &[Client]) -> Vec<String> {
     orders.map(|n| place(clients, n, &placed)).buffer_unordered(24).collect().await
 }
 
-/// A client that got no answer asks again with its key, at whichever api is there.
+/// A client without an answer repeats its request with the same key, at any available api.
 async fn place(clients: &[Client], n: usize, placed: &AtomicUsize) -> String {
     let key = format!("order-{n}");
     for round in 0.. {
@@ -58,7 +58,7 @@ async fn place(clients: &[Client], n: usize, placed: &AtomicUsize) -> String {
                 placed.fetch_add(1, Ordering::Relaxed);
                 let id = answer.body["id"].as_str().unwrap().to_owned();
                 if n % 10 == 9 {
-                    // 202, 409, or no answer: all are possible, none may break the books.
+                    // 202, 409, or no answer: all are possible, and none may unbalance the books.
                     let _ = client.try_delete(&format!("/api/orders/{id}")).await;
                 }
                 return id;
@@ -70,14 +70,14 @@ async fn place(clients: &[Client], n: usize, placed: &AtomicUsize) -> String {
     unreachable!("it asks until it is answered")
 }
 
-/// Waits until so many orders are placed.
+/// Waits until this many orders are placed.
 pub async fn reaches(placed: &AtomicUsize, count: usize) {
     while placed.load(Ordering::Relaxed) < count {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
-/// Nobody was told of an order that is not there, and there is one for each key.
+/// Asserts that every acknowledged order exists, and that there is one for each key.
 pub async fn every_order_is_there(stack: &Stack, ids: &[String]) {
     let rows: Vec<(uuid::Uuid,)> =
         sqlx::query_as("SELECT id FROM orders").fetch_all(stack.pool("engine")).await.unwrap();

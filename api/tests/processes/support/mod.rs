@@ -1,4 +1,4 @@
-//! A deployment of one test's own: databases, a broker, and processes that can be killed.
+//! A deployment of one test: databases, a broker, and processes that can be killed.
 
 mod broker;
 pub mod client;
@@ -29,17 +29,17 @@ pub use broker::Broker;
 pub(crate) use broker::{on_apache, on_every_broker};
 use client::Client;
 
-/// Long enough for anything that a test waits for, on a busy machine.
+/// Longer than anything that a test waits for, even on a busy machine.
 pub const LONG: Duration = Duration::from_secs(90);
 
-/// Databases, a broker, and what a process needs to find them.
+/// Databases, a broker, and the settings with which processes find them.
 pub struct Stack {
     databases: BTreeMap<&'static str, Database>,
     pub broker: Broker,
-    /// A server of its own, where a test restarts it.
+    /// A server of its own, for tests that restart it.
     pub server: Option<Postgres>,
     settings: BTreeMap<String, String>,
-    /// Where the first inventory worker listens; the apis ask it there.
+    /// Address of the first inventory worker, for the apis.
     inventory: SocketAddr,
     inventory_taken: AtomicBool,
 }
@@ -50,11 +50,11 @@ struct Database {
     pool: PgPool,
     /// The login role's connection string.
     url: String,
-    /// Drops it in the end.
+    /// Drops the database at the end.
     _clone: Option<TestDatabase>,
 }
 
-/// A running role. Dropped, it is killed.
+/// A running role. It is killed when dropped.
 pub struct Process {
     child: Child,
     pub address: SocketAddr,
@@ -62,12 +62,12 @@ pub struct Process {
 }
 
 impl Stack {
-    /// Everything that roles stand on, with an embedded broker, and no role yet.
+    /// Creates the servers for the roles, with an embedded broker; no role runs yet.
     pub async fn embedded() -> Self {
         Self::new(Broker::embedded()).await
     }
 
-    /// Everything that roles stand on, and no role yet.
+    /// Creates the servers for the roles; no role runs yet.
     pub async fn new(broker: Broker) -> Self {
         let mut databases = BTreeMap::new();
         for &Service { name, migrator, .. } in &SERVICES {
@@ -80,7 +80,7 @@ impl Stack {
         Self::over(broker, databases, None)
     }
 
-    /// The same on a server of the test's own, which `amends migrate` has furnished.
+    /// The same with the test's own server, which `amends migrate` has set up.
     pub async fn on_own_server(broker: Broker, data: &Path) -> Self {
         let server = Postgres::start(PostgresOptions::new(data)).await.unwrap();
         let migrate = |url: String| {
@@ -114,13 +114,13 @@ impl Stack {
         }
     }
 
-    /// A setting for every process that is started from now on.
+    /// Sets a setting for every process that is started from now on.
     pub fn set(&mut self, key: &str, value: &str) -> &mut Self {
         self.settings.insert(key.to_owned(), value.to_owned());
         self
     }
 
-    /// Leads every role to its database through a proxy, from now on.
+    /// Connects every role to its database through a proxy, from now on.
     pub async fn through_proxies(&mut self) -> Vec<Proxy> {
         let mut proxies = Vec::new();
         for database in self.databases.values_mut() {
@@ -131,17 +131,17 @@ impl Stack {
         proxies
     }
 
-    /// A database, as its owner.
+    /// Returns a database, as its owner.
     pub fn pool(&self, name: &str) -> &PgPool {
         &self.databases[name].pool
     }
 
-    /// How a role's login role connects to its database.
+    /// Returns the connection string of a role's login role.
     pub fn role_url(&self, name: &str) -> &str {
         &self.databases[name].url
     }
 
-    /// All databases, as their owner.
+    /// Returns all databases, as their owner.
     pub fn sources(&self) -> Sources {
         let url = |name: &str| self.pool(name).connect_options().to_url_lossy().to_string();
         Sources { desk: url("engine"), databases: SERVICES.iter().map(|service| url(service.name)).collect() }
@@ -158,7 +158,7 @@ impl Stack {
         Process { child, address, role: role.join(" ") }
     }
 
-    /// Starts a role that may have so many descriptors and no more, and waits until it is ready.
+    /// Starts a role with a limit on its descriptors, and waits until it is ready.
     pub async fn start_with_descriptors(&self, role: &[&str], most: u32) -> Process {
         let address = free_address().unwrap();
         let bare = self.command(role, address);
@@ -208,7 +208,7 @@ impl Stack {
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         if self.broker.real().is_none() {
-            // It does not wake a fetch that waits.
+            // The embedded broker does not answer a waiting fetch when messages arrive.
             command.env("AMENDS_FETCH_WAIT", "10ms");
         }
         for (name, database) in &self.databases {
@@ -224,7 +224,8 @@ impl Stack {
         process
     }
 
-    /// One of each role, ready; on a real broker two of each: [`ROLES`], and then the same again.
+    /// Starts one process of each role, or two on a real broker ([`ROLES`], and then the same again), and waits until
+    /// they are ready.
     pub async fn start_all(&self) -> Vec<Process> {
         let rounds = if self.broker.real().is_some() { 2 } else { 1 };
         let all: Vec<Process> = (0..rounds).flat_map(|_| ROLES.iter()).map(|role| self.spawn(role)).collect();
@@ -244,18 +245,18 @@ impl Stack {
     }
 }
 
-/// Clients of all apis.
+/// Returns clients of all apis.
 pub fn clients(all: &[Process]) -> Vec<Client> {
     all.iter().filter(|process| process.role == "api").map(Process::client).collect()
 }
 
 impl Process {
-    /// A client of its listener.
+    /// Returns a client of its listener.
     pub fn client(&self) -> Client {
         Client::at(self.address)
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until it is ready.
     pub async fn ready(&self) {
         let client = self.client();
         eventually(&format!("{} is ready", self.role), LONG, || {
@@ -265,7 +266,7 @@ impl Process {
         .await;
     }
 
-    /// kill -9, and the same role again at the same place.
+    /// kill -9, and a restart of the same role at the same address.
     pub fn kill_and_restart(&mut self, stack: &Stack) {
         self.kill();
         let role: Vec<&str> = self.role.split(' ').collect();
