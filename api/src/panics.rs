@@ -10,7 +10,7 @@ use std::{panic, process};
 use tokio::runtime::Handle;
 
 /// The exit status after such a panic; Rust uses the same for a panic in `main`.
-const STATUS: i32 = 101;
+const PANIC_STATUS: i32 = 101;
 
 /// From now on the process ends when a thread outside the runtime panics.
 pub fn end_the_process_with_a_thread() {
@@ -18,7 +18,7 @@ pub fn end_the_process_with_a_thread() {
     panic::set_hook(Box::new(move |panic| {
         report(panic);
         if Handle::try_current().is_err() {
-            process::exit(STATUS);
+            process::exit(PANIC_STATUS);
         }
     }));
 }
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn a_thread_s_panic_ends_the_process_and_a_task_s_is_left_to_whoever_waits_for_it() {
-        for (place, status) in [("thread", STATUS), ("task", 7)] {
+        for (place, status) in [("thread", PANIC_STATUS), ("task", 7)] {
             let ended = Command::new(env::current_exe().unwrap())
                 .args(["panics::tests::panics_when_asked_to", "--exact"])
                 .env("PANIC_IN", place)

@@ -46,7 +46,7 @@ pub struct Process {
 /// Interval between checks of the broker.
 const BROKER_LOOK: Duration = Duration::from_secs(2);
 /// How long a stopping process waits for its loops.
-const GRACE: Duration = Duration::from_secs(20);
+const STOP_GRACE: Duration = Duration::from_secs(20);
 
 impl Process {
     /// Creates a process without a role.
@@ -180,10 +180,10 @@ impl Process {
     /// Waits, up to a limit, until all loops have ended; returns whether none had failed before the stop.
     pub async fn ended(&self) -> bool {
         self.tasks.close();
-        if tokio::time::timeout(GRACE, self.tasks.wait()).await.is_err() {
+        if tokio::time::timeout(STOP_GRACE, self.tasks.wait()).await.is_err() {
             tracing::warn!(
                 "some loops have not ended after {}s; their work continues from its rows",
-                GRACE.as_secs()
+                STOP_GRACE.as_secs()
             );
         }
         !self.failed.load(Ordering::Relaxed)

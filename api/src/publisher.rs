@@ -27,25 +27,25 @@ use amends_protocol::{
 use amends_workflows::Workflows;
 
 /// Maximum number of entries in a batch.
-const BATCH: u32 = 2000;
+const ENTRIES_BATCH: u32 = 2000;
 /// From this number of entries on, more entries are about to come and are sent together.
-const MANY: usize = 32;
+const ENTRIES_MANY: usize = 32;
 /// Pauses after a small and a large batch: no saga waits for domain events, and each batch costs a read and a request
 /// per topic.
-const RESTS: [Duration; 2] = [Duration::from_millis(25), Duration::from_millis(100)];
+const PUBLISHER_RESTS: [Duration; 2] = [Duration::from_millis(25), Duration::from_millis(100)];
 
 /// Returns the pause after a batch of this size.
 pub fn rest(entries: usize) -> Duration {
     match entries {
-        few if few < MANY => RESTS[0],
-        many if many < BATCH as usize => RESTS[1],
+        few if few < ENTRIES_MANY => PUBLISHER_RESTS[0],
+        many if many < ENTRIES_BATCH as usize => PUBLISHER_RESTS[1],
         _ => Duration::ZERO,
     }
 }
 
 /// Interval at which entries committed by other processes (new orders, an operator's action) are looked for, if this
 /// engine has not processed their sagas before.
-const SWEEP: Duration = Duration::from_secs(1);
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Publishes the slots that this process owns.
 pub struct Publisher<K> {
@@ -104,7 +104,7 @@ impl<K: Sink> Publisher<K> {
             self.stopped.clear();
         }
         let mut slots = self.news.take();
-        let sweep = self.swept_at.is_none_or(|at| at.elapsed() >= SWEEP);
+        let sweep = self.swept_at.is_none_or(|at| at.elapsed() >= SWEEP_EVERY);
         if sweep {
             self.watermarks.keep().await?;
             if !self.stopped.is_empty() {
@@ -121,7 +121,7 @@ impl<K: Sink> Publisher<K> {
             return Ok(0);
         }
         let published = self.publish(&mut slots).await;
-        if !matches!(published, Ok(entries) if entries < BATCH as usize) {
+        if !matches!(published, Ok(entries) if entries < ENTRIES_BATCH as usize) {
             // There is more, or it must be read again.
             slots.iter().for_each(|&slot| self.news.mark(slot));
         }
@@ -140,7 +140,7 @@ impl<K: Sink> Publisher<K> {
         // A different slot is first each time, so that none waits behind the others for ever.
         self.turn = self.turn.wrapping_add(1);
         slots.rotate_left(self.turn % slots.len());
-        let read = self.log.unpublished(&self.watermarks.of(slots), BATCH, &self.known).await?;
+        let read = self.log.unpublished(&self.watermarks.of(slots), ENTRIES_BATCH, &self.known).await?;
         self.send(&read.entries).await?;
         for read in &read.entries {
             self.watermarks.reach(read.slot, read.position);
@@ -156,7 +156,7 @@ impl<K: Sink> Publisher<K> {
     /// Publishes entries that the owners of other slots cannot read.
     async fn take_over(&mut self) -> Result<(), Error> {
         for (slot, position) in self.handoffs.open(&self.known).await? {
-            let read = self.log.unpublished(&[(slot, position - 1)], BATCH, &self.known).await?;
+            let read = self.log.unpublished(&[(slot, position - 1)], ENTRIES_BATCH, &self.known).await?;
             self.send(&read.entries).await?;
             self.handoffs.settle(slot, position, read.entries.last().map(|read| read.position)).await?;
         }

@@ -6,9 +6,9 @@ use amends_protocol::SLOTS;
 
 /// Slots at multiples of this distance fall into one partition for the usual partition counts: 48 is a multiple of 1,
 /// 2, 3, 4, 6, 8, 12, 16, 24 and itself.
-const APART: u16 = 48;
+const SLOTS_APART: u16 = 48;
 /// How long sagas are born into one partition.
-const STAY: Duration = Duration::from_millis(50);
+const SLOT_STAY: Duration = Duration::from_millis(50);
 
 /// Chooses the slot of each batch of births.
 ///
@@ -25,16 +25,16 @@ pub struct BirthSlots {
 impl BirthSlots {
     /// Returns the slot for the next batch.
     pub fn choose(&mut self) -> u16 {
-        self.at(Instant::now(), || rand::random_range(0..APART))
+        self.at(Instant::now(), || rand::random_range(0..SLOTS_APART))
     }
 
     fn at(&mut self, now: Instant, draw: impl FnOnce() -> u16) -> u16 {
         let (_, first) = match self.stay {
-            Some(stay) if now.saturating_duration_since(stay.0) < STAY => stay,
+            Some(stay) if now.saturating_duration_since(stay.0) < SLOT_STAY => stay,
             _ => *self.stay.insert((now, draw())),
         };
         self.turn = self.turn.wrapping_add(1);
-        first + APART * (self.turn % (SLOTS - first).div_ceil(APART))
+        first + SLOTS_APART * (self.turn % (SLOTS - first).div_ceil(SLOTS_APART))
     }
 }
 
@@ -51,7 +51,7 @@ mod tests {
             let at = began + after;
             (0..100).map(|_| slots.at(at, || first)).collect::<BTreeSet<u16>>()
         };
-        let (one, same, other) = (born(STAY / 2, 7), born(STAY, 8), born(STAY * 2, 8));
+        let (one, same, other) = (born(SLOT_STAY / 2, 7), born(SLOT_STAY, 8), born(SLOT_STAY * 2, 8));
         assert_eq!(one, same);
         assert!(one.len() > 20 && one.iter().all(|slot| slot % 12 == 7), "{one:?}");
         assert!(other.iter().all(|slot| slot % 12 == 8), "{other:?}");
@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn every_slot_is_a_home_and_nothing_else_is() {
         let mut all = BTreeSet::new();
-        for first in 0..APART {
+        for first in 0..SLOTS_APART {
             let mut slots = BirthSlots::default();
             all.extend((0..SLOTS).map(|_| slots.at(Instant::now(), || first)));
         }

@@ -248,8 +248,10 @@ async fn forward(client: TcpStream, to: SocketAddr) -> io::Result<()> {
     let mut client = tokio::net::TcpStream::from_std(client)?;
     let mut server = tokio::net::TcpStream::connect(to).await?;
     server.set_nodelay(true)?;
-    const BUFFER: usize = 64 * 1024;
-    tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await.map(drop)
+    const PIPE_BUFFER: usize = 64 * 1024;
+    tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, PIPE_BUFFER, PIPE_BUFFER)
+        .await
+        .map(drop)
 }
 
 #[cfg(test)]

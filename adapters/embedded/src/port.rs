@@ -13,7 +13,7 @@ use std::{
 
 /// Below the ports that Linux assigns to outgoing connections and to requests for any port (32,768 and up), so that
 /// none of these is taken by chance before its listener opens.
-const PORTS: Range<u16> = 16_000..32_000;
+const FREE_PORTS: Range<u16> = 16_000..32_000;
 
 /// Returns a port of 127.0.0.1 at which no process listens. A process gets each port only once (until it has had all),
 /// and processes that run side by side begin at different ports.
@@ -23,9 +23,9 @@ const PORTS: Range<u16> = 16_000..32_000;
 pub fn free_port() -> io::Result<u16> {
     static NEXT: LazyLock<AtomicUsize> = LazyLock::new(|| AtomicUsize::new(process::id() as usize * 101));
     let mut taken = io::ErrorKind::AddrInUse.into();
-    for _ in PORTS {
+    for _ in FREE_PORTS {
         let turn = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = PORTS.clone().nth(turn % PORTS.len()).expect("one of them");
+        let port = FREE_PORTS.clone().nth(turn % FREE_PORTS.len()).expect("one of them");
         match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
             Ok(_) => return Ok(port),
             Err(error) => taken = error,
@@ -43,12 +43,12 @@ mod tests {
     #[test]
     fn no_port_is_given_twice_nor_one_at_which_somebody_listens() {
         let first = free_port().unwrap();
-        let next = if first + 1 == PORTS.end { PORTS.start } else { first + 1 };
+        let next = if first + 1 == FREE_PORTS.end { FREE_PORTS.start } else { first + 1 };
         let listening = TcpListener::bind((Ipv4Addr::LOCALHOST, next));
         let given: HashSet<u16> = (0..500).map(|_| free_port().unwrap()).collect();
         assert_eq!(given.len(), 500);
         assert!(!given.contains(&first) && !given.contains(&next));
-        assert!(given.iter().all(|port| PORTS.contains(port)));
+        assert!(given.iter().all(|port| FREE_PORTS.contains(port)));
         drop(listening);
     }
 }

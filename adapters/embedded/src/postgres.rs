@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Number of start attempts: another process may take the free port before the server does.
-const ATTEMPTS: usize = 5;
+const START_ATTEMPTS: usize = 5;
 
 /// How long a server may recover before its start counts as failed.
 const START_PATIENCE: Duration = Duration::from_secs(300);
@@ -61,7 +61,9 @@ impl Postgres {
                     return Ok(server);
                 }
                 Err(Error::Start { said, .. })
-                    if options.port.is_none() && attempt < ATTEMPTS && said.contains("could not bind") =>
+                    if options.port.is_none()
+                        && attempt < START_ATTEMPTS
+                        && said.contains("could not bind") =>
                 {
                     attempt += 1;
                 }
@@ -138,9 +140,9 @@ impl Postgres {
 /// full.
 fn is_permanent(error: &sqlx::Error) -> bool {
     // cannot_connect_now, too_many_connections
-    const PASSING: [&str; 2] = ["57P03", "53300"];
+    const STARTING_SQLSTATES: [&str; 2] = ["57P03", "53300"];
     let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| !PASSING.contains(&code.as_ref()))
+    code.is_some_and(|code| !STARTING_SQLSTATES.contains(&code.as_ref()))
 }
 
 fn settings(options: &PostgresOptions) -> Vec<(String, String)> {

@@ -13,7 +13,7 @@ use tokio::{
     sync::watch,
 };
 
-const BUFFER: usize = 64 * 1024;
+const COPY_BUFFER: usize = 64 * 1024;
 
 /// The proxy; it ends with all its connections when dropped.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ async fn forward(mut client: TcpStream, mut targets: watch::Receiver<Option<Sock
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     tokio::select! {
-        end = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER) => end.map(drop),
+        end = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, COPY_BUFFER, COPY_BUFFER) => end.map(drop),
         _ = targets.changed() => Ok(()),
     }
 }

@@ -3,7 +3,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Descriptors that HTTP connections leave for databases, brokers and files.
-const RESERVED: u64 = 256;
+const DESCRIPTORS_RESERVED: u64 = 256;
 
 /// Raises the soft limit of descriptors to the hard limit. Returns the limit in force.
 pub fn raise_limit() -> u64 {
@@ -22,6 +22,6 @@ pub fn raise_limit() -> u64 {
 /// process has at most two listeners.
 pub fn connections(wanted: usize) -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let left = limit.saturating_sub(RESERVED) / 2;
+    let left = limit.saturating_sub(DESCRIPTORS_RESERVED) / 2;
     wanted.min(usize::try_from(left).unwrap_or(usize::MAX)).max(1)
 }

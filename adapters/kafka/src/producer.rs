@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use crate::{KafkaSettings, context, settings};
 
 /// Timeout of one poll, and so how long the thread outlives its producer at most.
-const SERVE: Duration = Duration::from_secs(5);
+const SERVE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The messages of one call for which the broker has not answered yet.
 pub struct Delivery {
@@ -75,7 +75,7 @@ impl Reporting {
             .name("kafka-reports".to_owned())
             .spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
-                    served.poll(SERVE);
+                    served.poll(SERVE_PATIENCE);
                 }
             })
             .expect("a thread can be started");

@@ -33,16 +33,16 @@ use crate::{
 pub const ASSIGNOR: &str = "cooperative-sticky";
 
 /// Minimum time between two replacements of a consumer.
-const RENEWAL: Duration = Duration::from_secs(2);
+const FETCH_RENEWAL: Duration = Duration::from_secs(2);
 
 /// Batch sizes after which the source waits for more messages.
-const FEW: Range<usize> = 4..64;
-const LINGER: RangeInclusive<Duration> = Duration::from_millis(2)..=Duration::from_millis(10);
+const BATCH_FEW: Range<usize> = 4..64;
+const BATCH_LINGER: RangeInclusive<Duration> = Duration::from_millis(2)..=Duration::from_millis(10);
 
 /// How long a rebalance may wait for members that do not join, and how long a batch may take before its partitions go
 /// to another member. Not the client's default of five minutes: a broker that was killed has been seen to wait all that
 /// time for the members that it remembered, while the same processes, which had joined again, waited for the broker.
-const REBALANCE: Duration = Duration::from_secs(15);
+const REBALANCE_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Interval between offset commits. Messages whose offsets were not committed in time are received again, and are
 /// known.
@@ -90,14 +90,14 @@ impl KafkaSource {
             must_renew: false,
             renewed_at: None,
             failed: None,
-            gather: Gather::new(FEW, LINGER),
+            gather: Gather::new(BATCH_FEW, BATCH_LINGER),
             must_rewind: false,
         })
     }
 
     /// Joins the group again, with a consumer that has no state of the old topic. The old consumer leaves by itself.
     fn renew(&mut self) -> Result<(), Error> {
-        if self.renewed_at.is_some_and(|at| at.elapsed() < RENEWAL) {
+        if self.renewed_at.is_some_and(|at| at.elapsed() < FETCH_RENEWAL) {
             return Ok(());
         }
         self.renewed_at = Some(Instant::now());
@@ -239,7 +239,7 @@ fn join(
         // A member learns of a rebalance by heartbeats.
         ("heartbeat.interval.ms", &millis(settings.session_timeout / 6)),
         // How long a rebalance waits for a member that does not join.
-        ("max.poll.interval.ms", &millis(REBALANCE.max(settings.session_timeout))),
+        ("max.poll.interval.ms", &millis(REBALANCE_PATIENCE.max(settings.session_timeout))),
         ("fetch.wait.max.ms", &millis(settings.fetch_wait)),
         ("fetch.queue.backoff.ms", "10"),
         ("fetch.error.backoff.ms", "100"),
@@ -484,7 +484,7 @@ mod tests {
     use crate::KafkaSink;
 
     /// Longer than two checks.
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const COMMIT_PATIENCE: Duration = Duration::from_secs(60);
 
     #[tokio::test]
     async fn a_partition_that_stands_still_is_read_on_by_another_consumer() {
@@ -510,7 +510,7 @@ mod tests {
         let mut begun = Instant::now();
         let (mut paused, mut missing) = (false, vec![0, 1]);
         while !missing.is_empty() {
-            assert!(begun.elapsed() < PATIENCE, "nothing comes from {missing:?}, paused: {paused}");
+            assert!(begun.elapsed() < COMMIT_PATIENCE, "nothing comes from {missing:?}, paused: {paused}");
             let message = |home| Outbound {
                 topic: topic.clone(),
                 placement: Placement::Home(home),

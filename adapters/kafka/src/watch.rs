@@ -23,9 +23,9 @@ use rdkafka::{
 use crate::progress::Partition;
 
 /// Interval between checks of the partitions. One that stood still from one check to the next is reported.
-const EVERY: Duration = Duration::from_secs(5);
+const WATCH_EVERY: Duration = Duration::from_secs(5);
 /// How long the broker may take to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const WATCH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Position of the partitions that have more messages.
 type Behind = BTreeMap<Partition, i64>;
@@ -72,7 +72,7 @@ impl Watch {
             // Without an answer nothing is known.
             return self.judge(looking.join().ok().flatten().unwrap_or_default());
         }
-        if self.looking.is_none() && self.looked_at.elapsed() >= EVERY {
+        if self.looking.is_none() && self.looked_at.elapsed() >= WATCH_EVERY {
             self.looked_at = Instant::now();
             let (consumer, idle) = (Arc::clone(consumer), idle());
             self.looking = Some(thread::spawn(move || behind(&consumer, &idle).ok()));
@@ -101,10 +101,10 @@ fn behind<C: ConsumerContext>(consumer: &StreamConsumer<C>, partitions: &[Partit
     for (topic, partition) in partitions {
         list.add_partition(topic, *partition);
     }
-    let committed = consumer.committed_offsets(list, PATIENCE)?;
+    let committed = consumer.committed_offsets(list, WATCH_PATIENCE)?;
     let mut behind = Behind::new();
     for (topic, partition) in partitions {
-        let (low, high) = consumer.fetch_watermarks(topic, *partition, PATIENCE)?;
+        let (low, high) = consumer.fetch_watermarks(topic, *partition, WATCH_PATIENCE)?;
         let committed = match committed.find_partition(topic, *partition).map(|element| element.offset()) {
             Some(Offset::Offset(offset)) => Some(offset),
             _ => None,

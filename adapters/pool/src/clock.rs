@@ -10,7 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::Pool;
 
 /// How long an answer is used: in that time the client's clock and the server's drift apart by less than a microsecond.
-const FRESH: Duration = Duration::from_secs(1);
+const CLOCK_FRESH: Duration = Duration::from_secs(1);
 
 /// The server's last answer, and when it arrived. The time returned is never ahead of the server, because an answer is
 /// already a little old when it arrives. It never goes back, unless the server's clock was set back.
@@ -32,7 +32,7 @@ impl Heard {
     }
 
     fn tell(&mut self, now: DateTime<Utc>) -> DateTime<Utc> {
-        let set_back = self.told.signed_duration_since(now).to_std().is_ok_and(|ahead| ahead > FRESH);
+        let set_back = self.told.signed_duration_since(now).to_std().is_ok_and(|ahead| ahead > CLOCK_FRESH);
         self.told = if set_back { now } else { self.told.max(now) };
         self.told
     }
@@ -44,7 +44,7 @@ impl DatabaseClock {
     /// # Errors
     /// The database's, if a query is needed.
     pub async fn now(&self, pool: &Pool) -> Result<DateTime<Utc>, sqlx::Error> {
-        if let Some(heard) = self.heard().as_mut().filter(|heard| heard.at.elapsed() < FRESH) {
+        if let Some(heard) = self.heard().as_mut().filter(|heard| heard.at.elapsed() < CLOCK_FRESH) {
             return Ok(heard.tell(heard.now()));
         }
         let said = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(pool).await?;

@@ -63,7 +63,7 @@ struct Name {
 }
 
 /// Number of sagas remembered: a saga's entries follow each other within seconds.
-const REMEMBERED: usize = 50_000;
+const NAMES_REMEMBERED: usize = 50_000;
 
 impl EventLog {
     /// Creates it over this pool.
@@ -159,7 +159,7 @@ impl EventLog {
         .await
         .map_err(error::of)?;
         let mut known = remembered();
-        if known.len() + found.len() > REMEMBERED {
+        if known.len() + found.len() > NAMES_REMEMBERED {
             known.clear();
         }
         for Named { id, name } in found {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::{Error, timeline};
 
 /// Maximum number of tries, and the timeout of each.
-const ASKS: u32 = 5;
+const ANSWER_ASKS: u32 = 5;
 
 /// Waits until no other transaction is writing in these slots. Call it within a transaction.
 ///
@@ -33,7 +33,7 @@ where
     let mut asked = 1;
     loop {
         match ask().await {
-            Err(Error::Unavailable(_) | Error::Locked(_)) if asked < ASKS => {
+            Err(Error::Unavailable(_) | Error::Locked(_)) if asked < ANSWER_ASKS => {
                 tokio::time::sleep(Duration::from_millis(50 << asked)).await;
                 asked += 1;
             }

@@ -26,14 +26,14 @@ use super::request;
 use crate::{engine::PgEngine, failpoints::reached};
 
 /// Maximum number of orders in a transaction.
-const BATCH: usize = 500;
+const DOOR_BATCH: usize = 500;
 /// Batch sizes after which the door waits for more orders. The wait is short, because customers wait too.
-const FEW: Range<usize> = 4..16;
-const LINGER: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_millis(5);
+const DOOR_FEW: Range<usize> = 4..16;
+const DOOR_LINGER: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_millis(5);
 /// The longest transaction: a call without an answer has ended by then, and is read back.
-const LONGEST: Duration = Duration::from_secs(25);
+const ANSWER_LONGEST: Duration = Duration::from_secs(25);
 /// Maximum number of orders that wait to be committed; further orders are refused.
-const WAITING: usize = 8192;
+const ORDERS_WAITING_MOST: usize = 8192;
 /// Maximum size, in bytes, of the orders that wait to be committed: 2 KiB each if the queue is full. An order may have
 /// 64 KiB.
 const WAITING_BYTES: usize = 16 << 20;
@@ -96,7 +96,7 @@ pub struct Placing {
 
 /// Creates a door that admits `admission` orders per second (0: no limit), and the loop that commits its orders.
 pub fn door(admission: u32) -> (Door, GroupCommit) {
-    let (sender, waiting) = mpsc::channel(WAITING);
+    let (sender, waiting) = mpsc::channel(ORDERS_WAITING_MOST);
     let admission = NonZeroU32::new(admission).map(|rate| RateLimiter::direct(Quota::per_second(rate)));
     let room = Arc::new(Semaphore::new(WAITING_BYTES));
     let unsent = Arc::new(Semaphore::new(UNSENT_BYTES));
@@ -142,17 +142,17 @@ impl Door {
 impl GroupCommit {
     /// Places orders until stopped, and then those that are already waiting.
     pub async fn run(mut self, placing: Placing, stop: CancellationToken) {
-        let mut batch = Vec::with_capacity(BATCH);
-        let mut gather = Gather::new(FEW, LINGER);
+        let mut batch = Vec::with_capacity(DOOR_BATCH);
+        let mut gather = Gather::new(DOOR_FEW, DOOR_LINGER);
         loop {
             if let Some(wait) = gather.wait() {
                 tokio::time::sleep(wait).await;
             }
             let taken = tokio::select! {
-                taken = self.waiting.recv_many(&mut batch, BATCH) => taken,
+                taken = self.waiting.recv_many(&mut batch, DOOR_BATCH) => taken,
                 () = stop.cancelled() => {
                     self.waiting.close();
-                    self.waiting.recv_many(&mut batch, BATCH).await
+                    self.waiting.recv_many(&mut batch, DOOR_BATCH).await
                 }
             };
             if taken == 0 {
@@ -239,11 +239,12 @@ impl GroupCommit {
             fulfilment.ok_or_else(|| port::Error::Unavailable("no workflow for orders".to_owned()))?;
         let birth =
             |order: &NewOrder, now| start_by(core_version, fulfilment, order.saga.clone(), &order.data, now);
-        let late = |_| Err(port::Error::Unavailable(format!("no answer within {}s", LONGEST.as_secs())));
+        let late =
+            |_| Err(port::Error::Unavailable(format!("no answer within {}s", ANSWER_LONGEST.as_secs())));
         // Dropping it is like a crash: orders that were committed all the same are found by their keys, and driven on
         // by their rows.
         reached("orders", "place.before");
-        let placed = timeout(LONGEST, placing.orders.place(orders, birth)).await.unwrap_or_else(late);
+        let placed = timeout(ANSWER_LONGEST, placing.orders.place(orders, birth)).await.unwrap_or_else(late);
         reached("orders", "place.after");
         placed
     }
@@ -290,8 +291,8 @@ mod tests {
 
     #[test]
     fn what_waits_is_bounded_by_number_and_by_bytes() {
-        assert_eq!(waiting(WAITING + 100, 1), WAITING);
-        let big = waiting(WAITING, 100);
+        assert_eq!(waiting(ORDERS_WAITING_MOST + 100, 1), ORDERS_WAITING_MOST);
+        let big = waiting(ORDERS_WAITING_MOST, 100);
         // 100 lines take 10 KB in the input and as much again in the rendered lines.
         assert!((WAITING_BYTES / 40_000..WAITING_BYTES / 15_000).contains(&big), "{big}");
     }

@@ -32,9 +32,9 @@ use crate::{
 };
 
 /// The consumer group whose members share the slots.
-const GROUP: &str = "amends-engine";
+const ENGINE_GROUP: &str = "amends-engine";
 /// The longest run of a loop.
-const TURN: Duration = Duration::from_secs(30);
+const TURN_LONGEST: Duration = Duration::from_secs(30);
 /// Interval between checks for slots to recover.
 const RECOVERY_POLL: Duration = Duration::from_millis(100);
 
@@ -80,14 +80,15 @@ pub async fn drive<S: SagaStore + 'static>(
         fleet: Default::default(),
     });
     fleet::join(process, &engine).await?;
-    let mut source = point("source", KafkaSource::subscribe(&process.kafka, GROUP, &[topics::REPLIES])?);
+    let mut source =
+        point("source", KafkaSource::subscribe(&process.kafka, ENGINE_GROUP, &[topics::REPLIES])?);
     let stop = || process.stop.clone();
 
     let (shared, stopping) = (Arc::clone(&engine), stop());
     process.watch("replies", async move {
         let mut failures = 0;
         while !stopping.is_cancelled() {
-            let taken = match timeout(TURN, replies::run_once(&*shared, &mut source)).await {
+            let taken = match timeout(TURN_LONGEST, replies::run_once(&*shared, &mut source)).await {
                 Ok(taken) => taken.map(|_| Duration::ZERO),
                 // Dropping it is like a crash: received messages are received again.
                 Err(_) => source.rewind().map_err(Error::from).and_then(|()| late()),
@@ -99,7 +100,7 @@ pub async fn drive<S: SagaStore + 'static>(
     process.watch("timers", async move {
         let (mut timers, mut failures) = (timers::Timers::default(), 0);
         while !stopping.is_cancelled() {
-            let taken = timeout(TURN, timers.run_once(&shared)).await.unwrap_or_else(|_| late());
+            let taken = timeout(TURN_LONGEST, timers.run_once(&shared)).await.unwrap_or_else(|_| late());
             let idle = taken.map(|n| if n < timers::BATCH as usize { timers::POLL } else { Duration::ZERO });
             pause("timers", idle, &mut failures, &stopping, &shared.clock).await;
         }
@@ -108,7 +109,7 @@ pub async fn drive<S: SagaStore + 'static>(
     process.watch("deferred", async move {
         let mut failures = 0;
         while !stopping.is_cancelled() {
-            let taken = timeout(TURN, deferred::run_once(&shared)).await.unwrap_or_else(|_| late());
+            let taken = timeout(TURN_LONGEST, deferred::run_once(&shared)).await.unwrap_or_else(|_| late());
             let full = deferred::DEFERRED_BATCH as usize;
             let idle = taken.map(|n| if n < full { deferred::DEFERRED_POLL } else { Duration::ZERO });
             pause("deferred", idle, &mut failures, &stopping, &shared.clock).await;
@@ -118,7 +119,7 @@ pub async fn drive<S: SagaStore + 'static>(
     process.watch("recovery", async move {
         let (mut recovery, mut failures) = (Recovery::default(), 0);
         while !stopping.is_cancelled() {
-            let sent = timeout(TURN, recovery.run_once(&shared)).await.unwrap_or_else(|_| late());
+            let sent = timeout(TURN_LONGEST, recovery.run_once(&shared)).await.unwrap_or_else(|_| late());
             let sent = sent.map(|_: usize| RECOVERY_POLL);
             pause("recovery", sent, &mut failures, &stopping, &shared.clock).await;
         }
@@ -154,11 +155,11 @@ fn publish(
     process.watch("publisher", async move {
         let (clock, mut failures) = (TokioClock::default(), 0);
         while !stopping.is_cancelled() {
-            let read = timeout(TURN, publisher.run_once()).await.unwrap_or_else(|_| late());
+            let read = timeout(TURN_LONGEST, publisher.run_once()).await.unwrap_or_else(|_| late());
             pause("publisher", read.map(publisher::rest), &mut failures, &stopping, &clock).await;
         }
         // What is not stored is published again by the next owner.
-        let ended = timeout(TURN, publisher.end()).await.unwrap_or_else(|_| late());
+        let ended = timeout(TURN_LONGEST, publisher.end()).await.unwrap_or_else(|_| late());
         if let Err(error) = ended {
             tracing::warn!(%error, "the watermarks of published events could not be stored");
         }
@@ -168,7 +169,7 @@ fn publish(
 
 /// The error for neither an answer nor an error: a server that hangs, or a connection that was never closed.
 fn late<T>() -> Result<T, Error> {
-    Err(port::Error::Unavailable(format!("no answer within {}s", TURN.as_secs())).into())
+    Err(port::Error::Unavailable(format!("no answer within {}s", TURN_LONGEST.as_secs())).into())
 }
 
 /// Pauses after a run: as long as the loop wants, or, after a failure, longer each time. A running role survives

@@ -33,7 +33,7 @@ use crate::{
     state::{Api, SUBJECT},
 };
 
-const PAGE: u32 = 50;
+const PAGE_USUAL: u32 = 50;
 const LARGEST_PAGE: u32 = 500;
 
 const BUSINESS_KEY: &str = "businessKey";
@@ -87,7 +87,7 @@ fn admin(api: &Api) -> Admin {
 }
 
 fn filter(query: &[(&'static str, String)]) -> Result<Filter, Problem> {
-    let mut filter = Filter { limit: PAGE, ..Filter::default() };
+    let mut filter = Filter { limit: PAGE_USUAL, ..Filter::default() };
     let mut faults = Vec::new();
     for (name, value) in query {
         match *name {

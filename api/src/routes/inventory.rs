@@ -13,7 +13,7 @@ use axum::{
 
 use crate::{problem::Problem, state::Api};
 
-const LONGEST: Duration = Duration::from_secs(5);
+const FORWARD_LONGEST: Duration = Duration::from_secs(5);
 
 pub fn router() -> Router<Arc<Api>> {
     Router::new().route("/api/inventory", any(forward)).route("/api/inventory/{*rest}", any(forward))
@@ -31,7 +31,7 @@ async fn forward(
     let url = format!("{}{path}", api.inventory_url.trim_end_matches('/'));
     // For HEAD, the body is left out on its way to the client, but its length is sent.
     let method = if method == Method::HEAD { Method::GET } else { method };
-    let mut request = api.http.request(method, url).timeout(LONGEST).body(body);
+    let mut request = api.http.request(method, url).timeout(FORWARD_LONGEST).body(body);
     for kind in headers.get_all(header::CONTENT_TYPE) {
         request = request.header(header::CONTENT_TYPE, kind);
     }

@@ -7,7 +7,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
 /// How long a starting service may be unavailable.
-const PATIENCE: Duration = Duration::from_secs(20);
+const CLIENT_PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Client {
     url: String,
@@ -46,7 +46,7 @@ impl Client {
             }
             let answer = request.send().await?;
             let status = answer.status();
-            if status == StatusCode::SERVICE_UNAVAILABLE && began.elapsed() < PATIENCE {
+            if status == StatusCode::SERVICE_UNAVAILABLE && began.elapsed() < CLIENT_PATIENCE {
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 continue;
             }

@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use client::Client;
 
 /// A sample that has not ended after this time has failed.
-const LONGEST: Duration = Duration::from_secs(60);
+const SAMPLE_LONGEST: Duration = Duration::from_secs(60);
 /// Interval between two reads of a timeline.
-const LOOK: Duration = Duration::from_millis(40);
+const LOOK_EVERY: Duration = Duration::from_millis(40);
 
 /// An order, and its expected end.
 struct Sample {
@@ -167,7 +167,11 @@ impl Sample {
         let mut seen = 0;
         let mut twisted = self.twist == Twist::None;
         loop {
-            anyhow::ensure!(began.elapsed() < LONGEST, "it has not ended after {}s", LONGEST.as_secs());
+            anyhow::ensure!(
+                began.elapsed() < SAMPLE_LONGEST,
+                "it has not ended after {}s",
+                SAMPLE_LONGEST.as_secs()
+            );
             let timeline = client.get(&format!("/api/orders/{id}/timeline")).await?;
             let items = timeline["items"].as_array().cloned().unwrap_or_default();
             for item in items.iter().skip(seen) {
@@ -180,7 +184,7 @@ impl Sample {
             } else if !last["detail"]["ended"].is_null() {
                 break;
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(LOOK_EVERY).await;
         }
         let now = client.get(&format!("/api/orders/{id}")).await?;
         let (status, reason) = (now["status"].as_str().unwrap_or(""), now["reason"].as_str());

@@ -22,7 +22,7 @@ use crate::process::Process;
 /// Number of months ahead for which partitions are created.
 const MONTHS_AHEAD: u16 = 3;
 /// One connection per piece, opened when needed: the loops have only a few, and no piece waits for another's.
-const CONNECTIONS: u32 = 8;
+const UPKEEP_CONNECTIONS: u32 = 8;
 
 /// States that are not final.
 const STATES: [SagaState; 3] = [SagaState::Running, SagaState::Compensating, SagaState::Parked];
@@ -34,7 +34,7 @@ pub async fn of_engine(
     topics: Vec<Topic>,
 ) -> Result<()> {
     let url = process.settings.database_of("engine")?;
-    let pool = amends_pool::connect(url, CONNECTIONS, "amends-engine-upkeep")?;
+    let pool = amends_pool::connect(url, UPKEEP_CONNECTIONS, "amends-engine-upkeep")?;
     process.watch_statements(&pool);
     let database = Database::new(pool.clone());
     let (stuck_after, retention) = (process.settings.stuck_after, process.settings.retention);

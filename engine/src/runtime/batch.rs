@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Maximum number of times a batch is decided again because another writer was first.
-const ROUNDS: usize = 20;
+const DECISION_ROUNDS: usize = 20;
 
 /// Results of a batch's events, by saga.
 #[derive(Debug, Default)]
@@ -174,7 +174,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             events.into_iter().map(|(id, list)| (id, list.into_iter().map(occur).collect())).collect();
         let mut one_by_one = Vec::new();
         let mut remembered = if first.is_none() { self.recent.take(events.keys()) } else { HashMap::new() };
-        for _ in 0..ROUNDS {
+        for _ in 0..DECISION_ROUNDS {
             let loaded = match first.take() {
                 Some(loaded) => loaded,
                 None => self.load(events.keys().filter(|id| !remembered.contains_key(id)).copied()).await?,

@@ -18,7 +18,7 @@ use amends_protocol::Outcome;
 use crate::core::Repeats;
 
 /// Cost of a repetition; all amounts are in thousandths of a repetition.
-const COST: u64 = 1_000;
+const REPETITION_COST: u64 = 1_000;
 /// Commands that could not be sent for this long are due again.
 const UNSENT_LONG: Duration = Duration::from_secs(5);
 /// Interval between trial messages while nothing can be sent.
@@ -35,7 +35,7 @@ pub struct RepeatAllowance {
 
 impl RepeatAllowance {
     fn most(self) -> u64 {
-        u64::from(self.most) * COST
+        u64::from(self.most) * REPETITION_COST
     }
 }
 
@@ -82,16 +82,16 @@ fn earned(why: Repeats, AnswerHeard { outcome, attempt, soon }: AnswerHeard) -> 
     match (why, outcome) {
         (Repeats::Silent, _) => {
             if soon {
-                COST
+                REPETITION_COST
             } else {
-                COST / 10
+                REPETITION_COST / 10
             }
         }
-        (Repeats::Failed, Outcome::FailedTransient) if attempt == 1 => COST / 10,
+        (Repeats::Failed, Outcome::FailedTransient) if attempt == 1 => REPETITION_COST / 10,
         (
             Repeats::Failed,
             Outcome::Succeeded | Outcome::Refused | Outcome::FailedForGood | Outcome::Fenced,
-        ) => COST,
+        ) => REPETITION_COST,
         (Repeats::Failed, _) => 0,
     }
 }
@@ -187,7 +187,7 @@ impl RepeatBudget {
         if budgets.unsent_at.is_some() {
             return 0;
         }
-        usize::try_from(budgets.account(repetition, now).thousandths / COST).unwrap_or(usize::MAX)
+        usize::try_from(budgets.account(repetition, now).thousandths / REPETITION_COST).unwrap_or(usize::MAX)
     }
 
     /// Pays for all of these or for none; returns the one that could not be paid for. More repetitions than an account
@@ -202,7 +202,7 @@ impl RepeatBudget {
         for repetition in repetitions {
             let most = budgets.allowances.of(repetition.1).most();
             let cost = costs.entry(*repetition).or_default();
-            *cost = most.min(*cost + COST);
+            *cost = most.min(*cost + REPETITION_COST);
         }
         for repetition in repetitions {
             if budgets.account(*repetition, now).thousandths < costs[repetition] {
@@ -221,7 +221,7 @@ impl RepeatBudget {
         for repetition in repetitions {
             let most = budgets.allowances.of(repetition.1).most();
             let account = budgets.account(*repetition, now);
-            account.thousandths = most.min(account.thousandths + COST);
+            account.thousandths = most.min(account.thousandths + REPETITION_COST);
         }
     }
 

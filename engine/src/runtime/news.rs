@@ -7,12 +7,12 @@ use std::sync::{
 
 use amends_protocol::SLOTS;
 
-const WORDS: usize = SLOTS as usize / 64;
+const SLOT_WORDS: usize = SLOTS as usize / 64;
 
 /// One mark per slot in which this process has committed. It does not know what other processes commit: a reader scans
 /// all slots from time to time.
 #[derive(Debug, Clone, Default)]
-pub struct News(Arc<[AtomicU64; WORDS]>);
+pub struct News(Arc<[AtomicU64; SLOT_WORDS]>);
 
 impl News {
     /// Marks a slot after a commit.

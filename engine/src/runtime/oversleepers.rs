@@ -15,7 +15,7 @@ use super::{Engine, Error, put_off};
 use crate::port::{Clock, SagaStore};
 
 /// Maximum number of sagas in a page of the search.
-const BATCH: u32 = 500;
+const OVERSLEEPERS_BATCH: u32 = 500;
 /// The database's clock was set back if it is behind by more than this; no answer of the database takes longer.
 const CLOCK_STEP: Duration = Duration::from_secs(5);
 /// How long a slot's owner has to correct its timers before other engines do.
@@ -56,7 +56,7 @@ impl Search {
 impl Oversleepers {
     /// Starts a search after slots were gained. Sagas put off for lack of budget may sleep longer than others.
     pub fn may_be_among_gained<S, K, C>(&mut self, engine: &Engine<S, K, C>) {
-        let longest = engine.catalog.timer_reach() + put_off::LONGEST;
+        let longest = engine.catalog.timer_reach() + put_off::PUT_OFF_LONGEST;
         self.search = Some(Search::among_own(longest));
     }
 
@@ -92,7 +92,7 @@ impl Oversleepers {
         let (assignment, _) = engine.ownership.now();
         let is_searched = |slot: &u16| assignment.owns(*slot) == abroad_from.is_none();
         let slots: Vec<u16> = (0..SLOTS).filter(is_searched).collect();
-        let found = engine.store.sleeping_beyond(&slots, longest, above, BATCH).await?;
+        let found = engine.store.sleeping_beyond(&slots, longest, above, OVERSLEEPERS_BATCH).await?;
         let reach = engine.catalog.timer_reach();
         let known = |name: &str, version| engine.catalog.get(name, version).is_some();
         let early: Vec<_> = found
@@ -111,7 +111,7 @@ impl Oversleepers {
             engine.reschedule(&early).await?;
         }
         let last = found.sagas.iter().filter_map(|saga| Some((saga.wake_at?, saga.id))).max();
-        let is_last_page = found.sagas.len() < BATCH as usize;
+        let is_last_page = found.sagas.len() < OVERSLEEPERS_BATCH as usize;
         self.search = search.next(is_last_page, last, now);
         Ok(!is_last_page)
     }

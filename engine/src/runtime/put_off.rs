@@ -23,7 +23,7 @@ const PUT_OFF_SPACING: TimeDelta = TimeDelta::milliseconds(2);
 const PUT_OFF_MOST: usize = 400_000;
 
 /// The longest time that a saga is put off.
-pub(super) const LONGEST: Duration =
+pub(super) const PUT_OFF_LONGEST: Duration =
     Duration::from_millis(PUT_OFF_SPACING.num_milliseconds().unsigned_abs() * PUT_OFF_MOST as u64);
 
 /// Sagas put off, by participant and reason.

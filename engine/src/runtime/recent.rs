@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::core::Saga;
 
 /// Maximum number of sagas remembered: some tens of megabytes. At least half as many are kept.
-const MOST: usize = 20_000;
+const RECENT_MOST: usize = 20_000;
 
 /// A saga as last written.
 #[derive(Debug, Clone)]
@@ -74,7 +74,7 @@ impl Recent {
             if !kept.saga.live {
                 continue;
             }
-            if halves.newer.len() >= MOST / 2 {
+            if halves.newer.len() >= RECENT_MOST / 2 {
                 halves.older = std::mem::take(&mut halves.newer);
             }
             halves.newer.insert(kept.saga.id, kept);
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn what_was_written_last_is_told_once_and_the_oldest_are_forgotten() {
         let recent = Recent::default();
-        let most = MOST as u128;
+        let most = RECENT_MOST as u128;
         recent.keep((0..most + 2).map(|n| saga(n, n != 7)));
         let told = |n: u128| recent.take([Uuid::from_u128(n)].iter()).len();
         assert_eq!((told(most + 1), told(most + 1)), (1, 0), "once");

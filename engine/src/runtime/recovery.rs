@@ -13,8 +13,8 @@ use crate::{
 };
 
 /// How far back a former owner's commands are sent again.
-const WITHIN: Duration = Duration::from_secs(30);
-const BATCH: u32 = 500;
+const IN_FLIGHT_WITHIN: Duration = Duration::from_secs(30);
+const RECOVERY_BATCH: u32 = 500;
 
 /// The assignment that has been recovered.
 #[derive(Debug, Default)]
@@ -44,7 +44,7 @@ impl Recovery {
         }
         // After a long failure to send, the timers send the waiting commands, ordered by promise. Sent from here, the
         // newest would go first.
-        if engine.budget.was_unsent(engine.clock.monotonic(), WITHIN) {
+        if engine.budget.was_unsent(engine.clock.monotonic(), IN_FLIGHT_WITHIN) {
             self.done = assignment;
             return Ok(0);
         }
@@ -53,10 +53,10 @@ impl Recovery {
             .collect();
         let (mut sent, mut after) = (0, None);
         while !gained.is_empty() {
-            let loaded = engine.store.in_flight(&gained, WITHIN, after, BATCH).await?;
+            let loaded = engine.store.in_flight(&gained, IN_FLIGHT_WITHIN, after, RECOVERY_BATCH).await?;
             let Some(last) = loaded.sagas.iter().map(|s| s.id).max() else { break };
             after = Some(last);
-            let since = loaded.now - TimeDelta::from_std(WITHIN).unwrap_or_default();
+            let since = loaded.now - TimeDelta::from_std(IN_FLIGHT_WITHIN).unwrap_or_default();
             let mut waiting: HashMap<_, _> = HashMap::new();
             for saga in loaded.sagas {
                 let definition = engine.catalog.get(&saga.workflow, saga.workflow_version);

@@ -19,14 +19,14 @@ use crate::{
 };
 
 /// Most replies of a batch.
-pub const BATCH: usize = LANE * LANES;
+pub const BATCH: usize = LANE_SIZE * LANES;
 /// About so many sagas are decided and written together: what a transaction costs by itself is nothing any more then.
-const LANE: usize = 500;
+const LANE_SIZE: usize = 500;
 /// At most so many transactions of a batch are under way at once: the store works at some while others are decided or
 /// sent. By default one less than a role has connections, so that the other loops need not wait.
 const LANES: usize = 3;
 /// How long an empty receive waits. Bounds how late a change of ownership is seen.
-const PATIENCE: Duration = Duration::from_millis(250);
+const REPLIES_PATIENCE: Duration = Duration::from_millis(250);
 
 /// Why a reply is dead-lettered whose token is right.
 const WRONG_ECHO: &str = "the reply's step, part, generation, workflow or slot is not its command's";
@@ -60,7 +60,7 @@ pub async fn run_once<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     source: &mut impl Source,
 ) -> Result<usize, Error> {
-    let batch = source.receive(BATCH, PATIENCE).await?;
+    let batch = source.receive(BATCH, REPLIES_PATIENCE).await?;
     let drained = batch.messages.len() < BATCH;
     let assignment = source.assignment();
     if batch.messages.is_empty() {
@@ -274,7 +274,7 @@ async fn advance<S: SagaStore, K: Sink, C: Clock>(
 /// seldom wait for each other's slots.
 fn lanes<V>(mut events: BTreeMap<Uuid, V>) -> Vec<BTreeMap<Uuid, V>> {
     let sagas = events.len();
-    let count = (sagas / (LANE * 3 / 4)).clamp(1, LANES);
+    let count = (sagas / (LANE_SIZE * 3 / 4)).clamp(1, LANES);
     let firsts: Vec<Uuid> =
         (1..count).filter_map(|n| events.keys().nth(n * sagas / count).copied()).collect();
     let mut lanes: Vec<_> = firsts.into_iter().rev().map(|first| events.split_off(&first)).collect();

@@ -30,17 +30,17 @@ const UNSENT_PATIENCE: Duration = Duration::from_secs(2);
 /// Interval between two scans of the owned slots.
 pub const POLL: Duration = Duration::from_millis(25);
 /// Interval between scans for everything that is overdue, however long.
-const THOROUGH: Duration = Duration::from_secs(60);
+const THOROUGH_LOOK_EVERY: Duration = Duration::from_secs(60);
 /// How far a scan goes back behind the last one: a row may be committed some time after its `wake_at` was chosen.
-const NEAR: TimeDelta = TimeDelta::seconds(2);
+const NEAR_LOOK_BACK: TimeDelta = TimeDelta::seconds(2);
 /// Interval between scans that go back further, for rows whose commit took longer. Not every scan does: while a
 /// forgotten transaction holds a snapshot, each would read again the index entries of the last minute that sagas have
 /// left behind.
-const WIDE: Duration = Duration::from_secs(5);
+const WIDE_LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How far back such a scan goes.
-const FAR: TimeDelta = TimeDelta::seconds(60);
+const WIDE_LOOK_BACK: TimeDelta = TimeDelta::seconds(60);
 /// Interval between scans of slots that this engine does not own: they may have no owner.
-const ABROAD: Duration = Duration::from_secs(5);
+const ABROAD_LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long a saga of another engine's slot must be overdue.
 const ABROAD_OVERDUE: Duration = Duration::from_secs(5);
 
@@ -106,7 +106,7 @@ impl Timers {
             taken += self.look_at_own(engine, &assignment, slots.clone(), now).await?;
             taken += self.look_at_crowd(engine, slots).await?;
         }
-        if self.abroad_at.is_none_or(|at| now.saturating_sub(at) >= ABROAD) {
+        if self.abroad_at.is_none_or(|at| now.saturating_sub(at) >= ABROAD_LOOK_EVERY) {
             self.abroad_at = Some(now);
             let slots: Vec<u16> = (0..SLOTS).filter(|&slot| !assignment.owns(slot)).collect();
             if !slots.is_empty() {
@@ -169,9 +169,9 @@ impl Timers {
         slots: Vec<u16>,
         now: Duration,
     ) -> Result<usize, Error> {
-        let thorough = self.looked.thorough_at.is_none_or(|at| now.saturating_sub(at) >= THOROUGH);
-        let wide = thorough || self.looked.wide_at.is_none_or(|at| now.saturating_sub(at) >= WIDE);
-        let back = if wide { FAR } else { NEAR };
+        let thorough = self.looked.thorough_at.is_none_or(|at| now.saturating_sub(at) >= THOROUGH_LOOK_EVERY);
+        let wide = thorough || self.looked.wide_at.is_none_or(|at| now.saturating_sub(at) >= WIDE_LOOK_EVERY);
+        let back = if wide { WIDE_LOOK_BACK } else { NEAR_LOOK_BACK };
         let not_before = if thorough { None } else { self.looked.at.map(|at| at - back) };
         let share = self.crowd.as_ref().map_or(DueShare::All, |crowd| DueShare::NotAt(crowd.steps.clone()));
         let payable = self.payable(engine, assignment, now).await?;

@@ -20,9 +20,9 @@ use uuid::Uuid;
 pub const TOPIC: &str = "inventory.updated";
 
 /// Maximum number of moves in a batch.
-const BATCH: i64 = 500;
+const MOVES_BATCH: i64 = 500;
 /// Pause after an empty read.
-const POLL: Duration = Duration::from_millis(100);
+const MOVES_POLL: Duration = Duration::from_millis(100);
 
 /// Why a batch was not published.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +66,7 @@ impl<K: Sink> Publisher<K> {
                 backoff.reset();
             }
             let rest = match told {
-                Ok(0) => POLL,
+                Ok(0) => MOVES_POLL,
                 Ok(_) => continue,
                 Err(error) => {
                     tracing::warn!(%error, "inventory.updated: the batch failed and will be retried");
@@ -110,7 +110,7 @@ impl<K: Sink> Publisher<K> {
              WHERE move_id > $1 ORDER BY move_id LIMIT $2",
         )
         .bind(mark)
-        .bind(BATCH)
+        .bind(MOVES_BATCH)
         .fetch_all(&mut *tx)
         .await?;
         let Some(last) = moves.last().map(|m| m.move_id) else { return Ok(0) };

@@ -6,7 +6,7 @@ use amends_pool::Pool;
 use amends_worker::{expire_pages, store::Error};
 
 /// Number of moves that one statement deletes.
-const PAGE: i64 = 1_000;
+const EXPIRY_PAGE: i64 = 1_000;
 
 /// Deletes reservations of sagas that were born longer than `retention` ago, unless they still hold stock, and older
 /// moves that have been published. It reads only old rows. Returns the number of rows deleted.
@@ -36,7 +36,7 @@ pub async fn expire_books(pool: &Pool, retention: Duration) -> Result<u64, Error
              WHERE moves.move_id = page.move_id AND moves.at < now() - $1 * interval '1 millisecond'",
         )
         .bind(retention.as_secs_f64() * 1000.0)
-        .bind(PAGE)
+        .bind(EXPIRY_PAGE)
         .execute(pool)
         .await?
         .rows_affected();

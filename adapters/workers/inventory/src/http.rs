@@ -27,7 +27,7 @@ use crate::{
 };
 
 const ON_HAND_MOST: i64 = 1_000_000_000_000;
-const PAGE: i64 = 100;
+const PAGE_USUAL: i64 = 100;
 const PAGE_LARGEST: i64 = 1_000;
 const PARAMETERS: [Parameter; 2] = [Parameter::Once("after"), Parameter::Once("limit")];
 
@@ -86,7 +86,7 @@ struct NewStock {
 }
 
 async fn list(State(pool): State<Pool>, OriginalUri(uri): OriginalUri) -> Result<Json<Page>, Problem> {
-    let (mut after, mut limit) = (String::new(), PAGE);
+    let (mut after, mut limit) = (String::new(), PAGE_USUAL);
     for (name, value) in query::read(&uri, &PARAMETERS)? {
         match (name, value.parse()) {
             ("after", _) => after = product_id(value, "after")?,

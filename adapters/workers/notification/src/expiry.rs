@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 /// Number of rows that one statement deletes.
-const PAGE: i64 = 1_000;
+const EXPIRY_PAGE: i64 = 1_000;
 
 /// Deletes notifications of orders that were placed longer than `retention` before `now`: an order's id is a UUIDv7,
 /// and as text it sorts by that time. It reads only old rows. Returns the number of rows deleted.
@@ -29,7 +29,7 @@ pub async fn expire_notifications(
              WHERE n.order_id = page.order_id AND n.event_id = page.event_id",
         )
         .bind(&first_kept)
-        .bind(PAGE)
+        .bind(EXPIRY_PAGE)
         .execute(pool)
         .await?
         .rows_affected();

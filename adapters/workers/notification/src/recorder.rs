@@ -11,9 +11,9 @@ use amends_protocol::{
 use crate::event::{Event, template};
 
 /// The longest id, in bytes.
-const LONGEST: usize = 300;
-const BATCH: usize = 500;
-const PATIENCE: Duration = Duration::from_millis(500);
+const REASON_LONGEST: usize = 300;
+const RECORDER_BATCH: usize = 500;
+const RECORDER_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why a batch was not recorded.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +44,7 @@ impl<S: Source, K: Sink> Recorder<S, K> {
     /// # Errors
     /// [`Error`]: the batch is received again.
     pub async fn run_once(&mut self) -> Result<usize, Error> {
-        let batch = self.source.receive(BATCH, PATIENCE).await?;
+        let batch = self.source.receive(RECORDER_BATCH, RECORDER_PATIENCE).await?;
         if batch.messages.is_empty() {
             return Ok(0);
         }
@@ -72,8 +72,8 @@ impl<S: Source, K: Sink> Recorder<S, K> {
                     continue;
                 }
             };
-            if event.id.len().max(event.data.order_id.len()).max(event.r#type.len()) > LONGEST {
-                dead.push((message, format!("id, type, orderId: longer than {LONGEST} bytes")));
+            if event.id.len().max(event.data.order_id.len()).max(event.r#type.len()) > REASON_LONGEST {
+                dead.push((message, format!("id, type, orderId: longer than {REASON_LONGEST} bytes")));
                 continue;
             }
             let Some(sequence) = event.number() else {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::gateway::{Charge, Error, Receipt, Refund};
 
 /// Number of calls for which `card_error_twice` fails.
-const FAULTS: i32 = 2;
+const FAULTS_BEFORE_SUCCESS: i32 = 2;
 
 /// The result of a charge, and whether this call is the first with a result.
 #[derive(Debug, Clone)]
@@ -92,7 +92,7 @@ async fn faults(pool: &Pool, charges: &[Charge]) -> Result<Vec<Uuid>, sqlx::Erro
     .bind(faulty)
     .fetch_all(pool)
     .await?;
-    Ok(calls.into_iter().filter(|(_, calls)| *calls <= FAULTS).map(|(key, _)| key).collect())
+    Ok(calls.into_iter().filter(|(_, calls)| *calls <= FAULTS_BEFORE_SUCCESS).map(|(key, _)| key).collect())
 }
 
 async fn find(pool: &Pool, keys: &[Uuid]) -> Result<HashMap<Uuid, ChargeRow>, sqlx::Error> {

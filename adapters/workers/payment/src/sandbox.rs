@@ -12,9 +12,9 @@ use crate::{
 };
 
 /// Delay of `card_slow`.
-const SLOW: Duration = Duration::from_secs(3);
+const SLOW_CHARGE: Duration = Duration::from_secs(3);
 /// Maximum number of calls that are combined.
-const TOGETHER: usize = 500;
+const CHARGES_TOGETHER: usize = 500;
 
 /// The built-in gateway. It keeps its own books, in its own transactions, like an external system; concurrent calls
 /// share a transaction.
@@ -49,8 +49,8 @@ impl<C> SandboxGateway<C> {
         Self {
             pool: pool.into(),
             timer,
-            charges: GroupCommit::new(TOGETHER),
-            refunds: GroupCommit::new(TOGETHER),
+            charges: GroupCommit::new(CHARGES_TOGETHER),
+            refunds: GroupCommit::new(CHARGES_TOGETHER),
         }
     }
 }
@@ -61,7 +61,7 @@ impl<C: Timer> PaymentGateway for SandboxGateway<C> {
         let together = |charges: Vec<Charge>| books::charge(&self.pool, charges);
         let Charged { answer, is_new } = self.charges.call(charge, together).await.map_err(no_answer)?;
         match method.as_str() {
-            "card_slow" => self.timer.sleep(SLOW).await,
+            "card_slow" => self.timer.sleep(SLOW_CHARGE).await,
             "card_lost_reply" if is_new => std::future::pending().await,
             _ => {}
         }

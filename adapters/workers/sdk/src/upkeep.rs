@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::{postgres::PgRows, store::Error};
 
 /// Number of rows that one statement deletes or reads.
-const PAGE: i64 = 1_000;
+const EXPIRY_PAGE: i64 = 1_000;
 
 /// Creates the partitions of this month's rows and of the following months. Returns how many were missing.
 ///
@@ -67,8 +67,12 @@ pub async fn expire_rows(rows: &PgRows, retention: Duration) -> Result<(u64, u64
 pub async fn expire_pages(pool: &Pool, retention: Duration, statement: &'static str) -> Result<u64, Error> {
     let (mut after, mut gone) = (Uuid::nil(), 0);
     loop {
-        let (last, went): (Option<Uuid>, i64) =
-            sqlx::query_as(statement).bind(after).bind(millis(retention)).bind(PAGE).fetch_one(pool).await?;
+        let (last, went): (Option<Uuid>, i64) = sqlx::query_as(statement)
+            .bind(after)
+            .bind(millis(retention))
+            .bind(EXPIRY_PAGE)
+            .fetch_one(pool)
+            .await?;
         gone += went.unsigned_abs();
         match last {
             Some(last) => after = last,

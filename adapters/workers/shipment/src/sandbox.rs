@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Maximum number of calls that are combined.
-const TOGETHER: usize = 500;
+const BOOKINGS_TOGETHER: usize = 500;
 
 /// The built-in carrier. It keeps its own books, in its own transactions, like an external system; concurrent calls
 /// share a transaction.
@@ -30,8 +30,8 @@ impl SandboxCarrier {
     pub fn new(pool: impl Into<Pool>) -> Self {
         Self {
             pool: pool.into(),
-            bookings: GroupCommit::new(TOGETHER),
-            cancellations: GroupCommit::new(TOGETHER),
+            bookings: GroupCommit::new(BOOKINGS_TOGETHER),
+            cancellations: GroupCommit::new(BOOKINGS_TOGETHER),
         }
     }
 }
