@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 
+use amends_engine::port::OddReason;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
@@ -26,10 +27,11 @@ pub fn logs(settings: &Settings) -> Result<(), String> {
 }
 
 /// Events that should never happen.
-const RARE: [&str; 5] = [
+const RARE: [&str; 6] = [
     "amends_engine_dead_letters_total",
     "amends_engine_forged_replies_total",
     "amends_engine_incidents_total",
+    "amends_engine_odd_notes_lost_total",
     "amends_engine_poisoned_total",
     "amends_engine_strays_total",
 ];
@@ -47,6 +49,10 @@ pub fn metrics() -> Result<PrometheusHandle, BuildError> {
             // They exist from the start, so that the first such event is an increase.
             for name in RARE {
                 metrics::counter!(name).increment(0);
+            }
+            for reason in OddReason::ALL {
+                metrics::counter!("amends_engine_odd_replies_total", "reason" => reason.as_str())
+                    .increment(0);
             }
         })
 }

@@ -1,5 +1,9 @@
 //! Ports: what the engine needs from its surroundings. For messages see [`amends_protocol::transport`].
 
+mod odd;
+
+pub use odd::{OddAnswer, OddReason, OddReplies, OddReply};
+
 use std::{future::Future, time::Duration};
 
 use amends_protocol::{Json, transport::Inbound};
@@ -272,6 +276,11 @@ pub trait SagaStore: Send + Sync {
 
     /// Stores strays for an operator; a stray that is already stored is not stored again.
     fn keep_strays(&self, strays: &[Stray]) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Counts odd replies by saga and reason, and stores the last of each. `odd` contains each saga and reason at most
+    /// once. Replies of sagas that do not exist here are left out, so that made-up ids cannot fill the store. The notes
+    /// are for operators, and the call must not wait: rows that another transaction holds are left out as well.
+    fn note_odd(&self, odd: &[OddReplies]) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Stores replies that cannot be judged now. A reply that is already stored is due again after its rest.
     fn defer(&self, replies: &[DeferredReply]) -> impl Future<Output = Result<(), Error>> + Send;

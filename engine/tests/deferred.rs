@@ -114,7 +114,7 @@ fn what_is_kept_is_forgotten_only_after_what_it_led_to_is_sent() {
     assert!(block_on(deferred::run_once(&engine)).is_err());
     assert_eq!(world.state().deferred.len(), 1);
     drain(&engine);
-    assert_eq!(world.log(), ["commit 1", "forget 1"], "the second time it is a duplicate");
+    assert_eq!(world.log(), ["commit 1", "forget 1", "note 1"], "the second time it is a duplicate");
 }
 
 #[test]

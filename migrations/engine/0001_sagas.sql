@@ -108,6 +108,26 @@ CREATE TABLE strays (
     PRIMARY KEY (saga_id, command_id)
 ) PARTITION BY RANGE (saga_id);
 
+-- Replies that changed nothing, by saga and reason: their number, and the last of them. Only operators read it. Only sagas
+-- that exist here have rows, at most one for each reason.
+CREATE TABLE odd_replies (
+    saga_id       uuid        NOT NULL,
+    reason        text        NOT NULL CHECK (reason ~ '^[a-z_]{1,32}$'),
+    dead_lettered boolean     NOT NULL,
+    count         bigint      NOT NULL,
+    first_at      timestamptz NOT NULL,
+    last_at       timestamptz NOT NULL,
+    topic         text        NOT NULL,
+    partition     integer     NOT NULL,
+    "offset"      bigint      NOT NULL,
+    command_id    uuid,
+    step          text,
+    kind          text,
+    outcome       text,
+    attempt       integer,
+    PRIMARY KEY (saga_id, reason)
+) PARTITION BY RANGE (saga_id);
+
 -- Replies that could not be judged on arrival: another transaction held their saga's row, or the receiving engine did
 -- not know its workflow or the format of its row. An engine that can judge them does so, and deletes them.
 CREATE TABLE deferred_replies (
@@ -256,7 +276,8 @@ CREATE FUNCTION monthly_tables() RETURNS TABLE (name text, key text, storage tex
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$
     VALUES ('sagas', 'id', 'WITH (fillfactor = 40, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0)'),
-           ('timeline', 'saga_id', ''), ('personal', 'saga_id', ''), ('strays', 'saga_id', ''), ('orders', 'id', '')
+           ('timeline', 'saga_id', ''), ('personal', 'saga_id', ''), ('odd_replies', 'saga_id', ''),
+           ('strays', 'saga_id', ''), ('orders', 'id', '')
 $$;
 
 -- For rows without a month, rows that have outlived their month, and ids that are no UUIDv7 of our time.
@@ -329,10 +350,10 @@ BEGIN
     RETURN retention;
 END $$;
 
--- Drops the oldest month of `sagas` (with its timelines and personal fields), of `strays` or of `orders`, if everything
--- born in it is older than `retention`; orders two months later, so that none is dropped before its sagas. What has not
--- ended moves along into the default partition, and so do strays that came later and the orders of sagas that have not
--- ended. Returns the month and how many rows moved; if more than 2,000 would, the month stays (`stays`).
+-- Drops the oldest month of `sagas` (with its timelines, personal fields and odd replies), of `strays` or of `orders`, if
+-- everything born in it is older than `retention`; orders two months later, so that none is dropped before its sagas. What
+-- has not ended moves along into the default partition, and so do strays that came later and the orders of sagas that have
+-- not ended. Returns the month and how many rows moved; if more than 2,000 would, the month stays (`stays`).
 CREATE FUNCTION retire_month(what text, retention interval, OUT month text, OUT moved bigint, OUT stays boolean)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = public, pg_temp
@@ -347,7 +368,7 @@ DECLARE
     survivors uuid[];
     low text;
     high text;
-    tables text[] := CASE what WHEN 'sagas' THEN ARRAY['sagas', 'timeline', 'personal'] ELSE ARRAY[what] END;
+    tables text[] := CASE what WHEN 'sagas' THEN ARRAY['sagas', 'timeline', 'personal', 'odd_replies'] ELSE ARRAY[what] END;
     part text;
 BEGIN
     IF what NOT IN ('sagas', 'strays', 'orders') THEN
@@ -400,8 +421,8 @@ BEGIN
 END $$;
 
 -- Reads the next rows of a default partition after `after`, and deletes those past their retention: sagas that have
--- ended and not changed for `retention`, with their timelines and personal fields; strays that came before that; orders
--- that are two months older, once their newest saga is gone. Returns how many it read, the last of them, and how many
+-- ended and not changed for `retention`, with their timelines, personal fields and odd replies; strays that came before
+-- that; orders that are two months older, once their newest saga is gone. Returns how many it read, the last of them, and how many
 -- it deleted.
 CREATE FUNCTION forget_leftovers(what text, retention interval, after uuid, OUT looked_at bigint, OUT reached uuid, OUT gone bigint)
 LANGUAGE plpgsql SECURITY DEFINER
@@ -425,6 +446,7 @@ BEGIN
                 WHERE id = ANY(ended) AND NOT live AND NOT parked AND updated_at <= before FOR UPDATE SKIP LOCKED) AS s;
             DELETE FROM timeline_default WHERE saga_id = ANY(ended);
             DELETE FROM personal_default WHERE saga_id = ANY(ended);
+            DELETE FROM odd_replies_default WHERE saga_id = ANY(ended);
             DELETE FROM sagas_default WHERE id = ANY(ended);
         WHEN 'strays' THEN
             SELECT count(*), (array_agg(saga_id ORDER BY saga_id DESC))[1],
@@ -458,6 +480,7 @@ GRANT UPDATE (wake_at, since, updated_at, stuck_at, revision, core_version, stat
               step, label, heading_for, reason, state) ON sagas TO amends_engine;
 GRANT UPDATE (saga_id) ON orders TO amends_engine;
 GRANT USAGE, SELECT ON SEQUENCE timeline_position TO amends_engine;
+GRANT SELECT, INSERT, UPDATE ON odd_replies TO amends_engine;
 GRANT SELECT, INSERT, DELETE ON publisher_watermarks, publisher_handoffs TO amends_engine;
 GRANT SELECT, INSERT, UPDATE, DELETE ON deferred_replies, programs TO amends_engine;
 GRANT SELECT, INSERT, UPDATE ON idempotency_keys TO amends_engine;

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     Error, error, inputs,
+    odd_replies::{self, OddRow},
     sagas::{self, COLUMNS},
     timeline,
 };
@@ -101,6 +102,8 @@ pub struct Detail {
     pub inputs: Inputs,
     /// The timeline, from birth on.
     pub timeline: Vec<Entry>,
+    /// Replies that changed nothing, by reason.
+    pub odd_replies: Vec<OddRow>,
     /// The database's time at the read.
     pub now: DateTime<Utc>,
 }
@@ -202,8 +205,9 @@ impl Admin {
     /// # Errors
     /// The database's, or a row that this program cannot read.
     pub async fn get(&self, saga_id: Uuid) -> Result<Option<Detail>, Error> {
-        let (row, inputs, timeline) = self.read(saga_id).await.map_err(error::of)?;
-        let Some(DetailRow { row, stuck_at, updated_at, now }) = row else { return Ok(None) };
+        let read = self.read(saga_id).await.map_err(error::of)?;
+        let Some(DetailRows { saga, inputs, timeline, odd_replies }) = read else { return Ok(None) };
+        let DetailRow { row, stuck_at, updated_at, now } = saga;
         Ok(Some(Detail {
             saga: row.read()?,
             stuck_at,
@@ -212,17 +216,15 @@ impl Admin {
                 .ok_or_else(|| Error::Unreadable(format!("saga {saga_id} has no input")))?
                 .read()?,
             timeline: timeline.iter().map(timeline::EntryRow::read).collect::<Result<_, _>>()?,
+            odd_replies,
             now,
         }))
     }
 
     /// Reads everything in one snapshot.
-    async fn read(
-        &self,
-        saga_id: Uuid,
-    ) -> Result<(Option<DetailRow>, Option<inputs::InputsRow>, Vec<timeline::EntryRow>), sqlx::Error> {
+    async fn read(&self, saga_id: Uuid) -> Result<Option<DetailRows>, sqlx::Error> {
         let mut tx = self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-        let row = sqlx::query_as(AssertSqlSafe(format!(
+        let saga = sqlx::query_as(AssertSqlSafe(format!(
             "SELECT {COLUMNS}, s.stuck_at, s.updated_at, clock_timestamp() AS now FROM sagas AS s WHERE s.id = $1"
         )))
         .bind(saga_id)
@@ -230,8 +232,9 @@ impl Admin {
         .await?;
         let inputs = inputs::rows(&mut *tx, &[saga_id]).await?.pop();
         let timeline = timeline::rows(&mut *tx, saga_id).await?;
+        let odd_replies = odd_replies::rows(&mut *tx, saga_id).await?;
         tx.rollback().await?;
-        Ok((row, inputs, timeline))
+        Ok(saga.map(|saga| DetailRows { saga, inputs, timeline, odd_replies }))
     }
 }
 
@@ -278,6 +281,14 @@ impl From<ListedRow> for Listed {
             updated_at: row.updated_at,
         }
     }
+}
+
+/// All that is stored about one saga, as rows.
+struct DetailRows {
+    saga: DetailRow,
+    inputs: Option<inputs::InputsRow>,
+    timeline: Vec<timeline::EntryRow>,
+    odd_replies: Vec<OddRow>,
 }
 
 /// A saga's row with the columns that the engine does not need.

@@ -1,6 +1,10 @@
 //! What any [`SagaStore`] must do. A test file of a store's says
 //! `amends_postgres::conformance!(world);`, with `async fn world() -> impl World` that makes an empty store.
 
+mod odd;
+
+pub use odd::*;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use amends_engine::{
@@ -18,6 +22,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use uuid::Uuid;
 
+use crate::odd_replies::OddRow;
+
 /// A store, and what cannot be done or seen through its port.
 pub trait World: Sync {
     /// The store.
@@ -30,6 +36,8 @@ pub trait World: Sync {
     fn timeline(&self, saga_id: Uuid) -> impl Future<Output = Vec<Entry>>;
     /// How many strays are kept.
     fn strays(&self) -> impl Future<Output = usize>;
+    /// What is noted of a saga's odd replies.
+    fn odd_replies(&self, saga_id: Uuid) -> impl Future<Output = Vec<OddRow>>;
     /// Another transaction takes these rows, and keeps them until what it returns is dropped.
     fn hold(&self, sagas: &[Uuid]) -> impl Future<Output = Box<dyn Send>>;
 }
@@ -63,6 +71,8 @@ macro_rules! conformance {
             those_that_changed_lately_are_in_flight
             those_that_sleep_beyond_are_found_page_by_page
             a_stray_is_kept_once
+            odd_replies_are_counted_by_saga_and_reason_and_the_last_of_each_is_kept
+            an_odd_reply_of_a_saga_that_is_not_here_leaves_nothing
             nothing_asked_is_nothing_answered
         );
     };
@@ -596,6 +606,7 @@ pub async fn nothing_asked_is_nothing_answered(world: &impl World) {
     assert_eq!(store.inputs(&[Uuid::now_v7()]).await.unwrap(), []);
     store.reschedule(&[]).await.unwrap();
     store.keep_strays(&[]).await.unwrap();
+    store.note_odd(&[]).await.unwrap();
     store.defer(&[]).await.unwrap();
     store.forget_deferred(&[]).await.unwrap();
 }

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`PgSagaStore`] | the engine's [`SagaStore`](amends_engine::port::SagaStore) |
 //! | [`births`], [`columns`], [`error`], [`lost_commit`] | parts of statements that insert sagas, for stores that insert more with them |
-//! | [`admin`] | reads for operators |
+//! | [`admin`], [`odd_replies`] | reads for operators |
 //! | [`events`] | the timeline, in order, for the publisher of domain events |
 //! | [`watermarks`] | how far the timeline is published |
 //! | [`handoffs`] | slots whose owner cannot read the next entry |
@@ -29,6 +29,7 @@ mod held;
 mod inputs;
 pub mod keys;
 pub mod lost_commit;
+pub mod odd_replies;
 mod programs;
 pub mod retention;
 mod sagas;

@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use amends_engine::core::Known;
 use amends_engine::port::{
-    Committed, DeferredId, DeferredReply, DeferredScan, DueScan, Inputs, Loaded, SagaStore, Stray, Write,
+    Committed, DeferredId, DeferredReply, DeferredScan, DueScan, Inputs, Loaded, OddReplies, SagaStore,
+    Stray, Write,
 };
 use amends_pool::{DatabaseClock, Pool};
 use amends_protocol::transport::Inbound;
@@ -12,8 +13,8 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::{
-    Birth, Error, births, commit, deferred, deployment, error, held::Held, inputs, programs, sagas, strays,
-    timeline,
+    Birth, Error, births, commit, deferred, deployment, error, held::Held, inputs, odd_replies, programs,
+    sagas, strays, timeline,
 };
 
 /// Sagas in Postgres.
@@ -102,6 +103,10 @@ impl SagaStore for PgSagaStore {
 
     async fn keep_strays(&self, strays: &[Stray]) -> Result<(), Error> {
         strays::keep(&self.pool, strays).await
+    }
+
+    async fn note_odd(&self, odd: &[OddReplies]) -> Result<(), Error> {
+        odd_replies::note(&self.pool, odd).await
     }
 
     async fn defer(&self, replies: &[DeferredReply]) -> Result<(), Error> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use amends_engine::{
     core::{Saga, SagaOutcome, SagaState},
-    port::SagaStore,
+    port::{OddReason, OddReplies, OddReply, SagaStore},
 };
 use amends_postgres::{
     admin::{Admin, Filter},
@@ -191,6 +191,34 @@ async fn one_saga_is_shown_with_everything() {
     assert_eq!((detail.stuck_at, detail.updated_at), (None, saga.born_at));
     assert!(detail.now > saga.born_at);
     assert_eq!(admin.get(Uuid::now_v7()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_note_of_odd_replies_waits_for_no_other_transaction() {
+    let world = world().await;
+    let (held, free) = (world.errand(1).await.id, world.errand(2).await.id);
+    let odd = |saga_id, count| {
+        let last = OddReply { topic: "saga.replies".into(), partition: 0, offset: 1, says: None };
+        OddReplies { saga_id, reason: OddReason::Unreadable, count, last }
+    };
+    let store = world.store();
+    store.note_odd(&[odd(held, 1), odd(free, 1)]).await.unwrap();
+    let counts = async || {
+        let rows = [world.odd_replies(held).await, world.odd_replies(free).await];
+        rows.map(|rows| rows[0].count)
+    };
+    for sql in [
+        "SELECT FROM odd_replies WHERE saga_id = $1 FOR UPDATE",
+        "UPDATE odd_replies SET count = 9 WHERE saga_id = $1",
+    ] {
+        let mut forgotten = world.owner().begin().await.unwrap();
+        sqlx::query(sql).bind(held).execute(&mut *forgotten).await.unwrap();
+        store.note_odd(&[odd(held, 1), odd(free, 1)]).await.unwrap();
+        forgotten.rollback().await.unwrap();
+    }
+    assert_eq!(counts().await, [1, 3], "what is held is left out");
+    store.note_odd(&[odd(held, 1)]).await.unwrap();
+    assert_eq!(counts().await, [2, 3]);
 }
 
 #[tokio::test]

@@ -105,6 +105,34 @@ async fn what_outlived_its_month_goes_once_it_has_ended_and_rested_and_its_order
 }
 
 #[tokio::test]
+async fn odd_replies_go_with_their_saga_and_move_along_with_it() {
+    let world = world().await;
+    let upkeep = Upkeep::new(world.pool());
+    let young = world.errand(1).await;
+    world.past(&young, 17, 3, ENDED).await;
+    world.past(&young, 17, 1, "parked = true, live = false, wake_at = NULL").await;
+    run(
+        &world,
+        "INSERT INTO odd_replies (saga_id, reason, dead_lettered, count, first_at, last_at, topic, partition, \"offset\")
+         SELECT id, why, true, 1, now(), now(), 'saga.replies', 0, 1
+         FROM sagas, UNNEST(ARRAY['forged', 'duplicate']) AS r (why)",
+    )
+    .await;
+    let left = async || {
+        let left: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM odd_replies").fetch_one(world.owner()).await.unwrap();
+        left
+    };
+    assert_eq!(left().await, 2 * 5);
+    assert_eq!(retire(&upkeep, History::Sagas).await, Some((1, false)));
+    assert_eq!(left().await, 2 * 2, "those of the young saga and of the parked one");
+    run(&world, "UPDATE sagas SET parked = false, outcome = 'undone' WHERE parked").await;
+    let mut walk = Walk::default();
+    assert_eq!(upkeep.forget_leftovers(History::Sagas, RETENTION, &mut walk).await.unwrap(), 1);
+    assert_eq!(left().await, 2);
+}
+
+#[tokio::test]
 async fn a_month_of_which_too_much_has_not_ended_stays_whole() {
     let world = world().await;
     let upkeep = Upkeep::new(world.pool());

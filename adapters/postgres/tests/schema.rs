@@ -37,6 +37,7 @@ async fn the_engine_cannot_rewrite_history() {
     }
     for sql in [
         "DELETE FROM sagas",
+        "DELETE FROM odd_replies",
         "UPDATE sagas SET id = id",
         "UPDATE sagas SET slot = 0",
         "UPDATE sagas SET business_key = ''",

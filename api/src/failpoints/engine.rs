@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use amends_engine::core::Known;
 use amends_engine::port::{
-    Committed, DeferredId, DeferredReply, DeferredScan, DueScan, Error, Inputs, Loaded, SagaStore, Stray,
-    Write,
+    Committed, DeferredId, DeferredReply, DeferredScan, DueScan, Error, Inputs, Loaded, OddReplies,
+    SagaStore, Stray, Write,
 };
 use amends_protocol::transport::{self, Assignment, Batch, Inbound, Outbound, Sink, Source};
 use chrono::{DateTime, Utc};
@@ -91,6 +91,13 @@ impl<S: SagaStore> SagaStore for Failing<S> {
         let kept = self.port.keep_strays(strays).await;
         self.after("keep_strays");
         kept
+    }
+
+    async fn note_odd(&self, odd: &[OddReplies]) -> Result<(), Error> {
+        self.before("note_odd");
+        let noted = self.port.note_odd(odd).await;
+        self.after("note_odd");
+        noted
     }
 
     async fn defer(&self, replies: &[DeferredReply]) -> Result<(), Error> {

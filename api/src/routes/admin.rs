@@ -5,14 +5,17 @@ mod actions;
 use std::{sync::Arc, time::Duration};
 
 use amends_engine::core::{
-    Actor, Decision, Definition, Direction, Event, Input, Occurrence, Resend, Resolution, Retry, Saga,
+    Actor, Decision, Definition, Direction, Entry, Event, Input, Occurrence, Resend, Resolution, Retry, Saga,
     SagaState, transition,
 };
 use amends_http::{
     body,
     query::{self, Parameter},
 };
-use amends_postgres::admin::{Admin, Detail, Filter, Listed, Page};
+use amends_postgres::{
+    admin::{Admin, Detail, Filter, Listed, Page},
+    odd_replies::OddRow,
+};
 use amends_protocol::id;
 use axum::{
     Json, Router,
@@ -182,6 +185,8 @@ fn described(detail: &Detail, definition: Option<&Definition>) -> Value {
         "updatedAt": instant(detail.updated_at),
         "cancelsAt": saga.state.timeout_at.map(instant),
         "waitsFor": definition.map(|d| waits_for(saga, d)).unwrap_or_default(),
+        "lastAnswer": last_answer(&detail.timeline),
+        "oddReplies": detail.odd_replies.iter().map(odd).collect::<Vec<_>>(),
         "holds": { "certain": certain, "possible": possible, "beyond": beyond },
         "timeline": detail.timeline.iter().map(Item::from).collect::<Vec<_>>(),
         "actions": definition.map(|d| legal(detail, d)).unwrap_or_default(),
@@ -217,6 +222,42 @@ fn waits_for(saga: &Saga, definition: &Definition) -> Vec<Value> {
         }
     }
     waits
+}
+
+/// The last answer that is in its timeline, and when the engine took it.
+fn last_answer(timeline: &[Entry]) -> Option<Value> {
+    timeline.iter().rev().find_map(|entry| match &entry.occurrence.event {
+        Event::Replied(reply) => Some(json!({
+            "commandId": reply.command_id,
+            "step": reply.step,
+            "kind": reply.kind,
+            "outcome": reply.outcome,
+            "attempt": reply.attempt,
+            "receivedAt": instant(entry.occurrence.at),
+        })),
+        _ => None,
+    })
+}
+
+/// Replies that were ignored or dead-lettered for one reason.
+fn odd(row: &OddRow) -> Value {
+    json!({
+        "reason": row.reason,
+        "count": row.count,
+        "firstAt": instant(row.first_at),
+        "lastAt": instant(row.last_at),
+        "deadLettered": row.dead_lettered,
+        "last": {
+            "commandId": row.command_id,
+            "step": row.step,
+            "kind": row.kind,
+            "outcome": row.outcome,
+            "attempt": row.attempt,
+            "topic": row.topic,
+            "partition": row.partition,
+            "offset": row.offset,
+        },
+    })
 }
 
 /// The actions that are legal now: those that the core would take.

@@ -7,6 +7,7 @@ mod dev;
 mod edge;
 mod environment;
 mod hostile;
+mod odd;
 mod passed_over;
 mod reads;
 mod recovery;

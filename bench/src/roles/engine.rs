@@ -13,8 +13,8 @@ use amends_api::{
 };
 use amends_engine::core::Known;
 use amends_engine::port::{
-    Committed, DeferredId, DeferredReply, DeferredScan, DueScan, Error, Inputs, Loaded, SagaStore, Stray,
-    Write,
+    Committed, DeferredId, DeferredReply, DeferredScan, DueScan, Error, Inputs, Loaded, OddReplies,
+    SagaStore, Stray, Write,
 };
 use amends_postgres::PgSagaStore;
 use amends_protocol::transport::Inbound;
@@ -120,6 +120,10 @@ impl SagaStore for Telling {
 
     async fn keep_strays(&self, strays: &[Stray]) -> Result<(), Error> {
         self.store.keep_strays(strays).await
+    }
+
+    async fn note_odd(&self, odd: &[OddReplies]) -> Result<(), Error> {
+        self.store.note_odd(odd).await
     }
 
     async fn defer(&self, replies: &[DeferredReply]) -> Result<(), Error> {

@@ -29,10 +29,8 @@ pub(super) struct BatchOutcome {
     pub outgoing: Vec<Outgoing>,
     /// Sagas that do not exist here.
     pub missing: Vec<Uuid>,
-    /// Replies (by index in the saga's list) that match none of the saga's commands.
-    pub not_mine: Vec<(Uuid, usize)>,
-    /// Replies (by index in the saga's list) that do not repeat the fields of the command that they answer.
-    pub wrong_echo: Vec<(Uuid, usize)>,
+    /// Events that changed nothing.
+    pub ignored: Vec<Ignored>,
     /// Events that cannot be stored.
     pub poisoned: Vec<Poison>,
     /// Sagas that were passed over: all their events wait.
@@ -46,16 +44,30 @@ pub(super) struct BatchOutcome {
 impl BatchOutcome {
     /// Adds the results of other sagas.
     pub fn append(&mut self, other: Self) {
-        let Self { outgoing, missing, not_mine, wrong_echo, poisoned, passed_over, illegal, rows } = other;
+        let Self { outgoing, missing, ignored, poisoned, passed_over, illegal, rows } = other;
         self.outgoing.extend(outgoing);
         self.missing.extend(missing);
-        self.not_mine.extend(not_mine);
-        self.wrong_echo.extend(wrong_echo);
+        self.ignored.extend(ignored);
         self.poisoned.extend(poisoned);
         self.passed_over.extend(passed_over);
         self.illegal.extend(illegal);
         self.rows.extend(rows);
     }
+
+    /// Removes what was concluded from the rows of these sagas, because their events are decided again.
+    pub fn retract(&mut self, is_of: impl Fn(&Uuid) -> bool) {
+        self.ignored.retain(|event| !is_of(&event.saga_id));
+        self.illegal.retain(|(id, _)| !is_of(id));
+    }
+}
+
+/// An event that changed nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ignored {
+    pub saga_id: Uuid,
+    /// Index in the saga's list.
+    pub place: usize,
+    pub why: Nothing,
 }
 
 /// An event that cannot be stored.
@@ -104,18 +116,18 @@ struct Decided {
     raise: Option<Option<DateTime<Utc>>>,
 }
 
-/// Events of one saga that change nothing: indexes of the replies that match none of its commands, indexes of the
-/// replies that do not repeat their command's fields, and refused actions.
+/// Events of one saga that change nothing, by index in the saga's list, and refused actions.
 #[derive(Default)]
 struct Refused {
-    not_mine: Vec<usize>,
-    wrong_echo: Vec<usize>,
+    ignored: Vec<(usize, Nothing)>,
     illegal: Vec<Illegal>,
 }
 
 impl Refused {
+    /// Whether nothing in it needs a row that was just read. Duplicates do not: a write beside them is fenced by the
+    /// revision of the remembered row, and without a write the row is read.
     fn is_empty(&self) -> bool {
-        self.not_mine.is_empty() && self.wrong_echo.is_empty() && self.illegal.is_empty()
+        self.illegal.is_empty() && self.ignored.iter().all(|(_, why)| *why == Nothing::Duplicate)
     }
 }
 
@@ -202,9 +214,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             }
             // Another writer was first, and its write may change the decision.
             metrics::counter!("amends_engine_conflicts_total").increment(again.len() as u64);
-            outcome.not_mine.retain(|(id, _)| !again.contains_key(id));
-            outcome.wrong_echo.retain(|(id, _)| !again.contains_key(id));
-            outcome.illegal.retain(|(id, _)| !again.contains_key(id));
+            outcome.retract(|id| again.contains_key(id));
             events = again;
             events.extend(unsure);
             if events.is_empty() {
@@ -239,8 +249,8 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
                 round.unsure.insert(id, list);
                 continue;
             }
-            outcome.not_mine.extend(refused.not_mine.into_iter().map(|place| (id, place)));
-            outcome.wrong_echo.extend(refused.wrong_echo.into_iter().map(|place| (id, place)));
+            let ignored = refused.ignored.into_iter();
+            outcome.ignored.extend(ignored.map(|(place, why)| Ignored { saga_id: id, place, why }));
             outcome.illegal.extend(refused.illegal.into_iter().map(|illegal| (id, illegal)));
             let Some(decided) = decided else {
                 // A newer program's saga is left to that program, and must not stop the others here.
@@ -267,9 +277,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
     fn pass_over_locked(&self, round: &mut Round, locked: &[Uuid], outcome: &mut BatchOutcome) {
         for id in locked {
             round.again.remove(id);
-            outcome.not_mine.retain(|(saga, _)| saga != id);
-            outcome.wrong_echo.retain(|(saga, _)| saga != id);
-            outcome.illegal.retain(|(saga, _)| saga != id);
+            outcome.retract(|saga| saga == id);
             let write = round.writes.iter().find(|write| write.saga.id == *id);
             if let Some(write) = write {
                 self.pass_over(PassedOver::of(&write.saga, Deferral::Locked), outcome);
@@ -333,15 +341,12 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         outcome: &mut BatchOutcome,
     ) -> Result<(), Error> {
         for (saga_id, list) in sagas {
-            outcome.not_mine.retain(|(id, _)| *id != saga_id);
-            outcome.wrong_echo.retain(|(id, _)| *id != saga_id);
-            outcome.illegal.retain(|(id, _)| *id != saga_id);
+            outcome.retract(|id| *id == saga_id);
             for (place, occurrence) in list.into_iter().enumerate() {
                 let alone = BTreeMap::from([(saga_id, vec![occurrence.event])]);
                 let one = Box::pin(self.decide(alone, None)).await?;
                 outcome.outgoing.extend(one.outgoing);
-                outcome.not_mine.extend(one.not_mine.into_iter().map(|(id, _)| (id, place)));
-                outcome.wrong_echo.extend(one.wrong_echo.into_iter().map(|(id, _)| (id, place)));
+                outcome.ignored.extend(one.ignored.into_iter().map(|event| Ignored { place, ..event }));
                 outcome.poisoned.extend(one.poisoned.into_iter().map(|poison| Poison { place, ..poison }));
                 outcome.illegal.extend(one.illegal);
                 // All events of the saga wait. Those judged already are duplicates when they are received again.
@@ -371,9 +376,8 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
                     entries.push(change.entry);
                     sends.extend(change.sends);
                 }
-                Decision::Nothing(Nothing::NotMine) => refused.not_mine.push(place),
-                Decision::Nothing(Nothing::WrongEcho) => refused.wrong_echo.push(place),
-                Decision::Nothing(_) => {}
+                Decision::Nothing(Nothing::InFlight | Nothing::AlreadyCancelling) => {}
+                Decision::Nothing(why) => refused.ignored.push((place, why)),
                 Decision::Rescheduled(at) => raise = Some(at),
                 Decision::Illegal(illegal) => refused.illegal.push(illegal),
             }

@@ -10,7 +10,7 @@ use amends_protocol::transport::Sink;
 
 use super::{
     Engine, Error,
-    replies::{self, Taken},
+    replies::{self, Settled, Taken},
 };
 use crate::port::{Clock, DeferredScan, SagaStore};
 
@@ -38,10 +38,11 @@ pub async fn run_once<S: SagaStore, K: Sink, C: Clock>(engine: &Engine<S, K, C>)
     }
     let (mut ids, messages): (Vec<_>, Vec<_>) = found.into_iter().unzip();
     let count = ids.len();
-    let again = replies::take(engine, &messages, Taken::Again).await?;
-    let again: BTreeSet<_> = again.iter().map(|reply| reply.id()).collect();
+    let Settled { deferred, odd } = replies::take(engine, &messages, Taken::Again).await?;
+    let again: BTreeSet<_> = deferred.iter().map(|reply| reply.id()).collect();
     ids.retain(|id| !again.contains(id));
     engine.store.forget_deferred(&ids).await?;
     metrics::counter!("amends_engine_deferred_replies_judged_total").increment(ids.len() as u64);
+    odd.note(engine).await;
     Ok(count)
 }

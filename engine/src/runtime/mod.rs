@@ -17,6 +17,7 @@ pub mod deferred;
 mod dispatch;
 pub mod fleet;
 mod news;
+mod odd;
 mod oversleepers;
 mod passed_over;
 mod put_off;

@@ -1,7 +1,11 @@
 //! Takes what workers answered: all that is there, decided together, written in one transaction (of very many in a few,
 //! side by side).
 
-use std::{cmp::Ordering, collections::BTreeMap, time::Duration};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use amends_protocol::{
     Json, Kind, Outcome, Reply,
@@ -12,10 +16,10 @@ use chrono::{DateTime, Utc};
 use futures::future::join_all;
 use uuid::Uuid;
 
-use super::{Engine, Error, batch, budget::AnswerHeard};
+use super::{Engine, Error, batch, budget::AnswerHeard, odd::OddBatch};
 use crate::{
-    core::{Echo, Event, RESEND, ReplyEvent},
-    port::{Clock, Deferral, DeferredReply, SagaStore, Stray},
+    core::{Echo, Event, Nothing, RESEND, ReplyEvent},
+    port::{Clock, Deferral, DeferredReply, OddReason, SagaStore, Stray},
 };
 
 /// Most replies of a batch.
@@ -41,12 +45,21 @@ struct Heard {
     succeeded: bool,
 }
 
-/// The replies of a batch that are to be judged, by saga, and the messages that are none.
+/// The replies of a batch that are to be judged, by saga, and the messages that are not.
 #[derive(Default)]
 struct Judged<'a> {
     by_saga: BTreeMap<Uuid, Vec<Heard>>,
     events: BTreeMap<Uuid, Vec<Event>>,
     dead: Vec<(&'a Inbound, String)>,
+    odd: OddBatch,
+}
+
+/// What is left to do once a batch is settled.
+pub(super) struct Settled {
+    /// Replies that were deferred.
+    pub deferred: Vec<DeferredReply>,
+    /// Replies to be noted, that changed nothing.
+    pub odd: OddBatch,
 }
 
 /// Takes one batch; answers how many replies it had.
@@ -70,12 +83,13 @@ pub async fn run_once<S: SagaStore, K: Sink, C: Clock>(
     engine.ownership.update(assignment.clone(), false);
     let began = engine.clock.monotonic();
     match take(engine, &batch.messages, Taken::First).await {
-        Ok(_) => {
+        Ok(settled) => {
             source.commit(batch.receipt)?;
             engine.ownership.update(assignment, drained);
             metrics::histogram!("amends_engine_batch_size").record(batch.messages.len() as f64);
             let took = engine.clock.monotonic().saturating_sub(began);
             metrics::histogram!("amends_engine_reply_to_command_seconds").record(took.as_secs_f64());
+            settled.odd.note(engine).await;
             Ok(batch.messages.len())
         }
         Err(error) => {
@@ -107,14 +121,13 @@ impl Taken {
 }
 
 /// Takes messages: when this ends, each has moved its saga, or is a duplicate, a stray, a dead letter, or deferred.
-/// Returns those that are deferred.
 pub(super) async fn take<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     messages: &[Inbound],
     taken: Taken,
-) -> Result<Vec<DeferredReply>, Error> {
+) -> Result<Settled, Error> {
     let now = engine.store.now().await?;
-    let Judged { by_saga, events, mut dead } = read(engine, messages, taken, now).await?;
+    let Judged { by_saga, events, mut dead, mut odd } = read(engine, messages, taken, now).await?;
     let mut outcome = batch::BatchOutcome::default();
     // All come to an end, even if one fails.
     for lane in join_all(lanes(events).into_iter().map(|events| advance(engine, events))).await {
@@ -124,20 +137,45 @@ pub(super) async fn take<S: SagaStore, K: Sink, C: Clock>(
     let unparked = engine.park(&outcome.poisoned).await?;
     outcome.poisoned.retain(|poison| unparked.iter().all(|saga| saga.saga_id != poison.saga_id));
     outcome.passed_over.extend(unparked);
+    // Whatever was concluded of a saga that is passed over, all its replies wait.
+    let passed_over: BTreeSet<Uuid> = outcome.passed_over.iter().map(|saga| saga.saga_id).collect();
+    outcome.retract(|id| passed_over.contains(id));
     let deferred = defer(engine, messages, &by_saga, &outcome, taken).await?;
-    for poison in &outcome.poisoned {
-        let heard = by_saga.get(&poison.saga_id).and_then(|heard| heard.get(poison.place));
-        dead.extend(heard.map(|h| (&messages[h.message], poison.why.clone())));
-    }
-    for (id, place) in &outcome.wrong_echo {
-        let heard = by_saga.get(id).and_then(|heard| heard.get(*place));
-        dead.extend(heard.map(|h| (&messages[h.message], WRONG_ECHO.to_owned())));
+    for (heard, why, dead_letter) in unchanging(&by_saga, &outcome) {
+        let message = &messages[heard.message];
+        odd.add_again(why, message);
+        dead.extend(dead_letter.map(|why| (message, why)));
     }
     for (message, why) in dead {
         metrics::counter!("amends_engine_dead_letters_total").increment(1);
         engine.sink.dead_letter(message, &why).await?;
     }
-    Ok(deferred)
+    Ok(Settled { deferred, odd })
+}
+
+/// The judged replies that changed nothing: why, and what their dead letter says.
+fn unchanging<'a>(
+    by_saga: &'a BTreeMap<Uuid, Vec<Heard>>,
+    outcome: &'a batch::BatchOutcome,
+) -> impl Iterator<Item = (&'a Heard, OddReason, Option<String>)> {
+    let heard = |id: &Uuid, place: usize| by_saga.get(id)?.get(place);
+    let poisoned = outcome.poisoned.iter().filter_map(move |poison| {
+        let heard = heard(&poison.saga_id, poison.place)?;
+        Some((heard, OddReason::NotStorable, Some(poison.why.clone())))
+    });
+    let ignored = outcome.ignored.iter().filter_map(move |event| {
+        let heard = heard(&event.saga_id, event.place)?;
+        match event.why {
+            Nothing::WrongEcho => Some((heard, OddReason::WrongEcho, Some(WRONG_ECHO.to_owned()))),
+            Nothing::Duplicate => Some((heard, OddReason::Duplicate, None)),
+            Nothing::NotMine | Nothing::InFlight | Nothing::AlreadyCancelling => None,
+        }
+    });
+    let not_ordered = not_ordered(by_saga, outcome).map(|heard| match heard.succeeded {
+        true => (heard, OddReason::SuccessNotOrdered, None),
+        false => (heard, OddReason::NotOrdered, None),
+    });
+    poisoned.chain(ignored).chain(not_ordered)
 }
 
 /// Reads messages, and believes those whose token is right and whose epoch is this deployment's.
@@ -151,10 +189,14 @@ async fn read<'a, S: SagaStore, K: Sink, C: Clock>(
     let mut believed: Vec<(usize, Reply)> = Vec::with_capacity(messages.len());
     for (message, inbound) in messages.iter().enumerate() {
         match wire::reply(&inbound.bytes) {
-            Err(why) => judged.dead.push((inbound, why.to_string())),
+            Err(why) => {
+                judged.dead.push((inbound, why.to_string()));
+                judged.odd.add_unreadable(inbound);
+            }
             Ok(reply) if !engine.key.believes(reply.command_id, &reply.reply_token) => {
                 metrics::counter!("amends_engine_forged_replies_total").increment(1);
                 judged.dead.push((inbound, "the reply token is not that command's".to_owned()));
+                judged.odd.add(OddReason::Forged, inbound, &reply);
             }
             Ok(reply) => believed.push((message, reply)),
         }
@@ -164,11 +206,15 @@ async fn read<'a, S: SagaStore, K: Sink, C: Clock>(
     for (message, reply) in believed {
         match reply.epoch.cmp(&epoch) {
             // From before the store was restored: what it settles is asked again.
-            Ordering::Less => metrics::counter!("amends_engine_old_epoch_replies_total").increment(1),
+            Ordering::Less => {
+                metrics::counter!("amends_engine_old_epoch_replies_total").increment(1);
+                judged.odd.add(OddReason::OldEpoch, &messages[message], &reply);
+            }
             Ordering::Greater => {
                 let why =
                     format!("the reply's epoch {} is newer than this deployment's {epoch}", reply.epoch);
                 judged.dead.push((&messages[message], why));
+                judged.odd.add(OddReason::NewerEpoch, &messages[message], &reply);
             }
             Ordering::Equal => {
                 if taken == Taken::First {
@@ -183,6 +229,16 @@ async fn read<'a, S: SagaStore, K: Sink, C: Clock>(
     Ok(judged)
 }
 
+/// The replies that no saga here ordered: those whose saga is not here, and those that are to no command of theirs.
+fn not_ordered<'a>(
+    by_saga: &'a BTreeMap<Uuid, Vec<Heard>>,
+    outcome: &'a batch::BatchOutcome,
+) -> impl Iterator<Item = &'a Heard> {
+    let missing = outcome.missing.iter().filter_map(|id| by_saga.get(id)).flatten();
+    let not_mine = outcome.ignored.iter().filter(|event| event.why == Nothing::NotMine);
+    missing.chain(not_mine.filter_map(|event| by_saga.get(&event.saga_id)?.get(event.place)))
+}
+
 /// Keeps successes that no saga here ordered.
 async fn keep_strays<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
@@ -191,20 +247,11 @@ async fn keep_strays<S: SagaStore, K: Sink, C: Clock>(
     outcome: &batch::BatchOutcome,
 ) -> Result<(), Error> {
     let mut strays = Vec::new();
-    let not_mine: BTreeMap<Uuid, Vec<usize>> =
-        outcome.not_mine.iter().fold(BTreeMap::new(), |mut all: BTreeMap<_, Vec<_>>, (id, place)| {
-            all.entry(*id).or_default().push(*place);
-            all
-        });
-    for id in outcome.missing.iter().chain(not_mine.keys()) {
-        let heard = by_saga.get(id).into_iter().flatten().enumerate();
-        let lost = heard.filter(|(place, _)| not_mine.get(id).is_none_or(|places| places.contains(place)));
-        for (_, Heard { message, .. }) in lost.filter(|(_, heard)| heard.succeeded) {
-            // It has been read before, as well.
-            let Ok(reply) = wire::reply(&messages[*message].bytes) else { continue };
-            let whole = Json::of(&reply).unwrap_or_default();
-            strays.push(Stray { saga_id: *id, command_id: reply.command_id, reply: whole });
-        }
+    for Heard { message, .. } in not_ordered(by_saga, outcome).filter(|heard| heard.succeeded) {
+        // It has been read before, as well.
+        let Ok(reply) = wire::reply(&messages[*message].bytes) else { continue };
+        let whole = Json::of(&reply).unwrap_or_default();
+        strays.push(Stray { saga_id: reply.saga_id, command_id: reply.command_id, reply: whole });
     }
     if !strays.is_empty() {
         metrics::counter!("amends_engine_strays_total").increment(strays.len() as u64);

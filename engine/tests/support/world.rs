@@ -11,8 +11,8 @@ use amends_engine::core::{
     transition,
 };
 use amends_engine::port::{
-    self, Clock, Committed, DeferredId, DeferredReply, DeferredScan, DueScan, Inputs, Loaded, SagaStore,
-    Stray, Unreadable, Write,
+    self, Clock, Committed, DeferredId, DeferredReply, DeferredScan, DueScan, Inputs, Loaded, OddReason,
+    OddReplies, OddReply, SagaStore, Stray, Unreadable, Write,
 };
 use amends_engine::runtime::{Engine, Epoch, News, Ownership, RepeatBudget};
 use amends_protocol::transport::{self, Assignment, Batch, Inbound, Outbound, Sink, Source};
@@ -46,6 +46,10 @@ pub(crate) struct WorldState {
     /// Sagas whose events cannot be stored.
     pub(crate) poison: BTreeSet<Uuid>,
     pub(crate) strays: Vec<Stray>,
+    /// Odd replies by saga and reason: how many, and the last.
+    pub(crate) odd: BTreeMap<(Uuid, OddReason), (u32, OddReply)>,
+    /// Errors that the store gives next to whoever notes odd replies.
+    pub(crate) note_fails: VecDeque<port::Error>,
     /// Sagas whose rows another transaction holds.
     pub(crate) locked: BTreeSet<Uuid>,
     /// Sagas whose rows a newer program wrote.
@@ -178,6 +182,13 @@ impl World {
     /// Returns what happened since the last call.
     pub(crate) fn log(&self) -> Vec<String> {
         std::mem::take(&mut self.state().log)
+    }
+
+    /// How many odd replies a saga had for each reason.
+    pub(crate) fn odd(&self, saga: Uuid) -> Vec<(OddReason, u32)> {
+        let state = self.state();
+        let of_saga = state.odd.iter().filter(|((id, _), _)| *id == saga);
+        of_saga.map(|((_, reason), (count, _))| (*reason, *count)).collect()
     }
 
     fn loaded(&self, wanted: impl Fn(&Saga) -> bool) -> Loaded {
@@ -339,6 +350,19 @@ impl SagaStore for World {
 
     async fn keep_strays(&self, strays: &[Stray]) -> Result<(), port::Error> {
         self.state().strays.extend_from_slice(strays);
+        Ok(())
+    }
+
+    async fn note_odd(&self, odd: &[OddReplies]) -> Result<(), port::Error> {
+        let mut state = self.state();
+        state.note_fails.pop_front().map_or(Ok(()), Err)?;
+        for OddReplies { saga_id, reason, count, last } in odd {
+            if state.sagas.contains_key(saga_id) {
+                let noted = state.odd.entry((*saga_id, *reason)).or_insert((0, last.clone()));
+                *noted = (noted.0 + count, last.clone());
+            }
+        }
+        state.log.push(format!("note {}", odd.len()));
         Ok(())
     }
 

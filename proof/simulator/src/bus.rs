@@ -38,7 +38,8 @@ pub const UNSTORABLE: &str = "1e999999";
 /// A message in a partition.
 #[derive(Debug, Clone)]
 pub struct Record {
-    bytes: Vec<u8>,
+    /// What it says.
+    pub bytes: Vec<u8>,
     traceparent: Option<String>,
     forgotten: bool,
     /// Whether it must, or may, become a dead letter.

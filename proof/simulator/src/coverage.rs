@@ -23,6 +23,8 @@ pub struct Coverage {
     pub rows: BTreeSet<&'static str>,
     /// Replies that could not be judged on arrival, by reason.
     pub deferred: BTreeMap<&'static str, u64>,
+    /// Replies that changed nothing and were noted, by the reason.
+    pub odd: BTreeMap<&'static str, u64>,
 }
 
 /// The states of a command that a reply may meet.
@@ -110,6 +112,7 @@ impl Coverage {
         self.deadlocks += other.deadlocks;
         self.rows.extend(other.rows);
         other.deferred.into_iter().for_each(|(why, n)| *self.deferred.entry(why).or_default() += n);
+        other.odd.into_iter().for_each(|(why, n)| *self.odd.entry(why).or_default() += n);
     }
 
     /// Returns every possible pair.
@@ -135,6 +138,9 @@ impl Coverage {
         text += &format!("\n  {:<26}{:>10}\n", "deadlocks of a worker", self.deadlocks);
         for (why, n) in &self.deferred {
             text += &format!("  {:<26}{n:>10}\n", format!("replies deferred: {why}"));
+        }
+        for (why, n) in &self.odd {
+            text += &format!("  {:<26}{n:>10}\n", format!("odd: {why}"));
         }
         text.push('\n');
         text += &format!(

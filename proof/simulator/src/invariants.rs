@@ -1,8 +1,10 @@
 //! Invariants of a quiet world: those of RELIABILITY, each in a function with its name.
 
 mod books;
+mod odd;
 
 pub use books::*;
+pub use odd::*;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,7 +38,7 @@ pub struct Quiet<'a> {
 pub type Invariant = (&'static str, fn(&Quiet<'_>) -> Vec<String>);
 
 /// All invariants, numbered as in RELIABILITY.
-pub const ALL: [Invariant; 20] = [
+pub const ALL: [Invariant; 21] = [
     ("1 stock_balances", stock_balances),
     ("2 money_balances", money_balances),
     ("3 one_outcome_that_never_changes", one_outcome_that_never_changes),
@@ -52,6 +54,7 @@ pub const ALL: [Invariant; 20] = [
     ("13 finished_or_parked", finished_or_parked),
     ("13 every_reply_is_judged", every_reply_is_judged),
     ("14 dead_letters_are_poison", dead_letters_are_poison),
+    ("14 odd_replies_are_noted", odd_replies_are_noted),
     ("15 actions_are_audited", actions_are_audited),
     ("16 nothing_personal", nothing_personal),
     ("21 nothing_times_out_in_a_healthy_system", nothing_times_out_in_a_healthy_system),

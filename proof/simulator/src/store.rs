@@ -1,4 +1,4 @@
-//! The engine's database: sagas, timelines, orders, idempotency keys, strays.
+//! The engine's database: sagas, timelines, orders, idempotency keys, strays, odd replies.
 
 mod port;
 
@@ -12,8 +12,8 @@ use std::{
 use amends_engine::{
     core::{Change, Entry, Event, Known, NewSaga, Resolution, Retry, Saga, SagaOutcome},
     port::{
-        Committed, DeferredId, DeferredReply, DeferredScan, DueScan, Error, Inputs, Loaded, SagaStore, Stray,
-        Write,
+        Committed, DeferredId, DeferredReply, DeferredScan, DueScan, Error, Inputs, Loaded, OddReason,
+        OddReplies, OddReply, SagaStore, Stray, Write,
     },
 };
 use amends_protocol::{Json, transport::Inbound};
@@ -51,6 +51,19 @@ impl Stored {
     }
 }
 
+/// The odd replies of a saga for one reason.
+#[derive(Debug, Clone)]
+pub struct OddNote {
+    /// Number of replies.
+    pub count: u64,
+    /// When the first was noted.
+    pub first_at: DateTime<Utc>,
+    /// When the last was noted.
+    pub last_at: DateTime<Utc>,
+    /// The last reply.
+    pub last: OddReply,
+}
+
 /// The content of the store.
 pub struct Store {
     skew: i64,
@@ -64,6 +77,8 @@ pub struct Store {
     pub keys: BTreeMap<String, (Uuid, u64)>,
     /// Successes that no saga ordered.
     pub strays: BTreeMap<(Uuid, Uuid), Json>,
+    /// Replies that changed nothing, by saga and reason.
+    pub odd: BTreeMap<(Uuid, OddReason), OddNote>,
     /// Replies that could not be judged on arrival, and when they are due.
     pub deferred: BTreeMap<DeferredId, (DateTime<Utc>, DeferredReply)>,
     /// Programs that have announced themselves: when, and what they know.
@@ -112,6 +127,7 @@ impl Store {
             orders: BTreeMap::new(),
             keys: BTreeMap::new(),
             strays: BTreeMap::new(),
+            odd: BTreeMap::new(),
             deferred: BTreeMap::new(),
             programs: BTreeMap::new(),
             held: BTreeMap::new(),
@@ -234,6 +250,20 @@ impl WorldState {
         loaded.sagas.sort_by_key(|s| (s.wake_at, s.id));
         loaded.sagas.truncate(scan.limit as usize);
         loaded
+    }
+
+    fn note_odd(&mut self, odd: Vec<OddReplies>) {
+        let now = self.store_now();
+        for OddReplies { saga_id, reason, count, last } in odd {
+            if !self.store.sagas.contains_key(&saga_id) {
+                continue;
+            }
+            *self.coverage.odd.entry(reason.as_str()).or_default() += u64::from(count);
+            let new = OddNote { count: 0, first_at: now, last_at: now, last: last.clone() };
+            let note = self.store.odd.entry((saga_id, reason)).or_insert(new);
+            note.count += u64::from(count);
+            (note.last_at, note.last) = (now, last);
+        }
     }
 
     fn commit(&mut self, process: usize, batch: u64, writes: &[Write]) -> Result<Committed, Error> {

@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
-use amends_engine::core::{Change, Entry};
+use amends_engine::{
+    core::{Change, Entry},
+    port::OddReason,
+};
+use amends_postgres::odd_replies::OddRow;
 use amends_protocol::Json;
 use amends_sim::{
     executor::World,
     rows::SimRows,
-    store::SimStore,
+    store::{OddNote, SimStore},
     world::{Handle, OUTSIDE, WorldState},
 };
 use uuid::Uuid;
@@ -46,6 +50,27 @@ impl amends_postgres::conformance::World for Instant {
 
     async fn strays(&self) -> usize {
         self.0.0.state().store.strays.len()
+    }
+
+    async fn odd_replies(&self, saga_id: Uuid) -> Vec<OddRow> {
+        let state = self.0.0.state();
+        let of_saga = state.store.odd.iter().filter(|((id, _), _)| *id == saga_id);
+        let row = |((_, reason), note): (&(Uuid, OddReason), &OddNote)| OddRow {
+            reason: reason.as_str().to_owned(),
+            dead_lettered: reason.is_dead_lettered(),
+            count: note.count.cast_signed(),
+            first_at: note.first_at,
+            last_at: note.last_at,
+            topic: note.last.topic.clone(),
+            partition: note.last.partition,
+            offset: note.last.offset,
+            command_id: note.last.says.as_ref().map(|says| says.command_id),
+            step: note.last.says.as_ref().and_then(|says| says.step.clone()),
+            kind: note.last.says.as_ref().map(|says| says.kind.as_str().to_owned()),
+            outcome: note.last.says.as_ref().map(|says| says.outcome.as_str().to_owned()),
+            attempt: note.last.says.as_ref().map(|says| says.attempt.cast_signed()),
+        };
+        of_saga.map(row).collect()
     }
 
     async fn hold(&self, sagas: &[Uuid]) -> Box<dyn Send> {

@@ -10,7 +10,9 @@ use amends_engine::{
 use amends_pool::Pool;
 use amends_postgres::{
     Birth, MIGRATOR, PgSagaStore,
+    admin::Admin,
     conformance::{World, birth},
+    odd_replies::OddRow,
 };
 use amends_protocol::Json;
 pub use amends_testkit::proxy;
@@ -198,6 +200,11 @@ impl World for Postgres {
         let count: i64 =
             sqlx::query_scalar("SELECT count(*) FROM strays").fetch_one(self.owner()).await.unwrap();
         usize::try_from(count).unwrap()
+    }
+
+    async fn odd_replies(&self, saga_id: Uuid) -> Vec<OddRow> {
+        let detail = Admin::new(self.pool()).get(saga_id).await.unwrap();
+        detail.map(|detail| detail.odd_replies).unwrap_or_default()
     }
 
     async fn hold(&self, sagas: &[Uuid]) -> Box<dyn Send> {

@@ -171,6 +171,11 @@ impl SagaStore for SimStore {
         .await
     }
 
+    async fn note_odd(&self, odd: &[OddReplies]) -> Result<(), Error> {
+        let odd = odd.to_vec();
+        self.ask("note_odd", move |s| s.note_odd(odd)).await
+    }
+
     async fn defer(&self, replies: &[DeferredReply]) -> Result<(), Error> {
         let (replies, process) = (replies.to_vec(), self.0.process);
         self.ask("defer", move |s| {

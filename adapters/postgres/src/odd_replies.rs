@@ -1,0 +1,115 @@
+//! Table `odd_replies`: replies that changed nothing, by saga and reason.
+
+use amends_engine::port::{OddAnswer, OddReplies};
+use amends_pool::Pool;
+use chrono::{DateTime, Utc};
+use sqlx::{FromRow, PgExecutor};
+use uuid::Uuid;
+
+use crate::{
+    Error,
+    columns::{each, int},
+    error,
+};
+
+/// Most rows that are read of a saga: it has one for each reason, of newer programs too.
+const ODD_REPLIES_MOST: i64 = 50;
+
+/// What is noted of a saga's odd replies for one reason. The words may be a newer program's.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct OddRow {
+    /// Why they changed nothing.
+    pub reason: String,
+    /// Whether they are on the dead letter topic.
+    pub dead_lettered: bool,
+    /// How many there were at least: a note that fails is lost.
+    pub count: i64,
+    /// When the first was noted, by the database's clock.
+    pub first_at: DateTime<Utc>,
+    /// When the last was noted.
+    pub last_at: DateTime<Utc>,
+    /// Topic that the last one came from.
+    pub topic: String,
+    /// Partition that it came from.
+    pub partition: i32,
+    /// Its place there.
+    pub offset: i64,
+    /// The command that it answers.
+    pub command_id: Option<Uuid>,
+    /// The step that it names.
+    pub step: Option<String>,
+    /// The kind of the command.
+    pub kind: Option<String>,
+    /// What became of it.
+    pub outcome: Option<String>,
+    /// The attempt.
+    pub attempt: Option<i32>,
+}
+
+/// Of sagas that are here: rows that exist are counted up, unless another transaction holds them; the others are new. A
+/// row that exists for this statement is not inserted, so that it waits for nobody who is writing it.
+const NOTE: &str = r#"
+    WITH w AS MATERIALIZED (
+        SELECT w.*, clock_timestamp() AS now
+        FROM UNNEST($1::uuid[], $2::text[], $3::boolean[], $4::int8[], $5::text[], $6::int4[], $7::int8[], $8::uuid[],
+                    $9::text[], $10::text[], $11::text[], $12::int4[])
+             AS w (saga_id, reason, dead_lettered, count, topic, partition, at, command_id, step, kind, outcome, attempt)
+        JOIN sagas AS s ON s.id = w.saga_id
+    ), known AS MATERIALIZED (
+        SELECT o.saga_id, o.reason FROM w
+        JOIN odd_replies AS o ON o.saga_id = w.saga_id AND o.reason = w.reason
+    ), free AS MATERIALIZED (
+        SELECT o.saga_id, o.reason FROM w
+        JOIN odd_replies AS o ON o.saga_id = w.saga_id AND o.reason = w.reason
+        FOR UPDATE OF o SKIP LOCKED
+    ), counted AS (
+        UPDATE odd_replies AS o
+        SET count = o.count + w.count, last_at = w.now, topic = w.topic, partition = w.partition, "offset" = w.at,
+            command_id = w.command_id, step = w.step, kind = w.kind, outcome = w.outcome, attempt = w.attempt
+        FROM w JOIN free ON free.saga_id = w.saga_id AND free.reason = w.reason
+        WHERE o.saga_id = w.saga_id AND o.reason = w.reason
+    )
+    INSERT INTO odd_replies (saga_id, reason, dead_lettered, count, first_at, last_at, topic, partition, "offset",
+                             command_id, step, kind, outcome, attempt)
+    SELECT saga_id, reason, dead_lettered, count, now, now, topic, partition, at, command_id, step, kind, outcome, attempt
+    FROM w WHERE (saga_id, reason) NOT IN (SELECT saga_id, reason FROM known)
+    ORDER BY saga_id, reason
+    ON CONFLICT (saga_id, reason) DO NOTHING"#;
+
+/// Counts them, and keeps the last of each saga and reason.
+pub(crate) async fn note(pool: &Pool, odd: &[OddReplies]) -> Result<(), Error> {
+    if odd.is_empty() {
+        return Ok(());
+    }
+    let says = |of: fn(&OddAnswer) -> String| each(odd, |o| o.last.says.as_ref().map(of));
+    sqlx::query(NOTE)
+        .bind(each(odd, |o| o.saga_id))
+        .bind(each(odd, |o| o.reason.as_str()))
+        .bind(each(odd, |o| o.reason.is_dead_lettered()))
+        .bind(each(odd, |o| i64::from(o.count)))
+        .bind(each(odd, |o| o.last.topic.as_str()))
+        .bind(each(odd, |o| o.last.partition))
+        .bind(each(odd, |o| o.last.offset))
+        .bind(each(odd, |o| o.last.says.as_ref().map(|says| says.command_id)))
+        .bind(each(odd, |o| o.last.says.as_ref().and_then(|says| says.step.as_deref())))
+        .bind(says(|says| says.kind.as_str().to_owned()))
+        .bind(says(|says| says.outcome.as_str().to_owned()))
+        .bind(each(odd, |o| o.last.says.as_ref().map(|says| int(says.attempt))))
+        .execute(pool)
+        .await
+        .map_err(error::of)?;
+    Ok(())
+}
+
+/// What is noted of a saga, the latest first.
+pub(crate) async fn rows(executor: impl PgExecutor<'_>, saga_id: Uuid) -> Result<Vec<OddRow>, sqlx::Error> {
+    sqlx::query_as(
+        r#"SELECT reason, dead_lettered, count, first_at, last_at, topic, partition, "offset", command_id, step, kind,
+                  outcome, attempt
+           FROM odd_replies WHERE saga_id = $1 ORDER BY last_at DESC, reason LIMIT $2"#,
+    )
+    .bind(saga_id)
+    .bind(ODD_REPLIES_MOST)
+    .fetch_all(executor)
+    .await
+}
