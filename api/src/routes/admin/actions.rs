@@ -1,4 +1,4 @@
-//! What an operator may do about a saga: retry, resend, cancel, resolve.
+//! Operator actions on a saga: retry, resend, cancel, resolve.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ use crate::{
     state::{Api, SUBJECT},
 };
 
-/// Why a saga is cancelled.
+/// The reason for a cancellation.
 #[derive(Debug, Serialize, Deserialize, Validate)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct CancelRequest {
@@ -35,7 +35,7 @@ pub(super) struct CancelRequest {
     reason: String,
 }
 
-/// What is tried again, as it was looked at, and why.
+/// A retry: the state that the operator saw, and the reason.
 #[derive(Debug, Serialize, Deserialize, Validate)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct RetryRequest {
@@ -48,7 +48,7 @@ pub(super) struct RetryRequest {
     command_id: Option<Uuid>,
 }
 
-/// Why nobody is to wait any longer; and for what, if it matters.
+/// A resend: the reason, and optionally the state that the operator saw.
 #[derive(Debug, Serialize, Deserialize, Validate)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct ResendRequest {
@@ -62,7 +62,7 @@ pub(super) struct ResendRequest {
     command_id: Option<Uuid>,
 }
 
-/// What an operator knows from elsewhere, of what they looked at.
+/// A resolution: the operator's evidence, and the state that they saw.
 #[derive(Debug, Serialize, Deserialize, Validate)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct ResolveRequest {
@@ -125,7 +125,7 @@ pub(super) async fn resend(
         (Some(revision), command_id) => Some(Seen { revision, command_id }),
         (None, None) => None,
         (None, Some(_)) => {
-            let why = "must say at which revision of the saga the command was looked at";
+            let why = "must be the saga's revision that you saw";
             return Err(Problem::Invalid(vec![Fault::at("/revision", why)]));
         }
     };
@@ -153,7 +153,7 @@ pub(super) async fn resolve(
     act(&api, id, Event::Resolved(Resolution { by, seen, done, reference, exposure })).await
 }
 
-/// A resolution by hand counts in the books as its outcome: what the step would hold, it holds.
+/// Returns what the step would hold: a command resolved as done counts like a success in the books.
 fn would_hold(api: &Api, detail: &Detail, seen: Seen) -> Vec<Exposure> {
     let saga = &detail.saga;
     let Some(definition) = api.engine.catalog.get(&saga.workflow, saga.workflow_version) else {
@@ -182,13 +182,13 @@ fn refused(saga: &Saga, why: Illegal) -> Problem {
             at("/reference", "evidence from the other side is needed: a bank's or a carrier's reference")
         }
         Illegal::NeedsCommand => {
-            at("/commandId", "must name the command that waits, as `waitsFor` of the saga shows it")
+            at("/commandId", "must name the waiting command, as `waitsFor` of the saga shows it")
         }
         Illegal::Stale => Problem::Conflict {
             slug: "stale",
-            title: "The saga has moved since it was looked at",
+            title: "The saga has changed since you looked",
             detail: format!(
-                "It is at revision {} now, {} ({}), or another command of it waits. Look again before you settle anything.",
+                "It is at revision {} now, {} ({}), or another of its commands waits. Look again before you settle anything.",
                 saga.revision,
                 saga.state().as_str(),
                 saga.label
@@ -196,7 +196,7 @@ fn refused(saga: &Saga, why: Illegal) -> Problem {
         },
         why => Problem::Conflict {
             slug: "not-legal-now",
-            title: "This is not possible in the state that the saga is in",
+            title: "This is not possible in the saga's present state",
             detail: format!("The saga is {} ({}): {why}.", saga.state().as_str(), saga.label),
         },
     }
