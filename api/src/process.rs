@@ -39,7 +39,7 @@ pub struct Process {
     /// Whether the broker answered the last check.
     broker: Arc<AtomicBool>,
     tasks: TaskTracker,
-    /// A loop has ended without being stopped.
+    /// A loop or a statement has failed for good.
     failed: Arc<AtomicBool>,
 }
 

@@ -109,7 +109,7 @@ impl Cluster {
         match fs::read_to_string(&path) {
             Ok(password) if !password.is_empty() => return Ok(password),
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-            // The password is written before the cluster is made.
+            // The password is stored before the cluster is created.
             _ if self.data().exists() => return Err(Error::PasswordLost(path)),
             _ => {}
         }

@@ -65,10 +65,10 @@ pub enum Error {
         /// The system's error.
         source: io::Error,
     },
-    /// There is a cluster and no password for it.
+    /// There is a cluster without its password.
     #[error(
-        "{} is missing or empty, and without it nobody gets into the cluster beside it: put it back, or remove \
-         the cluster and what is in it by a fresh start",
+        "{} is missing or empty; without it the cluster beside it cannot be used: restore it, or remove the cluster \
+         and its data by a fresh start",
         .0.display()
     )]
     PasswordLost(PathBuf),

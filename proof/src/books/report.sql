@@ -46,7 +46,7 @@ FROM (
     GROUP BY currency) AS sums
 WHERE kept <> shipped + held AND NOT EXISTS (SELECT FROM ledger WHERE open);
 
--- 3. Exactly one outcome a saga, and it never changes: by its timeline, and by what clients were told.
+-- 3. Exactly one outcome a saga, and it never changes: by its timeline, and by the answers to clients.
 INSERT INTO looked_at SELECT 3, count(*) FROM sagas;
 INSERT INTO violations
 SELECT 3, format('saga %s (%s): its row says %s, its timeline ended it %s times, as %s', s.id, s.label, s.outcome, t.times, t.ends)

@@ -60,7 +60,7 @@ pub(super) async fn measure(program: &Path) -> Result<Finding, Error> {
             _ => turned_away.push(key),
         }
     }
-    // Whoever was turned away asks again with the same key, and is told of one order.
+    // A refused client repeats its request with the same key, and gets one order.
     let mut lost = 0;
     for key in &turned_away {
         match shop.place(body.clone(), key.clone()).await {

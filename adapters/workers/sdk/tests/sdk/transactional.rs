@@ -341,7 +341,7 @@ async fn a_row_that_another_transaction_holds_holds_up_only_its_own_command() {
     assert_eq!(settle(&pool, &wire, &[&undos[2]]).await, [(Kind::Compensate, Outcome::Succeeded, 1)]);
 }
 
-/// A row that somebody is inserting cannot be seen, and so not passed over.
+/// A row that another transaction is inserting is invisible, and so cannot be passed over.
 #[tokio::test]
 async fn a_row_that_another_transaction_is_inserting_holds_up_only_its_own_command() {
     let (books, wire) = (books().await, Wire::default());

@@ -1,4 +1,4 @@
-//! The traps that were found by exploring the protocol's states, for a worker whose effect is a call outside.
+//! Traps that were found by exploring the protocol's states, for a worker whose effect is an external call.
 
 use amends_protocol::{
     Kind::{Compensate, Execute, Fence},
@@ -13,9 +13,9 @@ use crate::{
     messages::{again, compensate, execute, fence, probe},
 };
 
-/// A port that can only be asked.
+/// A port that supports only look-ups.
 const ASKED: Port = Port { idempotent: false, first_answer_binds: false, ..GOOD };
-/// A port that can only be called again.
+/// A port that supports only repeated calls.
 const REPEATED: Port = Port { can_look_up: false, first_answer_binds: false, ..GOOD };
 
 #[tokio::test]

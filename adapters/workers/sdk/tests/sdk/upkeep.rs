@@ -1,4 +1,4 @@
-//! The end of the rows: by month, but for what is still to be done.
+//! Deletion of rows by month, except for those with work left to do.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
 
 const RETENTION: Duration = Duration::from_hours(400 * 24);
 
-/// The execute of a saga that was born then.
+/// Creates the execute of a saga that was born then.
 fn born(at: DateTime<Utc>) -> Command {
     let millis = u128::try_from(at.timestamp_millis()).unwrap();
     let saga_id = Uuid::from_u128(millis << 80 | (Uuid::now_v7().as_u128() & ((1 << 80) - 1)));
@@ -79,7 +79,7 @@ async fn a_row_goes_with_its_month_unless_something_is_still_to_be_done_for_it()
     for command in [&accepted, &unsure, &undoing, &recent, &young] {
         assert!(status(pool, command.command_id).await.is_some(), "{command:?}");
     }
-    // What has moved along goes once it is settled.
+    // A row that was moved is deleted once it is settled.
     change(pool, &unsure, "status = 'refused', live = false, unsure = false").await;
     assert_eq!(expire_rows(&rows, RETENTION).await.unwrap(), (0, 1));
     assert_eq!(status(pool, unsure.command_id).await, None);

@@ -1,4 +1,4 @@
-//! A transport in the test's hands, which writes down what is asked of it, in order.
+//! A transport controlled by the test, which records the calls in order.
 
 use std::{
     collections::VecDeque,
@@ -19,7 +19,7 @@ pub struct Wire(Arc<Mutex<WireState>>);
 #[derive(Default)]
 struct WireState {
     queue: VecDeque<Inbound>,
-    /// Received, and neither committed nor given back.
+    /// Received, and neither committed nor returned.
     taken: Vec<Inbound>,
     offset: i64,
     broken: bool,
@@ -56,38 +56,38 @@ impl Wire {
         });
     }
 
-    /// Replies and dead letters are not taken any more, or taken again.
+    /// Makes the wire refuse replies and dead letters, or accept them again.
     pub fn set_broken(&self, broken: bool) {
         self.state().broken = broken;
     }
 
-    /// What is received once more: all whose offsets have not moved, as after a restart.
+    /// Returns all messages whose offsets have not moved to the queue, as after a restart.
     pub fn restart(&self) {
         self.state().rewind();
     }
 
-    /// How many messages wait to be received, or to be committed.
+    /// Returns the number of messages that wait to be received, or to be committed.
     pub fn uncommitted(&self) -> usize {
         let state = self.state();
         state.queue.len() + state.taken.len()
     }
 
-    /// The replies since this was last asked.
+    /// Returns the replies since the last call.
     pub fn replies(&self) -> Vec<Reply> {
         std::mem::take(&mut self.state().replies)
     }
 
-    /// Kind, outcome and attempt of the replies since they were last asked for.
+    /// Returns kind, outcome and attempt of the replies since the last call.
     pub fn said(&self) -> Vec<(Kind, Outcome, u32)> {
         self.replies().iter().map(|r| (r.kind, r.outcome, r.attempt)).collect()
     }
 
-    /// Offset and reason of every dead letter.
+    /// Returns offset and reason of every dead letter.
     pub fn letters(&self) -> Vec<(i64, String)> {
         self.state().letters.clone()
     }
 
-    /// What was asked of source and sink, in order.
+    /// Returns the calls of source and sink, in order.
     pub fn log(&self) -> Vec<&'static str> {
         self.state().log.clone()
     }
