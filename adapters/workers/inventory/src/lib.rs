@@ -28,7 +28,8 @@ pub fn settings() -> Settings {
     Settings::new("inventory")
 }
 
-/// Creates the worker. The role runs it.
+/// Creates a worker, for tests and measurements. `amends worker inventory` is started from the registry of
+/// services instead.
 pub fn worker<S: Source, K: Sink>(
     pool: impl Into<Pool>,
     source: S,
