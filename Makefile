@@ -1,4 +1,4 @@
-# `make` alone lists what there is to make.
+# `make` without a target lists the targets.
 
 AMENDS := $(or $(CARGO_TARGET_DIR),target)/debug/amends
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
@@ -15,16 +15,16 @@ SEED ?= 1
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-run: build ## start everything on this machine and take the sample orders through (ARGS=--once ends after them)
+run: build ## start everything on this machine and run the sample orders (ARGS=--once ends after them)
 	@exec $(AMENDS) dev --samples $(ARGS)
 
 test: bootstrap ## run all tests, and say how many passed
 	@scripts/test
 
-history: bootstrap ## upkeep with ORDERS_KEPT=n orders in the tables: what each piece takes of a core (a million: some minutes, 2 GB)
+history: bootstrap ## measure upkeep with ORDERS_KEPT=n orders in the tables: each piece's share of a core (a million: some minutes, 2 GB)
 	@AMENDS_TEST_ORDERS=$(ORDERS_KEPT) cargo test -p amends-orders --test history -- --nocapture
 
-bench: ## measure it on this machine (ARGS=--quick: under six minutes; ARGS=--help; needs Java and maven)
+bench: ## run the benchmark on this machine (ARGS=--quick: under six minutes; ARGS=--help; needs Java and maven)
 	@AMENDS_TEST_REAL_KAFKA=1 scripts/bootstrap
 	@cargo build --release -p amends-api -p amends-bench
 	@exec $(RELEASE)/amends-bench $(ARGS)
@@ -47,7 +47,7 @@ fuzz: bootstrap ## fuzz every decoder, ten minutes each (ARGS="messages orders":
 build: bootstrap ## build the program `amends`
 	@cargo build --workspace
 
-lint: bootstrap ## check the format, and let clippy look at everything
+lint: bootstrap ## check the format, and run clippy on everything
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets -- -D warnings
 
@@ -57,20 +57,20 @@ fmt: ## format the code
 deny: ## check dependencies' licenses, sources and bans (needs cargo-deny)
 	@cargo deny check bans licenses sources
 
-campaign: ## orders while everything fails, then the books (ORDERS=2000 SEED=1 FAULTS=… LEAST=…; needs Java and maven)
+campaign: ## place orders while faults occur, then check the books (ORDERS=2000 SEED=1 FAULTS=… LEAST=…; needs Java and maven)
 	@AMENDS_TEST_REAL_KAFKA=1 scripts/bootstrap
 	@cargo build --release -p amends-api -p amends-proof
 	@$(RELEASE)/amends-campaign --orders $(ORDERS) --seed $(SEED) \
 		$(if $(FAULTS),--faults $(FAULTS)) $(if $(LEAST),--least $(LEAST))
 
-crash-points: ## kill at named points, then the books (ROLE=engine: only that; needs Java and maven)
+crash-points: ## kill processes at named points, then check the books (ROLE=engine: only that; needs Java and maven)
 	@AMENDS_TEST_REAL_KAFKA=1 scripts/bootstrap
 	@cargo build --release -p amends-api --features failpoints
 	@cp $(RELEASE)/amends $(RELEASE)/amends-failpoints
 	@cargo build --release -p amends-api -p amends-proof
 	@$(RELEASE)/amends-crash-points $(if $(ROLE),--role $(ROLE))
 
-limits: ## what a deployment must bear, measured (ARGS="overdue storm": only those; needs Java and maven)
+limits: ## measure the limits of a deployment (ARGS="overdue storm": only those; needs Java and maven)
 	@AMENDS_TEST_REAL_KAFKA=1 scripts/bootstrap
 	@cargo build --release -p amends-api -p amends-proof
 	@$(RELEASE)/amends-limits $(ARGS)
@@ -78,5 +78,5 @@ limits: ## what a deployment must bear, measured (ARGS="overdue storm": only tho
 real-kafka: ## run a real Apache Kafka on a free port until Ctrl-C (needs Java and maven)
 	@scripts/real-kafka
 
-bootstrap: ## install what is missing on a Debian or Ubuntu
+bootstrap: ## install missing packages on Debian or Ubuntu
 	@scripts/bootstrap
