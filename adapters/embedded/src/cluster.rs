@@ -101,8 +101,8 @@ impl Cluster {
         self.directory.join("server.log")
     }
 
-    /// Returns the superuser's password: drawn once, then stored with the cluster. A cluster whose password is lost is left
-    /// alone.
+    /// Returns the superuser's password: drawn once, then stored with the cluster. A cluster whose password is lost is
+    /// left alone.
     fn keep_password(&self) -> Result<String, Error> {
         let path = self.password_file();
         let failed = |error| Error::io("keeping the password in", &path, error);

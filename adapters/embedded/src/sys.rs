@@ -79,8 +79,8 @@ pub(crate) fn give_own_network(command: &mut Command) {
     #[cfg(target_os = "linux")]
     {
         let leave = || {
-            // SAFETY: these are system calls that are async-signal-safe, as a closure between fork and exec must be; `request`
-            // is a valid `ifreq` for as long as the call that reads it.
+            // SAFETY: these are system calls that are async-signal-safe, as a closure between fork and exec must be;
+            // `request` is a valid `ifreq` for as long as the call that reads it.
             unsafe {
                 let alone = libc::unshare(libc::CLONE_NEWNET) == 0
                     || libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET) == 0;

@@ -183,8 +183,8 @@ impl OrderStore {
 }
 
 /// Keys, orders and the births of their sagas: one statement, one transaction, one round trip. An order with a key is
-/// placed only if the key was taken for it. Returns the orders placed. A statement that arrives after its program has given it
-/// up (`arrives_in_time`) places nothing, because the program has already read back that nothing was placed.
+/// placed only if the key was taken for it. Returns the orders placed. A statement that arrives after its program has
+/// given it up (`arrives_in_time`) places nothing, because the program has already read back that nothing was placed.
 const PLACE: &str = concat!(
     "WITH ",
     keys::take!(),

@@ -34,8 +34,8 @@ const PARAMETERS: [Parameter; 2] = [Parameter::Once("after"), Parameter::Once("l
 /// How long a request waits for its turn.
 const TURN_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Returns the inventory's HTTP routes. They serve `at_once` requests at a time, each with one of the pool's connections.
-/// The caller applies the rules of every HTTP edge ([`amends_http::guarded`]).
+/// Returns the inventory's HTTP routes. They serve `at_once` requests at a time, each with one of the pool's
+/// connections. The caller applies the rules of every HTTP edge ([`amends_http::guarded`]).
 pub fn router(pool: impl Into<Pool>, at_once: u32) -> Router {
     let turns = Arc::new(Semaphore::new(at_once as usize));
     Router::new()

@@ -29,8 +29,8 @@ pub fn settings() -> Settings {
     Settings { call_timeout: Duration::from_secs(5), ..Settings::new("payment") }
 }
 
-/// Creates a worker with the built-in gateway, for tests and measurements. `amends worker payment` is started from the registry of
-/// services instead.
+/// Creates a worker with the built-in gateway, for tests and measurements. `amends worker payment` is started from the
+/// registry of services instead.
 pub fn worker<S: Source, K: Sink + 'static>(
     pool: impl Into<Pool>,
     source: S,

@@ -32,8 +32,8 @@ pub fn settings() -> Settings {
     Settings { call_timeout: Duration::from_secs(2), ..Settings::new("shipment") }
 }
 
-/// Creates a worker with the built-in carrier, for tests and measurements. `amends worker shipment` is started from the registry of
-/// services instead.
+/// Creates a worker with the built-in carrier, for tests and measurements. `amends worker shipment` is started from the
+/// registry of services instead.
 pub fn worker<S: Source, K: Sink + 'static>(
     pool: impl Into<Pool>,
     source: S,
