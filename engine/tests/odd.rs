@@ -1,4 +1,4 @@
-//! Replies that change nothing are noted beside their saga, for an operator; and nothing waits for it.
+//! Replies that change nothing are noted beside their saga, for an operator; and nothing waits for the note.
 
 mod support;
 
@@ -15,7 +15,7 @@ fn take(world: &World, engine: &TestEngine) -> usize {
     block_on(replies::run_once(engine, &mut world.clone())).unwrap()
 }
 
-/// A stay whose room is booked.
+/// Creates a stay whose room is booked.
 fn booked(world: &World, engine: &TestEngine) -> Uuid {
     let stay = world.born(1);
     world.answers(stay, "book", Outcome::Succeeded);
@@ -24,7 +24,7 @@ fn booked(world: &World, engine: &TestEngine) -> Uuid {
     stay
 }
 
-/// A batch of this reply alone; returns what is noted of the saga.
+/// Processes a batch of this reply alone; returns the notes of the saga.
 fn noted(change: impl FnOnce(&mut Reply)) -> (Vec<(OddReason, u32)>, usize, usize) {
     let (world, mut engine) = World::new();
     engine.epoch = Epoch::new(2);
@@ -186,7 +186,7 @@ fn nothing_long_or_strange_of_what_a_stranger_says_is_kept() {
         let OddReply { says, .. } = world.state().odd[&(stay, OddReason::Forged)].1.clone();
         assert_eq!(says.unwrap().step, None);
     }
-    // Made-up sagas leave nothing behind.
+    // Made-up sagas get no notes.
     world.delivers(&Reply { saga_id: Uuid::from_u128(99), ..forged });
     world.state().topic.push(wire::write(&serde_json::json!({ "sagaId": Uuid::from_u128(98) })));
     take(&world, &engine);

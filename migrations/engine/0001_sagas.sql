@@ -350,10 +350,11 @@ BEGIN
     RETURN retention;
 END $$;
 
--- Drops the oldest month of `sagas` (with its timelines, personal fields and odd replies), of `strays` or of `orders`, if
--- everything born in it is older than `retention`; orders two months later, so that none is dropped before its sagas. What
--- has not ended moves along into the default partition, and so do strays that came later and the orders of sagas that have
--- not ended. Returns the month and how many rows moved; if more than 2,000 would, the month stays (`stays`).
+-- Drops the oldest month of `sagas` (with its timelines, personal fields and odd replies), of `strays` or of `orders`,
+-- if everything born in it is older than `retention`; orders two months later, so that none is dropped before its
+-- sagas. What has not ended moves along into the default partition, and so do strays that came later and the orders of
+-- sagas that have not ended. Returns the month and how many rows moved; if more than 2,000 would, the month stays
+-- (`stays`).
 CREATE FUNCTION retire_month(what text, retention interval, OUT month text, OUT moved bigint, OUT stays boolean)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = public, pg_temp
@@ -422,8 +423,8 @@ END $$;
 
 -- Reads the next rows of a default partition after `after`, and deletes those past their retention: sagas that have
 -- ended and not changed for `retention`, with their timelines, personal fields and odd replies; strays that came before
--- that; orders that are two months older, once their newest saga is gone. Returns how many it read, the last of them, and how many
--- it deleted.
+-- that; orders that are two months older, once their newest saga is gone. Returns how many it read, the last of them,
+-- and how many it deleted.
 CREATE FUNCTION forget_leftovers(what text, retention interval, after uuid, OUT looked_at bigint, OUT reached uuid, OUT gone bigint)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = public, pg_temp

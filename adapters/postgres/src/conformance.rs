@@ -39,7 +39,7 @@ pub trait World: Sync {
     fn timeline(&self, saga_id: Uuid) -> impl Future<Output = Vec<Entry>>;
     /// How many strays are kept.
     fn strays(&self) -> impl Future<Output = usize>;
-    /// What is noted of a saga's odd replies.
+    /// Returns what is stored about a saga's odd replies.
     fn odd_replies(&self, saga_id: Uuid) -> impl Future<Output = Vec<OddRow>>;
     /// Another transaction takes these rows, and keeps them until what it returns is dropped.
     fn hold(&self, sagas: &[Uuid]) -> impl Future<Output = Box<dyn Send>>;

@@ -12,27 +12,27 @@ use crate::{
     error,
 };
 
-/// Most rows that are read of a saga: it has one for each reason, of newer programs too.
+/// Maximum number of rows read for a saga: it has one per reason, including those of newer programs.
 const ODD_REPLIES_MOST: i64 = 50;
 
-/// What is noted of a saga's odd replies for one reason. The words may be a newer program's.
+/// The note of a saga's odd replies for one reason. The words may be a newer program's.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct OddRow {
     /// Why they changed nothing.
     pub reason: String,
     /// Whether they are on the dead letter topic.
     pub dead_lettered: bool,
-    /// How many there were at least: a note that fails is lost.
+    /// Minimum number of such replies: a note that fails is lost.
     pub count: i64,
-    /// When the first was noted, by the database's clock.
+    /// Time of the first note, by the database's clock.
     pub first_at: DateTime<Utc>,
-    /// When the last was noted.
+    /// Time of the last note.
     pub last_at: DateTime<Utc>,
-    /// Topic that the last one came from.
+    /// Topic of the last reply.
     pub topic: String,
-    /// Partition that it came from.
+    /// Partition of the last reply.
     pub partition: i32,
-    /// Its place there.
+    /// Offset of the last reply.
     pub offset: i64,
     /// The command that it answers.
     pub command_id: Option<Uuid>,
@@ -40,14 +40,14 @@ pub struct OddRow {
     pub step: Option<String>,
     /// The kind of the command.
     pub kind: Option<String>,
-    /// What became of it.
+    /// The outcome.
     pub outcome: Option<String>,
     /// The attempt.
     pub attempt: Option<i32>,
 }
 
-/// Of sagas that are here: rows that exist are counted up, unless another transaction holds them; the others are new. A
-/// row that exists for this statement is not inserted, so that it waits for nobody who is writing it.
+/// For sagas that exist here: existing rows are incremented, unless another transaction holds them; others are
+/// inserted. A row that this statement sees is not inserted, so that it does not wait for a transaction that writes it.
 const NOTE: &str = r#"
     WITH w AS MATERIALIZED (
         SELECT w.*, clock_timestamp() AS now
@@ -76,7 +76,7 @@ const NOTE: &str = r#"
     ORDER BY saga_id, reason
     ON CONFLICT (saga_id, reason) DO NOTHING"#;
 
-/// Counts them, and keeps the last of each saga and reason.
+/// Counts the replies, and stores the last for each saga and reason.
 pub(crate) async fn note(pool: &Pool, odd: &[OddReplies]) -> Result<(), Error> {
     if odd.is_empty() {
         return Ok(());
@@ -101,7 +101,7 @@ pub(crate) async fn note(pool: &Pool, odd: &[OddReplies]) -> Result<(), Error> {
     Ok(())
 }
 
-/// What is noted of a saga, the latest first.
+/// Reads the notes of a saga, the latest first.
 pub(crate) async fn rows(executor: impl PgExecutor<'_>, saga_id: Uuid) -> Result<Vec<OddRow>, sqlx::Error> {
     sqlx::query_as(
         r#"SELECT reason, dead_lettered, count, first_at, last_at, topic, partition, "offset", command_id, step, kind,

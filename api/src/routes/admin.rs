@@ -1,4 +1,4 @@
-//! `/admin/sagas`: what an operator sees. What they may do is in [`actions`].
+//! `/admin/sagas`: reads for operators. Their actions are in [`actions`].
 
 mod actions;
 
@@ -76,8 +76,8 @@ fn shown(page: &Page) -> Value {
     json!({ "items": items, "next": page.next })
 }
 
-/// The sagas of a business key. A key is an order's id, and the order book knows its sagas: so the sagas' table, which
-/// is written all the time, needs no index for it.
+/// Returns the sagas of a business key. A key is an order's id, and the order book knows its sagas: so the sagas'
+/// table, which is written all the time, needs no index for it.
 async fn about(api: &Api, key: &str) -> Result<Vec<Uuid>, Problem> {
     match key.parse() {
         Ok(order) => Ok(api.orders.saga_of(order).await?.into_iter().collect()),
@@ -193,7 +193,7 @@ fn described(detail: &Detail, definition: Option<&Definition>) -> Value {
     })
 }
 
-/// What the saga waits for: a reply, a time, or an operator.
+/// Returns what the saga waits for: a reply, a timer, or an operator.
 fn waits_for(saga: &Saga, definition: &Definition) -> Vec<Value> {
     let mut waits = Vec::new();
     for command in &saga.state.commands {
@@ -224,7 +224,7 @@ fn waits_for(saga: &Saga, definition: &Definition) -> Vec<Value> {
     waits
 }
 
-/// The last answer that is in its timeline, and when the engine took it.
+/// Returns the last answer in the timeline, and when the engine processed it.
 fn last_answer(timeline: &[Entry]) -> Option<Value> {
     timeline.iter().rev().find_map(|entry| match &entry.occurrence.event {
         Event::Replied(reply) => Some(json!({
@@ -239,7 +239,7 @@ fn last_answer(timeline: &[Entry]) -> Option<Value> {
     })
 }
 
-/// Replies that were ignored or dead-lettered for one reason.
+/// Renders the replies that were ignored or dead-lettered for one reason.
 fn odd(row: &OddRow) -> Value {
     json!({
         "reason": row.reason,
@@ -260,7 +260,7 @@ fn odd(row: &OddRow) -> Value {
     })
 }
 
-/// The actions that are legal now: those that the core would take.
+/// Returns the actions that are legal now: those that the core would accept.
 fn legal(detail: &Detail, definition: &Definition) -> Vec<&'static str> {
     let by = Actor::new(SUBJECT, "");
     let seen = detail.saga.seen(definition);

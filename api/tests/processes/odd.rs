@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::support::{LONG, Stack, client::order};
 
-/// What is shown, by reason: how many, and whether they are dead letters.
+/// Returns the number of odd replies by reason, and whether they are dead letters.
 fn shown(saga: &Value) -> Vec<(String, u64, bool)> {
     let rows = saga["oddReplies"].as_array().unwrap().iter();
     let row = |row: &Value| {
@@ -41,7 +41,7 @@ async fn an_operator_sees_the_last_answer_of_a_saga_and_the_replies_that_changed
     .await;
     let path = format!("/admin/sagas/{saga}");
     let before = client.get(&path).await;
-    // An engine that has just started may have asked twice.
+    // An engine that has just started may have probed twice.
     let duplicates: u64 = shown(&before).into_iter().map(|(_, count, _)| count).sum();
     assert!(before["oddReplies"].as_array().unwrap().iter().all(|row| row["reason"] == "duplicate"));
     let last = &before["lastAnswer"];

@@ -1,23 +1,23 @@
-//! Odd replies: those that are ignored or dead-lettered. They are kept for operators, and decide nothing.
+//! Odd replies: those that are ignored or dead-lettered. They are stored for operators, and decide nothing.
 
 use amends_protocol::{Kind, Outcome, Reply, transport::Inbound};
 use uuid::Uuid;
 
-/// The longest name of a step that is kept.
+/// The longest name of a step that is stored.
 const STEP_NAME_LONGEST: usize = 64;
 
 /// Why a reply changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum OddReason {
-    /// It says what is known already, or answers a question that is settled. It is ignored.
+    /// It repeats what is already recorded, or answers a settled command. It is ignored.
     Duplicate,
     /// It is from before the store was restored. It is ignored.
     OldEpoch,
-    /// No command of its saga ordered it, and it is no success. It is ignored.
+    /// It matches no command of its saga, and is no success. It is ignored.
     NotOrdered,
-    /// No command of its saga ordered it, and it is a success. It is kept as a [`Stray`](super::Stray).
+    /// It matches no command of its saga, and is a success. It is stored as a [`Stray`](super::Stray).
     SuccessNotOrdered,
-    /// It cannot be read, but for the saga that it names. It is dead-lettered.
+    /// It cannot be read, except for the saga that it names. It is dead-lettered.
     Unreadable,
     /// Its token is not its command's. It is dead-lettered.
     Forged,
@@ -25,12 +25,12 @@ pub enum OddReason {
     NewerEpoch,
     /// It repeats another command's step, part, generation, workflow or slot. It is dead-lettered.
     WrongEcho,
-    /// The store refuses what comes of it; its saga parks. It is dead-lettered.
+    /// The store refuses its result; its saga parks. It is dead-lettered.
     NotStorable,
 }
 
 impl OddReason {
-    /// Each of them. A saga has at most one row for each.
+    /// All reasons. A saga has at most one row for each.
     pub const ALL: [OddReason; 9] = [
         OddReason::Duplicate,
         OddReason::OldEpoch,
@@ -43,7 +43,7 @@ impl OddReason {
         OddReason::NotStorable,
     ];
 
-    /// The word for a table, a metric or a log.
+    /// Returns the word used in tables, metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             OddReason::Duplicate => "duplicate",
@@ -58,7 +58,7 @@ impl OddReason {
         }
     }
 
-    /// Whether such a reply is put on the dead letter topic.
+    /// Returns whether such a reply is dead-lettered.
     pub fn is_dead_lettered(self) -> bool {
         match self {
             OddReason::Duplicate
@@ -74,56 +74,56 @@ impl OddReason {
     }
 }
 
-/// Odd replies of one saga for one reason, as they came together.
+/// Odd replies of one batch, of one saga and for one reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OddReplies {
     /// The saga that they name.
     pub saga_id: Uuid,
     /// Why they change nothing.
     pub reason: OddReason,
-    /// How many they are.
+    /// Their number.
     pub count: u32,
     /// The last of them.
     pub last: OddReply,
 }
 
-/// Where an odd reply is found, and what it says. Its sender may be anybody, so nothing of it is kept that could be long,
+/// The location and content of an odd reply. Any sender may have produced it, so nothing is stored that could be long
 /// or personal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OddReply {
-    /// Topic it came from.
+    /// The topic.
     pub topic: String,
-    /// Partition it came from.
+    /// The partition.
     pub partition: i32,
-    /// Its place there.
+    /// The offset.
     pub offset: i64,
-    /// What it says. None if it cannot be read.
+    /// The content; `None` if it cannot be read.
     pub says: Option<OddAnswer>,
 }
 
-/// What an odd reply says.
+/// The content of an odd reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OddAnswer {
     /// The command that it answers.
     pub command_id: Uuid,
-    /// The step that it names. None if that cannot be the name of a step.
+    /// The step that it names; `None` if the text cannot be a step's name.
     pub step: Option<String>,
     /// The kind of the command.
     pub kind: Kind,
-    /// What became of it.
+    /// The outcome.
     pub outcome: Outcome,
     /// The attempt.
     pub attempt: u32,
 }
 
 impl OddReply {
-    /// A message that cannot be read.
+    /// Creates it for an unreadable message.
     pub fn unreadable(message: &Inbound) -> Self {
         let &Inbound { ref topic, partition, offset, .. } = message;
         Self { topic: topic.clone(), partition, offset, says: None }
     }
 
-    /// A message that says this.
+    /// Creates it for a message with this reply.
     pub fn of(message: &Inbound, reply: &Reply) -> Self {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
         let is_name = |step: &&String| step.len() <= STEP_NAME_LONGEST && step.chars().all(fits);

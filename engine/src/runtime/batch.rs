@@ -54,7 +54,7 @@ impl BatchOutcome {
         self.rows.extend(rows);
     }
 
-    /// Removes what was concluded from the rows of these sagas, because their events are decided again.
+    /// Removes the results of these sagas, because their events are decided again.
     pub fn retract(&mut self, is_of: impl Fn(&Uuid) -> bool) {
         self.ignored.retain(|event| !is_of(&event.saga_id));
         self.illegal.retain(|(id, _)| !is_of(id));
@@ -124,8 +124,8 @@ struct Refused {
 }
 
 impl Refused {
-    /// Whether nothing in it needs a row that was just read. Duplicates do not: a write beside them is fenced by the
-    /// revision of the remembered row, and without a write the row is read.
+    /// Returns whether none of the results needs a row that was just read. Duplicates do not: a write beside them is
+    /// fenced by the revision of the remembered row, and without a write the row is read.
     fn is_empty(&self) -> bool {
         self.illegal.is_empty() && self.ignored.iter().all(|(_, why)| *why == Nothing::Duplicate)
     }

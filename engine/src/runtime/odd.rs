@@ -1,8 +1,8 @@
 //! Odd replies: those that are ignored or dead-lettered. Each is counted, logged, and noted beside its saga, so that an
-//! operator who asks why nothing happens sees it.
+//! operator who investigates the saga sees it.
 //!
-//! Nothing is decided by these notes. They are written after the batch is settled, one statement a batch that has any; a
-//! note that fails is counted and logged, and lost. A process that dies just then loses it too.
+//! The notes decide nothing. They are written after the batch is settled, with one statement per batch that has any; a
+//! note that fails is counted and logged, and lost. A process that dies at that moment loses it too.
 
 use std::collections::BTreeMap;
 
@@ -13,18 +13,18 @@ use uuid::Uuid;
 use super::Engine;
 use crate::port::{OddReason, OddReplies, OddReply, SagaStore};
 
-/// Most lines in the log for a batch: after a broker has delivered everything again, each saga has a duplicate.
+/// Maximum number of log lines per batch: after a broker has delivered everything again, each saga has a duplicate.
 const ODD_LINES: usize = 20;
 
 /// The odd replies of a batch, by saga and reason.
 #[derive(Debug, Default)]
 pub(super) struct OddBatch {
     by_saga: BTreeMap<(Uuid, OddReason), (u32, OddReply)>,
-    /// Messages that cannot be read and name no saga.
+    /// Unreadable messages that name no saga.
     nameless: u32,
 }
 
-/// All that is read of a message that is no reply.
+/// The part that is read of a message that is not a valid reply.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Named {
@@ -32,19 +32,19 @@ struct Named {
 }
 
 impl OddBatch {
-    /// A reply changes nothing.
+    /// Adds a reply that changes nothing.
     pub fn add(&mut self, reason: OddReason, message: &Inbound, reply: &Reply) {
         self.count(reply.saga_id, reason, OddReply::of(message, reply));
     }
 
-    /// A reply changes nothing, that was read before.
+    /// Adds a message that was parsed before and changes nothing.
     pub fn add_again(&mut self, reason: OddReason, message: &Inbound) {
         if let Ok(reply) = wire::reply(&message.bytes) {
             self.add(reason, message, &reply);
         }
     }
 
-    /// A message cannot be read. If it names a saga, that is enough.
+    /// Adds an unreadable message, if it names a saga.
     pub fn add_unreadable(&mut self, message: &Inbound) {
         match wire::read::<Named>(&message.bytes) {
             Ok(Named { saga_id }) => {
@@ -59,7 +59,7 @@ impl OddBatch {
         self.by_saga.insert((saga_id, reason), (count, last));
     }
 
-    /// Counts them, logs them, and writes them down. Whatever comes of it, their batch is settled.
+    /// Counts the replies, logs them, and stores them. Their batch is settled, whether or not that succeeds.
     pub async fn note<S: SagaStore, K, C>(self, engine: &Engine<S, K, C>) {
         count_metric(OddReason::Unreadable, self.nameless);
         if self.by_saga.is_empty() {

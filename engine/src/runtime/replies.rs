@@ -1,5 +1,5 @@
-//! Takes what workers answered: all that is there, decided together, written in one transaction (of very many in a few,
-//! side by side).
+//! Processes workers' replies: all that have arrived are decided together and written in one transaction (very many in
+//! a few concurrent transactions).
 
 use std::{
     cmp::Ordering,
@@ -22,30 +22,31 @@ use crate::{
     port::{Clock, Deferral, DeferredReply, OddReason, SagaStore, Stray},
 };
 
-/// Most replies of a batch.
+/// Maximum number of replies in a batch.
 pub const BATCH: usize = LANE_SIZE * LANES;
-/// About so many sagas are decided and written together: what a transaction costs by itself is nothing any more then.
+/// Approximate number of sagas that are decided and written together: at this size the fixed cost of a transaction no
+/// longer matters.
 const LANE_SIZE: usize = 500;
-/// At most so many transactions of a batch are under way at once: the store works at some while others are decided or
-/// sent. By default one less than a role has connections, so that the other loops need not wait.
+/// Maximum number of concurrent transactions of a batch: the store processes some while others are decided or sent. By
+/// default it is one less than a role's connections, so that the other loops need not wait.
 const LANES: usize = 3;
-/// How long an empty receive waits. Bounds how late a change of ownership is seen.
+/// How long an empty receive waits. It bounds the delay until a change of ownership is seen.
 const REPLIES_PATIENCE: Duration = Duration::from_millis(250);
 
-/// Why a reply is dead-lettered whose token is right.
+/// Why a reply with the right token is dead-lettered.
 const WRONG_ECHO: &str = "the reply's step, part, generation, workflow or slot is not its command's";
-/// How long a reply rests whose saga another transaction holds.
+/// How long a reply rests if another transaction holds its saga.
 const LOCKED_REST: Duration = Duration::from_secs(1);
-/// How long a deferred reply rests that still cannot be judged.
+/// How long a deferred reply rests if it still cannot be judged.
 const DEFERRED_REST: Duration = Duration::from_secs(5);
 
-/// Where a reply came from, and whether an effect came of it.
+/// The message of a reply, and whether its outcome is a success.
 struct Heard {
     message: usize,
     succeeded: bool,
 }
 
-/// The replies of a batch that are to be judged, by saga, and the messages that are not.
+/// The replies of a batch to judge, by saga, and the messages that are not valid replies.
 #[derive(Default)]
 struct Judged<'a> {
     by_saga: BTreeMap<Uuid, Vec<Heard>>,
@@ -54,21 +55,21 @@ struct Judged<'a> {
     odd: OddBatch,
 }
 
-/// What is left to do once a batch is settled.
+/// What remains to do once a batch is settled.
 pub(super) struct Settled {
-    /// Replies that were deferred.
+    /// The deferred replies.
     pub deferred: Vec<DeferredReply>,
-    /// Replies to be noted, that changed nothing.
+    /// Replies that changed nothing, to be noted.
     pub odd: OddBatch,
 }
 
-/// Takes one batch; answers how many replies it had.
+/// Processes one batch; returns the number of its replies.
 ///
-/// Offsets move only after the transaction is committed and the commands that follow are acknowledged.
-/// Otherwise the batch is received again.
+/// Offsets move only after the transaction is committed and the resulting commands are acknowledged. Otherwise the
+/// batch is received again.
 ///
 /// # Errors
-/// Store or transport; the batch will come again.
+/// Store or transport; the batch is received again.
 pub async fn run_once<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     source: &mut impl Source,
@@ -99,28 +100,28 @@ pub async fn run_once<S: SagaStore, K: Sink, C: Clock>(
     }
 }
 
-/// Whether messages are taken for the first time.
+/// Whether messages are processed for the first time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// They have just come.
+    /// They have just been received.
     First,
     /// They were deferred.
     Again,
 }
 
 impl Taken {
-    /// How long a reply rests that cannot be judged this time either.
+    /// Returns how long a reply rests that cannot be judged this time either.
     fn rest(self, why: Deferral) -> Duration {
         match (self, why) {
             (Taken::Again, _) => DEFERRED_REST,
             (Taken::First, Deferral::Locked) => LOCKED_REST,
-            // What needs another program is that program's at once.
+            // A reply that needs another program is left to that program at once.
             (Taken::First, Deferral::UnknownWorkflow | Deferral::Unreadable) => Duration::ZERO,
         }
     }
 }
 
-/// Takes messages: when this ends, each has moved its saga, or is a duplicate, a stray, a dead letter, or deferred.
+/// Processes messages: on return, each has moved its saga, or is a duplicate, a stray, a dead letter, or deferred.
 pub(super) async fn take<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     messages: &[Inbound],
@@ -129,7 +130,7 @@ pub(super) async fn take<S: SagaStore, K: Sink, C: Clock>(
     let now = engine.store.now().await?;
     let Judged { by_saga, events, mut dead, mut odd } = read(engine, messages, taken, now).await?;
     let mut outcome = batch::BatchOutcome::default();
-    // All come to an end, even if one fails.
+    // All are completed, even if one fails.
     for lane in join_all(lanes(events).into_iter().map(|events| advance(engine, events))).await {
         outcome.append(lane?);
     }
@@ -137,7 +138,7 @@ pub(super) async fn take<S: SagaStore, K: Sink, C: Clock>(
     let unparked = engine.park(&outcome.poisoned).await?;
     outcome.poisoned.retain(|poison| unparked.iter().all(|saga| saga.saga_id != poison.saga_id));
     outcome.passed_over.extend(unparked);
-    // Whatever was concluded of a saga that is passed over, all its replies wait.
+    // All replies of a saga that is passed over wait, whatever was decided about them.
     let passed_over: BTreeSet<Uuid> = outcome.passed_over.iter().map(|saga| saga.saga_id).collect();
     outcome.retract(|id| passed_over.contains(id));
     let deferred = defer(engine, messages, &by_saga, &outcome, taken).await?;
@@ -153,7 +154,7 @@ pub(super) async fn take<S: SagaStore, K: Sink, C: Clock>(
     Ok(Settled { deferred, odd })
 }
 
-/// The judged replies that changed nothing: why, and what their dead letter says.
+/// Returns the judged replies that changed nothing, with the reason and the text of their dead letter.
 fn unchanging<'a>(
     by_saga: &'a BTreeMap<Uuid, Vec<Heard>>,
     outcome: &'a batch::BatchOutcome,
@@ -178,7 +179,7 @@ fn unchanging<'a>(
     poisoned.chain(ignored).chain(not_ordered)
 }
 
-/// Reads messages, and believes those whose token is right and whose epoch is this deployment's.
+/// Parses messages, and accepts those whose token is right and whose epoch is this deployment's.
 async fn read<'a, S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     messages: &'a [Inbound],
@@ -205,7 +206,7 @@ async fn read<'a, S: SagaStore, K: Sink, C: Clock>(
     let epoch = current_epoch(engine, newest).await?;
     for (message, reply) in believed {
         match reply.epoch.cmp(&epoch) {
-            // From before the store was restored: what it settles is asked again.
+            // From before the store was restored: the engine asks again for what it settles.
             Ordering::Less => {
                 metrics::counter!("amends_engine_old_epoch_replies_total").increment(1);
                 judged.odd.add(OddReason::OldEpoch, &messages[message], &reply);
@@ -229,7 +230,7 @@ async fn read<'a, S: SagaStore, K: Sink, C: Clock>(
     Ok(judged)
 }
 
-/// The replies that no saga here ordered: those whose saga is not here, and those that are to no command of theirs.
+/// Returns the replies that no saga here ordered: their saga does not exist here, or they match none of its commands.
 fn not_ordered<'a>(
     by_saga: &'a BTreeMap<Uuid, Vec<Heard>>,
     outcome: &'a batch::BatchOutcome,
@@ -239,7 +240,7 @@ fn not_ordered<'a>(
     missing.chain(not_mine.filter_map(|event| by_saga.get(&event.saga_id)?.get(event.place)))
 }
 
-/// Keeps successes that no saga here ordered.
+/// Stores successes that no saga here ordered.
 async fn keep_strays<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     messages: &[Inbound],
@@ -248,7 +249,7 @@ async fn keep_strays<S: SagaStore, K: Sink, C: Clock>(
 ) -> Result<(), Error> {
     let mut strays = Vec::new();
     for Heard { message, .. } in not_ordered(by_saga, outcome).filter(|heard| heard.succeeded) {
-        // It has been read before, as well.
+        // It has already been parsed once.
         let Ok(reply) = wire::reply(&messages[*message].bytes) else { continue };
         let whole = Json::of(&reply).unwrap_or_default();
         strays.push(Stray { saga_id: reply.saga_id, command_id: reply.command_id, reply: whole });
@@ -260,8 +261,8 @@ async fn keep_strays<S: SagaStore, K: Sink, C: Clock>(
     Ok(())
 }
 
-/// The deployment's epoch. Where replies name a newer one than this process knows, the store was perhaps restored since it
-/// was read: it is read again.
+/// Returns the deployment's epoch. If replies name a newer one than this process knows, the store may have been
+/// restored since the epoch was read: it is read again.
 async fn current_epoch<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     newest: Option<u32>,
@@ -274,8 +275,8 @@ async fn current_epoch<S: SagaStore, K: Sink, C: Clock>(
     Ok(engine.epoch.known())
 }
 
-/// Keeps the replies of sagas that were passed over. An ended or parked saga has no timer that would ask again, so this
-/// comes before their offsets move.
+/// Stores the replies of sagas that were passed over. An ended or parked saga has no timer that would ask again, so
+/// this happens before their offsets move.
 async fn defer<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     messages: &[Inbound],
@@ -298,7 +299,7 @@ async fn defer<S: SagaStore, K: Sink, C: Clock>(
             });
         }
     }
-    // One that came twice is kept once.
+    // A reply that was received twice is stored once.
     deferred.sort_by_key(DeferredReply::id);
     deferred.dedup_by_key(|reply| reply.id());
     if !deferred.is_empty() {
@@ -307,7 +308,7 @@ async fn defer<S: SagaStore, K: Sink, C: Clock>(
     Ok(deferred)
 }
 
-/// Decides and writes events, and sends the commands that follow.
+/// Decides and writes events, and sends the resulting commands.
 async fn advance<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     events: BTreeMap<Uuid, Vec<Event>>,
@@ -317,8 +318,8 @@ async fn advance<S: SagaStore, K: Sink, C: Clock>(
     Ok(outcome)
 }
 
-/// Spreads many sagas over lanes, each as many, in order: those that were born together stay together, so that lanes
-/// seldom wait for each other's slots.
+/// Divides many sagas over lanes of equal size, in order: sagas that were born together stay together, so that lanes
+/// rarely wait for each other's slots.
 fn lanes<V>(mut events: BTreeMap<Uuid, V>) -> Vec<BTreeMap<Uuid, V>> {
     let sagas = events.len();
     let count = (sagas / (LANE_SIZE * 3 / 4)).clamp(1, LANES);
@@ -329,13 +330,13 @@ fn lanes<V>(mut events: BTreeMap<Uuid, V>) -> Vec<BTreeMap<Uuid, V>> {
     lanes
 }
 
-/// What a reply says, and what it repeats of its command.
+/// Converts a reply to an event, with the fields that it repeats of its command.
 fn replied<S, K, C>(engine: &Engine<S, K, C>, reply: Reply) -> Event {
     let echo = Echo::of(&reply, engine.catalog.get(&reply.workflow, reply.workflow_version));
     Event::Replied(ReplyEvent { echo: Some(echo), ..ReplyEvent::from(reply) })
 }
 
-/// What a participant answers says whether further attempts are worth their while.
+/// Records an answer in the participant's budget: answers decide whether further attempts are worth while.
 fn note<S, K, C: Clock>(engine: &Engine<S, K, C>, reply: &Reply, now: DateTime<Utc>) {
     let definition = engine.catalog.get(&reply.workflow, reply.workflow_version);
     if let Some((_, step)) = definition.and_then(|d| d.step(&reply.step))
@@ -347,8 +348,8 @@ fn note<S, K, C: Clock>(engine: &Engine<S, K, C>, reply: &Reply, now: DateTime<U
     }
 }
 
-/// Whether the answer took less time than the engine waits before it sends a command again. Both instants are by the
-/// engine's database, so that no other clock has a say. An answer that does not tell when its command was sent counts as
+/// Returns whether the answer took less time than the engine waits before it sends a command again. Both times are from
+/// the engine's database, so that no other clock matters. An answer without the time of its command's sending counts as
 /// late.
 fn came_soon(reply: &Reply, now: DateTime<Utc>) -> bool {
     reply.sent_at.is_some_and(|sent_at| now - sent_at < RESEND)

@@ -46,9 +46,9 @@ pub(crate) struct WorldState {
     /// Sagas whose events cannot be stored.
     pub(crate) poison: BTreeSet<Uuid>,
     pub(crate) strays: Vec<Stray>,
-    /// Odd replies by saga and reason: how many, and the last.
+    /// Odd replies by saga and reason: their number, and the last.
     pub(crate) odd: BTreeMap<(Uuid, OddReason), (u32, OddReply)>,
-    /// Errors that the store gives next to whoever notes odd replies.
+    /// The store's next errors for calls that note odd replies.
     pub(crate) note_fails: VecDeque<port::Error>,
     /// Sagas whose rows another transaction holds.
     pub(crate) locked: BTreeSet<Uuid>,
@@ -184,7 +184,7 @@ impl World {
         std::mem::take(&mut self.state().log)
     }
 
-    /// How many odd replies a saga had for each reason.
+    /// Returns the number of a saga's odd replies for each reason.
     pub(crate) fn odd(&self, saga: Uuid) -> Vec<(OddReason, u32)> {
         let state = self.state();
         let of_saga = state.odd.iter().filter(|((id, _), _)| *id == saga);

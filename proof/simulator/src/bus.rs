@@ -38,7 +38,7 @@ pub const UNSTORABLE: &str = "1e999999";
 /// A message in a partition.
 #[derive(Debug, Clone)]
 pub struct Record {
-    /// What it says.
+    /// The content.
     pub bytes: Vec<u8>,
     traceparent: Option<String>,
     forgotten: bool,

@@ -23,7 +23,7 @@ pub struct Coverage {
     pub rows: BTreeSet<&'static str>,
     /// Replies that could not be judged on arrival, by reason.
     pub deferred: BTreeMap<&'static str, u64>,
-    /// Replies that changed nothing and were noted, by the reason.
+    /// Replies that changed nothing and were noted, by reason.
     pub odd: BTreeMap<&'static str, u64>,
 }
 

@@ -56,9 +56,9 @@ impl Stored {
 pub struct OddNote {
     /// Number of replies.
     pub count: u64,
-    /// When the first was noted.
+    /// Time of the first note.
     pub first_at: DateTime<Utc>,
-    /// When the last was noted.
+    /// Time of the last note.
     pub last_at: DateTime<Utc>,
     /// The last reply.
     pub last: OddReply,

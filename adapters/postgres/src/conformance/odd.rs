@@ -1,4 +1,4 @@
-//! Odd replies, as any store notes them.
+//! Odd replies, as every store must note them.
 
 use amends_engine::port::{OddAnswer, OddReason, OddReplies, OddReply, SagaStore};
 use amends_protocol::{Kind, Outcome};
@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{World, load, now, stored};
 use crate::odd_replies::OddRow;
 
-/// So many odd replies, the last of them at this offset.
+/// Creates this many odd replies, the last of them at this offset.
 fn odd(saga_id: Uuid, reason: OddReason, count: u32, offset: i64) -> OddReplies {
     let says = OddAnswer {
         command_id: Uuid::from_u128(7),
@@ -21,7 +21,7 @@ fn odd(saga_id: Uuid, reason: OddReason, count: u32, offset: i64) -> OddReplies 
     OddReplies { saga_id, reason, count, last }
 }
 
-/// From the first to the last, in one row for each reason.
+/// The first and the last of each, in one row per reason.
 pub async fn odd_replies_are_counted_by_saga_and_reason_and_the_last_of_each_is_kept(world: &impl World) {
     let (a, b) = (stored(world, 1, |_, _| {}).await.id, stored(world, 2, |_, _| {}).await.id);
     let store = world.store();
@@ -51,7 +51,7 @@ pub async fn odd_replies_are_counted_by_saga_and_reason_and_the_last_of_each_is_
     assert_eq!(load(world, a).await.revision, 1, "the saga is as it was");
 }
 
-/// Whoever makes up ids fills no table.
+/// Made-up ids fill no table.
 pub async fn an_odd_reply_of_a_saga_that_is_not_here_leaves_nothing(world: &impl World) {
     let here = stored(world, 1, |_, _| {}).await.id;
     let made_up = Uuid::now_v7();
@@ -60,7 +60,7 @@ pub async fn an_odd_reply_of_a_saga_that_is_not_here_leaves_nothing(world: &impl
     assert_eq!(world.odd_replies(here).await.len(), 1);
     assert_eq!(world.odd_replies(made_up).await, []);
     world.store().note_odd(&[odd(made_up, OddReason::Forged, 1, 1)]).await.unwrap();
-    // It is born later, and has nothing to its name.
+    // A saga with this id is born later, and has no notes.
     stored(world, 1, |saga, _| saga.id = made_up).await;
     assert_eq!(world.odd_replies(made_up).await, []);
 }

@@ -1,4 +1,4 @@
-//! What is noted of replies that changed nothing.
+//! The notes of replies that changed nothing.
 
 use std::collections::BTreeSet;
 
@@ -18,8 +18,8 @@ const NOTES_LOST_BY: [Fault; 7] = [
     Fault::Upgrade,
 ];
 
-/// What is noted of dead replies is on the dead letter topic. And whatever is there of a saga is noted beside it, unless
-/// something struck by which a note may be lost: nothing waits for it.
+/// Noted dead replies are on the dead letter topic. And dead letters of a saga are noted beside it, unless a fault
+/// occurred by which a note may be lost, because nothing waits for it.
 pub fn odd_replies_are_noted(quiet: &Quiet<'_>) -> Vec<String> {
     let (bus, odd) = (&quiet.state.bus, &quiet.state.store.odd);
     let dead: BTreeSet<(usize, usize, usize)> = bus.dead.iter().map(|(t, p, o, _)| (*t, *p, *o)).collect();
