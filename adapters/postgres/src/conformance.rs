@@ -1,5 +1,5 @@
-//! What any [`SagaStore`] must do. A test file of a store's says
-//! `amends_postgres::conformance!(world);`, with `async fn world() -> impl World` that makes an empty store.
+//! The test suite for every [`SagaStore`]. A store's test file calls `amends_postgres::conformance!(world);`, with
+//! `async fn world() -> impl World` that creates an empty store.
 
 mod due;
 mod odd;
@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use crate::odd_replies::OddRow;
 
-/// A store, and what cannot be done or seen through its port.
+/// A store, and operations that its port does not offer.
 pub trait World: Sync {
     /// The store.
     type Store: SagaStore;
@@ -35,17 +35,17 @@ pub trait World: Sync {
     fn store(&self) -> &Self::Store;
     /// Stores a new saga.
     fn create(&self, change: &Change, personal: &Json) -> impl Future<Output = ()>;
-    /// A saga's entries, by revision.
+    /// Returns a saga's entries, by revision.
     fn timeline(&self, saga_id: Uuid) -> impl Future<Output = Vec<Entry>>;
-    /// How many strays are kept.
+    /// Returns the number of stored strays.
     fn strays(&self) -> impl Future<Output = usize>;
     /// Returns what is stored about a saga's odd replies.
     fn odd_replies(&self, saga_id: Uuid) -> impl Future<Output = Vec<OddRow>>;
-    /// Another transaction takes these rows, and keeps them until what it returns is dropped.
+    /// Locks these rows in another transaction, until the returned value is dropped.
     fn hold(&self, sagas: &[Uuid]) -> impl Future<Output = Box<dyn Send>>;
 }
 
-/// Makes a test of each.
+/// Defines one test per function of the suite.
 #[macro_export]
 macro_rules! conformance {
     ($world:path) => {
@@ -113,18 +113,18 @@ pub fn errand() -> Definition {
     }
 }
 
-/// The birth of an errand.
+/// Creates the birth of an errand.
 pub fn birth(slot: u16, now: DateTime<Utc>) -> Change {
     birth_with(&Json::from(json!({"slot": slot})), slot, now)
 }
 
-/// The birth of an errand with this input.
+/// Creates the birth of an errand with this input.
 pub fn birth_with(input: &Json, slot: u16, now: DateTime<Utc>) -> Change {
     let id = Uuid::now_v7();
     start(&errand(), NewSaga { id, slot, business_key: format!("errand {id}") }, input, now)
 }
 
-/// A next row: the entries are wake-ups, the last of them at `at`.
+/// Creates a next row: the entries are wake-ups, the last of them at `at`.
 pub fn moved(saga: &Saga, entries: u32, at: DateTime<Utc>) -> Write {
     let entry = |n| Entry {
         revision: saga.revision + n,
@@ -159,7 +159,7 @@ async fn commit(world: &impl World, writes: &[Write]) -> Vec<Uuid> {
     ids
 }
 
-/// A new saga in the store, changed before it got there.
+/// Creates a saga that was changed before it was stored.
 async fn stored(world: &impl World, slot: u16, change: impl FnOnce(&mut Saga, DateTime<Utc>)) -> Saga {
     let now = now(world).await;
     let mut birth = birth(slot, now);
@@ -168,13 +168,13 @@ async fn stored(world: &impl World, slot: u16, change: impl FnOnce(&mut Saga, Da
     birth.saga
 }
 
-/// What a program knows that does errands.
+/// Returns what a program that knows errands knows.
 pub fn known() -> Known {
     let workflows = vec![("errand".to_owned(), 1)];
     Known { workflows, core_version: CORE_VERSION, state_version: STATE_VERSION }
 }
 
-/// A look for errands in these slots.
+/// Creates a scan for errands in these slots.
 pub fn scan(slots: &[u16]) -> DueScan {
     DueScan {
         slots: slots.to_vec(),

@@ -1,4 +1,4 @@
-//! What is due, in flight or asleep, as any store finds it.
+//! Sagas that are due, in flight or asleep, as every store must find them.
 
 use super::*;
 
@@ -19,7 +19,7 @@ pub async fn the_longest_overdue_come_first_and_no_more_than_asked_for(world: &i
     assert_eq!(due(world, &long).await, oldest_first[..2]);
 }
 
-/// Those that wait for somebody who is away are looked at by themselves.
+/// Sagas that wait for an absent participant are scanned separately.
 pub async fn what_is_due_at_some_steps_is_found_apart_from_the_rest(world: &impl World) {
     let mut by_age = Vec::new();
     for (step, seconds) in [("pay", 30), ("ship", 20), ("pay", 10)] {
@@ -36,7 +36,7 @@ pub async fn what_is_due_at_some_steps_is_found_apart_from_the_rest(world: &impl
     assert!(due(world, &of(DueShare::At(Vec::new()))).await.is_empty());
 }
 
-/// Asked again and again until it is due: not before `wake_at`.
+/// Scanned repeatedly until it is due: not before `wake_at`.
 pub async fn nothing_is_due_before_its_time_by_the_stores_clock(world: &impl World) {
     stored(world, 1, |saga, now| saga.wake_at = Some(now + TimeDelta::hours(1))).await;
     let saga = stored(world, 1, |saga, now| saga.wake_at = Some(now + TimeDelta::milliseconds(100))).await;
@@ -50,7 +50,7 @@ pub async fn nothing_is_due_before_its_time_by_the_stores_clock(world: &impl Wor
     assert!(Some(loaded.now) >= saga.wake_at, "{} is before {:?}", loaded.now, saga.wake_at);
 }
 
-/// Neither what has ended, nor what has no timer, nor what lives elsewhere.
+/// Neither ended sagas, nor sagas without a timer, nor sagas of other slots.
 pub async fn only_live_sagas_of_the_slots_are_due(world: &impl World) {
     let overdue = |saga: &mut Saga, now| saga.wake_at = Some(now - TimeDelta::seconds(1));
     let here = stored(world, 1, overdue).await;
@@ -72,7 +72,7 @@ pub async fn only_live_sagas_of_the_slots_are_due(world: &impl World) {
     assert_eq!(due(world, &scan(&[1])).await, [here.id]);
 }
 
-/// A newer program's sagas are that program's to wake: what this one does not know it does not see, nor move.
+/// A newer program's sagas are left to that program: this program neither sees nor moves them.
 pub async fn only_what_the_program_knows_is_due_and_keeps_its_time_otherwise(world: &impl World) {
     let overdue = |saga: &mut Saga, now| saga.wake_at = Some(now - TimeDelta::seconds(9));
     let older = stored(world, 1, overdue).await;
@@ -93,7 +93,7 @@ pub async fn only_what_the_program_knows_is_due_and_keeps_its_time_otherwise(wor
     assert_eq!(load(world, newer.id).await, newer);
 }
 
-/// Whatever else is in the batch is written, and what is held is said to be.
+/// All other writes of the batch are written, and the locked ones are reported.
 pub async fn a_row_that_another_transaction_holds_is_passed_over_and_stops_nobody(world: &impl World) {
     let at = now(world).await;
     let mut sagas = Vec::new();
@@ -110,7 +110,7 @@ pub async fn a_row_that_another_transaction_holds_is_passed_over_and_stops_nobod
     let again = world.store().commit(&batch[..1]).await.unwrap();
     assert_eq!((again.written.len(), again.locked), (0, vec![sagas[0].id]));
     drop(held);
-    // The transaction ends a moment after it is dropped.
+    // The transaction ends shortly after the drop.
     while commit(world, &batch[..1]).await.is_empty() {}
     for saga in &sagas {
         assert_eq!(load(world, saga.id).await.revision, 2);
@@ -118,7 +118,7 @@ pub async fn a_row_that_another_transaction_holds_is_passed_over_and_stops_nobod
     }
 }
 
-/// Waking it later is worth no wait.
+/// Rescheduling does not wait for a lock.
 pub async fn a_held_row_is_not_rescheduled_and_others_are(world: &impl World) {
     let overdue = |saga: &mut Saga, now| saga.wake_at = Some(now - TimeDelta::seconds(1));
     let (one, two) = (stored(world, 1, overdue).await, stored(world, 1, overdue).await);
@@ -139,7 +139,7 @@ pub async fn rescheduling_changes_only_when_it_wakes(world: &impl World) {
     assert_eq!(world.timeline(saga.id).await.len(), 1);
 }
 
-/// Whoever wrote meanwhile knows better when to wake.
+/// A concurrent writer has set a newer `wake_at`.
 pub async fn rescheduling_a_saga_that_moved_on_changes_nothing(world: &impl World) {
     let saga = stored(world, 1, |_, _| {}).await;
     let write = moved(&saga, 1, saga.born_at);
@@ -148,7 +148,7 @@ pub async fn rescheduling_a_saga_that_moved_on_changes_nothing(world: &impl Worl
     assert_eq!(load(world, saga.id).await, write.saga);
 }
 
-/// Live ones of the slots, in pages by id.
+/// Live sagas of the slots, in pages by id.
 pub async fn those_that_changed_lately_are_in_flight(world: &impl World) {
     let now = now(world).await;
     let mut fresh = Vec::new();
@@ -171,13 +171,13 @@ pub async fn those_that_changed_lately_are_in_flight(world: &impl World) {
         pages.extend(page.sagas.iter().map(|saga| saga.id));
     }
     assert_eq!(pages, fresh);
-    // What is old and has just changed may have issued a command.
+    // An old saga that has just changed may have issued a command.
     commit(world, &[moved(&old.saga, 1, now)]).await;
     let found = world.store().in_flight(&[1], within, None, 10).await.unwrap().sagas;
     assert!(found.iter().any(|saga| saga.id == old.saga.id));
 }
 
-/// By `wake_at`, each once; neither ended ones nor those of other slots.
+/// By `wake_at`, each once; neither ended sagas nor those of other slots.
 pub async fn those_that_sleep_beyond_are_found_page_by_page(world: &impl World) {
     let (hour, minute) = (TimeDelta::hours(1), Duration::from_secs(60));
     let sleeping = |slot, live, after: TimeDelta| {

@@ -1,4 +1,4 @@
-//! Replies that are kept, and what programs know of each other, as in any store.
+//! Deferred replies, strays and announcements of programs, as every store must keep them.
 
 use super::*;
 
@@ -44,7 +44,7 @@ pub async fn a_deferred_reply_is_kept_once_and_read_by_programs_that_can_judge_i
         1,
         "it stays until it is forgotten"
     );
-    // It waits for something else now, and is due later.
+    // It waits for another reason now, and is due later.
     store.defer(&[DeferredReply { rest: Duration::from_secs(60), ..mine.clone() }]).await.unwrap();
     assert_eq!(store.deferred(&deferred_scan(&[1])).await.unwrap(), []);
     let newer = Known { workflows: vec![("errand".to_owned(), 2)], ..known() };
@@ -54,7 +54,7 @@ pub async fn a_deferred_reply_is_kept_once_and_read_by_programs_that_can_judge_i
     assert_eq!(store.deferred(&newer).await.unwrap(), []);
 }
 
-/// For so long as the look says.
+/// For as long as the scan says.
 pub async fn a_deferred_reply_of_another_slot_waits_for_its_owner_first(world: &impl World) {
     let reply = deferred_reply(Uuid::now_v7(), 1, CORE_VERSION, Duration::ZERO);
     world.store().defer(std::slice::from_ref(&reply)).await.unwrap();
@@ -65,7 +65,7 @@ pub async fn a_deferred_reply_of_another_slot_waits_for_its_owner_first(world: &
     assert_eq!(world.store().deferred(&own).await.unwrap().len(), 1);
 }
 
-/// Itself left out.
+/// Without its own announcement.
 pub async fn a_program_hears_what_the_others_know_that_live(world: &impl World) {
     let (store, hour) = (world.store(), Duration::from_secs(3600));
     let (one, two) = (Uuid::now_v7(), Uuid::now_v7());
@@ -77,7 +77,7 @@ pub async fn a_program_hears_what_the_others_know_that_live(world: &impl World) 
     assert_eq!(store.announce(one, &known(), Duration::ZERO).await.unwrap(), [], "it was seen before that");
 }
 
-/// However often its reply comes.
+/// However often its reply arrives.
 pub async fn a_stray_is_kept_once(world: &impl World) {
     let stray = |command_id| Stray {
         saga_id: Uuid::nil(),

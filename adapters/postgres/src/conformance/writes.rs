@@ -1,8 +1,8 @@
-//! Births and commits, as any store does them.
+//! Births and commits, as every store must perform them.
 
 use super::*;
 
-/// Row, first entry and time come back as they went in.
+/// Row, first entry and time are read as they were written.
 pub async fn what_was_born_is_read_back(world: &impl World) {
     let birth = birth(7, now(world).await);
     world.create(&birth, &Json::null()).await;
@@ -26,7 +26,7 @@ pub async fn a_write_replaces_the_row_and_adds_its_entries(world: &impl World) {
     assert_eq!(timeline[4..], second.entries);
 }
 
-/// Everything that a row may say.
+/// Every column of a row.
 pub async fn what_is_written_has_an_outcome_a_reason_and_no_timer(world: &impl World) {
     let saga = stored(world, 1, |_, _| {}).await;
     let now = now(world).await;
@@ -51,7 +51,7 @@ pub async fn what_is_written_has_an_outcome_a_reason_and_no_timer(world: &impl W
     assert_eq!(load(world, saga.id).await.outcome, Some(SagaOutcome::Completed));
 }
 
-/// The revision is the fence.
+/// The revision fences writers.
 pub async fn the_write_of_a_zombie_changes_nothing(world: &impl World) {
     let saga = stored(world, 1, |_, _| {}).await;
     let at = now(world).await;
@@ -62,7 +62,7 @@ pub async fn the_write_of_a_zombie_changes_nothing(world: &impl World) {
     assert_eq!(world.timeline(saga.id).await.len(), 2);
 }
 
-/// Whoever comes second, at the same time, changes nothing.
+/// The second of two concurrent writers changes nothing.
 pub async fn of_two_writers_of_one_revision_one_is_answered(world: &impl World) {
     for _ in 0..20 {
         let saga = stored(world, 1, |_, _| {}).await;
@@ -74,7 +74,7 @@ pub async fn of_two_writers_of_one_revision_one_is_answered(world: &impl World) 
     }
 }
 
-/// Those that still have the revision are written, and answered.
+/// Writes whose revision still matches are written and returned.
 pub async fn a_stale_write_does_not_stop_its_batch(world: &impl World) {
     let at = now(world).await;
     let mut sagas = Vec::new();
@@ -93,7 +93,7 @@ pub async fn a_stale_write_does_not_stop_its_batch(world: &impl World) {
     }
 }
 
-/// With a commit as far as wanted; by themselves, all.
+/// A commit returns the requested input; `inputs` returns everything.
 pub async fn inputs_come_back_as_far_as_they_are_wanted(world: &impl World) {
     let (data, personal) = (Json::from(json!({"lines": [1, 2.5, "ü"]})), Json::from(json!({"name": "Test"})));
     for (wants, expected) in [
@@ -119,7 +119,7 @@ pub async fn inputs_come_back_as_far_as_they_are_wanted(world: &impl World) {
     assert_eq!((all.data, all.personal), (data, None));
 }
 
-/// A NUL in a column fails as data; the others of the batch can then be written without it.
+/// A NUL in a column is a data error; the rest of the batch can then be written without it.
 pub async fn what_cannot_be_stored_is_a_data_error_and_writes_nothing(world: &impl World) {
     let (good, bad) = (stored(world, 1, |_, _| {}).await, stored(world, 1, |_, _| {}).await);
     let at = now(world).await;
@@ -136,7 +136,7 @@ pub async fn what_cannot_be_stored_is_a_data_error_and_writes_nothing(world: &im
     assert_eq!((world.timeline(good.id).await.len(), world.timeline(bad.id).await.len()), (2, 1));
 }
 
-/// JSON can say what text cannot hold.
+/// JSON can express what a text column cannot store.
 pub async fn a_nul_within_json_is_stored_and_read_back(world: &impl World) {
     let odd = birth(1, now(world).await);
     world.create(&odd, &Json::null()).await;
