@@ -130,7 +130,7 @@ impl Process {
     pub async fn observe(&self, ready: routes::health::Ready) -> Result<()> {
         let Some(address) = self.settings.listen else { return Ok(()) };
         let listener = listen(address, self.settings.no_auth).await?;
-        tracing::info!("health and metrics on http://{}", listener.local_addr()?);
+        tracing::info!(address = %listener.local_addr()?, "serving health and metrics");
         serve(self, listener, routes::health::router(ready, self.metrics.clone()))
     }
 
@@ -182,8 +182,8 @@ impl Process {
         self.tasks.close();
         if tokio::time::timeout(STOP_GRACE, self.tasks.wait()).await.is_err() {
             tracing::warn!(
-                "some loops have not ended after {}s; their work continues from its rows",
-                STOP_GRACE.as_secs()
+                seconds = STOP_GRACE.as_secs(),
+                "some loops have not ended in time; their work continues from its rows"
             );
         }
         !self.failed.load(Ordering::Relaxed)

@@ -56,7 +56,7 @@ pub async fn start(
     let Some(address) = process.settings.listen.filter(|_| listens) else { return Ok(None) };
     let listener = listen(address, process.settings.no_auth).await?;
     let address = listener.local_addr()?;
-    tracing::info!("worker {name} runs; listening on http://{address}");
+    tracing::info!(worker = name, %address, "the worker runs");
     let ready = health::Ready::database(&pool).and(process.broker_ready());
     serve(process, listener, routes.merge(health::router(ready, process.metrics.clone())))?;
     Ok(Some(address))

@@ -56,7 +56,7 @@ async fn start(
         // The api accepts orders without the broker: the engine drives them on by their rows.
         let process = Process::begin_before_broker(settings, topics, metrics, stop)?;
         let address = api::start(&process, None).await?;
-        tracing::info!("accepting orders on http://{address}");
+        tracing::info!(%address, "accepting orders");
         return Ok(process);
     }
     let process = Process::begin(settings, &topics, metrics, stop).await?;

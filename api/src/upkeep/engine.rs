@@ -120,7 +120,12 @@ impl Piece for Retire {
                 tracing::info!(table, month, moved, "dropped a month past its retention");
             }
             Some(RetiredMonth { month, moved, stays: true }) => {
-                tracing::warn!(table, month, "a month past its time stays: {moved} or more have not ended");
+                tracing::warn!(
+                    table,
+                    month,
+                    unfinished = moved,
+                    "a month past its retention stays: too many have not ended"
+                );
             }
         }
         let gone = self.database.forget_leftovers(self.what, self.retention, &mut self.walk).await?;
@@ -153,8 +158,8 @@ impl Piece for MarkStuck {
     async fn run_once(&mut self) -> Result<(), Error> {
         let marked = self.database.mark_stuck(self.stuck_after, &mut self.walk).await?;
         if let Some(first) = marked.first() {
-            let after = self.stuck_after.as_secs();
-            tracing::warn!(sagas = marked.len(), %first, "marked sagas as stuck: where they are for {after}s");
+            let seconds = self.stuck_after.as_secs();
+            tracing::warn!(sagas = marked.len(), %first, seconds, "marked sagas as stuck: no progress for that long");
         }
         Ok(())
     }

@@ -79,7 +79,8 @@ async fn run<P: Piece>(piece: Arc<Mutex<P>>) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(piece = name, %error, "upkeep failed; it will run again"),
         Err(_) => {
-            tracing::warn!(piece = name, "upkeep was ended after {}s; it will run again", RUN_MOST.as_secs())
+            let seconds = RUN_MOST.as_secs();
+            tracing::warn!(piece = name, seconds, "upkeep took too long and was ended; it will run again");
         }
     }
     metrics::histogram!("amends_upkeep_seconds", "piece" => name).record(begun.elapsed().as_secs_f64());
