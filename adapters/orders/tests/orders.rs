@@ -385,7 +385,8 @@ async fn orders_that_the_server_gave_up_on_are_not_there_at_all() {
     let meanwhile = async {
         world.until_waiting("advisory", 1).await;
         sqlx::query(
-            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'",
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
         )
         .execute(world.owner())
         .await

@@ -22,7 +22,10 @@ use crate::{
 /// How long a caller waits for a connection: short enough for an answer over HTTP.
 const ACQUIRE_BOUND: Duration = Duration::from_secs(3);
 /// How long a statement waits for a row that another transaction has locked.
-const LOCK_TIMEOUT: &str = "1s";
+///
+/// Longer than the server's `deadlock_timeout` (1 s): of two transactions that wait for each other one is told so and
+/// repeated, instead of both giving up the rows.
+const LOCK_TIMEOUT: &str = "1200ms";
 /// A connection that has been idle for longer than this is pinged before use.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 /// How long the ping may take.

@@ -69,7 +69,8 @@ async fn a_commit_that_did_not_happen_is_said_to_be_unavailable() {
     let meanwhile = async {
         world.until_waiting("advisory", 1).await;
         sqlx::query(
-            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'",
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
         )
         .execute(world.owner())
         .await

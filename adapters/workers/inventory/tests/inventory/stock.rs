@@ -1,8 +1,9 @@
 //! Reserve, release, take.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use amends_protocol::{Command, Exposure, Kind, Outcome, wire};
+use amends_testkit::eventually;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::json;
 
@@ -183,7 +184,7 @@ async fn fifty_reservations_for_thirty_pieces_sell_thirty() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_books_balance_after_any_mix_of_commands() {
     const PRODUCTS: [&str; 4] = ["mug", "pen", "cup", "hat"];
-    let seed = rand::random();
+    let seed = std::env::var("SEED").map_or_else(|_| rand::random(), |s| s.parse().unwrap());
     eprintln!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let world = World::quiet().await;
@@ -219,7 +220,12 @@ async fn the_books_balance_after_any_mix_of_commands() {
         // Stock is added and removed meanwhile; reserved stock stays.
         let (product, on_hand) = (PRODUCTS[random.random_range(0..4)], random.random_range(0..120));
         let path = format!("/api/inventory/{product}/stock");
-        let (status, ..) = world.http("PUT", &path, json!({ "onHand": on_hand }).to_string()).await;
+        // While the workers hold the product's row for long, it is 503.
+        let status = eventually("an answer", Duration::from_secs(30), || async {
+            let (status, ..) = world.http("PUT", &path, json!({ "onHand": on_hand }).to_string()).await;
+            (status != 503).then_some(status)
+        })
+        .await;
         assert!(status == 200 || status == 409, "{status}");
     }
     let replies = world.topics.replied(sent).await;
