@@ -75,14 +75,14 @@ impl Dialogue {
         self
     }
 
-    /// Answers a command (`pay execute`, `pay compensate`, `pay probe`; `pay/1 execute` for a part) with success,
+    /// Replies to a command (`pay execute`, `pay compensate`, `pay probe`; `pay/1 execute` for a part) with success,
     /// holding or giving back what the definition says.
     #[track_caller]
     pub fn succeeds(&mut self, command: &str) -> &mut Self {
         self.answers(command, Outcome::Succeeded)
     }
 
-    /// Answers a command with a refusal.
+    /// Replies to a command with a refusal.
     #[track_caller]
     pub fn refuses(&mut self, command: &str, code: &str) -> &mut Self {
         let mut reply = self.reply(command, Outcome::Refused);
@@ -90,7 +90,7 @@ impl Dialogue {
         self.happens(Event::Replied(reply))
     }
 
-    /// Answers a command with this outcome.
+    /// Replies to a command with this outcome.
     #[track_caller]
     pub fn answers(&mut self, command: &str, outcome: Outcome) -> &mut Self {
         let reply = self.reply(command, outcome);

@@ -259,7 +259,7 @@ pub trait SagaStore: Send + Sync {
     ) -> impl Future<Output = Result<Loaded, Error>> + Send;
 
     /// Writes a batch in one transaction. Returns the sagas whose revision was still the one read, with the requested
-    /// input. Rows that another transaction holds are passed over after one second, so that they do not stop the
+    /// input. Rows that another transaction holds are passed over after a lock timeout, so that they do not stop the
     /// others. If the answer to the commit is lost, the store reads the result back and passes over nothing: the caller
     /// may rely on the answer.
     fn commit(&self, writes: &[Write]) -> impl Future<Output = Result<Committed, Error>> + Send;

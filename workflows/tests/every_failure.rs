@@ -10,7 +10,7 @@ use amends_engine::dialogue::Dialogue;
 use amends_protocol::{Outcome, Reason};
 use support::{ended, order, workflow};
 
-/// Answers every command until nothing is left to do, and retries what parks. `script` has the first answers to a
+/// Replies to every command until nothing is left to do, and retries what parks. `script` has the first answers to a
 /// command; the rest succeed. Every answer comes twice, and the second changes nothing.
 fn run(order: &mut Dialogue, script: &[(&str, Outcome, usize)]) -> usize {
     let mut left: BTreeMap<&str, (Outcome, usize)> = script.iter().map(|(c, o, n)| (*c, (*o, *n))).collect();

@@ -9,10 +9,10 @@ use std::{
 use amends_engine::port::Write;
 use uuid::Uuid;
 
-/// How long a batch with such a saga does not wait for locks. Otherwise each such batch would wait one second for the
-/// same row.
+/// How long a batch with such a saga does not wait for locks. Otherwise each such batch would wait for the same
+/// row.
 const HELD_REMEMBERED: Duration = Duration::from_secs(30);
-/// Maximum number of sagas remembered; a batch with any further one waits one second.
+/// Maximum number of sagas remembered; a batch with any further one waits for its lock.
 const MOST_HELD: usize = 10_000;
 
 /// Sagas by id, with the time at which they were last passed over.

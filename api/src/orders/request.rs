@@ -113,7 +113,7 @@ fn total(lines: &[NewLine]) -> Option<i64> {
     lines.iter().try_fold(0_i64, |sum, line| sum.checked_add(line.unit_price.checked_mul(line.quantity)?))
 }
 
-#[allow(clippy::ptr_arg)] // garde passes the field as it is
+#[allow(clippy::ptr_arg, reason = "garde passes the field as it is")]
 fn total_fits(lines: &Vec<NewLine>, (): &()) -> garde::Result {
     // A negative price is a fault of its line; the sum counts only for valid lines.
     match total(lines) {

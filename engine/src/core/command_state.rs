@@ -155,20 +155,19 @@ fn one() -> u32 {
 pub(super) fn one16() -> u16 {
     1
 }
-// `serde` passes references to these functions.
-#[allow(clippy::trivially_copy_pass_by_ref)]
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 fn is_one(n: &u32) -> bool {
     *n == 1
 }
-#[allow(clippy::trivially_copy_pass_by_ref)]
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 pub(super) fn is_one16(n: &u16) -> bool {
     *n == 1
 }
-#[allow(clippy::trivially_copy_pass_by_ref)]
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 fn is_zero(n: &u16) -> bool {
     *n == 0
 }
-#[allow(clippy::trivially_copy_pass_by_ref)]
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 fn is_zero32(n: &u32) -> bool {
     *n == 0
 }

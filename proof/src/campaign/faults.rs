@@ -56,7 +56,7 @@ pub enum Kind {
     PostgresHangs,
     /// A process' connections to Postgres are silent for longer than any call waits; new ones work.
     PostgresSilent,
-    /// Answers to COMMIT are lost.
+    /// The answers to COMMIT are lost.
     CommitAnswersLost,
     /// COMMITs are lost on their way.
     CommitsLost,

@@ -1,5 +1,5 @@
 //! A database with one table, accessed as a service's role.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::{borrow::Cow, time::Duration};
 

@@ -1,5 +1,5 @@
 //! A Postgres database for tests, accessed as the service does: with its role's permissions and its pool's settings.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::time::Duration;
 
