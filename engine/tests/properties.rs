@@ -91,11 +91,8 @@ impl World {
     fn new(rooms: u16, fates: Vec<u8>) -> Self {
         let (definition, input) = (stay(), serde_json::json!({ "rooms": rooms }));
         let saga = Dialogue::begin(definition.clone(), input.clone());
-        let new = amends_engine::core::NewSaga {
-            id: saga.saga.id,
-            slot: saga.saga.slot,
-            business_key: saga.saga.business_key.clone(),
-        };
+        let new =
+            amends_engine::core::NewSaga { id: saga.saga.id, business_key: saga.saga.business_key.clone() };
         let replayed = start(&definition, new, &input.into(), saga.now).saga;
         let worker = Worker::new(definition.clone(), saga.saga.id, fates);
         let mut world =

@@ -36,17 +36,6 @@ pub enum KeyClass {
     Placement = 0,
 }
 
-/// Part of a statement that takes the keys that are free or expired, in the given order (sorted, so that two doors
-/// cannot deadlock), and returns the orders for which it took them.
-macro_rules! take {
-    () => {
-        "taken AS MATERIALIZED (
-            SELECT order_id FROM take_keys($30, $18::text[], $19::text[], $20::uuid[], $21::bytea[]) AS t (order_id)
-        )"
-    };
-}
-pub(crate) use take;
-
 /// Empties the partition of the oldest expired keys when its turn has come, and directs new keys to it; returns whether
 /// it did.
 ///
@@ -56,12 +45,13 @@ pub async fn turn(pool: &Pool, class: KeyClass) -> Result<bool, Error> {
     sqlx::query_scalar("SELECT turn_keys($1)").bind(class as i16).fetch_one(pool).await.map_err(error::of)
 }
 
-/// Binds the parameters of `take!`.
+/// Binds the next five parameters: those of the function `take_keys`.
 pub(crate) fn bind<'q>(
     query: Query<'q, Postgres, PgArguments>,
     orders: &[&'q NewOrder],
 ) -> Query<'q, Postgres, PgArguments> {
     query
+        .bind(KeyClass::Placement as i16)
         .bind(each(orders, |order| order.subject.as_str()))
         .bind(each(orders, |order| order.idempotency.as_ref().map(|(key, _)| key.as_str())))
         .bind(each(orders, |order| order.id))

@@ -1,7 +1,7 @@
 //! The types of an order: as received, as stored, as read.
 
 use amends_engine::core::{Change, NewSaga};
-use amends_protocol::{Json, Reason};
+use amends_protocol::{Json, Reason, id};
 use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 use uuid::Uuid;
@@ -9,9 +9,9 @@ use uuid::Uuid;
 /// An order as received.
 #[derive(Debug, Clone)]
 pub struct NewOrder {
-    /// UUIDv7.
+    /// UUIDv7. Its slot is that of its sagas.
     pub id: Uuid,
-    /// Id, slot and business key (the order's id) of its saga.
+    /// Id and business key (the order's id) of its saga.
     pub saga: NewSaga,
     /// Subject of the request. Idempotency keys are per subject.
     pub subject: String,
@@ -103,6 +103,12 @@ pub enum Placed {
 }
 
 impl NewOrder {
+    /// Gives the order and its saga this slot. Their ids change.
+    pub fn move_to(&mut self, slot: u16) {
+        self.id = id::at_slot(self.id, slot);
+        self.saga = NewSaga { id: id::at_slot(self.saga.id, slot), business_key: self.id.to_string() };
+    }
+
     /// Returns the order's row, once its saga is born.
     pub(crate) fn row(&self, change: &Change) -> OrderRow {
         OrderRow {

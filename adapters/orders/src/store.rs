@@ -18,7 +18,7 @@ use sqlx::Row as _;
 use uuid::Uuid;
 
 use crate::{
-    keys::{self, KeyClass},
+    keys,
     order::{NewOrder, OrderRow, OrderView, Placed, order_columns},
 };
 
@@ -113,7 +113,7 @@ impl OrderStore {
     ) -> Result<HashSet<Uuid>, Error> {
         metrics::counter!("amends_postgres_commits_read_back_total").increment(1);
         tracing::warn!(%lost, "the answer to a commit was lost; reading the result back");
-        let mut slots = each(rows, |(_, change)| i32::from(small(change.saga.slot)));
+        let mut slots = each(rows, |(_, change)| small(change.saga.slot));
         slots.sort_unstable();
         slots.dedup();
         let ids = each(rows, |(row, _)| row.id);
@@ -182,26 +182,10 @@ impl OrderStore {
     }
 }
 
-/// Keys, orders and the births of their sagas: one statement, one transaction, one round trip. An order with a key is
-/// placed only if the key was taken for it. Returns the orders placed. A statement that arrives after its program has
-/// given it up (`arrives_in_time`) places nothing, because the program has already read back that nothing was placed.
-const PLACE: &str = concat!(
-    "WITH ",
-    keys::take!(),
-    ", new AS MATERIALIZED (SELECT * FROM ",
-    amends_postgres::birth_columns!(),
-    ", $22::uuid[], $23::bool[], $24::timestamptz[], $25::int8[], $26::text[], $27::text[], $28::text[], $29::text[])
-            AS w (",
-    amends_postgres::birth_names!(),
-    ", order_id, keyed, cancels_at, total, subject, customer_id, currency, lines)
-        WHERE arrives_in_time(at) AND (NOT keyed OR order_id IN (SELECT order_id FROM taken))
-    ), placed AS (
-        INSERT INTO orders (id, saga_id, created_at, cancels_at, total, subject, customer_id, currency, lines)
-        SELECT order_id, saga_id, at, cancels_at, total, subject, customer_id, currency, lines FROM new
-    ), ",
-    amends_postgres::birth_rows!(),
-    " SELECT order_id FROM new"
-);
+/// Keys, orders and the births of their sagas (function `place_orders`): one statement, one transaction, one round
+/// trip. The last sixteen parameters are those of [`births::bind`].
+const PLACE: &str = "SELECT place_orders($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
+     $20, $21, $22, $23, $24, $25, $26, $27, $28, $29)";
 
 async fn insert(
     connection: &mut Connection,
@@ -215,8 +199,7 @@ async fn insert(
         .collect();
     // The first order of the batch with a key takes it; the others get that order's result.
     let asking = keys::first_of_each(orders);
-    let query = births::bind(sqlx::query(PLACE), &births, timeline::new_batch());
-    let placed = keys::bind(query, &asking)
+    let query = keys::bind(sqlx::query(PLACE), &asking)
         .bind(each(orders, |order| order.id))
         .bind(each(orders, |order| order.idempotency.is_some()))
         .bind(each(rows, |(row, _)| row.cancels_at))
@@ -224,10 +207,8 @@ async fn insert(
         .bind(each(orders, |order| order.subject.as_str()))
         .bind(each(orders, |order| order.customer_id.as_str()))
         .bind(each(orders, |order| order.currency.as_str()))
-        .bind(each(orders, |order| order.lines.get()))
-        .bind(KeyClass::Placement as i16)
-        .fetch_all(connection)
-        .await?;
+        .bind(each(orders, |order| order.lines.get()));
+    let placed = births::bind(query, &births, timeline::new_batch()).fetch_all(connection).await?;
     placed.iter().map(|row| row.try_get(0)).collect()
 }
 

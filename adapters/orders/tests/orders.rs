@@ -14,7 +14,7 @@ use amends_postgres::{
     Error,
     conformance::{World, errand, moved},
 };
-use amends_protocol::{Json, Reason};
+use amends_protocol::{Json, Reason, id};
 use amends_testkit::eventually;
 use chrono::{DateTime, Utc};
 use futures::future::join_all;
@@ -24,10 +24,10 @@ use support::{Postgres, connect, world};
 use uuid::Uuid;
 
 fn order(key: Option<(&str, u8)>) -> NewOrder {
-    let id = Uuid::now_v7();
+    let [id, saga] = [(); 2].map(|()| id::at_slot(Uuid::now_v7(), 5));
     NewOrder {
         id,
-        saga: NewSaga { id: Uuid::now_v7(), slot: 5, business_key: id.to_string() },
+        saga: NewSaga { id: saga, business_key: id.to_string() },
         subject: "storefront".into(),
         idempotency: key.map(|(key, body)| (key.into(), [body; 32])),
         customer_id: "c-1".into(),

@@ -9,10 +9,7 @@ use sqlx::{
     query::Query,
 };
 
-use crate::{
-    columns::{each, int, small},
-    timeline,
-};
+use crate::columns::{each, int, small};
 
 /// A saga to insert.
 #[derive(Debug, Clone, Copy)]
@@ -23,53 +20,12 @@ pub struct Birth<'a> {
     pub personal: Option<&'a Json>,
 }
 
-/// The parameters of [`births::bind`](crate::births::bind), as the columns of a table function.
-#[macro_export]
-macro_rules! birth_columns {
-    () => {
-        "UNNEST($1::uuid[], $2::int2[], $3::text[], $4::text[], $5::int4[], $6::text[], $7::timestamptz[], $8::text[],
-                $9::timestamptz[], $10::text[], $11::text[], $12::text[], $13::bool[], $14::int2[], $15::int2[]"
-    };
-}
-/// The names of [`birth_columns!`].
-#[macro_export]
-macro_rules! birth_names {
-    () => {
-        "saga_id, slot, business_key, workflow, workflow_version, label, wake_at, step, at, state, personal, body, live, \
-         core_version, state_version"
-    };
-}
-/// Parts of a statement that insert the sagas in `new`. New rows block no other transaction, so the slots are locked
-/// late, and the entries are appended after that.
-#[macro_export]
-macro_rules! birth_rows {
-    () => {
-        "rows AS (
-            INSERT INTO sagas (id, slot, business_key, workflow, workflow_version, revision, label, parked, live, wake_at,
-                               step, since, born_at, updated_at, state, core_version, state_version)
-            SELECT saga_id, slot, business_key, workflow, workflow_version, 1, label, false, live, wake_at,
-                   step, at, at, at, state, core_version, state_version FROM new
-        ), personal_fields AS (
-            INSERT INTO personal (saga_id, data) SELECT saga_id, personal FROM new WHERE personal IS NOT NULL
-        ), locked AS MATERIALIZED (
-            SELECT pg_advisory_xact_lock($16, slot) FROM (SELECT DISTINCT slot::int4 FROM new ORDER BY 1) AS slots
-        ), appended AS (
-            INSERT INTO timeline (saga_id, slot, revision, at, body, batch)
-            SELECT e.saga_id, e.slot, 1, e.at, e.body, $17 FROM (SELECT count(*) FROM locked) AS held, new AS e
-        )"
-    };
-}
-const INSERT: &str = concat!(
-    "WITH new AS MATERIALIZED (SELECT * FROM ",
-    birth_columns!(),
-    ") AS w (",
-    birth_names!(),
-    ")), ",
-    birth_rows!(),
-    " SELECT FROM new"
-);
+/// Inserts sagas (function `bear_sagas`).
+const INSERT: &str =
+    "SELECT bear_sagas($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, NULL)";
 
-/// Binds the parameters of these parts: the first seventeen.
+/// Binds the next sixteen parameters: those of the function `bear_sagas`, but for the last. A function that inserts
+/// more with the sagas ends with the same.
 pub fn bind<'q>(
     query: Query<'q, Postgres, PgArguments>,
     births: &[Birth<'q>],
@@ -92,7 +48,6 @@ pub fn bind<'q>(
         .bind(each(&sagas, |saga| saga.live))
         .bind(each(&sagas, |saga| small(saga.core_version)))
         .bind(each(&sagas, |saga| small(state_version(saga.core_version))))
-        .bind(timeline::LOCK)
         .bind(batch)
 }
 

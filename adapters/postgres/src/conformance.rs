@@ -20,7 +20,7 @@ use amends_engine::{
         Write,
     },
 };
-use amends_protocol::{Json, Reason, transport::Inbound};
+use amends_protocol::{Json, Reason, id, transport::Inbound};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use uuid::Uuid;
@@ -120,8 +120,8 @@ pub fn birth(slot: u16, now: DateTime<Utc>) -> Change {
 
 /// Creates the birth of an errand with this input.
 pub fn birth_with(input: &Json, slot: u16, now: DateTime<Utc>) -> Change {
-    let id = Uuid::now_v7();
-    start(&errand(), NewSaga { id, slot, business_key: format!("errand {id}") }, input, now)
+    let id = id::at_slot(Uuid::now_v7(), slot);
+    start(&errand(), NewSaga { id, business_key: format!("errand {id}") }, input, now)
 }
 
 /// Creates a next row: the entries are wake-ups, the last of them at `at`.

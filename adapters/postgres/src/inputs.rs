@@ -7,15 +7,6 @@ use uuid::Uuid;
 
 use crate::{Error, error};
 
-/// The input, as text, in the body of a first entry, of a table called `t`. (In the JSON of an event its name is the
-/// key.)
-macro_rules! input {
-    () => {
-        "(body::json #>> '{event,started}')"
-    };
-}
-pub(crate) use input;
-
 /// The requested input as it is stored.
 #[derive(Debug, FromRow)]
 pub(crate) struct InputsRow {
@@ -41,13 +32,12 @@ pub(crate) async fn of(executor: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Ve
 
 /// Reads the same rows without parsing them.
 pub(crate) async fn rows(executor: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<InputsRow>, sqlx::Error> {
-    sqlx::query_as(concat!(
-        "SELECT t.saga_id, ",
-        input!(),
-        " AS data, p.data AS personal
+    // In the JSON of an event its name is the key.
+    sqlx::query_as(
+        "SELECT t.saga_id, t.body::json #>> '{event,started}' AS data, p.data AS personal
          FROM UNNEST($1::uuid[]) AS w (id)
-         JOIN timeline AS t ON t.saga_id = w.id AND t.revision = 1 LEFT JOIN personal AS p ON p.saga_id = w.id"
-    ))
+         JOIN timeline AS t ON t.saga_id = w.id AND t.revision = 1 LEFT JOIN personal AS p ON p.saga_id = w.id",
+    )
     .bind(ids)
     .fetch_all(executor)
     .await

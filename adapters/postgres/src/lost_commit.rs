@@ -3,7 +3,7 @@
 use amends_pool::Connection;
 use std::time::Duration;
 
-use crate::{Error, timeline};
+use crate::Error;
 
 /// Maximum number of tries, and the timeout of each.
 const ANSWER_ASKS: u32 = 5;
@@ -12,13 +12,9 @@ const ANSWER_ASKS: u32 = 5;
 ///
 /// # Errors
 /// The database's, including a timeout if a transaction still holds a slot after two seconds.
-pub async fn wait_for_slots(connection: &mut Connection, slots: &[i32]) -> Result<(), sqlx::Error> {
+pub async fn wait_for_slots(connection: &mut Connection, slots: &[i16]) -> Result<(), sqlx::Error> {
     sqlx::query("SET LOCAL lock_timeout = '2s'").execute(&mut *connection).await?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1, slot) FROM UNNEST($2::int4[]) AS s (slot)")
-        .bind(timeline::LOCK)
-        .bind(slots)
-        .execute(connection)
-        .await?;
+    sqlx::query("SELECT lock_slots($1)").bind(slots).execute(connection).await?;
     Ok(())
 }
 

@@ -7,9 +7,6 @@ use uuid::Uuid;
 
 use crate::{Error, error};
 
-/// Class of the advisory locks, one per slot, that a writer of entries holds until its commit: "amnd".
-pub const LOCK: i32 = 0x616d_6e64;
-
 /// Returns a number for a batch. Its entries are found by it if the answer to the commit is lost.
 pub fn new_batch() -> i64 {
     Uuid::new_v4().as_u64_pair().0.cast_signed()

@@ -48,8 +48,8 @@ async fn the_updates_of_an_orders_life_are_heap_only_but_the_last() {
     let now = world.store().load(&[]).await.unwrap().now;
     let births: Vec<Change> = (0..330)
         .map(|_| {
-            let id = Uuid::now_v7();
-            start(&definition, NewSaga { id, slot: 1, business_key: id.to_string() }, &Json::null(), now)
+            let id = id::at_slot(Uuid::now_v7(), 1);
+            start(&definition, NewSaga { id, business_key: id.to_string() }, &Json::null(), now)
         })
         .collect();
     let rows: Vec<Birth<'_>> = births.iter().map(|change| Birth { change, personal: None }).collect();

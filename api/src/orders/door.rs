@@ -119,7 +119,7 @@ impl Door {
         let id = Uuid::now_v7();
         let order = NewOrder {
             id,
-            saga: NewSaga { id: Uuid::now_v7(), slot: 0, business_key: id.to_string() },
+            saga: NewSaga { id: Uuid::now_v7(), business_key: id.to_string() },
             subject: subject.to_owned(),
             idempotency: idempotency.map(|key| (key, request.fingerprint())),
             customer_id: request.customer_id.clone(),
@@ -231,7 +231,7 @@ impl GroupCommit {
     ) -> Result<Vec<Placed>, port::Error> {
         let slot = self.slots.choose();
         for order in &mut *orders {
-            order.saga.slot = slot;
+            order.move_to(slot);
         }
         let core_version = placing.engine.fleet.core_version();
         let fulfilment = placing.engine.born_in(order_fulfilment::NAME);

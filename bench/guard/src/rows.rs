@@ -6,7 +6,7 @@ use amends_engine::{
 };
 use amends_orders::{NewOrder, OrderStore, Placed};
 use amends_postgres::{MIGRATOR, PgSagaStore};
-use amends_protocol::Json;
+use amends_protocol::{Json, id};
 use anyhow::{Result, bail, ensure};
 use serde_json::json;
 use uuid::Uuid;
@@ -82,10 +82,10 @@ impl World {
     }
 
     fn order(&self, slot: u16) -> NewOrder {
-        let id = Uuid::now_v7();
+        let [id, saga] = [(); 2].map(|()| id::at_slot(Uuid::now_v7(), slot));
         NewOrder {
             id,
-            saga: NewSaga { id: Uuid::now_v7(), slot, business_key: id.to_string() },
+            saga: NewSaga { id: saga, business_key: id.to_string() },
             subject: "guard".to_owned(),
             idempotency: Some((Uuid::new_v4().to_string(), [7; 32])),
             customer_id: "c-1001".to_owned(),

@@ -18,7 +18,7 @@ use amends_engine::{
 use amends_kafka::KafkaSink;
 use amends_orders::{NewOrder, OrderStore, Placed};
 use amends_postgres::{Birth, PgSagaStore};
-use amends_protocol::Json;
+use amends_protocol::{Json, id};
 use amends_workflows::order_fulfilment::{CANCELLED, FULFILLED};
 use anyhow::{Context, Result};
 use chrono::Utc;
@@ -57,14 +57,14 @@ impl Births {
                 starts = pacer.next(BATCH) => starts,
                 () = stop.cancelled() => return,
             };
-            let ids: Vec<Uuid> = starts.iter().map(|_| Uuid::now_v7()).collect();
+            let slot = self.slots.lock().unwrap_or_else(PoisonError::into_inner).choose();
+            let ids: Vec<Uuid> = starts.iter().map(|_| id::at_slot(Uuid::now_v7(), slot)).collect();
             for (id, from) in ids.iter().zip(starts) {
                 ledger.begin(*id, from);
             }
-            let slot = self.slots.lock().unwrap_or_else(PoisonError::into_inner).choose();
             let born = match &self.orders {
-                Some(orders) => self.place(orders, &shop, &ids, slot, &ledger).await,
-                None => self.create(&ids, slot, &ledger).await,
+                Some(orders) => self.place(orders, &shop, &ids, &ledger).await,
+                None => self.create(&ids, &ledger).await,
             };
             if let Err(error) = born {
                 ledger.end(ids, Instant::now());
@@ -73,10 +73,10 @@ impl Births {
         }
     }
 
-    async fn create(&self, ids: &[Uuid], slot: u16, ledger: &Ledger) -> Result<()> {
+    async fn create(&self, ids: &[Uuid], ledger: &Ledger) -> Result<()> {
         let data = Json::of(&serde_json::json!({ "basket": "b-1001", "amount": 2500, "currency": "EUR" }))?;
         let now = Utc::now();
-        let new = |id: &Uuid| NewSaga { id: *id, slot, business_key: id.to_string() };
+        let new = |id: &Uuid| NewSaga { id: *id, business_key: id.to_string() };
         let changes: Vec<_> = ids.iter().map(|id| start(&self.definition, new(id), &data, now)).collect();
         let births: Vec<_> = changes.iter().map(|change| Birth { change, personal: None }).collect();
         self.engine.store.create(&births).await.context("creating sagas")?;
@@ -93,12 +93,10 @@ impl Births {
         orders: &OrderStore,
         shop: &Shop,
         ids: &[Uuid],
-        slot: u16,
         ledger: &Arc<Ledger>,
     ) -> Result<()> {
         let baskets: Vec<_> = ids.iter().map(|_| shop.next()).collect();
-        let new: Vec<NewOrder> =
-            ids.iter().zip(&baskets).map(|(id, basket)| order(*id, slot, basket)).collect();
+        let new: Vec<NewOrder> = ids.iter().zip(&baskets).map(|(id, basket)| order(*id, basket)).collect();
         let birth = |order: &NewOrder, now| start(&self.definition, order.saga.clone(), &order.data, now);
         let placed = orders.place(&new, birth).await.context("placing orders")?;
         let mut births = Vec::with_capacity(new.len());
@@ -132,12 +130,12 @@ impl Births {
 }
 
 /// A basket as an order of the store. An order that will be cancelled would otherwise be fulfilled.
-fn order(saga_id: Uuid, slot: u16, basket: &Basket) -> NewOrder {
+fn order(saga_id: Uuid, basket: &Basket) -> NewOrder {
     debug_assert!(basket.kind != Kind::Cancelled || basket.request.payment.method == "card_approved");
-    let id = Uuid::now_v7();
+    let id = id::at_slot(Uuid::now_v7(), id::slot(saga_id));
     NewOrder {
         id,
-        saga: NewSaga { id: saga_id, slot, business_key: id.to_string() },
+        saga: NewSaga { id: saga_id, business_key: id.to_string() },
         subject: SUBJECT.to_owned(),
         idempotency: None,
         customer_id: basket.request.customer_id.clone(),

@@ -15,7 +15,7 @@ use amends_engine::{
 use amends_orders::{NewOrder, OrderStore, Placed};
 use amends_pool as pool;
 use amends_postgres::PgSagaStore;
-use amends_protocol::{Exposure, Json, Outcome, SLOTS, TokenKey};
+use amends_protocol::{Exposure, Json, Outcome, SLOTS, TokenKey, id};
 use amends_workflows::order_fulfilment;
 use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, Utc};
@@ -96,10 +96,11 @@ impl Ceiling {
     }
 
     fn order(&self, slot: u16) -> NewOrder {
-        let (id, basket) = (Uuid::now_v7(), self.shop.next());
+        let [id, saga] = [(); 2].map(|()| id::at_slot(Uuid::now_v7(), slot));
+        let basket = self.shop.next();
         NewOrder {
             id,
-            saga: NewSaga { id: Uuid::now_v7(), slot, business_key: id.to_string() },
+            saga: NewSaga { id: saga, business_key: id.to_string() },
             subject: SUBJECT.to_owned(),
             idempotency: Some((Uuid::new_v4().to_string(), basket.request.fingerprint())),
             customer_id: basket.request.customer_id.clone(),

@@ -3,7 +3,20 @@
 use chrono::{DateTime, Utc};
 use uuid::{Builder, Uuid};
 
-use crate::Kind;
+use crate::{Kind, SLOTS};
+
+/// An id ends with its slot: the bits of a UUID that name it.
+const SLOT_BITS: u128 = SLOTS as u128 - 1;
+
+/// Returns the slot of a saga, or of the order to which sagas belong, from its id: the id's last ten bits.
+pub fn slot(id: Uuid) -> u16 {
+    (id.as_u128() & SLOT_BITS) as u16
+}
+
+/// Returns the id with another slot.
+pub fn at_slot(id: Uuid, slot: u16) -> Uuid {
+    Uuid::from_u128(id.as_u128() & !SLOT_BITS | u128::from(slot) & SLOT_BITS)
+}
 
 /// Computes a UUIDv8 (RFC 9562, 5.8). The first 48 bits are the namespace's. For a saga's UUIDv7 these are the
 /// millisecond of its birth, so that rows keyed by command id are inserted at one end of a worker's index and not all
@@ -47,6 +60,17 @@ pub fn born_at(id: Uuid) -> DateTime<Utc> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_id_ends_with_its_slot_and_is_otherwise_unchanged() {
+        let id = Uuid::now_v7();
+        for slot in 0..SLOTS {
+            let there = at_slot(id, slot);
+            assert_eq!(super::slot(there), slot);
+            assert_eq!(there.as_u128() >> 10, id.as_u128() >> 10);
+            assert_eq!((there.get_version_num(), born_at(there)), (7, born_at(id)));
+        }
+    }
 
     #[test]
     fn every_id_of_a_saga_names_the_millisecond_of_its_birth() {

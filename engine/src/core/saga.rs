@@ -15,10 +15,8 @@ const STEP_PROMISE: TimeDelta = TimeDelta::minutes(15);
 /// What a new saga needs besides its workflow and input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewSaga {
-    /// UUIDv7.
+    /// UUIDv7 whose last ten bits are the saga's slot ([`amends_protocol::id::slot`]).
     pub id: Uuid,
-    /// The slot, 0–1023; it never changes.
-    pub slot: u16,
     /// The business key, such as the order's id.
     pub business_key: String,
 }
@@ -28,7 +26,7 @@ pub struct NewSaga {
 pub struct Saga {
     /// UUIDv7.
     pub id: Uuid,
-    /// The slot; it never changes.
+    /// The slot, 0–1023: the last ten bits of the id.
     pub slot: u16,
     /// The business key.
     pub business_key: String,

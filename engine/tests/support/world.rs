@@ -115,8 +115,8 @@ impl World {
     /// Creates a stay; ids count from 1. Its first command was sent.
     pub(crate) fn born(&self, slot: u16) -> Uuid {
         let mut state = self.state();
-        let id = Uuid::from_u128(state.sagas.len() as u128 + 1);
-        let new = NewSaga { id, slot, business_key: format!("stay-{id}") };
+        let id = id::at_slot(Uuid::from_u128((state.sagas.len() as u128 + 1) << 10), slot);
+        let new = NewSaga { id, business_key: format!("stay-{id}") };
         let change = start(&stay(), new, &input(), state.now);
         state.sagas.insert(id, (change.saga, vec![change.entry]));
         id
@@ -160,7 +160,7 @@ impl World {
     }
 
     fn somebody(&self, id: Uuid) -> Saga {
-        let new = NewSaga { id, slot: 1, business_key: "gone".to_owned() };
+        let new = NewSaga { id, business_key: "gone".to_owned() };
         start(&stay(), new, &input(), self.state().now).saga
     }
 

@@ -203,14 +203,14 @@ async fn customer(handle: Handle, wish: Wish) {
 async fn place(door: Handle, wish: Wish, key: String, body: u64, answer: Slot<Option<Uuid>>) {
     let order = {
         let mut state = door.state();
-        let (id, saga) = (state.uuid(), state.uuid());
         let slot = state.rng.random_range(0..SLOTS);
+        let [id, saga] = [state.uuid(), state.uuid()].map(|id| amends_protocol::id::at_slot(id, slot));
         let address = json!({
             "name": "N. N.", "line1": "Street 1", "city": "City", "postalCode": "1", "country": wish.country,
         });
         let order = NewOrder {
             id,
-            saga: NewSaga { id: saga, slot, business_key: id.to_string() },
+            saga: NewSaga { id: saga, business_key: id.to_string() },
             key: (key, body),
             data: Json::of(&wish.input).unwrap_or_default(),
             personal: Json::of(&Personal { shipping_address: address.into() }).unwrap_or_default(),

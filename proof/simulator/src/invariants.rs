@@ -154,7 +154,7 @@ pub fn what_was_accepted_exists(quiet: &Quiet<'_>) -> Vec<String> {
 pub fn timelines_replay(quiet: &Quiet<'_>) -> Vec<String> {
     quiet.each(|stored, entries| {
         let saga = &stored.saga;
-        let new = NewSaga { id: saga.id, slot: saga.slot, business_key: saga.business_key.clone() };
+        let new = NewSaga { id: saga.id, business_key: saga.business_key.clone() };
         let definition = Definition { version: saga.workflow_version, ..quiet.definition.clone() };
         match replay(&definition, new, entries) {
             Err(mismatch) => Some(mismatch.to_string()),

@@ -122,6 +122,9 @@ FROM told AS t JOIN keys AS k ON k.key = t.key WHERE k.order_id <> t.order_id;
 INSERT INTO violations
 SELECT 7, format('order %s is there, and nobody was told of it', o.id) FROM orders AS o
 WHERE EXISTS (SELECT FROM told) AND NOT EXISTS (SELECT FROM told AS t WHERE t.order_id = o.id);
+INSERT INTO violations
+SELECT 7, format('order %s and its saga %s do not share a slot', o.id, o.saga_id) FROM orders AS o
+WHERE ('x' || right(o.id::text, 3))::bit(12) & B'001111111111' <> ('x' || right(o.saga_id::text, 3))::bit(12) & B'001111111111';
 
 -- 8. Revisions without a gap. (That they replay to the stored row is checked by the pure core.)
 INSERT INTO looked_at SELECT 8, count(*) FROM timeline;

@@ -65,7 +65,7 @@ pub(super) fn born(
 ) -> Change {
     let saga = Saga {
         id: new.id,
-        slot: new.slot,
+        slot: amends_protocol::id::slot(new.id),
         business_key: new.business_key,
         workflow: definition.name.to_owned(),
         workflow_version: definition.version,
