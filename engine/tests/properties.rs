@@ -114,7 +114,7 @@ impl World {
                 let above = saga.state.commands.iter().filter(|c| c.step > send.step);
                 for later in above {
                     assert!(
-                        later.status.needs_no_undo() || later.is_undone(),
+                        !later.status.may_have_effect() || later.is_undone(),
                         "undone out of turn: {later:?}"
                     );
                 }
@@ -161,7 +161,7 @@ impl World {
             assert_eq!((before.outcome, &before.label), (after.outcome, &after.label), "an outcome is final");
         }
         if after.outcome == Some(SagaOutcome::Undone) && before.outcome.is_none() {
-            let open = |c: &&amends_engine::core::CommandState| !c.status.needs_no_undo() && !c.is_undone();
+            let open = |c: &&amends_engine::core::CommandState| c.status.may_have_effect() && !c.is_undone();
             assert_eq!(after.state.commands.iter().find(open), None, "undone, but for one");
         }
         if matches!(event, Event::CancelRequested(_)) && self.saga.last.is_none() {

@@ -9,19 +9,6 @@ use amends_engine::dialogue::Dialogue;
 use amends_protocol::{Outcome, Reason};
 use support::{PATIENCE, SECOND, begin, unknown_until_parked, waiting_for};
 
-const OUTCOMES: [Outcome; 10] = [
-    Outcome::Succeeded,
-    Outcome::Refused,
-    Outcome::FailedTransient,
-    Outcome::FailedForGood,
-    Outcome::InFlight,
-    Outcome::NotSeen,
-    Outcome::Fenced,
-    Outcome::Expired,
-    Outcome::Unsupported,
-    Outcome::Unknown,
-];
-
 /// A saga in some situation, and the step that the answers are about.
 type Situation = (&'static str, &'static str, Dialogue);
 
@@ -196,7 +183,7 @@ fn events(step: &str, at: &Dialogue) -> Vec<(String, Event)> {
     let kinds = ["execute", "probe", "compensate"].map(|kind| format!("{step} {kind}"));
     let settled = (step != "book").then(|| "book execute".to_owned());
     for command in kinds.into_iter().chain(settled) {
-        for outcome in OUTCOMES {
+        for outcome in Outcome::ALL {
             let reply = at.reply(&command, outcome);
             events.push((format!("{command}: {}", outcome.as_str()), Event::Replied(reply)));
         }

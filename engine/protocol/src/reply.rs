@@ -34,6 +34,20 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Every outcome.
+    pub const ALL: [Self; 10] = [
+        Self::Succeeded,
+        Self::Refused,
+        Self::FailedTransient,
+        Self::FailedForGood,
+        Self::InFlight,
+        Self::NotSeen,
+        Self::Fenced,
+        Self::Expired,
+        Self::Unsupported,
+        Self::Unknown,
+    ];
+
     /// Returns the word used in messages, timelines and logs.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -87,15 +87,28 @@ pub enum Status {
 }
 
 impl Status {
+    /// Every status.
+    pub const ALL: [Self; 9] = [
+        Self::Waiting,
+        Self::Unknown,
+        Self::Backoff,
+        Self::Succeeded,
+        Self::Refused,
+        Self::Failed,
+        Self::Fenced,
+        Self::Expired,
+        Self::NotDone,
+    ];
+
     /// Returns whether the engine still waits for an answer.
     pub fn is_open(self) -> bool {
         matches!(self, Status::Waiting | Status::Unknown | Status::Backoff)
     }
 
-    /// Returns whether there is certainly nothing to undo, even without a compensation. An operator's evidence is not
-    /// enough: it describes one moment, and a call may still have been on its way then.
-    pub fn needs_no_undo(self) -> bool {
-        self == Status::Refused
+    /// Returns whether there may be an effect to undo. An operator's evidence that there is none is not enough: it
+    /// describes one moment, and a call may still have been on its way then.
+    pub fn may_have_effect(self) -> bool {
+        self != Status::Refused
     }
 }
 

@@ -47,18 +47,6 @@ pub const STATES: [&str; 15] = [
 ];
 /// The states of a saga that people and timers may meet.
 pub const SAGAS: [&str; 5] = ["running", "compensating", "parked", "completed", "undone"];
-const OUTCOMES: [Outcome; 10] = [
-    Outcome::Succeeded,
-    Outcome::Refused,
-    Outcome::FailedTransient,
-    Outcome::FailedForGood,
-    Outcome::InFlight,
-    Outcome::NotSeen,
-    Outcome::Fenced,
-    Outcome::Expired,
-    Outcome::Unsupported,
-    Outcome::Unknown,
-];
 
 fn state_of(command: &CommandState) -> &'static str {
     match (&command.undo, command.status) {
@@ -119,7 +107,7 @@ impl Coverage {
     fn all() -> Vec<(&'static str, String)> {
         let kinds = [Kind::Execute, Kind::Probe, Kind::Compensate];
         let replies = kinds.into_iter().flat_map(|kind| {
-            OUTCOMES.into_iter().map(move |outcome| format!("{} {}", kind.as_str(), outcome.as_str()))
+            Outcome::ALL.into_iter().map(move |outcome| format!("{} {}", kind.as_str(), outcome.as_str()))
         });
         let replies: Vec<String> = replies.collect();
         let of_commands = STATES.iter().flat_map(|s| replies.iter().map(move |r| (*s, r.clone())));

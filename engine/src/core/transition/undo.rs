@@ -32,7 +32,7 @@ impl Deciding<'_> {
 
     /// Compensates the last step that is not undone; ends the saga if there is none.
     pub(super) fn undo_next(&mut self) {
-        let open = |c: &CommandState| !c.status.needs_no_undo() && !c.is_undone();
+        let open = |c: &CommandState| c.status.may_have_effect() && !c.is_undone();
         let under_way = |c: &CommandState| c.undo.as_ref().is_some_and(|u| !u.done);
         let commands = &self.saga.state.commands;
         if self.saga.state.direction != Direction::Undoing || commands.iter().any(under_way) {

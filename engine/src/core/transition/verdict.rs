@@ -82,30 +82,6 @@ mod tests {
     use super::*;
     use std::fmt::Write;
 
-    const STATUSES: [Status; 9] = [
-        Status::Waiting,
-        Status::Unknown,
-        Status::Backoff,
-        Status::Succeeded,
-        Status::Refused,
-        Status::Failed,
-        Status::Fenced,
-        Status::Expired,
-        Status::NotDone,
-    ];
-    const OUTCOMES: [Outcome; 10] = [
-        Outcome::Succeeded,
-        Outcome::Refused,
-        Outcome::FailedTransient,
-        Outcome::FailedForGood,
-        Outcome::InFlight,
-        Outcome::NotSeen,
-        Outcome::Fenced,
-        Outcome::Expired,
-        Outcome::Unsupported,
-        Outcome::Unknown,
-    ];
-
     #[test]
     fn every_answer_to_every_status_is_decided_as_agreed() {
         let mut table = String::new();
@@ -120,9 +96,9 @@ mod tests {
                 let cells: String = cells.iter().map(|cell| format!("{cell:<13}")).collect();
                 format!("{name:<17}{}\n", cells.trim_end())
             };
-            write!(table, "{title}\n{}", row("", STATUSES.map(|s| format!("{s:?}")))).unwrap();
-            for outcome in OUTCOMES {
-                let cells = STATUSES.map(|status| match verdict(status, kind, outcome, attempt) {
+            write!(table, "{title}\n{}", row("", Status::ALL.map(|s| format!("{s:?}")))).unwrap();
+            for outcome in Outcome::ALL {
+                let cells = Status::ALL.map(|status| match verdict(status, kind, outcome, attempt) {
                     Verdict::Settle(status) => format!("={status:?}"),
                     other => format!("{other:?}"),
                 });
@@ -135,8 +111,8 @@ mod tests {
 
     #[test]
     fn only_a_success_or_a_refusal_settles_an_open_command_as_done_or_refused() {
-        for status in STATUSES.into_iter().filter(|s| s.is_open()) {
-            for outcome in OUTCOMES {
+        for status in Status::ALL.into_iter().filter(|s| s.is_open()) {
+            for outcome in Outcome::ALL {
                 for kind in [Kind::Execute, Kind::Probe, Kind::Fence] {
                     for attempt in [Ordering::Less, Ordering::Equal, Ordering::Greater] {
                         let settled = verdict(status, kind, outcome, attempt);
