@@ -1,10 +1,10 @@
 //! The command line: one subcommand per role.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser};
 
-use crate::{services, settings::Error};
+use crate::{auth, services, settings::Error};
 
 /// The subcommand of `dev`'s broker.
 pub const EMBEDDED_BROKER: &str = "embedded-broker";
@@ -28,7 +28,7 @@ pub struct Flags {
     /// The address to listen on.
     #[arg(long, global = true, value_name = "ADDR:PORT")]
     listen: Option<String>,
-    /// Let everyone in who reaches the api (there are no tokens yet).
+    /// Let everyone in without a token: the api on a loopback address, the other roles on any.
     #[arg(long, global = true)]
     no_auth: bool,
     /// Kafka's bootstrap servers.
@@ -76,6 +76,8 @@ impl Flags {
 pub enum Role {
     /// Everything on this machine: a private Postgres, a Kafka broker, all roles.
     Dev(Dev),
+    /// Prints a token for `dev`, whether or not it runs.
+    Token(Token),
     /// Accepts orders over HTTP; serves the operators' API.
     Api,
     /// Drives sagas.
@@ -103,12 +105,47 @@ pub enum Role {
     },
 }
 
+/// Options of `amends token`.
+#[derive(Debug, Args)]
+pub struct Token {
+    /// What the caller may do; several add up.
+    #[arg(long, value_name = "ROLE", required = true)]
+    pub role: Vec<auth::Role>,
+    /// Who the caller is: a customer's id, a shop, an operator's name.
+    #[arg(long, value_name = "NAME", value_parser = subject)]
+    pub subject: String,
+    /// How long it is valid.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = token_life)]
+    pub ttl: Duration,
+    /// The data directory of `dev`, which holds its key; made if it is missing.
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    pub data: PathBuf,
+}
+
+/// Longer than any run of `dev`, and short enough that no date overflows.
+const TOKEN_LIFE_LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
+
+fn subject(text: &str) -> Result<String, &'static str> {
+    amends_http::text::check(text).map(|()| text.to_owned())
+}
+
+fn token_life(text: &str) -> Result<Duration, String> {
+    match humantime_serde::re::humantime::parse_duration(text) {
+        Ok(life) if (Duration::from_secs(1)..=TOKEN_LIFE_LONGEST).contains(&life) => Ok(life),
+        Ok(_) => Err("must be from 1s to 3650days".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// Options of `amends dev`.
 #[derive(Debug, Args)]
 pub struct Dev {
     /// Where data is kept between runs.
     #[arg(long, value_name = "DIR", default_value = "data")]
     pub data: PathBuf,
+    /// Serves only requests with a token (see `amends token`); it may then listen on other than loopback addresses.
+    #[arg(long)]
+    pub auth: bool,
     /// Deletes what an earlier run left in the data directory first.
     #[arg(long)]
     pub fresh: bool,

@@ -249,14 +249,19 @@ pub async fn database(process: &Process, user: &str, migrator: &Migrator) -> Res
     Ok(pool)
 }
 
-/// Listens on an address. It is an error if the address is taken, or if other machines can reach it and `no_auth` is
-/// not set.
+/// Listens on an address without tokens. It is an error if the address is taken, or if other machines can reach it and
+/// `no_auth` is not set.
 pub async fn listen(address: SocketAddr, no_auth: bool) -> Result<TcpListener> {
     if !address.ip().is_loopback() && !no_auth {
         bail!(
-            "setting listen: {address} is not a loopback address, and there are no tokens yet: add --no-auth to let anybody in"
+            "setting listen: {address} is not a loopback address, and this role has no tokens: add --no-auth to let anybody in"
         );
     }
+    bind(address).await
+}
+
+/// Listens on an address.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 

@@ -36,6 +36,10 @@ pub fn main() -> ExitCode {
         });
         return served.map_or_else(|error| fail(1, &error), |()| ExitCode::SUCCESS);
     }
+    if let Role::Token(options) = &cli.role {
+        let printed = roles::dev::token(options).map(|token| println!("{token}"));
+        return printed.map_or_else(|error| fail(1, &format!("{error:#}")), |()| ExitCode::SUCCESS);
+    }
     let settings =
         cli.flags.pairs().and_then(|flags| Settings::read(&services::names(), cli.config.as_deref(), &flags));
     let settings = match settings {

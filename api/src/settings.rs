@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     env,
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -33,6 +33,11 @@ const NOT_SETTINGS: [&str; 3] = ["AMENDS_TEST_", "AMENDS_CONFIG", "AMENDS_FAILPO
 pub struct Settings {
     pub listen: Option<SocketAddr>,
     pub no_auth: bool,
+    pub jwks_url: Option<String>,
+    pub jwt_key_file: Option<PathBuf>,
+    pub jwt_issuer: Option<String>,
+    pub jwt_audience: Option<String>,
+    pub roles_claim: String,
     pub allowed_hosts: String,
     pub cors_origins: String,
     pub http_connections: u32,
@@ -220,6 +225,11 @@ impl Settings {
             match key {
                 "listen" => self.listen.map(|l| format!("\"{l}\"")),
                 "no_auth" => Some(self.no_auth.to_string()),
+                "jwks_url" => self.jwks_url.as_deref().and_then(text),
+                "jwt_key_file" => self.jwt_key_file.as_ref().and_then(|path| text(&path.to_string_lossy())),
+                "jwt_issuer" => self.jwt_issuer.as_deref().and_then(text),
+                "jwt_audience" => self.jwt_audience.as_deref().and_then(text),
+                "roles_claim" => text(&self.roles_claim),
                 "allowed_hosts" => text(&self.allowed_hosts),
                 "cors_origins" => text(&self.cors_origins),
                 "http_connections" => Some(self.http_connections.to_string()),

@@ -5,14 +5,12 @@ use std::sync::Arc;
 use amends_orders::OrderStore;
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use crate::{
-    engine::PgEngine,
-    lists::Lists,
-    orders::{door::Door, view::Audience},
-};
+use crate::{auth::Authenticator, engine::PgEngine, lists::Lists, orders::door::Door};
 
 /// State that the api's handlers share.
 pub struct Api {
+    /// Finds out who sent a request.
+    pub auth: Arc<Authenticator>,
     /// Decides events from outside, by the same rules as everywhere.
     pub engine: Arc<PgEngine>,
     /// The store of orders.
@@ -28,10 +26,3 @@ pub struct Api {
     /// The metrics.
     pub metrics: PrometheusHandle,
 }
-
-/// Subject of every request. There are no tokens yet: every caller is this storefront, which may state `customerId` and
-/// `unitPrice`, and this operator.
-pub const SUBJECT: &str = "dev-storefront";
-
-/// The audience of every answer.
-pub const AUDIENCE: Audience = Audience::Operator;

@@ -27,7 +27,6 @@ const BODY_DROPPED: usize = 16 << 20;
 /// Applies the rules to routes.
 pub fn guarded(routes: Router, rules: Rules) -> Router {
     routes
-        .fallback(async || ProblemDetails::no_such_path())
         .layer(map_response(as_problem))
         .layer(from_fn_with_state(Arc::new(rules), admit))
         .layer(DefaultBodyLimit::disable())
@@ -95,6 +94,7 @@ async fn as_problem(response: Response) -> Response {
             "There was no answer in time. Sending the same request with the same key again is safe.",
         )
         .into_response(),
+        StatusCode::NOT_FOUND => ProblemDetails::no_such_path().into_response(),
         StatusCode::METHOD_NOT_ALLOWED => {
             let allow = headers.get(header::ALLOW).cloned();
             let mut problem = ProblemDetails::method_not_allowed().into_response();

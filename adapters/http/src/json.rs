@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 /// Why bytes are refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub enum Refused {
     /// Not JSON. The text says why and where, in serde's words, and repeats nothing of the bytes.
     Syntax(String),
     /// The JSON pointer of a duplicate key.
@@ -15,7 +15,10 @@ pub(crate) enum Refused {
 }
 
 /// Reads all of the bytes.
-pub(crate) fn read(bytes: &[u8]) -> Result<Value, Refused> {
+///
+/// # Errors
+/// They are not JSON, or an object has a key twice.
+pub fn read(bytes: &[u8]) -> Result<Value, Refused> {
     let place = RefCell::new(Place::default());
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let read = Strict(&place).deserialize(&mut json).and_then(|value| json.end().map(|()| value));

@@ -10,7 +10,7 @@ pub mod body;
 mod connections;
 pub mod descriptors;
 mod guard;
-mod json;
+pub mod json;
 mod origin;
 mod problem;
 pub mod query;

@@ -1,5 +1,5 @@
-//! Which callers are allowed. Without tokens, any caller that reaches a listener may do everything; so a listener on
-//! loopback must not be reachable through a browser that shows a page of another site.
+//! Which callers are allowed. Without tokens (`amends dev`), any caller that reaches a listener may do everything; so a
+//! listener on loopback must not be reachable through a browser that shows a page of another site.
 //!
 //! - The `Host` must be a loopback name or address (or one of `allowed_hosts`): a name that was made to point here (DNS
 //!   rebinding) is refused with 421.

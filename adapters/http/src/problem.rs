@@ -54,6 +54,7 @@ pub struct ProblemDetails {
     detail: String,
     errors: Vec<Fault>,
     retry_after_seconds: Option<u64>,
+    challenge: Option<Box<str>>,
 }
 
 impl ProblemDetails {
@@ -64,7 +65,27 @@ impl ProblemDetails {
         title: &'static str,
         detail: impl Into<String>,
     ) -> Self {
-        Self { status, slug, title, detail: detail.into(), errors: Vec::new(), retry_after_seconds: None }
+        Self {
+            status,
+            slug,
+            title,
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after_seconds: None,
+            challenge: None,
+        }
+    }
+
+    /// Adds what the caller must present instead: the value of `WWW-Authenticate`.
+    #[must_use]
+    pub fn challenge(self, challenge: impl Into<Box<str>>) -> Self {
+        Self { challenge: Some(challenge.into()), ..self }
+    }
+
+    /// Adds the places of the faults.
+    #[must_use]
+    pub fn at(self, errors: Vec<Fault>) -> Self {
+        Self { errors, ..self }
     }
 
     /// Adds the time after which the caller may ask again.
@@ -128,15 +149,14 @@ impl ProblemDetails {
     /// The request is for a host that is not served here.
     pub fn foreign_host() -> Self {
         let (slug, title) = ("foreign-host", "This host is not served here");
-        let detail =
-            "Without tokens, only loopback names and addresses and the setting `allowed_hosts` are served.";
+        let detail = "On a loopback address, only loopback names and addresses and the setting `allowed_hosts` are served.";
         Self::new(StatusCode::MISDIRECTED_REQUEST, slug, title, detail)
     }
 
     /// The request comes from a page of another origin.
     pub fn foreign_origin() -> Self {
         let (slug, title) = ("foreign-origin", "Pages of this origin are not allowed");
-        let detail = "Without a token, only the same origin and the setting `cors_origins` are allowed.";
+        let detail = "Only the same origin and the setting `cors_origins` are allowed.";
         Self::new(StatusCode::FORBIDDEN, slug, title, detail)
     }
 
@@ -200,6 +220,9 @@ impl IntoResponse for ProblemDetails {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(seconds) = self.retry_after_seconds {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(challenge) = self.challenge.as_ref().and_then(|text| HeaderValue::from_str(text).ok()) {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         if self.status == StatusCode::REQUEST_TIMEOUT {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -1,44 +1,131 @@
 //! Requests for orders. Everything is validated here, at the edge.
 
+use amends_http::ProblemDetails;
 use amends_protocol::Json;
 use amends_workflows::order_fulfilment::{Line, OrderInput, Personal};
+use axum::http::StatusCode;
 use garde::Validate;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// `POST /api/orders`.
+use crate::{
+    auth::{Caller, Right, access},
+    problem::{Fault, Problem},
+};
+
+/// `POST /api/orders`, as it is sent. What the caller may leave out or state is decided by [`OrderRequest::placed_by`].
 #[derive(Debug, Clone, Serialize, Deserialize, Validate)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct NewOrder {
-    /// The customer: only a storefront may act for its customers.
-    #[garde(custom(identifier))]
-    pub customer_id: String,
+pub struct OrderRequest {
+    /// The customer.
+    #[garde(inner(custom(text)))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    customer_id: Option<String>,
     /// ISO 4217, upper case.
     #[garde(custom(currency_code))]
-    pub currency: String,
+    currency: String,
     /// The lines of the order.
     #[garde(length(min = 1, max = 100), dive, custom(total_fits))]
-    pub lines: Vec<NewLine>,
+    lines: Vec<LineRequest>,
     /// The payment.
     #[garde(dive)]
-    pub payment: Payment,
+    payment: Payment,
     /// The shipping address.
     #[garde(dive)]
+    shipping_address: Address,
+}
+
+/// A line of an order, as it is sent.
+#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct LineRequest {
+    /// The product.
+    #[garde(custom(identifier))]
+    product_id: String,
+    /// Number of units.
+    #[garde(range(min = 1, max = 1_000_000))]
+    quantity: i64,
+    /// Price of one unit, in minor units of the order's currency.
+    #[garde(inner(range(min = 0)))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unit_price: Option<i64>,
+}
+
+impl OrderRequest {
+    /// Decides for whom the order is, and at which prices.
+    ///
+    /// # Errors
+    /// 403 for a customer or a price that the caller may not state; 400 for one that they must; 422 for a product
+    /// without a price.
+    pub fn placed_by(self, caller: &Caller) -> Result<NewOrder, Problem> {
+        let states = caller.may(Right::StateCustomer);
+        let prices = self.lines.iter().enumerate();
+        let price_at = |n: usize| format!("/lines/{n}/unitPrice");
+        if !states {
+            let mut faults: Vec<_> = prices
+                .filter(|(_, line)| line.unit_price.is_some())
+                .map(|(n, _)| Fault::at(price_at(n), "prices are not stated by customers"))
+                .collect();
+            if self.customer_id.as_deref().is_some_and(|stated| stated != caller.subject()) {
+                faults.push(Fault::at("/customerId", "must be the token's subject, or left out"));
+            }
+            return Err(if faults.is_empty() { no_price() } else { access::forbidden_at(faults) });
+        }
+        let missing = |at: String| Fault::at(at, "the field is missing");
+        let no_customer = self.customer_id.is_none().then(|| missing("/customerId".to_owned()));
+        let no_prices =
+            prices.filter(|(_, line)| line.unit_price.is_none()).map(|(n, _)| missing(price_at(n)));
+        let faults: Vec<_> = no_customer.into_iter().chain(no_prices).collect();
+        let Some(customer_id) = self.customer_id.filter(|_| faults.is_empty()) else {
+            return Err(Problem::Invalid(faults));
+        };
+        let line = |line: LineRequest| NewLine {
+            product_id: line.product_id,
+            quantity: line.quantity,
+            unit_price: line.unit_price.unwrap_or_default(),
+        };
+        Ok(NewOrder {
+            customer_id,
+            currency: self.currency,
+            lines: self.lines.into_iter().map(line).collect(),
+            payment: self.payment,
+            shipping_address: self.shipping_address,
+        })
+    }
+}
+
+/// A customer's prices come from the products, and no product has one yet.
+fn no_price() -> Problem {
+    let (slug, title) = ("no-price", "A product has no price");
+    let detail = "No product has a price yet: only a storefront can place orders, and states `unitPrice`.";
+    ProblemDetails::new(StatusCode::UNPROCESSABLE_ENTITY, slug, title, detail).into()
+}
+
+/// An order that is to be placed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewOrder {
+    /// The customer.
+    pub customer_id: String,
+    /// ISO 4217, upper case.
+    pub currency: String,
+    /// The lines.
+    pub lines: Vec<NewLine>,
+    /// The payment.
+    pub payment: Payment,
+    /// The shipping address.
     pub shipping_address: Address,
 }
 
-/// A line of an order.
-#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+/// A line of an order that is to be placed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewLine {
     /// The product.
-    #[garde(custom(identifier))]
     pub product_id: String,
     /// Number of units.
-    #[garde(range(min = 1, max = 1_000_000))]
     pub quantity: i64,
     /// Price of one unit, in minor units of the order's currency.
-    #[garde(range(min = 0))]
     pub unit_price: i64,
 }
 
@@ -109,14 +196,15 @@ fn country_code(code: &str, (): &()) -> garde::Result {
     }
 }
 
-fn total(lines: &[NewLine]) -> Option<i64> {
-    lines.iter().try_fold(0_i64, |sum, line| sum.checked_add(line.unit_price.checked_mul(line.quantity)?))
+/// Adds up quantities and prices.
+fn total(mut lines: impl Iterator<Item = (i64, i64)>) -> Option<i64> {
+    lines.try_fold(0_i64, |sum, (quantity, price)| sum.checked_add(price.checked_mul(quantity)?))
 }
 
 #[allow(clippy::ptr_arg, reason = "garde passes the field as it is")]
-fn total_fits(lines: &Vec<NewLine>, (): &()) -> garde::Result {
+fn total_fits(lines: &Vec<LineRequest>, (): &()) -> garde::Result {
     // A negative price is a fault of its line; the sum counts only for valid lines.
-    match total(lines) {
+    match total(lines.iter().map(|line| (line.quantity, line.unit_price.unwrap_or_default()))) {
         Some(_) => Ok(()),
         None => Err(garde::Error::new("the total is larger than can be counted")),
     }
@@ -125,7 +213,7 @@ fn total_fits(lines: &Vec<NewLine>, (): &()) -> garde::Result {
 impl NewOrder {
     /// Returns the total in minor units. Validation guarantees that it fits.
     pub fn total(&self) -> i64 {
-        total(&self.lines).unwrap_or(i64::MAX)
+        total(self.lines.iter().map(|line| (line.quantity, line.unit_price))).unwrap_or(i64::MAX)
     }
 
     /// Returns the SHA-256 of the request's content, independent of its formatting.
@@ -165,19 +253,72 @@ impl NewOrder {
 
 #[cfg(test)]
 mod tests {
-    use amends_http::{ProblemDetails, body};
+    use amends_http::body;
     use axum::{body::Bytes, http::HeaderMap};
     use proptest::{collection::vec, prelude::*, sample::Index};
 
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::auth::Role;
 
     const ORDER: &str = r#"{"customerId":"c-1","currency":"EUR","lines":[{"productId":"mug","quantity":2,"unitPrice":1250}],
         "payment":{"method":"card_approved"},"shippingAddress":{"name":"T","line1":"1","city":"V","postalCode":"1","country":"AT"}}"#;
 
-    fn order(bytes: Vec<u8>) -> Result<NewOrder, ProblemDetails> {
+    fn order(bytes: Vec<u8>) -> Result<NewOrder, Problem> {
         let mut headers = HeaderMap::new();
         headers.insert("content-type", "application/json".parse().unwrap());
-        body::read(&headers, &Bytes::from(bytes))
+        body::read::<OrderRequest>(&headers, &Bytes::from(bytes))?.placed_by(&Caller::dev())
+    }
+
+    fn placed_by(role: Role, change: impl Fn(&mut Value)) -> (u16, String) {
+        let mut body: Value = serde_json::from_str(ORDER).unwrap();
+        change(&mut body);
+        let request: OrderRequest = serde_json::from_value(body).unwrap();
+        match request.placed_by(&Caller::new("c-1", [role].into_iter().collect())) {
+            Ok(order) => (201, order.customer_id),
+            Err(problem) => {
+                let pointer = match &problem {
+                    Problem::Invalid(faults) => format!("{faults:?}"),
+                    other => format!("{other:?}"),
+                };
+                (ProblemDetails::from(problem).status().as_u16(), pointer)
+            }
+        }
+    }
+
+    fn without_prices(body: &mut Value) {
+        body["lines"][0].as_object_mut().unwrap().remove("unitPrice");
+    }
+
+    #[test]
+    fn a_customer_states_neither_another_customer_nor_a_price() {
+        let (status, why) = placed_by(Role::Customer, |_| {});
+        assert!(status == 403 && why.contains("/lines/0/unitPrice") && !why.contains("customerId"), "{why}");
+        let (status, why) = placed_by(Role::Customer, |body| {
+            without_prices(body);
+            body["customerId"] = json!("c-2");
+        });
+        assert!(status == 403 && why.contains("/customerId"), "{why}");
+        for own in [Some("c-1"), None] {
+            let (status, why) = placed_by(Role::Customer, |body| {
+                without_prices(body);
+                body["customerId"] = json!(own);
+            });
+            assert!(status == 422 && why.contains("no-price"), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_storefront_states_any_customer_and_all_prices_and_must() {
+        assert_eq!(
+            placed_by(Role::Storefront, |body| body["customerId"] = json!("c-2")),
+            (201, "c-2".into())
+        );
+        let (status, why) = placed_by(Role::Storefront, |body| body["customerId"] = json!(null));
+        assert!(status == 400 && why.contains("/customerId"), "{why}");
+        let (status, why) = placed_by(Role::Storefront, without_prices);
+        assert!(status == 400 && why.contains("/lines/0/unitPrice"), "{why}");
     }
 
     proptest! {

@@ -9,6 +9,11 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use crate::auth::{Caller, Right};
+
+/// The type of an entry whose event is not the customer's own.
+const CHANGED: &str = "changed";
+
 /// Formats a time by RFC 3339 in UTC, to the millisecond.
 pub fn instant(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Millis, true)
@@ -21,6 +26,21 @@ pub enum Audience {
     Customer,
     /// An operator, who may also see internals.
     Operator,
+}
+
+impl Audience {
+    /// Returns what a caller may see: who may read sagas sees the internals of an order too.
+    pub fn of(caller: &Caller) -> Self {
+        if caller.may(Right::ReadSagas) { Self::Operator } else { Self::Customer }
+    }
+
+    /// Renders a timeline. A customer sees how the status changed: no operator, no reason that one gave, no step.
+    pub fn timeline(self, entries: &[Entry]) -> Vec<Item> {
+        match self {
+            Self::Operator => entries.iter().map(Item::from).collect(),
+            Self::Customer => entries.iter().filter_map(Item::for_customer).collect(),
+        }
+    }
 }
 
 /// An order.
@@ -92,6 +112,28 @@ pub struct Item {
     #[serde(skip_serializing_if = "Option::is_none")]
     attempt: Option<u32>,
     detail: Map<String, Value>,
+}
+
+impl Item {
+    /// Renders an entry for a customer, if there is something in it for them.
+    fn for_customer(entry: &Entry) -> Option<Self> {
+        let (event, did) = (&entry.occurrence.event, &entry.did);
+        let is_theirs = matches!(event, Event::Started(_) | Event::CancelRequested(_));
+        if !is_theirs && did.label.is_none() && did.heading_for.is_none() {
+            return None;
+        }
+        let shown = [("status", &did.label), ("headingFor", &did.heading_for)];
+        let shown =
+            shown.into_iter().filter_map(|(key, value)| Some((key.to_owned(), json!(value.as_ref()?))));
+        Some(Self {
+            at: instant(entry.occurrence.at),
+            revision: entry.revision,
+            r#type: if is_theirs { event.name() } else { CHANGED },
+            step: None,
+            attempt: None,
+            detail: shown.collect(),
+        })
+    }
 }
 
 impl From<&Entry> for Item {

@@ -5,31 +5,64 @@ use std::{net::SocketAddr, sync::Arc};
 use amends_engine::runtime::{Engine, Epoch};
 use amends_orders::OrderStore;
 use amends_postgres::{MIGRATOR, PgSagaStore, deployment::deployment};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use reqwest::{Client, Url};
 use tokio::net::TcpListener;
 
 use crate::{
+    auth::{Authenticator, Expected, KeyCache},
     clock::TokioClock,
     engine::command_sink,
     failpoints::point,
     fleet,
     lists::Lists,
     orders::door::{Placing, door},
-    process::{Process, database, listen, serve},
+    process::{Process, bind, database, serve},
     routes,
     state::Api,
 };
 
-/// Starts it; returns its address.
-pub async fn start(process: &Process, listener: Option<TcpListener>) -> Result<SocketAddr> {
+/// Starts it in a separate process; returns its address.
+pub async fn start(process: &Process) -> Result<SocketAddr> {
+    let address = process.settings.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080)));
+    let auth = authenticator(process, address)?;
+    serve_on(process, bind(address).await?, auth).await
+}
+
+/// Returns who is let in: callers with a token of the configured keys. Without keys everyone is, if `no_auth` says so,
+/// and only on a loopback address.
+fn authenticator(process: &Process, address: SocketAddr) -> Result<Authenticator> {
     let settings = &process.settings;
-    let listener = match (listener, settings.listen) {
-        (Some(listener), _) => listener,
-        (None, address) => {
-            let address = address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080)));
-            listen(address, settings.no_auth).await?
-        }
+    let keys = match (&settings.jwks_url, &settings.jwt_key_file) {
+        (Some(url), _) => KeyCache::of_url(Url::parse(url)?).context("setting jwks_url: no HTTP client")?,
+        (None, Some(path)) => KeyCache::of_file(path.clone()).map_err(anyhow::Error::msg)?,
+        (None, None) if !settings.no_auth => bail!(
+            "setting jwks_url or jwt_key_file is needed to verify tokens; --no-auth lets everyone in without, on a loopback address"
+        ),
+        (None, None) if !address.ip().is_loopback() => bail!(
+            "setting listen: {address} is not a loopback address, and --no-auth serves no other: set jwks_url or jwt_key_file"
+        ),
+        (None, None) => return Ok(Authenticator::without_keys()),
     };
+    if settings.no_auth {
+        tracing::warn!(
+            "setting no_auth has no effect on the api: there are keys, so every request needs a token"
+        );
+    }
+    let keys = Arc::new(keys);
+    process.watch("token keys", Arc::clone(&keys).keep_fresh(process.stop.clone()));
+    let (issuer, audience) = (settings.jwt_issuer.clone(), settings.jwt_audience.clone());
+    let expected = Expected {
+        issuer: issuer.context("setting jwt_issuer is needed")?,
+        audience: audience.context("setting jwt_audience is needed")?,
+        roles_claim: settings.roles_claim.clone(),
+    };
+    Ok(Authenticator::of_keys(keys, expected))
+}
+
+/// Starts it on a listener; returns its address.
+pub async fn serve_on(process: &Process, listener: TcpListener, auth: Authenticator) -> Result<SocketAddr> {
+    let settings = &process.settings;
     let pool = database(process, "api", &MIGRATOR).await?;
     let deployment = deployment(&pool).await?;
     let workflows = amends_workflows::all(&settings.workflows());
@@ -52,13 +85,14 @@ pub async fn start(process: &Process, listener: Option<TcpListener>) -> Result<S
     let placing = Placing { engine: Arc::clone(&engine), orders: orders.clone() };
     fleet::join(process, &engine).await?;
     let api = Arc::new(Api {
+        auth: Arc::new(auth),
         engine,
         orders,
         lists: Lists::connect(process, settings.database_of("api")?)?,
         door,
         inventory_url: settings.url_of("inventory").to_owned(),
-        // The worker is ours: a proxy from the environment must not be used.
-        http: reqwest::Client::builder().no_proxy().build().context("creating an HTTP client")?,
+        // The worker is ours, and speaks plain HTTP: no proxy from the environment, no certificates of the system.
+        http: Client::builder().no_proxy().tls_certs_only([]).build().context("creating an HTTP client")?,
         metrics: process.metrics.clone(),
     });
     let address = listener.local_addr()?;

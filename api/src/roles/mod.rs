@@ -1,7 +1,7 @@
 //! The roles of a process. Each is started here from its settings; `dev` starts them all.
 
 mod api;
-mod dev;
+pub mod dev;
 pub mod engine;
 mod migrate;
 
@@ -55,7 +55,7 @@ async fn start(
     if let Role::Api = role {
         // The api accepts orders without the broker: the engine drives them on by their rows.
         let process = Process::begin_before_broker(settings, topics, metrics, stop)?;
-        let address = api::start(&process, None).await?;
+        let address = api::start(&process).await?;
         tracing::info!(%address, "accepting orders");
         return Ok(process);
     }
@@ -67,9 +67,12 @@ async fn start(
                 services::find_worker(&name).with_context(|| format!("no worker is called {name}"))?;
             service.start(&process, true).await?;
         }
-        Role::Api | Role::Dev(_) | Role::Migrate { .. } | Role::Config | Role::EmbeddedBroker { .. } => {
-            unreachable!("handled above")
-        }
+        Role::Api
+        | Role::Dev(_)
+        | Role::Token(_)
+        | Role::Migrate { .. }
+        | Role::Config
+        | Role::EmbeddedBroker { .. } => unreachable!("handled above"),
     }
     Ok(process)
 }

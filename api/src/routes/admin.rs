@@ -18,22 +18,26 @@ use amends_postgres::{
 };
 use amends_protocol::id;
 use axum::{
-    Json, Router,
+    Json,
     extract::{OriginalUri, Path, State},
+    http::Method,
     middleware::from_fn,
     response::Response,
-    routing::{get, post},
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
+    auth::{
+        Caller, Right,
+        access::{Access, Routes},
+    },
     orders::{
         request,
         view::{Item, instant},
     },
     problem::{Fault, Problem},
-    state::{Api, SUBJECT},
+    state::Api,
 };
 
 const PAGE_USUAL: u32 = 50;
@@ -51,15 +55,16 @@ const PARAMETERS: [Parameter; 8] = [
     Parameter::Once("limit"),
 ];
 
-pub fn router() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/admin/sagas/{id}", get(read))
-        .route("/admin/sagas/{id}/retry", post(actions::retry))
-        .route("/admin/sagas/{id}/resend", post(actions::resend))
-        .route("/admin/sagas/{id}/cancel", post(actions::cancel))
-        .route("/admin/sagas/{id}/resolve", post(actions::resolve))
-        .route_layer(from_fn(query::none))
-        .route("/admin/sagas", get(list))
+pub fn routes() -> Routes<Arc<Api>> {
+    let (reads, acts) = (Access::Needs(Right::ReadSagas), Access::Needs(Right::ActOnSagas));
+    Routes::default()
+        .on(Method::GET, "/admin/sagas/{id}", reads, read)
+        .on(Method::POST, "/admin/sagas/{id}/retry", acts, actions::retry)
+        .on(Method::POST, "/admin/sagas/{id}/resend", acts, actions::resend)
+        .on(Method::POST, "/admin/sagas/{id}/cancel", acts, actions::cancel)
+        .on(Method::POST, "/admin/sagas/{id}/resolve", acts, actions::resolve)
+        .each(|routes| routes.route_layer(from_fn(query::none)))
+        .on(Method::GET, "/admin/sagas", reads, list)
 }
 
 async fn list(State(api): State<Arc<Api>>, OriginalUri(uri): OriginalUri) -> Result<Response, Problem> {
@@ -151,17 +156,21 @@ fn listed(row: &Listed) -> Value {
     })
 }
 
-async fn read(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
-    view(&api, body::id("id", &id)?).await
+async fn read(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    view(&api, &caller, body::id("id", &id)?).await
 }
 
-async fn view(api: &Api, id: Uuid) -> Result<Json<Value>, Problem> {
+async fn view(api: &Api, caller: &Caller, id: Uuid) -> Result<Json<Value>, Problem> {
     let detail = admin(api).get(id).await?.ok_or_else(no_saga)?;
     let definition = api.engine.catalog.get(&detail.saga.workflow, detail.saga.workflow_version);
-    Ok(Json(described(&detail, definition)))
+    Ok(Json(described(&detail, definition, caller)))
 }
 
-fn described(detail: &Detail, definition: Option<&Definition>) -> Value {
+fn described(detail: &Detail, definition: Option<&Definition>, caller: &Caller) -> Value {
     let saga = &detail.saga;
     let input = Input { data: &detail.inputs.data, personal: None };
     let held = definition.map(|d| saga.holds(d, input));
@@ -189,7 +198,7 @@ fn described(detail: &Detail, definition: Option<&Definition>) -> Value {
         "oddReplies": detail.odd_replies.iter().map(odd).collect::<Vec<_>>(),
         "holds": { "certain": certain, "possible": possible, "beyond": beyond },
         "timeline": detail.timeline.iter().map(Item::from).collect::<Vec<_>>(),
-        "actions": definition.map(|d| legal(detail, d)).unwrap_or_default(),
+        "actions": definition.map(|d| legal(detail, d, caller)).unwrap_or_default(),
     })
 }
 
@@ -260,9 +269,12 @@ fn odd(row: &OddRow) -> Value {
     })
 }
 
-/// Returns the actions that are legal now: those that the core would accept.
-fn legal(detail: &Detail, definition: &Definition) -> Vec<&'static str> {
-    let by = Actor::new(SUBJECT, "");
+/// Returns the actions that are legal now: those that the core would accept from the caller.
+fn legal(detail: &Detail, definition: &Definition, caller: &Caller) -> Vec<&'static str> {
+    if !caller.may(Right::ActOnSagas) {
+        return Vec::new();
+    }
+    let by = Actor::new(caller.subject(), "");
     let seen = detail.saga.seen(definition);
     let resolution =
         |done| Resolution { by: by.clone(), seen, done, reference: "?".to_owned(), exposure: Vec::new() };

@@ -81,13 +81,17 @@ impl Ready {
     }
 }
 
+/// The paths. They need no token.
+pub const PATHS: [&str; 3] = ["/health/live", "/health/ready", "/metrics"];
+
 /// Returns the routes.
 pub fn router<S: Clone + Send + Sync + 'static>(ready: Ready, metrics: PrometheusHandle) -> Router<S> {
+    let [live, readiness, measured] = PATHS;
     Router::new()
-        .route("/health/live", get(async || Json(json!({ "status": "live" }))))
-        .route("/health/ready", get(async move || report((ready.0)().await)))
+        .route(live, get(async || Json(json!({ "status": "live" }))))
+        .route(readiness, get(async move || report((ready.0)().await)))
         .route(
-            "/metrics",
+            measured,
             get(async move || {
                 let kind = (header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8");
                 ([kind], metrics.render())

@@ -3,22 +3,31 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Router,
     body::Bytes,
     extract::{OriginalUri, State},
     http::{HeaderMap, Method, header},
     response::{IntoResponse, Response},
-    routing::any,
 };
 
-use crate::{problem::Problem, state::Api};
+use crate::{
+    auth::{
+        Right,
+        access::{Access, Routes},
+    },
+    problem::Problem,
+    state::Api,
+};
 
 const FORWARD_LONGEST: Duration = Duration::from_secs(5);
 
-pub fn router() -> Router<Arc<Api>> {
-    Router::new().route("/api/inventory", any(forward)).route("/api/inventory/{*rest}", any(forward))
+pub fn routes() -> Routes<Arc<Api>> {
+    Routes::default()
+        .on(Method::GET, "/api/inventory", Access::Needs(Right::ReadStock), forward)
+        .on(Method::GET, "/api/inventory/{productId}", Access::Needs(Right::ReadStock), forward)
+        .on(Method::PUT, "/api/inventory/{productId}/stock", Access::Needs(Right::SetStock), forward)
 }
 
+/// The caller's token is not forwarded.
 async fn forward(
     State(api): State<Arc<Api>>,
     method: Method,

@@ -3,18 +3,41 @@
 pub mod admin;
 pub mod health;
 mod inventory;
+mod key_set;
 mod orders;
 
 use std::sync::Arc;
 
 use amends_http::accept;
-use axum::{Router, middleware::from_fn};
+use axum::{
+    Router,
+    middleware::{from_fn, from_fn_with_state},
+};
 
-use crate::state::Api;
+use crate::{
+    auth::{
+        access::{Route, Routes},
+        bearer,
+    },
+    state::Api,
+};
 
 /// Returns the api's routes. The rules of every HTTP edge are applied where they are served.
 pub fn router(api: Arc<Api>) -> Router {
     let observed = health::router(health::Ready::api(Arc::clone(&api)), api.metrics.clone());
-    let routes = Router::new().merge(orders::router()).merge(inventory::router()).merge(admin::router());
-    routes.route_layer(from_fn(accept::json)).with_state(api).merge(observed)
+    let authenticate = from_fn_with_state(Arc::clone(&api.auth), bearer::authenticate);
+    let routes = resources().open(observed, &health::PATHS);
+    // The last layer is the outermost: a caller without a token does not learn which paths exist.
+    routes.checked().with_state(api).layer(authenticate)
+}
+
+fn resources() -> Routes<Arc<Api>> {
+    let resources =
+        Routes::default().merge(orders::routes()).merge(inventory::routes()).merge(admin::routes());
+    resources.each(|routes| routes.route_layer(from_fn(accept::json))).merge(key_set::routes())
+}
+
+/// Returns the list of the api's routes, with who may call each.
+pub fn listed() -> Vec<Route> {
+    resources().open(Router::new(), &health::PATHS).listed().to_vec()
 }

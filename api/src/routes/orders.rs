@@ -10,40 +10,52 @@ use amends_engine::{
 use amends_http::{body, query};
 use amends_orders::Placed;
 use axum::{
-    Json, Router,
+    Json,
     body::Bytes,
     extract::{Path, State},
-    http::{HeaderMap, HeaderName, StatusCode, header},
+    http::{HeaderMap, HeaderName, Method, StatusCode, header},
     middleware::from_fn,
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::{
+    auth::{
+        Caller, Right,
+        access::{self, Access, Routes},
+    },
     orders::{
         door, request,
-        view::{Item, Order},
+        view::{Audience, Order},
     },
     problem::{Fault, Problem},
-    state::{AUDIENCE, Api, SUBJECT},
+    state::Api,
 };
 
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-pub fn router() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/api/orders", post(place))
-        .route("/api/orders/{id}", get(read).delete(cancel))
-        .route("/api/orders/{id}/timeline", get(timeline))
-        .route_layer(from_fn(query::none))
+pub fn routes() -> Routes<Arc<Api>> {
+    let reads = Access::Needs(Right::ReadOrders);
+    Routes::default()
+        .on(Method::POST, "/api/orders", Access::Needs(Right::PlaceOrders), place)
+        .on(Method::GET, "/api/orders/{id}", reads, read)
+        .on(Method::DELETE, "/api/orders/{id}", Access::Needs(Right::CancelOrders), cancel)
+        .on(Method::GET, "/api/orders/{id}/timeline", reads, timeline)
+        .each(|routes| routes.route_layer(from_fn(query::none)))
 }
 
-async fn place(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> Result<Response, Problem> {
+async fn place(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
     let key = idempotency_key(&headers)?;
-    let request: request::NewOrder = body::read(&headers, &body)?;
-    match api.door.place(SUBJECT, key, &request).await? {
+    let request: request::OrderRequest = body::read(&headers, &body)?;
+    let order = request.placed_by(&caller)?;
+    match api.door.place(caller.subject(), key, &order).await? {
         Placed::New { order, .. } => Ok(created(&Order::accepted(&order), order.id, false)),
         Placed::Replayed(order) => Ok(created(&Order::accepted(&order), order.id, true)),
         Placed::KeyReused => Err(Problem::KeyReused),
@@ -54,7 +66,7 @@ async fn place(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> 
     }
 }
 
-fn created(order: &Order, id: uuid::Uuid, replayed: bool) -> Response {
+fn created(order: &Order, id: Uuid, replayed: bool) -> Response {
     let location = (header::LOCATION, format!("/api/orders/{id}"));
     let mut response = (StatusCode::CREATED, [location], Json(order)).into_response();
     if replayed {
@@ -77,28 +89,53 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     }
 }
 
-async fn read(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Result<Json<Order>, Problem> {
+async fn read(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<Order>, Problem> {
     let id = body::id("id", &id)?;
-    let view = api.orders.get(id).await?.ok_or_else(no_order)?;
-    Ok(Json(Order::now(&view, AUDIENCE)))
+    let view = api.orders.get(id).await?.filter(|view| caller.sees_orders_of(&view.order.customer_id));
+    Ok(Json(Order::now(&view.ok_or_else(no_order)?, Audience::of(&caller))))
 }
 
-async fn timeline(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Result<Response, Problem> {
+async fn timeline(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
     let id = body::id("id", &id)?;
+    if !caller.may(Right::ReadAnyOrder) {
+        customer_of(&api, &caller, id).await?;
+    }
     let entries = api.orders.timeline(id).await?.ok_or_else(no_order)?;
-    let items: Vec<Item> = entries.iter().map(Item::from).collect();
+    let items = Audience::of(&caller).timeline(&entries);
     Ok(Json(json!({ "items": items })).into_response())
 }
 
+/// Returns the customer of an order, if the order exists for the caller. Callers who see every order do not need it.
+async fn customer_of(api: &Api, caller: &Caller, order: Uuid) -> Result<String, Problem> {
+    let view = api.orders.get(order).await?.filter(|view| caller.sees_orders_of(&view.order.customer_id));
+    Ok(view.ok_or_else(no_order)?.order.customer_id)
+}
+
 /// 202 is a promise: the order ends `CANCELLED`.
-async fn cancel(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Result<Response, Problem> {
+async fn cancel(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
     let id = body::id("id", &id)?;
+    if !caller.may(Right::CancelAnyOrder) && !caller.cancels_orders_of(&customer_of(&api, &caller, id).await?)
+    {
+        return Err(access::forbidden());
+    }
     let saga = api.orders.saga_of(id).await?.ok_or_else(no_order)?;
-    let event = Event::CancelRequested(Actor::new(SUBJECT, ""));
+    let event = Event::CancelRequested(Actor::new(caller.subject(), ""));
     match apply(&api.engine, saga, event).await? {
         Applied::Done(_) => {
             let view = api.orders.get(id).await?.ok_or_else(no_order)?;
-            Ok((StatusCode::ACCEPTED, Json(Order::now(&view, AUDIENCE))).into_response())
+            Ok((StatusCode::ACCEPTED, Json(Order::now(&view, Audience::of(&caller)))).into_response())
         }
         Applied::Illegal(saga, why) => Err(cannot_cancel(&saga.label, why)),
         Applied::Missing => Err(no_order()),

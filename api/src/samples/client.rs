@@ -12,12 +12,14 @@ const CLIENT_PATIENCE: Duration = Duration::from_secs(20);
 pub struct Client {
     url: String,
     http: reqwest::Client,
+    token: Option<String>,
 }
 
 impl Client {
     /// Creates a client of the api at this address; it ignores the environment's proxy.
-    pub fn new(url: &str) -> Result<Self> {
-        Ok(Self { url: url.to_owned(), http: reqwest::Client::builder().no_proxy().build()? })
+    pub fn new(url: &str, token: Option<String>) -> Result<Self> {
+        let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).build()?;
+        Ok(Self { url: url.to_owned(), http, token })
     }
 
     pub async fn get(&self, path: &str) -> Result<Value> {
@@ -43,6 +45,9 @@ impl Client {
             let mut request = self.http.request(method.clone(), format!("{}{path}", self.url));
             if let Some(body) = body {
                 request = request.json(body);
+            }
+            if let Some(token) = &self.token {
+                request = request.bearer_auth(token);
             }
             let answer = request.send().await?;
             let status = answer.status();

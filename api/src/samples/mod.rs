@@ -2,7 +2,10 @@
 
 mod client;
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -102,8 +105,8 @@ const fn sample(
 }
 
 /// Runs the samples one after the other; returns whether each ended as expected.
-pub async fn run(url: &str) -> Result<bool> {
-    let client = Client::new(url)?;
+pub async fn run(url: &str, token: Option<String>) -> Result<bool> {
+    let client = Client::new(url, token)?;
     client.put(&format!("/api/inventory/{SOLD_OUT}/stock"), &json!({ "onHand": 0 })).await?;
     client.put(&format!("/api/inventory/{MUG}/stock"), &json!({ "onHand": 1000 })).await?;
     let mut well = 0;
@@ -118,8 +121,8 @@ pub async fn run(url: &str) -> Result<bool> {
     Ok(well == SAMPLES.len())
 }
 
-/// Prints what to try next.
-pub fn invite(url: &str, database: &str, brokers: &str) {
+/// Prints what to try next. Where tokens are needed, `data` is the directory of the key that signs them.
+pub fn invite(url: &str, database: &str, brokers: &str, data: Option<&Path>) {
     let place = json!({
         "customerId": "c-1001", "currency": "EUR",
         "lines": [{ "productId": MUG, "quantity": 2, "unitPrice": 1250 }],
@@ -135,8 +138,14 @@ pub fn invite(url: &str, database: &str, brokers: &str) {
     println!("  Postgres  {}", without_password(database));
     println!("  Kafka     {brokers}");
     let key = uuid::Uuid::new_v4();
+    println!("\nPlace an order:\n");
+    let mut bearer = "";
+    if let Some(data) = data {
+        println!("  TOKEN=$(amends token --role storefront --subject shop --data '{}')", data.display());
+        bearer = " -H \"authorization: Bearer $TOKEN\"";
+    }
     println!(
-        "\nPlace an order:\n\n  curl -si {url}/api/orders -H 'content-type: application/json' \\\n    -H 'idempotency-key: {key}' -d '{place}'\n"
+        "  curl -si {url}/api/orders -H 'content-type: application/json'{bearer} \\\n    -H 'idempotency-key: {key}' -d '{place}'\n"
     );
     println!("Ctrl-C stops everything.");
 }

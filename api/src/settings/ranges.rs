@@ -56,6 +56,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), Error> {
     {
         refused("kafka_brokers", "must be HOST:PORT, several separated by commas")?;
     }
+    tokens(settings)?;
     // The filter's own parser takes it for the name of a module.
     if settings.log.contains("://") {
         refused("log", "must be a filter such as info, or amends_engine=debug,info")?;
@@ -75,6 +76,51 @@ pub(super) fn check(settings: &Settings) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Keys, issuer and audience are set together: a key without an issuer would accept tokens for other services.
+fn tokens(settings: &Settings) -> Result<(), Error> {
+    if let Some(url) = &settings.jwks_url {
+        key_set("jwks_url", url)?;
+        if settings.jwt_key_file.is_some() {
+            refused("jwt_key_file", "must not be set beside jwks_url: keys come from one place")?;
+        }
+    }
+    if settings.jwt_key_file.as_ref().is_some_and(|path| path.to_string_lossy().contains("://")) {
+        refused("jwt_key_file", "must be the path of a file")?;
+    }
+    let has_keys = settings.jwks_url.is_some() || settings.jwt_key_file.is_some();
+    for (key, value) in [("jwt_issuer", &settings.jwt_issuer), ("jwt_audience", &settings.jwt_audience)] {
+        match value {
+            Some(value) => claim(key, value)?,
+            None if has_keys => refused(key, "must be set beside jwks_url or jwt_key_file")?,
+            None => {}
+        }
+    }
+    claim("roles_claim", &settings.roles_claim)
+}
+
+fn claim(key: &str, value: &str) -> Result<(), Error> {
+    // A password in a URL would be shown by `amends config`.
+    let has_password = value.split_once("://").is_some_and(|(_, rest)| rest.contains('@'));
+    if has_password || amends_http::text::check(value).is_err() {
+        refused(key, "must be 1-200 visible characters, and no URL with a password")?;
+    }
+    Ok(())
+}
+
+fn key_set(key: &str, url: &str) -> Result<(), Error> {
+    match reqwest::Url::parse(url) {
+        Ok(url)
+            if matches!(url.scheme(), "http" | "https")
+                && url.username().is_empty()
+                && url.password().is_none() =>
+        {
+            Ok(())
+        }
+        Ok(_) => refused(key, "must be https://HOST/PATH (or http://), without user and password"),
+        Err(error) => refused(key, &format!("is not a URL: {error}")),
+    }
 }
 
 fn duration(key: &str, value: Duration, range: RangeInclusive<Duration>) -> Result<(), Error> {

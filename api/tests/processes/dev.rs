@@ -4,11 +4,13 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read},
     net::TcpListener,
+    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use amends_embedded::{Postgres, PostgresOptions};
+use serde_json::json;
 
 use crate::{
     samples::dev,
@@ -108,6 +110,60 @@ async fn what_others_put_into_its_directory_outlives_a_fresh_start() {
     }
     assert_eq!(fs::read_to_string(data.path().join("keep")).unwrap(), "x");
     assert!(!data.path().join("amends-data").exists());
+}
+
+/// Mints a token with the key in a data directory; it must be all that is printed.
+fn token(data: &Path, role: &str) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_amends"));
+    command.args(["token", "--role", role, "--subject", "c-1001", "--ttl", "10m", "--data"]).arg(data);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let token = printed.trim_end_matches('\n').to_owned();
+    assert_eq!((printed.len(), token.split('.').count()), (token.len() + 1, 3), "{printed}");
+    token
+}
+
+/// Returns the status of a request with a token, or without.
+async fn status(url: &str, path: &str, token: Option<&str>) -> u16 {
+    let request = reqwest::Client::new().get(format!("{url}{path}"));
+    let request = match token {
+        Some(token) => request.bearer_auth(token),
+        None => request,
+    };
+    request.send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_takes_the_tokens_that_were_minted_before_and_while_it_runs_and_with_auth_only_those() {
+    let parent = tempfile::tempdir().unwrap();
+    // Nothing is there yet.
+    let data = parent.path().join("data");
+    let before = token(&data, "viewer");
+    for (arguments, without) in [(&["--log", "warn"][..], 200), (&["--auth", "--log", "warn"], 401)] {
+        let mut dev = Killed(dev(&broker(), &data, arguments).stdout(Stdio::piped()).spawn().unwrap());
+        let mut lines = BufReader::new(dev.0.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let url = lines.find_map(|line| line.strip_prefix("ready ").map(str::to_owned)).expect("it is ready");
+        assert_eq!(status(&url, "/admin/sagas", None).await, without, "{arguments:?}");
+        assert_eq!(status(&url, "/admin/sagas", Some(&before)).await, 200);
+        assert_eq!(status(&url, "/admin/sagas", Some(&token(&data, "operator"))).await, 200);
+        assert_eq!(status(&url, "/admin/sagas", Some(&token(&data, "customer"))).await, 403);
+        assert_eq!(status(&url, "/admin/sagas", Some("x.y.z")).await, 401, "a token that is sent is checked");
+        let other = token(&parent.path().join("other"), "viewer");
+        assert_eq!(status(&url, "/admin/sagas", Some(&other)).await, 401);
+        let published = Client::new(&url).get("/.well-known/jwks.json").await;
+        assert_eq!((&published["keys"][0]["alg"], published["keys"][0].get("d")), (&json!("RS256"), None));
+    }
+}
+
+#[test]
+fn dev_lets_nobody_in_from_other_machines_without_a_token() {
+    let data = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_amends"));
+    command.args(["dev", "--listen", "0.0.0.0:0", "--no-auth", "--data"]).arg(data.path());
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("--auth") && said.lines().count() == 1, "{said}");
 }
 
 /// A process that is killed at the end of its test.

@@ -2,6 +2,7 @@
 //! `AMENDS_TEST_REAL_KAFKA` also over a real Apache Kafka.
 
 mod books;
+mod callers;
 mod changes;
 mod dev;
 mod edge;

@@ -29,7 +29,7 @@ pub(crate) fn dev(broker: &Broker, data: &Path, arguments: &[&str]) -> Command {
 
 async fn every_sample_ends_as_it_should(broker: Broker) {
     let data = tempfile::tempdir().unwrap();
-    let output = dev(&broker, data.path(), &["--once"]).output().unwrap();
+    let output = dev(&broker, data.path(), &["--once", "--auth"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.contains("8 of 8 samples ended as they should"), "{said}");

@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use amends_api::{clock::TokioClock, state::SUBJECT};
+use amends_api::{auth::DEV_SUBJECT, clock::TokioClock};
 use amends_batch::BirthSlots;
 use amends_engine::{
     core::{Actor, Definition, Event, NewSaga, start},
@@ -118,7 +118,7 @@ impl Births {
     fn cancel(&self, id: Uuid, ledger: &Arc<Ledger>) {
         let (engine, ledger) = (Arc::clone(&self.engine), Arc::clone(ledger));
         tokio::spawn(async move {
-            let event = Event::CancelRequested(Actor::new(SUBJECT, ""));
+            let event = Event::CancelRequested(Actor::new(DEV_SUBJECT, ""));
             match apply(&*engine, id, event).await {
                 Ok(Applied::Done(_)) => ledger.promise(CANCELLED),
                 Ok(Applied::Illegal(..)) => ledger.promise(FULFILLED),
@@ -136,7 +136,7 @@ fn order(saga_id: Uuid, basket: &Basket) -> NewOrder {
     NewOrder {
         id,
         saga: NewSaga { id: saga_id, business_key: id.to_string() },
-        subject: SUBJECT.to_owned(),
+        subject: DEV_SUBJECT.to_owned(),
         idempotency: None,
         customer_id: basket.request.customer_id.clone(),
         currency: basket.request.currency.clone(),

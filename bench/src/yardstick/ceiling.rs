@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use amends_api::state::SUBJECT;
+use amends_api::auth::DEV_SUBJECT;
 use amends_engine::{
     core::{
         Change, CommandToSend, Decision, Definition, Event, Input, Needs, NewSaga, Occurrence, ReplyEvent,
@@ -101,7 +101,7 @@ impl Ceiling {
         NewOrder {
             id,
             saga: NewSaga { id: saga, business_key: id.to_string() },
-            subject: SUBJECT.to_owned(),
+            subject: DEV_SUBJECT.to_owned(),
             idempotency: Some((Uuid::new_v4().to_string(), basket.request.fingerprint())),
             customer_id: basket.request.customer_id.clone(),
             currency: basket.request.currency.clone(),

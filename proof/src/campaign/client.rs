@@ -58,7 +58,7 @@ pub struct HttpAnswer {
 impl Client {
     /// Creates a client that uses these apis in turn, and records their answers.
     pub fn new(apis: &[SocketAddr], record: Record) -> Self {
-        let http = reqwest::Client::builder().timeout(TIMEOUT).build().expect("a client without TLS");
+        let http = reqwest::Client::builder().timeout(TIMEOUT).build().expect("an HTTP client");
         let apis = Arc::new(apis.iter().map(|a| format!("http://{a}")).collect());
         Self { apis, http, turn: Arc::default(), record, counts: Arc::default() }
     }

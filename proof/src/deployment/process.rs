@@ -55,8 +55,9 @@ impl Process {
             role: role.role.clone(),
             why: format!("{why}; {}", role.last_words()),
         };
+        let http = reqwest::Client::new();
         loop {
-            let asked = reqwest::get(format!("http://{}/health/ready", self.address)).await;
+            let asked = http.get(format!("http://{}/health/ready", self.address)).send().await;
             if asked.is_ok_and(|answer| answer.status().is_success()) {
                 return Ok(());
             }

@@ -3,6 +3,7 @@
 //! ```text
 //! <directory>/amends-data   the mark: all of this was made by `amends dev`
 //!             secret        the roles' passwords are derived from it
+//!             token-key.pem the key that signs tokens
 //!             postgres/     the private cluster
 //! ```
 //!
@@ -18,8 +19,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+use crate::auth::OwnKey;
+
 const MARK: &str = "amends-data";
+const MARK_TEXT: &str = "made by `amends dev`\n";
 const SECRET: &str = "secret";
+const TOKEN_KEY: &str = "token-key.pem";
 const POSTGRES: &str = "postgres";
 /// Length of the secret in characters: 32 bytes in hexadecimal.
 const SECRET_LENGTH: usize = 64;
@@ -46,11 +51,15 @@ impl DataDirectory {
         }
         let directory = Self { path, _lock: lock };
         let (mark, secret, postgres) = (directory.at(MARK), directory.at(SECRET), directory.postgres());
+        let token_key = directory.at(TOKEN_KEY);
         let all_ours = mark.exists() || is_empty(&directory.path)?;
         if !all_ours {
             let is_secret = fs::read(&secret).is_ok_and(|bytes| is_a_secret(&bytes));
             if secret.exists() && !is_secret {
                 bail!("{} was not made by `amends dev`; it is left alone", secret.display());
+            }
+            if token_key.exists() {
+                read_token_key(&token_key)?;
             }
             if postgres.exists() && !postgres.join(MARK).exists() && !is_empty(&postgres)? {
                 bail!("{} was not made by `amends dev`; it is left alone", postgres.display());
@@ -59,6 +68,7 @@ impl DataDirectory {
         if fresh {
             remove(&postgres, |path| fs::remove_dir_all(path))?;
             remove(&secret, |path| fs::remove_file(path))?;
+            remove(&token_key, |path| fs::remove_file(path))?;
         }
         let marked = if all_ours {
             mark
@@ -66,8 +76,7 @@ impl DataDirectory {
             fs::create_dir_all(&postgres).with_context(|| format!("making {}", postgres.display()))?;
             postgres.join(MARK)
         };
-        fs::write(&marked, "made by `amends dev`\n")
-            .with_context(|| format!("writing {}", marked.display()))?;
+        fs::write(&marked, MARK_TEXT).with_context(|| format!("writing {}", marked.display()))?;
         Ok(directory)
     }
 
@@ -107,9 +116,63 @@ impl DataDirectory {
         Ok(secret)
     }
 
+    /// Returns the key that signs tokens; drawn once, stored with the data.
+    ///
+    /// # Errors
+    /// The file in its place is no key; or the file system's error, which names the path.
+    pub fn token_key(&self) -> Result<OwnKey> {
+        token_key_in(&self.path)
+    }
+
     fn at(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
+}
+
+/// Returns the key in a directory that is, or may become, that of `amends dev`, which may be running on it. A missing
+/// or empty directory is made and marked.
+///
+/// # Errors
+/// The directory contains something, and none of it was made by `amends dev`; or as [`DataDirectory::token_key`].
+pub fn token_key(asked: &Path) -> Result<OwnKey> {
+    let path = std::path::absolute(asked).with_context(|| format!("finding {}", asked.display()))?;
+    fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+    let mark = path.join(MARK);
+    if is_empty(&path)? {
+        fs::write(&mark, MARK_TEXT).with_context(|| format!("writing {}", mark.display()))?;
+    } else if !mark.exists() && !path.join(POSTGRES).join(MARK).exists() {
+        bail!("{} was not made by `amends dev`; it is left alone", path.display());
+    }
+    token_key_in(&path)
+}
+
+fn token_key_in(directory: &Path) -> Result<OwnKey> {
+    let path = directory.join(TOKEN_KEY);
+    if !path.exists() {
+        draw_token_key(directory, &path).with_context(|| format!("writing {}", path.display()))?;
+    }
+    read_token_key(&path)
+}
+
+/// Draws a key. `dev` and several `token` may do so at once: the first one that is complete counts.
+fn draw_token_key(directory: &Path, path: &Path) -> Result<()> {
+    let draft = directory.join(format!("{TOKEN_KEY}.{}", uuid::Uuid::now_v7()));
+    let mut options = fs::OpenOptions::new();
+    let file = options.write(true).create_new(true).mode(0o600).open(&draft);
+    let written = OwnKey::draw()
+        .map_err(anyhow::Error::from)
+        .and_then(|pem| file?.write_all(pem.as_bytes()).map_err(anyhow::Error::from))
+        .and_then(|()| match fs::hard_link(&draft, path) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error.into()),
+            _ => Ok(()),
+        });
+    remove(&draft, |path| fs::remove_file(path))?;
+    written
+}
+
+fn read_token_key(path: &Path) -> Result<OwnKey> {
+    let pem = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    OwnKey::from_pem(&pem).with_context(|| format!("{} was not made by `amends dev`", path.display()))
 }
 
 fn is_a_secret(bytes: &[u8]) -> bool {
@@ -173,6 +236,7 @@ mod tests {
     fn a_file_or_directory_of_somebody_else_in_our_place_is_left_alone_and_named() {
         for (name, make) in [
             (SECRET, (|path| fs::write(path, "theirs")) as fn(&Path) -> io::Result<()>),
+            (TOKEN_KEY, |path| fs::write(path, "theirs")),
             (POSTGRES, |path| fs::create_dir(path).and_then(|()| fs::write(path.join("base"), "theirs"))),
         ] {
             for fresh in [false, true] {
@@ -184,6 +248,31 @@ mod tests {
                 assert!(path.exists());
             }
         }
+    }
+
+    #[test]
+    fn a_token_key_that_is_drawn_first_is_the_one_that_dev_uses_and_stays() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("data");
+        let first = token_key(&path).unwrap().jwks();
+        assert_eq!(names(&path), [MARK, TOKEN_KEY]);
+        let data = DataDirectory::open(&path, false).unwrap();
+        assert_eq!(data.token_key().unwrap().jwks(), first);
+        assert_eq!(token_key(&path).unwrap().jwks(), first, "while dev holds the directory");
+        drop(data);
+        let fresh = DataDirectory::open(&path, true).unwrap();
+        assert_ne!(fresh.token_key().unwrap().jwks(), first);
+    }
+
+    #[test]
+    fn a_token_key_is_not_put_into_a_directory_of_somebody_else() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("keep"), "x").unwrap();
+        let refused = token_key(directory.path()).err().unwrap().to_string();
+        assert!(refused.contains(directory.path().to_str().unwrap()), "{refused}");
+        assert_eq!(names(directory.path()), ["keep"]);
+        used(directory.path());
+        token_key(directory.path()).unwrap();
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{
 
 use amends_embedded::{BrokerOptions, BrokerProcess, Postgres, PostgresOptions};
 use amends_postgres::keys::Rotation;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
@@ -22,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{api, engine, migrate};
 use crate::{
-    cli::{Dev, EMBEDDED_BROKER},
+    auth::{Authenticator, OwnKey, Role},
+    cli::{Dev, EMBEDDED_BROKER, Token},
     process::{self, Process},
     samples, services,
     settings::Settings,
@@ -36,9 +37,15 @@ const UNKNOWN_PATIENCE: Duration = Duration::from_secs(20);
 const EMBEDDED_SESSION: Duration = Duration::from_secs(3);
 /// The embedded broker does not answer a waiting fetch when messages arrive.
 const EMBEDDED_FETCH_WAIT: Duration = Duration::from_millis(10);
+/// Subject of the samples' requests where a token is needed.
+const SAMPLES_SUBJECT: &str = "samples";
+/// How long their token is valid; they end within minutes.
+const SAMPLES_TOKEN_SECONDS: u64 = 3600;
 
 /// Everything that runs. Each part ends before the parts that it depends on.
 struct Running {
+    /// Signs the samples' token.
+    key: OwnKey,
     process: Process,
     /// The api's address.
     address: SocketAddr,
@@ -76,15 +83,19 @@ pub async fn run(
     let mut code = ExitCode::SUCCESS;
     if options.samples || options.once {
         let url = format!("http://{}", running.address);
+        let token = match options.auth {
+            true => Some(running.key.mint(SAMPLES_SUBJECT, &Role::ALL, SAMPLES_TOKEN_SECONDS)?),
+            false => None,
+        };
         let all_well = tokio::select! {
-            all_well = samples::run(&url) => all_well?,
+            all_well = samples::run(&url, token) => all_well?,
             () = stop.cancelled() => false,
         };
         if options.once {
             code = if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE };
             stop.cancel();
         } else if !stop.is_cancelled() {
-            samples::invite(&url, &running.server, &running.brokers);
+            samples::invite(&url, &running.server, &running.brokers, options.auth.then_some(&*options.data));
         }
     }
     stop.cancelled().await;
@@ -108,9 +119,13 @@ async fn start(
     stop: CancellationToken,
 ) -> Result<Running> {
     settings.unknown_patience.get_or_insert(UNKNOWN_PATIENCE);
-    let listener = listener(settings.listen, settings.no_auth).await?;
+    if settings.jwks_url.is_some() || settings.jwt_key_file.is_some() {
+        bail!("`amends dev` has its own key: leave out the settings jwks_url and jwt_key_file");
+    }
+    let listener = listener(settings.listen, options.auth).await?;
     let data = DataDirectory::open(&options.data, options.fresh)?;
     say(&format!("data in {}", data.path().display()));
+    let key = data.token_key()?;
     let (server, postgres) = postgres(options, &settings, &data).await?;
     let (brokers, broker) = broker(&mut settings).await?;
 
@@ -143,8 +158,9 @@ async fn start(
         }
     }
     engine::start(&process, false).await?;
-    let address = api::start(&process, Some(listener)).await?;
-    Ok(Running { process, address, server, brokers, left_out, broker, postgres, _data: data })
+    let auth = Authenticator::of_dev(&key, !options.auth).context("using dev's own key")?;
+    let address = api::serve_on(&process, listener, auth).await?;
+    Ok(Running { key, process, address, server, brokers, left_out, broker, postgres, _data: data })
 }
 
 /// Returns the server of the settings, or starts one.
@@ -202,19 +218,33 @@ fn say(what: &str) {
     eprintln!("amends: {what}");
 }
 
-/// Listens on the requested address, or on port 8080, or on any free port.
-async fn listener(wanted: Option<SocketAddr>, no_auth: bool) -> Result<TcpListener> {
+/// Listens on the requested address, or on port 8080, or on any free port. Without tokens, only on a loopback address.
+async fn listener(wanted: Option<SocketAddr>, has_tokens: bool) -> Result<TcpListener> {
     if let Some(address) = wanted {
-        return process::listen(address, no_auth).await;
+        if !has_tokens && !address.ip().is_loopback() {
+            bail!(
+                "setting listen: {address} is not a loopback address, and `dev` lets everyone in: add --auth"
+            );
+        }
+        return process::bind(address).await;
     }
     match TcpListener::bind(("127.0.0.1", 8080)).await {
         Ok(listener) => Ok(listener),
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
             say("port 8080 is taken; using a free one");
-            process::listen(SocketAddr::from(([127, 0, 0, 1], 0)), no_auth).await
+            process::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await
         }
         Err(error) => Err(error).context("cannot listen on 127.0.0.1:8080"),
     }
+}
+
+/// Mints a token with the key in the data directory, which may be that of a running `dev`.
+///
+/// # Errors
+/// The directory cannot be used, or contains what others have made.
+pub fn token(options: &Token) -> Result<String> {
+    let key = data::token_key(&options.data)?;
+    Ok(key.mint(&options.subject, &options.role, options.ttl.as_secs())?)
 }
 
 fn derived(secret: &str, name: &str) -> String {

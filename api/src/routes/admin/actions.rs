@@ -22,9 +22,10 @@ use uuid::Uuid;
 
 use super::{admin, no_saga, view};
 use crate::{
+    auth::Caller,
     orders::request,
     problem::{Fault, Problem},
-    state::{Api, SUBJECT},
+    state::Api,
 };
 
 /// The reason for a cancellation.
@@ -90,6 +91,7 @@ pub(super) enum Done {
 /// An operator's request about one saga.
 pub(super) struct Action<R> {
     api: Arc<Api>,
+    by: Caller,
     id: Uuid,
     request: R,
 }
@@ -101,24 +103,27 @@ impl<R: DeserializeOwned + Serialize + Validate<Context = ()>> FromRequest<Arc<A
         let (mut head, body) = request.into_parts();
         let Path(id): Path<String> =
             Path::from_request_parts(&mut head, api).await.map_err(IntoResponse::into_response)?;
+        let by = Caller::from_request_parts(&mut head, api).await.map_err(IntoResponse::into_response)?;
         let headers = head.headers.clone();
         let bytes = Bytes::from_request(Request::from_parts(head, body), api)
             .await
             .map_err(IntoResponse::into_response)?;
         let read = || Ok::<_, Problem>((body::id("id", &id)?, body::read(&headers, &bytes)?));
         let (id, request) = read().map_err(Problem::into_response)?;
-        Ok(Self { api: Arc::clone(api), id, request })
+        Ok(Self { api: Arc::clone(api), by, id, request })
     }
 }
 
-pub(super) async fn retry(Action { api, id, request }: Action<RetryRequest>) -> Result<Json<Value>, Problem> {
+pub(super) async fn retry(
+    Action { api, by: caller, id, request }: Action<RetryRequest>,
+) -> Result<Json<Value>, Problem> {
     let RetryRequest { reason, revision, command_id } = request;
-    let (by, seen) = (Actor::new(SUBJECT, reason), Seen { revision, command_id });
-    act(&api, id, Event::RetryRequested(Retry { by, seen })).await
+    let (by, seen) = (Actor::new(caller.subject(), reason), Seen { revision, command_id });
+    act(&api, &caller, id, Event::RetryRequested(Retry { by, seen })).await
 }
 
 pub(super) async fn resend(
-    Action { api, id, request }: Action<ResendRequest>,
+    Action { api, by: caller, id, request }: Action<ResendRequest>,
 ) -> Result<Json<Value>, Problem> {
     let ResendRequest { reason, revision, command_id } = request;
     let seen = match (revision, command_id) {
@@ -129,19 +134,19 @@ pub(super) async fn resend(
             return Err(Problem::Invalid(vec![Fault::at("/revision", why)]));
         }
     };
-    let by = Actor::new(SUBJECT, reason);
-    act(&api, id, Event::ResendRequested(Resend { by, seen })).await
+    let by = Actor::new(caller.subject(), reason);
+    act(&api, &caller, id, Event::ResendRequested(Resend { by, seen })).await
 }
 
 pub(super) async fn cancel(
-    Action { api, id, request }: Action<CancelRequest>,
+    Action { api, by: caller, id, request }: Action<CancelRequest>,
 ) -> Result<Json<Value>, Problem> {
     let CancelRequest { reason } = request;
-    act(&api, id, Event::CancelRequested(Actor::new(SUBJECT, reason))).await
+    act(&api, &caller, id, Event::CancelRequested(Actor::new(caller.subject(), reason))).await
 }
 
 pub(super) async fn resolve(
-    Action { api, id, request }: Action<ResolveRequest>,
+    Action { api, by: caller, id, request }: Action<ResolveRequest>,
 ) -> Result<Json<Value>, Problem> {
     let ResolveRequest { outcome, reason, reference, revision, command_id } = request;
     let (done, seen) = (outcome == Done::Done, Seen { revision, command_id });
@@ -149,8 +154,8 @@ pub(super) async fn resolve(
         true => would_hold(&api, &admin(&api).get(id).await?.ok_or_else(no_saga)?, seen),
         false => Vec::new(),
     };
-    let (by, reference) = (Actor::new(SUBJECT, reason), reference.unwrap_or_default());
-    act(&api, id, Event::Resolved(Resolution { by, seen, done, reference, exposure })).await
+    let (by, reference) = (Actor::new(caller.subject(), reason), reference.unwrap_or_default());
+    act(&api, &caller, id, Event::Resolved(Resolution { by, seen, done, reference, exposure })).await
 }
 
 /// Returns what the step would hold: a command resolved as done counts like a success in the books.
@@ -167,9 +172,9 @@ fn would_hold(api: &Api, detail: &Detail, seen: Seen) -> Vec<Exposure> {
     (definition.steps[command.step].may_hold)(&call)
 }
 
-async fn act(api: &Api, id: Uuid, event: Event) -> Result<Json<Value>, Problem> {
+async fn act(api: &Api, caller: &Caller, id: Uuid, event: Event) -> Result<Json<Value>, Problem> {
     match apply(&api.engine, id, event).await? {
-        Applied::Done(_) => view(api, id).await,
+        Applied::Done(_) => view(api, caller, id).await,
         Applied::Illegal(saga, why) => Err(refused(&saga, why)),
         Applied::Missing => Err(no_saga()),
     }

@@ -2,10 +2,12 @@
 
 mod broker;
 pub mod client;
+pub mod issuer;
 pub mod load;
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     net::SocketAddr,
     path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
@@ -158,6 +160,16 @@ impl Stack {
         Process { child, address, role: role.join(" ") }
     }
 
+    /// Starts a role that logs to a file, and waits until it is ready.
+    pub async fn start_with_log(&self, role: &[&str], log: &File) -> Process {
+        let address = free_address().unwrap();
+        let mut command = self.command(role, address);
+        let child = command.stderr(log.try_clone().unwrap()).spawn().expect("the binary under test starts");
+        let process = Process { child, address, role: role.join(" ") };
+        process.ready().await;
+        process
+    }
+
     /// Starts a role with a limit on its descriptors, and waits until it is ready.
     pub async fn start_with_descriptors(&self, role: &[&str], most: u32) -> Process {
         let address = free_address().unwrap();
@@ -198,6 +210,7 @@ impl Stack {
             .args(role)
             .env_clear()
             .env("AMENDS_LISTEN", address.to_string())
+            .env("AMENDS_NO_AUTH", "true")
             .env("AMENDS_INVENTORY_URL", format!("http://{}", self.inventory))
             .env("AMENDS_SESSION_TIMEOUT", "3s")
             .env("AMENDS_COMMAND_PARTITIONS", "4")

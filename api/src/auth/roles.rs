@@ -1,0 +1,153 @@
+//! Roles, and the one table that says what each may do.
+
+use std::str::FromStr;
+
+/// A role, as the claim of a token names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Role {
+    /// Own orders.
+    Customer,
+    /// A shop's backend: the orders of any customer.
+    Storefront,
+    /// Reads everything; personal fields are masked.
+    Viewer,
+    /// A viewer who acts.
+    Operator,
+    /// An operator who may also erase, and approve.
+    Admin,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 5] = [Self::Customer, Self::Storefront, Self::Viewer, Self::Operator, Self::Admin];
+
+    /// Returns its name in a token.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Customer => "customer",
+            Self::Storefront => "storefront",
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// The table of rights.
+    fn rights(self) -> &'static [Right] {
+        use Right::{
+            ActOnSagas, AdminArea, CancelAnyOrder, CancelOrders, PlaceOrders, ReadAnyOrder, ReadOrders,
+            ReadSagas, ReadStock, SetStock, StateCustomer,
+        };
+        match self {
+            Self::Customer => &[PlaceOrders, ReadOrders, CancelOrders],
+            Self::Storefront => {
+                &[PlaceOrders, StateCustomer, ReadOrders, ReadAnyOrder, CancelOrders, CancelAnyOrder]
+            }
+            Self::Viewer => &[ReadOrders, ReadAnyOrder, ReadStock, AdminArea, ReadSagas],
+            // There is nothing yet that only an admin may do.
+            Self::Operator | Self::Admin => &[
+                ReadOrders,
+                ReadAnyOrder,
+                CancelOrders,
+                CancelAnyOrder,
+                ReadStock,
+                SetStock,
+                AdminArea,
+                ReadSagas,
+                ActOnSagas,
+            ],
+        }
+    }
+}
+
+impl FromStr for Role {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|role| role.as_str() == name).ok_or(())
+    }
+}
+
+/// What a route needs of its caller, or what a handler lets some callers do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Right {
+    /// Place orders, for oneself or for the customer that one may state.
+    PlaceOrders,
+    /// State the customer and the prices of an order. Without it, the customer is the caller.
+    StateCustomer,
+    /// Read orders: one's own.
+    ReadOrders,
+    /// Read orders of every customer.
+    ReadAnyOrder,
+    /// Cancel orders: one's own.
+    CancelOrders,
+    /// Cancel orders of every customer.
+    CancelAnyOrder,
+    /// Read the stock of products.
+    ReadStock,
+    /// Set the stock of products.
+    SetStock,
+    /// Enter `/admin` at all.
+    AdminArea,
+    /// Read sagas, with their internals.
+    ReadSagas,
+    /// Act on sagas: retry, resend, cancel, resolve.
+    ActOnSagas,
+}
+
+/// A set of roles. Their rights add up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Roles(u8);
+
+impl Roles {
+    /// Every role.
+    pub fn all() -> Self {
+        Role::ALL.into_iter().collect()
+    }
+
+    /// Returns whether one of them is this one.
+    pub fn has(self, role: Role) -> bool {
+        self.0 & bit(role) != 0
+    }
+
+    /// Returns whether there is none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Returns whether one of them has this right.
+    pub fn may(self, right: Right) -> bool {
+        Role::ALL.into_iter().any(|role| self.has(role) && role.rights().contains(&right))
+    }
+}
+
+fn bit(role: Role) -> u8 {
+    1 << role as u8
+}
+
+impl FromIterator<Role> for Roles {
+    fn from_iter<I: IntoIterator<Item = Role>>(roles: I) -> Self {
+        Self(roles.into_iter().fold(0, |bits, role| bits | bit(role)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rights_of_several_roles_add_up() {
+        let roles: Roles = [Role::Customer, Role::Viewer].into_iter().collect();
+        assert!(roles.may(Right::PlaceOrders) && roles.may(Right::ReadSagas));
+        assert!(roles.may(Right::ReadAnyOrder) && !roles.may(Right::CancelAnyOrder));
+        assert!(!roles.may(Right::ActOnSagas) && !roles.may(Right::StateCustomer));
+        assert!(!Roles::default().may(Right::ReadOrders));
+    }
+
+    #[test]
+    fn an_operator_may_all_that_a_viewer_may_and_an_admin_all_that_an_operator_may() {
+        for (less, more) in [(Role::Viewer, Role::Operator), (Role::Operator, Role::Admin)] {
+            assert!(less.rights().iter().all(|right| more.rights().contains(right)), "{less:?} {more:?}");
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Who may do what: every route × every kind of caller, and what each sees.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use amends_api::{
+    auth::{Role, access::Route},
+    routes,
+};
+use amends_proof::deployment::free_address;
+use amends_testkit::eventually;
+use reqwest::{Method, RequestBuilder, Response};
+use serde_json::{Value, json};
+
+use crate::support::{
+    LONG, Process, Stack,
+    client::order,
+    issuer::{self, expired, token},
+};
+
+/// The callers of the matrix, in the order of its columns.
+const CALLERS: [&str; 8] =
+    ["no token", "expired", "customer A", "customer B", "viewer", "storefront", "operator", "admin"];
+
+/// What each caller gets on each route, for an order of customer A. The rows are compared with the routes that the
+/// router itself has: a route without a row here, or a row without a route, fails the test. An action on a saga is sent
+/// an empty object: 400 is the answer to who may act.
+const MATRIX: [(&str, [u16; 8]); 16] = [
+    ("POST /api/orders", [401, 401, 422, 422, 403, 201, 403, 403]),
+    ("GET /api/orders/{id}", [401, 401, 200, 404, 200, 200, 200, 200]),
+    ("DELETE /api/orders/{id}", [401, 401, 202, 404, 403, 202, 202, 202]),
+    ("GET /api/orders/{id}/timeline", [401, 401, 200, 404, 200, 200, 200, 200]),
+    ("GET /api/inventory", [401, 401, 403, 403, 200, 403, 200, 200]),
+    ("GET /api/inventory/{productId}", [401, 401, 403, 403, 200, 403, 200, 200]),
+    ("PUT /api/inventory/{productId}/stock", [401, 401, 403, 403, 403, 403, 200, 200]),
+    ("GET /admin/sagas", [401, 401, 403, 403, 200, 403, 200, 200]),
+    ("GET /admin/sagas/{id}", [401, 401, 403, 403, 200, 403, 200, 200]),
+    ("POST /admin/sagas/{id}/retry", [401, 401, 403, 403, 403, 403, 400, 400]),
+    ("POST /admin/sagas/{id}/resend", [401, 401, 403, 403, 403, 403, 400, 400]),
+    ("POST /admin/sagas/{id}/cancel", [401, 401, 403, 403, 403, 403, 400, 400]),
+    ("POST /admin/sagas/{id}/resolve", [401, 401, 403, 403, 403, 403, 400, 400]),
+    ("GET /health/live", [200; 8]),
+    ("GET /health/ready", [200; 8]),
+    ("GET /metrics", [200; 8]),
+];
+/// Only `dev` publishes keys of its own.
+const KEY_SET: (&str, [u16; 8]) = ("GET /.well-known/jwks.json", [404; 8]);
+
+/// An api that takes tokens.
+struct Shop {
+    stack: Stack,
+    api: Process,
+    http: reqwest::Client,
+}
+
+impl Shop {
+    async fn open() -> Self {
+        let issuer = issuer::serve_at(SocketAddr::from(([127, 0, 0, 1], 0))).await;
+        Self::open_for(issuer).await
+    }
+
+    async fn open_for(issuer: SocketAddr) -> Self {
+        let mut stack = Stack::embedded().await;
+        for (key, value) in issuer::settings(issuer) {
+            stack.set(key, &value);
+        }
+        let api = stack.start(&["api"]).await;
+        Self { stack, api, http: reqwest::Client::new() }
+    }
+
+    fn ask(&self, method: Method, path: &str, token: Option<&str>) -> RequestBuilder {
+        let request = self.http.request(method, format!("http://{}{path}", self.api.address));
+        match token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    async fn get(&self, path: &str, token: &str) -> (u16, Value) {
+        read(self.ask(Method::GET, path, Some(token)).send().await.unwrap()).await
+    }
+
+    /// Places an order for a customer, by a storefront; returns its id.
+    async fn place_for(&self, customer: &str) -> String {
+        let mut body = order("mug", 1, "card_approved", "AT");
+        body["customerId"] = json!(customer);
+        let storefront = token("shop", &[Role::Storefront]);
+        let placed =
+            self.ask(Method::POST, "/api/orders", Some(&storefront)).json(&body).send().await.unwrap();
+        let (status, placed) = read(placed).await;
+        assert_eq!((status, &placed["customerId"]), (201, &json!(customer)), "{placed}");
+        placed["id"].as_str().unwrap().to_owned()
+    }
+
+    async fn saga_of(&self, order: &str) -> String {
+        sqlx::query_scalar("SELECT saga_id::text FROM orders WHERE id = $1::uuid")
+            .bind(order)
+            .fetch_one(self.stack.pool("engine"))
+            .await
+            .unwrap()
+    }
+
+    /// Returns the number of orders, and the sum of all sagas' revisions.
+    async fn rows(&self) -> (i64, i64) {
+        sqlx::query_as(
+            "SELECT (SELECT count(*) FROM orders), (SELECT coalesce(sum(revision), 0)::bigint FROM sagas)",
+        )
+        .fetch_one(self.stack.pool("engine"))
+        .await
+        .unwrap()
+    }
+}
+
+async fn read(answer: Response) -> (u16, Value) {
+    (answer.status().as_u16(), answer.json().await.unwrap_or_default())
+}
+
+/// Returns the token of a caller of the matrix.
+fn token_of(caller: &str) -> Option<String> {
+    Some(match caller {
+        "no token" => return None,
+        "expired" => expired("c-a", &Role::ALL),
+        "customer A" => token("c-a", &[Role::Customer]),
+        "customer B" => token("c-b", &[Role::Customer]),
+        "viewer" => token("vera", &[Role::Viewer]),
+        "storefront" => token("shop", &[Role::Storefront]),
+        "operator" => token("olga", &[Role::Operator]),
+        "admin" => token("ada", &[Role::Admin]),
+        other => panic!("{other}"),
+    })
+}
+
+/// Returns the body that a caller sends, if the route takes one.
+fn body_of(route: &Route, caller: &str) -> Option<Value> {
+    match (route.method.as_str(), route.path) {
+        ("POST", "/api/orders") => {
+            let mut body = order("mug", 1, "card_approved", "AT");
+            if caller.starts_with("customer") {
+                body.as_object_mut().unwrap().remove("customerId");
+                body["lines"][0].as_object_mut().unwrap().remove("unitPrice");
+            }
+            Some(body)
+        }
+        ("PUT", _) => Some(json!({ "onHand": 7 })),
+        ("POST", _) => Some(json!({})),
+        _ => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_route_answers_every_caller_as_its_row_says() {
+    let shop = Shop::open().await;
+    let _inventory = shop.stack.start(&["worker", "inventory"]).await;
+    shop.stack.stock("mug", 5).await;
+    let mut rows: BTreeMap<_, _> = MATRIX.into_iter().chain([KEY_SET]).collect();
+    for route in routes::listed() {
+        let name = format!("{} {}", route.method, route.path);
+        let row = rows.remove(name.as_str()).unwrap_or_else(|| panic!("{name} has no row in the matrix"));
+        for (caller, expected) in CALLERS.into_iter().zip(row) {
+            let order = shop.place_for("c-a").await;
+            let id = if route.path.starts_with("/admin") { shop.saga_of(&order).await } else { order };
+            let path = route.path.replace("{id}", &id).replace("{productId}", "mug");
+            let before = shop.rows().await;
+            let mut request = shop.ask(route.method.clone(), &path, token_of(caller).as_deref());
+            if let Some(body) = body_of(&route, caller) {
+                request = request.json(&body);
+            }
+            let answer = request.send().await.unwrap();
+            let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+            let text = answer.text().await.unwrap();
+            assert_eq!(status, expected, "{name} by {caller}: {text}");
+            let challenge = headers.get("www-authenticate").map(|value| value.to_str().unwrap());
+            match (status, caller) {
+                (401, "no token") => assert_eq!(challenge, Some("Bearer realm=\"amends\"")),
+                (401, _) => assert!(challenge.unwrap().contains("invalid_token"), "{challenge:?}"),
+                (403, _) => assert!(challenge.unwrap().contains("insufficient_scope"), "{challenge:?}"),
+                _ => assert_eq!(challenge, None),
+            }
+            if status >= 400 {
+                assert_eq!(headers["content-type"], "application/problem+json", "{name} by {caller}");
+                assert_eq!(shop.rows().await, before, "{name} by {caller} changed something");
+            }
+            assert!(!text.contains("Long Street"), "{name} by {caller} shows an address");
+        }
+    }
+    assert!(rows.is_empty(), "rows without a route: {rows:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paths_below_api_and_admin_tell_nothing_to_who_may_not_enter() {
+    let shop = Shop::open().await;
+    let order = shop.place_for("c-a").await;
+    let paths = [
+        "/admin",
+        "/admin/",
+        "/admin/nothing",
+        "/admin/sagas",
+        "/admin/sagas/7",
+        "/api",
+        "/api/nothing",
+        "/api/orders/7",
+        &format!("/api/orders/{order}"),
+    ];
+    for path in paths {
+        for method in [Method::GET, Method::HEAD, Method::POST, Method::PATCH, Method::OPTIONS] {
+            let unknown = shop.ask(method.clone(), path, None).send().await.unwrap();
+            assert_eq!(unknown.status(), 401, "{method} {path}");
+            let nobody = token("nobody", &[]);
+            let roleless = shop.ask(method.clone(), path, Some(&nobody)).send().await.unwrap();
+            assert_eq!(roleless.status(), 403, "{method} {path}");
+            if path.starts_with("/admin") {
+                for role in [Role::Customer, Role::Storefront] {
+                    let token = token("c-a", &[role]);
+                    let answer = shop.ask(method.clone(), path, Some(&token)).send().await.unwrap();
+                    assert_eq!(answer.status(), 403, "{method} {path} by {role:?}");
+                }
+            }
+        }
+    }
+    let viewer = token("vera", &[Role::Viewer]);
+    assert_eq!(shop.get("/admin/nothing", &viewer).await.0, 404);
+    let wrong = shop.ask(Method::PATCH, "/admin/sagas", Some(&viewer)).send().await.unwrap();
+    assert_eq!((wrong.status().as_u16(), wrong.headers()["allow"].to_str().unwrap()), (405, "GET,HEAD"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_customer_may_never_set_is_refused_and_nothing_changes() {
+    let shop = Shop::open().await;
+    let customer = token("c-a", &[Role::Customer]);
+    let mut good = order("mug", 1, "card_approved", "AT");
+    good.as_object_mut().unwrap().remove("customerId");
+    good["lines"][0].as_object_mut().unwrap().remove("unitPrice");
+    for (pointer, status, change) in [
+        ("/status", 400, json!({ "status": "FULFILLED" })),
+        ("/owner", 400, json!({ "owner": "c-b" })),
+        ("/total", 400, json!({ "total": 1 })),
+        ("/role", 400, json!({ "role": "admin" })),
+        ("/subject", 400, json!({ "subject": "c-b" })),
+        ("/customerId", 403, json!({ "customerId": "c-b" })),
+        (
+            "/lines/0/unitPrice",
+            403,
+            json!({ "lines": [{ "productId": "mug", "quantity": 1, "unitPrice": 1 }] }),
+        ),
+    ] {
+        let mut body = good.clone();
+        body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let sent = shop.ask(Method::POST, "/api/orders", Some(&customer)).json(&body).send().await.unwrap();
+        let (answered, problem) = read(sent).await;
+        assert_eq!((answered, &problem["errors"][0]["pointer"]), (status, &json!(pointer)), "{problem}");
+        assert!(!problem.to_string().contains("c-b"), "{problem}");
+    }
+    assert_eq!(shop.rows().await, (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_customer_sees_how_the_status_changed_and_neither_operator_nor_internals() {
+    let shop = Shop::open().await;
+    let order = shop.place_for("c-a").await;
+    let operator = token("olga", &[Role::Operator]);
+    let saga = shop.saga_of(&order).await;
+    let cancelled = shop
+        .ask(Method::POST, &format!("/admin/sagas/{saga}/cancel"), Some(&operator))
+        .json(&json!({ "reason": "looks like fraud" }))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(cancelled.status(), 200);
+    let path = format!("/api/orders/{order}/timeline");
+    let (_, full) = shop.get(&path, &operator).await;
+    let full = full.to_string();
+    assert!(full.contains("olga") && full.contains("looks like fraud"), "{full}");
+    for role in [Role::Customer, Role::Storefront] {
+        let (_, shown) = shop.get(&path, &token("c-a", &[role])).await;
+        let text = shown.to_string();
+        assert!(shown["items"].as_array().unwrap().len() >= 2 && text.contains("cancel_requested"), "{text}");
+        for hidden in ["olga", "fraud", "reserve", "attempt", "sent", "\"by\"", "commandId"] {
+            assert!(!text.contains(hidden), "{hidden}: {text}");
+        }
+        let (_, order) = shop.get(&format!("/api/orders/{order}"), &token("c-a", &[role])).await;
+        assert!(order.get("sagaId").is_none(), "{order}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idempotency_key_belongs_to_its_subject() {
+    let shop = Shop::open().await;
+    let place = async |subject: &str, quantity: i64| {
+        let token = token(subject, &[Role::Storefront]);
+        let body = order("mug", quantity, "card_approved", "AT");
+        let request =
+            shop.ask(Method::POST, "/api/orders", Some(&token)).header("idempotency-key", "k").json(&body);
+        request.send().await.unwrap()
+    };
+    assert_eq!(place("shop-1", 1).await.status(), 201);
+    let other = place("shop-2", 2).await;
+    assert_eq!((other.status().as_u16(), other.headers().contains_key("idempotency-replayed")), (201, false));
+    let again = place("shop-1", 1).await;
+    assert_eq!((again.status().as_u16(), again.headers().contains_key("idempotency-replayed")), (201, true));
+    assert_eq!(place("shop-1", 2).await.status(), 422);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_starts_while_its_issuer_is_down_and_serves_once_the_issuer_is_back() {
+    let issuer = free_address().unwrap();
+    let shop = Shop::open_for(issuer).await;
+    let viewer = token("vera", &[Role::Viewer]);
+    let (status, problem) = shop.get("/admin/sagas", &viewer).await;
+    assert_eq!((status, &problem["type"]), (503, &json!("/problems/unavailable")));
+    assert_eq!(shop.ask(Method::GET, "/admin/sagas", None).send().await.unwrap().status(), 401);
+    issuer::serve_at(issuer).await;
+    eventually("the token is accepted", LONG, || async {
+        (shop.get("/admin/sagas", &viewer).await.0 == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_token_and_nothing_of_it_is_ever_logged_or_answered() {
+    let issuer = issuer::serve_at(SocketAddr::from(([127, 0, 0, 1], 0))).await;
+    let mut stack = Stack::embedded().await;
+    for (key, value) in issuer::settings(issuer) {
+        stack.set(key, &value);
+    }
+    stack.set("AMENDS_LOG", "debug,hyper=trace,h2=trace");
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let api = stack.start_with_log(&["api"], log.as_file()).await;
+    let http = reqwest::Client::new();
+    let url = |path: &str| format!("http://{}{path}", api.address);
+    let good = token("zebra-subject", &[Role::Viewer]);
+    let bad = [expired("zebra-subject", &[Role::Viewer]), format!("{good}x"), good.replace('.', "!")];
+    for (token, status) in bad.iter().map(|bad| (bad, 401)).chain([(&good, 200)]) {
+        let answer = http.get(url("/admin/sagas")).bearer_auth(token).send().await.unwrap();
+        assert_eq!(answer.status(), status);
+        let text = format!("{:?} {}", answer.headers().clone(), answer.text().await.unwrap());
+        assert!(token.split(['.', '!']).all(|part| !text.contains(part)), "{text}");
+    }
+    let metrics = http.get(url("/metrics")).send().await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("amends_auth_requests_total{outcome=\"expired\"} 1"), "{metrics}");
+    api.stop().await;
+    let said = std::fs::read_to_string(log.path()).unwrap();
+    assert!(said.contains("tokens are refused"), "{said}");
+    for secret in bad.iter().chain([&good]).flat_map(|token| token.split(['.', '!'])) {
+        assert!(!said.contains(secret), "{secret}");
+    }
+    assert!(!said.contains("zebra-subject"), "a subject is a person");
+}
