@@ -41,7 +41,7 @@ pub struct Authenticator {
     is_open: bool,
     /// The key set that this process publishes.
     published: Option<Value>,
-    refused: Mutex<BTreeMap<Refusal, Refused>>,
+    refusals: Mutex<Refusals>,
 }
 
 struct Tokens {
@@ -49,10 +49,22 @@ struct Tokens {
     expected: Expected,
 }
 
-/// How often a reason has refused tokens since it was last logged.
-struct Refused {
-    logged_at: Instant,
-    since: u64,
+/// Refusals by reason: when each was logged last, and how many there were since.
+#[derive(Default)]
+struct Refusals(BTreeMap<Refusal, (Instant, u64)>);
+
+impl Refusals {
+    /// Notes a refusal; returns the number to log, unless this reason was logged a moment ago.
+    fn note(&mut self, refusal: Refusal, now: Instant) -> Option<u64> {
+        let (logged_at, since) = self.0.get(&refusal).copied().unzip();
+        let times = since.unwrap_or(0) + 1;
+        if let Some(logged_at) = logged_at.filter(|at| now.duration_since(*at) < REFUSALS_LOGGED_EVERY) {
+            self.0.insert(refusal, (logged_at, times));
+            return None;
+        }
+        self.0.insert(refusal, (now, 0));
+        Some(times)
+    }
 }
 
 impl Authenticator {
@@ -77,7 +89,7 @@ impl Authenticator {
     }
 
     fn new(tokens: Option<Tokens>, is_open: bool, published: Option<Value>) -> Self {
-        Self { tokens, is_open, published, refused: Mutex::default() }
+        Self { tokens, is_open, published, refusals: Mutex::default() }
     }
 
     /// Returns the key set that this process publishes.
@@ -125,20 +137,11 @@ impl Authenticator {
     /// Counts a refusal, and logs it unless its reason was logged a moment ago.
     fn refused(&self, refusal: Refusal) -> Problem {
         count(refusal.label());
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let reason = refused.get(&refusal);
-        let times = reason.map_or(0, |reason| reason.since) + 1;
-        let logged_at = match reason {
-            Some(reason) if now.duration_since(reason.logged_at) < REFUSALS_LOGGED_EVERY => reason.logged_at,
-            _ => {
-                tracing::warn!(reason = refusal.label(), times, "tokens are refused");
-                now
-            }
-        };
-        let since = if logged_at == now { 0 } else { times };
-        refused.insert(refusal, Refused { logged_at, since });
-        drop(refused);
+        let noted =
+            self.refusals.lock().unwrap_or_else(PoisonError::into_inner).note(refusal, Instant::now());
+        if let Some(times) = noted {
+            tracing::warn!(reason = refusal.label(), times, "tokens are refused");
+        }
         invalid_token(refusal)
     }
 }
@@ -200,4 +203,21 @@ fn invalid_token(refusal: Refusal) -> Problem {
     let challenge = format!("{CHALLENGE}, error=\"invalid_token\", error_description=\"{refusal}\"");
     let problem = ProblemDetails::new(StatusCode::UNAUTHORIZED, slug, title, refusal.to_string());
     problem.challenge(challenge).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_is_logged_once_in_ten_seconds_with_its_number() {
+        let (mut refusals, begin) = (Refusals::default(), Instant::now());
+        let mut at = |millis, refusal| refusals.note(refusal, begin + Duration::from_millis(millis));
+        assert_eq!(at(0, Refusal::Expired), Some(1));
+        assert_eq!(at(1, Refusal::Expired), None);
+        assert_eq!(at(2, Refusal::Signature), Some(1));
+        assert_eq!(at(9_999, Refusal::Expired), None);
+        assert_eq!(at(10_000, Refusal::Expired), Some(3));
+        assert_eq!(at(10_001, Refusal::Expired), None);
+    }
 }

@@ -164,7 +164,8 @@ impl KeyCache {
         }
     }
 
-    fn current(&self) -> Option<Arc<KeySet>> {
+    /// Returns the last set that was read.
+    pub(super) fn current(&self) -> Option<Arc<KeySet>> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -282,6 +282,20 @@ async fn a_customer_sees_how_the_status_changed_and_neither_operator_nor_interna
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_cancels_own_orders_and_reads_all_does_not_cancel_others_orders() {
+    let shop = Shop::open().await;
+    let both = token("c-a", &[Role::Customer, Role::Viewer]);
+    for (customer, status) in [("c-b", 403), ("c-a", 202)] {
+        let path = format!("/api/orders/{}", shop.place_for(customer).await);
+        assert_eq!(shop.get(&path, &both).await.0, 200, "{customer}");
+        let before = shop.rows().await;
+        let answer = shop.ask(Method::DELETE, &path, Some(&both)).send().await.unwrap();
+        assert_eq!(answer.status(), status, "{customer}");
+        assert_eq!(shop.rows().await == before, status == 403, "{customer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_idempotency_key_belongs_to_its_subject() {
     let shop = Shop::open().await;
     let place = async |subject: &str, quantity: i64| {

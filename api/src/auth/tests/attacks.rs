@@ -5,7 +5,9 @@ use axum::{
     response::IntoResponse,
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use futures::executor::block_on;
 use jsonwebtoken::{Algorithm, EncodingKey};
+use proptest::{collection::vec, prelude::*, sample::Index};
 use serde_json::{Value, json};
 
 use super::issuer::{ATTACKER, ISSUER, authenticator, claims, refusal};
@@ -207,6 +209,26 @@ async fn an_oversized_token_is_refused_before_it_is_read() {
     assert_eq!(refusal(&"x.".repeat(1 << 20)).await, Some(Refusal::TooLong));
     large["filler"] = json!("x".repeat(4 << 10));
     assert_eq!(refusal(&ISSUER.sign(&ISSUER.header(), &large)).await, None);
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_refused(text in "[A-Za-z0-9_.=-]{0,80}|.{0,40}|(ey[A-Za-z0-9_-]{0,40}\\.){2}[A-Za-z0-9_-]{0,40}") {
+        assert!(block_on(refusal(&text)).is_some());
+    }
+
+    #[test]
+    fn a_good_token_with_a_few_characters_changed_is_refused(
+        changes in vec((any::<Index>(), "[A-Za-z0-9_.=-]"), 1..4),
+    ) {
+        let good = ISSUER.good();
+        let mut changed = good.clone();
+        for (place, character) in changes {
+            let place = place.index(changed.len());
+            changed.replace_range(place..=place, &character);
+        }
+        assert_eq!(block_on(refusal(&changed)).is_none(), changed == good);
+    }
 }
 
 /// Returns the subject, or the status and the challenge.
