@@ -23,6 +23,19 @@ const LIST_WAIT: Duration = Duration::from_secs(2);
 /// Time limits of a list's statement.
 const LIST_BOUNDS: Bounds = Bounds { statement: Duration::from_secs(5), call: Duration::from_secs(7) };
 
+/// Number of connections that read lists of orders: so many lists are read at once, and placing keeps its own.
+const ORDER_LISTS: u32 = 2;
+
+/// Connects to this database for lists of orders.
+///
+/// # Errors
+/// The URL is invalid.
+pub fn order_connections(process: &Process, url: &str) -> Result<Pool, amends_pool::Error> {
+    let pool = Pool::connect(url, ORDER_LISTS, "amends-api-order-lists", LIST_BOUNDS)?;
+    process.watch_statements(&pool);
+    Ok(pool)
+}
+
 /// Reads lists, one at a time.
 pub struct Lists {
     admin: Admin,

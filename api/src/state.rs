@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use amends_orders::OrderStore;
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::{auth::Authenticator, engine::PgEngine, lists::Lists, orders::door::Door};
 
@@ -15,6 +17,8 @@ pub struct Api {
     pub engine: Arc<PgEngine>,
     /// The store of orders.
     pub orders: OrderStore,
+    /// Reads lists of orders, by connections of their own.
+    pub order_lists: OrderStore,
     /// Reads lists for operators.
     pub lists: Lists,
     /// The entry for new orders.
@@ -23,6 +27,10 @@ pub struct Api {
     pub inventory_url: String,
     /// The client that forwards requests to it.
     pub http: reqwest::Client,
+    /// Places for requests that wait for an order's next status.
+    pub waiting: Semaphore,
+    /// Is cancelled when the process stops: what waits is answered then.
+    pub stop: CancellationToken,
     /// The metrics.
     pub metrics: PrometheusHandle,
 }

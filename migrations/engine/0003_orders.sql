@@ -13,6 +13,10 @@ CREATE TABLE orders (
     lines       text        NOT NULL
 ) PARTITION BY RANGE (id);
 
+-- A customer's orders, by time: an id begins with the millisecond of the order's birth. Updates of orders do not touch
+-- it.
+CREATE INDEX orders_by_customer ON orders (customer_id, id);
+
 -- The order that belongs to each key. A key is unique for the lifetime of its class. It is inserted in the class's
 -- current generation, and looked up in all of them; a class has three generations, used in turn. A class moves on to
 -- the next once the current one is a lifetime old: then every key of the oldest has expired, and that generation is

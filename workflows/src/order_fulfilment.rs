@@ -76,6 +76,10 @@ pub const PAYMENT_FAILED: &str = "PAYMENT_FAILED";
 /// The carrier refused.
 pub const SHIPMENT_FAILED: &str = "SHIPMENT_FAILED";
 
+/// Every status of an order.
+pub const STATUSES: [&str; 9] =
+    [PENDING, CONFIRMED, PAID, FULFILLED, CANCELLING, CANCELLED, FAILED, PAYMENT_FAILED, SHIPMENT_FAILED];
+
 fn input(call: &Call<'_>) -> Option<OrderInput> {
     call.input.data.read().ok()
 }

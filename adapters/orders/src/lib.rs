@@ -4,12 +4,15 @@
 //! | --- | --- |
 //! | [`OrderStore`] | placing orders, in one transaction with their sagas, and reading them |
 //! | `order` | the types of an order: [`NewOrder`], [`OrderRow`], [`OrderView`] |
+//! | `list` | lists of orders, page by page: [`OrderFilter`], [`OrderPage`] |
 //! | [`keys`] | table `idempotency_keys` |
 #![warn(missing_docs)]
 
 pub mod keys;
+mod list;
 mod order;
 mod store;
 
+pub use list::{OrderFilter, OrderPage, Sort};
 pub use order::{NewOrder, OrderRow, OrderView, Placed};
 pub use store::OrderStore;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 /// An order as received.
 #[derive(Debug, Clone)]
 pub struct NewOrder {
-    /// UUIDv7. Its slot is that of its sagas.
+    /// UUIDv7. Its slot is that of its sagas, and its millisecond that of its birth by the database's clock.
     pub id: Uuid,
     /// Id and business key (the order's id) of its saga.
     pub saga: NewSaga,
@@ -103,10 +103,11 @@ pub enum Placed {
 }
 
 impl NewOrder {
-    /// Gives the order and its saga this slot. Their ids change.
-    pub fn move_to(&mut self, slot: u16) {
-        self.id = id::at_slot(self.id, slot);
-        self.saga = NewSaga { id: id::at_slot(self.saga.id, slot), business_key: self.id.to_string() };
+    /// Gives the order and its saga this slot and this time of birth. Their ids change.
+    pub fn born(&mut self, slot: u16, at: DateTime<Utc>) {
+        let born = |id| id::dated(id::at_slot(id, slot), at);
+        self.id = born(self.id);
+        self.saga = NewSaga { id: born(self.saga.id), business_key: self.id.to_string() };
     }
 
     /// Returns the order's row, once its saga is born.

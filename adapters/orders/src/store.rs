@@ -35,8 +35,20 @@ impl OrderStore {
         Self { pool: pool.into(), clock: Arc::default() }
     }
 
-    /// Places orders in one transaction, and returns a result for each, in order. `birth` is called with the database's
-    /// time. Orders whose idempotency key is known, in the database or earlier in this batch, are not placed again. If
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Returns the database's time, at which orders are born.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn now(&self) -> Result<DateTime<Utc>, Error> {
+        self.clock.now(&self.pool).await.map_err(error::of)
+    }
+
+    /// Places orders in one transaction, and returns a result for each, in order. `now` is what [`OrderStore::now`] has
+    /// just returned; `birth` is called with it. Orders whose idempotency key is known, in the database or earlier in this batch, are not placed again. If
     /// another transaction is just placing an order with the same key, the statement waits for it. An order that cannot
     /// be stored is found by halving, so that it does not stop the rest.
     ///
@@ -44,13 +56,14 @@ impl OrderStore {
     /// [`Error::Unavailable`]: no order is half-made, but the caller must look up whether an order exists.
     pub async fn place(
         &self,
+        now: DateTime<Utc>,
         orders: &[NewOrder],
         birth: impl Fn(&NewOrder, DateTime<Utc>) -> Change,
     ) -> Result<Vec<Placed>, Error> {
         let mut placed = Vec::with_capacity(orders.len());
         let mut parts = Parts::of(orders);
         while let Some(part) = parts.next() {
-            match self.place_together(part, &birth).await {
+            match self.place_together(now, part, &birth).await {
                 Ok(answers) => placed.extend(answers),
                 Err(Error::Data(why)) => {
                     placed.extend(parts.halve(part).map(|_| Placed::Unstorable(why)));
@@ -63,10 +76,10 @@ impl OrderStore {
 
     async fn place_together(
         &self,
+        now: DateTime<Utc>,
         orders: &[NewOrder],
         birth: &impl Fn(&NewOrder, DateTime<Utc>) -> Change,
     ) -> Result<Vec<Placed>, Error> {
-        let now = self.clock.now(&self.pool).await.map_err(error::of)?;
         let rows: Vec<(OrderRow, Change)> = orders
             .iter()
             .map(|order| {

@@ -46,7 +46,7 @@ fn birth(order: &NewOrder, now: DateTime<Utc>) -> Change {
 }
 
 async fn place(store: &OrderStore, orders: &[NewOrder]) -> Vec<Placed> {
-    store.place(orders, birth).await.unwrap()
+    store.place(store.now().await.unwrap(), orders, birth).await.unwrap()
 }
 
 fn new(placed: &Placed) -> &OrderRow {
@@ -113,10 +113,10 @@ async fn a_statement_that_arrives_after_its_caller_has_read_back_places_nothing_
         }
     };
     let batch = [order(Some(("k", 1))), order(None)];
-    let late = store.place(&batch, issued(given_up + 1)).await;
+    let late = store.place(store.now().await.unwrap(), &batch, issued(given_up + 1)).await;
     assert!(matches!(late, Err(Error::Unavailable(_))), "{late:?}");
     assert_eq!(rows(world.owner()).await, [0; 5]);
-    let placed = store.place(&batch, issued(given_up - 1)).await.unwrap();
+    let placed = store.place(store.now().await.unwrap(), &batch, issued(given_up - 1)).await.unwrap();
     assert!(placed.iter().all(|placed| matches!(placed, Placed::New { .. })));
 }
 
@@ -247,7 +247,7 @@ async fn no_generation_begins_while_a_key_is_being_taken() {
     aged(&world, 25).await;
     let batch = [order(Some(("k", 1)))];
     let paused = world.pause_before_commit(batch[0].saga.id).await;
-    let placing = async { store.place(&batch, birth).await.unwrap() };
+    let placing = async { store.place(store.now().await.unwrap(), &batch, birth).await.unwrap() };
     let meanwhile = async {
         world.until_waiting("advisory", 1).await;
         let refused = keys::turn(&world.pool(), KeyClass::Placement).await;
@@ -381,7 +381,7 @@ async fn orders_that_the_server_gave_up_on_are_not_there_at_all() {
     let (world, store) = orders().await;
     let batch = [order(Some(("k", 1)))];
     let paused = world.pause_before_commit(batch[0].saga.id).await;
-    let placing = async { store.place(&batch, birth).await };
+    let placing = async { store.place(store.now().await.unwrap(), &batch, birth).await };
     let meanwhile = async {
         world.until_waiting("advisory", 1).await;
         sqlx::query(
@@ -403,7 +403,7 @@ async fn orders_that_the_server_gave_up_on_are_not_there_at_all() {
 async fn without_a_database_nothing_is_placed_and_it_is_said_soon() {
     let store = OrderStore::new(connect("postgres://nobody@127.0.0.1:1/nowhere"));
     let begun = std::time::Instant::now();
-    let refused = store.place(&[order(None)], birth).await;
+    let refused = store.place(store.now().await.unwrap(), &[order(None)], birth).await;
     assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
     assert!(begun.elapsed() < std::time::Duration::from_secs(6), "{:?}", begun.elapsed());
 }

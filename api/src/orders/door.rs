@@ -230,9 +230,6 @@ impl GroupCommit {
         orders: &mut [NewOrder],
     ) -> Result<Vec<Placed>, port::Error> {
         let slot = self.slots.choose();
-        for order in &mut *orders {
-            order.move_to(slot);
-        }
         let core_version = placing.engine.fleet.core_version();
         let fulfilment = placing.engine.born_in(order_fulfilment::NAME);
         let fulfilment =
@@ -244,7 +241,14 @@ impl GroupCommit {
         // Dropping it is like a crash: orders that were committed all the same are found by their keys, and driven on
         // by their rows.
         reached("orders", "place.before");
-        let placed = timeout(ANSWER_LONGEST, placing.orders.place(orders, birth)).await.unwrap_or_else(late);
+        let place = async {
+            let now = placing.orders.now().await?;
+            for order in &mut *orders {
+                order.born(slot, now);
+            }
+            placing.orders.place(now, orders, birth).await
+        };
+        let placed = timeout(ANSWER_LONGEST, place).await.unwrap_or_else(late);
         reached("orders", "place.after");
         placed
     }

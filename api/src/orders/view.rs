@@ -67,6 +67,11 @@ pub struct Order {
 }
 
 impl Order {
+    /// Returns the status.
+    pub fn status(&self) -> &str {
+        &self.status
+    }
+
     /// Renders the order as it was accepted: the first answer, and every replay of it.
     pub fn accepted(row: &OrderRow) -> Self {
         Self::with(row, order::PENDING.to_owned(), row.created_at)

@@ -7,7 +7,7 @@ use amends_orders::OrderStore;
 use amends_postgres::{MIGRATOR, PgSagaStore, deployment::deployment};
 use anyhow::{Context, Result, bail};
 use reqwest::{Client, Url};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 
 use crate::{
     auth::{Authenticator, Expected, KeyCache},
@@ -15,7 +15,7 @@ use crate::{
     engine::command_sink,
     failpoints::point,
     fleet,
-    lists::Lists,
+    lists::{self, Lists},
     orders::door::{Placing, door},
     process::{Process, bind, database, serve},
     routes,
@@ -88,11 +88,14 @@ pub async fn serve_on(process: &Process, listener: TcpListener, auth: Authentica
         auth: Arc::new(auth),
         engine,
         orders,
+        order_lists: OrderStore::new(lists::order_connections(process, settings.database_of("api")?)?),
         lists: Lists::connect(process, settings.database_of("api")?)?,
         door,
         inventory_url: settings.url_of("inventory").to_owned(),
         // The worker is ours, and speaks plain HTTP: no proxy from the environment, no certificates of the system.
         http: Client::builder().no_proxy().tls_certs_only([]).build().context("creating an HTTP client")?,
+        waiting: Semaphore::new(routes::WAITING_MOST),
+        stop: process.stop.clone(),
         metrics: process.metrics.clone(),
     });
     let address = listener.local_addr()?;

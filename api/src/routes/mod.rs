@@ -4,6 +4,8 @@ pub mod admin;
 pub mod health;
 mod inventory;
 mod key_set;
+mod order_list;
+mod order_read;
 mod orders;
 
 use std::sync::Arc;
@@ -22,6 +24,8 @@ use crate::{
     state::Api,
 };
 
+pub use order_read::WAITING_MOST;
+
 /// Returns the api's routes. The rules of every HTTP edge are applied where they are served.
 pub fn router(api: Arc<Api>) -> Router {
     let observed = health::router(health::Ready::api(Arc::clone(&api)), api.metrics.clone());
@@ -32,8 +36,12 @@ pub fn router(api: Arc<Api>) -> Router {
 }
 
 fn resources() -> Routes<Arc<Api>> {
-    let resources =
-        Routes::default().merge(orders::routes()).merge(inventory::routes()).merge(admin::routes());
+    let resources = Routes::default()
+        .merge(orders::routes())
+        .merge(order_list::routes())
+        .merge(order_read::routes())
+        .merge(inventory::routes())
+        .merge(admin::routes());
     resources.each(|routes| routes.route_layer(from_fn(accept::json))).merge(key_set::routes())
 }
 

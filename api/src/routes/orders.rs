@@ -40,7 +40,6 @@ pub fn routes() -> Routes<Arc<Api>> {
     let reads = Access::Needs(Right::ReadOrders);
     Routes::default()
         .on(Method::POST, "/api/orders", Access::Needs(Right::PlaceOrders), place)
-        .on(Method::GET, "/api/orders/{id}", reads, read)
         .on(Method::DELETE, "/api/orders/{id}", Access::Needs(Right::CancelOrders), cancel)
         .on(Method::GET, "/api/orders/{id}/timeline", reads, timeline)
         .each(|routes| routes.route_layer(from_fn(query::none)))
@@ -87,16 +86,6 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
             Err(Problem::Invalid(vec![Fault::header(IDEMPOTENCY_KEY, why)]))
         }
     }
-}
-
-async fn read(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    Path(id): Path<String>,
-) -> Result<Json<Order>, Problem> {
-    let id = body::id("id", &id)?;
-    let view = api.orders.get(id).await?.filter(|view| caller.sees_orders_of(&view.order.customer_id));
-    Ok(Json(Order::now(&view.ok_or_else(no_order)?, Audience::of(&caller))))
 }
 
 async fn timeline(
@@ -150,7 +139,7 @@ pub fn cannot_cancel(label: &str, why: Illegal) -> Problem {
     }
 }
 
-fn no_order() -> Problem {
+pub fn no_order() -> Problem {
     Problem::NotFound("There is no such order.".to_owned())
 }
 

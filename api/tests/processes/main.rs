@@ -8,6 +8,7 @@ mod dev;
 mod edge;
 mod environment;
 mod hostile;
+mod listing;
 mod odd;
 mod passed_over;
 mod reads;

@@ -59,7 +59,8 @@ impl World {
         let orders: Vec<NewOrder> = (0..BATCH).map(|_| self.order(slot)).collect();
         let birth = |order: &NewOrder, now| self.order.birth(order.saga.clone(), now);
         let mut under_way: Vec<Change> = Vec::new();
-        for placed in self.orders.place(&orders, birth).await? {
+        let now = self.orders.now().await?;
+        for placed in self.orders.place(now, &orders, birth).await? {
             let Placed::New { change, .. } = placed else { bail!("an order was not placed") };
             under_way.push(*change);
         }

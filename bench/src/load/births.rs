@@ -98,7 +98,8 @@ impl Births {
         let baskets: Vec<_> = ids.iter().map(|_| shop.next()).collect();
         let new: Vec<NewOrder> = ids.iter().zip(&baskets).map(|(id, basket)| order(*id, basket)).collect();
         let birth = |order: &NewOrder, now| start(&self.definition, order.saga.clone(), &order.data, now);
-        let placed = orders.place(&new, birth).await.context("placing orders")?;
+        let now = orders.now().await.context("the database's time")?;
+        let placed = orders.place(now, &new, birth).await.context("placing orders")?;
         let mut births = Vec::with_capacity(new.len());
         for (order, placed) in new.into_iter().zip(placed) {
             let Placed::New { change, .. } = placed else { anyhow::bail!("an order was not placed") };

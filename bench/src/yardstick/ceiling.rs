@@ -67,7 +67,8 @@ impl Ceiling {
         let orders: Vec<NewOrder> = (0..SAGAS).map(|_| self.order(slot)).collect();
         let birth = |order: &NewOrder, now| start(&self.definition, order.saga.clone(), &order.data, now);
         let begun = Instant::now();
-        let placed = self.orders.place(&orders, birth).await?;
+        let now = self.orders.now().await?;
+        let placed = self.orders.place(now, &orders, birth).await?;
         let mut took = begun.elapsed();
         let mut under_way = Vec::with_capacity(SAGAS);
         for (order, placed) in orders.iter().zip(placed) {

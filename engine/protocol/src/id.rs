@@ -18,6 +18,12 @@ pub fn at_slot(id: Uuid, slot: u16) -> Uuid {
     Uuid::from_u128(id.as_u128() & !SLOT_BITS | u128::from(slot) & SLOT_BITS)
 }
 
+/// Returns the id with another time of birth, to the millisecond.
+pub fn dated(id: Uuid, at: DateTime<Utc>) -> Uuid {
+    let millisecond = u128::try_from(at.timestamp_millis()).unwrap_or_default() & ((1 << 48) - 1);
+    Uuid::from_u128(millisecond << 80 | id.as_u128() & ((1 << 80) - 1))
+}
+
 /// Computes a UUIDv8 (RFC 9562, 5.8). The first 48 bits are the namespace's. For a saga's UUIDv7 these are the
 /// millisecond of its birth, so that rows keyed by command id are inserted at one end of a worker's index and not all
 /// over it. The rest is the UUIDv5 (5.5) of the namespace and the name.
@@ -70,6 +76,15 @@ mod tests {
             assert_eq!(there.as_u128() >> 10, id.as_u128() >> 10);
             assert_eq!((there.get_version_num(), born_at(there)), (7, born_at(id)));
         }
+    }
+
+    #[test]
+    fn an_id_is_dated_to_the_millisecond_and_is_otherwise_unchanged() {
+        let (id, at) = (Uuid::now_v7(), DateTime::from_timestamp_micros(1_767_225_600_123_456).unwrap());
+        let then = dated(id, at);
+        assert_eq!(born_at(then).timestamp_millis(), at.timestamp_millis());
+        assert_eq!((then.get_version_num(), slot(then)), (7, slot(id)));
+        assert_eq!(then.as_u128() << 48, id.as_u128() << 48);
     }
 
     #[test]

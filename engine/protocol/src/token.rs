@@ -44,6 +44,23 @@ impl TokenKey {
         self
     }
 
+    /// Seals something that is handed out and comes back, such as a cursor: returns the HMAC of `what` (a name of its
+    /// own for each kind) and `content`, cut to 16 bytes, in hex. No seal is a command's token, because a command's id is
+    /// shorter than what is sealed.
+    pub fn seal(&self, what: &str, content: &[u8]) -> String {
+        hex::encode(&sealed(&self.mac, what, content).finalize().into_bytes()[..16])
+    }
+
+    /// Returns whether this is the seal of the content; takes the same time for every answer.
+    pub fn is_seal(&self, what: &str, content: &[u8], seal: &str) -> bool {
+        let mut given = [0; 16];
+        if hex::decode_to_slice(seal, &mut given).is_err() {
+            return false;
+        }
+        let fits = |key: &Hmac<Sha256>| sealed(key, what, content).verify_truncated_left(&given).is_ok();
+        fits(&self.mac) || self.accepted.iter().any(fits)
+    }
+
     /// Returns the token that a command carries.
     pub fn token(&self, command_id: Uuid) -> String {
         hex::encode(&of(&self.mac, command_id).finalize().into_bytes()[..16])
@@ -66,6 +83,15 @@ fn of(key: &Hmac<Sha256>, command_id: Uuid) -> Hmac<Sha256> {
     mac
 }
 
+fn sealed(key: &Hmac<Sha256>, what: &str, content: &[u8]) -> Hmac<Sha256> {
+    let mut mac = key.clone();
+    mac.update(b"amends seal ");
+    mac.update(&(what.len() as u64).to_be_bytes());
+    mac.update(what.as_bytes());
+    mac.update(content);
+    mac
+}
+
 impl fmt::Debug for TokenKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TokenKey(hidden)")
@@ -75,6 +101,21 @@ impl fmt::Debug for TokenKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_seal_holds_for_its_kind_its_content_and_accepted_keys_and_is_no_token() {
+        let (old, new) = (TokenKey::new([7; 32]), TokenKey::new([8; 32]));
+        let seal = old.seal("cursor", b"content");
+        assert!(old.is_seal("cursor", b"content", &seal));
+        assert!(new.clone().accepting(old.clone()).is_seal("cursor", b"content", &seal), "after a rotation");
+        for (what, content) in [("cursor", "contents"), ("curso", "rcontent"), ("cursorc", "ontent")] {
+            assert!(!old.is_seal(what, content.as_bytes(), &seal), "{what} {content}");
+        }
+        assert!(!new.is_seal("cursor", b"content", &seal));
+        assert!(!old.is_seal("cursor", b"content", "") && !old.is_seal("cursor", b"content", &seal[2..]));
+        let id = Uuid::now_v7();
+        assert!(!old.believes(id, &old.seal("", id.as_bytes())));
+    }
 
     #[test]
     fn only_the_token_of_the_same_key_and_command_is_believed() {

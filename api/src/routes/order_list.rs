@@ -1,0 +1,221 @@
+//! `GET /api/orders`.
+
+use std::sync::Arc;
+
+use amends_http::query::{self, Parameter};
+use amends_orders::{OrderFilter, Sort};
+use amends_workflows::order_fulfilment::STATUSES;
+use axum::{
+    Json,
+    extract::{OriginalUri, State},
+    http::{HeaderValue, Method, header},
+    response::{IntoResponse, Response},
+};
+use chrono::{DateTime, Utc};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::json;
+
+use crate::{
+    auth::{
+        Caller, Right,
+        access::{Access, Routes, forbidden_at},
+    },
+    orders::{
+        cursor::CursorScope,
+        request,
+        view::{Audience, Order},
+    },
+    problem::{Fault, Problem},
+    state::Api,
+};
+
+const PATH: &str = "/api/orders";
+const PAGE_USUAL: u32 = 50;
+const LARGEST_PAGE: u32 = 200;
+/// Times that a filter may name: those of every order.
+const YEARS: std::ops::Range<i64> = 0..253_402_300_800;
+
+const CUSTOMER: &str = "customerId";
+const STATUS: &str = "status";
+const AFTER: &str = "createdAfter";
+const BEFORE: &str = "createdBefore";
+const SORT: &str = "sort";
+const LIMIT: &str = "limit";
+const CURSOR: &str = "cursor";
+const PARAMETERS: [Parameter; 7] = [
+    Parameter::Once(CUSTOMER),
+    Parameter::Any(STATUS),
+    Parameter::Once(AFTER),
+    Parameter::Once(BEFORE),
+    Parameter::Once(SORT),
+    Parameter::Once(LIMIT),
+    Parameter::Once(CURSOR),
+];
+
+pub fn routes() -> Routes<Arc<Api>> {
+    Routes::default().on(Method::GET, PATH, Access::Needs(Right::ReadOrders), list)
+}
+
+async fn list(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    OriginalUri(uri): OriginalUri,
+) -> Result<Response, Problem> {
+    let query = query::read(&uri, &PARAMETERS)?;
+    let of_page = |name: &str| name == CURSOR || name == LIMIT;
+    let of_list: Vec<(&str, &str)> = query
+        .iter()
+        .filter(|(name, _)| !of_page(name))
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let scope = CursorScope::new(caller.subject(), PATH, &of_list);
+    let mut filter = filter(&query)?;
+    if let Some((_, cursor)) = query.iter().find(|(name, _)| *name == CURSOR) {
+        let after = scope.after(&api.engine.key, cursor);
+        let why = "must be the `next` of a page of the same list, for the same caller";
+        filter.after = Some(after.ok_or_else(|| Problem::Invalid(vec![Fault::parameter(CURSOR, why)]))?);
+    }
+    if !caller.may(Right::ReadAnyOrder) {
+        let stated = filter.customer_id.replace(caller.subject().to_owned());
+        if stated.is_some_and(|stated| stated != caller.subject()) {
+            let why = "must be the token's subject, or left out";
+            return Err(forbidden_at(vec![Fault::parameter(CUSTOMER, why)]));
+        }
+    }
+    let page = api.order_lists.list(&filter).await?;
+    let items: Vec<Order> = page.items.iter().map(|view| Order::now(view, Audience::of(&caller))).collect();
+    let next = page.next.map(|after| scope.cursor(&api.engine.key, after));
+    let link = next.as_ref().map(|cursor| link(&of_list, filter.limit, cursor));
+    let mut response = Json(json!({ "items": items, "next": next })).into_response();
+    if let Some(link) = link.and_then(|link| HeaderValue::try_from(link).ok()) {
+        response.headers_mut().insert(header::LINK, link);
+    }
+    Ok(response)
+}
+
+/// The header that leads to the next page (RFC 8288).
+fn link(of_list: &[(&str, &str)], limit: u32, cursor: &str) -> String {
+    let limit = limit.to_string();
+    let pairs = of_list.iter().copied().chain([(LIMIT, limit.as_str()), (CURSOR, cursor)]);
+    let pairs: Vec<String> = pairs
+        .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)))
+        .collect();
+    format!("<{PATH}?{}>; rel=\"next\"", pairs.join("&"))
+}
+
+fn filter(query: &[(&'static str, String)]) -> Result<OrderFilter, Problem> {
+    let mut filter = OrderFilter { limit: PAGE_USUAL, ..OrderFilter::default() };
+    let mut faults = Vec::new();
+    for (name, value) in query {
+        let fault = match *name {
+            CUSTOMER => match request::text(value, &()) {
+                Ok(()) => {
+                    filter.customer_id = Some(value.clone());
+                    None
+                }
+                Err(why) => Some(why.to_string()),
+            },
+            STATUS if STATUSES.contains(&value.as_str()) => {
+                filter.statuses.push(value.clone());
+                None
+            }
+            STATUS => Some(format!("must be one of {}", STATUSES.join(", "))),
+            AFTER => time(value, &mut filter.created_after),
+            BEFORE => time(value, &mut filter.created_before),
+            SORT => match value.as_str() {
+                "createdAt" => {
+                    filter.sort = Sort::OldestFirst;
+                    None
+                }
+                "-createdAt" => None,
+                _ => Some("must be createdAt or -createdAt".to_owned()),
+            },
+            LIMIT => match value.parse() {
+                Ok(limit @ 1..=LARGEST_PAGE) => {
+                    filter.limit = limit;
+                    None
+                }
+                _ => Some(format!("must be 1-{LARGEST_PAGE}")),
+            },
+            _ => None,
+        };
+        faults.extend(fault.map(|why| Fault::parameter(name, why)));
+    }
+    if faults.is_empty() { Ok(filter) } else { Err(Problem::Invalid(faults)) }
+}
+
+/// Reads a time; returns what is wrong with it.
+fn time(value: &str, into: &mut Option<DateTime<Utc>>) -> Option<String> {
+    match DateTime::parse_from_rfc3339(value) {
+        Ok(at) if YEARS.contains(&at.timestamp()) => {
+            *into = Some(at.to_utc());
+            None
+        }
+        _ => Some("must be a time by RFC 3339, such as 2026-01-01T00:00:00Z".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(query: &str) -> Result<OrderFilter, Problem> {
+        let uri = format!("{PATH}?{query}").parse().unwrap();
+        filter(&query::read(&uri, &PARAMETERS)?)
+    }
+
+    #[test]
+    fn a_list_without_parameters_is_the_newest_fifty() {
+        let usual = OrderFilter { limit: 50, ..OrderFilter::default() };
+        assert_eq!(read("").unwrap(), usual);
+        assert_eq!(read("sort=-createdAt&limit=50").unwrap(), usual);
+    }
+
+    #[test]
+    fn every_parameter_narrows_the_list_and_several_statuses_are_an_or() {
+        let filter = read(
+            "customerId=c-1&status=PAID&status=FAILED&createdAfter=2026-01-01T00:00:00%2B01:00\
+             &createdBefore=2026-02-01T00:00:00Z&sort=createdAt&limit=200",
+        )
+        .unwrap();
+        let at = |text: &str| Some(text.parse().unwrap());
+        assert_eq!(
+            filter,
+            OrderFilter {
+                customer_id: Some("c-1".into()),
+                statuses: vec!["PAID".into(), "FAILED".into()],
+                created_after: at("2025-12-31T23:00:00Z"),
+                created_before: at("2026-02-01T00:00:00Z"),
+                sort: Sort::OldestFirst,
+                after: None,
+                limit: 200,
+            }
+        );
+    }
+
+    #[test]
+    fn what_a_parameter_cannot_be_is_refused_by_name() {
+        for (query, name) in [
+            ("customerId=", CUSTOMER),
+            ("status=paid", STATUS),
+            ("status=PAID&status=", STATUS),
+            ("createdAfter=2026-02-30T00:00:00Z", AFTER),
+            ("createdBefore=yesterday", BEFORE),
+            ("createdBefore=1969-12-31T23:59:59Z", BEFORE),
+            ("sort=total", SORT),
+            ("limit=0", LIMIT),
+            ("limit=201", LIMIT),
+            ("limit=1&limit=2", LIMIT),
+            ("page=2", "query"),
+        ] {
+            let refused = format!("{:?}", read(query).unwrap_err());
+            assert!(refused.contains(name), "{query}: {refused}");
+        }
+    }
+
+    #[test]
+    fn the_link_to_the_next_page_is_the_same_list_with_its_cursor() {
+        let link = link(&[("status", "PAID"), ("customerId", "a b&c")], 7, "00ff");
+        assert_eq!(link, "</api/orders?status=PAID&customerId=a%20b%26c&limit=7&cursor=00ff>; rel=\"next\"");
+    }
+}

@@ -1,0 +1,196 @@
+//! `GET /api/orders/{id}`: an order as it is now, if it has changed, or once its status changes.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use amends_http::{
+    body,
+    query::{self, Parameter},
+};
+use amends_workflows::order_fulfilment::STATUSES;
+use axum::{
+    body::Body,
+    extract::{OriginalUri, Path, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use humantime_serde::re::humantime::parse_duration;
+use sha2::{Digest, Sha256};
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use super::orders::no_order;
+use crate::{
+    auth::{
+        Caller, Right,
+        access::{Access, Routes},
+    },
+    orders::view::{Audience, Order},
+    problem::{Fault, Problem},
+    state::Api,
+};
+
+/// The longest time that a request may wait for another status.
+const WAIT_LONGEST: Duration = Duration::from_secs(30);
+/// How long it then really waits: every request is answered within 30 s (`amends_http`).
+const WAIT_REALLY: Duration = Duration::from_secs(28);
+/// Number of requests that wait at once. Any further one is answered at once with the order as it is.
+pub const WAITING_MOST: usize = 1_000;
+/// Pauses between looks at an order that a request waits for: the first, and the longest.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+
+const WAIT: &str = "wait";
+const STATUS: &str = "status";
+const PARAMETERS: [Parameter; 2] = [Parameter::Once(WAIT), Parameter::Once(STATUS)];
+
+pub fn routes() -> Routes<Arc<Api>> {
+    Routes::default().on(Method::GET, "/api/orders/{id}", Access::Needs(Right::ReadOrders), read)
+}
+
+/// A wait for another status than this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wait {
+    longest: Duration,
+    while_it_is: String,
+}
+
+async fn read(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    OriginalUri(uri): OriginalUri,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let id = body::id("id", &id)?;
+    let order = match wait(&query::read(&uri, &PARAMETERS)?)? {
+        Some(wait) => waited_for(&api, &caller, id, &wait).await?,
+        None => order(&api, &caller, id).await?,
+    };
+    answer(&order, &headers)
+}
+
+async fn order(api: &Api, caller: &Caller, id: Uuid) -> Result<Order, Problem> {
+    let view = api.orders.get(id).await?.filter(|view| caller.sees_orders_of(&view.order.customer_id));
+    Ok(Order::now(&view.ok_or_else(no_order)?, Audience::of(caller)))
+}
+
+/// Looks until the status is another, the time is over, or the process stops.
+async fn waited_for(api: &Api, caller: &Caller, id: Uuid, wait: &Wait) -> Result<Order, Problem> {
+    let until = Instant::now() + wait.longest.min(WAIT_REALLY);
+    let turn = api.waiting.try_acquire();
+    let mut pause = LOOKS.0;
+    loop {
+        let order = order(api, caller, id).await?;
+        let left = until.saturating_duration_since(Instant::now());
+        if order.status() != wait.while_it_is || left.is_zero() || turn.is_err() || api.stop.is_cancelled() {
+            return Ok(order);
+        }
+        tokio::select! {
+            () = sleep(pause.min(left)) => pause = (pause * 2).min(LOOKS.1),
+            () = api.stop.cancelled() => {}
+        }
+    }
+}
+
+/// Renders the order, or 304 if the caller has it already (RFC 9110, 13.1.2).
+fn answer(order: &Order, headers: &HeaderMap) -> Result<Response, Problem> {
+    let json = serde_json::to_vec(order).map_err(|_| Problem::Internal)?;
+    let tag = tag(&json);
+    let known = headers.get_all(header::IF_NONE_MATCH).iter().any(|tags| names(tags, &tag));
+    let cache: [(HeaderName, HeaderValue); 2] = [
+        (header::ETAG, HeaderValue::try_from(&tag).map_err(|_| Problem::Internal)?),
+        (header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache")),
+    ];
+    if known {
+        return Ok((StatusCode::NOT_MODIFIED, cache).into_response());
+    }
+    let json_type = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok((cache, [json_type], Body::from(json)).into_response())
+}
+
+/// Returns the strong entity tag of a representation: it changes with every byte.
+fn tag(json: &[u8]) -> String {
+    let digest = Sha256::digest(json);
+    let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    format!("\"{hex}\"")
+}
+
+/// Returns whether a list of entity tags names this one; weak ones count, as for every `If-None-Match`.
+fn names(tags: &HeaderValue, tag: &str) -> bool {
+    let Ok(tags) = tags.to_str() else { return false };
+    tags.split(',')
+        .map(str::trim)
+        .any(|given| given == "*" || given.strip_prefix("W/").unwrap_or(given) == tag)
+}
+
+/// Reads `wait` and `status`: both, or neither.
+fn wait(query: &[(&'static str, String)]) -> Result<Option<Wait>, Problem> {
+    let given = |name: &str| query.iter().find(|(of, _)| *of == name).map(|(_, value)| value.as_str());
+    let (wait, status) = match (given(WAIT), given(STATUS)) {
+        (None, None) => return Ok(None),
+        (Some(wait), Some(status)) => (wait, status),
+        (None, Some(_)) => {
+            let why = "is needed with status: how long to wait for another one, such as 10s";
+            return Err(Problem::Invalid(vec![Fault::parameter(WAIT, why)]));
+        }
+        (Some(_), None) => {
+            let why = "is needed with wait: the status that the caller has seen";
+            return Err(Problem::Invalid(vec![Fault::parameter(STATUS, why)]));
+        }
+    };
+    let mut faults = Vec::new();
+    let longest = parse_duration(wait).ok().filter(|wait| *wait <= WAIT_LONGEST);
+    if longest.is_none() {
+        let why = format!("must be a time of at most {} s, such as 10s", WAIT_LONGEST.as_secs());
+        faults.push(Fault::parameter(WAIT, why));
+    }
+    if !STATUSES.contains(&status) {
+        faults.push(Fault::parameter(STATUS, format!("must be one of {}", STATUSES.join(", "))));
+    }
+    match longest {
+        Some(longest) if faults.is_empty() => Ok(Some(Wait { longest, while_it_is: status.to_owned() })),
+        _ => Err(Problem::Invalid(faults)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(query: &str) -> Result<Option<Wait>, Problem> {
+        wait(&query::read(&format!("/api/orders/x?{query}").parse().unwrap(), &PARAMETERS)?)
+    }
+
+    #[test]
+    fn a_wait_has_a_time_and_the_status_that_was_seen() {
+        assert_eq!(read("").unwrap(), None);
+        let wait = Wait { longest: Duration::from_secs(10), while_it_is: "PENDING".into() };
+        assert_eq!(read("wait=10s&status=PENDING").unwrap(), Some(wait));
+        for (query, name) in [
+            ("wait=10s", STATUS),
+            ("status=PENDING", WAIT),
+            ("wait=31s&status=PENDING", WAIT),
+            ("wait=-1s&status=PENDING", WAIT),
+            ("wait=10&status=PENDING", WAIT),
+            ("wait=10s&status=pending", STATUS),
+            ("wait=10s&wait=10s&status=PENDING", WAIT),
+            ("until=10s", "query"),
+        ] {
+            let refused = format!("{:?}", read(query).unwrap_err());
+            assert!(refused.contains(name), "{query}: {refused}");
+        }
+    }
+
+    #[test]
+    fn a_tag_is_of_its_bytes_and_is_found_in_every_form_of_the_header() {
+        let (one, other) = (tag(b"{}"), tag(b"{ }"));
+        assert_ne!(one, other);
+        assert!(one.starts_with('"') && one.ends_with('"') && one.len() == 34, "{one}");
+        let named = |list: String| names(&HeaderValue::try_from(list).unwrap(), &one);
+        assert!(named(one.clone()) && named(format!("W/{one}")) && named(format!("{other} , {one}")));
+        assert!(named("*".to_owned()));
+        assert!(!named(other) && !named(String::new()) && !named(one.trim_matches('"').to_owned()));
+    }
+}
