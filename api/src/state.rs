@@ -17,7 +17,7 @@ pub struct Api {
     pub engine: Arc<PgEngine>,
     /// The store of orders.
     pub orders: OrderStore,
-    /// Reads lists of orders, by connections of their own.
+    /// Reads lists of orders, and orders that requests wait for, by connections of their own.
     pub order_lists: OrderStore,
     /// Reads lists for operators.
     pub lists: Lists,

@@ -79,11 +79,11 @@ RETURNS TABLE (saga_id uuid, locked boolean, data text, personal text)
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    free        uuid[];
-    free_slots  smallint[];
-    written     uuid[];
-    asked       smallint[];
-    everything  boolean;
+    free         uuid[];
+    free_slots   smallint[];
+    locked_slots smallint[];
+    written      uuid[];
+    asked        smallint[];
 BEGIN
     IF passing_over THEN
         WITH held AS (
@@ -91,8 +91,8 @@ BEGIN
             FROM UNNEST(ids, read_revisions) AS w (id, revision) JOIN sagas AS s ON s.id = w.id
             WHERE s.revision = w.revision FOR UPDATE OF s SKIP LOCKED
         ) SELECT array_agg(held.id), array_agg(held.slot) INTO free, free_slots FROM held;
-        SELECT array_agg(f.id) INTO free FROM UNNEST(free, free_slots) AS f (id, slot)
-        WHERE f.slot = ANY (lock_free_slots(free_slots));
+        locked_slots := lock_free_slots(free_slots);
+        SELECT array_agg(f.id) INTO free FROM UNNEST(free, free_slots) AS f (id, slot) WHERE f.slot = ANY (locked_slots);
     END IF;
     WITH done AS (
         UPDATE sagas AS s
@@ -109,9 +109,8 @@ BEGIN
         RETURNING s.id, w.flags
     ) SELECT array_agg(done.id), array_agg(done.flags) INTO written, asked FROM done;
     IF written IS NOT NULL THEN
-        everything := cardinality(written) = cardinality(ids);
         PERFORM append_entries(entry_sagas, entry_slots, entry_revisions, entry_ats, entry_bodies, batch,
-                               CASE WHEN everything THEN NULL ELSE written END);
+                               CASE WHEN cardinality(written) < cardinality(ids) THEN written END);
         RETURN QUERY
             SELECT w.id, false,
                    CASE WHEN w.flags & 4 <> 0 THEN (

@@ -115,9 +115,10 @@ fn scan(filter: &OrderFilter, most: u32) -> QueryBuilder<Postgres> {
     let mut query = QueryBuilder::new("SELECT o.id, ");
     match filter.statuses.is_empty() {
         true => query.push("true AS is_wanted FROM ("),
-        false => {
-            query.push("s.label = ANY(").push_bind(filter.statuses.clone()).push(") AS is_wanted FROM (")
-        }
+        false => query
+            .push("(s.label = ANY(")
+            .push_bind(filter.statuses.clone())
+            .push(")) IS TRUE AS is_wanted FROM ("),
     };
     query.push("SELECT o.id, o.saga_id FROM orders AS o WHERE true");
     if let Some(customer) = &filter.customer_id {
@@ -134,7 +135,8 @@ fn scan(filter: &OrderFilter, most: u32) -> QueryBuilder<Postgres> {
     }
     query.push(direction).push(" LIMIT ").push_bind(i64::from(most)).push(") AS o");
     if !filter.statuses.is_empty() {
-        query.push(" JOIN sagas AS s ON s.id = o.saga_id");
+        // An order whose saga is past its retention counts as read.
+        query.push(" LEFT JOIN sagas AS s ON s.id = o.saga_id");
     }
     query.push(direction);
     query

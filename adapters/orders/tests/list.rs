@@ -180,3 +180,22 @@ async fn a_page_of_a_customer_among_many_orders_reads_no_others() {
     let read = world.counted("idx_tup_fetch + seq_tup_read", "orders").await;
     assert!(read < 500, "{read}");
 }
+
+#[tokio::test]
+async fn a_walk_by_status_goes_on_behind_orders_whose_sagas_are_gone() {
+    let (world, store) = orders().await;
+    let template = world.errand(3).await;
+    world.past(&template, 1, 1_100, "live = false").await;
+    let oldest: Uuid = sqlx::query_scalar("SELECT id FROM orders ORDER BY id LIMIT 1")
+        .fetch_one(world.owner())
+        .await
+        .unwrap();
+    // History is kept longer of orders than of their sagas.
+    let gone =
+        "DELETE FROM sagas WHERE id IN (SELECT saga_id FROM orders ORDER BY id DESC OFFSET 10 LIMIT 5)";
+    sqlx::query(gone).execute(world.owner()).await.unwrap();
+    let rare = "UPDATE sagas SET label = 'RARE' WHERE id = (SELECT saga_id FROM orders WHERE id = $1)";
+    sqlx::query(rare).bind(oldest).execute(world.owner()).await.unwrap();
+    let rare = OrderFilter { statuses: vec!["RARE".into()], ..limited(50) };
+    assert_eq!(walk(&store, rare).await, (vec![oldest], 2));
+}

@@ -68,17 +68,18 @@ impl Refusals {
 }
 
 impl Authenticator {
-    /// Every request needs a token of these keys, which says what is expected.
+    /// Serves only requests with a token that these keys verify and whose claims say what is expected.
     pub fn of_keys(keys: Arc<KeyCache>, expected: Expected) -> Self {
         Self::new(Some(Tokens { keys, expected }), false, None)
     }
 
-    /// Nobody needs a token; a token that is sent is refused, because there is no key to check it with.
+    /// Serves requests without a token, as [`Caller::dev`]. A token that is sent is refused, because there is no key to
+    /// verify it.
     pub fn without_keys() -> Self {
         Self::new(None, true, None)
     }
 
-    /// Tokens are those of `dev`'s own key. If it is open, nobody needs one.
+    /// Verifies tokens with `dev`'s own key. If `is_open`, it also serves requests without a token.
     ///
     /// # Errors
     /// The key cannot be used.

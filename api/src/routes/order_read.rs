@@ -9,6 +9,7 @@ use amends_http::{
     body,
     query::{self, Parameter},
 };
+use amends_orders::OrderStore;
 use amends_workflows::order_fulfilment::STATUSES;
 use axum::{
     body::Body,
@@ -34,8 +35,8 @@ use crate::{
 
 /// The longest time that a request may wait for another status.
 const WAIT_LONGEST: Duration = Duration::from_secs(30);
-/// How long it then really waits: every request is answered within 30 s (`amends_http`).
-const WAIT_REALLY: Duration = Duration::from_secs(28);
+/// It ends after this time at the latest, because every request has to be answered within 30 s (`amends_http`).
+const WAIT_BOUND: Duration = Duration::from_secs(28);
 /// Number of requests that wait at once. Any further one is answered at once with the order as it is.
 pub const WAITING_MOST: usize = 1_000;
 /// Pauses between looks at an order that a request waits for: the first, and the longest.
@@ -66,23 +67,24 @@ async fn read(
     let id = body::id("id", &id)?;
     let order = match wait(&query::read(&uri, &PARAMETERS)?)? {
         Some(wait) => waited_for(&api, &caller, id, &wait).await?,
-        None => order(&api, &caller, id).await?,
+        None => order(&api.orders, &caller, id).await?,
     };
     answer(&order, &headers)
 }
 
-async fn order(api: &Api, caller: &Caller, id: Uuid) -> Result<Order, Problem> {
-    let view = api.orders.get(id).await?.filter(|view| caller.sees_orders_of(&view.order.customer_id));
+async fn order(orders: &OrderStore, caller: &Caller, id: Uuid) -> Result<Order, Problem> {
+    let view = orders.get(id).await?.filter(|view| caller.sees_orders_of(&view.order.customer_id));
     Ok(Order::now(&view.ok_or_else(no_order)?, Audience::of(caller)))
 }
 
 /// Looks until the status is another, the time is over, or the process stops.
 async fn waited_for(api: &Api, caller: &Caller, id: Uuid, wait: &Wait) -> Result<Order, Problem> {
-    let until = Instant::now() + wait.longest.min(WAIT_REALLY);
+    let until = Instant::now() + wait.longest.min(WAIT_BOUND);
     let turn = api.waiting.try_acquire();
     let mut pause = LOOKS.0;
     loop {
-        let order = order(api, caller, id).await?;
+        // By the connections of lists: however many wait, placing keeps its own.
+        let order = order(&api.order_lists, caller, id).await?;
         let left = until.saturating_duration_since(Instant::now());
         if order.status() != wait.while_it_is || left.is_zero() || turn.is_err() || api.stop.is_cancelled() {
             return Ok(order);

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Stack, client::order};
 
-/// Nobody is let in without a token.
+/// The setting under which requests without a token are refused.
 const NO_AUTH: (&str, &str) = ("AMENDS_NO_AUTH", "false");
 
 /// Returns a body that differs from a valid one in one place.
