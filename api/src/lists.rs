@@ -7,7 +7,10 @@ use std::{
 };
 
 use amends_pool::{Bounds, Pool};
-use amends_postgres::admin::{Admin, Filter, ListError, Page};
+use amends_postgres::{
+    Database, Homes,
+    admin::{Admin, Filter, ListError, Page},
+};
 use axum::{Json, response::IntoResponse, response::Response};
 use serde_json::Value;
 use tokio::{
@@ -30,10 +33,10 @@ const ORDER_LISTS: u32 = 2;
 ///
 /// # Errors
 /// The URL is invalid.
-pub fn order_connections(process: &Process, url: &str) -> Result<Pool, amends_pool::Error> {
+pub fn order_connections(process: &Process, url: &str, homes: Homes) -> Result<Database, amends_pool::Error> {
     let pool = Pool::connect(url, ORDER_LISTS, "amends-api-order-lists", LIST_BOUNDS)?;
     process.watch_statements(&pool);
-    Ok(pool)
+    Ok(Database { pool, homes })
 }
 
 /// Reads lists, one at a time.
@@ -47,10 +50,10 @@ impl Lists {
     ///
     /// # Errors
     /// The URL is invalid.
-    pub fn connect(process: &Process, url: &str) -> Result<Self, amends_pool::Error> {
+    pub fn connect(process: &Process, url: &str, homes: Homes) -> Result<Self, amends_pool::Error> {
         let pool = Pool::connect(url, 1, "amends-api-lists", LIST_BOUNDS)?;
         process.watch_statements(&pool);
-        Ok(Self { admin: Admin::new(pool), turn: Arc::new(Semaphore::new(1)) })
+        Ok(Self { admin: Admin::new(Database { pool, homes }), turn: Arc::new(Semaphore::new(1)) })
     }
 
     /// Reads a page of sagas, as rendered by `shown`.

@@ -107,6 +107,7 @@ impl<K: Sink> Publisher<K> {
         let sweep = self.swept_at.is_none_or(|at| at.elapsed() >= SWEEP_EVERY);
         if sweep {
             self.watermarks.keep().await?;
+            self.watermarks.open_more(&self.ownership.slots()).await?;
             if !self.stopped.is_empty() {
                 let stopped: Vec<u16> = std::mem::take(&mut self.stopped).into_iter().collect();
                 self.watermarks.catch_up(&stopped).await?;

@@ -14,9 +14,9 @@ const MARK: &str = "before the benchmark";
 /// Sagas `first ..= last`. Each waits for the answer to its first command. Those with a timer wake, evenly spread, within
 /// the next hour, find nothing due and are put off by ten days.
 const WRITE: &str = "
-    INSERT INTO sagas (id, born_at, workflow_version, slot, workflow, business_key, core_version, state_version, revision,
+    INSERT INTO sagas (home, id, born_at, workflow_version, slot, workflow, business_key, core_version, state_version, revision,
                        wake_at, since, updated_at, live, parked, step, label, heading_for, state)
-    SELECT (lpad(to_hex((extract(epoch FROM now()) * 1000)::int8), 12, '0') || '7' || substr(hash, 1, 3) || '8'
+    SELECT 0, (lpad(to_hex((extract(epoch FROM now()) * 1000)::int8), 12, '0') || '7' || substr(hash, 1, 3) || '8'
             || substr(hash, 4, 15))::uuid,
            now() - interval '1 hour', 1, n % 1024, 'order_fulfilment', $3, 1, 1, 1,
            CASE WHEN $4 THEN NULL ELSE now() + random() * interval '1 hour' END, now(), now() - interval '1 hour',
@@ -31,17 +31,17 @@ const WRITE: &str = "
 /// Orders that were fulfilled an hour ago, `first ..= last`, each with an input and four answers in its timeline.
 const WRITE_ENDED: &str = "
     WITH written AS (
-        INSERT INTO sagas (id, born_at, workflow_version, slot, workflow, business_key, core_version, state_version,
+        INSERT INTO sagas (home, id, born_at, workflow_version, slot, workflow, business_key, core_version, state_version,
                            revision, since, updated_at, live, parked, outcome, step, label, state)
-        SELECT (lpad(to_hex((extract(epoch FROM now()) * 1000)::int8), 12, '0') || '7' || substr(hash, 1, 3) || '8'
+        SELECT 0, (lpad(to_hex((extract(epoch FROM now()) * 1000)::int8), 12, '0') || '7' || substr(hash, 1, 3) || '8'
                 || substr(hash, 4, 15))::uuid,
                now() - interval '1 hour', 1, n % 1024, 'order_fulfilment', $3, 1, 1, 5, now(),
                now() - interval '1 hour', false, false, 'completed', 'take', 'FULFILLED', repeat('x', 700)
         FROM (SELECT n, md5('ended ' || n) AS hash FROM generate_series($1::int8, $2::int8) AS n) AS each
         RETURNING id, slot
     )
-    INSERT INTO timeline (saga_id, at, batch, revision, slot, body)
-    SELECT id, now() - interval '1 hour', 0, revision, slot, repeat('x', CASE revision WHEN 1 THEN 330 ELSE 260 END)
+    INSERT INTO timeline (home, saga_id, at, batch, revision, slot, body)
+    SELECT 0, id, now() - interval '1 hour', 0, revision, slot, repeat('x', CASE revision WHEN 1 THEN 330 ELSE 260 END)
     FROM written, generate_series(1, 5) AS revision";
 
 /// Number of ended sagas that one statement writes.
@@ -74,8 +74,8 @@ pub async fn write(deployment: &Deployment, args: &Bench) -> Result<()> {
 
 /// Their domain events were published long ago.
 async fn publish(pool: &PgPool) -> Result<()> {
-    let published = "INSERT INTO publisher_watermarks (slot, position)
-                     SELECT slot, max(position) FROM timeline GROUP BY slot
+    let published = "INSERT INTO publisher_watermarks (home, slot, position)
+                     SELECT 0, slot, max(position) FROM timeline GROUP BY slot
                      ON CONFLICT DO NOTHING";
     sqlx::query(published).execute(pool).await.context("marking them as published")?;
     Ok(())

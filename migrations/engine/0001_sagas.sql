@@ -1,13 +1,16 @@
 -- The engine's database: sagas, their timelines, and what the engine notes beside them. The functions that write them are
 -- in 0002, the order book in 0003; months and retention of all of it are in 0004.
 --
--- Every key begins with the saga's (or order's) id, whose last ten bits are its slot, and no foreign key crosses sagas.
--- Idempotency keys, watermarks and the deployment's rows are exceptions.
+-- All rows of a saga, of its order and of its slot have the same home, and no statement and no foreign key crosses homes.
+-- A home is the slot modulo `deployment.homes`; on one Postgres there is one home, 0. The slot is the last ten bits of the
+-- id of a saga or order. A distributed Postgres places rows by home, and therefore each key contains it. It is the last
+-- column: rows are then inserted at one end of an index, found by id alone, and no plan can begin with all rows of a home.
 
 -- Properties of the whole deployment: one row, created by `amends migrate`.
 CREATE TABLE deployment (
     only_row  boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     epoch     integer NOT NULL DEFAULT 0,
+    homes     smallint NOT NULL DEFAULT 1 CHECK (homes BETWEEN 1 AND 1024),
     reply_key text    NOT NULL CHECK (reply_key ~ '^[0-9a-f]{64}$'),
     -- Also accepted: the key that signed before the last rotation, and the one that will sign after the next.
     previous_reply_key text CHECK (previous_reply_key ~ '^[0-9a-f]{64}$'),
@@ -34,6 +37,7 @@ CREATE TABLE sagas (
     born_at          timestamptz NOT NULL,
     workflow_version integer     NOT NULL,
     slot             smallint    NOT NULL CHECK (slot BETWEEN 0 AND 1023),
+    home             smallint    NOT NULL,
     workflow         text        NOT NULL,
     business_key     text        NOT NULL,
     core_version     smallint    NOT NULL,
@@ -51,7 +55,7 @@ CREATE TABLE sagas (
     heading_for      text,
     reason           text,
     state            text        NOT NULL,
-    PRIMARY KEY (id)
+    PRIMARY KEY (id, home)
 ) PARTITION BY RANGE (id);
 
 -- Not by slot first: an engine owns hundreds of slots, and would descend once for each, in each partition, at each scan
@@ -63,8 +67,10 @@ CREATE INDEX sagas_open ON sagas (id) WHERE live OR parked;
 
 -- The personal fields of a saga's input, stored only here. The rest of the input is in its first entry.
 CREATE TABLE personal (
-    saga_id uuid PRIMARY KEY,
-    data    text NOT NULL
+    home    smallint NOT NULL,
+    saga_id uuid     NOT NULL,
+    data    text     NOT NULL,
+    PRIMARY KEY (saga_id, home)
 ) PARTITION BY RANGE (saga_id);
 
 -- What happened and what was decided. Within a slot the order of positions is the order of commits: a writer of entries
@@ -78,8 +84,9 @@ CREATE TABLE timeline (
     batch    bigint      NOT NULL,
     revision integer     NOT NULL,
     slot     smallint    NOT NULL,
+    home     smallint    NOT NULL,
     body     text        NOT NULL,
-    PRIMARY KEY (saga_id, revision)
+    PRIMARY KEY (saga_id, revision, home)
 ) PARTITION BY RANGE (saga_id);
 
 CREATE INDEX timeline_by_position ON timeline (slot, position);
@@ -87,33 +94,37 @@ CREATE INDEX timeline_by_position ON timeline (slot, position);
 -- How far the domain events of a slot are published: its furthest row. Rows are inserted and deleted, and never
 -- updated.
 CREATE TABLE publisher_watermarks (
+    home     smallint NOT NULL,
     slot     smallint NOT NULL,
-    position bigint NOT NULL,
-    PRIMARY KEY (slot, position)
+    position bigint   NOT NULL,
+    PRIMARY KEY (slot, position, home)
 );
 
 -- Slots whose owner has reached an entry that it cannot read: a program that can read it continues from there.
 CREATE TABLE publisher_handoffs (
+    home             smallint NOT NULL,
     slot             smallint NOT NULL,
     position         bigint   NOT NULL,
     workflow         text     NOT NULL,
     workflow_version integer  NOT NULL,
     core_version     smallint NOT NULL,
-    PRIMARY KEY (slot, position)
+    PRIMARY KEY (slot, position, home)
 );
 
 -- Successes that no saga here ordered, for an operator.
 CREATE TABLE strays (
+    home        smallint    NOT NULL,
     saga_id     uuid        NOT NULL,
     command_id  uuid        NOT NULL,
     received_at timestamptz NOT NULL DEFAULT now(),
     reply       text        NOT NULL,
-    PRIMARY KEY (saga_id, command_id)
+    PRIMARY KEY (saga_id, command_id, home)
 ) PARTITION BY RANGE (saga_id);
 
 -- Replies that changed nothing, by saga and reason: their number, and the last of them. Only operators read it. Only sagas
 -- that exist here have rows, at most one for each reason.
 CREATE TABLE odd_replies (
+    home          smallint    NOT NULL,
     saga_id       uuid        NOT NULL,
     reason        text        NOT NULL CHECK (reason ~ '^[a-z_]{1,32}$'),
     dead_lettered boolean     NOT NULL,
@@ -128,12 +139,13 @@ CREATE TABLE odd_replies (
     kind          text,
     outcome       text,
     attempt       integer,
-    PRIMARY KEY (saga_id, reason)
+    PRIMARY KEY (saga_id, reason, home)
 ) PARTITION BY RANGE (saga_id);
 
 -- Replies that could not be judged on arrival: another transaction held their saga's row, or the receiving engine did
 -- not know its workflow or the format of its row. An engine that can judge them does so, and deletes them.
 CREATE TABLE deferred_replies (
+    home             smallint    NOT NULL,
     saga_id          uuid        NOT NULL,
     digest           uuid        NOT NULL,
     slot             smallint    NOT NULL,
@@ -148,7 +160,7 @@ CREATE TABLE deferred_replies (
     partition        integer     NOT NULL,
     "offset"         bigint      NOT NULL,
     reply            text        NOT NULL,
-    PRIMARY KEY (saga_id, digest)
+    PRIMARY KEY (saga_id, digest, home)
 );
 
 -- An engine reads only replies that it can judge: all others are elsewhere in the index.

@@ -1,10 +1,10 @@
 -- How sagas are written: births and commits are one statement each, so that a batch is one round trip and one transaction.
--- The number of an entry is given in one place, append_entries.
+-- The number of an entry is given in one place, append_entries. `of_home` is the home of all rows that a call writes.
 
 -- Waits until no other transaction is writing entries in these slots, and keeps others out until the end of this one.
 -- In the order of the slots, so that two batches cannot deadlock. The first number is the class of these advisory locks,
 -- "amnd".
-CREATE FUNCTION lock_slots(slots smallint[]) RETURNS void
+CREATE FUNCTION lock_slots(of_home smallint, slots smallint[]) RETURNS void
 LANGUAGE plpgsql
 AS $$
 BEGIN
@@ -13,7 +13,7 @@ BEGIN
 END $$;
 
 -- Returns those of these slots that no other transaction is writing in, and keeps others out of them.
-CREATE FUNCTION lock_free_slots(slots smallint[]) RETURNS smallint[]
+CREATE FUNCTION lock_free_slots(of_home smallint, slots smallint[]) RETURNS smallint[]
 LANGUAGE plpgsql
 AS $$
 BEGIN
@@ -26,42 +26,42 @@ END $$;
 -- slots are locked first and until the commit: within a slot the order of positions is the order of commits, and a
 -- reader of a slot that has seen a position will see none below it. `IN (…) IS TRUE` keeps the entries in order, where
 -- a join would not.
-CREATE FUNCTION append_entries(saga_ids uuid[], slots smallint[], revisions integer[], ats timestamptz[], bodies text[],
-                               batch bigint, among uuid[]) RETURNS void
+CREATE FUNCTION append_entries(of_home smallint, saga_ids uuid[], slots smallint[], revisions integer[],
+                               ats timestamptz[], bodies text[], batch bigint, among uuid[]) RETURNS void
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    PERFORM lock_slots(ARRAY(
+    PERFORM lock_slots(of_home, ARRAY(
         SELECT DISTINCT e.slot FROM UNNEST(saga_ids, slots) AS e (saga_id, slot)
         WHERE among IS NULL OR e.saga_id IN (SELECT UNNEST(among))));
-    INSERT INTO timeline (saga_id, slot, revision, at, body, batch)
-    SELECT e.saga_id, e.slot, e.revision, e.at, e.body, append_entries.batch
+    INSERT INTO timeline (home, saga_id, slot, revision, at, body, batch)
+    SELECT of_home, e.saga_id, e.slot, e.revision, e.at, e.body, append_entries.batch
     FROM UNNEST(saga_ids, slots, revisions, ats, bodies) AS e (saga_id, slot, revision, at, body)
     WHERE among IS NULL OR (e.saga_id IN (SELECT UNNEST(among))) IS TRUE;
 END $$;
 
 -- Inserts the new sagas in `among` (null: all) with their personal fields and first entries. New rows block no other
 -- transaction, so the slots are locked last.
-CREATE FUNCTION bear_sagas(ids uuid[], slots smallint[], business_keys text[], workflows text[],
+CREATE FUNCTION bear_sagas(of_home smallint, ids uuid[], slots smallint[], business_keys text[], workflows text[],
                            workflow_versions integer[], labels text[], wake_ats timestamptz[], steps text[],
                            ats timestamptz[], states text[], personals text[], bodies text[], lives boolean[],
                            core_versions smallint[], state_versions smallint[], batch bigint, among uuid[]) RETURNS void
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    INSERT INTO sagas (id, slot, business_key, workflow, workflow_version, revision, label, parked, live, wake_at, step,
-                       since, born_at, updated_at, state, core_version, state_version)
-    SELECT w.id, w.slot, w.business_key, w.workflow, w.workflow_version, 1, w.label, false, w.live, w.wake_at, w.step,
-           w.at, w.at, w.at, w.state, w.core_version, w.state_version
+    INSERT INTO sagas (home, id, slot, business_key, workflow, workflow_version, revision, label, parked, live, wake_at,
+                       step, since, born_at, updated_at, state, core_version, state_version)
+    SELECT of_home, w.id, w.slot, w.business_key, w.workflow, w.workflow_version, 1, w.label, false, w.live, w.wake_at,
+           w.step, w.at, w.at, w.at, w.state, w.core_version, w.state_version
     FROM UNNEST(ids, slots, business_keys, workflows, workflow_versions, labels, wake_ats, steps, ats, states, lives,
                 core_versions, state_versions)
          AS w (id, slot, business_key, workflow, workflow_version, label, wake_at, step, at, state, live, core_version,
                state_version)
     WHERE among IS NULL OR w.id IN (SELECT UNNEST(among));
-    INSERT INTO personal (saga_id, data)
-    SELECT w.id, w.data FROM UNNEST(ids, personals) AS w (id, data)
+    INSERT INTO personal (home, saga_id, data)
+    SELECT of_home, w.id, w.data FROM UNNEST(ids, personals) AS w (id, data)
     WHERE w.data IS NOT NULL AND (among IS NULL OR w.id IN (SELECT UNNEST(among)));
-    PERFORM append_entries(ids, slots, array_fill(1, ARRAY[cardinality(ids)]), ats, bodies, batch, among);
+    PERFORM append_entries(of_home, ids, slots, array_fill(1, ARRAY[cardinality(ids)]), ats, bodies, batch, among);
 END $$;
 
 -- Writes a batch of sagas and appends their entries. A row is written if it still has the revision that was read, in the
@@ -69,9 +69,9 @@ END $$;
 -- 2 live; and what of the input the caller asks for: 4 data, 8 personal fields. With `passing_over` it waits for nobody:
 -- a row that another transaction holds, or whose slot is held, is passed over. Returns the rows that were written, with
 -- the input that was asked for, and as `locked` those that were passed over.
-CREATE FUNCTION commit_sagas(passing_over boolean, ids uuid[], read_revisions integer[], revisions integer[],
-                             labels text[], headings text[], reasons text[], outcomes text[], flags smallint[],
-                             wake_ats timestamptz[], steps text[], sinces timestamptz[], updated_ats timestamptz[],
+CREATE FUNCTION commit_sagas(of_home smallint, passing_over boolean, ids uuid[], read_revisions integer[],
+                             revisions integer[], labels text[], headings text[], reasons text[], outcomes text[],
+                             flags smallint[], wake_ats timestamptz[], steps text[], sinces timestamptz[], updated_ats timestamptz[],
                              core_versions smallint[], state_versions smallint[], states text[],
                              entry_sagas uuid[], entry_slots smallint[], entry_revisions integer[],
                              entry_ats timestamptz[], entry_bodies text[], batch bigint)
@@ -88,10 +88,10 @@ BEGIN
     IF passing_over THEN
         WITH held AS (
             SELECT s.id, s.slot
-            FROM UNNEST(ids, read_revisions) AS w (id, revision) JOIN sagas AS s ON s.id = w.id
+            FROM UNNEST(ids, read_revisions) AS w (id, revision) JOIN sagas AS s ON (of_home IS NULL OR s.home = of_home) AND s.id = w.id
             WHERE s.revision = w.revision FOR UPDATE OF s SKIP LOCKED
         ) SELECT array_agg(held.id), array_agg(held.slot) INTO free, free_slots FROM held;
-        locked_slots := lock_free_slots(free_slots);
+        locked_slots := lock_free_slots(of_home, free_slots);
         SELECT array_agg(f.id) INTO free FROM UNNEST(free, free_slots) AS f (id, slot) WHERE f.slot = ANY (locked_slots);
     END IF;
     WITH done AS (
@@ -104,30 +104,32 @@ BEGIN
                     steps, sinces, updated_ats, core_versions, state_versions, states)
              AS w (id, read_revision, revision, label, heading_for, reason, outcome, flags, wake_at, step, since,
                    updated_at, core_version, state_version, state)
-        WHERE s.id = w.id AND s.revision = w.read_revision
+        WHERE (of_home IS NULL OR s.home = of_home) AND s.id = w.id AND s.revision = w.read_revision
           AND (NOT passing_over OR w.id IN (SELECT UNNEST(free)))
         RETURNING s.id, w.flags
     ) SELECT array_agg(done.id), array_agg(done.flags) INTO written, asked FROM done;
     IF written IS NOT NULL THEN
-        PERFORM append_entries(entry_sagas, entry_slots, entry_revisions, entry_ats, entry_bodies, batch,
+        PERFORM append_entries(of_home, entry_sagas, entry_slots, entry_revisions, entry_ats, entry_bodies, batch,
                                CASE WHEN cardinality(written) < cardinality(ids) THEN written END);
         RETURN QUERY
             SELECT w.id, false,
                    CASE WHEN w.flags & 4 <> 0 THEN (
                        SELECT t.body::json #>> '{event,started}' FROM timeline AS t
-                       WHERE t.saga_id = w.id AND t.revision = 1) END,
-                   CASE WHEN w.flags & 8 <> 0 THEN (SELECT p.data FROM personal AS p WHERE p.saga_id = w.id) END
+                       WHERE (of_home IS NULL OR t.home = of_home) AND t.saga_id = w.id AND t.revision = 1) END,
+                   CASE WHEN w.flags & 8 <> 0 THEN (
+                       SELECT p.data FROM personal AS p WHERE (of_home IS NULL OR p.home = of_home) AND p.saga_id = w.id) END
             FROM UNNEST(written, asked) AS w (id, flags);
     END IF;
     IF passing_over THEN
         RETURN QUERY
             SELECT w.id, true, NULL::text, NULL::text
-            FROM UNNEST(ids, read_revisions) AS w (id, revision) JOIN sagas AS s ON s.id = w.id AND s.revision = w.revision
+            FROM UNNEST(ids, read_revisions) AS w (id, revision)
+            JOIN sagas AS s ON (of_home IS NULL OR s.home = of_home) AND s.id = w.id AND s.revision = w.revision
             WHERE (w.id IN (SELECT UNNEST(written))) IS NOT TRUE;
     END IF;
 END $$;
 
-REVOKE ALL ON FUNCTION lock_slots(smallint[]), lock_free_slots(smallint[]),
+REVOKE ALL ON FUNCTION lock_slots, lock_free_slots,
     append_entries, bear_sagas, commit_sagas FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION lock_slots(smallint[]), lock_free_slots(smallint[]), append_entries, bear_sagas, commit_sagas
+GRANT EXECUTE ON FUNCTION lock_slots, lock_free_slots, append_entries, bear_sagas, commit_sagas
     TO amends_engine;

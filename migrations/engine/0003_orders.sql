@@ -2,7 +2,8 @@
 
 -- An order's immutable input and the id of its newest saga, whose label is its status. Lines are stored as received.
 CREATE TABLE orders (
-    id          uuid PRIMARY KEY,
+    home        smallint    NOT NULL,
+    id          uuid        NOT NULL,
     saga_id     uuid        NOT NULL,
     created_at  timestamptz NOT NULL,
     cancels_at  timestamptz,
@@ -10,7 +11,8 @@ CREATE TABLE orders (
     subject     text        NOT NULL,
     customer_id text        NOT NULL,
     currency    text        NOT NULL,
-    lines       text        NOT NULL
+    lines       text        NOT NULL,
+    PRIMARY KEY (id, home)
 ) PARTITION BY RANGE (id);
 
 -- A customer's orders, by time: an id begins with the millisecond of the order's birth. Updates of orders do not touch
@@ -22,13 +24,14 @@ CREATE INDEX orders_by_customer ON orders (customer_id, id);
 -- the next once the current one is a lifetime old: then every key of the oldest has expired, and that generation is
 -- emptied as a whole.
 CREATE TABLE idempotency_keys (
+    home        smallint    NOT NULL,
     subject     text        NOT NULL,
     key         text        NOT NULL,
     order_id    uuid        NOT NULL,
     expires_at  timestamptz NOT NULL,
     generation  smallint    NOT NULL,
     fingerprint bytea       NOT NULL CHECK (octet_length(fingerprint) = 32),
-    PRIMARY KEY (subject, key, generation)
+    PRIMARY KEY (subject, key, generation, home)
 ) PARTITION BY LIST (generation);
 
 -- A class's generations are `3 * class` and the two after it.
@@ -50,7 +53,8 @@ CREATE TABLE idempotency_keys_2 PARTITION OF idempotency_keys FOR VALUES IN (2);
 -- keys shares the lock of their class until its commit, and then reads what others have committed: the class moves on
 -- only while no key is being taken, so that one key is never taken in two generations. If the class moves on late, or
 -- its clock is late, nothing else depends on it.
-CREATE FUNCTION take_keys(of_class smallint, subjects text[], keys text[], orders uuid[], fingerprints bytea[])
+CREATE FUNCTION take_keys(of_home smallint, of_class smallint, subjects text[], keys text[], orders uuid[],
+                          fingerprints bytea[])
 RETURNS SETOF uuid
 LANGUAGE plpgsql
 AS $$
@@ -62,14 +66,14 @@ BEGIN
     SELECT c.generation, clock_timestamp() + c.lifetime INTO STRICT present, until
     FROM idempotency_key_classes AS c WHERE c.class = of_class;
     RETURN QUERY
-        INSERT INTO idempotency_keys AS k (subject, key, order_id, expires_at, generation, fingerprint)
-        SELECT w.subject, w.key, w.order_id, until, present, w.fingerprint
+        INSERT INTO idempotency_keys AS k (home, subject, key, order_id, expires_at, generation, fingerprint)
+        SELECT of_home, w.subject, w.key, w.order_id, until, present, w.fingerprint
         FROM UNNEST(subjects, keys, orders, fingerprints) AS w (subject, key, order_id, fingerprint)
         WHERE NOT EXISTS (
             SELECT FROM idempotency_keys AS e
-            WHERE e.subject = w.subject AND e.key = w.key AND e.generation BETWEEN 3 * of_class AND 3 * of_class + 2
-              AND e.generation <> present AND e.expires_at > clock_timestamp())
-        ON CONFLICT (subject, key, generation) DO UPDATE
+            WHERE (of_home IS NULL OR e.home = of_home) AND e.subject = w.subject AND e.key = w.key
+              AND e.generation BETWEEN 3 * of_class AND 3 * of_class + 2 AND e.generation <> present AND e.expires_at > clock_timestamp())
+        ON CONFLICT (subject, key, generation, home) DO UPDATE
         SET order_id = EXCLUDED.order_id, fingerprint = EXCLUDED.fingerprint, expires_at = EXCLUDED.expires_at
         WHERE k.expires_at <= clock_timestamp()
         RETURNING k.order_id;
@@ -115,7 +119,7 @@ END $$;
 -- Places orders with their sagas; returns the orders placed. An order with a key is placed only if the key was taken for
 -- it: `key_orders` are the first order of each key, sorted by key. A statement that arrives after its program has given
 -- it up places nothing, because the program has already read back that nothing was placed.
-CREATE FUNCTION place_orders(of_class smallint, key_subjects text[], keys text[], key_orders uuid[],
+CREATE FUNCTION place_orders(of_home smallint, of_class smallint, key_subjects text[], keys text[], key_orders uuid[],
                              fingerprints bytea[], order_ids uuid[], keyed boolean[], cancels_ats timestamptz[],
                              totals bigint[], subjects text[], customer_ids text[], currencies text[], lines text[],
                              saga_ids uuid[], slots smallint[], business_keys text[], workflows text[],
@@ -131,7 +135,7 @@ DECLARE
     born   uuid[];
 BEGIN
     PERFORM arrives_in_time(ats[1]);
-    taken := ARRAY(SELECT take_keys(of_class, key_subjects, keys, key_orders, fingerprints));
+    taken := ARRAY(SELECT take_keys(of_home, of_class, key_subjects, keys, key_orders, fingerprints));
     SELECT array_agg(w.order_id), array_agg(w.saga_id) INTO placed, born
     FROM UNNEST(order_ids, saga_ids, keyed) AS w (order_id, saga_id, keyed)
     WHERE NOT w.keyed OR w.order_id IN (SELECT UNNEST(taken));
@@ -141,13 +145,13 @@ BEGIN
     IF cardinality(placed) = cardinality(order_ids) THEN
         born := NULL;
     END IF;
-    INSERT INTO orders (id, saga_id, created_at, cancels_at, total, subject, customer_id, currency, lines)
-    SELECT w.* FROM UNNEST(order_ids, saga_ids, ats, cancels_ats, totals, subjects, customer_ids, currencies,
+    INSERT INTO orders (home, id, saga_id, created_at, cancels_at, total, subject, customer_id, currency, lines)
+    SELECT of_home, w.* FROM UNNEST(order_ids, saga_ids, ats, cancels_ats, totals, subjects, customer_ids, currencies,
                            place_orders.lines)
          AS w (id, saga_id, created_at, cancels_at, total, subject, customer_id, currency, lines)
     WHERE born IS NULL OR w.saga_id IN (SELECT UNNEST(born));
-    PERFORM bear_sagas(saga_ids, slots, business_keys, workflows, workflow_versions, labels, wake_ats, steps, ats,
-                       states, personals, bodies, lives, core_versions, state_versions, batch, born);
+    PERFORM bear_sagas(of_home, saga_ids, slots, business_keys, workflows, workflow_versions, labels, wake_ats, steps,
+                       ats, states, personals, bodies, lives, core_versions, state_versions, batch, born);
     RETURN QUERY SELECT UNNEST(placed);
 END $$;
 

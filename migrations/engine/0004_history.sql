@@ -101,6 +101,7 @@ DECLARE
     oldest text;
     first_day timestamp;
     survivors uuid[];
+    homes smallint[];
     low text;
     high text;
     tables text[] := CASE what WHEN 'sagas' THEN ARRAY['sagas', 'timeline', 'personal', 'odd_replies'] ELSE ARRAY[what] END;
@@ -121,14 +122,14 @@ BEGIN
     high := least_id((first_day + interval '1 month') AT TIME ZONE 'UTC')::text;
     CASE what
         WHEN 'sagas' THEN
-            EXECUTE format('SELECT array_agg(id) FROM (SELECT id FROM %I WHERE live OR parked LIMIT %s) AS s',
-                           'sagas_' || oldest, most_moved + 1) INTO survivors;
+            EXECUTE format('SELECT array_agg(home), array_agg(id) FROM (SELECT home, id FROM %I WHERE live OR parked LIMIT %s) AS s',
+                           'sagas_' || oldest, most_moved + 1) INTO homes, survivors;
         WHEN 'strays' THEN
-            EXECUTE format('SELECT array_agg(saga_id) FROM (SELECT saga_id FROM %I WHERE received_at > clock_timestamp() - $1 LIMIT %s) AS s',
-                           'strays_' || oldest, most_moved + 1) INTO survivors USING kept;
+            EXECUTE format('SELECT array_agg(home), array_agg(saga_id) FROM (SELECT DISTINCT home, saga_id FROM %I WHERE received_at > clock_timestamp() - $1 LIMIT %s) AS s',
+                           'strays_' || oldest, most_moved + 1) INTO homes, survivors USING kept;
         ELSE
-            SELECT array_agg(DISTINCT business_key::uuid) INTO survivors FROM (
-                SELECT business_key FROM sagas
+            SELECT array_agg(home), array_agg(id) INTO homes, survivors FROM (
+                SELECT DISTINCT home, business_key::uuid AS id FROM sagas
                 WHERE (live OR parked) AND business_key COLLATE "C" >= low AND business_key COLLATE "C" < high
                   AND business_key ~ uuid_text
                 LIMIT most_moved + 1) AS s;
@@ -144,22 +145,24 @@ BEGIN
     END LOOP;
     IF what = 'sagas' THEN
         -- A saga may have become live since it was read; from here on nothing can write it.
-        EXECUTE format('SELECT COALESCE(array_agg(id), ''{}'') FROM %I WHERE live OR parked', 'sagas_' || oldest)
-            INTO survivors;
+        EXECUTE format('SELECT array_agg(home), COALESCE(array_agg(id), ''{}'') FROM %I WHERE live OR parked',
+                       'sagas_' || oldest) INTO homes, survivors;
         moved := cardinality(survivors);
     END IF;
     FOREACH part IN ARRAY tables LOOP
-        EXECUTE format('INSERT INTO %I SELECT * FROM %I WHERE %I = ANY($1)', part || '_default', part || '_' || oldest,
-                       (SELECT key FROM monthly_tables() WHERE name = part)) USING survivors;
+        EXECUTE format('INSERT INTO %I SELECT p.* FROM UNNEST($1, $2) AS s (home, id) JOIN %I AS p ON p.home = s.home AND p.%I = s.id',
+                       part || '_default', part || '_' || oldest, (SELECT key FROM monthly_tables() WHERE name = part))
+            USING homes, survivors;
         EXECUTE format('DROP TABLE %I', part || '_' || oldest);
     END LOOP;
 END $$;
 
--- Reads the next rows of a default partition after `after`, and deletes those past their retention: sagas that have
+-- Reads a home's next rows of a default partition after `after`, and deletes those past their retention: sagas that have
 -- ended and not changed for `retention`, with their timelines, personal fields and odd replies; strays that came before
 -- that; orders that are two months older, once their newest saga is gone. Returns how many it read, the last of them,
 -- and how many it deleted.
-CREATE FUNCTION forget_leftovers(what text, retention interval, after uuid, OUT looked_at bigint, OUT reached uuid, OUT gone bigint)
+CREATE FUNCTION forget_leftovers(of_home smallint, what text, retention interval, after uuid,
+                                 OUT looked_at bigint, OUT reached uuid, OUT gone bigint)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = public, pg_temp
 SET lock_timeout = '250ms'
@@ -174,28 +177,30 @@ BEGIN
             SELECT count(*), (array_agg(id ORDER BY id DESC))[1], COALESCE(array_agg(id) FILTER (WHERE is_over), '{}')
             INTO looked_at, reached, ended
             FROM (SELECT id, NOT live AND NOT parked AND updated_at <= before AS is_over FROM sagas_default
-                  WHERE id > after ORDER BY id LIMIT most) AS page;
+                  WHERE home = of_home AND id > after ORDER BY id LIMIT most) AS page;
             -- Not a saga that has just become live.
             SELECT COALESCE(array_agg(id), '{}') INTO ended FROM (
                 SELECT id FROM sagas_default
-                WHERE id = ANY(ended) AND NOT live AND NOT parked AND updated_at <= before FOR UPDATE SKIP LOCKED) AS s;
-            DELETE FROM timeline_default WHERE saga_id = ANY(ended);
-            DELETE FROM personal_default WHERE saga_id = ANY(ended);
-            DELETE FROM odd_replies_default WHERE saga_id = ANY(ended);
-            DELETE FROM sagas_default WHERE id = ANY(ended);
+                WHERE home = of_home AND id = ANY(ended) AND NOT live AND NOT parked AND updated_at <= before
+                FOR UPDATE SKIP LOCKED) AS s;
+            DELETE FROM timeline_default WHERE home = of_home AND saga_id = ANY(ended);
+            DELETE FROM personal_default WHERE home = of_home AND saga_id = ANY(ended);
+            DELETE FROM odd_replies_default WHERE home = of_home AND saga_id = ANY(ended);
+            DELETE FROM sagas_default WHERE home = of_home AND id = ANY(ended);
         WHEN 'strays' THEN
             SELECT count(*), (array_agg(saga_id ORDER BY saga_id DESC))[1],
                    COALESCE(array_agg(saga_id) FILTER (WHERE received_at <= before), '{}')
             INTO looked_at, reached, ended
-            FROM (SELECT saga_id, received_at FROM strays_default WHERE saga_id > after ORDER BY saga_id LIMIT most) AS page;
-            DELETE FROM strays_default WHERE saga_id = ANY(ended) AND received_at <= before;
+            FROM (SELECT saga_id, received_at FROM strays_default
+                  WHERE home = of_home AND saga_id > after ORDER BY saga_id LIMIT most) AS page;
+            DELETE FROM strays_default WHERE home = of_home AND saga_id = ANY(ended) AND received_at <= before;
         WHEN 'orders' THEN
             SELECT count(*), (array_agg(id ORDER BY id DESC))[1], COALESCE(array_agg(id) FILTER (WHERE is_over), '{}')
             INTO looked_at, reached, ended
             FROM (SELECT o.id, o.created_at <= before - interval '2 months'
-                             AND NOT EXISTS (SELECT FROM sagas AS s WHERE s.id = o.saga_id) AS is_over
-                  FROM orders_default AS o WHERE o.id > after ORDER BY o.id LIMIT most) AS page;
-            DELETE FROM orders_default WHERE id = ANY(ended);
+                             AND NOT EXISTS (SELECT FROM sagas AS s WHERE s.home = o.home AND s.id = o.saga_id) AS is_over
+                  FROM orders_default AS o WHERE o.home = of_home AND o.id > after ORDER BY o.id LIMIT most) AS page;
+            DELETE FROM orders_default WHERE home = of_home AND id = ANY(ended);
         ELSE
             RAISE EXCEPTION '% does not go by month', what USING ERRCODE = '22023';
     END CASE;

@@ -8,25 +8,25 @@ use uuid::Uuid;
 /// Violations on purpose; each comment names the invariant.
 const ENGINE: &str = "
 -- 3 and 8: it has ended, and its timeline is not there. 5: nothing of it took effect. 7: nobody was told of it.
-INSERT INTO sagas (id, since, born_at, updated_at, revision, workflow_version, slot, core_version, state_version, live,
+INSERT INTO sagas (home, id, since, born_at, updated_at, revision, workflow_version, slot, core_version, state_version, live,
                    parked, outcome, workflow, business_key, step, label, state)
-VALUES ('00000000-0000-7000-8000-000000000001', now(), now(), now(), 3, 1, 1, 1, 1, false, false, 'completed',
+VALUES (0, '00000000-0000-7000-8000-000000000001', now(), now(), now(), 3, 1, 1, 1, 1, false, false, 'completed',
         'order_fulfilment', 'a', 'take', 'FULFILLED', '{\"direction\":\"ended\",\"commands\":[]}'),
 -- 9: its payment has succeeded, and no worker knows of it. 11: it was undone, and nothing compensated the payment.
-       ('00000000-0000-7000-8000-000000000002', now(), now(), now(), 1, 1, 1, 1, 1, false, false, 'undone',
+       (0, '00000000-0000-7000-8000-000000000002', now(), now(), now(), 1, 1, 1, 1, 1, false, false, 'undone',
         'order_fulfilment', 'b', 'pay', 'CANCELLED',
         '{\"direction\":\"ended\",\"commands\":[{\"step\":1,\"issuedAt\":1,\"status\":\"succeeded\"}]}'),
 -- 13: neither ended nor parked.
-       ('00000000-0000-7000-8000-000000000003', now(), now(), now(), 2, 1, 1, 1, 1, true, false, NULL,
+       (0, '00000000-0000-7000-8000-000000000003', now(), now(), now(), 2, 1, 1, 1, 1, true, false, NULL,
         'order_fulfilment', 'c', 'reserve', 'PENDING', '{\"direction\":\"forward\",\"commands\":[]}');
-INSERT INTO orders (id, saga_id, created_at, total, subject, customer_id, currency, lines)
-VALUES ('00000000-0000-7000-8000-00000000000a', '00000000-0000-7000-8000-000000000001', now(), 100, 's', 'c', 'EUR',
+INSERT INTO orders (home, id, saga_id, created_at, total, subject, customer_id, currency, lines)
+VALUES (0, '00000000-0000-7000-8000-00000000000a', '00000000-0000-7000-8000-000000000001', now(), 100, 's', 'c', 'EUR',
         '[{\"quantity\":1}]');
 -- 10: the clock moved it though nothing was due. 12: an incident.
-INSERT INTO timeline (saga_id, at, batch, revision, slot, body)
-VALUES ('00000000-0000-7000-8000-000000000003', now(), 1, 1, 1,
+INSERT INTO timeline (home, saga_id, at, batch, revision, slot, body)
+VALUES (0, '00000000-0000-7000-8000-000000000003', now(), 1, 1, 1,
         '{\"event\":{\"started\":{\"lines\":[]}},\"did\":{\"label\":\"PENDING\"}}'),
-       ('00000000-0000-7000-8000-000000000003', now(), 1, 2, 1, '{\"event\":\"woke\",\"did\":{\"incident\":\"late_success\"}}');
+       (0, '00000000-0000-7000-8000-000000000003', now(), 1, 2, 1, '{\"event\":\"woke\",\"did\":{\"incident\":\"late_success\"}}');
 ";
 /// 1: stock on hand without a move. 6: moved twice by one command.
 const INVENTORY: &str = "
@@ -88,13 +88,13 @@ async fn every_invariant_can_be_violated_and_is_found() {
 /// A shipment that was resolved as not done, and undone by that evidence; its worker does not know its outcome.
 fn resolved_as_not_done(saga: Uuid) -> String {
     format!(
-        "INSERT INTO sagas (id, since, born_at, updated_at, revision, workflow_version, slot, core_version, state_version,
+        "INSERT INTO sagas (home, id, since, born_at, updated_at, revision, workflow_version, slot, core_version, state_version,
                             live, parked, outcome, workflow, business_key, step, label, state)
-         VALUES ('{saga}', now(), now(), now(), 1, 1, 1, 1, 1, false, false, 'undone', 'order_fulfilment', '{saga}',
+         VALUES (0, '{saga}', now(), now(), now(), 1, 1, 1, 1, 1, false, false, 'undone', 'order_fulfilment', '{saga}',
                  'ship', 'SHIPMENT_FAILED', '{{\"direction\":\"ended\",\"commands\":[
                  {{\"step\":2,\"issuedAt\":1,\"status\":\"not_done\",\"undo\":{{\"done\":true}}}}]}}');
-         INSERT INTO timeline (saga_id, at, batch, revision, slot, body)
-         VALUES ('{saga}', now(), 1, 1, 1,
+         INSERT INTO timeline (home, saga_id, at, batch, revision, slot, body)
+         VALUES (0, '{saga}', now(), 1, 1, 1,
                  '{{\"event\":\"woke\",\"did\":{{\"sent\":[\"ship execute\",\"ship compensate\"]}}}}');"
     )
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use amends_pool::Pool;
-use amends_postgres::{Error, columns::each, error};
+use amends_postgres::{Database, Error, columns::each, error, homes::each_home};
 use sqlx::{FromRow, Postgres, postgres::PgArguments, query::Query};
 use uuid::Uuid;
 
@@ -19,11 +19,12 @@ pub(crate) struct Stored {
 }
 
 /// Returns the first order for each key, sorted by key.
-pub(crate) fn first_of_each(orders: &[NewOrder]) -> Vec<&NewOrder> {
+pub(crate) fn first_of_each<'a>(orders: &[&'a NewOrder]) -> Vec<&'a NewOrder> {
     fn key(order: &NewOrder) -> Option<(&str, &str)> {
         order.idempotency.as_ref().map(|(key, _)| (order.subject.as_str(), key.as_str()))
     }
-    let mut keyed: Vec<&NewOrder> = orders.iter().filter(|order| order.idempotency.is_some()).collect();
+    let mut keyed: Vec<&NewOrder> =
+        orders.iter().copied().filter(|order| order.idempotency.is_some()).collect();
     keyed.sort_by_key(|order| key(order));
     keyed.dedup_by_key(|order| key(order));
     keyed
@@ -59,21 +60,30 @@ pub(crate) fn bind<'q>(
 }
 
 /// Reads the orders that belong to these orders' keys, by the id of the order that asks.
-pub(crate) async fn read(pool: &Pool, orders: &[&NewOrder]) -> Result<HashMap<Uuid, Stored>, sqlx::Error> {
-    let rows: Vec<Stored> = sqlx::query_as(concat!(
+pub(crate) async fn read(
+    Database { pool, homes }: &Database,
+    orders: &[&NewOrder],
+) -> Result<HashMap<Uuid, Stored>, sqlx::Error> {
+    let parts = homes.divide(orders.iter().copied(), |order| homes.of(order.id));
+    let rows = each_home(parts, |home, orders| read_home(pool, home, orders)).await?;
+    // If a key was taken again after it had expired, the younger row counts.
+    Ok(rows.into_iter().flatten().map(|row| (row.asked_by, row)).collect())
+}
+
+async fn read_home(pool: &Pool, home: i16, orders: Vec<&NewOrder>) -> Result<Vec<Stored>, sqlx::Error> {
+    sqlx::query_as(concat!(
         "SELECT w.id AS asked_by, k.fingerprint, ",
         order_columns!(),
-        " FROM UNNEST($1::uuid[], $2::text[], $3::text[]) AS w (id, subject, key)
-             JOIN idempotency_keys AS k ON k.subject = w.subject AND k.key = w.key
-             JOIN orders AS o ON o.id = k.order_id
-         WHERE k.generation BETWEEN 3 * $4 AND 3 * $4 + 2 ORDER BY k.expires_at"
+        " FROM UNNEST($2::uuid[], $3::text[], $4::text[]) AS w (id, subject, key)
+             JOIN idempotency_keys AS k ON ($1::int2 IS NULL OR k.home = $1) AND k.subject = w.subject AND k.key = w.key
+             JOIN orders AS o ON ($1::int2 IS NULL OR o.home = $1) AND o.id = k.order_id
+         WHERE k.generation BETWEEN 3 * $5 AND 3 * $5 + 2 ORDER BY k.expires_at"
     ))
-    .bind(each(orders, |order| order.id))
-    .bind(each(orders, |order| order.subject.as_str()))
-    .bind(each(orders, |order| order.idempotency.as_ref().map(|(key, _)| key.as_str())))
+    .bind(home)
+    .bind(each(&orders, |order| order.id))
+    .bind(each(&orders, |order| order.subject.as_str()))
+    .bind(each(&orders, |order| order.idempotency.as_ref().map(|(key, _)| key.as_str())))
     .bind(KeyClass::Placement as i16)
     .fetch_all(pool)
-    .await?;
-    // If a key was taken again after it had expired, the younger row counts.
-    Ok(rows.into_iter().map(|row| (row.asked_by, row)).collect())
+    .await
 }

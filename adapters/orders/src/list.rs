@@ -3,9 +3,10 @@
 //! A list is in the order of ids, which begin with the millisecond of the order's birth by the database's clock. So a
 //! period is a range of ids, and a page continues where the one before it ended, however many orders have arrived since.
 
-use std::time::Duration;
+use std::{cmp::Reverse, collections::HashMap, time::Duration};
 
-use amends_postgres::{Error, error};
+use amends_pool::Pool;
+use amends_postgres::{Database, Error, error, homes::each_home};
 use amends_protocol::id;
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{FromRow, Postgres, QueryBuilder};
@@ -87,29 +88,49 @@ impl OrderStore {
         let settled = least_id(self.now().await? - BIRTHS_SETTLE);
         // One row more than are shown tells whether there are more.
         let most = if filter.statuses.is_empty() { filter.limit.max(1) } else { STATUS_SCAN } + 1;
-        let seen: Vec<Seen> =
-            scan(filter, most).build_query_as().fetch_all(self.pool()).await.map_err(error::of)?;
+        let Database { pool, homes } = self.database();
+        let all = homes.all().map(|home| (home, ()));
+        let scans = |home, ()| async move {
+            let mut query = scan(home, filter, most);
+            query.build_query_as().fetch_all(pool).await.map_err(error::of)
+        };
+        let mut seen: Vec<Seen> = each_home(all, scans).await?.into_iter().flatten().collect();
+        match filter.sort {
+            Sort::NewestFirst => seen.sort_by_key(|order| Reverse(order.id)),
+            Sort::OldestFirst => seen.sort_by_key(|order| order.id),
+        }
+        seen.truncate(most as usize);
         let is_end = seen.len() < most as usize;
         let Cut { shown, next } = cut(&seen, is_end, filter, settled);
-        let items = sqlx::query_as(concat!(
-            "SELECT ",
-            order_columns!(),
-            ", s.label, s.heading_for, s.reason::json AS reason, s.updated_at, NULL::json AS personal
-             FROM UNNEST($1::uuid[]) WITH ORDINALITY AS w (id, place)
-             JOIN orders AS o ON o.id = w.id JOIN sagas AS s ON s.id = o.saga_id
-             WHERE $2 = '{}' OR s.label = ANY($2) ORDER BY w.place"
-        ))
-        .bind(shown)
-        .bind(&filter.statuses)
-        .fetch_all(self.pool())
-        .await
-        .map_err(error::of)?;
+        let view = |home, ids| async move { view(pool, home, ids, &filter.statuses).await };
+        let views = each_home(homes.divide_ids(&shown), view).await?;
+        let mut views: HashMap<Uuid, OrderView> =
+            views.into_iter().flatten().map(|view| (view.order.id, view)).collect();
+        let items = shown.into_iter().filter_map(|id| views.remove(&id)).collect();
         Ok(OrderPage { items, next })
     }
 }
 
-/// The ids of the next orders in the list's order, at most `most`.
-fn scan(filter: &OrderFilter, most: u32) -> QueryBuilder<Postgres> {
+/// Reads orders of a home, if they have one of these statuses still.
+async fn view(pool: &Pool, home: i16, ids: Vec<Uuid>, statuses: &[String]) -> Result<Vec<OrderView>, Error> {
+    sqlx::query_as(concat!(
+        "SELECT ",
+        order_columns!(),
+        ", s.label, s.heading_for, s.reason::json AS reason, s.updated_at, NULL::json AS personal
+         FROM UNNEST($2::uuid[]) AS w (id)
+         JOIN orders AS o ON ($1::int2 IS NULL OR o.home = $1) AND o.id = w.id JOIN sagas AS s ON ($1::int2 IS NULL OR s.home = $1) AND s.id = o.saga_id
+         WHERE $3 = '{}' OR s.label = ANY($3)"
+    ))
+    .bind(home)
+    .bind(ids)
+    .bind(statuses)
+    .fetch_all(pool)
+    .await
+    .map_err(error::of)
+}
+
+/// The ids of a home's next orders in the list's order, at most `most`.
+fn scan(home: i16, filter: &OrderFilter, most: u32) -> QueryBuilder<Postgres> {
     let oldest_first = filter.sort == Sort::OldestFirst;
     let direction = if oldest_first { " ORDER BY o.id" } else { " ORDER BY o.id DESC" };
     let mut query = QueryBuilder::new("SELECT o.id, ");
@@ -120,7 +141,8 @@ fn scan(filter: &OrderFilter, most: u32) -> QueryBuilder<Postgres> {
             .push_bind(filter.statuses.clone())
             .push(")) IS TRUE AS is_wanted FROM ("),
     };
-    query.push("SELECT o.id, o.saga_id FROM orders AS o WHERE true");
+    query.push("SELECT o.id, o.home, o.saga_id FROM orders AS o WHERE (").push_bind(home);
+    query.push("::int2 IS NULL OR o.home = ").push_bind(home).push(")");
     if let Some(customer) = &filter.customer_id {
         query.push(" AND o.customer_id = ").push_bind(customer.clone());
     }
@@ -136,7 +158,7 @@ fn scan(filter: &OrderFilter, most: u32) -> QueryBuilder<Postgres> {
     query.push(direction).push(" LIMIT ").push_bind(i64::from(most)).push(") AS o");
     if !filter.statuses.is_empty() {
         // An order whose saga is past its retention counts as read.
-        query.push(" LEFT JOIN sagas AS s ON s.id = o.saga_id");
+        query.push(" LEFT JOIN sagas AS s ON s.home = o.home AND s.id = o.saga_id");
     }
     query.push(direction);
     query

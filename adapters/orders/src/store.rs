@@ -8,9 +8,11 @@ use std::{
 use amends_engine::core::{Change, Entry};
 use amends_pool::{Connection, DatabaseClock, Pool, sqlstate};
 use amends_postgres::{
-    Birth, Error, births,
+    Birth, Database, Error, births,
     columns::{each, small},
-    error, lost_commit, timeline,
+    error,
+    homes::each_home,
+    lost_commit, timeline,
 };
 use amends_protocol::halving::Parts;
 use chrono::{DateTime, Utc};
@@ -25,18 +27,22 @@ use crate::{
 /// The orders in the engine's database.
 #[derive(Debug, Clone)]
 pub struct OrderStore {
-    pool: Pool,
+    database: Database,
     clock: Arc<DatabaseClock>,
 }
 
 impl OrderStore {
-    /// Creates a store over this pool.
-    pub fn new(pool: impl Into<Pool>) -> Self {
-        Self { pool: pool.into(), clock: Arc::default() }
+    /// Creates a store over this database.
+    pub fn new(database: impl Into<Database>) -> Self {
+        Self { database: database.into(), clock: Arc::default() }
     }
 
-    pub(crate) fn pool(&self) -> &Pool {
-        &self.pool
+    pub(crate) fn database(&self) -> &Database {
+        &self.database
+    }
+
+    fn pool(&self) -> &Pool {
+        &self.database.pool
     }
 
     /// Returns the database's time, at which orders are born.
@@ -44,10 +50,10 @@ impl OrderStore {
     /// # Errors
     /// The database's.
     pub async fn now(&self) -> Result<DateTime<Utc>, Error> {
-        self.clock.now(&self.pool).await.map_err(error::of)
+        self.clock.now(self.pool()).await.map_err(error::of)
     }
 
-    /// Places orders in one transaction, and returns a result for each, in order. `now` is what [`OrderStore::now`] has
+    /// Places orders, those of a home in one transaction, and returns a result for each, in order. `now` is what [`OrderStore::now`] has
     /// just returned; `birth` is called with it. Orders whose idempotency key is known, in the database or earlier in this batch, are not placed again. If
     /// another transaction is just placing an order with the same key, the statement waits for it. An order that cannot
     /// be stored is found by halving, so that it does not stop the rest.
@@ -63,7 +69,7 @@ impl OrderStore {
         let mut placed = Vec::with_capacity(orders.len());
         let mut parts = Parts::of(orders);
         while let Some(part) = parts.next() {
-            match self.place_together(now, part, &birth).await {
+            match self.place_part(now, part, &birth).await {
                 Ok(answers) => placed.extend(answers),
                 Err(Error::Data(why)) => {
                     placed.extend(parts.halve(part).map(|_| Placed::Unstorable(why)));
@@ -74,21 +80,25 @@ impl OrderStore {
         Ok(placed)
     }
 
-    async fn place_together(
+    async fn place_part(
         &self,
         now: DateTime<Utc>,
         orders: &[NewOrder],
         birth: &impl Fn(&NewOrder, DateTime<Utc>) -> Change,
     ) -> Result<Vec<Placed>, Error> {
-        let rows: Vec<(OrderRow, Change)> = orders
-            .iter()
-            .map(|order| {
-                let change = birth(order, now);
-                (order.row(&change), change)
-            })
-            .collect();
-        let mut connection = self.pool.acquire().await.map_err(error::of)?;
-        let placed = match insert(&mut connection, orders, &rows).await {
+        let homes = self.database.homes;
+        let born = |order| Born::new(order, birth(order, now));
+        let parts = homes.divide(orders.iter().map(born), |born| homes.of(born.order.id));
+        let placed = each_home(parts, |home, born| self.place_together(home, born)).await?;
+        let mut placed: HashMap<Uuid, Placed> = placed.into_iter().flatten().collect();
+        let of = |order: &NewOrder| placed.remove(&order.id).ok_or_else(|| unexplained(order));
+        orders.iter().map(of).collect()
+    }
+
+    /// Places orders of one home in one transaction; returns the result for each, by id.
+    async fn place_together(&self, home: i16, born: Vec<Born<'_>>) -> Result<Vec<(Uuid, Placed)>, Error> {
+        let mut connection = self.pool().acquire().await.map_err(error::of)?;
+        let placed = match insert(&mut connection, home, &born).await {
             Ok(placed) => {
                 // The connection is released before another is acquired.
                 drop(connection);
@@ -97,22 +107,22 @@ impl OrderStore {
             Err(lost) if sqlstate::leaves_open(&lost) => {
                 connection.distrust();
                 drop(connection);
-                self.read_back(&rows, &lost).await?
+                self.read_back(home, &born, &lost).await?
             }
             Err(error) => return Err(error::of(error)),
         };
-        let losers: Vec<&NewOrder> = orders.iter().filter(|order| !placed.contains(&order.id)).collect();
-        let stored = match losers.is_empty() {
-            true => HashMap::new(),
-            false => keys::read(&self.pool, &losers).await.map_err(error::of)?,
-        };
-        let answers = orders.iter().zip(rows).map(|(order, (row, change))| {
+        let losers: Vec<&NewOrder> =
+            born.iter().map(|born| born.order).filter(|order| !placed.contains(&order.id)).collect();
+        let stored = keys::read(&self.database, &losers).await.map_err(error::of)?;
+        let answers = born.into_iter().map(|Born { order, row, change }| {
             if placed.contains(&order.id) {
-                return Ok(Placed::New { order: Box::new(row), change: Box::new(change) });
+                return Ok((order.id, Placed::New { order: Box::new(row), change: Box::new(change) }));
             }
             let stored = stored.get(&order.id).ok_or_else(|| unexplained(order))?;
             let same = order.idempotency.as_ref().is_some_and(|(_, own)| stored.fingerprint == own);
-            Ok(if same { Placed::Replayed(Box::new(stored.order.clone())) } else { Placed::KeyReused })
+            let placed =
+                if same { Placed::Replayed(Box::new(stored.order.clone())) } else { Placed::KeyReused };
+            Ok((order.id, placed))
         });
         answers.collect()
     }
@@ -121,23 +131,27 @@ impl OrderStore {
     /// backend that may still be committing.
     async fn read_back(
         &self,
-        rows: &[(OrderRow, Change)],
+        home: i16,
+        born: &[Born<'_>],
         lost: &sqlx::Error,
     ) -> Result<HashSet<Uuid>, Error> {
         metrics::counter!("amends_postgres_commits_read_back_total").increment(1);
         tracing::warn!(%lost, "the answer to a commit was lost; reading the result back");
-        let mut slots = each(rows, |(_, change)| small(change.saga.slot));
+        let mut slots = each(born, |born| small(born.change.saga.slot));
         slots.sort_unstable();
         slots.dedup();
-        let ids = each(rows, |(row, _)| row.id);
+        let ids = each(born, |born| born.order.id);
         let (slots, ids) = (&slots, &ids);
         let ask = || async move {
-            let mut tx = self.pool.begin().await?;
-            lost_commit::wait_for_slots(&mut tx, slots).await?;
-            let there: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM orders WHERE id = ANY($1)")
-                .bind(ids)
-                .fetch_all(&mut *tx)
-                .await?;
+            let mut tx = self.pool().begin().await?;
+            lost_commit::wait_for_slots(&mut tx, home, slots).await?;
+            let there: Vec<Uuid> = sqlx::query_scalar(
+                "SELECT id FROM orders WHERE ($1::int2 IS NULL OR home = $1) AND id = ANY($2)",
+            )
+            .bind(home)
+            .bind(ids)
+            .fetch_all(&mut *tx)
+            .await?;
             tx.rollback().await?;
             Ok(HashSet::from_iter(there))
         };
@@ -156,17 +170,17 @@ impl OrderStore {
     /// # Errors
     /// The database's.
     pub async fn get(&self, order_id: Uuid) -> Result<Option<OrderView>, Error> {
-        sqlx::query_as(
-            concat!(
-                "SELECT ",
-                order_columns!(),
-                ", s.label, s.heading_for, s.reason::json AS reason, s.updated_at, p.data::json AS personal
-                 FROM orders AS o JOIN sagas AS s ON s.id = o.saga_id LEFT JOIN personal AS p ON p.saga_id = s.id
-                 WHERE o.id = $1"
-            ),
-        )
+        sqlx::query_as(concat!(
+            "SELECT ",
+            order_columns!(),
+            ", s.label, s.heading_for, s.reason::json AS reason, s.updated_at, p.data::json AS personal
+                 FROM orders AS o JOIN sagas AS s ON ($1::int2 IS NULL OR s.home = $1) AND s.id = o.saga_id
+                 LEFT JOIN personal AS p ON ($1::int2 IS NULL OR p.home = $1) AND p.saga_id = s.id
+                 WHERE ($1::int2 IS NULL OR o.home = $1) AND o.id = $2"
+        ))
+        .bind(self.database.homes.of(order_id))
         .bind(order_id)
-        .fetch_optional(&self.pool)
+        .fetch_optional(self.pool())
         .await
         .map_err(error::of)
     }
@@ -176,9 +190,10 @@ impl OrderStore {
     /// # Errors
     /// The database's.
     pub async fn saga_of(&self, order_id: Uuid) -> Result<Option<Uuid>, Error> {
-        sqlx::query_scalar("SELECT saga_id FROM orders WHERE id = $1")
+        sqlx::query_scalar("SELECT saga_id FROM orders WHERE ($1::int2 IS NULL OR home = $1) AND id = $2")
+            .bind(self.database.homes.of(order_id))
             .bind(order_id)
-            .fetch_optional(&self.pool)
+            .fetch_optional(self.pool())
             .await
             .map_err(error::of)
     }
@@ -189,38 +204,48 @@ impl OrderStore {
     /// The database's, or an entry of a newer program.
     pub async fn timeline(&self, order_id: Uuid) -> Result<Option<Vec<Entry>>, Error> {
         match self.saga_of(order_id).await? {
-            Some(saga_id) => Ok(Some(timeline::of(&self.pool, saga_id).await?)),
+            Some(saga_id) => Ok(Some(timeline::of(&self.database, saga_id).await?)),
             None => Ok(None),
         }
+    }
+}
+
+/// An order to place, and the birth of its saga.
+struct Born<'a> {
+    order: &'a NewOrder,
+    row: OrderRow,
+    change: Change,
+}
+
+impl<'a> Born<'a> {
+    fn new(order: &'a NewOrder, change: Change) -> Self {
+        Self { order, row: order.row(&change), change }
     }
 }
 
 /// Keys, orders and the births of their sagas (function `place_orders`): one statement, one transaction, one round
 /// trip. The last sixteen parameters are those of [`births::bind`].
 const PLACE: &str = "SELECT place_orders($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
-     $20, $21, $22, $23, $24, $25, $26, $27, $28, $29)";
+     $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30)";
 
 async fn insert(
     connection: &mut Connection,
-    orders: &[NewOrder],
-    rows: &[(OrderRow, Change)],
+    home: i16,
+    born: &[Born<'_>],
 ) -> Result<HashSet<Uuid>, sqlx::Error> {
-    let births: Vec<Birth<'_>> = orders
-        .iter()
-        .zip(rows)
-        .map(|(order, (_, change))| Birth { change, personal: Some(&order.personal) })
-        .collect();
+    let orders = each(born, |born| born.order);
+    let births = each(born, |born| Birth { change: &born.change, personal: Some(&born.order.personal) });
     // The first order of the batch with a key takes it; the others get that order's result.
-    let asking = keys::first_of_each(orders);
-    let query = keys::bind(sqlx::query(PLACE), &asking)
-        .bind(each(orders, |order| order.id))
-        .bind(each(orders, |order| order.idempotency.is_some()))
-        .bind(each(rows, |(row, _)| row.cancels_at))
-        .bind(each(orders, |order| order.total))
-        .bind(each(orders, |order| order.subject.as_str()))
-        .bind(each(orders, |order| order.customer_id.as_str()))
-        .bind(each(orders, |order| order.currency.as_str()))
-        .bind(each(orders, |order| order.lines.get()));
+    let asking = keys::first_of_each(&orders);
+    let query = keys::bind(sqlx::query(PLACE).bind(home), &asking)
+        .bind(each(&orders, |order| order.id))
+        .bind(each(&orders, |order| order.idempotency.is_some()))
+        .bind(each(born, |born| born.row.cancels_at))
+        .bind(each(&orders, |order| order.total))
+        .bind(each(&orders, |order| order.subject.as_str()))
+        .bind(each(&orders, |order| order.customer_id.as_str()))
+        .bind(each(&orders, |order| order.currency.as_str()))
+        .bind(each(&orders, |order| order.lines.get()));
     let placed = births::bind(query, &births, timeline::new_batch()).fetch_all(connection).await?;
     placed.iter().map(|row| row.try_get(0)).collect()
 }

@@ -38,21 +38,21 @@ const HISTORY: &str = "
                n % 100 = 3 AND (2 * n < $ORDERS OR n % 1000 = 3) AS parked
         FROM (SELECT n, now() - n * (make_interval(days => $DAYS) / $ORDERS) AS at
               FROM generate_series(1, $ORDERS) AS n) AS numbered;
-    INSERT INTO sagas (id, born_at, workflow_version, slot, workflow, business_key, core_version, state_version,
+    INSERT INTO sagas (home, id, born_at, workflow_version, slot, workflow, business_key, core_version, state_version,
                        revision, wake_at, since, updated_at, live, parked, outcome, step, label, state)
-        SELECT m.saga_id, m.at, workflow_version, n % 1024, workflow, m.order_id, core_version, state_version,
+        SELECT 0, m.saga_id, m.at, workflow_version, n % 1024, workflow, m.order_id, core_version, state_version,
                revision, CASE WHEN m.live THEN now() + interval '1 hour' END, m.at, m.at, m.live, m.parked,
                CASE WHEN NOT m.live AND NOT m.parked THEN 'completed' END, step, label, state
         FROM made AS m, sagas AS s WHERE s.id = '$TEMPLATE';
-    INSERT INTO timeline (saga_id, at, batch, revision, slot, body)
-        SELECT m.saga_id, m.at, n, r, n % 1024, t.body
+    INSERT INTO timeline (home, saga_id, at, batch, revision, slot, body)
+        SELECT 0, m.saga_id, m.at, n, r, n % 1024, t.body
         FROM made AS m, generate_series(1, 2) AS r, timeline AS t WHERE t.saga_id = '$TEMPLATE';
-    INSERT INTO personal (saga_id, data)
-        SELECT m.saga_id, p.data FROM made AS m, personal AS p WHERE p.saga_id = '$TEMPLATE';
-    INSERT INTO orders (id, saga_id, created_at, total, subject, customer_id, currency, lines)
-        SELECT order_id, saga_id, at, 2500, 'storefront', 'c-' || n % 1000, 'EUR', '[]' FROM made;
-    INSERT INTO idempotency_keys (subject, key, order_id, expires_at, generation, fingerprint)
-        SELECT 'storefront', n::text, order_id, at + interval '1 day', n % 3, decode(md5(n::text) || md5('f' || n), 'hex')
+    INSERT INTO personal (home, saga_id, data)
+        SELECT 0, m.saga_id, p.data FROM made AS m, personal AS p WHERE p.saga_id = '$TEMPLATE';
+    INSERT INTO orders (home, id, saga_id, created_at, total, subject, customer_id, currency, lines)
+        SELECT 0, order_id, saga_id, at, 2500, 'storefront', 'c-' || n % 1000, 'EUR', '[]' FROM made;
+    INSERT INTO idempotency_keys (home, subject, key, order_id, expires_at, generation, fingerprint)
+        SELECT 0, 'storefront', n::text, order_id, at + interval '1 day', n % 3, decode(md5(n::text) || md5('f' || n), 'hex')
         FROM made WHERE n <= 3 * $ORDERS / $DAYS;
     UPDATE idempotency_key_classes SET began_at = now() - interval '25 hours';
     ANALYZE";

@@ -293,8 +293,8 @@ async fn who_waits_for_a_new_generation_takes_its_keys_there() {
 async fn expired_keys_go_without_being_read() {
     let (world, _store) = orders().await;
     sqlx::query(
-        "INSERT INTO idempotency_keys (subject, key, order_id, fingerprint, expires_at, generation)
-         SELECT 's', n::text, gen_random_uuid(), decode(repeat('00', 32), 'hex'), now(), n % 3
+        "INSERT INTO idempotency_keys (home, subject, key, order_id, fingerprint, expires_at, generation)
+         SELECT 0, 's', n::text, gen_random_uuid(), decode(repeat('00', 32), 'hex'), now(), n % 3
          FROM generate_series(1, 6000) AS n",
     )
     .execute(world.owner())

@@ -1,6 +1,6 @@
 //! Reads for operators.
 
-use std::time::Duration;
+use std::{cmp::Reverse, time::Duration};
 
 use amends_engine::{
     core::{CommandState, Entry, Saga, SagaProgress, SagaState},
@@ -13,7 +13,9 @@ use sqlx::{AssertSqlSafe, FromRow, QueryBuilder};
 use uuid::Uuid;
 
 use crate::{
-    Error, error, inputs,
+    Database, Error, error,
+    homes::each_home,
+    inputs,
     odd_replies::{self, OddRow},
     sagas::{self, COLUMNS},
     timeline,
@@ -131,13 +133,13 @@ impl From<sqlx::Error> for ListError {
 /// Reads for operators.
 #[derive(Debug, Clone)]
 pub struct Admin {
-    pool: Pool,
+    database: Database,
 }
 
 impl Admin {
-    /// Creates it over this pool.
-    pub fn new(pool: impl Into<Pool>) -> Self {
-        Self { pool: pool.into() }
+    /// Creates it over this database.
+    pub fn new(database: impl Into<Database>) -> Self {
+        Self { database: database.into() }
     }
 
     /// Lists sagas, newest first: operators mostly look for recent sagas, and the list never scans the whole history to
@@ -146,53 +148,15 @@ impl Admin {
     /// # Errors
     /// [`ListError`].
     pub async fn list(&self, filter: &Filter) -> Result<Page, ListError> {
-        let mut query = QueryBuilder::new("SELECT s.id, s.business_key, s.workflow, s.workflow_version, ");
-        query.push(STATE).push(
-            " AS state_word, s.label, s.step, s.reason, s.since, s.stuck_at, s.born_at, s.updated_at,
-              CASE WHEN s.parked THEN s.state END AS parked_state
-              FROM sagas AS s WHERE true",
-        );
-        // The same predicates as those of the partial indexes.
-        match filter.state {
-            Some(SagaState::Parked) => query.push(" AND s.parked"),
-            Some(state @ (SagaState::Running | SagaState::Compensating)) => {
-                query.push(" AND s.live AND ").push(STATE).push(" = ").push_bind(state.as_str())
-            }
-            Some(state) => query.push(" AND NOT s.parked AND s.outcome = ").push_bind(state.as_str()),
-            // Step and age are searched only among sagas that have not ended: otherwise the query would read the whole
-            // history.
-            None if filter.step.is_some() || filter.older_than.is_some() => {
-                query.push(" AND (s.live OR s.parked)")
-            }
-            None => &mut query,
-        };
-        match filter.stuck {
-            Some(true) => query.push(" AND s.live AND s.stuck_at IS NOT NULL"),
-            Some(false) => query.push(" AND s.stuck_at IS NULL"),
-            None => &mut query,
-        };
-        if filter.undone_holding {
-            query.push(" AND s.outcome = 'undone' AND (s.live OR s.parked) AND s.state LIKE '%\"held\":[{%'");
-        }
-        if let Some(step) = &filter.step {
-            query.push(" AND s.step = ").push_bind(step.as_str());
-        }
-        if let Some(age) = filter.older_than {
-            query
-                .push(" AND s.since <= now() - make_interval(secs => ")
-                .push_bind(age.as_secs_f64())
-                .push(")");
-        }
-        if let Some(among) = &filter.among {
-            query.push(" AND s.id = ANY(").push_bind(among).push(")");
-        }
-        if let Some(after) = filter.after {
-            query.push(" AND s.id < ").push_bind(after);
-        }
+        let Database { pool, homes } = &self.database;
+        let all = homes.all().map(|home| (home, ()));
+        let mut rows: Vec<ListedRow> = each_home(all, |home, ()| rows_of_home(pool, home, filter))
+            .await?
+            .into_iter()
+            .flatten()
+            .collect();
+        rows.sort_by_key(|row| Reverse(row.id));
         let limit = filter.limit.max(1) as usize;
-        // One row more than requested tells whether there is a next page.
-        query.push(" ORDER BY s.id DESC LIMIT ").push_bind(i64::from(filter.limit.max(1)) + 1);
-        let mut rows: Vec<ListedRow> = query.build_query_as().fetch_all(&self.pool).await?;
         let more = rows.len() > limit;
         rows.truncate(limit);
         let items: Vec<Listed> = rows.into_iter().map(Listed::from).collect();
@@ -223,19 +187,70 @@ impl Admin {
 
     /// Reads everything in one snapshot.
     async fn read(&self, saga_id: Uuid) -> Result<Option<DetailRows>, sqlx::Error> {
-        let mut tx = self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        let Database { pool, homes } = &self.database;
+        let home = homes.of(saga_id);
+        let mut tx = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         let saga = sqlx::query_as(AssertSqlSafe(format!(
-            "SELECT {COLUMNS}, s.stuck_at, s.updated_at, clock_timestamp() AS now FROM sagas AS s WHERE s.id = $1"
+            "SELECT {COLUMNS}, s.stuck_at, s.updated_at, clock_timestamp() AS now FROM sagas AS s
+             WHERE ($1::int2 IS NULL OR s.home = $1) AND s.id = $2"
         )))
+        .bind(home)
         .bind(saga_id)
         .fetch_optional(&mut *tx)
         .await?;
-        let inputs = inputs::rows(&mut *tx, &[saga_id]).await?.pop();
-        let timeline = timeline::rows(&mut *tx, saga_id).await?;
-        let odd_replies = odd_replies::rows(&mut *tx, saga_id).await?;
+        let inputs = inputs::rows(&mut *tx, home, &[saga_id]).await?.pop();
+        let timeline = timeline::rows(&mut *tx, home, saga_id).await?;
+        let odd_replies = odd_replies::rows(&mut *tx, home, saga_id).await?;
         tx.rollback().await?;
         Ok(saga.map(|saga| DetailRows { saga, inputs, timeline, odd_replies }))
     }
+}
+
+/// Reads a home's rows of a list, newest saga first: one more than requested, which tells whether there is a next page.
+async fn rows_of_home(pool: &Pool, home: i16, filter: &Filter) -> Result<Vec<ListedRow>, ListError> {
+    let mut query = QueryBuilder::new("SELECT s.id, s.business_key, s.workflow, s.workflow_version, ");
+    query.push(STATE).push(
+        " AS state_word, s.label, s.step, s.reason, s.since, s.stuck_at, s.born_at, s.updated_at,
+          CASE WHEN s.parked THEN s.state END AS parked_state
+          FROM sagas AS s WHERE (",
+    );
+    query.push_bind(home).push("::int2 IS NULL OR s.home = ").push_bind(home).push(")");
+    // The same predicates as those of the partial indexes.
+    match filter.state {
+        Some(SagaState::Parked) => query.push(" AND s.parked"),
+        Some(state @ (SagaState::Running | SagaState::Compensating)) => {
+            query.push(" AND s.live AND ").push(STATE).push(" = ").push_bind(state.as_str())
+        }
+        Some(state) => query.push(" AND NOT s.parked AND s.outcome = ").push_bind(state.as_str()),
+        // Step and age are searched only among sagas that have not ended: otherwise the query would read the whole
+        // history.
+        None if filter.step.is_some() || filter.older_than.is_some() => {
+            query.push(" AND (s.live OR s.parked)")
+        }
+        None => &mut query,
+    };
+    match filter.stuck {
+        Some(true) => query.push(" AND s.live AND s.stuck_at IS NOT NULL"),
+        Some(false) => query.push(" AND s.stuck_at IS NULL"),
+        None => &mut query,
+    };
+    if filter.undone_holding {
+        query.push(" AND s.outcome = 'undone' AND (s.live OR s.parked) AND s.state LIKE '%\"held\":[{%'");
+    }
+    if let Some(step) = &filter.step {
+        query.push(" AND s.step = ").push_bind(step.as_str());
+    }
+    if let Some(age) = filter.older_than {
+        query.push(" AND s.since <= now() - make_interval(secs => ").push_bind(age.as_secs_f64()).push(")");
+    }
+    if let Some(among) = &filter.among {
+        query.push(" AND s.id = ANY(").push_bind(among).push(")");
+    }
+    if let Some(after) = filter.after {
+        query.push(" AND s.id < ").push_bind(after);
+    }
+    query.push(" ORDER BY s.id DESC LIMIT ").push_bind(i64::from(filter.limit.max(1)) + 1);
+    Ok(query.build_query_as().fetch_all(pool).await?)
 }
 
 /// An item as it is stored.

@@ -1,15 +1,15 @@
 //! Inserts new sagas: row, personal fields and first entry, many in one statement.
 
 use amends_engine::core::{Change, state_version};
-use amends_pool::Connection;
+use amends_pool::Pool;
 use amends_protocol::Json;
-use sqlx::{
-    Postgres,
-    postgres::{PgArguments, PgQueryResult},
-    query::Query,
-};
+use sqlx::{Postgres, postgres::PgArguments, query::Query};
 
-use crate::columns::{each, int, small};
+use crate::{
+    Error,
+    columns::{each, int, small},
+    error, timeline,
+};
 
 /// A saga to insert.
 #[derive(Debug, Clone, Copy)]
@@ -22,10 +22,10 @@ pub struct Birth<'a> {
 
 /// Inserts sagas (function `bear_sagas`).
 const INSERT: &str =
-    "SELECT bear_sagas($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, NULL)";
+    "SELECT bear_sagas($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, NULL)";
 
-/// Binds the next sixteen parameters: those of the function `bear_sagas`, but for the last. A function that inserts
-/// more with the sagas ends with the same.
+/// Binds the next sixteen parameters: those of the function `bear_sagas`, but for the home before them and the last. A
+/// function that inserts more with the sagas ends with the same.
 pub fn bind<'q>(
     query: Query<'q, Postgres, PgArguments>,
     births: &[Birth<'q>],
@@ -51,11 +51,9 @@ pub fn bind<'q>(
         .bind(batch)
 }
 
-/// Inserts sagas in a transaction of its own.
-pub(crate) async fn insert(
-    connection: &mut Connection,
-    births: &[Birth<'_>],
-    batch: i64,
-) -> Result<PgQueryResult, sqlx::Error> {
-    bind(sqlx::query(INSERT), births, batch).execute(connection).await
+/// Inserts sagas of one home in a transaction of its own.
+pub(crate) async fn insert(pool: &Pool, home: i16, births: Vec<Birth<'_>>) -> Result<(), Error> {
+    let query = bind(sqlx::query(INSERT).bind(home), &births, timeline::new_batch());
+    query.execute(pool).await.map_err(error::of)?;
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Commits a batch of writes: one statement, one transaction, one round trip.
+//! Commits a batch of writes: for each home one statement, one transaction, one round trip.
 
 use std::collections::HashMap;
 
@@ -15,6 +15,7 @@ use crate::{
     columns::{each, int, small},
     error,
     held::Held,
+    homes::{Database, each_home},
     inputs::{self, InputsRow},
     lost_commit,
     sagas::{json, stored},
@@ -23,7 +24,7 @@ use crate::{
 
 /// Updates rows that still have the revision that was read, and appends their entries (function `commit_sagas`).
 const COMMIT: &str = "SELECT saga_id, locked, data, personal FROM commit_sagas($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, \
-     $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)";
+     $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)";
 
 /// What a batch does where another transaction holds a row or a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,20 +35,36 @@ enum WhereHeld {
     PassesOver,
 }
 
-/// Writes a batch. If another transaction holds a row, the statement waits as long as the connection's lock timeout
-/// (`amends_pool`), and then passes the row over. A batch with a row that was passed over recently does not wait at
-/// all.
-pub(crate) async fn commit(pool: &Pool, held: &Held, writes: &[Write]) -> Result<Committed, Error> {
-    if writes.is_empty() {
-        return Ok(Committed::default());
-    }
+/// Writes a batch, all homes of it at once.
+///
+/// # Errors
+/// The first error of a home. The others are written nevertheless.
+pub(crate) async fn commit(
+    Database { pool, homes }: &Database,
+    held: &Held,
+    writes: &[Write],
+) -> Result<Committed, Error> {
     let mut writes: Vec<&Write> = writes.iter().collect();
     writes.sort_by_key(|write| write.saga.id);
+    let parts = homes.divide(writes, |write| homes.of_slot(write.saga.slot));
+    let parts = each_home(parts, |home, writes| commit_home(pool, held, home, writes)).await?;
+    let mut committed = Committed::default();
+    for Committed { written, locked } in parts {
+        committed.written.extend(written);
+        committed.locked.extend(locked);
+    }
+    Ok(committed)
+}
+
+/// Writes a home's part of a batch. If another transaction holds a row, the statement waits as long as the connection's
+/// lock timeout (`amends_pool`), and then passes the row over. A batch with a row that was passed over recently does not
+/// wait at all.
+async fn commit_home(pool: &Pool, held: &Held, home: i16, writes: Vec<&Write>) -> Result<Committed, Error> {
     let batch = timeline::new_batch();
     let mut where_held = if held.has_any(&writes) { WhereHeld::PassesOver } else { WhereHeld::Waits };
     let mut connection = pool.acquire().await.map_err(error::of)?;
     loop {
-        match run(&mut connection, where_held, &writes, batch).await {
+        match run(&mut connection, home, where_held, &writes, batch).await {
             Ok(rows) => {
                 drop(connection);
                 return committed(rows, held, &writes);
@@ -62,7 +79,7 @@ pub(crate) async fn commit(pool: &Pool, held: &Held, writes: &[Write]) -> Result
             Err(error) if sqlstate::leaves_open(&error) => {
                 connection.distrust();
                 drop(connection);
-                return read_back(pool, &writes, batch, &error).await;
+                return read_back(pool, home, &writes, batch, &error).await;
             }
             Err(error) => return Err(error::of(error)),
         }
@@ -88,6 +105,7 @@ fn committed(rows: Vec<CommittedRow>, held: &Held, writes: &[&Write]) -> Result<
 
 async fn run(
     connection: &mut Connection,
+    home: i16,
     where_held: WhereHeld,
     writes: &[&Write],
     batch: i64,
@@ -97,6 +115,7 @@ async fn run(
     let updated_at = |write: &Write| write.entries.last().map(|entry| entry.occurrence.at);
     // The result is read to its end: an error at commit is reported after the last row.
     sqlx::query_as(COMMIT)
+        .bind(home)
         .bind(where_held == WhereHeld::PassesOver)
         .bind(each(writes, |w| w.saga.id))
         .bind(each(writes, |w| int(w.read_revision)))
@@ -135,6 +154,7 @@ fn flags(write: &Write) -> i16 {
 /// over nothing, because the backend that may still be committing may hold the rows.
 async fn read_back(
     pool: &Pool,
+    home: i16,
     writes: &[&Write],
     batch: i64,
     lost: &sqlx::Error,
@@ -142,12 +162,12 @@ async fn read_back(
     metrics::counter!("amends_postgres_commits_read_back_total").increment(1);
     tracing::warn!(%lost, "the answer to a commit was lost; reading the result back");
     let ids = each(writes, |write| write.saga.id);
-    let happened = lost_commit::ask_again(|| happened(pool, &ids, batch)).await?;
+    let happened = lost_commit::ask_again(|| happened(pool, home, &ids, batch)).await?;
     if happened.is_empty() {
         return Err(Error::Unavailable(format!("nothing was written: {lost}")));
     }
     let wants: HashMap<Uuid, Wants> = writes.iter().map(|write| (write.saga.id, write.wants)).collect();
-    let inputs = lost_commit::ask_again(|| inputs::of(pool, &happened)).await?;
+    let inputs = lost_commit::ask_again(|| inputs::of_home(pool, home, &happened)).await?;
     let mut found: HashMap<Uuid, Inputs> = inputs.into_iter().map(|i| (i.saga_id, i)).collect();
     let written = happened.into_iter().map(|saga_id| {
         let wants = wants.get(&saga_id).copied().unwrap_or_default();
@@ -160,17 +180,21 @@ async fn read_back(
 }
 
 /// Returns the sagas that the batch has written. Locking the rows waits for a backend that may still be committing.
-async fn happened(pool: &Pool, ids: &[Uuid], batch: i64) -> Result<Vec<Uuid>, Error> {
+async fn happened(pool: &Pool, home: i16, ids: &[Uuid], batch: i64) -> Result<Vec<Uuid>, Error> {
     let ask = async {
         let mut tx = pool.begin().await?;
         sqlx::query("SET LOCAL lock_timeout = '2s'").execute(&mut *tx).await?;
-        sqlx::query("SELECT FROM sagas WHERE id = ANY($1) ORDER BY id FOR UPDATE")
-            .bind(ids)
-            .execute(&mut *tx)
-            .await?;
-        let written = sqlx::query_scalar(
-            "SELECT DISTINCT saga_id FROM timeline WHERE saga_id = ANY($1) AND batch = $2 ORDER BY saga_id",
+        sqlx::query(
+            "SELECT FROM sagas WHERE ($1::int2 IS NULL OR home = $1) AND id = ANY($2) ORDER BY id FOR UPDATE",
         )
+        .bind(home)
+        .bind(ids)
+        .execute(&mut *tx)
+        .await?;
+        let written = sqlx::query_scalar(
+            "SELECT DISTINCT saga_id FROM timeline WHERE ($1::int2 IS NULL OR home = $1) AND saga_id = ANY($2) AND batch = $3 ORDER BY saga_id",
+        )
+        .bind(home)
         .bind(ids)
         .bind(batch)
         .fetch_all(&mut *tx)

@@ -3,35 +3,47 @@
 use amends_engine::port::{DeferredId, DeferredReply, DeferredScan};
 use amends_pool::Pool;
 use amends_protocol::transport::Inbound;
+use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 use uuid::Uuid;
 
 use crate::{
-    Error,
+    Database, Error,
     columns::{each, int, small},
     error,
+    homes::{answering_homes, each_home},
     sagas::mask,
 };
 
 /// Stores replies. A reply that is already stored is due again after its rest, for any program that can judge it then.
-pub(crate) async fn keep(pool: &Pool, replies: &[DeferredReply]) -> Result<(), Error> {
+pub(crate) async fn keep(
+    Database { pool, homes }: &Database,
+    replies: &[DeferredReply],
+) -> Result<(), Error> {
     let mut replies: Vec<(DeferredId, &DeferredReply)> = replies.iter().map(|r| (r.id(), r)).collect();
     replies.sort_by_key(|(id, _)| *id);
     replies.dedup_by_key(|(id, _)| *id);
+    let parts = homes.divide(replies, |(id, _)| homes.of(id.saga_id));
+    each_home(parts, |home, replies| keep_home(pool, home, replies)).await?;
+    Ok(())
+}
+
+async fn keep_home(pool: &Pool, home: i16, replies: Vec<(DeferredId, &DeferredReply)>) -> Result<(), Error> {
     sqlx::query(
-        "INSERT INTO deferred_replies AS d (saga_id, digest, slot, workflow, workflow_version, core_version, state_version,
-                                            why, due_at, topic, partition, \"offset\", reply)
-         SELECT saga_id, digest, slot, workflow, workflow_version, core_version, state_version, why,
+        "INSERT INTO deferred_replies AS d (home, saga_id, digest, slot, workflow, workflow_version, core_version,
+                                            state_version, why, due_at, topic, partition, \"offset\", reply)
+         SELECT $1, saga_id, digest, slot, workflow, workflow_version, core_version, state_version, why,
                 clock_timestamp() + make_interval(secs => rest), topic, partition, at, reply
-         FROM UNNEST($1::uuid[], $2::uuid[], $3::int2[], $4::text[], $5::int4[], $6::int2[], $7::int2[], $8::text[],
-                     $9::float8[], $10::text[], $11::int4[], $12::int8[], $13::text[])
+         FROM UNNEST($2::uuid[], $3::uuid[], $4::int2[], $5::text[], $6::int4[], $7::int2[], $8::int2[], $9::text[],
+                     $10::float8[], $11::text[], $12::int4[], $13::int8[], $14::text[])
               AS w (saga_id, digest, slot, workflow, workflow_version, core_version, state_version, why, rest, topic,
                     partition, at, reply)
-         ON CONFLICT (saga_id, digest) DO UPDATE
+         ON CONFLICT (saga_id, digest, home) DO UPDATE
          SET why = EXCLUDED.why, due_at = EXCLUDED.due_at, workflow = EXCLUDED.workflow,
              workflow_version = EXCLUDED.workflow_version, core_version = EXCLUDED.core_version,
              state_version = EXCLUDED.state_version",
     )
+    .bind(home)
     .bind(each(&replies, |(id, _)| id.saga_id))
     .bind(each(&replies, |(id, _)| id.digest))
     .bind(each(&replies, |(_, r)| small(r.slot)))
@@ -55,6 +67,7 @@ pub(crate) async fn keep(pool: &Pool, replies: &[DeferredReply]) -> Result<(), E
 struct DeferredRow {
     saga_id: Uuid,
     digest: Uuid,
+    due_at: DateTime<Utc>,
     topic: String,
     partition: i32,
     offset: i64,
@@ -63,30 +76,15 @@ struct DeferredRow {
 
 /// Reads the replies that are due and that the program can judge. No reply rests for a minute or longer: one that is
 /// due later than that was stored before the database's clock was set back.
-pub(crate) async fn due(pool: &Pool, scan: &DeferredScan) -> Result<Vec<(DeferredId, Inbound)>, Error> {
-    let workflows = &scan.known.workflows;
-    let rows: Vec<DeferredRow> = sqlx::query_as(
-        "SELECT d.* FROM UNNEST($1::text[], $2::int4[]) AS k (workflow, workflow_version)
-         CROSS JOIN LATERAL (
-             SELECT saga_id, digest, due_at, topic, partition, \"offset\", reply FROM deferred_replies AS d
-             WHERE d.workflow = k.workflow AND d.workflow_version = k.workflow_version
-               AND d.core_version <= $3 AND d.state_version <= $4
-               AND (d.due_at > clock_timestamp() + interval '1 minute'
-                    OR d.due_at <= clock_timestamp() - CASE WHEN get_bit($5, d.slot) = 1 THEN interval '0'
-                                                            ELSE make_interval(secs => $6) END)
-             ORDER BY d.due_at LIMIT $7) AS d
-         ORDER BY d.due_at LIMIT $7",
-    )
-    .bind(each(workflows, |(name, _)| name.as_str()))
-    .bind(each(workflows, |(_, version)| int(*version)))
-    .bind(small(scan.known.core_version))
-    .bind(small(scan.known.state_version))
-    .bind(mask(&scan.slots))
-    .bind(scan.abroad.as_secs_f64())
-    .bind(i64::from(scan.limit))
-    .fetch_all(pool)
-    .await
-    .map_err(error::of)?;
+pub(crate) async fn due(
+    Database { pool, homes }: &Database,
+    scan: &DeferredScan,
+) -> Result<Vec<(DeferredId, Inbound)>, Error> {
+    let all = homes.all().map(|home| (home, ()));
+    let found = answering_homes(all, |home, ()| due_home(pool, home, scan)).await?;
+    let mut rows: Vec<DeferredRow> = found.into_iter().flatten().collect();
+    rows.sort_by_key(|row| row.due_at);
+    rows.truncate(scan.limit as usize);
     let read = |row: DeferredRow| {
         let message = Inbound {
             topic: row.topic,
@@ -101,14 +99,48 @@ pub(crate) async fn due(pool: &Pool, scan: &DeferredScan) -> Result<Vec<(Deferre
     Ok(rows.into_iter().map(read).collect())
 }
 
+async fn due_home(pool: &Pool, home: i16, scan: &DeferredScan) -> Result<Vec<DeferredRow>, Error> {
+    let workflows = &scan.known.workflows;
+    sqlx::query_as(
+        "SELECT d.* FROM UNNEST($2::text[], $3::int4[]) AS k (workflow, workflow_version)
+         CROSS JOIN LATERAL (
+             SELECT saga_id, digest, due_at, topic, partition, \"offset\", reply FROM deferred_replies AS d
+             WHERE ($1::int2 IS NULL OR d.home = $1) AND d.workflow = k.workflow AND d.workflow_version = k.workflow_version
+               AND d.core_version <= $4 AND d.state_version <= $5
+               AND (d.due_at > clock_timestamp() + interval '1 minute'
+                    OR d.due_at <= clock_timestamp() - CASE WHEN get_bit($6, d.slot) = 1 THEN interval '0'
+                                                            ELSE make_interval(secs => $7) END)
+             ORDER BY d.due_at LIMIT $8) AS d
+         ORDER BY d.due_at LIMIT $8",
+    )
+    .bind(home)
+    .bind(each(workflows, |(name, _)| name.as_str()))
+    .bind(each(workflows, |(_, version)| int(*version)))
+    .bind(small(scan.known.core_version))
+    .bind(small(scan.known.state_version))
+    .bind(mask(&scan.slots))
+    .bind(scan.abroad.as_secs_f64())
+    .bind(i64::from(scan.limit))
+    .fetch_all(pool)
+    .await
+    .map_err(error::of)
+}
+
 /// Deletes replies that were judged.
-pub(crate) async fn forget(pool: &Pool, ids: &[DeferredId]) -> Result<(), Error> {
+pub(crate) async fn forget(Database { pool, homes }: &Database, ids: &[DeferredId]) -> Result<(), Error> {
     let mut ids: Vec<&DeferredId> = ids.iter().collect();
     ids.sort();
+    let parts = homes.divide(ids, |id| homes.of(id.saga_id));
+    each_home(parts, |home, ids| forget_home(pool, home, ids)).await?;
+    Ok(())
+}
+
+async fn forget_home(pool: &Pool, home: i16, ids: Vec<&DeferredId>) -> Result<(), Error> {
     sqlx::query(
-        "DELETE FROM deferred_replies AS d USING UNNEST($1::uuid[], $2::uuid[]) AS w (saga_id, digest)
-         WHERE d.saga_id = w.saga_id AND d.digest = w.digest",
+        "DELETE FROM deferred_replies AS d USING UNNEST($2::uuid[], $3::uuid[]) AS w (saga_id, digest)
+         WHERE ($1::int2 IS NULL OR d.home = $1) AND d.saga_id = w.saga_id AND d.digest = w.digest",
     )
+    .bind(home)
     .bind(each(&ids, |id| id.saga_id))
     .bind(each(&ids, |id| id.digest))
     .execute(pool)

@@ -3,11 +3,15 @@
 use amends_pool::Pool;
 use amends_protocol::TokenKey;
 
+use crate::Homes;
+
 /// Properties of the whole deployment.
 #[derive(Debug, Clone)]
 pub struct Deployment {
     /// Number of times the database was restored to an earlier state.
     pub epoch: u32,
+    /// Number of homes.
+    pub homes: Homes,
     /// Key of the reply tokens.
     pub key: TokenKey,
 }
@@ -31,17 +35,18 @@ pub enum Error {
 /// # Errors
 /// [`Error`].
 pub async fn deployment(pool: &Pool) -> Result<Deployment, Error> {
-    type DeploymentRow = (i32, String, Option<String>, Option<String>);
+    type DeploymentRow = (i32, i16, String, Option<String>, Option<String>);
     let row: Option<DeploymentRow> =
-        sqlx::query_as("SELECT epoch, reply_key, previous_reply_key, next_reply_key FROM deployment")
+        sqlx::query_as("SELECT epoch, homes, reply_key, previous_reply_key, next_reply_key FROM deployment")
             .fetch_optional(pool)
             .await?;
-    let (epoch, key, previous, next) = row.ok_or(Error::Missing)?;
+    let (epoch, homes, key, previous, next) = row.ok_or(Error::Missing)?;
     let mut key = TokenKey::from_hex(&key)?;
     for other in [previous, next].into_iter().flatten() {
         key = key.accepting(TokenKey::from_hex(&other)?);
     }
-    Ok(Deployment { epoch: u32::try_from(epoch).unwrap_or_default(), key })
+    let homes = u16::try_from(homes).ok().and_then(Homes::new).unwrap_or(Homes::ONE);
+    Ok(Deployment { epoch: u32::try_from(epoch).unwrap_or_default(), homes, key })
 }
 
 /// Reads the number of times the database was restored to an earlier state.

@@ -11,10 +11,11 @@ use sqlx::FromRow;
 use uuid::Uuid;
 
 use crate::{
-    Error,
+    Database, Error,
     columns::{each, small},
     error,
     handoffs::Handoff,
+    homes::{answering_homes, each_home},
     timeline,
 };
 
@@ -49,7 +50,7 @@ pub struct Read {
 /// The timeline, by slot.
 #[derive(Debug, Clone)]
 pub struct EventLog {
-    pool: Pool,
+    database: Database,
     /// Immutable properties of recently read sagas.
     names: Arc<Mutex<HashMap<Uuid, Name>>>,
 }
@@ -66,14 +67,14 @@ struct Name {
 const NAMES_REMEMBERED: usize = 50_000;
 
 impl EventLog {
-    /// Creates it over this pool.
-    pub fn new(pool: impl Into<Pool>) -> Self {
-        Self { pool: pool.into(), names: Arc::default() }
+    /// Creates it over this database.
+    pub fn new(database: impl Into<Database>) -> Self {
+        Self { database: database.into(), names: Arc::default() }
     }
 
     /// Reads entries of these slots past these positions, at most `limit`, ordered by position. None is skipped: within
-    /// a slot positions follow the order of commits. If there are more entries, those of the first slots come first; a
-    /// caller that is behind must give each slot its turn. In a slot it reads nothing past an entry that a program with
+    /// a slot positions follow the order of commits. If there are more entries, those of some slots come first; a caller
+    /// that is behind must give each slot its turn. Slots whose home does not answer are left out. In a slot it reads nothing past an entry that a program with
     /// `known` cannot read.
     ///
     /// # Errors
@@ -84,20 +85,11 @@ impl EventLog {
         limit: u32,
         known: &Known,
     ) -> Result<Read, Error> {
-        let mut rows: Vec<EventRow> = sqlx::query_as(
-            "SELECT t.position, t.slot, t.saga_id, t.revision, t.at, t.body
-             FROM UNNEST($1::int2[], $2::int8[]) AS w (slot, position)
-             CROSS JOIN LATERAL (SELECT * FROM timeline AS t
-                                 WHERE t.slot = w.slot AND t.position > w.position
-                                 ORDER BY t.position LIMIT $3) AS t
-             LIMIT $3",
-        )
-        .bind(each(watermarks, |(slot, _)| small(*slot)))
-        .bind(each(watermarks, |(_, position)| *position))
-        .bind(i64::from(limit))
-        .fetch_all(&self.pool)
-        .await
-        .map_err(error::of)?;
+        let Database { pool, homes } = &self.database;
+        let parts = homes.divide(watermarks.iter().copied(), |(slot, _)| homes.of_slot(*slot));
+        let read = |home, watermarks| rows_of_home(pool, home, watermarks, limit);
+        let mut rows: Vec<EventRow> =
+            answering_homes(parts, read).await?.into_iter().flatten().take(limit as usize).collect();
         rows.sort_by_key(|row| row.position);
         let names = self.names(&rows).await?;
         let (mut read, mut stopped) = (Read::default(), HashSet::new());
@@ -150,14 +142,10 @@ impl EventLog {
         if unknown.is_empty() {
             return Ok(names);
         }
-        let found: Vec<Named> = sqlx::query_as(
-            "SELECT s.id, s.business_key, s.workflow, s.workflow_version
-             FROM UNNEST($1::uuid[]) AS w (id) JOIN sagas AS s ON s.id = w.id",
-        )
-        .bind(unknown.into_iter().collect::<Vec<_>>())
-        .fetch_all(&self.pool)
-        .await
-        .map_err(error::of)?;
+        let Database { pool, homes } = &self.database;
+        let unknown: Vec<Uuid> = unknown.into_iter().collect();
+        let found = each_home(homes.divide_ids(&unknown), |home, ids| names_of_home(pool, home, ids)).await?;
+        let found: Vec<Named> = found.into_iter().flatten().collect();
         let mut known = remembered();
         if known.len() + found.len() > NAMES_REMEMBERED {
             known.clear();
@@ -168,6 +156,42 @@ impl EventLog {
         }
         Ok(names)
     }
+}
+
+/// Reads the next entries of a home's slots past these positions.
+async fn rows_of_home(
+    pool: &Pool,
+    home: i16,
+    watermarks: Vec<(u16, i64)>,
+    limit: u32,
+) -> Result<Vec<EventRow>, Error> {
+    sqlx::query_as(
+        "SELECT t.position, t.slot, t.saga_id, t.revision, t.at, t.body
+         FROM UNNEST($2::int2[], $3::int8[]) AS w (slot, position)
+         CROSS JOIN LATERAL (SELECT * FROM timeline AS t
+                             WHERE ($1::int2 IS NULL OR t.home = $1) AND t.slot = w.slot AND t.position > w.position
+                             ORDER BY t.position LIMIT $4) AS t
+         LIMIT $4",
+    )
+    .bind(home)
+    .bind(each(&watermarks, |(slot, _)| small(*slot)))
+    .bind(each(&watermarks, |(_, position)| *position))
+    .bind(i64::from(limit))
+    .fetch_all(pool)
+    .await
+    .map_err(error::of)
+}
+
+async fn names_of_home(pool: &Pool, home: i16, ids: Vec<Uuid>) -> Result<Vec<Named>, Error> {
+    sqlx::query_as(
+        "SELECT s.id, s.business_key, s.workflow, s.workflow_version
+         FROM UNNEST($2::uuid[]) AS w (id) JOIN sagas AS s ON ($1::int2 IS NULL OR s.home = $1) AND s.id = w.id",
+    )
+    .bind(home)
+    .bind(ids)
+    .fetch_all(pool)
+    .await
+    .map_err(error::of)
 }
 
 /// A saga with its immutable properties.

@@ -12,6 +12,7 @@
 //! | [`upkeep`] | periodic upkeep |
 //! | [`retention`] | how long history is kept, and how it is dropped |
 //! | [`deployment`] | properties of the whole deployment |
+//! | [`homes`] | the parts of the database that a statement never crosses |
 #![warn(missing_docs)]
 
 pub mod admin;
@@ -26,6 +27,7 @@ pub mod error;
 pub mod events;
 pub mod handoffs;
 mod held;
+pub mod homes;
 mod inputs;
 pub mod keys;
 pub mod lost_commit;
@@ -41,6 +43,7 @@ pub mod watermarks;
 
 pub use amends_engine::port::Error;
 pub use births::Birth;
+pub use homes::{Database, Homes};
 pub use store::PgSagaStore;
 
 /// The migrations of the engine's database. The role `amends_engine` must exist before they run; they run as the

@@ -8,13 +8,17 @@ use crate::Error;
 /// Maximum number of tries, and the timeout of each.
 const ANSWER_ASKS: u32 = 5;
 
-/// Waits until no other transaction is writing in these slots. Call it within a transaction.
+/// Waits until no other transaction is writing in these slots of a home. Call it within a transaction.
 ///
 /// # Errors
 /// The database's, including a timeout if a transaction still holds a slot after two seconds.
-pub async fn wait_for_slots(connection: &mut Connection, slots: &[i16]) -> Result<(), sqlx::Error> {
+pub async fn wait_for_slots(
+    connection: &mut Connection,
+    home: i16,
+    slots: &[i16],
+) -> Result<(), sqlx::Error> {
     sqlx::query("SET LOCAL lock_timeout = '2s'").execute(&mut *connection).await?;
-    sqlx::query("SELECT lock_slots($1)").bind(slots).execute(connection).await?;
+    sqlx::query("SELECT lock_slots($1, $2)").bind(home).bind(slots).execute(connection).await?;
     Ok(())
 }
 

@@ -7,9 +7,10 @@ use sqlx::{FromRow, PgExecutor};
 use uuid::Uuid;
 
 use crate::{
-    Error,
+    Database, Error,
     columns::{each, int},
     error,
+    homes::answering_homes,
 };
 
 /// Maximum number of rows read for a saga: it has one per reason, including those of newer programs.
@@ -51,38 +52,44 @@ pub struct OddRow {
 const NOTE: &str = r#"
     WITH w AS MATERIALIZED (
         SELECT w.*, clock_timestamp() AS now
-        FROM UNNEST($1::uuid[], $2::text[], $3::boolean[], $4::int8[], $5::text[], $6::int4[], $7::int8[], $8::uuid[],
-                    $9::text[], $10::text[], $11::text[], $12::int4[])
+        FROM UNNEST($2::uuid[], $3::text[], $4::boolean[], $5::int8[], $6::text[], $7::int4[], $8::int8[], $9::uuid[],
+                    $10::text[], $11::text[], $12::text[], $13::int4[])
              AS w (saga_id, reason, dead_lettered, count, topic, partition, at, command_id, step, kind, outcome, attempt)
-        JOIN sagas AS s ON s.id = w.saga_id
+        JOIN sagas AS s ON ($1::int2 IS NULL OR s.home = $1) AND s.id = w.saga_id
     ), known AS MATERIALIZED (
         SELECT o.saga_id, o.reason FROM w
-        JOIN odd_replies AS o ON o.saga_id = w.saga_id AND o.reason = w.reason
+        JOIN odd_replies AS o ON ($1::int2 IS NULL OR o.home = $1) AND o.saga_id = w.saga_id AND o.reason = w.reason
     ), free AS MATERIALIZED (
         SELECT o.saga_id, o.reason FROM w
-        JOIN odd_replies AS o ON o.saga_id = w.saga_id AND o.reason = w.reason
+        JOIN odd_replies AS o ON ($1::int2 IS NULL OR o.home = $1) AND o.saga_id = w.saga_id AND o.reason = w.reason
         FOR UPDATE OF o SKIP LOCKED
     ), counted AS (
         UPDATE odd_replies AS o
         SET count = o.count + w.count, last_at = w.now, topic = w.topic, partition = w.partition, "offset" = w.at,
             command_id = w.command_id, step = w.step, kind = w.kind, outcome = w.outcome, attempt = w.attempt
         FROM w JOIN free ON free.saga_id = w.saga_id AND free.reason = w.reason
-        WHERE o.saga_id = w.saga_id AND o.reason = w.reason
+        WHERE ($1::int2 IS NULL OR o.home = $1) AND o.saga_id = w.saga_id AND o.reason = w.reason
     )
-    INSERT INTO odd_replies (saga_id, reason, dead_lettered, count, first_at, last_at, topic, partition, "offset",
+    INSERT INTO odd_replies (home, saga_id, reason, dead_lettered, count, first_at, last_at, topic, partition, "offset",
                              command_id, step, kind, outcome, attempt)
-    SELECT saga_id, reason, dead_lettered, count, now, now, topic, partition, at, command_id, step, kind, outcome, attempt
+    SELECT $1, saga_id, reason, dead_lettered, count, now, now, topic, partition, at, command_id, step, kind, outcome,
+           attempt
     FROM w WHERE (saga_id, reason) NOT IN (SELECT saga_id, reason FROM known)
     ORDER BY saga_id, reason
-    ON CONFLICT (saga_id, reason) DO NOTHING"#;
+    ON CONFLICT (saga_id, reason, home) DO NOTHING"#;
 
 /// Counts the replies, and stores the last for each saga and reason.
-pub(crate) async fn note(pool: &Pool, odd: &[OddReplies]) -> Result<(), Error> {
-    if odd.is_empty() {
-        return Ok(());
-    }
+pub(crate) async fn note(Database { pool, homes }: &Database, odd: &[OddReplies]) -> Result<(), Error> {
+    let parts = homes.divide(odd, |odd| homes.of(odd.saga_id));
+    answering_homes(parts, |home, odd| note_home(pool, home, odd)).await?;
+    Ok(())
+}
+
+async fn note_home(pool: &Pool, home: i16, odd: Vec<&OddReplies>) -> Result<(), Error> {
+    let odd = &odd;
     let says = |of: fn(&OddAnswer) -> String| each(odd, |o| o.last.says.as_ref().map(of));
     sqlx::query(NOTE)
+        .bind(home)
         .bind(each(odd, |o| o.saga_id))
         .bind(each(odd, |o| o.reason.as_str()))
         .bind(each(odd, |o| o.reason.is_dead_lettered()))
@@ -102,12 +109,17 @@ pub(crate) async fn note(pool: &Pool, odd: &[OddReplies]) -> Result<(), Error> {
 }
 
 /// Reads the notes of a saga, the latest first.
-pub(crate) async fn rows(executor: impl PgExecutor<'_>, saga_id: Uuid) -> Result<Vec<OddRow>, sqlx::Error> {
+pub(crate) async fn rows(
+    executor: impl PgExecutor<'_>,
+    home: i16,
+    saga_id: Uuid,
+) -> Result<Vec<OddRow>, sqlx::Error> {
     sqlx::query_as(
         r#"SELECT reason, dead_lettered, count, first_at, last_at, topic, partition, "offset", command_id, step, kind,
                   outcome, attempt
-           FROM odd_replies WHERE saga_id = $1 ORDER BY last_at DESC, reason LIMIT $2"#,
+           FROM odd_replies WHERE ($1::int2 IS NULL OR home = $1) AND saga_id = $2 ORDER BY last_at DESC, reason LIMIT $3"#,
     )
+    .bind(home)
     .bind(saga_id)
     .bind(ODD_REPLIES_MOST)
     .fetch_all(executor)

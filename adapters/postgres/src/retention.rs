@@ -72,15 +72,15 @@ impl Upkeep {
             sqlx::query_as("SELECT month, moved, stays FROM retire_month($1, make_interval(secs => $2))")
                 .bind(what.table())
                 .bind(retention.as_secs_f64())
-                .fetch_one(&self.pool)
+                .fetch_one(&self.database.pool)
                 .await
                 .map_err(error::of)?;
         let moved = retired.moved.unwrap_or_default().unsigned_abs();
         Ok(retired.month.map(|month| RetiredMonth { month, moved, stays: retired.stays.unwrap_or_default() }))
     }
 
-    /// Reads the next rows that have outlived their month, and deletes those whose retention has passed; returns the
-    /// number deleted. After the last row it starts again.
+    /// Reads the next rows of a home that have outlived their month, and deletes those whose retention has passed; returns
+    /// the number deleted. After the last row of the last home it starts again.
     ///
     /// # Errors
     /// The database's.
@@ -90,15 +90,17 @@ impl Upkeep {
         retention: Duration,
         walk: &mut Walk,
     ) -> Result<u64, Error> {
-        let (reached, gone): (Option<Uuid>, i64) =
-            sqlx::query_as("SELECT reached, gone FROM forget_leftovers($1, make_interval(secs => $2), $3)")
-                .bind(what.table())
-                .bind(retention.as_secs_f64())
-                .bind(walk.after())
-                .fetch_one(&self.pool)
-                .await
-                .map_err(error::of)?;
-        walk.0 = reached;
+        let (reached, gone): (Option<Uuid>, i64) = sqlx::query_as(
+            "SELECT reached, gone FROM forget_leftovers($4, $1, make_interval(secs => $2), $3)",
+        )
+        .bind(what.table())
+        .bind(retention.as_secs_f64())
+        .bind(walk.after)
+        .bind(walk.home)
+        .fetch_one(&self.database.pool)
+        .await
+        .map_err(error::of)?;
+        walk.go_on(self.database.homes, reached);
         Ok(gone.unsigned_abs())
     }
 }

@@ -1,6 +1,6 @@
 //! Table `sagas`: a saga's row.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use amends_engine::{
     core::{CORE_VERSION, Requires, STATE_VERSION, Saga, SagaOutcome, SagaProgress},
@@ -13,9 +13,10 @@ use sqlx::{AssertSqlSafe, FromRow, Postgres, Row as _, postgres::PgArguments, qu
 use uuid::Uuid;
 
 use crate::{
-    Error,
+    Database, Error,
     columns::{each, int, small},
     error,
+    homes::{answering_homes, each_home},
 };
 
 /// The newest format of `state`, in which this program writes.
@@ -121,7 +122,7 @@ pub(crate) fn json(reason: &Reason) -> String {
     serde_json::to_string(reason).expect("a reason is two strings")
 }
 
-/// Builds a query for [`COLUMNS`] of the rows that `select` finds. Each row comes with the database's time,
+/// Builds a query for [`COLUMNS`] of the rows of a home, its first parameter, that `select` finds. Each row comes with the database's time,
 /// `clock.now`; if nothing is found there is one row with the time alone.
 fn timed(select: &str) -> Query<'static, Postgres, PgArguments> {
     sqlx::query(AssertSqlSafe(format!(
@@ -153,21 +154,51 @@ async fn fetch(pool: &Pool, query: Query<'_, Postgres, PgArguments>) -> Result<L
     Ok(Loaded { sagas, unreadable, now })
 }
 
+/// The homes to ask: if nothing is asked for, the first one, for the time.
+fn asking<T>(mut parts: BTreeMap<i16, Vec<T>>) -> BTreeMap<i16, Vec<T>> {
+    if parts.is_empty() {
+        parts.insert(0, Vec::new());
+    }
+    parts
+}
+
+/// Joins what the homes have answered. The time is the earliest: what was due then is known everywhere.
+fn joined(parts: Vec<Loaded>) -> Result<Loaded, Error> {
+    let mut parts = parts.into_iter();
+    let mut joined = parts.next().ok_or_else(|| Error::Unreadable("no home was asked".to_owned()))?;
+    for Loaded { sagas, unreadable, now } in parts {
+        joined.sagas.extend(sagas);
+        joined.unreadable.extend(unreadable);
+        joined.now = joined.now.min(now);
+    }
+    Ok(joined)
+}
+
 /// Reads sagas by id. (`= ANY` would search every partition for each id.)
-pub(crate) async fn load(pool: &Pool, ids: &[Uuid]) -> Result<Loaded, Error> {
-    let query =
-        timed("SELECT s.* FROM UNNEST($1::uuid[]) AS w (id) JOIN sagas AS s ON s.id = w.id").bind(ids);
-    fetch(pool, query).await
+pub(crate) async fn load(Database { pool, homes }: &Database, ids: &[Uuid]) -> Result<Loaded, Error> {
+    let load = |home, ids: Vec<Uuid>| {
+        let select = "SELECT s.* FROM UNNEST($2::uuid[]) AS w (id) JOIN sagas AS s ON ($1::int2 IS NULL OR s.home = $1) AND s.id = w.id";
+        fetch(pool, timed(select).bind(home).bind(ids))
+    };
+    joined(each_home(asking(homes.divide_ids(ids)), load).await?)
 }
 
 /// Reads sagas that are due, the longest overdue first. A newer program's sagas are left to that program.
-pub(crate) async fn due(pool: &Pool, scan: &DueScan) -> Result<Loaded, Error> {
+pub(crate) async fn due(Database { pool, homes }: &Database, scan: &DueScan) -> Result<Loaded, Error> {
+    let due = |home, slots: Vec<u16>| async move { due_home(pool, home, &slots, scan).await };
+    let mut loaded = joined(answering_homes(asking(homes.divide_slots(&scan.slots)), due).await?)?;
+    loaded.sagas.sort_by_key(|saga| saga.wake_at);
+    loaded.sagas.truncate(scan.limit as usize);
+    Ok(loaded)
+}
+
+async fn due_home(pool: &Pool, home: i16, slots: &[u16], scan: &DueScan) -> Result<Loaded, Error> {
     let query = timed(
         "SELECT * FROM sagas
-         WHERE live AND get_bit($1, slot) = 1 AND wake_at >= COALESCE($2, '-infinity')
-           AND wake_at <= clock.now - make_interval(secs => $3) AND core_version <= $4 AND state_version <= $5
-           AND workflow || '@' || workflow_version = ANY($6) AND id <> ALL($7) AND (step = ANY($9)) = $10
-         ORDER BY wake_at LIMIT $8",
+         WHERE ($1::int2 IS NULL OR home = $1) AND live AND get_bit($2, slot) = 1 AND wake_at >= COALESCE($3, '-infinity')
+           AND wake_at <= clock.now - make_interval(secs => $4) AND core_version <= $5 AND state_version <= $6
+           AND workflow || '@' || workflow_version = ANY($7) AND id <> ALL($8) AND (step = ANY($10)) = $11
+         ORDER BY wake_at LIMIT $9",
     );
     let (steps, at_them): (&[&str], bool) = match &scan.share {
         DueShare::All => (&[], false),
@@ -175,7 +206,8 @@ pub(crate) async fn due(pool: &Pool, scan: &DueScan) -> Result<Loaded, Error> {
         DueShare::NotAt(steps) => (steps, false),
     };
     let query = query
-        .bind(mask(&scan.slots))
+        .bind(home)
+        .bind(mask(slots))
         .bind(scan.not_before)
         .bind(scan.overdue.as_secs_f64())
         .bind(small(scan.known.core_version))
@@ -185,69 +217,91 @@ pub(crate) async fn due(pool: &Pool, scan: &DueScan) -> Result<Loaded, Error> {
         .bind(i64::from(scan.limit))
         .bind(steps)
         .bind(at_them);
-    let mut loaded = fetch(pool, query).await?;
-    loaded.sagas.sort_by_key(|saga| saga.wake_at);
-    Ok(loaded)
+    fetch(pool, query).await
 }
 
 /// Reads live sagas that wake later than `beyond` from now, in the order of their `wake_at`.
 pub(crate) async fn sleeping_beyond(
-    pool: &Pool,
+    Database { pool, homes }: &Database,
     slots: &[u16],
     beyond: Duration,
     after: Option<(DateTime<Utc>, Uuid)>,
     limit: u32,
 ) -> Result<Loaded, Error> {
-    let query = timed(
-        "SELECT * FROM sagas
-         WHERE live AND get_bit($1, slot) = 1 AND wake_at > clock.now + make_interval(secs => $2)
-           AND wake_at >= COALESCE($3, '-infinity') AND (wake_at, id) > (COALESCE($3, '-infinity'), $4)
-           AND core_version <= $5 AND state_version <= $6
-         ORDER BY wake_at, id LIMIT $7",
-    );
-    let query = query
-        .bind(mask(slots))
-        .bind(beyond.as_secs_f64())
-        .bind(after.map(|(at, _)| at))
-        .bind(after.map_or_else(Uuid::nil, |(_, id)| id))
-        .bind(CORE)
-        .bind(STATE)
-        .bind(i64::from(limit));
-    let mut loaded = fetch(pool, query).await?;
+    let sleeping = |home, slots: Vec<u16>| {
+        let query = timed(
+            "SELECT * FROM sagas
+             WHERE ($1::int2 IS NULL OR home = $1) AND live AND get_bit($2, slot) = 1 AND wake_at > clock.now + make_interval(secs => $3)
+               AND wake_at >= COALESCE($4, '-infinity') AND (wake_at, id) > (COALESCE($4, '-infinity'), $5)
+               AND core_version <= $6 AND state_version <= $7
+             ORDER BY wake_at, id LIMIT $8",
+        );
+        let query = query
+            .bind(home)
+            .bind(mask(&slots))
+            .bind(beyond.as_secs_f64())
+            .bind(after.map(|(at, _)| at))
+            .bind(after.map_or_else(Uuid::nil, |(_, id)| id))
+            .bind(CORE)
+            .bind(STATE)
+            .bind(i64::from(limit));
+        fetch(pool, query)
+    };
+    let mut loaded = joined(each_home(asking(homes.divide_slots(slots)), sleeping).await?)?;
     loaded.sagas.sort_by_key(|saga| (saga.wake_at, saga.id));
+    loaded.sagas.truncate(limit as usize);
     Ok(loaded)
 }
 
 /// Reads live sagas that changed within `within`: no other saga can have issued a command since.
 pub(crate) async fn in_flight(
-    pool: &Pool,
+    Database { pool, homes }: &Database,
     slots: &[u16],
     within: Duration,
     after: Option<Uuid>,
     limit: u32,
 ) -> Result<Loaded, Error> {
-    let query = timed(
-        "SELECT * FROM sagas
-         WHERE live AND get_bit($1, slot) = 1 AND updated_at >= clock.now - make_interval(secs => $2) AND id > $3
-         ORDER BY id LIMIT $4",
-    );
-    let query = query
-        .bind(mask(slots))
-        .bind(within.as_secs_f64())
-        .bind(after.unwrap_or_else(Uuid::nil))
-        .bind(i64::from(limit));
-    fetch(pool, query).await
+    let in_flight = |home, slots: Vec<u16>| {
+        let query = timed(
+            "SELECT * FROM sagas
+             WHERE ($1::int2 IS NULL OR home = $1) AND live AND get_bit($2, slot) = 1
+               AND updated_at >= clock.now - make_interval(secs => $3) AND id > $4
+             ORDER BY id LIMIT $5",
+        );
+        let query = query
+            .bind(home)
+            .bind(mask(&slots))
+            .bind(within.as_secs_f64())
+            .bind(after.unwrap_or_else(Uuid::nil))
+            .bind(i64::from(limit));
+        fetch(pool, query)
+    };
+    let mut loaded = joined(answering_homes(asking(homes.divide_slots(slots)), in_flight).await?)?;
+    loaded.sagas.sort_by_key(|saga| saga.id);
+    loaded.sagas.truncate(limit as usize);
+    Ok(loaded)
 }
 
 /// Sets `wake_at` of sagas that still have the revision that was read. Returns those that another transaction holds.
 pub(crate) async fn reschedule(
-    pool: &Pool,
+    Database { pool, homes }: &Database,
     sagas: &[(Uuid, u32, Option<DateTime<Utc>>)],
 ) -> Result<Vec<Uuid>, Error> {
-    let mut sagas: Vec<_> = sagas.iter().collect();
+    let mut sagas: Vec<_> = sagas.to_vec();
     sagas.sort_by_key(|(id, ..)| *id);
+    let parts = homes.divide(sagas, |(id, ..)| homes.of(*id));
+    let locked = each_home(parts, |home, sagas| reschedule_home(pool, home, sagas)).await?;
+    Ok(locked.into_iter().flatten().collect())
+}
+
+async fn reschedule_home(
+    pool: &Pool,
+    home: i16,
+    sagas: Vec<(Uuid, u32, Option<DateTime<Utc>>)>,
+) -> Result<Vec<Uuid>, Error> {
     let run = |statement: &'static str| {
         sqlx::query_scalar(statement)
+            .bind(home)
             .bind(each(&sagas, |(id, ..)| *id))
             .bind(each(&sagas, |(_, revision, _)| int(*revision)))
             .bind(each(&sagas, |(.., wake_at)| *wake_at))
@@ -262,18 +316,19 @@ pub(crate) async fn reschedule(
 
 const RESCHEDULE: &str = "WITH done AS (
          UPDATE sagas AS s SET wake_at = w.wake_at
-         FROM UNNEST($1::uuid[], $2::int4[], $3::timestamptz[]) AS w (id, revision, wake_at)
-         WHERE s.id = w.id AND s.revision = w.revision)
+         FROM UNNEST($2::uuid[], $3::int4[], $4::timestamptz[]) AS w (id, revision, wake_at)
+         WHERE ($1::int2 IS NULL OR s.home = $1) AND s.id = w.id AND s.revision = w.revision)
      SELECT NULL::uuid WHERE false";
 const RESCHEDULE_WHAT_IS_FREE: &str = "WITH w AS MATERIALIZED (
-         SELECT * FROM UNNEST($1::uuid[], $2::int4[], $3::timestamptz[]) AS w (id, revision, wake_at)
+         SELECT * FROM UNNEST($2::uuid[], $3::int4[], $4::timestamptz[]) AS w (id, revision, wake_at)
      ), free AS MATERIALIZED (
-         SELECT s.id FROM w JOIN sagas AS s ON s.id = w.id WHERE s.revision = w.revision FOR UPDATE OF s SKIP LOCKED
+         SELECT s.id FROM w JOIN sagas AS s ON ($1::int2 IS NULL OR s.home = $1) AND s.id = w.id
+         WHERE s.revision = w.revision FOR UPDATE OF s SKIP LOCKED
      ), done AS (
          UPDATE sagas AS s SET wake_at = w.wake_at FROM w
-         WHERE s.id = w.id AND s.revision = w.revision AND w.id IN (SELECT id FROM free)
+         WHERE ($1::int2 IS NULL OR s.home = $1) AND s.id = w.id AND s.revision = w.revision AND w.id IN (SELECT id FROM free)
      )
-     SELECT w.id FROM w JOIN sagas AS s ON s.id = w.id AND s.revision = w.revision
+     SELECT w.id FROM w JOIN sagas AS s ON ($1::int2 IS NULL OR s.home = $1) AND s.id = w.id AND s.revision = w.revision
      WHERE (w.id IN (SELECT id FROM free)) IS NOT TRUE";
 
 /// Returns one bit per slot: hundreds of slots are then looked up as cheaply as one.

@@ -13,36 +13,42 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::{
-    Birth, Error, births, commit, deferred, deployment, error, held::Held, inputs, odd_replies, programs,
-    sagas, strays, timeline,
+    Birth, Database, Error, births, commit, deferred, deployment, error, held::Held, homes::each_home,
+    inputs, odd_replies, programs, sagas, strays,
 };
 
 /// Sagas in Postgres.
 #[derive(Debug, Clone)]
 pub struct PgSagaStore {
-    pool: Pool,
+    database: Database,
     clock: Arc<DatabaseClock>,
     held: Held,
 }
 
 impl PgSagaStore {
-    /// Creates a store over this pool.
-    pub fn new(pool: impl Into<Pool>) -> Self {
-        Self { pool: pool.into(), clock: Arc::default(), held: Held::default() }
+    /// Creates a store over this database.
+    pub fn new(database: impl Into<Database>) -> Self {
+        Self { database: database.into(), clock: Arc::default(), held: Held::default() }
     }
 
     /// Returns the pool.
     pub fn pool(&self) -> &Pool {
-        &self.pool
+        &self.database.pool
     }
 
-    /// Inserts new sagas in one transaction.
+    /// Returns the database.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Inserts new sagas, those of a home in one transaction.
     ///
     /// # Errors
     /// The database's. If the database is unavailable, the insert may have happened.
     pub async fn create(&self, births: &[Birth<'_>]) -> Result<(), Error> {
-        let mut connection = self.pool.acquire().await.map_err(error::of)?;
-        births::insert(&mut connection, births, timeline::new_batch()).await.map_err(error::of)?;
+        let Database { pool, homes } = &self.database;
+        let parts = homes.divide(births.iter().copied(), |birth| homes.of_slot(birth.change.saga.slot));
+        each_home(parts, |home, births| births::insert(pool, home, births)).await?;
         Ok(())
     }
 
@@ -54,19 +60,19 @@ impl PgSagaStore {
 
 impl SagaStore for PgSagaStore {
     async fn now(&self) -> Result<DateTime<Utc>, Error> {
-        self.clock.now(&self.pool).await.map_err(error::of)
+        self.clock.now(self.pool()).await.map_err(error::of)
     }
 
     async fn epoch(&self) -> Result<u32, Error> {
-        deployment::epoch(&self.pool).await.map_err(error::of)
+        deployment::epoch(self.pool()).await.map_err(error::of)
     }
 
     async fn load(&self, ids: &[Uuid]) -> Result<Loaded, Error> {
-        Ok(self.timed(sagas::load(&self.pool, ids).await?))
+        Ok(self.timed(sagas::load(&self.database, ids).await?))
     }
 
     async fn due(&self, scan: &DueScan) -> Result<Loaded, Error> {
-        Ok(self.timed(sagas::due(&self.pool, scan).await?))
+        Ok(self.timed(sagas::due(&self.database, scan).await?))
     }
 
     async fn sleeping_beyond(
@@ -76,7 +82,7 @@ impl SagaStore for PgSagaStore {
         after: Option<(DateTime<Utc>, Uuid)>,
         limit: u32,
     ) -> Result<Loaded, Error> {
-        Ok(self.timed(sagas::sleeping_beyond(&self.pool, slots, beyond, after, limit).await?))
+        Ok(self.timed(sagas::sleeping_beyond(&self.database, slots, beyond, after, limit).await?))
     }
 
     async fn in_flight(
@@ -86,42 +92,42 @@ impl SagaStore for PgSagaStore {
         after: Option<Uuid>,
         limit: u32,
     ) -> Result<Loaded, Error> {
-        Ok(self.timed(sagas::in_flight(&self.pool, slots, within, after, limit).await?))
+        Ok(self.timed(sagas::in_flight(&self.database, slots, within, after, limit).await?))
     }
 
     async fn commit(&self, writes: &[Write]) -> Result<Committed, Error> {
-        commit::commit(&self.pool, &self.held, writes).await
+        commit::commit(&self.database, &self.held, writes).await
     }
 
     async fn reschedule(&self, sagas: &[(Uuid, u32, Option<DateTime<Utc>>)]) -> Result<Vec<Uuid>, Error> {
-        sagas::reschedule(&self.pool, sagas).await
+        sagas::reschedule(&self.database, sagas).await
     }
 
     async fn inputs(&self, ids: &[Uuid]) -> Result<Vec<Inputs>, Error> {
-        inputs::of(&self.pool, ids).await
+        inputs::of(&self.database, ids).await
     }
 
     async fn keep_strays(&self, strays: &[Stray]) -> Result<(), Error> {
-        strays::keep(&self.pool, strays).await
+        strays::keep(&self.database, strays).await
     }
 
     async fn note_odd(&self, odd: &[OddReplies]) -> Result<(), Error> {
-        odd_replies::note(&self.pool, odd).await
+        odd_replies::note(&self.database, odd).await
     }
 
     async fn defer(&self, replies: &[DeferredReply]) -> Result<(), Error> {
-        deferred::keep(&self.pool, replies).await
+        deferred::keep(&self.database, replies).await
     }
 
     async fn deferred(&self, scan: &DeferredScan) -> Result<Vec<(DeferredId, Inbound)>, Error> {
-        deferred::due(&self.pool, scan).await
+        deferred::due(&self.database, scan).await
     }
 
     async fn forget_deferred(&self, ids: &[DeferredId]) -> Result<(), Error> {
-        deferred::forget(&self.pool, ids).await
+        deferred::forget(&self.database, ids).await
     }
 
     async fn announce(&self, program: Uuid, known: &Known, live: Duration) -> Result<Vec<Known>, Error> {
-        programs::announce(&self.pool, program, known, live).await
+        programs::announce(self.pool(), program, known, live).await
     }
 }

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgExecutor};
 use uuid::Uuid;
 
-use crate::{Error, error};
+use crate::{Database, Error, error};
 
 /// Returns a number for a batch. Its entries are found by it if the answer to the commit is lost.
 pub fn new_batch() -> i64 {
@@ -40,14 +40,21 @@ impl EntryRow {
 ///
 /// # Errors
 /// The database's, or an entry of a newer program.
-pub async fn of(executor: impl PgExecutor<'_>, saga_id: Uuid) -> Result<Vec<Entry>, Error> {
-    rows(executor, saga_id).await.map_err(error::of)?.iter().map(EntryRow::read).collect()
+pub async fn of(Database { pool, homes }: &Database, saga_id: Uuid) -> Result<Vec<Entry>, Error> {
+    rows(pool, homes.of(saga_id), saga_id).await.map_err(error::of)?.iter().map(EntryRow::read).collect()
 }
 
 /// Reads the same rows without parsing them.
-pub(crate) async fn rows(executor: impl PgExecutor<'_>, saga_id: Uuid) -> Result<Vec<EntryRow>, sqlx::Error> {
-    sqlx::query_as("SELECT saga_id, revision, at, body FROM timeline WHERE saga_id = $1 ORDER BY revision")
-        .bind(saga_id)
-        .fetch_all(executor)
-        .await
+pub(crate) async fn rows(
+    executor: impl PgExecutor<'_>,
+    home: i16,
+    saga_id: Uuid,
+) -> Result<Vec<EntryRow>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT saga_id, revision, at, body FROM timeline WHERE ($1::int2 IS NULL OR home = $1) AND saga_id = $2 ORDER BY revision",
+    )
+    .bind(home)
+    .bind(saga_id)
+    .fetch_all(executor)
+    .await
 }

@@ -4,20 +4,20 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use amends_engine::core::SagaState;
-use amends_pool::Pool;
 use sqlx::{AssertSqlSafe, FromRow};
 use uuid::Uuid;
 
 use crate::{
-    Error,
+    Database, Error, Homes,
     admin::{STATE, state_of},
     error,
+    homes::each_home,
 };
 
 /// Upkeep of the engine's database.
 #[derive(Debug, Clone)]
 pub struct Upkeep {
-    pub(crate) pool: Pool,
+    pub(crate) database: Database,
 }
 
 /// Number of sagas of a workflow in a state that is not final.
@@ -33,13 +33,26 @@ pub struct Count {
     pub stuck: u64,
 }
 
-/// Position, by id, of a walk through the sagas that have not ended.
+/// Position of a walk through rows, home by home and in each by id.
 #[derive(Debug, Default)]
-pub struct Walk(pub(crate) Option<Uuid>);
+pub struct Walk {
+    pub(crate) home: i16,
+    pub(crate) after: Uuid,
+}
 
 impl Walk {
-    pub(crate) fn after(&self) -> Uuid {
-        self.0.unwrap_or_else(Uuid::nil)
+    /// Continues behind this row. Without one the home is done, and the next one begins; after the last home it starts
+    /// again.
+    pub(crate) fn go_on(&mut self, homes: Homes, last: Option<Uuid>) {
+        *self = match last {
+            Some(last) => Self { after: last, ..*self },
+            None => Self { home: (self.home + 1) % homes.count() as i16, after: Uuid::nil() },
+        };
+    }
+
+    /// Returns whether the walk has not begun, or has just ended.
+    fn is_at_start(&self) -> bool {
+        self.home == 0 && self.after.is_nil()
     }
 }
 
@@ -61,9 +74,9 @@ pub const MISSED_WAKES: u32 = 500;
 pub const COUNT_LOOK: u32 = 5_000;
 
 impl Upkeep {
-    /// Creates it over this pool.
-    pub fn new(pool: impl Into<Pool>) -> Self {
-        Self { pool: pool.into() }
+    /// Creates it over this database.
+    pub fn new(database: impl Into<Database>) -> Self {
+        Self { database: database.into() }
     }
 
     /// Creates the partitions of this month and the following ones; returns how many were missing.
@@ -73,7 +86,7 @@ impl Upkeep {
     pub async fn ensure_partitions(&self, months: u16) -> Result<u64, Error> {
         let made: i32 = sqlx::query_scalar("SELECT ensure_partitions($1)")
             .bind(i32::from(months))
-            .fetch_one(&self.pool)
+            .fetch_one(&self.database.pool)
             .await
             .map_err(error::of)?;
         Ok(u64::try_from(made).unwrap_or_default())
@@ -81,42 +94,62 @@ impl Upkeep {
 
     /// Reads the next [`STUCK_LOOK`] sagas that have not ended, and marks at most [`STUCK_MARKS`] of those that are
     /// live, have no outcome and have been at their step for at least `older_than`; returns those marked. After the
-    /// last saga it starts again.
+    /// last saga of the last home it starts again.
     ///
     /// # Errors
     /// The database's.
     pub async fn mark_stuck(&self, older_than: Duration, walk: &mut Walk) -> Result<Vec<Uuid>, Error> {
+        let mut looked_at = 0;
+        while looked_at < STUCK_LOOK {
+            let (seen, marked) = self.mark_stuck_in_home(older_than, STUCK_LOOK - looked_at, walk).await?;
+            looked_at += seen;
+            if walk.is_at_start() || !marked.is_empty() {
+                return Ok(marked);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// Reads the next sagas of the walk's home, at most `look`; returns how many, and those that it marked.
+    async fn mark_stuck_in_home(
+        &self,
+        older_than: Duration,
+        look: u32,
+        walk: &mut Walk,
+    ) -> Result<(u32, Vec<Uuid>), Error> {
         let (looked_at, last, mut stuck): (i64, Option<Uuid>, Vec<Uuid>) = sqlx::query_as(
             "WITH looked_at AS MATERIALIZED (
                  SELECT id, live AND outcome IS NULL AND stuck_at IS NULL
                             AND since <= clock_timestamp() - make_interval(secs => $1) AS is_stuck
-                 FROM sagas WHERE (live OR parked) AND id > $2 ORDER BY id LIMIT $3)
+                 FROM sagas WHERE ($4::int2 IS NULL OR home = $4) AND (live OR parked) AND id > $2 ORDER BY id LIMIT $3)
              SELECT count(*), (array_agg(id ORDER BY id DESC))[1],
                     COALESCE(array_agg(id ORDER BY id) FILTER (WHERE is_stuck), '{}')
              FROM looked_at",
         )
         .bind(older_than.as_secs_f64())
-        .bind(walk.after())
-        .bind(i64::from(STUCK_LOOK))
-        .fetch_one(&self.pool)
+        .bind(walk.after)
+        .bind(i64::from(look))
+        .bind(walk.home)
+        .fetch_one(&self.database.pool)
         .await
         .map_err(error::of)?;
         let more = stuck.len() > STUCK_MARKS;
         stuck.truncate(STUCK_MARKS);
         let (ended, last) =
-            if more { (false, stuck.last().copied()) } else { (looked_at < i64::from(STUCK_LOOK), last) };
+            if more { (false, stuck.last().copied()) } else { (looked_at < i64::from(look), last) };
         let marked = match stuck.is_empty() {
             true => Vec::new(),
-            false => self.mark(&stuck, older_than).await?,
+            false => self.mark(walk.home, &stuck, older_than).await?,
         };
-        walk.0 = last.filter(|_| !ended);
-        Ok(marked)
+        walk.go_on(self.database.homes, last.filter(|_| !ended));
+        Ok((u32::try_from(looked_at).unwrap_or(look), marked))
     }
 
-    async fn mark(&self, ids: &[Uuid], older_than: Duration) -> Result<Vec<Uuid>, Error> {
+    async fn mark(&self, home: i16, ids: &[Uuid], older_than: Duration) -> Result<Vec<Uuid>, Error> {
         sqlx::query_scalar(
-            "UPDATE sagas SET stuck_at = clock_timestamp()
-             WHERE id IN (SELECT s.id FROM UNNEST($1::uuid[]) AS w (id) JOIN sagas AS s ON s.id = w.id
+            "UPDATE sagas SET stuck_at = now()
+             WHERE ($3::int2 IS NULL OR home = $3)
+               AND id IN (SELECT s.id FROM UNNEST($1::uuid[]) AS w (id) JOIN sagas AS s ON ($3::int2 IS NULL OR s.home = $3) AND s.id = w.id
                           WHERE s.live AND s.outcome IS NULL AND s.stuck_at IS NULL
                             AND s.since <= clock_timestamp() - make_interval(secs => $2)
                           ORDER BY s.id FOR UPDATE OF s SKIP LOCKED)
@@ -124,25 +157,34 @@ impl Upkeep {
         )
         .bind(ids)
         .bind(older_than.as_secs_f64())
-        .fetch_all(&self.pool)
+        .bind(home)
+        .fetch_all(&self.database.pool)
         .await
         .map_err(error::of)
     }
 
-    /// Wakes live sagas without a `wake_at`, which should not exist, at most [`MISSED_WAKES`]; returns their ids.
+    /// Wakes live sagas without a `wake_at`, which should not exist, at most [`MISSED_WAKES`] of each home; returns their
+    /// ids.
     ///
     /// # Errors
     /// The database's.
     pub async fn sweep_missed(&self) -> Result<Vec<Uuid>, Error> {
-        sqlx::query_scalar(
-            "UPDATE sagas SET wake_at = clock_timestamp()
-             WHERE id IN (SELECT id FROM sagas WHERE live AND wake_at IS NULL LIMIT $1 FOR UPDATE SKIP LOCKED)
-             RETURNING id",
-        )
-        .bind(i64::from(MISSED_WAKES))
-        .fetch_all(&self.pool)
-        .await
-        .map_err(error::of)
+        let Database { pool, homes } = &self.database;
+        let sweep = |home, ()| async move {
+            sqlx::query_scalar(
+                "UPDATE sagas SET wake_at = now()
+                 WHERE ($1::int2 IS NULL OR home = $1) AND id IN (SELECT id FROM sagas WHERE ($1::int2 IS NULL OR home = $1) AND live AND wake_at IS NULL
+                                            LIMIT $2 FOR UPDATE SKIP LOCKED)
+                 RETURNING id",
+            )
+            .bind(home)
+            .bind(i64::from(MISSED_WAKES))
+            .fetch_all(pool)
+            .await
+            .map_err(error::of)
+        };
+        let woken: Vec<Vec<Uuid>> = each_home(homes.all().map(|home| (home, ())), sweep).await?;
+        Ok(woken.concat())
     }
 
     /// Counts the next [`COUNT_LOOK`] sagas that have not ended; returns the totals by workflow and state at the end of
@@ -151,34 +193,47 @@ impl Upkeep {
     /// # Errors
     /// The database's; the counts so far are kept.
     pub async fn count_some(&self, survey: &mut Survey) -> Result<Option<Vec<Count>>, Error> {
+        let mut looked_at = 0;
+        while looked_at < COUNT_LOOK {
+            looked_at += self.count_home(COUNT_LOOK - looked_at, survey).await?;
+            if survey.walk.is_at_start() {
+                let sums = std::mem::take(survey).sums;
+                let count = |((workflow, state), (sagas, stuck)): ((String, String), (u64, u64))| {
+                    Some(Count { workflow, state: state_of(&state)?, sagas, stuck })
+                        .filter(|count| count.sagas > 0)
+                };
+                return Ok(Some(sums.into_iter().filter_map(count).collect()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Counts the next sagas of the walk's home, at most `look`; returns how many it read.
+    async fn count_home(&self, look: u32, survey: &mut Survey) -> Result<u32, Error> {
         let rows: Vec<Counted> = sqlx::query_as(AssertSqlSafe(format!(
             "WITH looked_at AS MATERIALIZED (
                  SELECT s.id, s.workflow, {STATE} AS state, s.stuck_at IS NOT NULL AS is_stuck,
                         s.parked OR s.outcome IS NULL AS is_open
-                 FROM sagas AS s WHERE (s.live OR s.parked) AND s.id > $1 ORDER BY s.id LIMIT $2)
+                 FROM sagas AS s WHERE ($3::int2 IS NULL OR s.home = $3) AND (s.live OR s.parked) AND s.id > $1 ORDER BY s.id LIMIT $2)
              SELECT workflow, state, count(*) AS looked_at, count(*) FILTER (WHERE is_open) AS sagas,
                     count(*) FILTER (WHERE is_open AND is_stuck) AS stuck, (array_agg(id ORDER BY id DESC))[1] AS last
              FROM looked_at GROUP BY workflow, state"
         )))
-        .bind(survey.walk.after())
-        .bind(i64::from(COUNT_LOOK))
-        .fetch_all(&self.pool)
+        .bind(survey.walk.after)
+        .bind(i64::from(look))
+        .bind(survey.walk.home)
+        .fetch_all(&self.database.pool)
         .await
         .map_err(error::of)?;
-        survey.walk.0 = rows.iter().map(|row| row.last).max();
+        let last = rows.iter().map(|row| row.last).max();
         let looked_at: i64 = rows.iter().map(|row| row.looked_at).sum();
         for row in rows {
             let sums = survey.sums.entry((row.workflow, row.state)).or_default();
             *sums = (sums.0 + row.sagas.unsigned_abs(), sums.1 + row.stuck.unsigned_abs());
         }
-        if looked_at >= i64::from(COUNT_LOOK) {
-            return Ok(None);
-        }
-        let sums = std::mem::take(survey).sums;
-        let count = |((workflow, state), (sagas, stuck)): ((String, String), (u64, u64))| {
-            Some(Count { workflow, state: state_of(&state)?, sagas, stuck }).filter(|count| count.sagas > 0)
-        };
-        Ok(Some(sums.into_iter().filter_map(count).collect()))
+        let is_page_full = looked_at >= i64::from(look);
+        survey.walk.go_on(self.database.homes, last.filter(|_| is_page_full));
+        Ok(u32::try_from(looked_at).unwrap_or(look))
     }
 }
 

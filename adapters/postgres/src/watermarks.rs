@@ -10,15 +10,16 @@ use amends_pool::Pool;
 use sqlx::FromRow;
 
 use crate::{
-    Error,
+    Database, Error,
     columns::{each, small},
     error,
+    homes::answering_homes,
 };
 
 /// The watermarks of a publisher's slots.
 #[derive(Debug, Clone)]
 pub struct Watermarks {
-    pool: Pool,
+    database: Database,
     slots: BTreeMap<u16, Mark>,
     /// Slots whose watermark is ahead of the table.
     ahead: BTreeSet<u16>,
@@ -31,6 +32,42 @@ struct Mark {
     kept: Option<i64>,
 }
 
+/// Reads the furthest position of slots, and deletes rows that are behind it.
+const OPEN: &str = "WITH furthest AS MATERIALIZED (
+         SELECT w.slot, w.position FROM UNNEST($2::int2[]) AS own (slot)
+         CROSS JOIN LATERAL (SELECT * FROM publisher_watermarks AS w WHERE ($1::int2 IS NULL OR w.home = $1) AND w.slot = own.slot
+                             ORDER BY w.position DESC LIMIT 1) AS w
+     ), cleared AS (
+         DELETE FROM publisher_watermarks AS w USING furthest AS f
+         WHERE ($1::int2 IS NULL OR w.home = $1) AND w.slot = f.slot AND w.position < f.position
+     )
+     SELECT slot, position FROM furthest";
+/// Reads the furthest position of slots.
+const FURTHEST: &str = "SELECT own.slot, w.position FROM UNNEST($2::int2[]) AS own (slot)
+     CROSS JOIN LATERAL (SELECT position FROM publisher_watermarks AS w WHERE ($1::int2 IS NULL OR w.home = $1) AND w.slot = own.slot
+                         ORDER BY w.position DESC LIMIT 1) AS w";
+/// Inserts new positions and deletes the ones before them.
+const KEEP: &str = "WITH kept AS (
+         INSERT INTO publisher_watermarks (home, slot, position)
+         SELECT $1, w.* FROM UNNEST($2::int2[], $3::int8[]) AS w
+         ON CONFLICT (slot, position, home) DO NOTHING
+     )
+     DELETE FROM publisher_watermarks AS w USING UNNEST($2::int2[], $4::int8[]) AS last (slot, position)
+     WHERE ($1::int2 IS NULL OR w.home = $1) AND w.slot = last.slot AND w.position = last.position";
+
+/// Stores the positions of slots of a home; returns the slots.
+async fn keep_home(pool: &Pool, home: i16, marks: Vec<(u16, Mark)>) -> Result<Vec<u16>, Error> {
+    sqlx::query(KEEP)
+        .bind(home)
+        .bind(each(&marks, |(slot, _)| small(*slot)))
+        .bind(each(&marks, |(_, mark)| mark.reached))
+        .bind(each(&marks, |(_, mark)| mark.kept))
+        .execute(pool)
+        .await
+        .map_err(error::of)?;
+    Ok(marks.into_iter().map(|(slot, _)| slot).collect())
+}
+
 #[derive(FromRow)]
 struct WatermarkRow {
     slot: i16,
@@ -39,35 +76,33 @@ struct WatermarkRow {
 
 impl Watermarks {
     /// Creates it without slots.
-    pub fn new(pool: impl Into<Pool>) -> Self {
-        Self { pool: pool.into(), slots: BTreeMap::new(), ahead: BTreeSet::new() }
+    pub fn new(database: impl Into<Database>) -> Self {
+        Self { database: database.into(), slots: BTreeMap::new(), ahead: BTreeSet::new() }
     }
 
-    /// Stores the present positions, and continues with these slots from the stored ones.
+    /// Stores the present positions, and continues with these slots from the stored ones. Slots whose home does not
+    /// answer stay closed.
     ///
     /// # Errors
     /// The database's.
     pub async fn open(&mut self, slots: &[u16]) -> Result<(), Error> {
         self.keep().await?;
-        let rows: Vec<WatermarkRow> = sqlx::query_as(
-            "WITH furthest AS MATERIALIZED (
-                 SELECT w.slot, w.position FROM UNNEST($1::int2[]) AS own (slot)
-                 CROSS JOIN LATERAL (SELECT * FROM publisher_watermarks AS w WHERE w.slot = own.slot
-                                     ORDER BY w.position DESC LIMIT 1) AS w
-             ), cleared AS (
-                 DELETE FROM publisher_watermarks AS w USING furthest AS f
-                 WHERE w.slot = f.slot AND w.position < f.position
-             )
-             SELECT slot, position FROM furthest",
-        )
-        .bind(each(slots, |slot| small(*slot)))
-        .fetch_all(&self.pool)
-        .await
-        .map_err(error::of)?;
-        self.slots = slots.iter().map(|slot| (*slot, Mark::default())).collect();
-        for WatermarkRow { slot, position } in rows {
-            let slot = u16::try_from(slot).unwrap_or_default();
-            self.slots.insert(slot, Mark { reached: position, kept: Some(position) });
+        self.slots.clear();
+        self.open_more(slots).await
+    }
+
+    /// Continues also with those of these slots that are not open yet because their home did not answer.
+    ///
+    /// # Errors
+    /// The database's, if no home answers.
+    pub async fn open_more(&mut self, slots: &[u16]) -> Result<(), Error> {
+        let closed: Vec<u16> = slots.iter().copied().filter(|slot| !self.slots.contains_key(slot)).collect();
+        for (slots, rows) in self.ask(&closed, OPEN).await? {
+            self.slots.extend(slots.into_iter().map(|slot| (slot, Mark::default())));
+            for WatermarkRow { slot, position } in rows {
+                let slot = u16::try_from(slot).unwrap_or_default();
+                self.slots.insert(slot, Mark { reached: position, kept: Some(position) });
+            }
         }
         Ok(())
     }
@@ -77,16 +112,8 @@ impl Watermarks {
     /// # Errors
     /// The database's.
     pub async fn catch_up(&mut self, slots: &[u16]) -> Result<(), Error> {
-        let rows: Vec<WatermarkRow> = sqlx::query_as(
-            "SELECT own.slot, w.position FROM UNNEST($1::int2[]) AS own (slot)
-             CROSS JOIN LATERAL (SELECT position FROM publisher_watermarks AS w WHERE w.slot = own.slot
-                                 ORDER BY w.position DESC LIMIT 1) AS w",
-        )
-        .bind(each(slots, |slot| small(*slot)))
-        .fetch_all(&self.pool)
-        .await
-        .map_err(error::of)?;
-        for WatermarkRow { slot, position } in rows {
+        let answers = self.ask(slots, FURTHEST).await?;
+        for WatermarkRow { slot, position } in answers.into_iter().flat_map(|(_, rows)| rows) {
             self.reach(u16::try_from(slot).unwrap_or_default(), position);
         }
         Ok(())
@@ -116,26 +143,34 @@ impl Watermarks {
         if self.ahead.is_empty() {
             return Ok(());
         }
+        let Database { pool, homes } = &self.database;
         let marks: Vec<(u16, Mark)> = self.ahead.iter().map(|slot| (*slot, self.slots[slot])).collect();
-        sqlx::query(
-            "WITH kept AS (
-                 INSERT INTO publisher_watermarks (slot, position) SELECT * FROM UNNEST($1::int2[], $2::int8[])
-                 ON CONFLICT (slot, position) DO NOTHING
-             )
-             DELETE FROM publisher_watermarks AS w USING UNNEST($1::int2[], $3::int8[]) AS last (slot, position)
-             WHERE w.slot = last.slot AND w.position = last.position",
-        )
-        .bind(each(&marks, |(slot, _)| small(*slot)))
-        .bind(each(&marks, |(_, mark)| mark.reached))
-        .bind(each(&marks, |(_, mark)| mark.kept))
-        .execute(&self.pool)
-        .await
-        .map_err(error::of)?;
-        for slot in std::mem::take(&mut self.ahead) {
+        let parts = homes.divide(marks, |(slot, _)| homes.of_slot(*slot));
+        for slot in answering_homes(parts, |home, marks| keep_home(pool, home, marks)).await?.concat() {
+            self.ahead.remove(&slot);
             if let Some(mark) = self.slots.get_mut(&slot) {
                 mark.kept = Some(mark.reached);
             }
         }
         Ok(())
+    }
+
+    /// Runs a statement about slots for each home; returns the slots of each home that answered, with its rows.
+    async fn ask(
+        &self,
+        slots: &[u16],
+        statement: &'static str,
+    ) -> Result<Vec<(Vec<u16>, Vec<WatermarkRow>)>, Error> {
+        let Database { pool, homes } = &self.database;
+        let ask = |home, slots: Vec<u16>| async move {
+            let rows = sqlx::query_as(statement)
+                .bind(home)
+                .bind(each(&slots, |slot| small(*slot)))
+                .fetch_all(pool)
+                .await
+                .map_err(error::of)?;
+            Ok((slots, rows))
+        };
+        answering_homes(homes.divide_slots(slots), ask).await
     }
 }

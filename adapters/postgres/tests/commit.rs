@@ -163,7 +163,7 @@ async fn a_slot_that_another_transaction_holds_is_passed_over_and_others_are_wri
     let world = world().await;
     let (held, free) = (world.errand(7).await, world.errand(8).await);
     let mut forgotten = world.owner().begin().await.unwrap();
-    sqlx::query("SELECT lock_slots('{7}')").execute(&mut *forgotten).await.unwrap();
+    sqlx::query("SELECT lock_slots(0::int2, '{7}')").execute(&mut *forgotten).await.unwrap();
     let committed = world.store().commit(&[marked(&held), marked(&free)]).await.unwrap();
     assert_eq!(committed.locked, [held.id]);
     assert_eq!(committed.written, world.store().inputs(&[free.id]).await.unwrap());

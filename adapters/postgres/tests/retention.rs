@@ -113,8 +113,8 @@ async fn odd_replies_go_with_their_saga_and_move_along_with_it() {
     world.past(&young, 17, 1, "parked = true, live = false, wake_at = NULL").await;
     run(
         &world,
-        "INSERT INTO odd_replies (saga_id, reason, dead_lettered, count, first_at, last_at, topic, partition, \"offset\")
-         SELECT id, why, true, 1, now(), now(), 'saga.replies', 0, 1
+        "INSERT INTO odd_replies (home, saga_id, reason, dead_lettered, count, first_at, last_at, topic, partition, \"offset\")
+         SELECT 0, id, why, true, 1, now(), now(), 'saga.replies', 0, 1
          FROM sagas, UNNEST(ARRAY['forged', 'duplicate']) AS r (why)",
     )
     .await;
@@ -149,8 +149,8 @@ async fn a_stray_is_kept_so_long_after_it_came() {
     run(
         &world,
         "SELECT ensure_month(now() - interval '17 months');
-         INSERT INTO strays (saga_id, command_id, received_at, reply)
-         SELECT least_id(date_trunc('month', now()) - interval '17 months' + interval '10 days'), gen_random_uuid(),
+         INSERT INTO strays (home, saga_id, command_id, received_at, reply)
+         SELECT 0, least_id(date_trunc('month', now()) - interval '17 months' + interval '10 days'), gen_random_uuid(),
                 now() - n * interval '300 days', '{}' FROM generate_series(1, 2) AS n",
     )
     .await;

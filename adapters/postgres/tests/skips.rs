@@ -13,11 +13,12 @@ use sqlx::{AssertSqlSafe, PgPool};
 use support::{Postgres, world};
 
 /// Appends two entries in slot 7, as every writer does.
-const NUMBERED: &str = "SELECT append_entries(ARRAY[gen_random_uuid(), gen_random_uuid()], '{7,7}', '{1,1}',
+const NUMBERED: &str =
+    "SELECT append_entries(0::int2, ARRAY[gen_random_uuid(), gen_random_uuid()], '{7,7}', '{1,1}',
     ARRAY[now(), now()], '{x,x}', 1, NULL)";
 /// The same without the slot's lock.
-const UNLOCKED: &str = "INSERT INTO timeline (saga_id, slot, revision, at, body, batch)
-    SELECT gen_random_uuid(), 7, 1, now(), 'x', 1 FROM generate_series(1, 2)";
+const UNLOCKED: &str = "INSERT INTO timeline (home, saga_id, slot, revision, at, body, batch)
+    SELECT 0, gen_random_uuid(), 7, 1, now(), 'x', 1 FROM generate_series(1, 2)";
 
 const WRITERS: usize = 4;
 

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use amends_engine::runtime::{Engine, Epoch};
 use amends_orders::OrderStore;
-use amends_postgres::{MIGRATOR, PgSagaStore, deployment::deployment};
+use amends_postgres::{Database, MIGRATOR, PgSagaStore, deployment::deployment};
 use anyhow::{Context, Result, bail};
 use reqwest::{Client, Url};
 use tokio::{net::TcpListener, sync::Semaphore};
@@ -65,10 +65,11 @@ pub async fn serve_on(process: &Process, listener: TcpListener, auth: Authentica
     let settings = &process.settings;
     let pool = database(process, "api", &MIGRATOR).await?;
     let deployment = deployment(&pool).await?;
+    let database = Database { pool: pool.clone(), homes: deployment.homes };
     let workflows = amends_workflows::all(&settings.workflows());
     let (door, group_commit) = door(settings.admission);
     let engine = Arc::new(Engine {
-        store: point("store", PgSagaStore::new(pool.clone())),
+        store: point("store", PgSagaStore::new(database.clone())),
         sink: point("sink", command_sink(&process.kafka, &pool).await?),
         clock: TokioClock::default(),
         catalog: workflows.catalog(),
@@ -81,15 +82,19 @@ pub async fn serve_on(process: &Process, listener: TcpListener, auth: Authentica
         passed_over: Default::default(),
         fleet: Default::default(),
     });
-    let orders = OrderStore::new(pool);
+    let orders = OrderStore::new(database);
     let placing = Placing { engine: Arc::clone(&engine), orders: orders.clone() };
     fleet::join(process, &engine).await?;
     let api = Arc::new(Api {
         auth: Arc::new(auth),
         engine,
         orders,
-        order_lists: OrderStore::new(lists::order_connections(process, settings.database_of("api")?)?),
-        lists: Lists::connect(process, settings.database_of("api")?)?,
+        order_lists: OrderStore::new(lists::order_connections(
+            process,
+            settings.database_of("api")?,
+            deployment.homes,
+        )?),
+        lists: Lists::connect(process, settings.database_of("api")?, deployment.homes)?,
         door,
         inventory_url: settings.url_of("inventory").to_owned(),
         // The worker is ours, and speaks plain HTTP: no proxy from the environment, no certificates of the system.

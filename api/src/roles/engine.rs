@@ -11,9 +11,8 @@ use amends_engine::{
     },
 };
 use amends_kafka::{KafkaSink, KafkaSource};
-use amends_pool::Pool;
 use amends_postgres::{
-    MIGRATOR, PgSagaStore, deployment::deployment, events::EventLog, handoffs::Handoffs,
+    Database, MIGRATOR, PgSagaStore, deployment::deployment, events::EventLog, handoffs::Handoffs,
     watermarks::Watermarks,
 };
 use amends_protocol::transport::Source;
@@ -41,7 +40,7 @@ const RECOVERY_POLL: Duration = Duration::from_millis(100);
 /// What an engine drives, and whether it publishes events.
 pub struct Drives<S> {
     /// Creates the store of its sagas.
-    pub store: Box<dyn FnOnce(Pool) -> S + Send>,
+    pub store: Box<dyn FnOnce(Database) -> S + Send>,
     /// The workflows.
     pub catalog: Catalog,
     /// Workflows whose domain events are published; `None` for none.
@@ -52,7 +51,7 @@ pub struct Drives<S> {
 pub async fn start(process: &Process, observed: bool) -> Result<()> {
     let workflows = amends_workflows::all(&process.settings.workflows());
     let catalog = workflows.catalog();
-    let store = Box::new(|pool| point("store", PgSagaStore::new(pool)));
+    let store = Box::new(|database| point("store", PgSagaStore::new(database)));
     drive(process, observed, Drives { store, catalog, publishes: Some(workflows) }).await
 }
 
@@ -64,9 +63,10 @@ pub async fn drive<S: SagaStore + 'static>(
 ) -> Result<()> {
     let pool = database(process, "engine", &MIGRATOR).await?;
     let deployment = deployment(&pool).await?;
+    let database = Database { pool: pool.clone(), homes: deployment.homes };
     let (ownership, news) = (Ownership::default(), News::default());
     let engine = Arc::new(Engine {
-        store: store(pool.clone()),
+        store: store(database.clone()),
         sink: point("sink", command_sink(&process.kafka, &pool).await?),
         clock: TokioClock::default(),
         catalog,
@@ -126,9 +126,9 @@ pub async fn drive<S: SagaStore + 'static>(
     });
     let names = engine.catalog.iter().map(|definition| definition.name).collect();
     if let Some(workflows) = publishes {
-        publish(process, workflows, &pool, ownership, news)?;
+        publish(process, workflows, &database, ownership, news)?;
     }
-    upkeep::of_engine(process, names, topics::all(&process.settings)).await?;
+    upkeep::of_engine(process, deployment.homes, names, topics::all(&process.settings)).await?;
     if observed {
         process.observe(routes::health::Ready::database(&pool).and(process.broker_ready())).await?;
     }
@@ -138,15 +138,15 @@ pub async fn drive<S: SagaStore + 'static>(
 fn publish(
     process: &Process,
     workflows: Workflows,
-    pool: &Pool,
+    database: &Database,
     ownership: Ownership,
     news: News,
 ) -> Result<()> {
     let mut publisher = publisher::Publisher::new(
         workflows,
-        EventLog::new(pool.clone()),
-        Watermarks::new(pool.clone()),
-        Handoffs::new(pool.clone()),
+        EventLog::new(database.clone()),
+        Watermarks::new(database.clone()),
+        Handoffs::new(database.clone()),
         point("events", KafkaSink::in_order(&process.kafka)?),
         ownership,
         news,

@@ -91,7 +91,7 @@ async fn about(api: &Api, key: &str) -> Result<Vec<Uuid>, Problem> {
 }
 
 fn admin(api: &Api) -> Admin {
-    Admin::new(api.engine.store.pool().clone())
+    Admin::new(api.engine.store.database().clone())
 }
 
 fn filter(query: &[(&'static str, String)]) -> Result<Filter, Problem> {

@@ -10,9 +10,9 @@ use amends_kafka::{
 use amends_orders::keys::{self, KeyClass};
 use amends_pool::Pool;
 use amends_postgres::{
-    Error,
+    Database, Error, Homes,
     retention::{History, RetiredMonth},
-    upkeep::{Survey, Upkeep as Database, Walk},
+    upkeep::{Survey, Upkeep as EngineUpkeep, Walk},
 };
 use anyhow::Result;
 
@@ -30,13 +30,14 @@ const STATES: [SagaState; 3] = [SagaState::Running, SagaState::Compensating, Sag
 /// Starts the engine's upkeep. Each of these workflows has its gauges.
 pub async fn of_engine(
     process: &Process,
+    homes: Homes,
     workflows: BTreeSet<&'static str>,
     topics: Vec<Topic>,
 ) -> Result<()> {
     let url = process.settings.database_of("engine")?;
     let pool = amends_pool::connect(url, UPKEEP_CONNECTIONS, "amends-engine-upkeep")?;
     process.watch_statements(&pool);
-    let database = Database::new(pool.clone());
+    let database = EngineUpkeep::new(Database { pool: pool.clone(), homes });
     let (stuck_after, retention) = (process.settings.stuck_after, process.settings.retention);
     let upkeep = Upkeep::new().await?;
     upkeep.add(TurnKeys(pool)).await?;
@@ -73,7 +74,7 @@ impl Piece for TurnKeys {
 }
 
 /// Creates the partitions of coming months.
-struct EnsurePartitions(Database);
+struct EnsurePartitions(EngineUpkeep);
 
 impl Piece for EnsurePartitions {
     const PERIOD: Duration = Duration::from_secs(3600);
@@ -94,7 +95,7 @@ impl Piece for EnsurePartitions {
 
 /// Drops history past its retention.
 struct Retire {
-    database: Database,
+    database: EngineUpkeep,
     what: History,
     retention: Duration,
     walk: Walk,
@@ -142,7 +143,7 @@ impl Piece for Retire {
 
 /// Marks sagas that make no progress.
 struct MarkStuck {
-    database: Database,
+    database: EngineUpkeep,
     stuck_after: Duration,
     walk: Walk,
 }
@@ -166,7 +167,7 @@ impl Piece for MarkStuck {
 }
 
 /// Wakes live sagas without a wake-up time.
-struct SweepMissed(Database);
+struct SweepMissed(EngineUpkeep);
 
 impl Piece for SweepMissed {
     const PERIOD: Duration = Duration::from_secs(10);
@@ -187,7 +188,7 @@ impl Piece for SweepMissed {
 
 /// Sets the gauges of sagas that have not ended.
 struct CountOpen {
-    database: Database,
+    database: EngineUpkeep,
     survey: Survey,
     workflows: BTreeSet<&'static str>,
 }

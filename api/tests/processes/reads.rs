@@ -41,9 +41,9 @@ async fn fifty_lists_at_once_leave_an_orders_median_latency_within_twice() {
     let template = client.place(&order("mug", 1, "card_approved", "AT")).await;
     // The saga of one real order, many times: later ids, so that lists show them first.
     sqlx::query(
-        "INSERT INTO sagas (id, born_at, workflow_version, slot, workflow, business_key, core_version, state_version,
+        "INSERT INTO sagas (home, id, born_at, workflow_version, slot, workflow, business_key, core_version, state_version,
                             revision, since, updated_at, live, parked, outcome, step, label, state)
-         SELECT (lpad(to_hex((extract(epoch FROM clock_timestamp()) * 1000)::int8), 12, '0') || '7'
+         SELECT 0, (lpad(to_hex((extract(epoch FROM clock_timestamp()) * 1000)::int8), 12, '0') || '7'
                  || substr(md5(n::text), 1, 3) || '8' || substr(md5(n::text), 4, 15))::uuid,
                 born_at, workflow_version, slot, workflow, business_key, core_version, state_version, revision, since,
                 updated_at, false, false, 'completed', step, label, state

@@ -36,17 +36,17 @@ const COPY: &str = "
         FROM generate_series(1, $N) AS n ORDER BY md5(n::text);
     CREATE UNIQUE INDEX ON copies_of_$LABEL (saga_id);
     CREATE TEMP TABLE of_$LABEL AS SELECT * FROM sagas WHERE label = '$LABEL';
-    INSERT INTO orders (id, saga_id, created_at, cancels_at, total, subject, customer_id, currency, lines)
-        SELECT c.order_id, c.saga_id, created_at, cancels_at, total, subject, customer_id, currency, lines
+    INSERT INTO orders (home, id, saga_id, created_at, cancels_at, total, subject, customer_id, currency, lines)
+        SELECT 0, c.order_id, c.saga_id, created_at, cancels_at, total, subject, customer_id, currency, lines
         FROM orders AS o JOIN of_$LABEL AS s ON s.id = o.saga_id, copies_of_$LABEL AS c;
-    INSERT INTO personal (saga_id, data)
-        SELECT c.saga_id, data FROM personal AS p JOIN of_$LABEL AS s ON s.id = p.saga_id, copies_of_$LABEL AS c;
-    INSERT INTO timeline (saga_id, at, batch, revision, slot, body)
-        SELECT c.saga_id, t.at, t.batch, t.revision, c.n % 1024, t.body
+    INSERT INTO personal (home, saga_id, data)
+        SELECT 0, c.saga_id, data FROM personal AS p JOIN of_$LABEL AS s ON s.id = p.saga_id, copies_of_$LABEL AS c;
+    INSERT INTO timeline (home, saga_id, at, batch, revision, slot, body)
+        SELECT 0, c.saga_id, t.at, t.batch, t.revision, c.n % 1024, t.body
         FROM timeline AS t JOIN of_$LABEL AS s ON s.id = t.saga_id, copies_of_$LABEL AS c;
-    INSERT INTO sagas (id, born_at, workflow_version, slot, workflow, business_key, core_version, state_version,
+    INSERT INTO sagas (home, id, born_at, workflow_version, slot, workflow, business_key, core_version, state_version,
                        revision, wake_at, since, updated_at, live, parked, step, label, state)
-        SELECT c.saga_id, born_at, workflow_version, c.n % 1024, workflow, c.order_id::text, core_version,
+        SELECT 0, c.saga_id, born_at, workflow_version, c.n % 1024, workflow, c.order_id::text, core_version,
                state_version, revision, c.wake_at, since, updated_at - interval '1 hour', live, parked, step, label,
                regexp_replace(state, '\"timeoutAt\":[0-9]+',
                               '\"timeoutAt\":' || (extract(epoch FROM c.wake_at) * 1000000)::int8)

@@ -33,15 +33,15 @@ const COPY: &str = "
                 || substr(md5(n::text), 1, 3) || '8' || substr(md5(n::text), 4, 15))::uuid AS saga_id
         FROM generate_series(1, $N) AS n ORDER BY md5(n::text);
     CREATE UNIQUE INDEX ON overdue (saga_id);
-    INSERT INTO orders (id, saga_id, created_at, cancels_at, total, subject, customer_id, currency, lines)
-        SELECT c.order_id, c.saga_id, created_at, cancels_at, total, subject, customer_id, currency, lines
+    INSERT INTO orders (home, id, saga_id, created_at, cancels_at, total, subject, customer_id, currency, lines)
+        SELECT 0, c.order_id, c.saga_id, created_at, cancels_at, total, subject, customer_id, currency, lines
         FROM orders, overdue AS c;
-    INSERT INTO personal (saga_id, data) SELECT c.saga_id, data FROM personal, overdue AS c;
-    INSERT INTO timeline (saga_id, at, batch, revision, slot, body)
-        SELECT c.saga_id, at, batch, revision, c.n % 1024, body FROM timeline, overdue AS c;
-    INSERT INTO sagas (id, born_at, workflow_version, slot, workflow, business_key, core_version, state_version,
+    INSERT INTO personal (home, saga_id, data) SELECT 0, c.saga_id, data FROM personal, overdue AS c;
+    INSERT INTO timeline (home, saga_id, at, batch, revision, slot, body)
+        SELECT 0, c.saga_id, at, batch, revision, c.n % 1024, body FROM timeline, overdue AS c;
+    INSERT INTO sagas (home, id, born_at, workflow_version, slot, workflow, business_key, core_version, state_version,
                        revision, wake_at, since, updated_at, live, parked, step, label, state)
-        SELECT c.saga_id, born_at, workflow_version, c.n % 1024, workflow, c.order_id::text, core_version,
+        SELECT 0, c.saga_id, born_at, workflow_version, c.n % 1024, workflow, c.order_id::text, core_version,
                state_version, revision, c.wake_at, since, updated_at - interval '1 hour', live, parked, step, label, state
         FROM sagas, overdue AS c;
     ANALYZE sagas; ANALYZE timeline; ANALYZE orders; ANALYZE overdue";

@@ -70,7 +70,7 @@ impl Postgres {
              WHERE s.id = '{}';
              UPDATE copies SET id = (left(id::text, 15) || substr(gen_random_uuid()::text, 16))::uuid;
              UPDATE copies SET {changes};
-             INSERT INTO sagas (id, {columns}) SELECT id, {columns} FROM copies",
+             INSERT INTO sagas (home, id, {columns}) SELECT 0, id, {columns} FROM copies",
             saga.id
         );
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(self.owner()).await.unwrap();
@@ -91,16 +91,16 @@ impl Postgres {
                  SELECT s.*, p.id AS new_id, p.order_id, p.at FROM sagas AS s, past AS p WHERE s.id = '{id}';
              UPDATE rows SET id = new_id, business_key = order_id, born_at = at, since = at, updated_at = at;
              UPDATE rows SET {changes};
-             INSERT INTO sagas (id, born_at, workflow_version, slot, workflow, business_key, core_version, state_version,
+             INSERT INTO sagas (home, id, born_at, workflow_version, slot, workflow, business_key, core_version, state_version,
                                 revision, wake_at, since, updated_at, live, parked, outcome, step, label, state)
-                 SELECT id, born_at, workflow_version, slot, workflow, business_key, core_version, state_version,
+                 SELECT 0, id, born_at, workflow_version, slot, workflow, business_key, core_version, state_version,
                         revision, wake_at, since, updated_at, live, parked, outcome, step, label, state FROM rows;
-             INSERT INTO timeline (saga_id, at, batch, revision, slot, body)
-                 SELECT p.id, p.at, batch, revision, slot, body FROM timeline, past AS p WHERE saga_id = '{id}';
-             INSERT INTO personal (saga_id, data)
-                 SELECT p.id, data FROM personal, past AS p WHERE saga_id = '{id}';
-             INSERT INTO orders (id, saga_id, created_at, total, subject, customer_id, currency, lines)
-                 SELECT order_id, id, at, 2500, 's', 'c', 'EUR', '[]' FROM past",
+             INSERT INTO timeline (home, saga_id, at, batch, revision, slot, body)
+                 SELECT 0, p.id, p.at, batch, revision, slot, body FROM timeline, past AS p WHERE saga_id = '{id}';
+             INSERT INTO personal (home, saga_id, data)
+                 SELECT 0, p.id, data FROM personal, past AS p WHERE saga_id = '{id}';
+             INSERT INTO orders (home, id, saga_id, created_at, total, subject, customer_id, currency, lines)
+                 SELECT 0, order_id, id, at, 2500, 's', 'c', 'EUR', '[]' FROM past",
             id = saga.id
         );
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(self.owner()).await.unwrap();

@@ -1,0 +1,176 @@
+//! Homes: the parts of the engine's database that have nothing to do with each other. All rows of a saga, of its order
+//! and of its slot have the same home, and a statement reads and writes one home only, so that a distributed Postgres
+//! can keep each home on one of its nodes. An ordinary Postgres has one home.
+
+use std::{collections::BTreeMap, fmt::Display, num::NonZeroU16};
+
+use amends_pool::Pool;
+use amends_protocol::{SLOTS, id};
+use futures::{FutureExt, StreamExt, stream};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+/// Maximum number of homes whose statements run at once: each needs a connection.
+const HOMES_AT_ONCE: usize = 4;
+
+/// The engine's database: connections to it, and the number of its homes.
+#[derive(Debug, Clone)]
+pub struct Database {
+    /// The connections.
+    pub pool: Pool,
+    /// The homes.
+    pub homes: Homes,
+}
+
+impl From<Pool> for Database {
+    /// A database with one home.
+    fn from(pool: Pool) -> Self {
+        Self { pool, homes: Homes::ONE }
+    }
+}
+
+impl From<PgPool> for Database {
+    fn from(pool: PgPool) -> Self {
+        Self::from(Pool::from(pool))
+    }
+}
+
+/// The number of homes of a deployment, 1–1024: a slot's home is the slot modulo this number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Homes(NonZeroU16);
+
+impl Homes {
+    /// One home, as on an ordinary Postgres.
+    pub const ONE: Self = Self(NonZeroU16::MIN);
+
+    /// Returns this number of homes; `None` if it is 0 or above the number of slots.
+    pub fn new(count: u16) -> Option<Self> {
+        NonZeroU16::new(count).filter(|count| count.get() <= SLOTS).map(Self)
+    }
+
+    /// Returns their number.
+    pub fn count(self) -> u16 {
+        self.0.get()
+    }
+
+    /// Returns all homes.
+    pub fn all(self) -> impl Iterator<Item = i16> {
+        0..(self.count() as i16)
+    }
+
+    /// Returns a slot's home.
+    pub fn of_slot(self, slot: u16) -> i16 {
+        // Below 1024.
+        (slot % SLOTS % self.0) as i16
+    }
+
+    /// Returns the home of a saga or an order, from its id.
+    pub fn of(self, id: Uuid) -> i16 {
+        self.of_slot(id::slot(id))
+    }
+
+    /// Divides a batch by home; within a home the order stays.
+    pub fn divide<T>(
+        self,
+        batch: impl IntoIterator<Item = T>,
+        home: impl Fn(&T) -> i16,
+    ) -> BTreeMap<i16, Vec<T>> {
+        let mut parts: BTreeMap<i16, Vec<T>> = BTreeMap::new();
+        for item in batch {
+            parts.entry(home(&item)).or_default().push(item);
+        }
+        parts
+    }
+
+    /// Divides ids of sagas or orders by home.
+    pub fn divide_ids(self, ids: &[Uuid]) -> BTreeMap<i16, Vec<Uuid>> {
+        self.divide(ids.iter().copied(), |id| self.of(*id))
+    }
+
+    /// Divides slots by home.
+    pub fn divide_slots(self, slots: &[u16]) -> BTreeMap<i16, Vec<u16>> {
+        self.divide(slots.iter().copied(), |slot| self.of_slot(*slot))
+    }
+}
+
+/// Asks each home for its part of an answer, some homes at once; returns the parts in the order of the homes.
+///
+/// # Errors
+/// The first error, once all homes have answered: a statement that is being executed is not given up.
+pub fn each_home<P, R, E, F>(
+    parts: impl IntoIterator<Item = (i16, P)>,
+    ask: impl Fn(i16, P) -> F,
+) -> impl Future<Output = Result<Vec<R>, E>>
+where
+    F: Future<Output = Result<R, E>>,
+{
+    ask_each(parts, ask).map(|answers| answers.into_iter().collect())
+}
+
+/// The same, for what is read again soon: a home that fails does not keep the others from being read.
+///
+/// # Errors
+/// The first error, if no home has answered.
+pub fn answering_homes<P, R, E, F>(
+    parts: impl IntoIterator<Item = (i16, P)>,
+    ask: impl Fn(i16, P) -> F,
+) -> impl Future<Output = Result<Vec<R>, E>>
+where
+    E: Display,
+    F: Future<Output = Result<R, E>>,
+{
+    ask_each(parts, ask).map(answering)
+}
+
+fn answering<R, E: Display>(all: Vec<Result<R, E>>) -> Result<Vec<R>, E> {
+    let (mut answers, mut failed) = (Vec::new(), None);
+    for answer in all {
+        match answer {
+            Ok(answer) => answers.push(answer),
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    match failed {
+        Some(error) if answers.is_empty() => Err(error),
+        Some(error) => {
+            metrics::counter!("amends_postgres_homes_failed_total").increment(1);
+            tracing::warn!(%error, "a home of the database does not answer; the others were read");
+            Ok(answers)
+        }
+        None => Ok(answers),
+    }
+}
+
+fn ask_each<P, R, F: Future<Output = R>>(
+    parts: impl IntoIterator<Item = (i16, P)>,
+    ask: impl Fn(i16, P) -> F,
+) -> impl Future<Output = Vec<R>> {
+    let asked: Vec<F> = parts.into_iter().map(|(home, part)| ask(home, part)).collect();
+    stream::iter(asked).buffered(HOMES_AT_ONCE).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_follows_from_the_slot_at_the_end_of_an_id() {
+        let homes = Homes::new(48).unwrap();
+        assert_eq!(homes.of(id::at_slot(Uuid::now_v7(), 100)), 4);
+        assert_eq!(homes.of_slot(1023), 15);
+        assert_eq!(Homes::ONE.of_slot(1023), 0);
+        assert!(Homes::new(0).is_none() && Homes::new(SLOTS + 1).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_home_that_fails_does_not_keep_the_others_from_being_read() {
+        let asked = |failing: i16| async move {
+            let ask = |home: i16, ()| async move { if home >= failing { Err("away") } else { Ok(home) } };
+            let parts = || (0..3).map(|home| (home, ()));
+            (each_home(parts(), ask).await, answering_homes(parts(), ask).await)
+        };
+        assert_eq!(asked(3).await, (Ok(vec![0, 1, 2]), Ok(vec![0, 1, 2])));
+        assert_eq!(asked(2).await, (Err("away"), Ok(vec![0, 1])));
+        assert_eq!(asked(0).await, (Err("away"), Err("away")));
+    }
+}
