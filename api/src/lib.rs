@@ -7,6 +7,7 @@ pub mod clock;
 pub mod engine;
 pub mod failpoints;
 pub mod fleet;
+pub mod http;
 pub mod lists;
 pub mod orders;
 pub mod panics;

@@ -39,6 +39,20 @@ pub fn order_connections(process: &Process, url: &str, homes: Homes) -> Result<D
     Ok(Database { pool, homes })
 }
 
+/// Number of connections for requests with an idempotency key, other than those that place orders: each holds one until
+/// it is answered.
+const KEYED_REQUESTS: u32 = 4;
+
+/// Connects to this database for requests with an idempotency key.
+///
+/// # Errors
+/// The URL is invalid.
+pub fn answer_connections(process: &Process, url: &str) -> Result<Pool, amends_pool::Error> {
+    let pool = Pool::connect(url, KEYED_REQUESTS, "amends-api-answers", Bounds::default())?;
+    process.watch_statements(&pool);
+    Ok(pool)
+}
+
 /// Reads lists, one at a time.
 pub struct Lists {
     admin: Admin,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use amends_orders::OrderStore;
+use amends_orders::{OrderStore, answers::AnswerStore};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,8 @@ pub struct Api {
     pub orders: OrderStore,
     /// Reads lists of orders, and orders that requests wait for, by connections of their own.
     pub order_lists: OrderStore,
+    /// The answers to requests with an idempotency key.
+    pub answers: AnswerStore,
     /// Reads lists for operators.
     pub lists: Lists,
     /// The entry for new orders.

@@ -364,6 +364,25 @@ fn a_door_answers_by_the_row_that_a_rival_left() {
 }
 
 #[test]
+fn an_event_for_one_revision_is_decided_at_that_revision_alone() {
+    let (world, engine) = World::new();
+    let a = world.born(1);
+    let at = |revision| block_on(runtime::apply::apply_at(&engine, a, revision, cancel())).unwrap();
+    assert!(at(2).is_none());
+    assert_eq!(world.saga(a).revision, 1);
+    // A rival writes between the read and the write: the event is not decided again by the new row.
+    let refused = world.answer(a, "book", Kind::Execute, Outcome::Refused);
+    world.state().rivals.push_back((a, Event::Replied(refused.into())));
+    assert!(at(1).is_none());
+    assert_eq!((world.saga(a).revision, world.saga(a).label.as_str()), (2, "FULL"));
+    let b = world.born(2);
+    match block_on(runtime::apply::apply_at(&engine, b, 1, cancel())).unwrap() {
+        Some(Applied::Done(saga)) => assert_eq!((saga.revision, saga.label.as_str()), (2, "UNDOING")),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn a_door_whose_send_fails_has_still_done_it() {
     let (world, engine) = World::new();
     let a = world.born(1);

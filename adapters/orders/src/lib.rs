@@ -5,9 +5,11 @@
 //! | [`OrderStore`] | placing orders, in one transaction with their sagas, and reading them |
 //! | `order` | the types of an order: [`NewOrder`], [`OrderRow`], [`OrderView`] |
 //! | `list` | lists of orders, page by page: [`OrderFilter`], [`OrderPage`] |
+//! | [`answers`] | table `idempotent_answers` |
 //! | [`keys`] | table `idempotency_keys` |
 #![warn(missing_docs)]
 
+pub mod answers;
 pub mod keys;
 mod list;
 mod order;

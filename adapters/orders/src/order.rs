@@ -68,6 +68,8 @@ pub struct OrderView {
     /// Why the order failed or is failing.
     #[sqlx(json(nullable))]
     pub reason: Option<Reason>,
+    /// The revision of its newest saga.
+    pub revision: i32,
     /// When the saga last changed.
     pub updated_at: DateTime<Utc>,
     /// The saga's personal fields, if they still exist.

@@ -173,7 +173,7 @@ impl OrderStore {
         sqlx::query_as(concat!(
             "SELECT ",
             order_columns!(),
-            ", s.label, s.heading_for, s.reason::json AS reason, s.updated_at, p.data::json AS personal
+            ", s.label, s.heading_for, s.reason::json AS reason, s.revision, s.updated_at, p.data::json AS personal
                  FROM orders AS o JOIN sagas AS s ON ($1::int2 IS NULL OR s.home = $1) AND s.id = o.saga_id
                  LEFT JOIN personal AS p ON ($1::int2 IS NULL OR p.home = $1) AND p.saga_id = s.id
                  WHERE ($1::int2 IS NULL OR o.home = $1) AND o.id = $2"

@@ -101,6 +101,15 @@ fn no_price() -> Problem {
     ProblemDetails::new(StatusCode::UNPROCESSABLE_ENTITY, slug, title, detail).into()
 }
 
+/// Why an order, or a saga, is to be cancelled.
+#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CancelRequest {
+    /// In the caller's words. It is kept in the timeline, and shown to operators.
+    #[garde(custom(text))]
+    pub reason: String,
+}
+
 /// An order that is to be placed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use amends_engine::runtime::{Engine, Epoch};
-use amends_orders::OrderStore;
+use amends_orders::{OrderStore, answers::AnswerStore};
 use amends_postgres::{Database, MIGRATOR, PgSagaStore, deployment::deployment};
 use anyhow::{Context, Result, bail};
 use reqwest::{Client, Url};
@@ -95,6 +95,7 @@ pub async fn serve_on(process: &Process, listener: TcpListener, auth: Authentica
             deployment.homes,
         )?),
         lists: Lists::connect(process, settings.database_of("api")?, deployment.homes)?,
+        answers: AnswerStore::new(lists::answer_connections(process, settings.database_of("api")?)?),
         door,
         inventory_url: settings.url_of("inventory").to_owned(),
         // The worker is ours, and speaks plain HTTP: no proxy from the environment, no certificates of the system.

@@ -18,9 +18,8 @@ use amends_postgres::{
 };
 use amends_protocol::id;
 use axum::{
-    Json,
     extract::{OriginalUri, Path, State},
-    http::Method,
+    http::{HeaderMap, Method},
     middleware::from_fn,
     response::Response,
 };
@@ -32,6 +31,7 @@ use crate::{
         Caller, Right,
         access::{Access, Routes},
     },
+    http::etag::Representation,
     orders::{
         request,
         view::{Item, instant},
@@ -159,15 +159,21 @@ fn listed(row: &Listed) -> Value {
 async fn read(
     State(api): State<Arc<Api>>,
     caller: Caller,
+    headers: HeaderMap,
     Path(id): Path<String>,
-) -> Result<Json<Value>, Problem> {
-    view(&api, &caller, body::id("id", &id)?).await
+) -> Result<Response, Problem> {
+    let view = view(&api, &caller, body::id("id", &id)?).await?;
+    Representation::of(&view)?.read(&headers)
 }
 
-async fn view(api: &Api, caller: &Caller, id: Uuid) -> Result<Json<Value>, Problem> {
+async fn view(api: &Api, caller: &Caller, id: Uuid) -> Result<Value, Problem> {
     let detail = admin(api).get(id).await?.ok_or_else(no_saga)?;
+    Ok(shown_to(api, &detail, caller))
+}
+
+fn shown_to(api: &Api, detail: &Detail, caller: &Caller) -> Value {
     let definition = api.engine.catalog.get(&detail.saga.workflow, detail.saga.workflow_version);
-    Ok(Json(described(&detail, definition, caller)))
+    described(detail, definition, caller)
 }
 
 fn described(detail: &Detail, definition: Option<&Definition>, caller: &Caller) -> Value {

@@ -21,6 +21,7 @@ use crate::{
         access::{Route, Routes},
         bearer,
     },
+    http::idempotency,
     state::Api,
 };
 
@@ -30,7 +31,8 @@ pub use order_read::WAITING_MOST;
 pub fn router(api: Arc<Api>) -> Router {
     let observed = health::router(health::Ready::api(Arc::clone(&api)), api.metrics.clone());
     let authenticate = from_fn_with_state(Arc::clone(&api.auth), bearer::authenticate);
-    let routes = resources().open(observed, &health::PATHS);
+    let once = from_fn_with_state(Arc::clone(&api), idempotency::answer_once);
+    let routes = resources().each(|routes| routes.route_layer(once)).open(observed, &health::PATHS);
     // The last layer is the outermost: a caller without a token does not learn which paths exist.
     routes.checked().with_state(api).layer(authenticate)
 }

@@ -12,13 +12,11 @@ use amends_http::{
 use amends_orders::OrderStore;
 use amends_workflows::order_fulfilment::STATUSES;
 use axum::{
-    body::Body,
     extract::{OriginalUri, Path, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
-    response::{IntoResponse, Response},
+    http::{HeaderMap, Method},
+    response::Response,
 };
 use humantime_serde::re::humantime::parse_duration;
-use sha2::{Digest, Sha256};
 use tokio::time::sleep;
 use uuid::Uuid;
 
@@ -28,6 +26,7 @@ use crate::{
         Caller, Right,
         access::{Access, Routes},
     },
+    http::etag::Representation,
     orders::view::{Audience, Order},
     problem::{Fault, Problem},
     state::Api,
@@ -69,7 +68,7 @@ async fn read(
         Some(wait) => waited_for(&api, &caller, id, &wait).await?,
         None => order(&api.orders, &caller, id).await?,
     };
-    answer(&order, &headers)
+    Representation::of(&order)?.read(&headers)
 }
 
 async fn order(orders: &OrderStore, caller: &Caller, id: Uuid) -> Result<Order, Problem> {
@@ -94,37 +93,6 @@ async fn waited_for(api: &Api, caller: &Caller, id: Uuid, wait: &Wait) -> Result
             () = api.stop.cancelled() => {}
         }
     }
-}
-
-/// Renders the order, or 304 if the caller has it already (RFC 9110, 13.1.2).
-fn answer(order: &Order, headers: &HeaderMap) -> Result<Response, Problem> {
-    let json = serde_json::to_vec(order).map_err(|_| Problem::Internal)?;
-    let tag = tag(&json);
-    let known = headers.get_all(header::IF_NONE_MATCH).iter().any(|tags| names(tags, &tag));
-    let cache: [(HeaderName, HeaderValue); 2] = [
-        (header::ETAG, HeaderValue::try_from(&tag).map_err(|_| Problem::Internal)?),
-        (header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache")),
-    ];
-    if known {
-        return Ok((StatusCode::NOT_MODIFIED, cache).into_response());
-    }
-    let json_type = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok((cache, [json_type], Body::from(json)).into_response())
-}
-
-/// Returns the strong entity tag of a representation: it changes with every byte.
-fn tag(json: &[u8]) -> String {
-    let digest = Sha256::digest(json);
-    let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    format!("\"{hex}\"")
-}
-
-/// Returns whether a list of entity tags names this one; weak ones count, as for every `If-None-Match`.
-fn names(tags: &HeaderValue, tag: &str) -> bool {
-    let Ok(tags) = tags.to_str() else { return false };
-    tags.split(',')
-        .map(str::trim)
-        .any(|given| given == "*" || given.strip_prefix("W/").unwrap_or(given) == tag)
 }
 
 /// Reads `wait` and `status`: both, or neither.
@@ -183,16 +151,5 @@ mod tests {
             let refused = format!("{:?}", read(query).unwrap_err());
             assert!(refused.contains(name), "{query}: {refused}");
         }
-    }
-
-    #[test]
-    fn a_tag_is_of_its_bytes_and_is_found_in_every_form_of_the_header() {
-        let (one, other) = (tag(b"{}"), tag(b"{ }"));
-        assert_ne!(one, other);
-        assert!(one.starts_with('"') && one.ends_with('"') && one.len() == 34, "{one}");
-        let named = |list: String| names(&HeaderValue::try_from(list).unwrap(), &one);
-        assert!(named(one.clone()) && named(format!("W/{one}")) && named(format!("{other} , {one}")));
-        assert!(named("*".to_owned()));
-        assert!(!named(other) && !named(String::new()) && !named(one.trim_matches('"').to_owned()));
     }
 }

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use amends_engine::{
     core::{Actor, Event, Illegal},
     port,
-    runtime::apply::{Applied, apply},
+    runtime::apply::{Applied, apply, apply_at},
 };
 use amends_http::{body, query};
-use amends_orders::Placed;
+use amends_orders::{OrderView, Placed};
 use axum::{
     Json,
     body::Bytes,
     extract::{Path, State},
-    http::{HeaderMap, HeaderName, Method, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, header},
     middleware::from_fn,
     response::{IntoResponse, Response},
 };
@@ -25,22 +25,24 @@ use crate::{
         Caller, Right,
         access::{self, Access, Routes},
     },
+    http::{
+        etag::{self, IfMatch, Representation},
+        idempotency::{self, PLACES_ORDERS},
+    },
     orders::{
         door, request,
         view::{Audience, Order},
     },
-    problem::{Fault, Problem},
+    problem::Problem,
     state::Api,
 };
 
-const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
-const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
-
 pub fn routes() -> Routes<Arc<Api>> {
-    let reads = Access::Needs(Right::ReadOrders);
+    let (reads, cancels) = (Access::Needs(Right::ReadOrders), Access::Needs(Right::CancelOrders));
     Routes::default()
-        .on(Method::POST, "/api/orders", Access::Needs(Right::PlaceOrders), place)
-        .on(Method::DELETE, "/api/orders/{id}", Access::Needs(Right::CancelOrders), cancel)
+        .on(Method::POST, PLACES_ORDERS, Access::Needs(Right::PlaceOrders), place)
+        .on(Method::DELETE, "/api/orders/{id}", cancels, delete)
+        .on(Method::POST, "/api/orders/{id}/cancel", cancels, cancel)
         .on(Method::GET, "/api/orders/{id}/timeline", reads, timeline)
         .each(|routes| routes.route_layer(from_fn(query::none)))
 }
@@ -51,7 +53,7 @@ async fn place(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let key = idempotency_key(&headers)?;
+    let key = idempotency::key(&headers)?;
     let request: request::OrderRequest = body::read(&headers, &body)?;
     let order = request.placed_by(&caller)?;
     match api.door.place(caller.subject(), key, &order).await? {
@@ -69,23 +71,9 @@ fn created(order: &Order, id: Uuid, replayed: bool) -> Response {
     let location = (header::LOCATION, format!("/api/orders/{id}"));
     let mut response = (StatusCode::CREATED, [location], Json(order)).into_response();
     if replayed {
-        response.headers_mut().insert(REPLAYED, header::HeaderValue::from_static("true"));
+        idempotency::mark_replayed(&mut response);
     }
     response
-}
-
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
-    let (Some(key), second) = (keys.next(), keys.next()) else { return Ok(None) };
-    let bytes = key.as_bytes();
-    let fits = (1..=255).contains(&bytes.len()) && bytes.iter().all(|b| (0x20..0x7f).contains(b));
-    match key.to_str() {
-        Ok(key) if fits && second.is_none() => Ok(Some(key.to_owned())),
-        _ => {
-            let why = "must be one header of 1-255 printable ASCII characters";
-            Err(Problem::Invalid(vec![Fault::header(IDEMPOTENCY_KEY, why)]))
-        }
-    }
 }
 
 async fn timeline(
@@ -95,36 +83,67 @@ async fn timeline(
 ) -> Result<Response, Problem> {
     let id = body::id("id", &id)?;
     if !caller.may(Right::ReadAnyOrder) {
-        customer_of(&api, &caller, id).await?;
+        view_of(&api, &caller, id).await?;
     }
     let entries = api.orders.timeline(id).await?.ok_or_else(no_order)?;
     let items = Audience::of(&caller).timeline(&entries);
     Ok(Json(json!({ "items": items })).into_response())
 }
 
-/// Returns the customer of an order, if the order exists for the caller. Callers who see every order do not need it.
-async fn customer_of(api: &Api, caller: &Caller, order: Uuid) -> Result<String, Problem> {
+/// Reads an order, if it exists for the caller.
+async fn view_of(api: &Api, caller: &Caller, order: Uuid) -> Result<OrderView, Problem> {
     let view = api.orders.get(order).await?.filter(|view| caller.sees_orders_of(&view.order.customer_id));
-    Ok(view.ok_or_else(no_order)?.order.customer_id)
+    view.ok_or_else(no_order)
 }
 
-/// 202 is a promise: the order ends `CANCELLED`.
+async fn delete(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let (id, condition) = (body::id("id", &id)?, IfMatch::read(&headers)?);
+    cancelled(&api, &caller, id, condition, String::new()).await
+}
+
 async fn cancel(
     State(api): State<Arc<Api>>,
     caller: Caller,
+    headers: HeaderMap,
     Path(id): Path<String>,
+    body: Bytes,
 ) -> Result<Response, Problem> {
-    let id = body::id("id", &id)?;
-    if !caller.may(Right::CancelAnyOrder) && !caller.cancels_orders_of(&customer_of(&api, &caller, id).await?)
-    {
+    let (id, condition) = (body::id("id", &id)?, IfMatch::read(&headers)?);
+    let request::CancelRequest { reason } = body::read(&headers, &body)?;
+    cancelled(&api, &caller, id, condition, reason).await
+}
+
+/// Cancels an order. 202 is a promise: the order ends `CANCELLED`.
+async fn cancelled(
+    api: &Api,
+    caller: &Caller,
+    id: Uuid,
+    condition: Option<IfMatch>,
+    reason: String,
+) -> Result<Response, Problem> {
+    let seen = view_of(api, caller, id).await?;
+    if !caller.cancels_orders_of(&seen.order.customer_id) {
         return Err(access::forbidden());
     }
-    let saga = api.orders.saga_of(id).await?.ok_or_else(no_order)?;
-    let event = Event::CancelRequested(Actor::new(caller.subject(), ""));
-    match apply(&api.engine, saga, event).await? {
+    let (saga, event) = (seen.order.saga_id, Event::CancelRequested(Actor::new(caller.subject(), reason)));
+    let applied = match condition {
+        None => apply(&api.engine, saga, event).await?,
+        Some(condition) => {
+            condition.check(&Representation::of(&Order::now(&seen, Audience::of(caller)))?.tag)?;
+            let revision = u32::try_from(seen.revision).unwrap_or_default();
+            let applied = apply_at(&api.engine, saga, revision, event).await?;
+            applied.ok_or_else(etag::precondition_failed)?
+        }
+    };
+    match applied {
         Applied::Done(_) => {
             let view = api.orders.get(id).await?.ok_or_else(no_order)?;
-            Ok((StatusCode::ACCEPTED, Json(Order::now(&view, Audience::of(&caller)))).into_response())
+            Ok((StatusCode::ACCEPTED, Json(Order::now(&view, Audience::of(caller)))).into_response())
         }
         Applied::Illegal(saga, why) => Err(cannot_cancel(&saga.label, why)),
         Applied::Missing => Err(no_order()),

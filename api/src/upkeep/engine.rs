@@ -7,7 +7,10 @@ use amends_kafka::{
     KafkaSettings,
     topics::{self, Topic},
 };
-use amends_orders::keys::{self, KeyClass};
+use amends_orders::{
+    answers::AnswerStore,
+    keys::{self, KeyClass},
+};
 use amends_pool::Pool;
 use amends_postgres::{
     Database, Error, Homes,
@@ -22,7 +25,9 @@ use crate::process::Process;
 /// Number of months ahead for which partitions are created.
 const MONTHS_AHEAD: u16 = 3;
 /// One connection per piece, opened when needed: the loops have only a few, and no piece waits for another's.
-const UPKEEP_CONNECTIONS: u32 = 8;
+const UPKEEP_CONNECTIONS: u32 = 9;
+/// Maximum number of pages of expired answers that one run deletes.
+const ANSWER_PAGES_MOST: usize = 50;
 
 /// States that are not final.
 const STATES: [SagaState; 3] = [SagaState::Running, SagaState::Compensating, SagaState::Parked];
@@ -40,6 +45,7 @@ pub async fn of_engine(
     let database = EngineUpkeep::new(Database { pool: pool.clone(), homes });
     let (stuck_after, retention) = (process.settings.stuck_after, process.settings.retention);
     let upkeep = Upkeep::new().await?;
+    upkeep.add(ForgetAnswers(AnswerStore::new(pool.clone()))).await?;
     upkeep.add(TurnKeys(pool)).await?;
     upkeep.add(EnsurePartitions(database.clone())).await?;
     for what in History::ALL {
@@ -68,6 +74,27 @@ impl Piece for TurnKeys {
     async fn run_once(&mut self) -> Result<(), Error> {
         if keys::turn(&self.0, KeyClass::Placement).await? {
             tracing::info!("emptied the partition of the oldest expired idempotency keys");
+        }
+        Ok(())
+    }
+}
+
+/// Deletes expired answers to requests with an idempotency key.
+struct ForgetAnswers(AnswerStore);
+
+impl Piece for ForgetAnswers {
+    const PERIOD: Duration = Duration::from_secs(60);
+    type Error = Error;
+
+    fn name(&self) -> &'static str {
+        "expiry of answers"
+    }
+
+    async fn run_once(&mut self) -> Result<(), Error> {
+        for _ in 0..ANSWER_PAGES_MOST {
+            if self.0.forget_expired().await? == 0 {
+                break;
+            }
         }
         Ok(())
     }

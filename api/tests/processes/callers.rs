@@ -8,13 +8,14 @@ use amends_api::{
 };
 use amends_proof::deployment::free_address;
 use amends_testkit::eventually;
-use reqwest::{Method, RequestBuilder, Response};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::{
-    LONG, Process, Stack,
+    LONG, Stack,
     client::order,
     issuer::{self, expired, token},
+    shop::{Shop, read},
 };
 
 /// The callers of the matrix, in the order of its columns.
@@ -24,11 +25,12 @@ const CALLERS: [&str; 8] =
 /// What each caller gets on each route, for an order of customer A. The rows are compared with the routes that the
 /// router itself has: a route without a row here, or a row without a route, fails the test. An action on a saga is sent
 /// an empty object: 400 is the answer to who may act.
-const MATRIX: [(&str, [u16; 8]); 17] = [
+const MATRIX: [(&str, [u16; 8]); 18] = [
     ("POST /api/orders", [401, 401, 422, 422, 403, 201, 403, 403]),
     ("GET /api/orders", [401, 401, 200, 200, 200, 200, 200, 200]),
     ("GET /api/orders/{id}", [401, 401, 200, 404, 200, 200, 200, 200]),
     ("DELETE /api/orders/{id}", [401, 401, 202, 404, 403, 202, 202, 202]),
+    ("POST /api/orders/{id}/cancel", [401, 401, 202, 404, 403, 202, 202, 202]),
     ("GET /api/orders/{id}/timeline", [401, 401, 200, 404, 200, 200, 200, 200]),
     ("GET /api/inventory", [401, 401, 403, 403, 200, 403, 200, 200]),
     ("GET /api/inventory/{productId}", [401, 401, 403, 403, 200, 403, 200, 200]),
@@ -45,75 +47,6 @@ const MATRIX: [(&str, [u16; 8]); 17] = [
 ];
 /// Only `dev` publishes keys of its own.
 const KEY_SET: (&str, [u16; 8]) = ("GET /.well-known/jwks.json", [404; 8]);
-
-/// An api that takes tokens.
-struct Shop {
-    stack: Stack,
-    api: Process,
-    http: reqwest::Client,
-}
-
-impl Shop {
-    async fn open() -> Self {
-        let issuer = issuer::serve_at(SocketAddr::from(([127, 0, 0, 1], 0))).await;
-        Self::open_for(issuer).await
-    }
-
-    async fn open_for(issuer: SocketAddr) -> Self {
-        let mut stack = Stack::embedded().await;
-        for (key, value) in issuer::settings(issuer) {
-            stack.set(key, &value);
-        }
-        let api = stack.start(&["api"]).await;
-        Self { stack, api, http: reqwest::Client::new() }
-    }
-
-    fn ask(&self, method: Method, path: &str, token: Option<&str>) -> RequestBuilder {
-        let request = self.http.request(method, format!("http://{}{path}", self.api.address));
-        match token {
-            Some(token) => request.bearer_auth(token),
-            None => request,
-        }
-    }
-
-    async fn get(&self, path: &str, token: &str) -> (u16, Value) {
-        read(self.ask(Method::GET, path, Some(token)).send().await.unwrap()).await
-    }
-
-    /// Places an order for a customer, by a storefront; returns its id.
-    async fn place_for(&self, customer: &str) -> String {
-        let mut body = order("mug", 1, "card_approved", "AT");
-        body["customerId"] = json!(customer);
-        let storefront = token("shop", &[Role::Storefront]);
-        let placed =
-            self.ask(Method::POST, "/api/orders", Some(&storefront)).json(&body).send().await.unwrap();
-        let (status, placed) = read(placed).await;
-        assert_eq!((status, &placed["customerId"]), (201, &json!(customer)), "{placed}");
-        placed["id"].as_str().unwrap().to_owned()
-    }
-
-    async fn saga_of(&self, order: &str) -> String {
-        sqlx::query_scalar("SELECT saga_id::text FROM orders WHERE id = $1::uuid")
-            .bind(order)
-            .fetch_one(self.stack.pool("engine"))
-            .await
-            .unwrap()
-    }
-
-    /// Returns the number of orders, and the sum of all sagas' revisions.
-    async fn rows(&self) -> (i64, i64) {
-        sqlx::query_as(
-            "SELECT (SELECT count(*) FROM orders), (SELECT coalesce(sum(revision), 0)::bigint FROM sagas)",
-        )
-        .fetch_one(self.stack.pool("engine"))
-        .await
-        .unwrap()
-    }
-}
-
-async fn read(answer: Response) -> (u16, Value) {
-    (answer.status().as_u16(), answer.json().await.unwrap_or_default())
-}
 
 /// Returns the token of a caller of the matrix.
 fn token_of(caller: &str) -> Option<String> {
@@ -141,6 +74,7 @@ fn body_of(route: &Route, caller: &str) -> Option<Value> {
             }
             Some(body)
         }
+        ("POST", "/api/orders/{id}/cancel") => Some(json!({ "reason": "ordered twice" })),
         ("PUT", _) => Some(json!({ "onHand": 7 })),
         ("POST", _) => Some(json!({})),
         _ => None,

@@ -3,6 +3,7 @@
 
 mod books;
 mod callers;
+mod cancelling;
 mod changes;
 mod dev;
 mod edge;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use amends_protocol::transport::Sink;
 use uuid::Uuid;
 
-use super::{Engine, Error};
+use super::{Engine, Error, batch::BatchOutcome};
 use crate::{
     core::{Event, Illegal, Saga},
     port::{self, Clock, SagaStore},
@@ -33,7 +33,38 @@ pub async fn apply<S: SagaStore, K: Sink, C: Clock>(
     saga_id: Uuid,
     event: Event,
 ) -> Result<Applied, Error> {
-    let mut outcome = engine.decide(BTreeMap::from([(saga_id, vec![event])]), None).await?;
+    let outcome = engine.decide(BTreeMap::from([(saga_id, vec![event])]), None).await?;
+    applied(engine, saga_id, outcome).await
+}
+
+/// Decides an event only if the saga still has this revision: `None` if it has another. Otherwise like [`apply`].
+///
+/// # Errors
+/// As for [`apply`].
+pub async fn apply_at<S: SagaStore, K: Sink, C: Clock>(
+    engine: &Engine<S, K, C>,
+    saga_id: Uuid,
+    revision: u32,
+    event: Event,
+) -> Result<Option<Applied>, Error> {
+    let read = engine.store.load(&[saga_id]).await?;
+    if read.sagas.iter().any(|saga| saga.revision != revision) {
+        return Ok(None);
+    }
+    // One round: the write is fenced by the revision that was read.
+    match engine.decide_within(1, BTreeMap::from([(saga_id, vec![event])]), Some(read)).await {
+        Ok(outcome) => applied(engine, saga_id, outcome).await.map(Some),
+        Err(Error::Contended) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Sends the commands of the decision, and says what it was.
+async fn applied<S: SagaStore, K: Sink, C: Clock>(
+    engine: &Engine<S, K, C>,
+    saga_id: Uuid,
+    mut outcome: BatchOutcome,
+) -> Result<Applied, Error> {
     if let Err(error) = engine.dispatch(std::mem::take(&mut outcome.outgoing)).await {
         tracing::warn!(saga = %saga_id, %error, "commands are committed but could not be sent; they are sent when due");
     }

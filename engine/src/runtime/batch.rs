@@ -178,6 +178,19 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
     pub(super) async fn decide(
         &self,
         events: BTreeMap<Uuid, Vec<Event>>,
+        first: Option<Loaded>,
+    ) -> Result<BatchOutcome, Error> {
+        self.decide_within(DECISION_ROUNDS, events, first).await
+    }
+
+    /// Decides at most so many times.
+    ///
+    /// # Errors
+    /// [`Error::Contended`]: another writer was first each time.
+    pub(super) async fn decide_within(
+        &self,
+        rounds: usize,
+        events: BTreeMap<Uuid, Vec<Event>>,
         mut first: Option<Loaded>,
     ) -> Result<BatchOutcome, Error> {
         let mut outcome = BatchOutcome::default();
@@ -186,7 +199,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             events.into_iter().map(|(id, list)| (id, list.into_iter().map(occur).collect())).collect();
         let mut one_by_one = Vec::new();
         let mut remembered = if first.is_none() { self.recent.take(events.keys()) } else { HashMap::new() };
-        for _ in 0..DECISION_ROUNDS {
+        for _ in 0..rounds {
             let loaded = match first.take() {
                 Some(loaded) => loaded,
                 None => self.load(events.keys().filter(|id| !remembered.contains_key(id)).copied()).await?,

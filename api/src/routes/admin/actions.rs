@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use amends_engine::{
     core::{Actor, Event, Illegal, Input, Resend, Resolution, Retry, Saga, Seen, Status},
-    runtime::apply::{Applied, apply},
+    runtime::apply::{Applied, apply, apply_at},
 };
 use amends_http::body;
 use amends_postgres::admin::Detail;
@@ -20,21 +20,14 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{admin, no_saga, view};
+use super::{admin, no_saga, shown_to, view};
 use crate::{
     auth::Caller,
+    http::etag::{self, IfMatch, Representation},
     orders::request,
     problem::{Fault, Problem},
     state::Api,
 };
-
-/// The reason for a cancellation.
-#[derive(Debug, Serialize, Deserialize, Validate)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct CancelRequest {
-    #[garde(custom(request::text))]
-    reason: String,
-}
 
 /// A retry: the state that the operator saw, and the reason.
 #[derive(Debug, Serialize, Deserialize, Validate)]
@@ -93,6 +86,7 @@ pub(super) struct Action<R> {
     api: Arc<Api>,
     by: Caller,
     id: Uuid,
+    condition: Option<IfMatch>,
     request: R,
 }
 
@@ -108,22 +102,25 @@ impl<R: DeserializeOwned + Serialize + Validate<Context = ()>> FromRequest<Arc<A
         let bytes = Bytes::from_request(Request::from_parts(head, body), api)
             .await
             .map_err(IntoResponse::into_response)?;
-        let read = || Ok::<_, Problem>((body::id("id", &id)?, body::read(&headers, &bytes)?));
-        let (id, request) = read().map_err(Problem::into_response)?;
-        Ok(Self { api: Arc::clone(api), by, id, request })
+        let read = || {
+            let (id, condition) = (body::id("id", &id)?, IfMatch::read(&headers)?);
+            Ok::<_, Problem>((id, condition, body::read(&headers, &bytes)?))
+        };
+        let (id, condition, request) = read().map_err(Problem::into_response)?;
+        Ok(Self { api: Arc::clone(api), by, id, condition, request })
     }
 }
 
 pub(super) async fn retry(
-    Action { api, by: caller, id, request }: Action<RetryRequest>,
+    Action { api, by: caller, id, condition, request }: Action<RetryRequest>,
 ) -> Result<Json<Value>, Problem> {
     let RetryRequest { reason, revision, command_id } = request;
     let (by, seen) = (Actor::new(caller.subject(), reason), Seen { revision, command_id });
-    act(&api, &caller, id, Event::RetryRequested(Retry { by, seen })).await
+    act(&api, &caller, (id, condition), Event::RetryRequested(Retry { by, seen })).await
 }
 
 pub(super) async fn resend(
-    Action { api, by: caller, id, request }: Action<ResendRequest>,
+    Action { api, by: caller, id, condition, request }: Action<ResendRequest>,
 ) -> Result<Json<Value>, Problem> {
     let ResendRequest { reason, revision, command_id } = request;
     let seen = match (revision, command_id) {
@@ -135,18 +132,18 @@ pub(super) async fn resend(
         }
     };
     let by = Actor::new(caller.subject(), reason);
-    act(&api, &caller, id, Event::ResendRequested(Resend { by, seen })).await
+    act(&api, &caller, (id, condition), Event::ResendRequested(Resend { by, seen })).await
 }
 
 pub(super) async fn cancel(
-    Action { api, by: caller, id, request }: Action<CancelRequest>,
+    Action { api, by: caller, id, condition, request }: Action<request::CancelRequest>,
 ) -> Result<Json<Value>, Problem> {
-    let CancelRequest { reason } = request;
-    act(&api, &caller, id, Event::CancelRequested(Actor::new(caller.subject(), reason))).await
+    let request::CancelRequest { reason } = request;
+    act(&api, &caller, (id, condition), Event::CancelRequested(Actor::new(caller.subject(), reason))).await
 }
 
 pub(super) async fn resolve(
-    Action { api, by: caller, id, request }: Action<ResolveRequest>,
+    Action { api, by: caller, id, condition, request }: Action<ResolveRequest>,
 ) -> Result<Json<Value>, Problem> {
     let ResolveRequest { outcome, reason, reference, revision, command_id } = request;
     let (done, seen) = (outcome == Done::Done, Seen { revision, command_id });
@@ -155,7 +152,8 @@ pub(super) async fn resolve(
         false => Vec::new(),
     };
     let (by, reference) = (Actor::new(caller.subject(), reason), reference.unwrap_or_default());
-    act(&api, &caller, id, Event::Resolved(Resolution { by, seen, done, reference, exposure })).await
+    act(&api, &caller, (id, condition), Event::Resolved(Resolution { by, seen, done, reference, exposure }))
+        .await
 }
 
 /// Returns what the step would hold: a command resolved as done counts like a success in the books.
@@ -172,9 +170,23 @@ fn would_hold(api: &Api, detail: &Detail, seen: Seen) -> Vec<Exposure> {
     (definition.steps[command.step].may_hold)(&call)
 }
 
-async fn act(api: &Api, caller: &Caller, id: Uuid, event: Event) -> Result<Json<Value>, Problem> {
-    match apply(&api.engine, id, event).await? {
-        Applied::Done(_) => view(api, caller, id).await,
+async fn act(
+    api: &Api,
+    caller: &Caller,
+    (id, condition): (Uuid, Option<IfMatch>),
+    event: Event,
+) -> Result<Json<Value>, Problem> {
+    let applied = match condition {
+        None => apply(&api.engine, id, event).await?,
+        Some(condition) => {
+            let detail = admin(api).get(id).await?.ok_or_else(no_saga)?;
+            condition.check(&Representation::of(&shown_to(api, &detail, caller))?.tag)?;
+            let applied = apply_at(&api.engine, id, detail.saga.revision, event).await?;
+            applied.ok_or_else(etag::precondition_failed)?
+        }
+    };
+    match applied {
+        Applied::Done(_) => view(api, caller, id).await.map(Json),
         Applied::Illegal(saga, why) => Err(refused(&saga, why)),
         Applied::Missing => Err(no_saga()),
     }

@@ -4,6 +4,7 @@ mod broker;
 pub mod client;
 pub mod issuer;
 pub mod load;
+pub mod shop;
 
 use std::{
     collections::BTreeMap,

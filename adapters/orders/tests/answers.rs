@@ -1,0 +1,63 @@
+//! Answers to requests with an idempotency key: one of each, for whoever asks.
+
+#[path = "../../postgres/tests/support/mod.rs"]
+mod support;
+
+use std::time::Duration;
+
+use amends_orders::answers::{AnswerStore, Reservation, StoredAnswer, Turn};
+use amends_testkit::eventually;
+use support::world;
+
+const REQUEST: [u8; 32] = [1; 32];
+const BODY: [u8; 32] = [2; 32];
+
+fn answer() -> StoredAnswer {
+    StoredAnswer { status: 202, headers: "{}".to_owned(), body: "done".to_owned() }
+}
+
+async fn first(store: &AnswerStore) -> Reservation {
+    match store.take(REQUEST, BODY).await.unwrap() {
+        Turn::First(reservation) => reservation,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_request_waits_for_the_firsts_answer() {
+    let world = world().await;
+    let store = AnswerStore::new(world.pool());
+    let reservation = first(&store).await;
+    let second = tokio::spawn({
+        let store = store.clone();
+        async move { store.take(REQUEST, BODY).await }
+    });
+    eventually("the second request waits for the first", Duration::from_secs(20), || async {
+        let waiting: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            .fetch_one(world.owner())
+            .await
+            .unwrap();
+        (waiting > 0).then_some(())
+    })
+    .await;
+    assert!(!second.is_finished());
+    reservation.keep(&answer()).await.unwrap();
+    assert!(matches!(second.await.unwrap().unwrap(), Turn::Replayed(kept) if kept == answer()));
+    assert!(matches!(store.take(REQUEST, [3; 32]).await.unwrap(), Turn::KeyReused));
+}
+
+#[tokio::test]
+async fn a_key_is_free_again_after_a_refusal_a_crash_and_a_day() {
+    let world = world().await;
+    let store = AnswerStore::new(world.pool());
+    first(&store).await.give_back().await;
+    drop(first(&store).await);
+    first(&store).await.keep(&answer()).await.unwrap();
+    assert!(matches!(store.take(REQUEST, BODY).await.unwrap(), Turn::Replayed(_)));
+    assert_eq!(store.forget_expired().await.unwrap(), 0);
+    let expired = "UPDATE idempotent_answers SET expires_at = now()";
+    sqlx::query(expired).execute(world.owner()).await.unwrap();
+    first(&store).await.keep(&answer()).await.unwrap();
+    sqlx::query(expired).execute(world.owner()).await.unwrap();
+    assert_eq!(store.forget_expired().await.unwrap(), 1);
+}

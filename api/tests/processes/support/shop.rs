@@ -1,0 +1,83 @@
+//! An api that takes tokens, and requests of its callers.
+
+use std::net::SocketAddr;
+
+use amends_api::auth::Role;
+use reqwest::{Method, RequestBuilder, Response};
+use serde_json::{Value, json};
+
+use super::{
+    Process, Stack,
+    client::order,
+    issuer::{self, token},
+};
+
+/// An api that takes tokens.
+pub struct Shop {
+    pub stack: Stack,
+    pub api: Process,
+    http: reqwest::Client,
+}
+
+impl Shop {
+    pub async fn open() -> Self {
+        let issuer = issuer::serve_at(SocketAddr::from(([127, 0, 0, 1], 0))).await;
+        Self::open_for(issuer).await
+    }
+
+    pub async fn open_for(issuer: SocketAddr) -> Self {
+        let mut stack = Stack::embedded().await;
+        for (key, value) in issuer::settings(issuer) {
+            stack.set(key, &value);
+        }
+        let api = stack.start(&["api"]).await;
+        Self { stack, api, http: reqwest::Client::new() }
+    }
+
+    pub fn ask(&self, method: Method, path: &str, token: Option<&str>) -> RequestBuilder {
+        let request = self.http.request(method, format!("http://{}{path}", self.api.address));
+        match token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    pub async fn get(&self, path: &str, token: &str) -> (u16, Value) {
+        read(self.ask(Method::GET, path, Some(token)).send().await.unwrap()).await
+    }
+
+    /// Places an order for a customer, by a storefront; returns its id.
+    pub async fn place_for(&self, customer: &str) -> String {
+        let mut body = order("mug", 1, "card_approved", "AT");
+        body["customerId"] = json!(customer);
+        let storefront = token("shop", &[Role::Storefront]);
+        let placed =
+            self.ask(Method::POST, "/api/orders", Some(&storefront)).json(&body).send().await.unwrap();
+        let (status, placed) = read(placed).await;
+        assert_eq!((status, &placed["customerId"]), (201, &json!(customer)), "{placed}");
+        placed["id"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn saga_of(&self, order: &str) -> String {
+        sqlx::query_scalar("SELECT saga_id::text FROM orders WHERE id = $1::uuid")
+            .bind(order)
+            .fetch_one(self.stack.pool("engine"))
+            .await
+            .unwrap()
+    }
+
+    /// Returns the number of orders, and the sum of all sagas' revisions.
+    pub async fn rows(&self) -> (i64, i64) {
+        sqlx::query_as(
+            "SELECT (SELECT count(*) FROM orders), (SELECT coalesce(sum(revision), 0)::bigint FROM sagas)",
+        )
+        .fetch_one(self.stack.pool("engine"))
+        .await
+        .unwrap()
+    }
+}
+
+/// Reads an answer's status and body.
+pub async fn read(answer: Response) -> (u16, Value) {
+    (answer.status().as_u16(), answer.json().await.unwrap_or_default())
+}
