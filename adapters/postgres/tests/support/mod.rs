@@ -9,7 +9,7 @@ use amends_engine::{
 };
 use amends_pool::Pool;
 use amends_postgres::{
-    Birth, MIGRATOR, PgSagaStore,
+    Birth, Database, Homes, MIGRATOR, PgSagaStore,
     admin::Admin,
     conformance::{World, birth},
     odd_replies::OddRow,
@@ -28,8 +28,14 @@ pub struct Postgres {
 }
 
 pub async fn world() -> Postgres {
+    world_with(Homes::ONE).await
+}
+
+/// Creates a database with this number of homes.
+pub async fn world_with(homes: Homes) -> Postgres {
     let database = database(&MIGRATOR, "engine").await;
-    let store = PgSagaStore::new(connect(&database.role_url("amends_engine")));
+    let pool = connect(&database.role_url("amends_engine"));
+    let store = PgSagaStore::new(Database { pool, homes });
     Postgres { database, store }
 }
 
@@ -203,7 +209,7 @@ impl World for Postgres {
     }
 
     async fn odd_replies(&self, saga_id: Uuid) -> Vec<OddRow> {
-        let detail = Admin::new(self.pool()).get(saga_id).await.unwrap();
+        let detail = Admin::new(self.store.database().clone()).get(saga_id).await.unwrap();
         detail.map(|detail| detail.odd_replies).unwrap_or_default()
     }
 
