@@ -7,7 +7,12 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::{auth::Authenticator, engine::PgEngine, lists::Lists, orders::door::Door};
+use crate::{
+    auth::Authenticator,
+    engine::PgEngine,
+    lists::Lists,
+    orders::{door::Door, watch::Watches},
+};
 
 /// State that the api's handlers share.
 pub struct Api {
@@ -31,6 +36,10 @@ pub struct Api {
     pub http: reqwest::Client,
     /// Places for requests that wait for an order's next status.
     pub waiting: Semaphore,
+    /// Tells those requests when their order has changed.
+    pub watches: Arc<Watches>,
+    /// Places for streams of an order's events.
+    pub streams: Arc<Semaphore>,
     /// Is cancelled when the process stops: what waits is answered then.
     pub stop: CancellationToken,
     /// The metrics.

@@ -2,6 +2,7 @@
 //! order. It knows nothing of orders, Postgres, Kafka or HTTP.
 //!
 //! * [`core`] decides: pure, synchronous, without clock or randomness. Start at [`core::transition`].
+//! * [`operate`] says what an operator may know about a saga. Pure as well.
 //! * [`port`] defines what the engine needs from its surroundings.
 //! * [`runtime`] has one loop per file over those ports, each with a `run_once`.
 //!
@@ -21,5 +22,6 @@
 
 pub mod core;
 pub mod dialogue;
+pub mod operate;
 pub mod port;
 pub mod runtime;

@@ -1,4 +1,4 @@
-//! Checks whether the caller accepts JSON.
+//! Checks whether the caller accepts what a route answers.
 
 use axum::{
     extract::Request,
@@ -12,15 +12,25 @@ use crate::ProblemDetails;
 /// For routes that answer JSON: a caller that does not accept it is refused before anything is done. Use with
 /// [`axum::middleware::from_fn`].
 pub async fn json(request: Request, next: Next) -> Response {
-    if accepts_json(request.headers()) {
+    answers("application/json", request, next).await
+}
+
+/// For routes that answer a stream of events.
+pub async fn event_stream(request: Request, next: Next) -> Response {
+    answers("text/event-stream", request, next).await
+}
+
+async fn answers(kind: &'static str, request: Request, next: Next) -> Response {
+    if accepts(request.headers(), kind) {
         next.run(request).await
     } else {
-        ProblemDetails::not_acceptable().into_response()
+        ProblemDetails::not_acceptable(kind).into_response()
     }
 }
 
 /// The most specific matching range decides. An unreadable header counts as absent.
-fn accepts_json(headers: &HeaderMap) -> bool {
+fn accepts(headers: &HeaderMap, wanted: &str) -> bool {
+    let family = wanted.split_once('/').map_or(wanted, |(family, _)| family);
     let mut best: Option<(u8, bool)> = None;
     let mut stated = false;
     for value in headers.get_all(header::ACCEPT) {
@@ -28,10 +38,11 @@ fn accepts_json(headers: &HeaderMap) -> bool {
             let mut parts = range.split(';').map(str::trim);
             let Some(kind) = parts.next().filter(|kind| !kind.is_empty()) else { continue };
             stated = true;
-            let specificity = match kind.to_ascii_lowercase().as_str() {
-                "application/json" => 3,
-                "application/*" => 2,
-                "*/*" => 1,
+            let kind = kind.to_ascii_lowercase();
+            let specificity = match kind.strip_suffix("/*") {
+                None if kind == wanted => 3,
+                Some(whole) if whole == family => 2,
+                Some("*") => 1,
                 _ => continue,
             };
             let quality = parts.find_map(|p| p.strip_prefix("q=").or(p.strip_prefix("Q=")));
@@ -63,8 +74,11 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::ACCEPT, accept.parse().unwrap());
-            assert_eq!(accepts_json(&headers), accepted, "{accept}");
+            assert_eq!(accepts(&headers, "application/json"), accepted, "{accept}");
         }
-        assert!(accepts_json(&HeaderMap::new()));
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, "text/*, application/json;q=0".parse().unwrap());
+        assert!(accepts(&headers, "text/event-stream") && !accepts(&headers, "application/json"));
+        assert!(accepts(&HeaderMap::new(), "application/json"));
     }
 }

@@ -122,9 +122,9 @@ impl ProblemDetails {
     }
 
     /// The caller accepts none of the media types of the route.
-    pub fn not_acceptable() -> Self {
+    pub fn not_acceptable(answered: &str) -> Self {
         let (slug, title) = ("not-acceptable", "No acceptable media type");
-        Self::new(StatusCode::NOT_ACCEPTABLE, slug, title, "This route answers `application/json`.")
+        Self::new(StatusCode::NOT_ACCEPTABLE, slug, title, format!("This route answers `{answered}`."))
     }
 
     /// The request did not arrive in time.

@@ -5,6 +5,7 @@
 //! | [`OrderStore`] | placing orders, in one transaction with their sagas, and reading them |
 //! | `order` | the types of an order: [`NewOrder`], [`OrderRow`], [`OrderView`] |
 //! | `list` | lists of orders, page by page: [`OrderFilter`], [`OrderPage`] |
+//! | `newest` | the newest state of many orders at once: [`Newest`] |
 //! | [`answers`] | table `idempotent_answers` |
 //! | [`keys`] | table `idempotency_keys` |
 #![warn(missing_docs)]
@@ -12,9 +13,11 @@
 pub mod answers;
 pub mod keys;
 mod list;
+mod newest;
 mod order;
 mod store;
 
 pub use list::{OrderFilter, OrderPage, Sort};
+pub use newest::Newest;
 pub use order::{NewOrder, OrderRow, OrderView, Placed};
 pub use store::OrderStore;

@@ -6,6 +6,8 @@ use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 use uuid::Uuid;
 
+use crate::Newest;
+
 /// An order as received.
 #[derive(Debug, Clone)]
 pub struct NewOrder {
@@ -75,6 +77,13 @@ pub struct OrderView {
     /// The saga's personal fields, if they still exist.
     #[sqlx(json(nullable))]
     pub personal: Option<Json>,
+}
+
+impl OrderView {
+    /// Returns which state of the order this is.
+    pub fn newest(&self) -> Newest {
+        Newest { saga_id: self.order.saga_id, revision: self.revision }
+    }
 }
 
 /// The columns of [`OrderRow`], of a table called `o`. They are listed by name, so that a new column does not break

@@ -2,5 +2,7 @@
 
 pub mod cursor;
 pub mod door;
+pub mod explanation;
 pub mod request;
 pub mod view;
+pub mod watch;

@@ -34,11 +34,17 @@ impl Audience {
         if caller.may(Right::ReadSagas) { Self::Operator } else { Self::Customer }
     }
 
-    /// Renders a timeline. A customer sees how the status changed: no operator, no reason that one gave, no step.
+    /// Renders a timeline.
     pub fn timeline(self, entries: &[Entry]) -> Vec<Item> {
+        entries.iter().filter_map(|entry| self.item(entry)).collect()
+    }
+
+    /// Renders an entry of a timeline. A customer sees how the status changed: no operator, no reason that one gave, no
+    /// step.
+    pub fn item(self, entry: &Entry) -> Option<Item> {
         match self {
-            Self::Operator => entries.iter().map(Item::from).collect(),
-            Self::Customer => entries.iter().filter_map(Item::for_customer).collect(),
+            Self::Operator => Some(Item::from(entry)),
+            Self::Customer => Item::for_customer(entry),
         }
     }
 }
@@ -67,11 +73,6 @@ pub struct Order {
 }
 
 impl Order {
-    /// Returns the status.
-    pub fn status(&self) -> &str {
-        &self.status
-    }
-
     /// Renders the order as it was accepted: the first answer, and every replay of it.
     pub fn accepted(row: &OrderRow) -> Self {
         Self::with(row, order::PENDING.to_owned(), row.created_at)

@@ -16,7 +16,10 @@ use crate::{
     failpoints::point,
     fleet,
     lists::{self, Lists},
-    orders::door::{Placing, door},
+    orders::{
+        door::{Placing, door},
+        watch::Watches,
+    },
     process::{Process, bind, database, serve},
     routes,
     state::Api,
@@ -85,15 +88,18 @@ pub async fn serve_on(process: &Process, listener: TcpListener, auth: Authentica
     let orders = OrderStore::new(database);
     let placing = Placing { engine: Arc::clone(&engine), orders: orders.clone() };
     fleet::join(process, &engine).await?;
+    let order_lists = OrderStore::new(lists::order_connections(
+        process,
+        settings.database_of("api")?,
+        deployment.homes,
+    )?);
+    let watches = Arc::<Watches>::default();
+    process.watch("watch of orders", Arc::clone(&watches).run(order_lists.clone(), process.stop.clone()));
     let api = Arc::new(Api {
         auth: Arc::new(auth),
         engine,
         orders,
-        order_lists: OrderStore::new(lists::order_connections(
-            process,
-            settings.database_of("api")?,
-            deployment.homes,
-        )?),
+        order_lists,
         lists: Lists::connect(process, settings.database_of("api")?, deployment.homes)?,
         answers: AnswerStore::new(lists::answer_connections(process, settings.database_of("api")?)?),
         door,
@@ -101,6 +107,8 @@ pub async fn serve_on(process: &Process, listener: TcpListener, auth: Authentica
         // The worker is ours, and speaks plain HTTP: no proxy from the environment, no certificates of the system.
         http: Client::builder().no_proxy().tls_certs_only([]).build().context("creating an HTTP client")?,
         waiting: Semaphore::new(routes::WAITING_MOST),
+        watches: Arc::clone(&watches),
+        streams: Arc::new(Semaphore::new(routes::STREAMS_MOST)),
         stop: process.stop.clone(),
         metrics: process.metrics.clone(),
     });

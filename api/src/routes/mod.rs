@@ -4,6 +4,7 @@ pub mod admin;
 pub mod health;
 mod inventory;
 mod key_set;
+mod order_events;
 mod order_list;
 mod order_read;
 mod orders;
@@ -25,6 +26,7 @@ use crate::{
     state::Api,
 };
 
+pub use order_events::STREAMS_MOST;
 pub use order_read::WAITING_MOST;
 
 /// Returns the api's routes. The rules of every HTTP edge are applied where they are served.
@@ -44,7 +46,10 @@ fn resources() -> Routes<Arc<Api>> {
         .merge(order_read::routes())
         .merge(inventory::routes())
         .merge(admin::routes());
-    resources.each(|routes| routes.route_layer(from_fn(accept::json))).merge(key_set::routes())
+    resources
+        .each(|routes| routes.route_layer(from_fn(accept::json)))
+        .merge(order_events::routes())
+        .merge(key_set::routes())
 }
 
 /// Returns the list of the api's routes, with who may call each.

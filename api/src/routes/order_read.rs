@@ -1,15 +1,12 @@
 //! `GET /api/orders/{id}`: an order as it is now, if it has changed, or once its status changes.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use amends_http::{
     body,
     query::{self, Parameter},
 };
-use amends_orders::OrderStore;
+use amends_orders::{OrderStore, OrderView};
 use amends_workflows::order_fulfilment::STATUSES;
 use axum::{
     extract::{OriginalUri, Path, State},
@@ -38,8 +35,6 @@ const WAIT_LONGEST: Duration = Duration::from_secs(30);
 const WAIT_BOUND: Duration = Duration::from_secs(28);
 /// Number of requests that wait at once. Any further one is answered at once with the order as it is.
 pub const WAITING_MOST: usize = 1_000;
-/// Pauses between looks at an order that a request waits for: the first, and the longest.
-const LOOKS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
 const WAIT: &str = "wait";
 const STATUS: &str = "status";
@@ -64,33 +59,35 @@ async fn read(
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let id = body::id("id", &id)?;
-    let order = match wait(&query::read(&uri, &PARAMETERS)?)? {
+    let view = match wait(&query::read(&uri, &PARAMETERS)?)? {
         Some(wait) => waited_for(&api, &caller, id, &wait).await?,
-        None => order(&api.orders, &caller, id).await?,
+        None => view_of(&api.orders, &caller, id).await?,
     };
-    Representation::of(&order)?.read(&headers)
+    Representation::of(&Order::now(&view, Audience::of(&caller)))?.read(&headers)
 }
 
-async fn order(orders: &OrderStore, caller: &Caller, id: Uuid) -> Result<Order, Problem> {
+/// Reads an order, if it exists for the caller.
+pub(super) async fn view_of(orders: &OrderStore, caller: &Caller, id: Uuid) -> Result<OrderView, Problem> {
     let view = orders.get(id).await?.filter(|view| caller.sees_orders_of(&view.order.customer_id));
-    Ok(Order::now(&view.ok_or_else(no_order)?, Audience::of(caller)))
+    view.ok_or_else(no_order)
 }
 
-/// Looks until the status is another, the time is over, or the process stops.
-async fn waited_for(api: &Api, caller: &Caller, id: Uuid, wait: &Wait) -> Result<Order, Problem> {
-    let until = Instant::now() + wait.longest.min(WAIT_BOUND);
+/// Waits until the status is another, the time is over, or the process stops.
+async fn waited_for(api: &Api, caller: &Caller, id: Uuid, wait: &Wait) -> Result<OrderView, Problem> {
     let turn = api.waiting.try_acquire();
-    let mut pause = LOOKS.0;
+    let mut watcher = api.watches.watch(id);
+    let mut until = pin!(sleep(wait.longest.min(WAIT_BOUND)));
+    let mut is_over = turn.is_err();
     loop {
         // By the connections of lists: however many wait, placing keeps its own.
-        let order = order(&api.order_lists, caller, id).await?;
-        let left = until.saturating_duration_since(Instant::now());
-        if order.status() != wait.while_it_is || left.is_zero() || turn.is_err() || api.stop.is_cancelled() {
-            return Ok(order);
+        let view = view_of(&api.order_lists, caller, id).await?;
+        if view.label != wait.while_it_is || is_over {
+            return Ok(view);
         }
         tokio::select! {
-            () = sleep(pause.min(left)) => pause = (pause * 2).min(LOOKS.1),
-            () = api.stop.cancelled() => {}
+            () = watcher.differs_from(view.newest()) => {}
+            () = &mut until => is_over = true,
+            () = api.stop.cancelled() => is_over = true,
         }
     }
 }

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use amends_engine::{
     core::{Actor, Event, Illegal},
-    port,
+    operate,
+    port::{self, SagaStore as _},
     runtime::apply::{Applied, apply, apply_at},
 };
 use amends_http::{body, query};
-use amends_orders::{OrderView, Placed};
+use amends_orders::Placed;
 use axum::{
     Json,
     body::Bytes,
@@ -17,9 +18,10 @@ use axum::{
     middleware::from_fn,
     response::{IntoResponse, Response},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::order_read::view_of;
 use crate::{
     auth::{
         Caller, Right,
@@ -30,8 +32,8 @@ use crate::{
         idempotency::{self, PLACES_ORDERS},
     },
     orders::{
-        door, request,
-        view::{Audience, Order},
+        door, explanation, request,
+        view::{Audience, Order, instant},
     },
     problem::Problem,
     state::Api,
@@ -44,6 +46,7 @@ pub fn routes() -> Routes<Arc<Api>> {
         .on(Method::DELETE, "/api/orders/{id}", cancels, delete)
         .on(Method::POST, "/api/orders/{id}/cancel", cancels, cancel)
         .on(Method::GET, "/api/orders/{id}/timeline", reads, timeline)
+        .on(Method::GET, "/api/orders/{id}/explanation", reads, explain)
         .each(|routes| routes.route_layer(from_fn(query::none)))
 }
 
@@ -83,17 +86,29 @@ async fn timeline(
 ) -> Result<Response, Problem> {
     let id = body::id("id", &id)?;
     if !caller.may(Right::ReadAnyOrder) {
-        view_of(&api, &caller, id).await?;
+        view_of(&api.orders, &caller, id).await?;
     }
     let entries = api.orders.timeline(id).await?.ok_or_else(no_order)?;
     let items = Audience::of(&caller).timeline(&entries);
     Ok(Json(json!({ "items": items })).into_response())
 }
 
-/// Reads an order, if it exists for the caller.
-async fn view_of(api: &Api, caller: &Caller, order: Uuid) -> Result<OrderView, Problem> {
-    let view = api.orders.get(order).await?.filter(|view| caller.sees_orders_of(&view.order.customer_id));
-    view.ok_or_else(no_order)
+/// One sentence for whoever asks. Operators read that of the saga.
+async fn explain(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    let view = view_of(&api.orders, &caller, body::id("id", &id)?).await?;
+    let saga = api.engine.store.load(&[view.order.saga_id]).await?.sagas.pop();
+    let explained = match (Audience::of(&caller), saga) {
+        (Audience::Operator, Some(saga)) => {
+            operate::explain(&saga, api.engine.catalog.get(&saga.workflow, saga.workflow_version))
+        }
+        // A saga that this program cannot read is explained by its status.
+        (_, saga) => explanation::explain(&view, saga.is_some_and(|saga| saga.parked)),
+    };
+    Ok(Json(json!({ "sentence": explained.sentence, "until": explained.until.map(instant) })))
 }
 
 async fn delete(
@@ -126,7 +141,7 @@ async fn cancelled(
     condition: Option<IfMatch>,
     reason: String,
 ) -> Result<Response, Problem> {
-    let seen = view_of(api, caller, id).await?;
+    let seen = view_of(&api.orders, caller, id).await?;
     if !caller.cancels_orders_of(&seen.order.customer_id) {
         return Err(access::forbidden());
     }

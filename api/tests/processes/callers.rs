@@ -25,13 +25,15 @@ const CALLERS: [&str; 8] =
 /// What each caller gets on each route, for an order of customer A. The rows are compared with the routes that the
 /// router itself has: a route without a row here, or a row without a route, fails the test. An action on a saga is sent
 /// an empty object: 400 is the answer to who may act.
-const MATRIX: [(&str, [u16; 8]); 18] = [
+const MATRIX: [(&str, [u16; 8]); 20] = [
     ("POST /api/orders", [401, 401, 422, 422, 403, 201, 403, 403]),
     ("GET /api/orders", [401, 401, 200, 200, 200, 200, 200, 200]),
     ("GET /api/orders/{id}", [401, 401, 200, 404, 200, 200, 200, 200]),
     ("DELETE /api/orders/{id}", [401, 401, 202, 404, 403, 202, 202, 202]),
     ("POST /api/orders/{id}/cancel", [401, 401, 202, 404, 403, 202, 202, 202]),
     ("GET /api/orders/{id}/timeline", [401, 401, 200, 404, 200, 200, 200, 200]),
+    ("GET /api/orders/{id}/explanation", [401, 401, 200, 404, 200, 200, 200, 200]),
+    ("GET /api/orders/{id}/events", [401, 401, 200, 404, 200, 200, 200, 200]),
     ("GET /api/inventory", [401, 401, 403, 403, 200, 403, 200, 200]),
     ("GET /api/inventory/{productId}", [401, 401, 403, 403, 200, 403, 200, 200]),
     ("PUT /api/inventory/{productId}/stock", [401, 401, 403, 403, 403, 403, 200, 200]),
@@ -99,9 +101,14 @@ async fn every_route_answers_every_caller_as_its_row_says() {
             if let Some(body) = body_of(&route, caller) {
                 request = request.json(&body);
             }
-            let answer = request.send().await.unwrap();
+            let mut answer = request.send().await.unwrap();
             let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-            let text = answer.text().await.unwrap();
+            // A stream has no end.
+            let is_stream = headers.get("content-type").is_some_and(|kind| kind == "text/event-stream");
+            let text = match is_stream {
+                true => String::from_utf8(answer.chunk().await.unwrap().unwrap().to_vec()).unwrap(),
+                false => answer.text().await.unwrap(),
+            };
             assert_eq!(status, expected, "{name} by {caller}: {text}");
             let challenge = headers.get("www-authenticate").map(|value| value.to_str().unwrap());
             match (status, caller) {
@@ -185,6 +192,37 @@ async fn what_a_customer_may_never_set_is_refused_and_nothing_changes() {
         assert!(!problem.to_string().contains("c-b"), "{problem}");
     }
     assert_eq!(shop.rows().await, (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_reads_what_a_saga_waits_for_and_a_customer_what_the_order_waits_for() {
+    let shop = Shop::open().await;
+    let order = shop.place_for("c-a").await;
+    let path = format!("/api/orders/{order}/explanation");
+    let (_, shown) = shop.get(&format!("/api/orders/{order}"), &token("c-a", &[Role::Customer])).await;
+    for role in [Role::Customer, Role::Storefront] {
+        let (_, explained) = shop.get(&path, &token("c-a", &[role])).await;
+        let sentence = explained["sentence"].as_str().unwrap();
+        assert_eq!(explained["until"], shown["cancelsAt"], "{explained}");
+        assert!(sentence.contains(shown["cancelsAt"].as_str().unwrap()), "{sentence}");
+        for hidden in ["inventory", "reserve`", "attempt"] {
+            assert!(!sentence.contains(hidden), "{sentence}");
+        }
+    }
+    let (_, explained) = shop.get(&path, &token("vera", &[Role::Viewer])).await;
+    let sentence = explained["sentence"].as_str().unwrap();
+    assert!(sentence.contains("Waits for inventory's answer to `reserve`"), "{sentence}");
+    let operator = token("olga", &[Role::Operator]);
+    let cancel = shop.ask(Method::POST, &format!("/api/orders/{order}/cancel"), Some(&operator));
+    let cancelled = cancel.json(&json!({ "reason": "looks like fraud" })).send().await.unwrap();
+    assert_eq!(cancelled.status(), 202);
+    let (_, explained) = shop.get(&path, &token("c-a", &[Role::Customer])).await;
+    let sentence = explained["sentence"].as_str().unwrap();
+    assert!(
+        sentence.starts_with("The order is being cancelled") && explained["until"].is_null(),
+        "{sentence}"
+    );
+    assert!(!sentence.contains("olga") && !sentence.contains("fraud"), "{sentence}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ mod changes;
 mod dev;
 mod edge;
 mod environment;
+mod following;
 mod hostile;
 mod listing;
 mod odd;

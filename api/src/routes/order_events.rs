@@ -1,0 +1,197 @@
+//! `GET /api/orders/{id}/events`: what happens to an order, as server-sent events.
+
+use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
+
+use amends_http::{accept, body, query};
+use amends_orders::OrderView;
+use axum::{
+    extract::{Path, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Method},
+    middleware::from_fn,
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
+};
+use futures::stream;
+use serde::Serialize;
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, sleep_until},
+};
+use uuid::Uuid;
+
+use super::order_read::view_of;
+use crate::{
+    auth::{
+        Caller, Right,
+        access::{Access, Routes},
+    },
+    orders::{
+        view::{Audience, Item},
+        watch::Watcher,
+    },
+    problem::{Fault, Problem},
+    state::Api,
+};
+
+/// Number of streams at once. Any further one is refused.
+pub const STREAMS_MOST: usize = 1_000;
+/// Interval between comments, by which both sides notice that the other is gone.
+const COMMENTS_APART: Duration = Duration::from_secs(15);
+/// How long a stream lasts. Then its client begins another, and its token and rights are checked again.
+const STREAM_LONGEST: Duration = Duration::from_secs(15 * 60);
+
+const LAST_EVENT_ID: &str = "Last-Event-ID";
+/// A proxy that collects answers would keep events back.
+const UNBUFFERED: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+
+pub fn routes() -> Routes<Arc<Api>> {
+    let (path, reads) = ("/api/orders/{id}/events", Access::Needs(Right::ReadOrders));
+    Routes::default()
+        .on(Method::GET, path, reads, follow)
+        .each(|routes| routes.route_layer(from_fn(query::none)).route_layer(from_fn(accept::event_stream)))
+}
+
+/// The place of an event in its order's history. It is the same for every reader and after every restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct EventId {
+    saga: Uuid,
+    revision: u32,
+}
+
+impl EventId {
+    fn text(self) -> String {
+        format!("{}.{}", self.saga, self.revision)
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let (saga, revision) = text.split_once('.')?;
+        let id = Self { saga: Uuid::try_parse(saga).ok()?, revision: revision.parse().ok()? };
+        (id.text() == text).then_some(id)
+    }
+}
+
+/// An event as it is sent: an entry of the timeline, and the order's status after it.
+#[derive(Serialize)]
+struct Happened {
+    status: String,
+    #[serde(flatten)]
+    item: Item,
+}
+
+/// An order that a client follows.
+struct Following {
+    api: Arc<Api>,
+    caller: Caller,
+    watcher: Watcher,
+    /// The order as it was last read.
+    seen: OrderView,
+    /// The last event that the client has, or that is queued for it.
+    last: Option<EventId>,
+    queue: VecDeque<Event>,
+    until: Instant,
+    _place: OwnedSemaphorePermit,
+}
+
+async fn follow(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let (id, last) = (body::id("id", &id)?, last_event_id(&headers)?);
+    let Ok(place) = Arc::clone(&api.streams).try_acquire_owned() else {
+        return Err(Problem::Busy("Too many clients follow orders. Try again later.".to_owned()));
+    };
+    let watcher = api.watches.watch(id);
+    let seen = view_of(&api.order_lists, &caller, id).await?;
+    if last.is_some_and(|last| last.saga > seen.order.saga_id) {
+        return Err(no_such_event());
+    }
+    let until = Instant::now() + STREAM_LONGEST;
+    let mut following =
+        Following { api, caller, watcher, seen, last, queue: VecDeque::new(), until, _place: place };
+    following.enqueue().await?;
+    let events = stream::unfold(following, |mut following| async {
+        Some((Ok::<_, Infallible>(following.next().await?), following))
+    });
+    let comments = KeepAlive::new().interval(COMMENTS_APART);
+    Ok(([UNBUFFERED], Sse::new(events).keep_alive(comments)).into_response())
+}
+
+fn last_event_id(headers: &HeaderMap) -> Result<Option<EventId>, Problem> {
+    let mut ids = headers.get_all(LAST_EVENT_ID).iter();
+    match (ids.next().map(|id| id.to_str().unwrap_or_default()), ids.next()) {
+        (None, _) => Ok(None),
+        (Some(id), None) => EventId::read(id).map(Some).ok_or_else(no_such_event),
+        (Some(_), Some(_)) => Err(no_such_event()),
+    }
+}
+
+fn no_such_event() -> Problem {
+    let why = "must be the id of an event of this order";
+    Problem::Invalid(vec![Fault::header(LAST_EVENT_ID, why)])
+}
+
+impl Following {
+    /// Returns the next event; `None` ends the stream. The client then begins another behind its last event.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.queue.pop_front() {
+                return Some(event);
+            }
+            tokio::select! {
+                () = self.watcher.differs_from(self.seen.newest()) => {}
+                () = sleep_until(self.until) => return None,
+                () = self.api.stop.cancelled() => return None,
+            }
+            let (orders, id) = (&self.api.order_lists, self.seen.order.id);
+            self.seen = view_of(orders, &self.caller, id).await.ok()?;
+            self.enqueue().await.ok()?;
+        }
+    }
+
+    /// Queues the events that the client does not have.
+    async fn enqueue(&mut self) -> Result<(), Problem> {
+        let saga = self.seen.order.saga_id;
+        let entries = self.api.order_lists.timeline(self.seen.order.id).await?.unwrap_or_default();
+        let (audience, mut status) = (Audience::of(&self.caller), String::new());
+        for entry in &entries {
+            if let Some(label) = &entry.did.label {
+                status.clone_from(label);
+            }
+            let id = EventId { saga, revision: entry.revision };
+            if self.last.is_some_and(|last| id <= last) {
+                continue;
+            }
+            self.last = Some(id);
+            if let Some(item) = audience.item(entry) {
+                let happened = Happened { status: status.clone(), item };
+                let event = Event::default().id(id.text()).json_data(happened);
+                self.queue.push_back(event.map_err(|_| Problem::Internal)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_events_id_has_one_spelling_and_is_in_the_order_of_events() {
+        let id = EventId { saga: Uuid::from_u128(0xABC), revision: 10 };
+        assert_eq!(EventId::read(&id.text()), Some(id));
+        assert!(
+            EventId { revision: 9, ..id } < id && id < EventId { saga: Uuid::from_u128(0xABD), revision: 1 }
+        );
+        for text in
+            ["", "7", ".", &id.text().to_uppercase(), &format!("{}.+1", id.saga), &format!("{} ", id.text())]
+        {
+            assert_eq!(EventId::read(text), None, "{text}");
+        }
+    }
+}
