@@ -108,7 +108,11 @@ impl World {
             let row = id::execute(saga.id, self.definition.steps[send.step].name, send.part, send.generation);
             let command =
                 saga.state.commands.iter().find(|c| c.id(saga.id, &self.definition) == row).unwrap();
-            let begins = command.undo.as_ref().is_some_and(|u| u.issued_at == self.saga.now && u.asks == 1);
+            // A compensation that an operator retries began before: a late success of a later step may be there by now.
+            let begins = command
+                .undo
+                .as_ref()
+                .is_some_and(|u| u.attempt == 1 && u.issued_at == self.saga.now && u.asks == 1);
             let late = self.saga.entries.last().is_some_and(|e| e.did.incident.is_some());
             if send.kind == Kind::Compensate && begins && !late {
                 let above = saga.state.commands.iter().filter(|c| c.step > send.step);

@@ -89,7 +89,10 @@ impl OrderStore {
         let homes = self.database.homes;
         let born = |order| Born::new(order, birth(order, now));
         let parts = homes.divide(orders.iter().map(born), |born| homes.of(born.order.id));
-        let placed = each_home(parts, |home, born| self.place_together(home, born)).await?;
+        let mut placed = each_home(parts, |home, born| self.place_together(home, born)).await?;
+        if placed.len() == 1 {
+            return Ok(placed.remove(0).into_iter().map(|(_, placed)| placed).collect());
+        }
         let mut placed: HashMap<Uuid, Placed> = placed.into_iter().flatten().collect();
         let of = |order: &NewOrder| placed.remove(&order.id).ok_or_else(|| unexplained(order));
         orders.iter().map(of).collect()

@@ -195,6 +195,15 @@ impl Transaction {
         self.end("ROLLBACK").await
     }
 
+    /// Ends a transaction in which a statement has failed, and waits for the answer. Postgres reports the error before
+    /// it releases the transaction's locks: until then another statement may still meet them.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn give_up(&mut self) -> Result<(), Error> {
+        self.end("ROLLBACK").await
+    }
+
     async fn end(&mut self, statement: &'static str) -> Result<(), Error> {
         self.0.execute(statement).await?;
         self.0.in_transaction = false;

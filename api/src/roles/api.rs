@@ -88,11 +88,8 @@ pub async fn serve_on(process: &Process, listener: TcpListener, auth: Authentica
     let orders = OrderStore::new(database);
     let placing = Placing { engine: Arc::clone(&engine), orders: orders.clone() };
     fleet::join(process, &engine).await?;
-    let order_lists = OrderStore::new(lists::order_connections(
-        process,
-        settings.database_of("api")?,
-        deployment.homes,
-    )?);
+    let order_lists =
+        OrderStore::new(lists::order_connections(process, settings.database_of("api")?, deployment.homes)?);
     let watches = Arc::<Watches>::default();
     process.watch("watch of orders", Arc::clone(&watches).run(order_lists.clone(), process.stop.clone()));
     let api = Arc::new(Api {

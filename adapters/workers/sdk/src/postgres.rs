@@ -111,7 +111,7 @@ impl Rows for PgRows {
         let mut rows = HashMap::new();
         // A key that can be neither inserted nor read was removed in between; the next round tries again.
         loop {
-            let (inserted, now): (Vec<Uuid>, DateTime<Utc>) = sqlx::query_as(
+            let inserted: Result<(Vec<Uuid>, DateTime<Utc>), sqlx::Error> = sqlx::query_as(
                 "WITH inserted AS (
                      INSERT INTO commands (command_id, saga_id, status, attempt, epoch, issued_at)
                      SELECT c.command_id, c.saga_id, 'accepted', c.attempt, c.epoch, c.issued_at
@@ -128,7 +128,8 @@ impl Rows for PgRows {
             .bind(first.iter().map(|c| i64::from(c.epoch)).collect::<Vec<_>>())
             .bind(first.iter().map(|c| c.effect_issued_at()).collect::<Vec<_>>())
             .fetch_one(&mut **tx)
-            .await?;
+            .await;
+            let (inserted, now) = free_again(tx, inserted).await?;
             first.retain(|c| inserted.binary_search(&c.row_key()).is_err());
             if first.is_empty() {
                 return Ok(Locked { now, rows, ..Locked::default() });
@@ -148,14 +149,15 @@ impl Rows for PgRows {
             Locks::Wait => "",
             Locks::PassOver => "SKIP LOCKED",
         };
-        let stored: Vec<Stored> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        let stored: Result<Vec<Stored>, sqlx::Error> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "SELECT {COLUMNS}, clock_timestamp() AS now
              FROM (SELECT * FROM commands WHERE command_id = ANY($1) ORDER BY command_id
                    FOR UPDATE {patience}) AS locked"
         )))
         .bind(keys)
         .fetch_all(&mut **tx)
-        .await?;
+        .await;
+        let stored = free_again(tx, stored).await?;
         let mut locked = locked(tx, stored).await?;
         if locks == Locks::PassOver {
             locked.passed_over = keys.iter().copied().filter(|key| !locked.rows.contains_key(key)).collect();
@@ -388,6 +390,18 @@ impl TryFrom<Stored> for CommandRow {
             undone: read(key, stored.undo_reply)?,
             resolved: resolved.transpose()?,
         })
+    }
+}
+
+/// Returns the answer of a statement that locks rows. If it waited for one in vain, the others are free again on return:
+/// the next statement may pass over what is locked.
+async fn free_again<T>(tx: &mut PgTx, answer: Result<T, sqlx::Error>) -> Result<T, Error> {
+    match answer.map_err(Error::from) {
+        Err(Error::Locked) => {
+            tx.give_up().await?;
+            Err(Error::Locked)
+        }
+        answer => answer,
     }
 }
 
