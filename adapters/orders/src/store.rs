@@ -53,10 +53,11 @@ impl OrderStore {
         self.clock.now(self.pool()).await.map_err(error::of)
     }
 
-    /// Places orders, those of a home in one transaction, and returns a result for each, in order. `now` is what [`OrderStore::now`] has
-    /// just returned; `birth` is called with it. Orders whose idempotency key is known, in the database or earlier in this batch, are not placed again. If
-    /// another transaction is just placing an order with the same key, the statement waits for it. An order that cannot
-    /// be stored is found by halving, so that it does not stop the rest.
+    /// Places orders, those of a home in one transaction, and returns a result for each, in order. `now` is what
+    /// [`OrderStore::now`] has just returned; `birth` is called with it. Orders whose idempotency key is known, in the
+    /// database or earlier in this batch, are not placed again. If another transaction is just placing an order with the
+    /// same key, the statement waits for it. An order that cannot be stored is found by halving its home's part, so that
+    /// it does not stop the rest.
     ///
     /// # Errors
     /// [`Error::Unavailable`]: no order is half-made, but the caller must look up whether an order exists.
@@ -66,10 +67,37 @@ impl OrderStore {
         orders: &[NewOrder],
         birth: impl Fn(&NewOrder, DateTime<Utc>) -> Change,
     ) -> Result<Vec<Placed>, Error> {
+        let homes = self.database.homes;
+        let parts = homes.divide(orders, |order| homes.of(order.id));
+        let asked: Vec<i16> = parts.keys().copied().collect();
+        let place = |home, orders| self.place_in_home(home, now, orders, &birth);
+        let mut placed = each_home(parts, place).await?;
+        if placed.len() == 1 {
+            return Ok(placed.remove(0));
+        }
+        // Each home's results are in the order of its orders.
+        let mut placed: HashMap<i16, _> =
+            asked.into_iter().zip(placed.into_iter().map(Vec::into_iter)).collect();
+        let of = |order: &NewOrder| {
+            let next = placed.get_mut(&homes.of(order.id)).and_then(Iterator::next);
+            next.ok_or_else(|| unexplained(order))
+        };
+        orders.iter().map(of).collect()
+    }
+
+    /// Places orders of one home; returns a result for each, in order.
+    async fn place_in_home(
+        &self,
+        home: i16,
+        now: DateTime<Utc>,
+        orders: Vec<&NewOrder>,
+        birth: &impl Fn(&NewOrder, DateTime<Utc>) -> Change,
+    ) -> Result<Vec<Placed>, Error> {
         let mut placed = Vec::with_capacity(orders.len());
-        let mut parts = Parts::of(orders);
+        let mut parts = Parts::of(&orders);
         while let Some(part) = parts.next() {
-            match self.place_part(now, part, &birth).await {
+            let born = part.iter().map(|order| Born::new(order, birth(order, now))).collect();
+            match self.place_together(home, born).await {
                 Ok(answers) => placed.extend(answers),
                 Err(Error::Data(why)) => {
                     placed.extend(parts.halve(part).map(|_| Placed::Unstorable(why)));
@@ -80,26 +108,8 @@ impl OrderStore {
         Ok(placed)
     }
 
-    async fn place_part(
-        &self,
-        now: DateTime<Utc>,
-        orders: &[NewOrder],
-        birth: &impl Fn(&NewOrder, DateTime<Utc>) -> Change,
-    ) -> Result<Vec<Placed>, Error> {
-        let homes = self.database.homes;
-        let born = |order| Born::new(order, birth(order, now));
-        let parts = homes.divide(orders.iter().map(born), |born| homes.of(born.order.id));
-        let mut placed = each_home(parts, |home, born| self.place_together(home, born)).await?;
-        if placed.len() == 1 {
-            return Ok(placed.remove(0).into_iter().map(|(_, placed)| placed).collect());
-        }
-        let mut placed: HashMap<Uuid, Placed> = placed.into_iter().flatten().collect();
-        let of = |order: &NewOrder| placed.remove(&order.id).ok_or_else(|| unexplained(order));
-        orders.iter().map(of).collect()
-    }
-
-    /// Places orders of one home in one transaction; returns the result for each, by id.
-    async fn place_together(&self, home: i16, born: Vec<Born<'_>>) -> Result<Vec<(Uuid, Placed)>, Error> {
+    /// Places orders of one home in one transaction; returns a result for each, in order.
+    async fn place_together(&self, home: i16, born: Vec<Born<'_>>) -> Result<Vec<Placed>, Error> {
         let mut connection = self.pool().acquire().await.map_err(error::of)?;
         let placed = match insert(&mut connection, home, &born).await {
             Ok(placed) => {
@@ -119,13 +129,11 @@ impl OrderStore {
         let stored = keys::read(&self.database, &losers).await.map_err(error::of)?;
         let answers = born.into_iter().map(|Born { order, row, change }| {
             if placed.contains(&order.id) {
-                return Ok((order.id, Placed::New { order: Box::new(row), change: Box::new(change) }));
+                return Ok(Placed::New { order: Box::new(row), change: Box::new(change) });
             }
             let stored = stored.get(&order.id).ok_or_else(|| unexplained(order))?;
             let same = order.idempotency.as_ref().is_some_and(|(_, own)| stored.fingerprint == own);
-            let placed =
-                if same { Placed::Replayed(Box::new(stored.order.clone())) } else { Placed::KeyReused };
-            Ok((order.id, placed))
+            Ok(if same { Placed::Replayed(Box::new(stored.order.clone())) } else { Placed::KeyReused })
         });
         answers.collect()
     }

@@ -11,7 +11,7 @@ use amends_orders::{
     keys::{self, KeyClass},
 };
 use amends_postgres::{
-    Error,
+    Database, Error, Homes,
     conformance::{World, errand, moved},
 };
 use amends_protocol::{Json, Reason, id};
@@ -335,6 +335,22 @@ async fn what_cannot_be_stored_does_not_stop_the_others() {
             Placed::Unstorable(_) => assert!(n == 4 || n == 7, "{n}"),
             placed => assert_eq!(new(placed).id, order.id),
         }
+    }
+    assert_eq!(rows(world.owner()).await, [7, 7, 7, 7, 0]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_stored_in_one_home_leaves_the_answers_of_the_others_true() {
+    let (world, _) = orders().await;
+    let store = OrderStore::new(Database { pool: world.pool(), homes: Homes::new(2).unwrap() });
+    let now = store.now().await.unwrap();
+    let mut batch: Vec<NewOrder> = (0..8).map(|_| order(None)).collect();
+    for (n, order) in batch.iter_mut().enumerate() {
+        order.born(n as u16, now);
+    }
+    batch[5].customer_id = "NUL \0".into();
+    for (n, answer) in place(&store, &batch).await.iter().enumerate() {
+        assert_eq!(matches!(answer, Placed::New { .. }), n != 5, "{n}: {answer:?}");
     }
     assert_eq!(rows(world.owner()).await, [7, 7, 7, 7, 0]);
 }

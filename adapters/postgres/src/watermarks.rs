@@ -35,7 +35,8 @@ struct Mark {
 /// Reads the furthest position of slots, and deletes rows that are behind it.
 const OPEN: &str = "WITH furthest AS MATERIALIZED (
          SELECT w.slot, w.position FROM UNNEST($2::int2[]) AS own (slot)
-         CROSS JOIN LATERAL (SELECT * FROM publisher_watermarks AS w WHERE ($1::int2 IS NULL OR w.home = $1) AND w.slot = own.slot
+         CROSS JOIN LATERAL (SELECT * FROM publisher_watermarks AS w
+                             WHERE ($1::int2 IS NULL OR w.home = $1) AND w.slot = own.slot
                              ORDER BY w.position DESC LIMIT 1) AS w
      ), cleared AS (
          DELETE FROM publisher_watermarks AS w USING furthest AS f
@@ -44,7 +45,8 @@ const OPEN: &str = "WITH furthest AS MATERIALIZED (
      SELECT slot, position FROM furthest";
 /// Reads the furthest position of slots.
 const FURTHEST: &str = "SELECT own.slot, w.position FROM UNNEST($2::int2[]) AS own (slot)
-     CROSS JOIN LATERAL (SELECT position FROM publisher_watermarks AS w WHERE ($1::int2 IS NULL OR w.home = $1) AND w.slot = own.slot
+     CROSS JOIN LATERAL (SELECT position FROM publisher_watermarks AS w
+                         WHERE ($1::int2 IS NULL OR w.home = $1) AND w.slot = own.slot
                          ORDER BY w.position DESC LIMIT 1) AS w";
 /// Inserts new positions and deletes the ones before them.
 const KEEP: &str = "WITH kept AS (
@@ -87,6 +89,8 @@ impl Watermarks {
     /// The database's.
     pub async fn open(&mut self, slots: &[u16]) -> Result<(), Error> {
         self.keep().await?;
+        // What a home did not take is published again by the slot's next owner.
+        self.ahead.clear();
         self.slots.clear();
         self.open_more(slots).await
     }

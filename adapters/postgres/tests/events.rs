@@ -7,12 +7,13 @@ use amends_engine::{
     port::SagaStore,
 };
 use amends_postgres::{
+    Homes,
     conformance::{World, known, moved},
     events::{EventLog, Unpublished},
     handoffs::Handoffs,
     watermarks::Watermarks,
 };
-use support::{Postgres, world};
+use support::{Postgres, world, world_with};
 use uuid::Uuid;
 
 async fn append(world: &Postgres, saga: &mut Saga, entries: u32) {
@@ -221,4 +222,29 @@ async fn a_slot_whose_owner_cannot_read_on_is_published_by_a_program_that_can_an
     let after = publish(&log, &mut owner, &[1]).await;
     assert_eq!((of(&after, &sound), of(&after, &newer)), (vec![3], vec![]), "its owner goes on behind that");
     owner.keep().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_watermark_that_its_home_did_not_take_is_left_to_the_next_owner_of_the_slot() {
+    let world = world_with(Homes::new(2).unwrap()).await;
+    let database = world.store.database().clone();
+    let mut watermarks = Watermarks::new(database.clone());
+    watermarks.open(&[2, 3]).await.unwrap();
+    sqlx::query("ALTER TABLE publisher_watermarks ADD CONSTRAINT away CHECK (home <> 1)")
+        .execute(world.owner())
+        .await
+        .unwrap();
+    watermarks.reach(2, 5);
+    watermarks.reach(3, 6);
+    watermarks.open(&[2]).await.unwrap();
+    watermarks.keep().await.unwrap();
+    assert_eq!(watermarks.of(&[2, 3]), [(2, 5)]);
+
+    sqlx::query("ALTER TABLE publisher_watermarks DROP CONSTRAINT away")
+        .execute(world.owner())
+        .await
+        .unwrap();
+    let mut next = Watermarks::new(database);
+    next.open(&[2, 3]).await.unwrap();
+    assert_eq!(next.of(&[2, 3]), [(2, 5), (3, 0)]);
 }
