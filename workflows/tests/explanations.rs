@@ -1,6 +1,8 @@
 //! Every situation in which an order's saga waits, explained to an operator in one sentence.
 
-use std::{fmt::Write, time::Duration};
+mod support;
+
+use std::fmt::Write;
 
 use amends_engine::{
     core::{Actor, Event},
@@ -8,34 +10,18 @@ use amends_engine::{
     operate::explain,
 };
 use amends_protocol::{Outcome, Reason};
-use amends_workflows::{
-    Settings,
-    order_fulfilment::{Line, OrderInput, definition},
-};
-
-fn order() -> Dialogue {
-    let input = OrderInput {
-        customer_id: "c-1".into(),
-        currency: "EUR".into(),
-        total: 2500,
-        lines: vec![Line { product_id: "mug-blue".into(), quantity: 2, unit_price: 1250 }],
-        payment_method: "card_approved".into(),
-    };
-    Dialogue::begin(definition(Settings::default()), serde_json::to_value(input).unwrap())
-}
+use support::{order, unknown, waiting_for, workflow};
 
 /// An order whose stock is reserved, and which waits for its payment.
 fn paying() -> Dialogue {
-    let mut order = order();
-    order.expect(&["reserve execute"]).succeeds("reserve execute").expect(&["pay execute"]);
-    order
+    waiting_for("pay")
 }
 
 #[test]
 fn each_situation_has_its_sentence() {
     let mut said = String::new();
     let mut note = |situation: &str, order: &Dialogue, known: bool| {
-        let definition = definition(Settings::default());
+        let definition = workflow();
         let explained = explain(&order.saga, known.then_some(&definition));
         let until = explained.until.map(|at| at.to_rfc3339()).unwrap_or_default();
         writeln!(said, "{situation}\n    {}\n    until {until}", explained.sentence).unwrap();
@@ -48,16 +34,10 @@ fn each_situation_has_its_sentence() {
     backoff.answers("pay execute", Outcome::FailedTransient);
     note("a payment that failed once", &backoff, true);
 
-    let mut unknown = paying();
-    unknown.answers("pay execute", Outcome::Unknown);
-    note("a payment whose outcome is unknown", &unknown, true);
-    for _ in 0..200 {
-        if unknown.saga.parked {
-            break;
-        }
-        unknown.passes(Duration::from_secs(60)).answers("pay probe", Outcome::Unknown);
-    }
-    note("a payment whose outcome stays unknown", &unknown, true);
+    let mut asked = paying();
+    asked.answers("pay execute", Outcome::Unknown);
+    note("a payment whose outcome is unknown", &asked, true);
+    note("a payment whose outcome stays unknown", &unknown("pay"), true);
 
     let mut declined = paying();
     declined.refuses("pay execute", "card_declined");

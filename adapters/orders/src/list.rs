@@ -118,7 +118,8 @@ async fn view(pool: &Pool, home: i16, ids: Vec<Uuid>, statuses: &[String]) -> Re
         order_columns!(),
         ", s.label, s.heading_for, s.reason::json AS reason, s.revision, s.updated_at, NULL::json AS personal
          FROM UNNEST($2::uuid[]) AS w (id)
-         JOIN orders AS o ON ($1::int2 IS NULL OR o.home = $1) AND o.id = w.id JOIN sagas AS s ON ($1::int2 IS NULL OR s.home = $1) AND s.id = o.saga_id
+         JOIN orders AS o ON ($1::int2 IS NULL OR o.home = $1) AND o.id = w.id
+         JOIN sagas AS s ON ($1::int2 IS NULL OR s.home = $1) AND s.id = o.saga_id
          WHERE $3 = '{}' OR s.label = ANY($3)"
     ))
     .bind(home)

@@ -1,4 +1,4 @@
-//! Answers to requests with an idempotency key: one of each, for whoever asks.
+//! The answers that are kept for requests with an idempotency key: a key has one answer.
 
 #[path = "../../postgres/tests/support/mod.rs"]
 mod support;

@@ -192,7 +192,8 @@ async fn happened(pool: &Pool, home: i16, ids: &[Uuid], batch: i64) -> Result<Ve
         .execute(&mut *tx)
         .await?;
         let written = sqlx::query_scalar(
-            "SELECT DISTINCT saga_id FROM timeline WHERE ($1::int2 IS NULL OR home = $1) AND saga_id = ANY($2) AND batch = $3 ORDER BY saga_id",
+            "SELECT DISTINCT saga_id FROM timeline
+             WHERE ($1::int2 IS NULL OR home = $1) AND saga_id = ANY($2) AND batch = $3 ORDER BY saga_id",
         )
         .bind(home)
         .bind(ids)

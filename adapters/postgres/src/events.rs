@@ -74,8 +74,8 @@ impl EventLog {
 
     /// Reads entries of these slots past these positions, at most `limit`, ordered by position. None is skipped: within
     /// a slot positions follow the order of commits. If there are more entries, those of some slots come first; a caller
-    /// that is behind must give each slot its turn. Slots whose home does not answer are left out. In a slot it reads nothing past an entry that a program with
-    /// `known` cannot read.
+    /// that is behind must give each slot its turn. Slots whose home does not answer are left out. In a slot it reads
+    /// nothing past an entry that a program with `known` cannot read.
     ///
     /// # Errors
     /// The database's.

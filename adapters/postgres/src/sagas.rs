@@ -122,8 +122,8 @@ pub(crate) fn json(reason: &Reason) -> String {
     serde_json::to_string(reason).expect("a reason is two strings")
 }
 
-/// Builds a query for [`COLUMNS`] of the rows of a home, its first parameter, that `select` finds. Each row comes with the database's time,
-/// `clock.now`; if nothing is found there is one row with the time alone.
+/// Builds a query for [`COLUMNS`] of the rows of a home, its first parameter, that `select` finds. Each row comes with
+/// the database's time, `clock.now`; if nothing is found there is one row with the time alone.
 fn timed(select: &str) -> Query<'static, Postgres, PgArguments> {
     sqlx::query(AssertSqlSafe(format!(
         "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now)
@@ -177,7 +177,8 @@ fn joined(parts: Vec<Loaded>) -> Result<Loaded, Error> {
 /// Reads sagas by id. (`= ANY` would search every partition for each id.)
 pub(crate) async fn load(Database { pool, homes }: &Database, ids: &[Uuid]) -> Result<Loaded, Error> {
     let load = |home, ids: Vec<Uuid>| {
-        let select = "SELECT s.* FROM UNNEST($2::uuid[]) AS w (id) JOIN sagas AS s ON ($1::int2 IS NULL OR s.home = $1) AND s.id = w.id";
+        let select = "SELECT s.* FROM UNNEST($2::uuid[]) AS w (id)
+                      JOIN sagas AS s ON ($1::int2 IS NULL OR s.home = $1) AND s.id = w.id";
         fetch(pool, timed(select).bind(home).bind(ids))
     };
     joined(each_home(asking(homes.divide_ids(ids)), load).await?)
@@ -231,7 +232,8 @@ pub(crate) async fn sleeping_beyond(
     let sleeping = |home, slots: Vec<u16>| {
         let query = timed(
             "SELECT * FROM sagas
-             WHERE ($1::int2 IS NULL OR home = $1) AND live AND get_bit($2, slot) = 1 AND wake_at > clock.now + make_interval(secs => $3)
+             WHERE ($1::int2 IS NULL OR home = $1) AND live AND get_bit($2, slot) = 1
+               AND wake_at > clock.now + make_interval(secs => $3)
                AND wake_at >= COALESCE($4, '-infinity') AND (wake_at, id) > (COALESCE($4, '-infinity'), $5)
                AND core_version <= $6 AND state_version <= $7
              ORDER BY wake_at, id LIMIT $8",
@@ -326,7 +328,8 @@ const RESCHEDULE_WHAT_IS_FREE: &str = "WITH w AS MATERIALIZED (
          WHERE s.revision = w.revision FOR UPDATE OF s SKIP LOCKED
      ), done AS (
          UPDATE sagas AS s SET wake_at = w.wake_at FROM w
-         WHERE ($1::int2 IS NULL OR s.home = $1) AND s.id = w.id AND s.revision = w.revision AND w.id IN (SELECT id FROM free)
+         WHERE ($1::int2 IS NULL OR s.home = $1) AND s.id = w.id AND s.revision = w.revision
+           AND w.id IN (SELECT id FROM free)
      )
      SELECT w.id FROM w JOIN sagas AS s ON ($1::int2 IS NULL OR s.home = $1) AND s.id = w.id AND s.revision = w.revision
      WHERE (w.id IN (SELECT id FROM free)) IS NOT TRUE";

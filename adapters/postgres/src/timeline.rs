@@ -51,7 +51,8 @@ pub(crate) async fn rows(
     saga_id: Uuid,
 ) -> Result<Vec<EntryRow>, sqlx::Error> {
     sqlx::query_as(
-        "SELECT saga_id, revision, at, body FROM timeline WHERE ($1::int2 IS NULL OR home = $1) AND saga_id = $2 ORDER BY revision",
+        "SELECT saga_id, revision, at, body FROM timeline
+         WHERE ($1::int2 IS NULL OR home = $1) AND saga_id = $2 ORDER BY revision",
     )
     .bind(home)
     .bind(saga_id)

@@ -149,7 +149,8 @@ impl Upkeep {
         sqlx::query_scalar(
             "UPDATE sagas SET stuck_at = now()
              WHERE ($3::int2 IS NULL OR home = $3)
-               AND id IN (SELECT s.id FROM UNNEST($1::uuid[]) AS w (id) JOIN sagas AS s ON ($3::int2 IS NULL OR s.home = $3) AND s.id = w.id
+               AND id IN (SELECT s.id FROM UNNEST($1::uuid[]) AS w (id)
+                          JOIN sagas AS s ON ($3::int2 IS NULL OR s.home = $3) AND s.id = w.id
                           WHERE s.live AND s.outcome IS NULL AND s.stuck_at IS NULL
                             AND s.since <= clock_timestamp() - make_interval(secs => $2)
                           ORDER BY s.id FOR UPDATE OF s SKIP LOCKED)
@@ -173,8 +174,10 @@ impl Upkeep {
         let sweep = |home, ()| async move {
             sqlx::query_scalar(
                 "UPDATE sagas SET wake_at = now()
-                 WHERE ($1::int2 IS NULL OR home = $1) AND id IN (SELECT id FROM sagas WHERE ($1::int2 IS NULL OR home = $1) AND live AND wake_at IS NULL
-                                            LIMIT $2 FOR UPDATE SKIP LOCKED)
+                 WHERE ($1::int2 IS NULL OR home = $1)
+                   AND id IN (SELECT id FROM sagas
+                              WHERE ($1::int2 IS NULL OR home = $1) AND live AND wake_at IS NULL
+                              LIMIT $2 FOR UPDATE SKIP LOCKED)
                  RETURNING id",
             )
             .bind(home)
@@ -214,7 +217,8 @@ impl Upkeep {
             "WITH looked_at AS MATERIALIZED (
                  SELECT s.id, s.workflow, {STATE} AS state, s.stuck_at IS NOT NULL AS is_stuck,
                         s.parked OR s.outcome IS NULL AS is_open
-                 FROM sagas AS s WHERE ($3::int2 IS NULL OR s.home = $3) AND (s.live OR s.parked) AND s.id > $1 ORDER BY s.id LIMIT $2)
+                 FROM sagas AS s
+                 WHERE ($3::int2 IS NULL OR s.home = $3) AND (s.live OR s.parked) AND s.id > $1 ORDER BY s.id LIMIT $2)
              SELECT workflow, state, count(*) AS looked_at, count(*) FILTER (WHERE is_open) AS sagas,
                     count(*) FILTER (WHERE is_open AND is_stuck) AS stuck, (array_agg(id ORDER BY id DESC))[1] AS last
              FROM looked_at GROUP BY workflow, state"

@@ -62,7 +62,7 @@ impl Representation {
         Ok(Self { tag: EntityTag::of(&json), json })
     }
 
-    /// Answers a read: 200, or 304 if the caller has it already.
+    /// Returns the answer to a read: 200, or 304 if the caller has this state already.
     ///
     /// # Errors
     /// A bug.

@@ -3,7 +3,7 @@
 use amends_protocol::Reason;
 use chrono::{DateTime, SecondsFormat, Utc};
 
-use crate::core::{CommandState, Definition, Direction, Saga, SagaOutcome, Status};
+use crate::core::{CommandState, Definition, Direction, Saga, SagaOutcome, Status, Undo};
 
 /// What a saga waits for, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,8 +42,10 @@ pub fn explain(saga: &Saga, definition: Option<&Definition>) -> Explanation {
     {
         return waits_for_an_operator(definition, command, reason);
     }
-    if let Some(command) = commands().find(|c| c.undo.as_ref().is_some_and(|undo| !undo.done)) {
-        return is_being_undone(saga, definition, command);
+    if let Some((command, undo)) =
+        commands().find_map(|c| Some((c, c.undo.as_ref().filter(|undo| !undo.done)?)))
+    {
+        return is_being_undone(saga, definition, command, undo);
     }
     match (saga.outcome, commands().find(|c| c.status.is_open())) {
         (Some(SagaOutcome::Completed), _) => {
@@ -80,9 +82,8 @@ fn waits_for_an_operator(definition: &Definition, command: &CommandState, reason
     Explanation::new(sentence, None)
 }
 
-fn is_being_undone(saga: &Saga, definition: &Definition, command: &CommandState) -> Explanation {
+fn is_being_undone(saga: &Saga, definition: &Definition, command: &CommandState, undo: &Undo) -> Explanation {
     let step = &definition.steps[command.step];
-    let Some(undo) = &command.undo else { return Explanation::new(String::new(), None) };
     let towards = match (&saga.heading_for, saga.outcome) {
         (_, Some(_)) => "Has ended, and an effect that was found later is being undone".to_owned(),
         (Some(label), None) => format!("Is being undone towards {label}{}", code(saga.reason.as_ref())),
@@ -106,11 +107,11 @@ fn waits_for_a_reply(saga: &Saga, definition: &Definition, command: &CommandStat
     let again = |what: &str| command.due_at.map(|at| format!("; {what} at {}", time(at))).unwrap_or_default();
     let mut sentence = match command.status {
         Status::Backoff => {
-            format!(
-                "`{name}` has failed {} times at {participant}{}",
-                command.failures,
-                again("it is tried again")
-            )
+            let times = match command.failures {
+                1 => "once".to_owned(),
+                failures => format!("{failures} times"),
+            };
+            format!("`{name}` has failed {times} at {participant}{}", again("it is tried again"))
         }
         Status::Unknown => format!(
             "Waits to learn from {participant} whether `{name}` was done, sent at {sent_at} (attempt {attempt}){}",
