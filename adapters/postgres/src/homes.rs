@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt::Display, num::NonZeroU16};
 
 use amends_pool::Pool;
 use amends_protocol::{SLOTS, id};
-use futures::{FutureExt, StreamExt, stream};
+use futures::{FutureExt, StreamExt, future::Either, stream};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -152,14 +152,14 @@ fn ask_each<P, R, F: Future<Output = R>>(
     parts: impl IntoIterator<Item = (i16, P)>,
     ask: impl Fn(i16, P) -> F,
 ) -> impl Future<Output = Vec<R>> {
-    let mut asked: Vec<F> = parts.into_iter().map(|(home, part)| ask(home, part)).collect();
-    async move {
-        match asked.pop() {
-            Some(only) if asked.is_empty() => vec![only.await],
-            last => {
-                asked.extend(last);
-                stream::iter(asked).buffered(HOMES_AT_ONCE).collect().await
-            }
+    let mut parts = parts.into_iter();
+    match (parts.next(), parts.next()) {
+        // As with one Postgres: the future is not moved about.
+        (Some((home, part)), None) => Either::Left(ask(home, part).map(|answer| vec![answer])),
+        (first, second) => {
+            let parts = first.into_iter().chain(second).chain(parts);
+            let asked: Vec<F> = parts.map(|(home, part)| ask(home, part)).collect();
+            Either::Right(stream::iter(asked).buffered(HOMES_AT_ONCE).collect())
         }
     }
 }
