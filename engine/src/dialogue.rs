@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::core::{
     Actor, Change, CommandToSend, Decision, Definition, Entry, Event, Illegal, Input, NewSaga, Nothing,
-    Occurrence, ReplyEvent, Resend, Resolution, Retry, Saga, Seen, replay, start, transition,
+    Occurrence, ReplyEvent, Resend, Resolution, Retry, Saga, Seen, Signal, replay, start, transition,
 };
 
 /// A saga under test, its clock, and the commands that it has sent and the test has not yet expected.
@@ -170,6 +170,12 @@ impl Dialogue {
         self.happens(Event::CancelRequested(Actor::new("customer", "changed my mind")))
     }
 
+    /// A signal arrives.
+    pub fn signals(&mut self, name: &str, payload: impl Into<Json>) -> &mut Self {
+        let (name, payload) = (name.to_owned(), payload.into());
+        self.happens(Event::Signalled(Signal { name, payload, by: Actor::new("somebody", "") }))
+    }
+
     /// Returns the present state as an operator sees it.
     pub fn seen(&self) -> Seen {
         self.saga.seen(&self.definition)
@@ -257,6 +263,9 @@ impl Dialogue {
                 let _ = write!(text, "{} {}: ", reply.step, reply.kind.as_str());
             }
             let _ = write!(text, "{}", entry.occurrence.event.name());
+            if let Event::Signalled(signal) = &entry.occurrence.event {
+                let _ = write!(text, " {} {}", signal.name, signal.payload.get());
+            }
             if let Event::Replied(ReplyEvent { reason: Some(reason), .. }) = &entry.occurrence.event {
                 let _ = write!(text, " ({})", reason.code);
             }

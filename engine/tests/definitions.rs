@@ -2,7 +2,7 @@
 
 mod support;
 
-use amends_engine::core::{CommandToSend, Fault, Input, Mismatch, NewSaga, StepKind, command, replay};
+use amends_engine::core::{CommandToSend, Fault, Input, Mismatch, NewSaga, Step, StepKind, command, replay};
 use amends_engine::dialogue::Dialogue;
 use amends_protocol::{Json, Kind, TokenKey, id};
 use serde_json::json;
@@ -11,12 +11,24 @@ use support::{SECOND, begin, stay, waiting_for};
 #[test]
 fn a_definition_that_cannot_be_run_is_refused() {
     type Break = fn(&mut amends_engine::core::Definition);
-    let cases: [(Break, Fault); 5] = [
+    let cases: [(Break, Fault); 8] = [
         (|d| d.steps.clear(), Fault::NoSteps),
         (|d| d.steps[1].name = "book", Fault::TwiceNamed("book")),
-        (|d| d.steps[0].kind = StepKind::Retriable, Fault::OutOfOrder("book")),
+        (|d| d.steps[0].kind = StepKind::Retriable, Fault::OutOfOrder("charge")),
         (|d| d.steps[3].kind = StepKind::Compensatable, Fault::OutOfOrder("file")),
         (|d| d.timeout.as_mut().unwrap().until_step = 2, Fault::Timeout),
+        (|d| d.steps[1].participant = "", Fault::Participant("charge")),
+        (
+            |d| d.steps[1].signal = Step::signal("charge", StepKind::Pivot).signal,
+            Fault::Participant("charge"),
+        ),
+        (
+            |d| {
+                d.steps.push(Step::signal("ask", StepKind::Retriable));
+                d.steps[4].signal.as_mut().unwrap().deadline = Some(SECOND);
+            },
+            Fault::SignalDeadline("ask"),
+        ),
     ];
     for (broken, fault) in cases {
         let mut definition = stay();

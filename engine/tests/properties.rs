@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use amends_engine::core::{
     Actor, Decision, Definition, Entry, Event, Occurrence, Resend, Resolution, Retry, Saga, SagaOutcome,
-    SagaProgress, Seen, Status as Known, StepKind, start, transition,
+    SagaProgress, Seen, Signal, Status as Known, StepKind, start, transition,
 };
 use amends_engine::dialogue::Dialogue;
 use amends_protocol::{Exposure, Kind, id};
 use proptest::prelude::*;
 use support::worker::{Sent, Worker};
-use support::{possible, stay, wakes};
+use support::{asking, stay, wakes};
 
 #[derive(Debug, Clone, Copy)]
 enum Action {
@@ -40,6 +40,10 @@ enum Action {
     Resolve {
         done: bool,
     },
+    /// Somebody answers the question that the saga asks, whether or not it has come to it.
+    Signal {
+        yes: bool,
+    },
     /// An operator settles the state that they saw when something was last parked.
     FromAnOldPage {
         retry: bool,
@@ -64,6 +68,7 @@ fn action() -> impl Strategy<Value = Action> {
         3 => Just(Action::Resend),
         2 => any::<(bool, bool)>().prop_map(|(retry, done)| Action::FromAnOldPage { retry, done }),
         4 => any::<bool>().prop_map(|done| Action::Resolve { done }),
+        3 => prop::bool::weighted(0.8).prop_map(|yes| Action::Signal { yes }),
     ]
 }
 
@@ -88,8 +93,8 @@ struct World {
 }
 
 impl World {
-    fn new(rooms: u16, fates: Vec<u8>) -> Self {
-        let (definition, input) = (stay(), serde_json::json!({ "rooms": rooms }));
+    fn new(definition: Definition, rooms: u16, fates: Vec<u8>) -> Self {
+        let input = serde_json::json!({ "rooms": rooms });
         let saga = Dialogue::begin(definition.clone(), input.clone());
         let new =
             amends_engine::core::NewSaga { id: saga.saga.id, business_key: saga.saga.business_key.clone() };
@@ -118,7 +123,7 @@ impl World {
                 let above = saga.state.commands.iter().filter(|c| c.step > send.step);
                 for later in above {
                     assert!(
-                        !later.status.may_have_effect() || later.is_undone(),
+                        !later.may_have_effect(&self.definition) || later.is_undone(),
                         "undone out of turn: {later:?}"
                     );
                 }
@@ -148,7 +153,12 @@ impl World {
         assert_eq!(&self.replayed, after, "the history gives the row");
         let reach = self.saga.now + self.definition.timer_reach();
         assert!(
-            after.state.commands.iter().all(|c| c.due().is_none_or(|due| due <= reach)),
+            after
+                .state
+                .commands
+                .iter()
+                .filter(|c| c.status != Known::Awaited)
+                .all(|c| c.due().is_none_or(|due| due <= reach)),
             "no timer is out of reach"
         );
         let state: SagaProgress =
@@ -165,7 +175,9 @@ impl World {
             assert_eq!((before.outcome, &before.label), (after.outcome, &after.label), "an outcome is final");
         }
         if after.outcome == Some(SagaOutcome::Undone) && before.outcome.is_none() {
-            let open = |c: &&amends_engine::core::CommandState| c.status.may_have_effect() && !c.is_undone();
+            let open = |c: &&amends_engine::core::CommandState| {
+                c.may_have_effect(&self.definition) && !c.is_undone()
+            };
             assert_eq!(after.state.commands.iter().find(open), None, "undone, but for one");
         }
         if matches!(event, Event::CancelRequested(_)) && self.saga.last.is_none() {
@@ -203,12 +215,19 @@ impl World {
     /// Asserts that the saga holds, or may hold, everything that is in the world.
     fn knows_what_it_holds(&self) {
         let mut said = self.saga.holds();
-        said.extend(possible(&self.saga));
+        said.extend(self.possible());
         for row in self.worker.rows.values().filter(|r| r.effect && !r.owes_reply) {
             for exposure in held(&self.definition, row.step, row.part) {
                 assert!(said.contains(&exposure), "{exposure:?} is held, and only {said:?} is known");
             }
         }
+    }
+
+    /// Returns what the saga may hold beyond what it certainly holds.
+    fn possible(&self) -> Vec<Exposure> {
+        let data = amends_protocol::Json::null();
+        let input = amends_engine::core::Input { data: &data, personal: None };
+        self.saga.saga.holds(&self.definition, input).1
     }
 
     fn does(&mut self, action: Action) {
@@ -265,6 +284,7 @@ impl World {
             }
             Action::FromAnOldPage { retry, done } => self.acts_from_an_old_page(retry, done),
             Action::Resolve { done } => self.resolve(done),
+            Action::Signal { yes } => self.signal(yes),
         }
     }
 
@@ -287,6 +307,16 @@ impl World {
         if self.saga.last.is_some() {
             self.worker = worker;
         }
+    }
+
+    fn signal(&mut self, yes: bool) {
+        let arrived = self.saga.saga.state.signals.clone();
+        let payload = serde_json::json!({ "yes": yes }).into();
+        let by = Actor::new("manager", "");
+        self.happens(Event::Signalled(Signal { name: "ask".to_owned(), payload, by }));
+        let now = &self.saga.saga.state.signals;
+        assert!(arrived.is_empty() || *now == arrived, "a signal takes effect once: {now:?}");
+        assert!(now.len() <= 1);
     }
 
     fn retries(&mut self) {
@@ -326,6 +356,9 @@ impl World {
             if self.saga.saga.parked {
                 self.mends();
             }
+            if self.saga.saga.awaited(&self.definition).is_some() {
+                self.signal(true);
+            }
             let saga = &self.saga.saga;
             if self.commands.is_empty() && self.worker.is_at_rest() && !saga.live && !saga.parked {
                 return;
@@ -363,7 +396,7 @@ impl World {
             self.worker.rows.values().filter(|r| (r.step, r.part) == (step, part) && r.effect).count()
         };
         let mut held_now = Vec::new();
-        for step in 0..self.definition.steps.len() {
+        for step in (0..self.definition.steps.len()).filter(|s| self.definition.steps[*s].signal.is_none()) {
             for part in 0..saga.parts(step) {
                 let expected = usize::from(saga.outcome == Some(SagaOutcome::Completed));
                 assert_eq!(effects(step, part), expected, "effects of {step}/{part}");
@@ -372,7 +405,7 @@ impl World {
                 }
             }
         }
-        assert_eq!((self.saga.holds(), possible(&self.saga)), (held_now, vec![]), "what it holds");
+        assert_eq!((self.saga.holds(), self.possible()), (held_now, vec![]), "what it holds");
         if self.promised {
             assert_eq!(saga.label, "CANCELLED");
         }
@@ -389,7 +422,8 @@ impl World {
 fn held(definition: &Definition, step: usize, part: u16) -> Vec<Exposure> {
     let data = amends_protocol::Json::null();
     let input = amends_engine::core::Input { data: &data, personal: None };
-    let call = amends_engine::core::Call { saga_id: uuid::Uuid::nil(), business_key: "", part, input };
+    let call =
+        amends_engine::core::Call { saga_id: uuid::Uuid::nil(), business_key: "", part, input, signals: &[] };
     (definition.steps[step].may_hold)(&call)
 }
 
@@ -399,10 +433,11 @@ proptest! {
     #[test]
     fn whatever_happens_every_saga_ends_done_or_undone(
         rooms in 1..=2_u16,
+        asks in prop_oneof![Just(None), Just(Some(None)), Just(Some(Some(Duration::from_secs(100))))],
         fates in fates(),
         actions in prop::collection::vec(action(), 0..150),
     ) {
-        let mut world = World::new(rooms, fates);
+        let mut world = World::new(asks.map_or_else(stay, asking), rooms, fates);
         for action in actions {
             world.does(action);
         }

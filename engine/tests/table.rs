@@ -4,10 +4,13 @@ mod support;
 
 use std::fmt::Write;
 
-use amends_engine::core::{Actor, Decision, Event, Resend, Resolution, Retry, Seen};
+use amends_engine::core::{Actor, Decision, Definition, Event, Resend, Resolution, Retry, Seen, Signal};
 use amends_engine::dialogue::Dialogue;
 use amends_protocol::{Outcome, Reason};
-use support::{PATIENCE, SECOND, begin, unknown_until_parked, waiting_for};
+use serde_json::json;
+use support::{
+    PATIENCE, SECOND, asking, asking_first, asking_last, begin, unknown_until_parked, waiting_for,
+};
 
 /// A saga in some situation, and the step that the answers are about.
 type Situation = (&'static str, &'static str, Dialogue);
@@ -150,6 +153,49 @@ fn ended() -> Vec<Situation> {
     ]
 }
 
+/// Waits for a signal, in every place where one may stand.
+fn signals() -> Vec<Situation> {
+    let begun = |definition: Definition| {
+        after(Dialogue::begin(definition, json!({ "rooms": 1 })), |s| s.sent.clear())
+    };
+    let waits = |deadline| after(begun(asking(deadline)), |s| done(s.succeeds("book execute")));
+    let (yes, no) = (json!({ "yes": true }), json!({ "yes": false }));
+    let overdue = after(waits(Some(60 * SECOND)), |s| s.now += 60 * SECOND);
+    vec![
+        ("before its step", "book", begun(asking(None))),
+        ("it came early", "book", after(begun(asking(None)), |s| done(s.signals("ask", yes.clone())))),
+        ("waits for a signal", "ask", waits(None)),
+        ("waits for a signal until a deadline", "ask", waits(Some(60 * SECOND))),
+        ("the deadline has passed, and nobody has noticed", "ask", overdue.clone()),
+        ("given up after the deadline", "ask", after(overdue, |s| done(s.happens(Event::Woke)))),
+        (
+            "waits for a signal, poisoned",
+            "ask",
+            after(waits(None), |s| done(s.happens(Event::Poisoned(Reason::new("poisoned", ""))))),
+        ),
+        ("it came", "ask", after(waits(None), |s| done(s.signals("ask", yes.clone())))),
+        ("it said no", "ask", after(waits(None), |s| done(s.signals("ask", no.clone())))),
+        ("cancelled while it waited", "ask", after(waits(None), |s| done(s.cancels()))),
+        (
+            "cancelled after it came",
+            "charge",
+            after(waits(None), |s| done(s.signals("ask", yes.clone()).cancels())),
+        ),
+        ("waits for a signal that is the pivot", "ask", begun(asking_first())),
+        ("said no at the pivot", "ask", after(begun(asking_first()), |s| done(s.signals("ask", no)))),
+        (
+            "waits for a signal after the pivot",
+            "ask",
+            after(begun(asking_last()), |s| done(s.succeeds("confirm execute"))),
+        ),
+        (
+            "completed",
+            "file",
+            after(begun(asking_first()), |s| done(s.signals("ask", yes).succeeds("file execute"))),
+        ),
+    ]
+}
+
 /// The end of a chain, as a statement.
 fn done(_: &mut Dialogue) {}
 
@@ -180,8 +226,14 @@ fn events(step: &str, at: &Dialogue) -> Vec<(String, Event)> {
         ("not done without reference".to_owned(), resolve(false, "")),
         ("poison".to_owned(), Event::Poisoned(Reason::new("poisoned", ""))),
     ];
+    for payload in [json!({ "yes": true }), json!({ "yes": false }), json!("well")] {
+        let name = format!("signal ask {payload}");
+        let signal = Signal { name: "ask".to_owned(), payload: payload.into(), by: actor() };
+        events.push((name, Event::Signalled(signal)));
+    }
     let kinds = ["execute", "probe", "compensate"].map(|kind| format!("{step} {kind}"));
-    let settled = (step != "book").then(|| "book execute".to_owned());
+    let has_booked = at.entries[0].did.sent.iter().any(|sent| sent.starts_with("book"));
+    let settled = (step != "book" && has_booked).then(|| "book execute".to_owned());
     for command in kinds.into_iter().chain(settled) {
         for outcome in Outcome::ALL {
             let reply = at.reply(&command, outcome);
@@ -254,6 +306,11 @@ fn table(situations: Vec<Situation>) -> String {
 #[test]
 fn every_event_going_forward_is_decided_as_agreed() {
     insta::assert_snapshot!(table(going_forward()));
+}
+
+#[test]
+fn every_event_around_a_signal_is_decided_as_agreed() {
+    insta::assert_snapshot!(table(signals()));
 }
 
 #[test]

@@ -63,7 +63,8 @@ CREATE TABLE sagas (
 CREATE INDEX sagas_due ON sagas (wake_at) WHERE live;
 CREATE INDEX sagas_parked ON sagas (id) WHERE parked;
 -- For walks through all sagas that have not ended: operators' lists, and upkeep.
-CREATE INDEX sagas_open ON sagas (id) WHERE live OR parked;
+-- A saga that waits for a signal without a deadline is neither live nor parked, and has no outcome.
+CREATE INDEX sagas_open ON sagas (id) WHERE live OR parked OR outcome IS NULL;
 
 -- The personal fields of a saga's input, stored only here. The rest of the input is in its first entry.
 CREATE TABLE personal (

@@ -122,7 +122,7 @@ BEGIN
     high := least_id((first_day + interval '1 month') AT TIME ZONE 'UTC')::text;
     CASE what
         WHEN 'sagas' THEN
-            EXECUTE format('SELECT array_agg(home), array_agg(id) FROM (SELECT home, id FROM %I WHERE live OR parked LIMIT %s) AS s',
+            EXECUTE format('SELECT array_agg(home), array_agg(id) FROM (SELECT home, id FROM %I WHERE live OR parked OR outcome IS NULL LIMIT %s) AS s',
                            'sagas_' || oldest, most_moved + 1) INTO homes, survivors;
         WHEN 'strays' THEN
             EXECUTE format('SELECT array_agg(home), array_agg(saga_id) FROM (SELECT DISTINCT home, saga_id FROM %I WHERE received_at > clock_timestamp() - $1 LIMIT %s) AS s',
@@ -130,7 +130,7 @@ BEGIN
         ELSE
             SELECT array_agg(home), array_agg(id) INTO homes, survivors FROM (
                 SELECT DISTINCT home, business_key::uuid AS id FROM sagas
-                WHERE (live OR parked) AND business_key COLLATE "C" >= low AND business_key COLLATE "C" < high
+                WHERE (live OR parked OR outcome IS NULL) AND business_key COLLATE "C" >= low AND business_key COLLATE "C" < high
                   AND business_key ~ uuid_text
                 LIMIT most_moved + 1) AS s;
     END CASE;
@@ -145,7 +145,7 @@ BEGIN
     END LOOP;
     IF what = 'sagas' THEN
         -- A saga may have become live since it was read; from here on nothing can write it.
-        EXECUTE format('SELECT array_agg(home), COALESCE(array_agg(id), ''{}'') FROM %I WHERE live OR parked',
+        EXECUTE format('SELECT array_agg(home), COALESCE(array_agg(id), ''{}'') FROM %I WHERE live OR parked OR outcome IS NULL',
                        'sagas_' || oldest) INTO homes, survivors;
         moved := cardinality(survivors);
     END IF;
@@ -176,12 +176,12 @@ BEGIN
         WHEN 'sagas' THEN
             SELECT count(*), (array_agg(id ORDER BY id DESC))[1], COALESCE(array_agg(id) FILTER (WHERE is_over), '{}')
             INTO looked_at, reached, ended
-            FROM (SELECT id, NOT live AND NOT parked AND updated_at <= before AS is_over FROM sagas_default
+            FROM (SELECT id, NOT live AND NOT parked AND outcome IS NOT NULL AND updated_at <= before AS is_over FROM sagas_default
                   WHERE home = of_home AND id > after ORDER BY id LIMIT most) AS page;
             -- Not a saga that has just become live.
             SELECT COALESCE(array_agg(id), '{}') INTO ended FROM (
                 SELECT id FROM sagas_default
-                WHERE home = of_home AND id = ANY(ended) AND NOT live AND NOT parked AND updated_at <= before
+                WHERE home = of_home AND id = ANY(ended) AND NOT live AND NOT parked AND outcome IS NOT NULL AND updated_at <= before
                 FOR UPDATE SKIP LOCKED) AS s;
             DELETE FROM timeline_default WHERE home = of_home AND saga_id = ANY(ended);
             DELETE FROM personal_default WHERE home = of_home AND saga_id = ANY(ended);

@@ -81,7 +81,7 @@ impl Workflows {
 
     /// Returns every participant of a step, each once.
     pub fn participants(&self) -> BTreeSet<&'static str> {
-        self.0.iter().flat_map(|workflow| &workflow.definition.steps).map(|step| step.participant).collect()
+        self.0.iter().flat_map(|workflow| workflow.definition.participants()).collect()
     }
 
     /// Returns every type of domain event, each once.

@@ -176,6 +176,7 @@ pub fn definition(Settings { pending_timeout, unknown_patience }: Settings) -> D
     let step = |name, participant, kind, payload| Step {
         name,
         participant,
+        signal: None,
         kind,
         retry: RetryPolicy::attempts(Some(5)),
         undo_retry,
@@ -191,6 +192,7 @@ pub fn definition(Settings { pending_timeout, unknown_patience }: Settings) -> D
         name: NAME,
         version: 1,
         labels: Labels { initial: PENDING, undoing: CANCELLING, cancelled: CANCELLED },
+        relabel: |_| Vec::new(),
         timeout: Some(SagaTimeout { until_step: 0, after: pending_timeout, reason: "pending_timeout" }),
         unknown_patience,
         steps: vec![

@@ -25,6 +25,9 @@ use crate::{
 pub(crate) const STATE: &str = "CASE WHEN s.parked THEN 'parked' WHEN s.outcome IS NOT NULL THEN s.outcome \
      WHEN s.heading_for IS NOT NULL THEN 'compensating' ELSE 'running' END";
 
+/// The sagas of a table called `s` that have not ended. It is the predicate of the partial index.
+const OPEN: &str = "(s.live OR s.parked OR s.outcome IS NULL)";
+
 /// Parses a state's word.
 pub(crate) fn state_of(word: &str) -> Option<SagaState> {
     use SagaState::{Compensating, Completed, Parked, Running, Undone};
@@ -36,7 +39,7 @@ pub(crate) fn state_of(word: &str) -> Option<SagaState> {
 pub struct Filter {
     /// Only sagas in this state.
     pub state: Option<SagaState>,
-    /// Only sagas at this step. Without a state: only live or parked sagas.
+    /// Only sagas at this step. Without a state: only sagas that have not ended.
     pub step: Option<String>,
     /// Only these sagas.
     pub among: Option<Vec<Uuid>>,
@@ -45,7 +48,7 @@ pub struct Filter {
     /// Only sagas that ended undone and still hold something. The engine ends no saga like that: an effect discovered
     /// later is being undone, or waits for an operator.
     pub undone_holding: bool,
-    /// Only sagas that have been at their step for at least this long. Without a state: only live or parked sagas.
+    /// Only sagas that have been at their step for at least this long. Without a state: only sagas that have not ended.
     pub older_than: Option<Duration>,
     /// Only sagas older than this one: the previous page's `next`.
     pub after: Option<Uuid>,
@@ -219,14 +222,12 @@ async fn rows_of_home(pool: &Pool, home: i16, filter: &Filter) -> Result<Vec<Lis
     match filter.state {
         Some(SagaState::Parked) => query.push(" AND s.parked"),
         Some(state @ (SagaState::Running | SagaState::Compensating)) => {
-            query.push(" AND s.live AND ").push(STATE).push(" = ").push_bind(state.as_str())
+            query.push(" AND ").push(OPEN).push(" AND ").push(STATE).push(" = ").push_bind(state.as_str())
         }
         Some(state) => query.push(" AND NOT s.parked AND s.outcome = ").push_bind(state.as_str()),
         // Step and age are searched only among sagas that have not ended: otherwise the query would read the whole
         // history.
-        None if filter.step.is_some() || filter.older_than.is_some() => {
-            query.push(" AND (s.live OR s.parked)")
-        }
+        None if filter.step.is_some() || filter.older_than.is_some() => query.push(" AND ").push(OPEN),
         None => &mut query,
     };
     match filter.stuck {

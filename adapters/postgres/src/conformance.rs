@@ -92,6 +92,7 @@ pub fn errand() -> Definition {
     let step = |name, kind| Step {
         name,
         participant: "errands",
+        signal: None,
         kind,
         retry: RetryPolicy::attempts(Some(5)),
         undo_retry: RetryPolicy::attempts(Some(5)),
@@ -107,6 +108,7 @@ pub fn errand() -> Definition {
         name: "errand",
         version: 1,
         labels: Labels { initial: "NEW", undoing: "UNDOING", cancelled: "CANCELLED" },
+        relabel: |_| Vec::new(),
         timeout: None,
         unknown_patience: amends_engine::core::UNKNOWN_PATIENCE,
         steps: vec![step("fetch", StepKind::Compensatable), step("carry", StepKind::Pivot)],

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use amends_engine::core::SagaState;
+use amends_engine::core::{Catalog, Definition, SagaState};
 use sqlx::{AssertSqlSafe, FromRow};
 use uuid::Uuid;
 
@@ -18,6 +18,8 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Upkeep {
     pub(crate) database: Database,
+    /// The steps that wait for signals, as `workflow/step`.
+    signals: Vec<String>,
 }
 
 /// Number of sagas of a workflow in a state that is not final.
@@ -76,7 +78,14 @@ pub const COUNT_LOOK: u32 = 5_000;
 impl Upkeep {
     /// Creates it over this database.
     pub fn new(database: impl Into<Database>) -> Self {
-        Self { database: database.into() }
+        Self { database: database.into(), signals: Vec::new() }
+    }
+
+    /// Sets the workflows. Their sagas are not stuck while they wait for a signal.
+    #[must_use]
+    pub fn of_workflows(mut self, catalog: &Catalog) -> Self {
+        self.signals = catalog.iter().flat_map(Definition::signals).collect();
+        self
     }
 
     /// Creates the partitions of this month and the following ones; returns how many were missing.
@@ -93,8 +102,8 @@ impl Upkeep {
     }
 
     /// Reads the next [`STUCK_LOOK`] sagas that have not ended, and marks at most [`STUCK_MARKS`] of those that are
-    /// live, have no outcome and have been at their step for at least `older_than`; returns those marked. After the
-    /// last saga of the last home it starts again.
+    /// live, have no outcome and have been at their step for at least `older_than`; returns those marked. A saga that
+    /// waits for a signal is never stuck. After the last saga of the last home it starts again.
     ///
     /// # Errors
     /// The database's.
@@ -119,9 +128,9 @@ impl Upkeep {
     ) -> Result<(u32, Vec<Uuid>), Error> {
         let (looked_at, last, mut stuck): (i64, Option<Uuid>, Vec<Uuid>) = sqlx::query_as(
             "WITH looked_at AS MATERIALIZED (
-                 SELECT id, live AND outcome IS NULL AND stuck_at IS NULL
+                 SELECT id, live AND outcome IS NULL AND stuck_at IS NULL AND workflow || '/' || step <> ALL ($5)
                             AND since <= clock_timestamp() - make_interval(secs => $1) AS is_stuck
-                 FROM sagas WHERE ($4::int2 IS NULL OR home = $4) AND (live OR parked) AND id > $2 ORDER BY id LIMIT $3)
+                 FROM sagas WHERE ($4::int2 IS NULL OR home = $4) AND (live OR parked OR outcome IS NULL) AND id > $2 ORDER BY id LIMIT $3)
              SELECT count(*), (array_agg(id ORDER BY id DESC))[1],
                     COALESCE(array_agg(id ORDER BY id) FILTER (WHERE is_stuck), '{}')
              FROM looked_at",
@@ -130,6 +139,7 @@ impl Upkeep {
         .bind(walk.after)
         .bind(i64::from(look))
         .bind(walk.home)
+        .bind(&self.signals)
         .fetch_one(&self.database.pool)
         .await
         .map_err(error::of)?;
@@ -218,7 +228,7 @@ impl Upkeep {
                  SELECT s.id, s.workflow, {STATE} AS state, s.stuck_at IS NOT NULL AS is_stuck,
                         s.parked OR s.outcome IS NULL AS is_open
                  FROM sagas AS s
-                 WHERE ($3::int2 IS NULL OR s.home = $3) AND (s.live OR s.parked) AND s.id > $1 ORDER BY s.id LIMIT $2)
+                 WHERE ($3::int2 IS NULL OR s.home = $3) AND (s.live OR s.parked OR s.outcome IS NULL) AND s.id > $1 ORDER BY s.id LIMIT $2)
              SELECT workflow, state, count(*) AS looked_at, count(*) FILTER (WHERE is_open) AS sagas,
                     count(*) FILTER (WHERE is_open AND is_stuck) AS stuck, (array_agg(id ORDER BY id DESC))[1] AS last
              FROM looked_at GROUP BY workflow, state"

@@ -66,9 +66,13 @@ async fn what_has_not_ended_outlives_its_month_with_all_that_is_its_own() {
     world.past(&young, 17, 20, ENDED).await;
     world.past(&young, 17, 3, "parked = true, live = false, wake_at = NULL").await;
     world.past(&young, 17, 2, "wake_at = now() - interval '1 minute'").await;
-    assert_eq!(retire(&upkeep, History::Sagas).await, Some((5, false)));
-    assert_eq!(retire(&upkeep, History::Orders).await, Some((5, false)));
-    assert_eq!(rows(&world).await, [6, 6, 6, 5]);
+    // It waits for a signal.
+    world.past(&young, 17, 1, "live = false, wake_at = NULL").await;
+    assert_eq!(retire(&upkeep, History::Sagas).await, Some((6, false)));
+    assert_eq!(retire(&upkeep, History::Orders).await, Some((6, false)));
+    assert_eq!(rows(&world).await, [7, 7, 7, 6]);
+    run(&world, "UPDATE sagas_default SET updated_at = now() - interval '401 days'").await;
+    assert_eq!(upkeep.forget_leftovers(History::Sagas, RETENTION, &mut Walk::default()).await.unwrap(), 0);
 
     // They are found, shown and driven as before.
     let admin = Admin::new(world.pool());

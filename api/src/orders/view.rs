@@ -173,6 +173,11 @@ impl From<&Entry> for Item {
                 put("reference", json!(resolution.reference));
             }
             Event::Poisoned(reason) => put("reason", json!(reason)),
+            Event::Signalled(signal) => {
+                put("by", json!(signal.by));
+                put("signal", json!(signal.name));
+                put("payload", json!(signal.payload));
+            }
             Event::Started(_) | Event::Woke => {}
         }
         put("status", json!(did.label));

@@ -124,11 +124,10 @@ pub async fn drive<S: SagaStore + 'static>(
             pause("recovery", sent, &mut failures, &stopping, &shared.clock).await;
         }
     });
-    let names = engine.catalog.iter().map(|definition| definition.name).collect();
     if let Some(workflows) = publishes {
         publish(process, workflows, &database, ownership, news)?;
     }
-    upkeep::of_engine(process, deployment.homes, names, topics::all(&process.settings)).await?;
+    upkeep::of_engine(process, deployment.homes, &engine.catalog, topics::all(&process.settings)).await?;
     if observed {
         process.observe(routes::health::Ready::database(&pool).and(process.broker_ready())).await?;
     }

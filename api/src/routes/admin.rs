@@ -63,6 +63,7 @@ pub fn routes() -> Routes<Arc<Api>> {
         .on(Method::POST, "/admin/sagas/{id}/resend", acts, actions::resend)
         .on(Method::POST, "/admin/sagas/{id}/cancel", acts, actions::cancel)
         .on(Method::POST, "/admin/sagas/{id}/resolve", acts, actions::resolve)
+        .on(Method::POST, "/admin/sagas/{id}/signal", acts, actions::signal)
         .each(|routes| routes.route_layer(from_fn(query::none)))
         .on(Method::GET, "/admin/sagas", reads, list)
 }
@@ -211,6 +212,11 @@ fn described(detail: &Detail, definition: Option<&Definition>, caller: &Caller) 
 /// Returns what the saga waits for: a reply, a timer, or an operator.
 fn waits_for(saga: &Saga, definition: &Definition) -> Vec<Value> {
     let mut waits = Vec::new();
+    if let Some((signal, since)) = saga.awaited(definition) {
+        let deadline = saga.state.commands.iter().rev().find(|c| definition.steps[c.step].name == signal);
+        let deadline = deadline.and_then(|command| command.due_at).map(instant);
+        waits.push(json!({ "signal": signal, "since": instant(since), "deadline": deadline }));
+    }
     for command in &saga.state.commands {
         let (step, execute) = (definition.steps[command.step].name, command.id(saga.id, definition));
         let wait = |kind: &str, id: Uuid, attempt: u32, since, dues: [Option<_>; 2], parked: Option<&str>| {
@@ -295,7 +301,9 @@ fn legal(detail: &Detail, definition: &Definition, caller: &Caller) -> Vec<&'sta
         let occurrence = Occurrence { event, at: detail.now, jitter: 0 };
         matches!(transition(definition, &detail.saga, &occurrence), Decision::Changed(_))
     };
-    candidates.into_iter().filter(|(_, event)| takes(event.clone())).map(|(name, _)| name).collect()
+    let signal = detail.saga.awaited(definition).map(|_| "signal");
+    let legal = candidates.into_iter().filter(|(_, event)| takes(event.clone())).map(|(name, _)| name);
+    legal.chain(signal).collect()
 }
 
 fn no_saga() -> Problem {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use amends_engine::core::SagaState;
+use amends_engine::core::{Catalog, SagaState};
 use amends_kafka::{
     KafkaSettings,
     topics::{self, Topic},
@@ -33,16 +33,12 @@ const ANSWER_PAGES_MOST: usize = 50;
 const STATES: [SagaState; 3] = [SagaState::Running, SagaState::Compensating, SagaState::Parked];
 
 /// Starts the engine's upkeep. Each of these workflows has its gauges.
-pub async fn of_engine(
-    process: &Process,
-    homes: Homes,
-    workflows: BTreeSet<&'static str>,
-    topics: Vec<Topic>,
-) -> Result<()> {
+pub async fn of_engine(process: &Process, homes: Homes, catalog: &Catalog, topics: Vec<Topic>) -> Result<()> {
     let url = process.settings.database_of("engine")?;
     let pool = amends_pool::connect(url, UPKEEP_CONNECTIONS, "amends-engine-upkeep")?;
     process.watch_statements(&pool);
-    let database = EngineUpkeep::new(Database { pool: pool.clone(), homes });
+    let database = EngineUpkeep::new(Database { pool: pool.clone(), homes }).of_workflows(catalog);
+    let workflows = catalog.iter().map(|definition| definition.name).collect();
     let (stuck_after, retention) = (process.settings.stuck_after, process.settings.retention);
     let upkeep = Upkeep::new().await?;
     upkeep.add(ForgetAnswers(AnswerStore::new(pool.clone()))).await?;

@@ -25,7 +25,7 @@ const CALLERS: [&str; 8] =
 /// What each caller gets on each route, for an order of customer A. The rows are compared with the routes that the
 /// router itself has: a route without a row here, or a row without a route, fails the test. An action on a saga is sent
 /// an empty object: 400 is the answer to who may act.
-const MATRIX: [(&str, [u16; 8]); 20] = [
+const MATRIX: [(&str, [u16; 8]); 21] = [
     ("POST /api/orders", [401, 401, 422, 422, 403, 201, 403, 403]),
     ("GET /api/orders", [401, 401, 200, 200, 200, 200, 200, 200]),
     ("GET /api/orders/{id}", [401, 401, 200, 404, 200, 200, 200, 200]),
@@ -43,6 +43,7 @@ const MATRIX: [(&str, [u16; 8]); 20] = [
     ("POST /admin/sagas/{id}/resend", [401, 401, 403, 403, 403, 403, 400, 400]),
     ("POST /admin/sagas/{id}/cancel", [401, 401, 403, 403, 403, 403, 400, 400]),
     ("POST /admin/sagas/{id}/resolve", [401, 401, 403, 403, 403, 403, 400, 400]),
+    ("POST /admin/sagas/{id}/signal", [401, 401, 403, 403, 403, 403, 400, 400]),
     ("GET /health/live", [200; 8]),
     ("GET /health/ready", [200; 8]),
     ("GET /metrics", [200; 8]),

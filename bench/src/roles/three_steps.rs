@@ -15,6 +15,7 @@ pub fn definition() -> Definition {
     let step = |name, participant, kind| Step {
         name,
         participant,
+        signal: None,
         kind,
         retry: RetryPolicy::attempts(Some(5)),
         undo_retry: RetryPolicy::attempts(Some(5)),
@@ -30,6 +31,7 @@ pub fn definition() -> Definition {
         name: NAME,
         version: 1,
         labels: Labels { initial: "STARTED", undoing: "UNDOING", cancelled: "CANCELLED" },
+        relabel: |_| Vec::new(),
         timeout: None,
         unknown_patience: amends_workflows::Settings::default().unknown_patience,
         steps: vec![

@@ -1,6 +1,6 @@
 //! State of one command and of its compensation, as stored in a saga's row.
 
-use amends_protocol::{Exposure, Outcome, Reason, id};
+use amends_protocol::{Exposure, Json, Outcome, Reason, id};
 use chrono::{
     DateTime, Utc,
     serde::{ts_microseconds, ts_microseconds_option},
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::Definition;
 
-/// An execute and its compensation, if it has one.
+/// An execute and its compensation, if it has one; or a wait for a signal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CommandState {
@@ -84,11 +84,13 @@ pub enum Status {
     Expired,
     /// An operator has evidence that the command took no effect.
     NotDone,
+    /// No command: the step waits for a signal.
+    Awaited,
 }
 
 impl Status {
     /// Every status.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Waiting,
         Self::Unknown,
         Self::Backoff,
@@ -98,9 +100,10 @@ impl Status {
         Self::Fenced,
         Self::Expired,
         Self::NotDone,
+        Self::Awaited,
     ];
 
-    /// Returns whether the engine still waits for an answer.
+    /// Returns whether the engine still waits for a worker's answer.
     pub fn is_open(self) -> bool {
         matches!(self, Status::Waiting | Status::Unknown | Status::Backoff)
     }
@@ -110,6 +113,19 @@ impl Status {
     pub fn may_have_effect(self) -> bool {
         self != Status::Refused
     }
+}
+
+/// A signal that has arrived. An early one is kept until its step begins.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ArrivedSignal {
+    /// Its name, which is that of the step.
+    pub name: String,
+    /// Its payload, without personal fields.
+    pub payload: Json,
+    /// When it was delivered.
+    #[serde(with = "ts_microseconds")]
+    pub at: DateTime<Utc>,
 }
 
 /// Why a command is sent again.
@@ -189,6 +205,11 @@ impl CommandState {
     /// Returns the id of the execute.
     pub fn id(&self, saga: Uuid, definition: &Definition) -> Uuid {
         id::execute(saga, definition.steps[self.step].name, self.part, self.generation)
+    }
+
+    /// Returns whether there may be an effect to undo. A signal has none.
+    pub fn may_have_effect(&self, definition: &Definition) -> bool {
+        self.status.may_have_effect() && !definition.is_signal(self.step)
     }
 
     /// Returns the time from which the present attempt's outcome counts as unknown.

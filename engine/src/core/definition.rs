@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use amends_protocol::{Exposure, Json};
+use amends_protocol::{Exposure, Json, Reason};
 use uuid::Uuid;
 
-use super::{RetryPolicy, transition::RESEND};
+use super::{ArrivedSignal, RetryPolicy, transition::RESEND};
 
 /// Default for how long the engine asks for an unknown outcome before the saga parks.
 pub const UNKNOWN_PATIENCE: Duration = Duration::from_secs(15 * 60);
@@ -19,12 +19,15 @@ pub struct Definition {
     pub version: u32,
     /// Labels that do not belong to a step.
     pub labels: Labels,
+    /// Labels that a saga's input replaces, as pairs of label and replacement: computed once, at birth.
+    pub relabel: fn(&Json) -> Vec<(&'static str, &'static str)>,
     /// When a saga without progress is cancelled automatically.
     pub timeout: Option<SagaTimeout>,
     /// How long the engine keeps asking after an `unknown` answer before the saga parks. It counts from the first of
     /// consecutive `unknown`s, and applies to commands and compensations.
     pub unknown_patience: Duration,
-    /// The steps in order: compensatable ones, at most one pivot, then retriable ones.
+    /// The steps in order: compensatable ones, at most one pivot, then retriable ones. Without a pivot, all of them are
+    /// compensatable or all are retriable.
     pub steps: Vec<Step>,
 }
 
@@ -72,6 +75,8 @@ pub struct Call<'a> {
     pub part: u16,
     /// The saga's immutable input and, for a step with [`Needs::Personal`], its personal fields.
     pub input: Input<'a>,
+    /// The signals that have arrived.
+    pub signals: &'a [ArrivedSignal],
 }
 
 /// A saga's immutable input.
@@ -99,8 +104,11 @@ pub enum Needs {
 pub struct Step {
     /// Its name, unique in the workflow: `pay`.
     pub name: &'static str,
-    /// The participant that executes it; its commands go to `<participant>.commands`.
+    /// The participant that executes it; its commands go to `<participant>.commands`. Empty for a signal.
     pub participant: &'static str,
+    /// Set if the step waits for a signal of its name instead of a worker's reply. It has no command and no effect, so
+    /// that nothing of it is undone.
+    pub signal: Option<SignalStep>,
     /// What happens when the step does not succeed.
     pub kind: StepKind,
     /// When and how often a failed attempt is repeated.
@@ -123,9 +131,50 @@ pub struct Step {
     pub may_hold: fn(&Call<'_>) -> Vec<Exposure>,
 }
 
+/// A step that waits for an event from outside: a person's decision, a parcel that comes back.
+#[derive(Debug, Clone, Copy)]
+pub struct SignalStep {
+    /// How long the saga waits, counted from the step's beginning. `None`: as long as it takes.
+    pub deadline: Option<Duration>,
+    /// Says what the payload means.
+    pub judge: fn(&Json) -> SignalVerdict,
+}
+
+/// What a signal's payload means for the step that waits for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SignalVerdict {
+    /// The step is done.
+    Accepted,
+    /// The step is given up with this reason.
+    Declined(Reason),
+    /// The workflow does not understand the payload: the signal is refused.
+    Malformed,
+}
+
 impl Step {
+    /// Creates a step that waits for a signal of its name, without a deadline. Any payload completes it.
+    pub fn signal(name: &'static str, kind: StepKind) -> Self {
+        let once = RetryPolicy::attempts(Some(1));
+        Self {
+            name,
+            participant: "",
+            signal: Some(SignalStep { deadline: None, judge: |_| SignalVerdict::Accepted }),
+            kind,
+            retry: once,
+            undo_retry: once,
+            deadline: Duration::ZERO,
+            label_done: None,
+            label_undone: "",
+            needs: Needs::Nothing,
+            parts: |_| 1,
+            payload: |_| Json::null(),
+            may_hold: |_| Vec::new(),
+        }
+    }
+
     /// Returns the furthest distance at which a timer of this step's commands is set. A timer beyond it was set before
-    /// the database's clock was set back.
+    /// the database's clock was set back. A signal's deadline is no such timer: it is a promise to people, like the
+    /// saga's own timeout, and keeps its time.
     pub fn timer_reach(&self) -> Duration {
         let longest = self.deadline.max(self.retry.max).max(self.undo_retry.max);
         2 * longest.max(RESEND.to_std().unwrap_or_default())
@@ -147,6 +196,12 @@ pub enum Fault {
     /// The timeout names a missing step, or one after the pivot.
     #[error("the timeout must end with a compensatable step")]
     Timeout,
+    /// After the pivot a saga only goes forward, so that nothing can follow from a deadline.
+    #[error("signal {0} stands after the pivot and has a deadline")]
+    SignalDeadline(&'static str),
+    /// A step has both a participant and a signal, or neither.
+    #[error("step {0} must have a participant, or wait for a signal")]
+    Participant(&'static str),
 }
 
 impl Definition {
@@ -158,6 +213,27 @@ impl Definition {
     /// Returns the step with the given name, and its index.
     pub fn step(&self, name: &str) -> Option<(usize, &Step)> {
         self.steps.iter().enumerate().find(|(_, s)| s.name == name)
+    }
+
+    /// Returns the participants of its steps.
+    pub fn participants(&self) -> impl Iterator<Item = &'static str> {
+        self.steps.iter().filter(|step| step.signal.is_none()).map(|step| step.participant)
+    }
+
+    /// Returns whether there is nothing to go back to: it begins with a retriable step.
+    pub(super) fn only_goes_forward(&self) -> bool {
+        self.steps.first().is_some_and(|step| step.kind == StepKind::Retriable)
+    }
+
+    /// Returns its steps that wait for signals, as `workflow/step`.
+    pub fn signals(&self) -> impl Iterator<Item = String> {
+        let signals = self.steps.iter().filter(|step| step.signal.is_some());
+        signals.map(|step| format!("{}/{}", self.name, step.name))
+    }
+
+    /// Returns whether a step waits for a signal.
+    pub(super) fn is_signal(&self, step: usize) -> bool {
+        self.steps[step].signal.is_some()
     }
 
     /// Returns the longest [`Step::timer_reach`] of the steps.
@@ -173,7 +249,7 @@ impl Definition {
         if self.steps.is_empty() {
             return Err(Fault::NoSteps);
         }
-        let mut passed_pivot = false;
+        let mut passed_pivot = self.only_goes_forward();
         for (i, step) in self.steps.iter().enumerate() {
             if self.steps[..i].iter().any(|s| s.name == step.name) {
                 return Err(Fault::TwiceNamed(step.name));
@@ -182,6 +258,13 @@ impl Definition {
                 return Err(Fault::OutOfOrder(step.name));
             }
             passed_pivot |= step.kind == StepKind::Pivot;
+            if step.signal.is_some() != step.participant.is_empty() {
+                return Err(Fault::Participant(step.name));
+            }
+            let has_deadline = step.signal.is_some_and(|signal| signal.deadline.is_some());
+            if has_deadline && step.kind == StepKind::Retriable {
+                return Err(Fault::SignalDeadline(step.name));
+            }
         }
         match self.timeout {
             Some(t) if self.steps.get(t.until_step).is_none_or(|s| s.kind != StepKind::Compensatable) => {

@@ -34,7 +34,7 @@ pub struct Change {
 /// Why there is nothing to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Nothing {
-    /// The answer was already recorded.
+    /// The answer or the signal was already recorded.
     Duplicate,
     /// The worker is still executing the command.
     InFlight,
@@ -76,6 +76,21 @@ pub enum Illegal {
     /// A compensation that was not done must be retried.
     #[error("a compensation can be resolved only as done, or retried")]
     UndoneOnly,
+    /// The workflow has no step that waits for a signal of this name.
+    #[error("its workflow waits for no such signal")]
+    UnknownSignal,
+    /// The signal has arrived before, with another payload: the first one counts.
+    #[error("that signal has arrived before, with another payload")]
+    SignalledOtherwise,
+    /// The saga is being undone, or the signal's deadline has passed.
+    #[error("it no longer waits for that signal")]
+    NoLongerAwaited,
+    /// The workflow does not understand the signal's payload.
+    #[error("its workflow does not understand the signal's payload")]
+    MalformedSignal,
+    /// After the pivot a saga only goes forward.
+    #[error("past the point of no return the signal can only say yes")]
+    MustAccept,
     /// Only the other side can say what happened to the command.
     #[error("the outcome is unknown: a reference from the other side is needed")]
     NeedsReference,

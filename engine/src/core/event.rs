@@ -39,6 +39,8 @@ pub enum Event {
     Resolved(Resolution),
     /// The row could not be stored with the new events.
     Poisoned(Reason),
+    /// Something happened that a step may wait for.
+    Signalled(Signal),
 }
 
 /// The person or program that acted, and why.
@@ -105,6 +107,17 @@ pub struct Resolution {
     /// What the step holds if the command took effect, computed from the definition and the saga's input.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exposure: Vec<Exposure>,
+}
+
+/// A signal: an event from outside, delivered by name. It takes effect at most once for a saga.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Signal {
+    /// The name of the step that waits for it.
+    pub name: String,
+    /// The payload, without personal fields.
+    pub payload: Json,
+    /// The person or program that delivers it, and why.
+    pub by: Actor,
 }
 
 /// The content of a reply, without the fields that only the adapter needs.
@@ -195,6 +208,7 @@ impl Event {
             Event::ResendRequested(_) => "resend_requested",
             Event::Resolved(_) => "resolved",
             Event::Poisoned(_) => "poisoned",
+            Event::Signalled(_) => "signalled",
         }
     }
 }

@@ -12,12 +12,13 @@ mod saga;
 pub mod transition;
 mod version;
 
-pub use command_state::{CommandState, Repeats, Status, Undo};
+pub use command_state::{ArrivedSignal, CommandState, Repeats, Status, Undo};
 pub use definition::{
-    Call, Catalog, Definition, Fault, Input, Labels, Needs, SagaTimeout, Step, StepKind, UNKNOWN_PATIENCE,
+    Call, Catalog, Definition, Fault, Input, Labels, Needs, SagaTimeout, SignalStep, SignalVerdict, Step,
+    StepKind, UNKNOWN_PATIENCE,
 };
 pub use effect::{Change, CommandToSend, Decision, Did, Entry, Illegal, Nothing};
-pub use event::{Actor, Echo, Event, Occurrence, ReplyEvent, Resend, Resolution, Retry, Seen};
+pub use event::{Actor, Echo, Event, Occurrence, ReplyEvent, Resend, Resolution, Retry, Seen, Signal};
 pub use message::{command, outstanding, repetitions};
 pub use replay::{Mismatch, replay};
 pub use retry::{RetryPolicy, jittered};

@@ -1,13 +1,13 @@
 //! The saga: the content of its row.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use amends_protocol::{Exposure, Json, Reason, add_exposure, exceeding};
 use chrono::{DateTime, TimeDelta, Utc, serde::ts_microseconds_option};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Call, CommandState, Definition, Input, Repeats, Seen, Status, StepKind};
+use super::{ArrivedSignal, Call, CommandState, Definition, Input, Repeats, Seen, Status, StepKind};
 
 /// The promise assumed for each step of a saga without a timeout.
 const STEP_PROMISE: TimeDelta = TimeDelta::minutes(15);
@@ -113,8 +113,14 @@ pub struct SagaProgress {
     /// Number of commands of each step; empty if every step has one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<u16>,
-    /// Every command ever sent, in order.
+    /// Every command ever sent, in order, and every wait for a signal.
     pub commands: Vec<CommandState>,
+    /// The signals that have arrived, each at most once, in the order of their arrival.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signals: Vec<ArrivedSignal>,
+    /// Labels of the definition that this saga replaces: computed from its input at birth.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Set if the row could not be stored with the new events; an operator must look.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poisoned: Option<Reason>,
@@ -151,18 +157,27 @@ impl Saga {
         }
     }
 
+    /// Returns the signal that the saga waits for: its step's name, and since when.
+    pub fn awaited<'a>(&self, definition: &'a Definition) -> Option<(&'a str, DateTime<Utc>)> {
+        let waits =
+            |c: &&CommandState| c.status == Status::Awaited && self.state.direction == Direction::Forward;
+        let command = self.state.commands.iter().rev().find(waits)?;
+        Some((definition.steps.get(command.step)?.name, command.issued_at))
+    }
+
     /// Returns the number of commands of a step.
     pub fn parts(&self, step: usize) -> u16 {
         self.state.parts.get(step).copied().unwrap_or(1)
     }
 
-    /// Returns whether the pivot has succeeded. From then on the saga only goes forward.
+    /// Returns whether the pivot has succeeded, or the workflow has only retriable steps. From then on the saga only goes
+    /// forward.
     pub fn is_past_pivot(&self, definition: &Definition) -> bool {
         definition
             .steps
             .iter()
             .position(|s| s.kind == StepKind::Pivot)
-            .is_some_and(|pivot| self.has_succeeded(pivot))
+            .map_or(definition.only_goes_forward(), |pivot| self.has_succeeded(pivot))
     }
 
     /// Returns whether every command of a step has succeeded in its newest generation.
@@ -207,7 +222,8 @@ impl Saga {
 
     /// Builds the arguments of a payload function.
     pub fn call<'a>(&'a self, part: u16, input: Input<'a>) -> Call<'a> {
-        Call { saga_id: self.id, business_key: &self.business_key, part, input }
+        let signals = &self.state.signals;
+        Call { saga_id: self.id, business_key: &self.business_key, part, input, signals }
     }
 
     /// Returns the commands to send again or to probe for, and why, if nothing else is due now. Such work can be put
@@ -228,10 +244,12 @@ impl Saga {
     }
 
     /// Returns whether `wake_at` lies beyond every timer that the saga's commands can have: it was set before the
-    /// database's clock was set back. No timer is set further ahead than `reach`, except for the saga's own timeout.
+    /// database's clock was set back. No timer is set further ahead than `reach`, except for the saga's own timeout and
+    /// for the deadline of a signal.
     pub fn oversleeps(&self, now: DateTime<Utc>, reach: Duration) -> bool {
         let sleeps = self.live && self.wake_at.is_some_and(|at| at > now + reach);
-        sleeps && self.state.poisoned.is_none() && self.state.commands.iter().any(|c| c.due().is_some())
+        let mut commands = self.state.commands.iter().filter(|c| c.status != Status::Awaited);
+        sleeps && self.state.poisoned.is_none() && commands.any(|c| c.due().is_some())
     }
 
     /// Returns the time of the next action after `now`.
@@ -262,6 +280,10 @@ impl Saga {
 
 /// Computes the number of commands of each step, for [`SagaProgress::parts`].
 pub(super) fn parts_of(definition: &Definition, input: &Json) -> Vec<u16> {
-    let parts: Vec<u16> = definition.steps.iter().map(|s| (s.parts)(input).max(1)).collect();
+    let parts: Vec<u16> = definition
+        .steps
+        .iter()
+        .map(|s| if s.signal.is_some() { 1 } else { (s.parts)(input).max(1) })
+        .collect();
     if parts.iter().all(|n| *n == 1) { Vec::new() } else { parts }
 }

@@ -47,6 +47,11 @@ pub fn explain(saga: &Saga, definition: Option<&Definition>) -> Explanation {
     {
         return is_being_undone(saga, definition, command, undo);
     }
+    if saga.outcome.is_none()
+        && let Some((signal, since)) = saga.awaited(definition)
+    {
+        return waits_for_a_signal(saga, definition, signal, since);
+    }
     match (saga.outcome, commands().find(|c| c.status.is_open())) {
         (Some(SagaOutcome::Completed), _) => {
             Explanation::new("Has ended: every step is done.".to_owned(), None)
@@ -98,6 +103,21 @@ fn is_being_undone(saga: &Saga, definition: &Definition, command: &CommandState,
         undo.due_at.map(|at| format!("; it is sent again at {}", time(at))).unwrap_or_default(),
     );
     Explanation::new(sentence, undo.due_at)
+}
+
+fn waits_for_a_signal(
+    saga: &Saga,
+    definition: &Definition,
+    signal: &str,
+    since: DateTime<Utc>,
+) -> Explanation {
+    let command = saga.state.commands.iter().rev().find(|c| definition.steps[c.step].name == signal);
+    let deadline = command.and_then(|command| command.due_at);
+    let until = deadline
+        .map(|at| format!("; unless it comes by {}, the step is given up", time(at)))
+        .unwrap_or_default();
+    let sentence = format!("Waits for the signal `{signal}`, since {}{until}.", time(since));
+    Explanation::new(sentence, deadline)
 }
 
 fn waits_for_a_reply(saga: &Saga, definition: &Definition, command: &CommandState) -> Explanation {

@@ -94,6 +94,8 @@ mod tests {
             timeout_at: None,
             parts: Vec::new(),
             commands: Vec::new(),
+            signals: Vec::new(),
+            labels: Default::default(),
             poisoned: None,
         };
         let saga = Saga {

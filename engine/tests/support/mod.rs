@@ -6,9 +6,12 @@ pub(crate) mod world;
 
 use std::time::Duration;
 
-use amends_engine::core::{Call, Definition, Input, Labels, Needs, RetryPolicy, SagaTimeout, Step, StepKind};
+use amends_engine::core::{
+    Call, Definition, Input, Labels, Needs, RetryPolicy, SagaTimeout, SignalStep, SignalVerdict, Step,
+    StepKind,
+};
 use amends_engine::dialogue::Dialogue;
-use amends_protocol::{Exposure, Json, Outcome};
+use amends_protocol::{Exposure, Json, Outcome, Reason};
 use serde_json::json;
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -20,6 +23,7 @@ pub(crate) fn stay() -> Definition {
     let step = |name, kind, label_done, label_undone| Step {
         name,
         participant: "hotel",
+        signal: None,
         kind,
         retry: RetryPolicy::attempts(Some(5)),
         undo_retry: RetryPolicy::attempts(Some(10)),
@@ -35,6 +39,7 @@ pub(crate) fn stay() -> Definition {
         name: "stay",
         version: 1,
         labels: Labels { initial: "NEW", undoing: "UNDOING", cancelled: "CANCELLED" },
+        relabel: |_| Vec::new(),
         timeout: Some(SagaTimeout { until_step: 0, after: Duration::from_secs(900), reason: "too_late" }),
         unknown_patience: PATIENCE,
         steps: vec![
@@ -52,6 +57,47 @@ pub(crate) fn stay() -> Definition {
             Step { retry: RetryPolicy::attempts(None), ..step("file", StepKind::Retriable, None, "UNFILED") },
         ],
     }
+}
+
+/// Creates a step that waits for `{"yes":true}`, or is given up by `{"yes":false}`.
+fn asks(kind: StepKind, deadline: Option<Duration>) -> Step {
+    let judge = |payload: &Json| match payload.read::<serde_json::Value>().map(|v| v["yes"].as_bool()) {
+        Ok(Some(true)) => SignalVerdict::Accepted,
+        Ok(Some(false)) => SignalVerdict::Declined(Reason::new("said_no", "")),
+        _ => SignalVerdict::Malformed,
+    };
+    Step {
+        signal: Some(SignalStep { deadline, judge }),
+        label_done: Some("ASKED"),
+        label_undone: "TURNED_DOWN",
+        ..Step::signal("ask", kind)
+    }
+}
+
+/// book → ask (a signal) → charge → confirm → file.
+pub(crate) fn asking(deadline: Option<Duration>) -> Definition {
+    let mut definition = stay();
+    definition.steps.insert(1, asks(StepKind::Compensatable, deadline));
+    Definition { name: "asking", ..definition }
+}
+
+/// ask (a signal, the pivot) → file.
+pub(crate) fn asking_first() -> Definition {
+    let file = stay().steps.remove(3);
+    Definition {
+        name: "asking_first",
+        timeout: None,
+        steps: vec![asks(StepKind::Pivot, None), file],
+        ..stay()
+    }
+}
+
+/// confirm (pivot) → ask (a signal, retriable) → file.
+pub(crate) fn asking_last() -> Definition {
+    let mut definition = Definition { name: "asking_last", timeout: None, ..stay() };
+    definition.steps.drain(0..2);
+    definition.steps.insert(1, asks(StepKind::Retriable, None));
+    definition
 }
 
 fn rooms(input: &Json) -> u16 {

@@ -278,6 +278,7 @@ impl Worker {
             business_key: "",
             part: send.part,
             input: Input { data: &data, personal: None },
+            signals: &[],
         };
         let held = (step.may_hold)(&call);
         let exposure: Vec<Exposure> = match (kind, self.rows.get(&key).map(|r| r.status)) {

@@ -5,12 +5,12 @@ mod operator;
 use std::collections::BTreeMap;
 
 use amends_engine::{
-    core::{Actor, Event, NewSaga, start},
+    core::{Actor, Event, NewSaga, Signal, start},
     port::Inputs,
     runtime::apply::Applied,
 };
 use amends_protocol::{Json, SLOTS};
-use amends_workflows::order_fulfilment::{Line, OrderInput, Personal};
+use amends_workflows::order_fulfilment::{self, Line, OrderInput, Personal};
 use futures::future::{Either, select};
 use rand::{RngExt, seq::IndexedRandom};
 use serde_json::json;
@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::{
     executor::{Micros, SECOND, Slot},
     faults::{Fault, Rng, stream},
-    processes::{act, engine},
+    processes::{REVIEW, REVIEWED, act, engine},
     store::{NewOrder, Placed, SimStore, short},
     world::{Control, Handle, OUTSIDE},
 };
@@ -37,6 +37,8 @@ pub struct Wish {
     cancels: Vec<Micros>,
     repeats: bool,
     other_body: bool,
+    /// If it is reviewed: the answers, and when each is given after acceptance.
+    reviews: Option<Vec<(Micros, bool)>>,
 }
 
 /// What people know.
@@ -50,6 +52,8 @@ pub struct Clients {
     pub accepted: BTreeMap<String, Vec<Uuid>>,
     /// Orders whose cancellation was answered with 202.
     pub promised: Vec<Uuid>,
+    /// Signals that were acknowledged: saga, name, payload.
+    pub signalled: Vec<(Uuid, &'static str, String)>,
     /// Operator's actions that were answered: saga, word.
     pub acted: Vec<(Uuid, &'static str)>,
 }
@@ -106,6 +110,11 @@ fn wish(seed: u64, number: usize, until: Micros, burst: bool) -> Wish {
         2 => (0..3).map(|_| rng.random_range(0..2 * SECOND)).collect(),
         _ => Vec::new(),
     };
+    let reviews = rng.random_bool(0.3).then(|| {
+        let longest = [SECOND / 10, 20 * SECOND, 400 * SECOND][rng.random_range(0..3)];
+        let count = rng.random_range(0..=3);
+        (0..count).map(|_| (rng.random_range(0..longest), rng.random_bool(0.8))).collect()
+    });
     let spread = if burst { until / 20 } else { until };
     Wish {
         number,
@@ -115,6 +124,7 @@ fn wish(seed: u64, number: usize, until: Micros, burst: bool) -> Wish {
         cancels,
         repeats: rng.random_bool(0.2),
         other_body: rng.random_bool(0.1),
+        reviews,
     }
 }
 
@@ -187,6 +197,14 @@ async fn customer(handle: Handle, wish: Wish) {
         handle.sleep(SECOND).await;
     }
     let Some(order) = order else { return };
+    for (after, yes) in wish.reviews.into_iter().flatten() {
+        let h = handle.clone();
+        let review = async move {
+            h.sleep(after).await;
+            review(&h, order, yes).await;
+        };
+        handle.state().control.push(Control::Spawn(OUTSIDE, Box::pin(review)));
+    }
     if handle.state().plan.rate(Fault::Cancel) == 0.0 {
         return;
     }
@@ -222,7 +240,9 @@ async fn place(door: Handle, wish: Wish, key: String, body: u64, answer: Slot<Op
     };
     let engine = engine(&door);
     // The newest version that this api knows, whether or not all engines know it.
-    let Some(definition) = engine.catalog.iter().max_by_key(|d| d.version).cloned() else { return };
+    let name = if wish.reviews.is_some() { REVIEWED } else { order_fulfilment::NAME };
+    let named = engine.catalog.iter().filter(|d| d.name == name);
+    let Some(definition) = named.max_by_key(|d| d.version).cloned() else { return };
     let birth = move |order: &NewOrder, now| start(&definition, order.saga.clone(), &order.data, now);
     let (data, personal, saga_id) = (order.data.clone(), order.personal.clone(), order.saga.id);
     match SimStore(door.clone()).place(vec![order.clone()], birth).await.map(|mut placed| placed.pop()) {
@@ -249,5 +269,27 @@ async fn cancel(handle: &Handle, order: Uuid) {
     });
     if answer.await == Some(true) {
         handle.state().clients.promised.push(saga);
+    }
+}
+
+/// Answers an order's review, again and again until there is an answer: the first one may have been lost.
+async fn review(handle: &Handle, order: Uuid, yes: bool) {
+    let Some(saga) = handle.state().store.orders.get(&order).copied() else { return };
+    let payload = Json::of(&yes).unwrap_or_default();
+    for _ in 0..100 {
+        handle.state().meet_action(saga, "signal");
+        let signal =
+            Signal { name: REVIEW.to_owned(), payload: payload.clone(), by: Actor::new("reviewer", "") };
+        let answer = request(handle, move |door, answer| async move {
+            answer.fill(act(&door, saga, Event::Signalled(signal)).await.ok());
+        });
+        match answer.await {
+            Some(Some(Applied::Done(_))) => {
+                let payload = payload.get().to_owned();
+                return handle.state().clients.signalled.push((saga, REVIEW, payload));
+            }
+            Some(Some(Applied::Illegal(..) | Applied::Missing)) => return,
+            Some(None) | None => handle.sleep(3 * SECOND).await,
+        }
     }
 }

@@ -65,6 +65,7 @@ fn state_of(command: &CommandState) -> &'static str {
         (None, Status::Fenced) => "fenced",
         (None, Status::Expired) => "expired",
         (None, Status::NotDone) => "not done",
+        (None, Status::Awaited) => "awaited",
     }
 }
 
@@ -111,7 +112,7 @@ impl Coverage {
         });
         let replies: Vec<String> = replies.collect();
         let of_commands = STATES.iter().flat_map(|s| replies.iter().map(move |r| (*s, r.clone())));
-        let actions = ["cancel", "retry", "resend", "resolve done", "resolve notDone"];
+        let actions = ["cancel", "retry", "resend", "resolve done", "resolve notDone", "signal"];
         let of_sagas = SAGAS.iter().flat_map(|s| actions.iter().map(move |a| (*s, (*a).to_owned())));
         of_commands.chain(of_sagas).collect()
     }

@@ -2,15 +2,17 @@
 
 mod books;
 mod odd;
+mod signals;
 
 pub use books::*;
 pub use odd::*;
+pub use signals::*;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use amends_engine::core::{
-    Definition, Direction, Entry, Event, Input, NewSaga, Resend, Retry, Saga, SagaOutcome, Status, StepKind,
-    replay,
+    Catalog, Definition, Direction, Entry, Event, Input, NewSaga, Resend, Retry, Saga, SagaOutcome, Status,
+    StepKind, replay,
 };
 use amends_inventory::stock;
 use amends_protocol::{Exposure, Kind, Outcome};
@@ -30,7 +32,7 @@ use crate::{
 /// The data of a quiet world.
 pub struct Quiet<'a> {
     state: &'a WorldState,
-    definition: Definition,
+    catalog: Catalog,
     sagas: Vec<(&'a Stored, Vec<Entry>)>,
 }
 
@@ -38,7 +40,7 @@ pub struct Quiet<'a> {
 pub type Invariant = (&'static str, fn(&Quiet<'_>) -> Vec<String>);
 
 /// All invariants, numbered as in RELIABILITY.
-pub const ALL: [Invariant; 21] = [
+pub const ALL: [Invariant; 22] = [
     ("1 stock_balances", stock_balances),
     ("2 money_balances", money_balances),
     ("3 one_outcome_that_never_changes", one_outcome_that_never_changes),
@@ -58,15 +60,15 @@ pub const ALL: [Invariant; 21] = [
     ("15 actions_are_audited", actions_are_audited),
     ("16 nothing_personal", nothing_personal),
     ("21 nothing_times_out_in_a_healthy_system", nothing_times_out_in_a_healthy_system),
+    ("signals_take_effect_once", signals_take_effect_once),
     ("undone_holds_nothing", undone_holds_nothing),
     ("patience_is_kept", patience_is_kept),
 ];
 
 /// Checks all invariants; returns the violations.
 pub fn check(state: &WorldState) -> Vec<String> {
-    let definition = catalog().iter().next().cloned().expect("there is a workflow");
     let sagas = state.store.sagas.values().map(|s| (s, s.timeline())).collect();
-    let quiet = Quiet { state, definition, sagas };
+    let quiet = Quiet { state, catalog: catalog(), sagas };
     let broken = ALL.iter().flat_map(|(name, check)| {
         let name = *name;
         check(&quiet).into_iter().map(move |why| format!("{name}: {why}"))
@@ -75,6 +77,13 @@ pub fn check(state: &WorldState) -> Vec<String> {
 }
 
 impl Quiet<'_> {
+    /// Returns the definition of a saga's workflow.
+    fn definition(&self, saga: &Saga) -> &Definition {
+        self.catalog
+            .get(&saga.workflow, saga.workflow_version)
+            .expect("the newer program knows every workflow")
+    }
+
     fn each(&self, broken: impl Fn(&Stored, &[Entry]) -> Option<String>) -> Vec<String> {
         let of = |(stored, entries): &(&Stored, Vec<Entry>)| {
             broken(stored, entries)
@@ -86,8 +95,9 @@ impl Quiet<'_> {
     /// Returns what gateway, carrier and inventory hold for a saga, by kind and unit.
     fn held(&self, saga: &Saga) -> BTreeMap<(String, String), i64> {
         let mut held: BTreeMap<(String, String), i64> = BTreeMap::new();
+        let definition = self.definition(saga);
         for command in &saga.state.commands {
-            let key = command.id(saga.id, &self.definition);
+            let key = command.id(saga.id, definition);
             let charge =
                 self.state.outside.charges.get(&key).filter(|c| c.declined.is_none() && c.refund.is_none());
             if let Some(charge) = charge.filter(|c| c.amount != 0) {
@@ -155,8 +165,7 @@ pub fn timelines_replay(quiet: &Quiet<'_>) -> Vec<String> {
     quiet.each(|stored, entries| {
         let saga = &stored.saga;
         let new = NewSaga { id: saga.id, business_key: saga.business_key.clone() };
-        let definition = Definition { version: saga.workflow_version, ..quiet.definition.clone() };
-        match replay(&definition, new, entries) {
+        match replay(quiet.definition(saga), new, entries) {
             Err(mismatch) => Some(mismatch.to_string()),
             Ok(replayed) => {
                 // A wake-up without an entry may raise it.
@@ -174,9 +183,12 @@ pub fn rows_match_timelines(quiet: &Quiet<'_>) -> Vec<String> {
     let mut known = BTreeSet::new();
     let mut broken = quiet.each(|stored, entries| {
         let by_hand = entries.iter().any(|e| matches!(e.occurrence.event, Event::Resolved(_)));
-        stored.saga.state.commands.iter().find_map(|command| {
-            let row = rows.get(&command.id(stored.saga.id, &quiet.definition));
-            let step = quiet.definition.steps[command.step].name;
+        let definition = quiet.definition(&stored.saga);
+        let commands =
+            stored.saga.state.commands.iter().filter(|c| definition.steps[c.step].signal.is_none());
+        commands.into_iter().find_map(|command| {
+            let row = rows.get(&command.id(stored.saga.id, definition));
+            let step = definition.steps[command.step].name;
             let said = row.map(|r| r.status);
             use row::Status as R;
             let right = match command.status {
@@ -193,7 +205,8 @@ pub fn rows_match_timelines(quiet: &Quiet<'_>) -> Vec<String> {
         })
     });
     for (stored, _) in &quiet.sagas {
-        known.extend(stored.saga.state.commands.iter().map(|c| c.id(stored.saga.id, &quiet.definition)));
+        let definition = quiet.definition(&stored.saga);
+        known.extend(stored.saga.state.commands.iter().map(|c| c.id(stored.saga.id, definition)));
     }
     broken.extend(rows.keys().filter(|key| !known.contains(key)).map(|key| format!("row {key} is nobody's")));
     broken
@@ -210,7 +223,8 @@ pub fn timers_are_on_time(quiet: &Quiet<'_>) -> Vec<String> {
 
 /// Compensations run in reverse, only for steps that may have run, and not once the pivot has succeeded.
 pub fn compensations_in_reverse(quiet: &Quiet<'_>) -> Vec<String> {
-    quiet.each(|_, entries| {
+    quiet.each(|stored, entries| {
+        let definition = quiet.definition(&stored.saga);
         let (mut sent, mut undoing): (BTreeSet<usize>, Vec<usize>) = (BTreeSet::new(), Vec::new());
         let mut past_pivot = entries.iter().skip_while(|e| e.did.label.as_deref() != Some(order::FULFILLED));
         if past_pivot.any(|e| e.did.heading_for.is_some()) {
@@ -219,7 +233,7 @@ pub fn compensations_in_reverse(quiet: &Quiet<'_>) -> Vec<String> {
         for entry in entries {
             for what in &entry.did.sent {
                 let (name, kind) = what.split_once(' ')?;
-                let (step, _) = quiet.definition.step(name.split('/').next()?)?;
+                let (step, _) = definition.step(name.split('/').next()?)?;
                 match kind.split(' ').next()? {
                     "execute" => {
                         sent.insert(step);
@@ -249,24 +263,29 @@ pub fn late_successes_are_undone(quiet: &Quiet<'_>) -> Vec<String> {
             return None;
         }
         saga.state.commands.iter().enumerate().find_map(|(at, command)| {
-            let step = &quiet.definition.steps[command.step];
+            let step = &quiet.definition(saga).steps[command.step];
             let newer = saga.state.commands[at + 1..]
                 .iter()
                 .any(|c| c.step == command.step && c.part == command.part);
             let kept = saga.outcome == Some(SagaOutcome::Completed) && !newer;
-            let needs = command.status == Status::Succeeded && step.kind != StepKind::Retriable && !kept;
+            let effect = step.signal.is_none() && step.kind != StepKind::Retriable;
+            let needs = command.status == Status::Succeeded && effect && !kept;
             (needs && !command.is_undone()).then(|| format!("{} succeeded and was not undone", step.name))
         })
     })
 }
 
-/// Within a bounded time after healing, every saga has ended or is parked with a reason.
+/// Within a bounded time after healing, every saga has ended, is parked with a reason, or waits for a signal.
 pub fn finished_or_parked(quiet: &Quiet<'_>) -> Vec<String> {
     quiet.each(|stored, _| {
         let saga = &stored.saga;
         let reason = saga.parked_reason().is_some_and(|r| !r.code.is_empty());
         let finished = saga.outcome.is_some() && saga.state.direction == Direction::Ended && !saga.live;
-        (!(finished || saga.parked && reason)).then(|| format!("unfinished at {}", saga.step))
+        // Clocks that were set back make a deadline come later.
+        let deadline = saga.wake_at.map(|at| quiet.state.store.simulated(at));
+        let waits = saga.awaited(quiet.definition(saga)).is_some();
+        let waits = waits && deadline.is_none_or(|at| at > quiet.state.now);
+        (!(finished || waits || saga.parked && reason)).then(|| format!("unfinished at {}", saga.step))
     })
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use amends_engine::{
-    core::{Catalog, Definition, Event},
+    core::{Catalog, Definition, Event, Saga, SignalStep, SignalVerdict, Step, StepKind},
     port::{self, Clock as _},
     runtime::{
         Engine, Epoch, Error, Ownership, RepeatAllowance, RepeatAllowances, RepeatBudget,
@@ -21,10 +21,10 @@ use amends_engine::{
 };
 use amends_inventory::Inventory;
 use amends_payment::Payments;
-use amends_protocol::{TokenKey, transport::Source};
+use amends_protocol::{Json, Reason, TokenKey, transport::Source};
 use amends_shipment::Shipments;
 use amends_worker::{External, ExternalExecutor, Settings, Transactional};
-use amends_workflows as workflows;
+use amends_workflows::{self as workflows, order_fulfilment};
 use futures::future::{BoxFuture, Either, select};
 use rand::RngExt;
 use uuid::Uuid;
@@ -45,6 +45,8 @@ pub type SimEngine = Engine<SimStore, SimSink, SimClock>;
 /// The longest run of an engine's loop.
 const TURN: Duration = Duration::from_secs(30);
 const RECOVERY_POLL: Micros = 100_000;
+/// How long a reviewed order waits for its review.
+const REVIEW_DEADLINE: Duration = Duration::from_secs(300);
 /// The few orders of a simulation have little to repeat; with these allowances repetitions are put off all the same.
 const TIGHT: RepeatAllowances = RepeatAllowances {
     failed: RepeatAllowance { most: 4, a_minute: 6 },
@@ -77,7 +79,37 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Returns the workflows of the older program.
 fn known() -> Catalog {
-    workflows::catalog(workflows::Settings { unknown_patience: PATIENCE, ..workflows::Settings::default() })
+    let settings = workflows::Settings { unknown_patience: PATIENCE, ..workflows::Settings::default() };
+    let known = workflows::catalog(settings);
+    let reviewed = known.iter().filter(|d| d.name == order_fulfilment::NAME).map(reviewed);
+    let all: Vec<Definition> = known.iter().cloned().chain(reviewed).collect();
+    Catalog::new(all).expect("as sound as the workflows")
+}
+
+/// A workflow of the simulation alone: an order that somebody must agree to before it is paid for.
+pub const REVIEWED: &str = "order_reviewed";
+/// The signal of a reviewed order.
+pub const REVIEW: &str = "review";
+
+fn reviewed(fulfilment: &Definition) -> Definition {
+    let judge = |payload: &Json| match payload.read() {
+        Ok(true) => SignalVerdict::Accepted,
+        Ok(false) => SignalVerdict::Declined(Reason::new("said_no", "")),
+        Err(_) => SignalVerdict::Malformed,
+    };
+    let review = Step {
+        signal: Some(SignalStep { deadline: Some(REVIEW_DEADLINE), judge }),
+        label_undone: order_fulfilment::FAILED,
+        ..Step::signal(REVIEW, StepKind::Compensatable)
+    };
+    let mut steps = fulfilment.steps.clone();
+    steps.insert(1, review);
+    Definition { name: REVIEWED, steps, ..fulfilment.clone() }
+}
+
+/// Returns the definition of a saga's workflow.
+pub fn definition(saga: &Saga) -> Option<Definition> {
+    catalog().get(&saga.workflow, saga.workflow_version).cloned()
 }
 
 /// Returns the workflows of the newer program, which has one more version of each.

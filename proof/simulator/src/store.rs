@@ -207,7 +207,7 @@ fn not_as_seen(before: &Saga, entry: &Entry) -> Option<String> {
     else {
         return None;
     };
-    let definition = crate::processes::catalog().iter().next()?.clone();
+    let definition = crate::processes::definition(before)?;
     let mut parked = before.state.commands.iter().filter_map(|c| c.parked_id(before.id, &definition));
     let waits = match seen.command_id {
         Some(id) => parked.any(|parked| parked == id),

@@ -16,6 +16,15 @@ fn a_saga_of_two_steps_is_right_in_every_interleaving() {
 }
 
 #[test]
+fn a_saga_that_waits_for_a_signal_is_right_in_every_interleaving() {
+    let small = saga::Budget { crashes: 0, timeouts: 0, ..saga::SIGNALS };
+    let found = search(&TwoSteps::new(small), MOST);
+    println!("{}", found.report("signals"));
+    assert!(found.broken.is_none(), "{}", found.report("signals"));
+    assert!(found.states > 1_000 && found.at_rest > 0);
+}
+
+#[test]
 fn a_row_of_a_worker_that_calls_outside_is_right_in_every_interleaving() {
     let found = search(&OneRow::new(row::SMALL), MOST);
     println!("{}", found.report("row"));

@@ -1,9 +1,9 @@
-//! Operator actions on a saga: retry, resend, cancel, resolve.
+//! Operator actions on a saga: retry, resend, cancel, resolve, signal.
 
 use std::sync::Arc;
 
 use amends_engine::{
-    core::{Actor, Event, Illegal, Input, Resend, Resolution, Retry, Saga, Seen, Status},
+    core::{Actor, Event, Illegal, Input, Resend, Resolution, Retry, Saga, Seen, Signal, Status},
     runtime::apply::{Applied, apply, apply_at},
 };
 use amends_http::body;
@@ -72,6 +72,19 @@ pub(super) struct ResolveRequest {
     #[garde(skip)]
     #[serde(default)]
     command_id: Option<Uuid>,
+}
+
+/// A signal: an event that a step of the saga waits for.
+#[derive(Debug, Serialize, Deserialize, Validate)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct SignalRequest {
+    #[garde(custom(request::text))]
+    name: String,
+    #[garde(skip)]
+    #[serde(default)]
+    payload: Value,
+    #[garde(custom(request::text))]
+    reason: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,6 +169,14 @@ pub(super) async fn resolve(
         .await
 }
 
+pub(super) async fn signal(
+    Action { api, by: caller, id, condition, request }: Action<SignalRequest>,
+) -> Result<Json<Value>, Problem> {
+    let SignalRequest { name, payload, reason } = request;
+    let signal = Signal { name, payload: payload.into(), by: Actor::new(caller.subject(), reason) };
+    act(&api, &caller, (id, condition), Event::Signalled(signal)).await
+}
+
 /// Returns what the step would hold: a command resolved as done counts like a success in the books.
 fn would_hold(api: &Api, detail: &Detail, seen: Seen) -> Vec<Exposure> {
     let saga = &detail.saga;
@@ -211,6 +232,12 @@ fn refused(saga: &Saga, why: Illegal) -> Problem {
                 saga.label
             ),
         },
+        Illegal::UnknownSignal => {
+            at("/name", "must be the name of a signal that the saga's workflow waits for at some step")
+        }
+        Illegal::MalformedSignal => {
+            at("/payload", "must be a payload that the saga's workflow understands for this signal")
+        }
         why => Problem::Conflict {
             slug: "not-legal-now",
             title: "This is not possible in the saga's present state",

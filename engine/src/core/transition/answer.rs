@@ -15,6 +15,8 @@ impl Deciding<'_> {
         // It is usually the newest command.
         let found =
             self.saga.state.commands.iter().rposition(|c| c.id(saga, self.definition) == reply.row_key());
+        // A wait for a signal has no command that a reply could answer.
+        let found = found.filter(|at| !self.definition.is_signal(self.saga.state.commands[*at].step));
         let Some(at) = found.filter(|_| reply.command_id == id::of(reply.kind, reply.row_key())) else {
             return Err(Decision::Nothing(Nothing::NotMine));
         };

@@ -7,10 +7,13 @@ use super::{Deciding, RESEND};
 use crate::core::{CommandState, CommandToSend, SagaOutcome, Status, StepKind};
 
 impl Deciding<'_> {
-    /// Issues every command of a step.
+    /// Issues every command of a step, or begins to wait for its signal.
     pub(super) fn send_step(&mut self, step: usize) {
         self.saga.step = self.definition.steps[step].name.to_owned();
         self.saga.since = self.now;
+        if self.definition.is_signal(step) {
+            return self.await_signal(step);
+        }
         for part in 0..self.saga.parts(step) {
             self.issue(step, part, 1);
         }
@@ -18,6 +21,12 @@ impl Deciding<'_> {
 
     /// Issues one command for the first time.
     pub(super) fn issue(&mut self, step: usize, part: u16, generation: u16) {
+        self.record(step, part, generation, Status::Waiting);
+        self.execute(self.saga.state.commands.len() - 1);
+    }
+
+    /// Adds a command to the row.
+    pub(super) fn record(&mut self, step: usize, part: u16, generation: u16, status: Status) {
         self.saga.state.commands.push(CommandState {
             step,
             part,
@@ -25,7 +34,7 @@ impl Deciding<'_> {
             attempt: 1,
             issued_at: self.now,
             sent_at: None,
-            status: Status::Waiting,
+            status,
             due_at: None,
             asks: 0,
             failures: 0,
@@ -36,7 +45,6 @@ impl Deciding<'_> {
             noted: Vec::new(),
             undo: None,
         });
-        self.execute(self.saga.state.commands.len() - 1);
     }
 
     /// Sends an execute at its present attempt; its deadline counts from now.

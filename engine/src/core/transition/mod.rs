@@ -8,10 +8,12 @@
 //! | `undo` | giving up, compensating in reverse, orphans |
 //! | `timer` | what is due |
 //! | `operator` | cancel, retry, resend, resolve |
+//! | `signal` | waiting for signals, and their arrival |
 
 mod answer;
 mod forward;
 mod operator;
+mod signal;
 mod timer;
 mod undo;
 pub mod verdict;
@@ -71,7 +73,7 @@ pub(super) fn born(
         workflow_version: definition.version,
         core_version,
         revision: 0,
-        label: definition.labels.initial.to_owned(),
+        label: String::new(),
         heading_for: None,
         reason: None,
         outcome: None,
@@ -86,11 +88,16 @@ pub(super) fn born(
             timeout_at,
             parts: parts_of(definition, input),
             commands: Vec::new(),
+            signals: Vec::new(),
+            labels: (definition.relabel)(input)
+                .into_iter()
+                .map(|(a, b)| (a.to_owned(), b.to_owned()))
+                .collect(),
             poisoned: None,
         },
     };
     let mut step = Deciding::new(definition, &saga, now, 0);
-    step.did.label = Some(step.saga.label.clone());
+    step.label(definition.labels.initial);
     step.did.timeout_at = timeout_at;
     step.send_step(0);
     step.finish(&Occurrence { event: Event::Started(input.clone()), at: now, jitter: 0 })
@@ -114,6 +121,7 @@ pub fn transition(definition: &Definition, saga: &Saga, occurrence: &Occurrence)
         Event::ResendRequested(resend) => deciding.resend(resend),
         Event::Resolved(resolution) => deciding.resolve(resolution),
         Event::Poisoned(reason) => deciding.poison(reason),
+        Event::Signalled(signal) => deciding.signal(signal),
     };
     match verdict {
         Ok(()) => Decision::Changed(Box::new(deciding.finish(occurrence))),
@@ -208,7 +216,21 @@ impl<'a> Deciding<'a> {
         self.now + patience
     }
 
+    /// Returns the label that this saga has in place of one of its definition.
+    fn relabelled<'b>(&'b self, label: &'b str) -> &'b str {
+        self.saga.state.labels.get(label).map_or(label, String::as_str)
+    }
+
+    /// Sets a label of the definition.
     fn label(&mut self, label: &str) {
+        match self.saga.state.labels.get(label).cloned() {
+            Some(label) => self.set_label(&label),
+            None => self.set_label(label),
+        }
+    }
+
+    /// Sets a label that is already this saga's.
+    fn set_label(&mut self, label: &str) {
         if self.saga.label != label {
             self.saga.label = label.to_owned();
             self.did.label = Some(label.to_owned());

@@ -10,7 +10,7 @@ use crate::core::{
 impl Deciding<'_> {
     /// Cancels the saga. Legal until the pivot's success is committed, whether the saga goes forward or is parked.
     pub(super) fn cancel(&mut self) -> Considered {
-        let cancelled = self.definition.labels.cancelled;
+        let cancelled = self.relabelled(self.definition.labels.cancelled);
         match self.saga.state.direction {
             _ if self.saga.outcome.is_some() => Err(Decision::Illegal(Illegal::Ended)),
             Direction::Undoing if self.saga.heading_for.as_deref() == Some(cancelled) => {
@@ -19,7 +19,7 @@ impl Deciding<'_> {
             Direction::Undoing => Err(Decision::Illegal(Illegal::UndoneOtherwise)),
             _ if self.saga.is_past_pivot(self.definition) => Err(Decision::Illegal(Illegal::PastPivot)),
             _ => {
-                self.give_up(cancelled, None);
+                self.give_up(self.definition.labels.cancelled, None);
                 Ok(())
             }
         }
@@ -31,7 +31,7 @@ impl Deciding<'_> {
             self.saga.state.poisoned = None;
             // The database's clock may have been set back meanwhile. Nothing is due later than a timer reaches.
             let latest = self.now + self.definition.timer_reach();
-            for command in &mut self.saga.state.commands {
+            for command in self.saga.state.commands.iter_mut().filter(|c| c.status != Status::Awaited) {
                 let undo = command.undo.as_mut().map(|undo| &mut undo.due_at);
                 for due in [Some(&mut command.due_at), undo].into_iter().flatten() {
                     *due = due.map(|at| at.min(latest));
@@ -92,7 +92,9 @@ impl Deciding<'_> {
             let execute = c.id(self.saga.id, self.definition);
             seen.command_id.is_none_or(|id| id == execute || id == id::undo(execute))
         };
-        let waits = |c: &CommandState| c.due().is_some() && self.saga.state.poisoned.is_none();
+        let waits = |c: &CommandState| {
+            c.due().is_some() && c.status != Status::Awaited && self.saga.state.poisoned.is_none()
+        };
         let waiting: Vec<usize> = (0..self.saga.state.commands.len())
             .filter(|&at| waits(&self.saga.state.commands[at]) && named(&self.saga.state.commands[at]))
             .collect();

@@ -27,11 +27,11 @@ impl Deciding<'_> {
     }
 
     /// Makes timers due now that lie further ahead than any timer is set: they were set before the database's clock was
-    /// set back. The present attempt then counts from now. The saga's own timeout keeps its time, because it is a
-    /// promise to the customer.
+    /// set back. The present attempt then counts from now. The saga's own timeout and the deadline of a signal keep their
+    /// time, because they are promises to people.
     fn take_back_what_is_out_of_reach(&mut self) {
         let now = self.now;
-        for command in &mut self.saga.state.commands {
+        for command in self.saga.state.commands.iter_mut().filter(|c| c.status != Status::Awaited) {
             let reach = self.definition.steps[command.step].timer_reach();
             let is_out_of_reach = |at: Option<DateTime<Utc>>| at.is_some_and(|at| at > now + reach);
             if is_out_of_reach(command.due_at) {
@@ -69,6 +69,7 @@ impl Deciding<'_> {
             }
             Status::Waiting | Status::Unknown => self.ask(at),
             Status::Backoff => self.execute(at),
+            Status::Awaited => self.signal_overdue(at),
             _ => self.saga.state.commands[at].due_at = None,
         }
     }

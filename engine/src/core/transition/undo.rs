@@ -22,17 +22,19 @@ impl Deciding<'_> {
             command.parks_at = None;
             command.parked = None;
         }
-        self.saga.heading_for = Some(heading.to_owned());
+        let heading = self.relabelled(heading).to_owned();
+        self.saga.heading_for = Some(heading.clone());
         self.undo_next();
         if self.saga.outcome.is_none() {
-            self.did.heading_for = Some(heading.to_owned());
+            self.did.heading_for = Some(heading);
             self.label(self.definition.labels.undoing);
         }
     }
 
     /// Compensates the last step that is not undone; ends the saga if there is none.
     pub(super) fn undo_next(&mut self) {
-        let open = |c: &CommandState| c.status.may_have_effect() && !c.is_undone();
+        let definition = self.definition;
+        let open = |c: &CommandState| c.may_have_effect(definition) && !c.is_undone();
         let under_way = |c: &CommandState| c.undo.as_ref().is_some_and(|u| !u.done);
         let commands = &self.saga.state.commands;
         if self.saga.state.direction != Direction::Undoing || commands.iter().any(under_way) {
@@ -52,7 +54,7 @@ impl Deciding<'_> {
 
     fn undone(&mut self) {
         if let Some(heading) = self.saga.heading_for.take() {
-            self.label(&heading);
+            self.set_label(&heading);
         }
         self.end(SagaOutcome::Undone);
     }

@@ -40,6 +40,8 @@ pub fn verdict(status: Status, kind: Kind, outcome: Outcome, attempt: Ordering) 
     let asked = kind != Kind::Execute;
     match (status, outcome) {
         (_, O::InFlight) => V::Nothing,
+        // A wait for a signal has no command that a reply could answer.
+        (S::Awaited, _) => V::Note,
 
         (S::Waiting | S::Unknown | S::Backoff, O::Succeeded) => V::Settle(S::Succeeded),
         (S::Waiting | S::Unknown | S::Backoff, O::Refused) => V::Settle(S::Refused),
@@ -92,7 +94,7 @@ mod tests {
             ("a probe's answer, of its attempt", Kind::Probe, Ordering::Equal),
             ("a probe's answer, of an older attempt", Kind::Probe, Ordering::Less),
         ] {
-            let row = |name: &str, cells: [String; 9]| {
+            let row = |name: &str, cells: [String; 10]| {
                 let cells: String = cells.iter().map(|cell| format!("{cell:<13}")).collect();
                 format!("{name:<17}{}\n", cells.trim_end())
             };

@@ -13,7 +13,7 @@ use super::request;
 use crate::{
     executor::{Micros, SECOND},
     faults::Fault,
-    processes::{act, catalog},
+    processes::{act, definition},
     store::{Stored, short},
     world::{Handle, OUTSIDE, WorldState},
 };
@@ -132,7 +132,7 @@ async fn from_an_old_page(handle: &Handle, saga: &Saga) {
         return;
     }
     let by = Actor::new("operator", "an old page");
-    let Some(definition) = catalog().iter().next().cloned() else { return };
+    let Some(definition) = definition(saga) else { return };
     let seen = Seen { revision: saga.revision, command_id: Some(id::undo(command.id(saga.id, &definition))) };
     let resolution = Resolution { by, seen, done: true, reference: "REF-0".to_owned(), exposure: Vec::new() };
     let saga = saga.id;
@@ -148,7 +148,7 @@ fn decide(state: &mut WorldState, saga: Uuid, draw: u64) -> Option<(&'static str
     let by = Actor::new("operator", "looked into it");
     let row = state.store.sagas.get(&saga)?;
     let (saga, data) = (row.saga.clone(), row.data.clone());
-    let definition = catalog().iter().next()?.clone();
+    let definition = definition(&saga)?;
     let seen = saga.seen(&definition);
     match draw {
         0..=2 => Some(("retry", Event::RetryRequested(Retry { by, seen }))),
@@ -174,7 +174,7 @@ fn decide(state: &mut WorldState, saga: Uuid, draw: u64) -> Option<(&'static str
 /// Returns what the other side says about a parked command: whether it was done (for a compensation: undone). `None` if
 /// a person would not resolve it, or would first have it done by hand.
 fn evidence(state: &mut WorldState, saga: &Saga, command: &CommandState) -> Option<bool> {
-    let definition = catalog().iter().next()?.clone();
+    let definition = definition(saga)?;
     let key = command.id(saga.id, &definition);
     let undoing = command.undo.as_ref().is_some_and(|u| !u.done);
     let by_hand = Uuid::new_v5(&id::undo(key), b"by hand");

@@ -57,6 +57,9 @@ pub fn all() -> Vec<Explore> {
         ("saga: a duplicate, a timeout, a cancellation", || search(&saga::TwoSteps::new(saga::SMALL), MOST)),
         ("saga: a loss, a timeout, a cancellation", || search(&saga::TwoSteps::new(saga::LOSS), MOST)),
         ("saga: a crash, a timeout, a cancellation", || search(&saga::TwoSteps::new(saga::CRASH), MOST)),
+        ("saga: two signals, a crash, a timeout, a cancellation", || {
+            search(&saga::TwoSteps::new(saga::SIGNALS), MOST)
+        }),
         ("saga: a failure, a timeout, a cancellation", || search(&saga::TwoSteps::new(saga::FAILURE), MOST)),
         ("saga: undos that give nothing back, an operator, a cancellation", || {
             search(&saga::TwoSteps::new(saga::UNNETTED), MOST)

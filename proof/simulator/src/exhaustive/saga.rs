@@ -8,9 +8,10 @@ use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use amends_engine::core::{
     Actor, CommandToSend, Decision, Definition, Event, Input, Labels, Needs, NewSaga, Occurrence, ReplyEvent,
-    Resolution, Retry, RetryPolicy, Saga, SagaOutcome, Seen, Step, StepKind, command, start, transition,
+    Resolution, Retry, RetryPolicy, Saga, SagaOutcome, Seen, Signal, SignalStep, SignalVerdict, Step,
+    StepKind, command, start, transition,
 };
-use amends_protocol::{Exposure, Json, Kind, Outcome, Reply, TokenKey, negated};
+use amends_protocol::{Exposure, Json, Kind, Outcome, Reason, Reply, TokenKey, negated};
 use amends_worker::{
     decide::{self, Memory, decide},
     row::{CommandRow, Said, Status},
@@ -43,6 +44,8 @@ pub struct Budget {
     pub echoes: u8,
     /// Actions of an operator, on a present or an old view of a parked saga.
     pub actions: u8,
+    /// Signals, each yes or no. With any, the saga waits for one between its two steps.
+    pub signals: u8,
 }
 
 /// One duplicate, one timeout, one cancellation.
@@ -56,6 +59,7 @@ pub const SMALL: Budget = Budget {
     unnetted: 0,
     echoes: 0,
     actions: 0,
+    signals: 0,
 };
 /// A loss instead of a duplicate.
 pub const LOSS: Budget = Budget { duplicates: 0, losses: 1, ..SMALL };
@@ -67,6 +71,8 @@ pub const FAILURE: Budget = Budget { duplicates: 0, failures: 1, ..SMALL };
 pub const UNNETTED: Budget = Budget { duplicates: 0, timeouts: 0, unnetted: 2, actions: 2, ..SMALL };
 /// A reply that repeats the other step instead of a duplicate.
 pub const ECHO: Budget = Budget { duplicates: 0, echoes: 1, ..SMALL };
+/// Two signals that may contradict each other, a crash and a timer instead of a duplicate.
+pub const SIGNALS: Budget = Budget { duplicates: 0, crashes: 1, signals: 2, ..SMALL };
 /// For daily runs.
 pub const TINY: Budget = Budget { duplicates: 0, ..SMALL };
 
@@ -111,6 +117,8 @@ pub struct SagaSystem {
     page: Option<Seen>,
     /// Whether they settled a state that they had not seen.
     mistaken: bool,
+    /// The signal that was acknowledged.
+    told: Option<bool>,
 }
 
 /// The space.
@@ -126,6 +134,7 @@ impl TwoSteps {
         let step = |name, kind, label_done| Step {
             name,
             participant: "desk",
+            signal: None,
             kind,
             retry: RetryPolicy::attempts(Some(2)),
             undo_retry: RetryPolicy::attempts(Some(3)),
@@ -137,10 +146,22 @@ impl TwoSteps {
             payload: |_| Json::null(),
             may_hold: |call| vec![Exposure::new("held", call.part.to_string(), 1)],
         };
-        let definition = Definition {
+        let judge = |payload: &Json| match payload.read() {
+            Ok(true) => SignalVerdict::Accepted,
+            Ok(false) => SignalVerdict::Declined(Reason::new("no", "")),
+            Err(_) => SignalVerdict::Malformed,
+        };
+        let deadline = Some(Duration::from_secs(60));
+        let asks = Step {
+            signal: Some(SignalStep { deadline, judge }),
+            label_undone: "FAILED",
+            ..Step::signal("ask", StepKind::Compensatable)
+        };
+        let mut definition = Definition {
             name: "two_steps",
             version: 1,
             labels: Labels { initial: "NEW", undoing: "UNDOING", cancelled: "CANCELLED" },
+            relabel: |_| Vec::new(),
             timeout: None,
             unknown_patience: amends_engine::core::UNKNOWN_PATIENCE,
             steps: vec![
@@ -148,6 +169,9 @@ impl TwoSteps {
                 step("second", StepKind::Pivot, "DONE"),
             ],
         };
+        if budget.signals > 0 {
+            definition.steps.insert(1, asks);
+        }
         Self { definition, budget, key: TokenKey::new([1; 32]) }
     }
 
@@ -175,6 +199,7 @@ impl TwoSteps {
                     next.push((format!("engine {e} reads for a timer"), after));
                 }
                 self.operator(state, e, next);
+                self.signal(state, e, next);
                 if state.left.cancels > 0 {
                     let mut after = state.clone();
                     after.left.cancels -= 1;
@@ -239,6 +264,10 @@ impl TwoSteps {
                     read.state.commands.iter().filter_map(|c| c.parked_id(read.id, &self.definition));
                 let named = parked.any(|id| Some(id) == seen.command_id);
                 state.mistaken |= seen.revision != read.revision || !named;
+            }
+            if let Event::Signalled(signal) = event {
+                state.mistaken |= state.told.is_some();
+                state.told = signal.payload.read().ok();
             }
             state.saga = change.saga;
             let what = format!("writes {:?}", change.entry.did);

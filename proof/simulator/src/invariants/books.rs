@@ -24,7 +24,7 @@ pub fn stock_balances(quiet: &Quiet<'_>) -> Vec<String> {
 pub fn money_balances(quiet: &Quiet<'_>) -> Vec<String> {
     let mut broken = quiet.each(|stored, _| {
         let input = Input { data: &stored.data, personal: None };
-        let (certain, possible) = stored.saga.holds(&quiet.definition, input);
+        let (certain, possible) = stored.saga.holds(quiet.definition(&stored.saga), input);
         let amount = |of: &[Exposure], kind: &str, unit: &str| -> i64 {
             of.iter().filter(|e| e.kind == kind && e.unit == unit).map(|e| e.amount).sum()
         };
@@ -67,7 +67,8 @@ pub fn money_balances(quiet: &Quiet<'_>) -> Vec<String> {
 pub fn no_orphans(quiet: &Quiet<'_>) -> Vec<String> {
     let mut known = BTreeSet::new();
     for (stored, _) in &quiet.sagas {
-        known.extend(stored.saga.state.commands.iter().map(|c| c.id(stored.saga.id, &quiet.definition)));
+        let definition = quiet.definition(&stored.saga);
+        known.extend(stored.saga.state.commands.iter().map(|c| c.id(stored.saga.id, definition)));
     }
     let effects = (quiet.state.outside.charges.keys())
         .chain(quiet.state.outside.bookings.keys())
@@ -89,7 +90,8 @@ pub fn fulfilled_is_one_of_each_and_undone_is_nothing(quiet: &Quiet<'_>) -> Vec<
         if !is_at_rest(saga) {
             return None;
         }
-        let keys: Vec<Uuid> = saga.state.commands.iter().map(|c| c.id(saga.id, &quiet.definition)).collect();
+        let keys: Vec<Uuid> =
+            saga.state.commands.iter().map(|c| c.id(saga.id, quiet.definition(saga))).collect();
         let outside = &quiet.state.outside;
         let charges = keys.iter().filter_map(|k| outside.charges.get(k));
         let charges = charges.filter(|c| c.declined.is_none() && c.refund.is_none()).count();
@@ -125,7 +127,7 @@ pub fn one_effect_a_command(quiet: &Quiet<'_>) -> Vec<String> {
     broken.extend(quiet.each(|stored, _| {
         let mut by_step: BTreeMap<(usize, u16), u32> = BTreeMap::new();
         for command in &stored.saga.state.commands {
-            let key = command.id(stored.saga.id, &quiet.definition);
+            let key = command.id(stored.saga.id, quiet.definition(&stored.saga));
             let charge = quiet.state.outside.charges.get(&key);
             let charged = charge.is_some_and(|c| c.declined.is_none() && c.refund.is_none());
             let booked = quiet.state.outside.bookings.get(&key);

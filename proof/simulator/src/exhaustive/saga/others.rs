@@ -22,6 +22,21 @@ impl TwoSteps {
         }
     }
 
+    /// Somebody delivers the signal, before the saga waits for it, meanwhile or later.
+    pub(super) fn signal(&self, state: &SagaSystem, e: usize, next: &mut Vec<(String, SagaSystem)>) {
+        if state.left.signals == 0 {
+            return;
+        }
+        for yes in [true, false] {
+            let mut after = state.clone();
+            after.left.signals -= 1;
+            let payload = Json::of(&yes).unwrap_or_default();
+            let signal = Signal { name: "ask".to_owned(), payload, by: Actor::new("m", "") };
+            self.read(&mut after, e, Event::Signalled(signal), None);
+            next.push((format!("engine {e} reads for a signal: {yes}"), after));
+        }
+    }
+
     /// An operator looks at what is parked, or acts on what they saw. What they resolve as undone was undone by hand
     /// when they looked.
     pub(super) fn operator(&self, state: &SagaSystem, e: usize, next: &mut Vec<(String, SagaSystem)>) {

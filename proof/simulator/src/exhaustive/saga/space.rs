@@ -21,6 +21,7 @@ impl Space for TwoSteps {
             changed_outcome: false,
             page: None,
             mistaken: false,
+            told: None,
         }
     }
 
@@ -93,6 +94,9 @@ impl Space for TwoSteps {
                         | Event::RetryRequested(Retry { seen, .. }) => {
                             let _ = write!(into, "{seen:?}");
                         }
+                        Event::Signalled(signal) => {
+                            let _ = into.write_str(signal.payload.get());
+                        }
                         _ => {}
                     }
                     let _ = write!(into, "{};", m.is_some());
@@ -112,7 +116,7 @@ impl Space for TwoSteps {
             let _ = write!(into, "{} {:?} {} {undone:?};", key.as_u128() as u16, row.status, row.attempt);
         }
         let (left, promised, page) = (&state.left, state.promised, &state.page);
-        let _ = write!(into, "{:?} {left:?} {promised} {page:?}", state.effects.values());
+        let _ = write!(into, "{:?} {left:?} {promised} {page:?} {:?}", state.effects.values(), state.told);
     }
 
     fn broken(&self, state: &SagaSystem, at_rest: bool) -> Option<String> {
@@ -126,6 +130,14 @@ impl Space for TwoSteps {
             return Some("what was meant for something else was believed".to_owned());
         }
         let saga = &state.saga;
+        let arrived: Vec<Option<bool>> = saga.state.signals.iter().map(|s| s.payload.read().ok()).collect();
+        if arrived != Vec::from_iter(state.told.map(Some)) {
+            return Some(format!("{:?} was acknowledged, and {arrived:?} arrived", state.told));
+        }
+        let asks = self.budget.signals > 0;
+        if asks && saga.outcome == Some(SagaOutcome::Completed) && state.told != Some(true) {
+            return Some("completed, though nobody said yes".to_owned());
+        }
         let holds = saga.state.commands.iter().any(|c| !c.held.is_empty());
         if saga.outcome == Some(SagaOutcome::Undone) && !saga.live && !saga.parked && holds {
             return Some("undone, and its ledger holds something".to_owned());
