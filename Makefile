@@ -10,7 +10,7 @@ ORDERS ?= 2000
 ORDERS_KEPT ?= 1000000
 SEED ?= 1
 
-.PHONY: help run test history simulate mutants fuzz bench guard campaign crash-points limits build lint fmt deny real-kafka bootstrap
+.PHONY: help run test history simulate mutants fuzz bench guard campaign crash-points limits build lint fmt deny real-kafka charts bootstrap
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -74,6 +74,9 @@ limits: ## measure the limits of a deployment (ARGS="overdue storm": only those;
 	@AMENDS_TEST_REAL_KAFKA=1 scripts/bootstrap
 	@cargo build --release -p amends-api -p amends-proof
 	@$(RELEASE)/amends-limits $(ARGS)
+
+charts: ## check the Helm chart, the plain manifests and the alerts (ARGS=--update writes snapshots and manifests; needs Go)
+	@scripts/charts $(ARGS)
 
 real-kafka: ## run a real Apache Kafka on a free port until Ctrl-C (needs Java and maven)
 	@scripts/real-kafka
