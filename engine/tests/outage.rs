@@ -108,6 +108,26 @@ fn a_batch_that_could_not_be_sent_is_paid_back() {
     assert!(later.iter().filter(|stay| sent.contains(stay)).count() < 10, "the nearest promise first");
 }
 
+#[test]
+fn what_is_due_overtakes_none_with_a_nearer_promise_while_the_store_is_read() {
+    let (world, engine) = World::new();
+    hear(&world, &engine);
+    let early: BTreeSet<_> = (0..400).map(|_| world.born(1)).collect();
+    world.passes(2);
+    let later: BTreeSet<_> = (0..100).map(|_| world.born(1)).collect();
+    world.passes(3);
+    let mut timers = Timers::default();
+    look(&mut timers, &engine);
+    assert_eq!((sent(&world).len(), timers.put_off()), (200, 200), "all of them early");
+    world.passes(2);
+    // 20 of the early ones can be paid for now, and 20 more once those that are due have been read: the later ones.
+    world.state().reading_takes = TimeDelta::seconds(1);
+    look(&mut timers, &engine);
+    let sent = sent(&world);
+    assert!(sent.is_subset(&early), "{} of the later ones", sent.intersection(&later).count());
+    assert!(sent.len() >= 20, "{}", sent.len());
+}
+
 /// The same stay, charged by a bank.
 fn with_a_bank() -> Definition {
     let mut stay = support::stay();

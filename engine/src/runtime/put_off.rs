@@ -93,6 +93,12 @@ impl PutOff {
         Some((**unpaid, waiting.by_promise.iter().take(most).copied().collect()))
     }
 
+    /// Returns whether a saga with a nearer promise waits for this repetition.
+    pub fn has_nearer(&self, unpaid: Repetition, than: Promised) -> bool {
+        let nearest = self.0.get(&unpaid).and_then(|waiting| waiting.by_promise.first());
+        nearest.is_some_and(|nearest| *nearest < than)
+    }
+
     /// Forgets a saga.
     pub fn remove(&mut self, unpaid: Repetition, promise: DateTime<Utc>, saga_id: Uuid) {
         if let Some(waiting) = self.0.get_mut(&unpaid) {

@@ -273,10 +273,11 @@ impl Timers {
             metrics::histogram!("amends_engine_timer_lateness_seconds").record(lateness.as_secs_f64());
         }
         let known: BTreeSet<Uuid> = due.sagas.iter().map(|saga| saga.id).collect();
+        let turn: BTreeSet<Uuid> = payable.iter().map(|saga| saga.id).collect();
         due.sagas.extend(payable.into_iter().filter(|saga| !known.contains(&saga.id)));
         due.sagas.sort_by_key(|saga| (saga.promise(), saga.id));
 
-        let Sorted { paid, later, awake, unpaid } = self.sort(engine, &due);
+        let Sorted { paid, later, awake, unpaid } = self.sort(engine, &due, &turn);
         let taken = Taken { count, now, last, unpaid };
         if !later.is_empty() {
             engine.reschedule(&later).await?;
@@ -295,8 +296,14 @@ impl Timers {
         }
     }
 
-    /// Pays for repetitions, in the order of the sagas.
-    fn sort<S: SagaStore, K: Sink, C: Clock>(&mut self, engine: &Engine<S, K, C>, due: &Loaded) -> Sorted {
+    /// Pays for repetitions, in the order of the sagas. What answers have paid for since the sagas in `turn` were taken
+    /// out belongs to those that still wait, and not to a saga that is merely due and has a later promise.
+    fn sort<S: SagaStore, K: Sink, C: Clock>(
+        &mut self,
+        engine: &Engine<S, K, C>,
+        due: &Loaded,
+        turn: &BTreeSet<Uuid>,
+    ) -> Sorted {
         let (now, monotonic) = (due.now, engine.clock.monotonic());
         let mut sorted = Sorted::default();
         for saga in &due.sagas {
@@ -307,7 +314,15 @@ impl Timers {
                 Some((step, (step.participant, *why)))
             });
             let (steps, repetitions): (Vec<&Step>, Vec<Repetition>) = steps.unzip();
-            let Err(unpaid) = engine.budget.pay(&repetitions, monotonic) else {
+            let promised = (saga.promise(), saga.id);
+            let overtaken = repetitions
+                .iter()
+                .find(|wanted| !turn.contains(&saga.id) && self.put_off.has_nearer(**wanted, promised));
+            let paid = match overtaken {
+                Some(wanted) => Err(*wanted),
+                None => engine.budget.pay(&repetitions, monotonic),
+            };
+            let Err(unpaid) = paid else {
                 sorted.paid.extend(repetitions);
                 sorted.awake.insert(saga.id, vec![Event::Woke]);
                 continue;
