@@ -60,26 +60,36 @@ impl Broker {
         }
         let begun = Instant::now();
         let wanted = i32::try_from(partitions).unwrap_or(i32::MAX);
+        // A request without an answer may have made it.
+        let mut may_be_made = false;
         loop {
             let new = NewTopic::new(topic, wanted, TopicReplication::Fixed(1));
-            let made = self.admin.create_topics(&[new], &options).await.map_err(|e| e.to_string())?;
-            match made.into_iter().next() {
-                Some(Ok(_)) | None => return Ok(()),
+            let made = self.admin.create_topics(&[new], &options).await;
+            let why = match made.map(|each| each.into_iter().next()) {
+                Ok(Some(Ok(_)) | None) => return Ok(()),
                 // It is not gone yet; or a producer's request has created it, with one partition.
-                Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
+                Ok(Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists)))) => {
                     let more = [NewPartitions::new(topic, partitions)];
                     let grown = self.admin.create_partitions(&more, &options).await;
                     if grown.is_ok_and(|each| each.iter().all(Result::is_ok)) {
                         return Ok(());
                     }
+                    "it neither is there nor can be made".to_owned()
                 }
-                Some(Err((_, code))) if begun.elapsed() > PATIENCE => {
-                    return Err(format!("making {topic}: {code}"));
+                Ok(Some(Err((_, code)))) => {
+                    may_be_made |= code == RDKafkaErrorCode::RequestTimedOut;
+                    code.to_string()
                 }
-                Some(Err(_)) => {}
+                Err(error) => {
+                    may_be_made = true;
+                    error.to_string()
+                }
+            };
+            if may_be_made && self.lengths(topic).await.is_ok_and(|lengths| lengths.len() == partitions) {
+                return Ok(());
             }
             if begun.elapsed() > PATIENCE {
-                return Err(format!("making {topic}: it neither is there nor can be made"));
+                return Err(format!("making {topic}: {why}"));
             }
             sleep(Duration::from_millis(50)).await;
         }
