@@ -49,12 +49,15 @@ pub struct Line {
     pub unit_price: i64,
 }
 
-/// The saga's personal fields: only the `ship` command carries them.
+/// The saga's personal fields. Only the `ship` command carries any: the address.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Personal {
     /// The shipping address.
     pub shipping_address: Json,
+    /// How to reach the customer; no command carries it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contact: Option<Json>,
 }
 
 /// Label of an order that was accepted and has no stock yet.

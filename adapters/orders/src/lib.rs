@@ -5,6 +5,7 @@
 //! | [`OrderStore`] | placing orders, in one transaction with their sagas, and reading them |
 //! | `order` | the types of an order: [`NewOrder`], [`OrderRow`], [`OrderView`] |
 //! | `list` | lists of orders, page by page: [`OrderFilter`], [`OrderPage`] |
+//! | `personal` | a customer's personal data, exported and erased: [`PersonalDataPage`], [`Erasure`] |
 //! | `newest` | the newest state of many orders at once: [`Newest`] |
 //! | [`answers`] | table `idempotent_answers` |
 //! | [`keys`] | table `idempotency_keys` |
@@ -15,9 +16,11 @@ pub mod keys;
 mod list;
 mod newest;
 mod order;
+mod personal;
 mod store;
 
 pub use list::{OrderFilter, OrderPage, Sort};
 pub use newest::Newest;
 pub use order::{NewOrder, OrderRow, OrderView, Placed};
+pub use personal::{Erasure, PersonalData, PersonalDataPage};
 pub use store::OrderStore;

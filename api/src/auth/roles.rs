@@ -35,8 +35,8 @@ impl Role {
     /// The table of rights.
     fn rights(self) -> &'static [Right] {
         use Right::{
-            ActOnSagas, AdminArea, CancelAnyOrder, CancelOrders, PlaceOrders, ReadAnyOrder, ReadOrders,
-            ReadSagas, ReadStock, SetStock, StateCustomer,
+            ActOnSagas, AdminArea, CancelAnyOrder, CancelOrders, HandlePersonalData, PlaceOrders,
+            ReadAnyOrder, ReadOrders, ReadSagas, ReadStock, SetStock, StateCustomer,
         };
         match self {
             Self::Customer => &[PlaceOrders, ReadOrders, CancelOrders],
@@ -44,8 +44,7 @@ impl Role {
                 &[PlaceOrders, StateCustomer, ReadOrders, ReadAnyOrder, CancelOrders, CancelAnyOrder]
             }
             Self::Viewer => &[ReadOrders, ReadAnyOrder, ReadStock, AdminArea, ReadSagas],
-            // There is nothing yet that only an admin may do.
-            Self::Operator | Self::Admin => &[
+            Self::Operator => &[
                 ReadOrders,
                 ReadAnyOrder,
                 CancelOrders,
@@ -55,6 +54,18 @@ impl Role {
                 AdminArea,
                 ReadSagas,
                 ActOnSagas,
+            ],
+            Self::Admin => &[
+                ReadOrders,
+                ReadAnyOrder,
+                CancelOrders,
+                CancelAnyOrder,
+                ReadStock,
+                SetStock,
+                AdminArea,
+                ReadSagas,
+                ActOnSagas,
+                HandlePersonalData,
             ],
         }
     }
@@ -93,6 +104,8 @@ pub enum Right {
     ReadSagas,
     /// Act on sagas: retry, resend, cancel, resolve.
     ActOnSagas,
+    /// Export and erase customers' personal data.
+    HandlePersonalData,
 }
 
 /// A set of roles. Their rights add up.

@@ -3,6 +3,7 @@
 pub mod cursor;
 pub mod door;
 pub mod explanation;
+pub mod personal;
 pub mod request;
 pub mod view;
 pub mod watch;

@@ -8,6 +8,7 @@ use garde::Validate;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::personal::{Address, Contact};
 use crate::{
     auth::{Caller, Right, access},
     problem::{Fault, Problem},
@@ -33,6 +34,10 @@ pub struct OrderRequest {
     /// The shipping address.
     #[garde(dive)]
     shipping_address: Address,
+    /// How to reach the customer.
+    #[garde(dive)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    contact: Option<Contact>,
 }
 
 /// A line of an order, as it is sent.
@@ -90,6 +95,7 @@ impl OrderRequest {
             lines: self.lines.into_iter().map(line).collect(),
             payment: self.payment,
             shipping_address: self.shipping_address,
+            contact: self.contact,
         })
     }
 }
@@ -124,6 +130,9 @@ pub struct NewOrder {
     pub payment: Payment,
     /// The shipping address.
     pub shipping_address: Address,
+    /// How to reach the customer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contact: Option<Contact>,
 }
 
 /// A line of an order that is to be placed.
@@ -147,35 +156,6 @@ pub struct Payment {
     pub method: String,
 }
 
-/// The shipping address of an order. Personal: stored in one table, and sent in the `ship` command.
-#[derive(Clone, Serialize, Deserialize, Validate)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Address {
-    #[garde(custom(text))]
-    pub name: String,
-    #[garde(custom(text))]
-    pub line1: String,
-    #[garde(inner(custom(text)))]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub line2: Option<String>,
-    #[garde(custom(text))]
-    pub city: String,
-    #[garde(inner(custom(text)))]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub region: Option<String>,
-    #[garde(custom(text))]
-    pub postal_code: String,
-    /// ISO 3166-1 alpha-2.
-    #[garde(custom(country_code))]
-    pub country: String,
-}
-
-impl std::fmt::Debug for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Address(hidden)")
-    }
-}
-
 fn identifier(text: &str, (): &()) -> garde::Result {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     match text.chars().count() {
@@ -194,14 +174,6 @@ fn currency_code(code: &str, (): &()) -> garde::Result {
     match iso_currency::Currency::from_code(code) {
         Some(_) if upper => Ok(()),
         _ => Err(garde::Error::new("must be an ISO 4217 code in upper case")),
-    }
-}
-
-fn country_code(code: &str, (): &()) -> garde::Result {
-    let upper = code.len() == 2 && code.bytes().all(|b| b.is_ascii_uppercase());
-    match rust_iso3166::from_alpha2(code) {
-        Some(_) if upper => Ok(()),
-        _ => Err(garde::Error::new("must be an ISO 3166-1 alpha-2 code in upper case")),
     }
 }
 
@@ -256,7 +228,8 @@ impl NewOrder {
     /// Returns the personal fields.
     pub fn personal(&self) -> Json {
         let shipping_address = Json::of(&self.shipping_address).unwrap_or_default();
-        Json::of(&Personal { shipping_address }).unwrap_or_default()
+        let contact = self.contact.as_ref().and_then(|contact| Json::of(contact).ok());
+        Json::of(&Personal { shipping_address, contact }).unwrap_or_default()
     }
 }
 

@@ -8,6 +8,7 @@ mod order_events;
 mod order_list;
 mod order_read;
 mod orders;
+mod personal_data;
 
 use std::sync::Arc;
 
@@ -45,6 +46,7 @@ fn resources() -> Routes<Arc<Api>> {
         .merge(order_list::routes())
         .merge(order_read::routes())
         .merge(inventory::routes())
+        .merge(personal_data::routes())
         .merge(admin::routes());
     resources
         .each(|routes| routes.route_layer(from_fn(accept::json)))

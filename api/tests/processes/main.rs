@@ -13,6 +13,7 @@ mod hostile;
 mod listing;
 mod odd;
 mod passed_over;
+mod privacy;
 mod reads;
 mod recovery;
 mod samples;

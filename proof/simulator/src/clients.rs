@@ -226,12 +226,14 @@ async fn place(door: Handle, wish: Wish, key: String, body: u64, answer: Slot<Op
         let address = json!({
             "name": "N. N.", "line1": "Street 1", "city": "City", "postalCode": "1", "country": wish.country,
         });
+        let contact = Some(json!({ "email": "n.n@street-1.example" }).into());
+        let personal = Personal { shipping_address: address.into(), contact };
         let order = NewOrder {
             id,
             saga: NewSaga { id: saga, business_key: id.to_string() },
             key: (key, body),
             data: Json::of(&wish.input).unwrap_or_default(),
-            personal: Json::of(&Personal { shipping_address: address.into() }).unwrap_or_default(),
+            personal: Json::of(&personal).unwrap_or_default(),
         };
         state.note(door.process, || {
             format!("order {} {} {} to {}", wish.number, short(saga), wish.input.payment_method, wish.country)

@@ -152,8 +152,13 @@ impl Stack {
 
     /// Starts a role (`["worker", "payment"]`) without waiting for it.
     pub fn spawn(&self, role: &[&str]) -> Process {
+        self.spawn_at(role, self.address_for(role))
+    }
+
+    /// Returns where a new process listens. The apis look for the first inventory worker at one address.
+    fn address_for(&self, role: &[&str]) -> SocketAddr {
         let first = role == ["worker", "inventory"] && !self.inventory_taken.swap(true, Ordering::Relaxed);
-        self.spawn_at(role, if first { self.inventory } else { free_address().unwrap() })
+        if first { self.inventory } else { free_address().unwrap() }
     }
 
     fn spawn_at(&self, role: &[&str], address: SocketAddr) -> Process {
@@ -163,7 +168,7 @@ impl Stack {
 
     /// Starts a role that logs to a file, and waits until it is ready.
     pub async fn start_with_log(&self, role: &[&str], log: &File) -> Process {
-        let address = free_address().unwrap();
+        let address = self.address_for(role);
         let mut command = self.command(role, address);
         let child = command.stderr(log.try_clone().unwrap()).spawn().expect("the binary under test starts");
         let process = Process { child, address, role: role.join(" ") };

@@ -1,0 +1,128 @@
+//! Personal data of customers: exported whole, erased whole or not at all.
+
+#[path = "../../postgres/tests/support/mod.rs"]
+mod support;
+
+use amends_engine::core::{NewSaga, start};
+use amends_orders::{Erasure, NewOrder, OrderStore, PersonalData};
+use amends_postgres::{Homes, conformance::errand};
+use amends_protocol::Json;
+use serde_json::json;
+use support::{Postgres, world, world_with};
+use uuid::Uuid;
+
+const SETTLED: [&str; 1] = ["SETTLED"];
+
+/// Places as many orders of a customer; returns their ids, the oldest first.
+async fn place(store: &OrderStore, customer: &str, count: u16) -> Vec<Uuid> {
+    let now = store.now().await.unwrap();
+    let order = |n: u16| {
+        let mut order = NewOrder {
+            id: Uuid::now_v7(),
+            saga: NewSaga { id: Uuid::now_v7(), business_key: String::new() },
+            subject: "storefront".into(),
+            idempotency: None,
+            customer_id: customer.into(),
+            currency: "EUR".into(),
+            total: 2500,
+            lines: Json::from(json!([])),
+            data: Json::from(json!({})),
+            personal: Json::from(json!({"shippingAddress": {"name": format!("{customer} {n}")}})),
+        };
+        order.born(n % 7, now);
+        order
+    };
+    let orders: Vec<NewOrder> = (0..count).map(order).collect();
+    let birth = |order: &NewOrder, now| start(&errand(), order.saga.clone(), &order.data, now);
+    store.place(now, &orders, birth).await.unwrap();
+    let mut ids: Vec<Uuid> = orders.iter().map(|order| order.id).collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// Changes the newest sagas of these orders.
+async fn change(world: &Postgres, orders: &[Uuid], to: &'static str) {
+    let sql = format!("UPDATE sagas SET {to} WHERE id IN (SELECT saga_id FROM orders WHERE id = ANY($1))");
+    sqlx::query(sqlx::AssertSqlSafe(sql)).bind(orders).execute(world.owner()).await.unwrap();
+}
+
+/// Reads all pages of a customer.
+async fn all(store: &OrderStore, customer: &str, limit: u32) -> Vec<PersonalData> {
+    let (mut all, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.personal_data(customer, after, limit).await.unwrap();
+        assert!(page.items.len() <= limit as usize);
+        all.extend(page.items);
+        after = page.next;
+        if after.is_none() {
+            return all;
+        }
+    }
+}
+
+async fn erasures(world: &Postgres) -> Vec<(String, String, bool, i64)> {
+    sqlx::query_as(
+        "SELECT customer_id, erased_by, ended_at >= began_at, orders FROM personal_data_erasures ORDER BY id",
+    )
+    .fetch_all(world.owner())
+    .await
+    .unwrap()
+}
+
+async fn is_exported_and_erased(world: Postgres, homes: Homes) {
+    let store = OrderStore::new(amends_postgres::Database { pool: world.pool(), homes });
+    let orders = place(&store, "c-1", 25).await;
+    let others = place(&store, "c-2", 3).await;
+    let before = all(&store, "c-1", 10).await;
+    assert_eq!(before.iter().map(|item| item.order_id).collect::<Vec<_>>(), orders);
+    assert!(before.iter().all(|item| item.data.is_some()));
+
+    // While one is under way, nothing is erased, and the refusal names it.
+    change(&world, &orders, "live = false").await;
+    change(&world, &orders[4..5], "live = true").await;
+    change(&world, &orders[9..10], "parked = true").await;
+    change(&world, &others, "live = false").await;
+    let refused = store.erase_personal_data("c-1", "ada", &SETTLED).await.unwrap();
+    assert_eq!(refused, Erasure::UnderWay(vec![orders[4], orders[9]]));
+    assert!(all(&store, "c-1", 10).await.iter().all(|item| item.data.is_some()));
+    assert_eq!(erasures(&world).await, []);
+
+    // A settled order may have a step to go.
+    change(&world, &orders[4..5], "label = 'SETTLED'").await;
+    change(&world, &orders[9..10], "parked = false").await;
+    let erased = store.erase_personal_data("c-1", "ada", &SETTLED).await.unwrap();
+    assert!(matches!(erased, Erasure::Erased { orders: 25, .. }), "{erased:?}");
+    let after = all(&store, "c-1", 10).await;
+    assert!(after.len() == 25 && after.iter().all(|item| item.data.is_none()), "orders stay");
+    assert!(all(&store, "c-2", 10).await.iter().all(|item| item.data.is_some()), "others are not concerned");
+
+    // Once more is no harm, and recorded as well.
+    let again = store.erase_personal_data("c-1", "eve", &SETTLED).await.unwrap();
+    assert!(matches!(again, Erasure::Erased { orders: 0, .. }), "{again:?}");
+    let record = |by: &str, orders| ("c-1".to_owned(), by.to_owned(), true, orders);
+    assert_eq!(erasures(&world).await, [record("ada", 25), record("eve", 0)]);
+}
+
+#[tokio::test]
+async fn what_a_customer_has_is_exported_whole_and_erased_once_nothing_is_under_way() {
+    is_exported_and_erased(world().await, Homes::ONE).await;
+}
+
+#[tokio::test]
+async fn the_same_with_many_homes() {
+    let homes = Homes::new(5).unwrap();
+    is_exported_and_erased(world_with(homes).await, homes).await;
+}
+
+#[tokio::test]
+async fn more_orders_than_a_statement_takes_are_erased_as_well() {
+    let world = world().await;
+    let store = OrderStore::new(world.pool());
+    let mut orders = Vec::new();
+    for _ in 0..6 {
+        orders.extend(place(&store, "c-1", 400).await);
+    }
+    change(&world, &orders, "live = false").await;
+    let erased = store.erase_personal_data("c-1", "ada", &SETTLED).await.unwrap();
+    assert!(matches!(erased, Erasure::Erased { orders: 2_400, .. }), "{erased:?}");
+}

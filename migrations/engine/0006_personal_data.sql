@@ -1,0 +1,36 @@
+-- Personal data of customers: exported and erased on their request. It is in `personal` alone.
+
+-- Who erased whose data, when, and of how many orders. An erasure without an end was interrupted: the same request
+-- erases the rest.
+CREATE TABLE personal_data_erasures (
+    id          uuid        PRIMARY KEY,
+    customer_id text        NOT NULL,
+    erased_by   text        NOT NULL,
+    began_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    ended_at    timestamptz,
+    orders      bigint      NOT NULL DEFAULT 0
+);
+
+CREATE INDEX personal_data_erasures_by_customer ON personal_data_erasures (customer_id, id);
+
+-- Erases the personal fields of those of these orders that nothing needs any more: whose newest saga has ended, or has
+-- one of the labels `settled`. Returns the number of orders that had any.
+CREATE FUNCTION erase_personal_data(of_home smallint, order_ids uuid[], settled text[]) RETURNS bigint
+LANGUAGE sql SECURITY DEFINER
+SET search_path = public, pg_temp
+AS $$
+    WITH erased AS (
+        DELETE FROM personal AS p
+        USING orders AS o, sagas AS s
+        WHERE (of_home IS NULL OR o.home = of_home) AND o.id = ANY(order_ids)
+          AND (of_home IS NULL OR s.home = of_home) AND s.id = o.saga_id
+          AND (of_home IS NULL OR p.home = of_home) AND p.saga_id = o.saga_id
+          AND NOT ((s.live OR s.parked) AND s.label <> ALL(settled))
+        RETURNING 1)
+    SELECT count(*) FROM erased
+$$;
+
+REVOKE ALL ON FUNCTION erase_personal_data FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION erase_personal_data TO amends_engine;
+GRANT SELECT, INSERT ON personal_data_erasures TO amends_engine;
+GRANT UPDATE (ended_at, orders) ON personal_data_erasures TO amends_engine;
