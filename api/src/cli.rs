@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 
 use crate::{auth, services, settings::Error};
 
@@ -95,6 +95,13 @@ pub enum Role {
         #[arg(long)]
         rotate_keys: bool,
     },
+    /// Looks at databases, topics and lag, and says what is wrong and what to do; changes nothing. The status is 1 if
+    /// anything is wrong.
+    Doctor {
+        /// As a table for people, or as JSON for programs.
+        #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+        output: OutputFormat,
+    },
     /// Prints the settings in force, commented, secrets hidden.
     Config,
     /// The broker that `dev` runs as a separate process.
@@ -103,6 +110,16 @@ pub enum Role {
         /// An `amends_embedded::BrokerPlan` as text.
         plan: String,
     },
+}
+
+/// The form of what a command prints.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
 }
 
 /// Options of `amends token`.

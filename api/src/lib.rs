@@ -4,6 +4,7 @@
 pub mod auth;
 pub mod cli;
 pub mod clock;
+pub mod doctor;
 pub mod engine;
 pub mod failpoints;
 pub mod fleet;

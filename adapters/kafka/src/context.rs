@@ -1,6 +1,6 @@
 //! Passes librdkafka's log to `tracing`.
 
-use rdkafka::{ClientContext, config::RDKafkaLogLevel, error::KafkaError};
+use rdkafka::{ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError};
 
 /// A client whose callbacks only log.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +15,8 @@ impl ClientContext for Quiet {
         self::error(&error, reason);
     }
 }
+
+impl ConsumerContext for Quiet {}
 
 /// librdkafka reports an unreachable broker as an error, several times per second. Callers get an error when their own
 /// request fails; this log is for closer inspection.

@@ -3,7 +3,8 @@
 //! - [`KafkaSink`] keeps batches together, sends replies to their slots, and ends a send once every message is
 //!   acknowledged;
 //! - [`KafkaSource`] is a member of a consumer group that commits only what its caller has settled;
-//! - [`topics`] creates missing topics and reports those that differ from the settings.
+//! - [`topics`] creates missing topics and reports those that differ from the settings;
+//! - [`inspect`] reads how topics are set and how far consumer groups are behind.
 //!
 //! This crate retries only what is certainly harmless: errors go to the caller, who asks again.
 //!
@@ -12,6 +13,7 @@
 #![warn(missing_docs)]
 
 mod context;
+pub mod inspect;
 mod producer;
 mod progress;
 mod settings;

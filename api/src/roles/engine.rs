@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// The consumer group whose members share the slots.
-const ENGINE_GROUP: &str = "amends-engine";
+pub(crate) const ENGINE_GROUP: &str = "amends-engine";
 /// The longest run of a loop.
 const TURN_LONGEST: Duration = Duration::from_secs(30);
 /// Interval between checks for slots to recover.

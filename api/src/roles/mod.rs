@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::Role,
+    doctor,
     process::{self, Process},
     services,
     settings::Settings,
@@ -26,6 +27,9 @@ pub async fn run(role: Role, mut settings: Settings) -> Result<ExitCode> {
         let rotation = if rotate_keys { Rotation::Rotate } else { Rotation::Keep };
         migrate::run(&settings, rotation).await?;
         return Ok(ExitCode::SUCCESS);
+    }
+    if let Role::Doctor { output } = role {
+        return doctor::run(&settings, output).await;
     }
     let metrics = telemetry::metrics()?;
     let interrupted = CancellationToken::new();
@@ -71,6 +75,7 @@ async fn start(
         | Role::Dev(_)
         | Role::Token(_)
         | Role::Migrate { .. }
+        | Role::Doctor { .. }
         | Role::Config
         | Role::EmbeddedBroker { .. } => unreachable!("handled above"),
     }

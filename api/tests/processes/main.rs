@@ -6,6 +6,7 @@ mod callers;
 mod cancelling;
 mod changes;
 mod dev;
+mod doctor;
 mod edge;
 mod environment;
 mod following;

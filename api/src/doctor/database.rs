@@ -1,0 +1,359 @@
+//! A service's database: whether it answers, has this program's schema, keeps what it has confirmed, and what waits in
+//! it.
+
+use std::time::{Duration, Instant};
+
+use amends_pool::{Bounds, Error, Pool, check, is_at};
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::FromRow;
+
+use super::finding::Finding;
+use crate::{services::Service, settings::Settings};
+
+const CONNECTIONS: u32 = 1;
+const BOUNDS: Bounds = Bounds { statement: Duration::from_secs(5), call: Duration::from_secs(7) };
+/// A difference between clocks above which tokens are refused or accepted by mistake: their leeway.
+const SKEW_MOST: TimeDelta = TimeDelta::seconds(30);
+const SKEW_NOTED: TimeDelta = TimeDelta::seconds(1);
+/// The longest transaction that does no harm.
+const TRANSACTION_LONGEST: Duration = Duration::from_secs(60);
+/// How late the oldest timer may be while engines work.
+const TIMER_LATEST: Duration = Duration::from_secs(30);
+/// A program that has announced itself within this time is live.
+const PROGRAM_LIVE: Duration = Duration::from_secs(10);
+/// Counts stop here.
+const COUNTED_MOST: i64 = 1_000;
+
+/// Looks at a service's database.
+pub(super) async fn examine(settings: &Settings, service: &Service) -> Vec<Finding> {
+    let subject = format!("database {}", service.name);
+    let url = match settings.database_of(service.name) {
+        Ok(url) => url,
+        Err(_) => {
+            return vec![Finding::skipped(&subject, format!("{}_database_url is not set", service.name))];
+        }
+    };
+    let pool = match Pool::connect(url, CONNECTIONS, "amends-doctor", BOUNDS) {
+        Ok(pool) => pool,
+        Err(error) => return vec![Finding::wrong(&subject, error.to_string(), "Correct the setting.")],
+    };
+    if let Err(error) = check(&pool, settings.start_timeout).await {
+        let advice = "Check host, port, password and the network between here and the database.";
+        return vec![Finding::wrong(&subject, error.to_string(), advice)];
+    }
+    let mut findings = Vec::new();
+    if let Err(error) = is_at(&pool, service.migrator).await {
+        let advice = match &error {
+            Error::Older => "Run `amends migrate` with this version.",
+            _ => "Run the version of `amends` that belongs to this database.",
+        };
+        return vec![Finding::wrong(&subject, error.to_string(), advice)];
+    }
+    let asked = (Utc::now(), Instant::now());
+    let facts = sqlx::query_as::<_, Facts>(FACTS).fetch_one(&pool).await;
+    match facts {
+        Ok(facts) => {
+            let took = asked.1.elapsed();
+            let middle = asked.0 + TimeDelta::from_std(took / 2).unwrap_or_default();
+            findings.extend(facts.findings(&subject, took, middle));
+        }
+        Err(error) => findings.push(unreadable(&subject, &error)),
+    }
+    if service.name == "engine" {
+        match sqlx::query_as::<_, Work>(WORK)
+            .bind(COUNTED_MOST + 1)
+            .bind(PROGRAM_LIVE.as_secs_f64())
+            .fetch_one(&pool)
+            .await
+        {
+            Ok(work) => findings.extend(work.findings()),
+            Err(error) => findings.push(unreadable(&subject, &error)),
+        }
+    }
+    pool.close().await;
+    findings
+}
+
+fn unreadable(subject: &str, error: &sqlx::Error) -> Finding {
+    Finding::wrong(subject, format!("cannot be examined: {error}"), "See the message.")
+}
+
+const FACTS: &str = "
+    SELECT current_setting('server_version') AS version,
+           current_setting('fsync') = 'on' AS syncs,
+           current_setting('full_page_writes') = 'on' AS writes_full_pages,
+           current_setting('synchronous_commit') AS synchronous_commit,
+           current_setting('synchronous_standby_names') AS standbys,
+           pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on' AS is_read_only,
+           (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS is_superuser,
+           current_setting('max_connections')::int8 AS connections_most,
+           (SELECT sum(numbackends) FROM pg_stat_database)::int8 AS connections,
+           (SELECT max(extract(epoch FROM clock_timestamp() - xact_start)) FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid())::float8 AS longest_transaction,
+           clock_timestamp() AS now";
+
+#[derive(Debug, Clone, FromRow)]
+struct Facts {
+    version: String,
+    syncs: bool,
+    writes_full_pages: bool,
+    synchronous_commit: String,
+    standbys: String,
+    is_read_only: bool,
+    is_superuser: bool,
+    connections_most: i64,
+    connections: i64,
+    longest_transaction: Option<f64>,
+    now: DateTime<Utc>,
+}
+
+impl Facts {
+    /// Judges what the database says of itself. `middle`: this machine's time while it answered.
+    fn findings(&self, subject: &str, took: Duration, middle: DateTime<Utc>) -> Vec<Finding> {
+        let mut findings = vec![Finding::good(
+            subject,
+            format!(
+                "Postgres {} answers in {} ms and has this program's schema",
+                self.version,
+                took.as_millis()
+            ),
+        )];
+        findings.push(self.durability(subject));
+        if self.is_read_only {
+            let advice = "It is a standby, or set to read only: name the primary in the URL.";
+            findings.push(Finding::wrong(subject, "accepts no writes", advice));
+        }
+        if self.is_superuser {
+            let advice = "Use the role that `amends migrate` has created: it cannot rewrite history.";
+            findings.push(Finding::warning(subject, "the login role is a superuser", advice));
+        }
+        if self.connections * 10 >= self.connections_most * 9 {
+            findings.push(Finding::warning(
+                subject,
+                format!("{} of {} connections are in use", self.connections, self.connections_most),
+                "Raise max_connections, or lower database_connections of the roles.",
+            ));
+        }
+        if let Some(seconds) = self.longest_transaction.filter(|s| *s > TRANSACTION_LONGEST.as_secs_f64()) {
+            findings.push(Finding::warning(
+                subject,
+                format!("a transaction has been open for {seconds:.0} s"),
+                "Find it in pg_stat_activity: while it is open, dead rows stay, and no month is dropped.",
+            ));
+        }
+        // What the answer's way took is no difference.
+        let doubt = TimeDelta::from_std(took / 2).unwrap_or_default();
+        let skew = (self.now - middle).abs() - doubt;
+        let said = || format!("its clock differs from this machine's by {:.1} s", ms(skew) / 1_000.0);
+        if skew > SKEW_MOST {
+            findings.push(Finding::wrong(
+                subject,
+                said(),
+                "Synchronise the clocks (NTP): tokens are judged by them.",
+            ));
+        } else if skew > SKEW_NOTED {
+            findings.push(Finding::warning(subject, said(), "Synchronise the clocks (NTP)."));
+        }
+        findings
+    }
+
+    /// Judges whether what was confirmed survives a crash.
+    fn durability(&self, subject: &str) -> Finding {
+        let lossy: Vec<&str> = [
+            (!self.syncs).then_some("fsync is off"),
+            (!self.writes_full_pages).then_some("full_page_writes is off"),
+            (self.synchronous_commit == "off").then_some("synchronous_commit is off"),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if !lossy.is_empty() {
+            return Finding::wrong(
+                subject,
+                format!("confirmed commits can be lost in a crash: {}", lossy.join(", ")),
+                "Set fsync, full_page_writes and synchronous_commit to on. An order that was answered with 201 could vanish.",
+            );
+        }
+        match (self.standbys.is_empty(), self.synchronous_commit.as_str()) {
+            (true, _) => {
+                Finding::good(subject, "confirmed commits survive a crash; no synchronous standby is set")
+            }
+            (false, "local") => Finding::warning(
+                subject,
+                "standbys are set, but synchronous_commit is local: a failover can lose confirmed commits",
+                "Set synchronous_commit to on.",
+            ),
+            (false, level) => Finding::good(
+                subject,
+                format!(
+                    "confirmed commits survive a crash, and a failover to a synchronous standby (synchronous_commit is {level})"
+                ),
+            ),
+        }
+    }
+}
+
+fn ms(of: TimeDelta) -> f64 {
+    of.num_milliseconds() as f64
+}
+
+/// What waits in the engine's database. Each count reads a bounded number of index entries.
+const WORK: &str = "
+    SELECT (SELECT count(*) FROM (SELECT 1 FROM sagas WHERE parked LIMIT $1) AS parked) AS parked,
+           (SELECT count(*) FROM (SELECT 1 FROM strays LIMIT $1) AS stray) AS strays,
+           (SELECT count(*) FROM (SELECT 1 FROM deferred_replies LIMIT $1) AS deferred) AS deferred,
+           (SELECT extract(epoch FROM clock_timestamp() - min(wake_at)) FROM sagas WHERE live)::float8 AS timer_late,
+           (SELECT count(*) FROM programs WHERE seen_at > clock_timestamp() - make_interval(secs => $2)) AS programs,
+           (SELECT count(DISTINCT known) FROM programs
+            WHERE seen_at > clock_timestamp() - make_interval(secs => $2)) AS versions,
+           has_table_privilege('timeline', 'DELETE') OR has_table_privilege('timeline', 'UPDATE') AS may_rewrite";
+
+#[derive(Debug, Clone, FromRow)]
+struct Work {
+    parked: i64,
+    strays: i64,
+    deferred: i64,
+    /// In seconds; negative if the next timer is due later.
+    timer_late: Option<f64>,
+    programs: i64,
+    versions: i64,
+    may_rewrite: bool,
+}
+
+impl Work {
+    fn findings(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let subject = "sagas";
+        let many = |count: i64| {
+            if count > COUNTED_MOST { format!("more than {COUNTED_MOST}") } else { count.to_string() }
+        };
+        findings.push(match (self.programs, self.versions) {
+            (0, _) => Finding::wrong(
+                "programs",
+                "no engine and no api has announced itself for 10 s",
+                "Start them: without an engine no order progresses.",
+            ),
+            (programs, 1) => {
+                Finding::good("programs", format!("{programs} engines and apis are live, all of one version"))
+            }
+            (programs, versions) => Finding::warning(
+                "programs",
+                format!("{programs} engines and apis are live, of {versions} versions"),
+                "Finish the upgrade: sagas are born in a new version only once all know it.",
+            ),
+        });
+        findings.push(match self.timer_late {
+            Some(late) if late > TIMER_LATEST.as_secs_f64() => Finding::wrong(
+                subject,
+                format!("the oldest timer is {late:.0} s overdue"),
+                "See whether engines run, own all partitions (lag below), and reach the database.",
+            ),
+            _ => Finding::good(subject, "timers are in time"),
+        });
+        if self.parked > 0 {
+            findings.push(Finding::warning(
+                subject,
+                format!("{} are parked and wait for an operator", many(self.parked)),
+                "GET /admin/sagas?state=parked lists them with their reasons.",
+            ));
+        }
+        if self.strays > 0 {
+            findings.push(Finding::warning(
+                subject,
+                format!("{} successes arrived that no saga here had ordered", many(self.strays)),
+                "Effects may exist without an order: see the table strays, and whether a database was restored.",
+            ));
+        }
+        if self.deferred > 0 {
+            findings.push(Finding::warning(
+                subject,
+                format!("{} replies wait for a program that can judge them", many(self.deferred)),
+                "Run an engine of the newest version that has run here.",
+            ));
+        }
+        if self.may_rewrite {
+            findings.push(Finding::warning(
+                subject,
+                "the login role may change the history of sagas",
+                "Use the role that `amends migrate` has created.",
+            ));
+        }
+        findings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::finding::Grade;
+
+    fn facts() -> Facts {
+        Facts {
+            version: "17.2".into(),
+            syncs: true,
+            writes_full_pages: true,
+            synchronous_commit: "on".into(),
+            standbys: String::new(),
+            is_read_only: false,
+            is_superuser: false,
+            connections_most: 100,
+            connections: 20,
+            longest_transaction: None,
+            now: DateTime::UNIX_EPOCH,
+        }
+    }
+
+    /// Returns the worst grade, and all that was found.
+    fn judged(facts: &Facts) -> (Grade, String) {
+        let all = facts.findings("database", Duration::from_millis(4), DateTime::UNIX_EPOCH);
+        let rank = |grade: Grade| match grade {
+            Grade::Good => 0,
+            Grade::Skipped => 1,
+            Grade::Warning => 2,
+            Grade::Wrong => 3,
+        };
+        let worst = all.iter().map(|finding| finding.grade).max_by_key(|grade| rank(*grade)).unwrap();
+        (worst, all.into_iter().map(|finding| finding.found).collect::<Vec<_>>().join("; "))
+    }
+
+    #[test]
+    fn a_database_that_may_lose_a_commit_is_never_called_safe() {
+        for lossy in [
+            Facts { syncs: false, ..facts() },
+            Facts { writes_full_pages: false, ..facts() },
+            Facts { synchronous_commit: "off".into(), ..facts() },
+        ] {
+            let (grade, found) = judged(&lossy);
+            assert_eq!(grade, Grade::Wrong, "{found}");
+            assert!(found.contains("can be lost") && !found.contains("survive"), "{found}");
+        }
+        let local = Facts { standbys: "other".into(), synchronous_commit: "local".into(), ..facts() };
+        assert_eq!(judged(&local).0, Grade::Warning);
+        for safe in ["on", "remote_write", "remote_apply"] {
+            let facts = Facts { standbys: "other".into(), synchronous_commit: safe.into(), ..facts() };
+            assert_eq!(judged(&facts).0, Grade::Good, "{safe}");
+        }
+    }
+
+    #[test]
+    fn what_hinders_is_found() {
+        let late = DateTime::UNIX_EPOCH + TimeDelta::seconds(31);
+        for (facts, grade, word) in [
+            (Facts { is_read_only: true, ..facts() }, Grade::Wrong, "no writes"),
+            (Facts { is_superuser: true, ..facts() }, Grade::Warning, "superuser"),
+            (Facts { connections: 90, ..facts() }, Grade::Warning, "90 of 100"),
+            (Facts { longest_transaction: Some(61.0), ..facts() }, Grade::Warning, "open for 61 s"),
+            (Facts { now: late, ..facts() }, Grade::Wrong, "differs"),
+            (
+                Facts { now: DateTime::UNIX_EPOCH - TimeDelta::seconds(3), ..facts() },
+                Grade::Warning,
+                "differs",
+            ),
+        ] {
+            let (worst, found) = judged(&facts);
+            assert_eq!(worst, grade, "{found}");
+            assert!(found.contains(word), "{found}");
+        }
+        assert_eq!(judged(&facts()).0, Grade::Good);
+    }
+}

@@ -1,0 +1,89 @@
+//! `amends doctor`: a sound deployment is called sound, and what is wrong is named.
+
+use std::process::Output;
+
+use amends_testkit::eventually;
+use serde_json::Value;
+
+use crate::support::{Broker, LONG, Stack, client::order, clients, load, on_apache};
+
+on_apache!(a_deployment_at_work_is_sound_until_its_engine_is_gone_or_a_database_may_lose_commits);
+
+/// Runs the doctor; returns its status and what it found.
+fn examined(stack: &Stack) -> (i32, Vec<Value>) {
+    let Output { status, stdout, stderr } = stack.output(&["doctor", "--output", "json"], &[]);
+    let findings = serde_json::from_slice(&stdout);
+    (status.code().unwrap(), findings.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&stderr))))
+}
+
+/// Returns `subject: found` of the findings with this grade.
+fn of_grade(findings: &[Value], grade: &str) -> Vec<String> {
+    let text = |finding: &Value| format!("{}: {}", finding["subject"], finding["found"]).replace('"', "");
+    findings.iter().filter(|finding| finding["grade"] == grade).map(text).collect()
+}
+
+async fn a_deployment_at_work_is_sound_until_its_engine_is_gone_or_a_database_may_lose_commits(
+    broker: Broker,
+) {
+    let data = tempfile::tempdir().unwrap();
+    let stack = Stack::on_own_server(broker, data.path()).await;
+    let all = stack.start_all().await;
+    load::stock(&stack).await;
+    let clients = clients(&all);
+    let id = clients[0].place(&order("mug", 1, "card_approved", "AT")).await;
+    clients[0].becomes(&id, "FULFILLED").await;
+    let (status, findings) = examined(&stack);
+    assert_eq!((status, of_grade(&findings, "wrong")), (0, vec![]));
+    assert_eq!(of_grade(&findings, "skipped"), [""; 0]);
+    let sound = of_grade(&findings, "good");
+    for part in
+        ["database engine: confirmed commits survive", "programs: 4", "lag of amends-payment: 0 messages"]
+    {
+        assert!(sound.iter().any(|found| found.starts_with(part)), "{part}: {sound:?}");
+    }
+
+    let payment = stack.pool("payment");
+    sqlx::query("ALTER DATABASE amends_payment SET synchronous_commit = off").execute(payment).await.unwrap();
+    let (status, findings) = examined(&stack);
+    let wrong = of_grade(&findings, "wrong");
+    assert_eq!((status, wrong.len()), (1, 1), "{wrong:?}");
+    assert!(
+        wrong[0].starts_with("database payment") && wrong[0].contains("synchronous_commit is off"),
+        "{wrong:?}"
+    );
+    assert!(findings.iter().any(|finding| finding["grade"] == "wrong" && finding["advice"].is_string()));
+    sqlx::query("ALTER DATABASE amends_payment RESET synchronous_commit").execute(payment).await.unwrap();
+
+    drop(all);
+    eventually("the doctor misses engines and apis", LONG, || async {
+        let (status, findings) = examined(&stack);
+        let misses =
+            of_grade(&findings, "wrong").iter().any(|found| found.starts_with("programs: no engine"));
+        (status == 1 && misses).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_reached_or_may_lose_commits_is_wrong_and_changes_nothing() {
+    let stack = Stack::embedded().await;
+    // The tests' server does not sync.
+    let (status, findings) = examined(&stack);
+    let wrong = of_grade(&findings, "wrong");
+    assert_eq!(status, 1);
+    for name in ["engine", "inventory", "payment", "shipment", "notification"] {
+        let lossy = format!("database {name}: confirmed commits can be lost in a crash: fsync is off");
+        assert!(wrong.iter().any(|found| found.starts_with(&lossy)), "{name}: {wrong:?}");
+    }
+    let away = [
+        ("KAFKA_BROKERS", "127.0.0.1:1"),
+        ("AMENDS_PAYMENT_DATABASE_URL", "postgres://a:secret@127.0.0.1:1/b"),
+    ];
+    let Output { status, stdout, .. } = stack.output(&["doctor"], &away);
+    let text = String::from_utf8(stdout).unwrap();
+    assert_eq!(status.code(), Some(1), "{text}");
+    for part in ["WRONG    broker", "WRONG    database payment", " wrong, "] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains("secret"), "{text}");
+}
