@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
+use reqwest::Url;
 
 use crate::{auth, services, settings::Error};
 
@@ -104,6 +105,8 @@ pub enum Role {
     },
     /// Prints the settings in force, commented, secrets hidden.
     Config,
+    /// Asks a running role whether it is ready; status 0 if it is.
+    Health(Health),
     /// The broker that `dev` runs as a separate process.
     #[command(name = EMBEDDED_BROKER, hide = true)]
     EmbeddedBroker {
@@ -122,6 +125,17 @@ pub enum OutputFormat {
     Json,
 }
 
+/// Options of `amends health`.
+#[derive(Debug, Args)]
+pub struct Health {
+    /// The role's address. By default the one of this machine that `listen` names.
+    #[arg(value_name = "URL")]
+    pub url: Option<Url>,
+    /// Asks only whether it is alive: its database and its broker may be away.
+    #[arg(long)]
+    pub live: bool,
+}
+
 /// Options of `amends token`.
 #[derive(Debug, Args)]
 pub struct Token {
@@ -137,6 +151,9 @@ pub struct Token {
     /// The data directory of `dev`, which holds its key; made if it is missing.
     #[arg(long, value_name = "DIR", default_value = "data")]
     pub data: PathBuf,
+    /// Also writes the public half of the key to this file, for `jwt_key_file` of an api elsewhere.
+    #[arg(long, value_name = "FILE")]
+    pub public_key: Option<PathBuf>,
 }
 
 /// Longer than any run of `dev`, and short enough that no date overflows.

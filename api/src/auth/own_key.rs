@@ -1,8 +1,9 @@
 //! The key with which `amends dev` and `amends token` sign, kept in dev's data directory.
 
 use aws_lc_rs::{
-    encoding::{AsDer, Pkcs8V1Der},
+    encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der},
     rsa::{KeyPair, KeySize},
+    signature::KeyPair as _,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use chrono::Utc;
@@ -25,6 +26,8 @@ const PEM_LINE: usize = 64;
 /// A private RSA key.
 pub struct OwnKey {
     key: EncodingKey,
+    /// The public half as a PEM file.
+    public_pem: String,
     /// The public half, as it is published.
     public: Jwk,
 }
@@ -48,13 +51,7 @@ impl OwnKey {
     pub fn draw() -> Result<String, Error> {
         let pair = KeyPair::generate(KeySize::Rsa2048).map_err(|_| Error::Draw)?;
         let der: Pkcs8V1Der<'_> = pair.as_der().map_err(|_| Error::Draw)?;
-        let text = STANDARD.encode(der.as_ref());
-        let mut pem = String::from("-----BEGIN PRIVATE KEY-----\n");
-        for line in text.as_bytes().chunks(PEM_LINE) {
-            pem.push_str(&String::from_utf8_lossy(line));
-            pem.push('\n');
-        }
-        Ok(pem + "-----END PRIVATE KEY-----\n")
+        Ok(to_pem("PRIVATE KEY", der.as_ref()))
     }
 
     /// Reads a key from a PEM file.
@@ -66,7 +63,13 @@ impl OwnKey {
         let mut public = Jwk::from_encoding_key(&key, Algorithm::RS256).map_err(|_| Error::NoKey)?;
         public.common.key_id = Some(public.thumbprint(ThumbprintHash::SHA256).map_err(|_| Error::NoKey)?);
         public.common.public_key_use = Some(PublicKeyUse::Signature);
-        Ok(Self { key, public })
+        let public_pem = public_half(pem).ok_or(Error::NoKey)?;
+        Ok(Self { key, public_pem, public })
+    }
+
+    /// Returns the public half as a PEM file, for the setting `jwt_key_file` of an api.
+    pub fn public_pem(&self) -> &str {
+        &self.public_pem
     }
 
     /// Returns the JSON Web Key Set of its public half.
@@ -112,4 +115,23 @@ impl OwnKey {
         let header = Header { kid: self.public.common.key_id.clone(), ..Header::new(Algorithm::RS256) };
         jsonwebtoken::encode(&header, claims, &self.key).map_err(|_| Error::Sign)
     }
+}
+
+/// Returns the public half of a PEM file of ours, as a PEM file.
+fn public_half(pem: &[u8]) -> Option<String> {
+    let text: String =
+        std::str::from_utf8(pem).ok()?.lines().filter(|line| !line.starts_with("-----")).collect();
+    let pair = KeyPair::from_pkcs8(&STANDARD.decode(text).ok()?).ok()?;
+    let der: PublicKeyX509Der<'_> = pair.public_key().as_der().ok()?;
+    Some(to_pem("PUBLIC KEY", der.as_ref()))
+}
+
+fn to_pem(kind: &str, der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let mut pem = format!("-----BEGIN {kind}-----\n");
+    for line in text.as_bytes().chunks(PEM_LINE) {
+        pem.push_str(&String::from_utf8_lossy(line));
+        pem.push('\n');
+    }
+    pem + &format!("-----END {kind}-----\n")
 }

@@ -3,6 +3,7 @@
 mod api;
 pub mod dev;
 pub mod engine;
+mod health;
 mod migrate;
 
 use std::{net::SocketAddr, process::ExitCode};
@@ -30,6 +31,10 @@ pub async fn run(role: Role, mut settings: Settings) -> Result<ExitCode> {
     }
     if let Role::Doctor { output } = role {
         return doctor::run(&settings, output).await;
+    }
+    if let Role::Health(options) = &role {
+        println!("{}", health::ask(options, settings.listen).await?);
+        return Ok(ExitCode::SUCCESS);
     }
     let metrics = telemetry::metrics()?;
     let interrupted = CancellationToken::new();
@@ -77,6 +82,7 @@ async fn start(
         | Role::Migrate { .. }
         | Role::Doctor { .. }
         | Role::Config
+        | Role::Health(_)
         | Role::EmbeddedBroker { .. } => unreachable!("handled above"),
     }
     Ok(process)

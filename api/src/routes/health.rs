@@ -81,8 +81,12 @@ impl Ready {
     }
 }
 
+/// Whether the process lives.
+pub const LIVE: &str = "/health/live";
+/// Whether what it needs is available.
+pub const READY: &str = "/health/ready";
 /// The paths. They need no token.
-pub const PATHS: [&str; 3] = ["/health/live", "/health/ready", "/metrics"];
+pub const PATHS: [&str; 3] = [LIVE, READY, "/metrics"];
 
 /// Returns the routes.
 pub fn router<S: Clone + Send + Sync + 'static>(ready: Ready, metrics: PrometheusHandle) -> Router<S> {

@@ -21,6 +21,8 @@ use crate::auth::{
     KeyCache,
     keys::KeySet,
     refusal::{NotAccepted, Refusal},
+    roles::Role,
+    token::UnverifiedToken,
 };
 
 const LONG: Duration = Duration::from_secs(60);
@@ -202,4 +204,15 @@ fn keys_for_other_purposes_and_weak_keys_are_left_out() {
     }
     let many = json!({ "keys": vec![ISSUER.published(); 33] });
     assert!(KeySet::from_jwks(many.to_string().as_bytes()).is_err());
+}
+
+#[test]
+fn the_public_half_of_devs_own_key_verifies_its_tokens_and_no_others() {
+    let keys = KeySet::from_pem(ISSUER.own.public_pem().as_bytes()).unwrap();
+    let verified = |issuer: &Issuer| {
+        let token = issuer.own.mint("me", &[Role::Viewer], 60).unwrap();
+        keys.verify(&UnverifiedToken::read(&token).unwrap())
+    };
+    verified(&ISSUER).unwrap();
+    verified(&ATTACKER).unwrap_err();
 }

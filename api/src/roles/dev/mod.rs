@@ -4,7 +4,7 @@ mod data;
 
 use std::{
     collections::HashMap,
-    env,
+    env, fs,
     io::{ErrorKind, Write},
     net::SocketAddr,
     process::{Command, ExitCode},
@@ -238,12 +238,16 @@ async fn listener(wanted: Option<SocketAddr>, has_tokens: bool) -> Result<TcpLis
     }
 }
 
-/// Mints a token with the key in the data directory, which may be that of a running `dev`.
+/// Mints a token with the key in the data directory, which may be that of a running `dev`. If asked to, writes the public
+/// half of the key to a file.
 ///
 /// # Errors
-/// The directory cannot be used, or contains what others have made.
+/// The directory cannot be used, or contains what others have made; or the file cannot be written.
 pub fn token(options: &Token) -> Result<String> {
     let key = data::token_key(&options.data)?;
+    if let Some(path) = &options.public_key {
+        fs::write(path, key.public_pem()).with_context(|| format!("writing {}", path.display()))?;
+    }
     Ok(key.mint(&options.subject, &options.role, options.ttl.as_secs())?)
 }
 
