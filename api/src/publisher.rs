@@ -25,6 +25,7 @@ use amends_protocol::{
     wire,
 };
 use amends_workflows::Workflows;
+use chrono::Utc;
 
 /// Maximum number of entries in a batch.
 const ENTRIES_BATCH: u32 = 2000;
@@ -184,6 +185,11 @@ impl<K: Sink> Publisher<K> {
             }
         }
         metrics::counter!("amends_engine_domain_events_total").increment(messages.len() as u64);
-        Ok(self.sink.send(messages).await?)
+        self.sink.send(messages).await?;
+        if let Some(oldest) = entries.iter().map(|read| read.entry.occurrence.at).min() {
+            let lag = (Utc::now() - oldest).to_std().unwrap_or_default();
+            metrics::histogram!("amends_engine_publish_lag_seconds").record(lag.as_secs_f64());
+        }
+        Ok(())
     }
 }

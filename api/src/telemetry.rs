@@ -40,9 +40,13 @@ const RARE: [&str; 6] = [
 pub fn metrics() -> Result<PrometheusHandle, BuildError> {
     const SECONDS: [f64; 15] =
         [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.04, 0.06, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+    // A saga ends in milliseconds, or waits for a gateway, for an operator, for days.
+    const SAGA_SECONDS: [f64; 14] =
+        [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
     const SIZES: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Full("amends_engine_saga_seconds".to_owned()), &SAGA_SECONDS)?
         .set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), &SIZES)?
         .install_recorder()
         .inspect(|_| {

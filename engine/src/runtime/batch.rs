@@ -14,7 +14,7 @@ use super::{Engine, Error, dispatch::Outgoing, recent::Kept};
 use crate::{
     core::{
         CommandToSend, Decision, Entry, Event, Illegal, Needs, Nothing, Occurrence, Requires, Saga,
-        transition,
+        SagaOutcome, transition,
     },
     port::{self, Clock, Committed, Deferral, Inputs, Loaded, SagaStore, Unreadable, Wants, Write},
 };
@@ -316,6 +316,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             };
             self.news.mark(write.saga.slot);
             count_incidents(&write.entries);
+            time_ended(&write);
             let data = if write.wants.data { Some(inputs.data.clone()) } else { pending.data };
             let saga = Arc::new(write.saga);
             outcome.rows.push(saga.clone());
@@ -461,5 +462,18 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
 fn count_incidents(entries: &[Entry]) {
     for incident in entries.iter().filter_map(|e| e.did.incident.as_ref()) {
         metrics::counter!("amends_engine_incidents_total", "kind" => incident.clone()).increment(1);
+    }
+}
+
+/// Records how long sagas that ended had taken since their birth.
+fn time_ended(Write { saga, entries, .. }: &Write) {
+    for (entry, ended) in entries.iter().filter_map(|entry| Some((entry, entry.did.ended?))) {
+        let outcome = match ended {
+            SagaOutcome::Completed => "completed",
+            SagaOutcome::Undone => "undone",
+        };
+        let took = (entry.occurrence.at - saga.born_at).to_std().unwrap_or_default();
+        metrics::histogram!("amends_engine_saga_seconds", "workflow" => saga.workflow.clone(), "outcome" => outcome)
+            .record(took.as_secs_f64());
     }
 }
