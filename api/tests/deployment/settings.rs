@@ -1,0 +1,56 @@
+//! The lists of settings in the chart's schema, in `.env.example` and in docs/DEPLOYING.md.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
+
+use super::support::{self, Setting, defaults, kept};
+
+/// Settings that the chart derives from other values.
+const OF_THE_CHART: [&str; 11] = [
+    "allowed_hosts",
+    "database_url",
+    "inventory_url",
+    "jwks_url",
+    "jwt_audience",
+    "jwt_issuer",
+    "jwt_key_file",
+    "kafka_brokers",
+    "listen",
+    "no_auth",
+    "roles_claim",
+];
+
+const SCHEMA: &str = "charts/amends/values.schema.json";
+
+fn is_of_the_chart(key: &str) -> bool {
+    key.ends_with("_database_url") || OF_THE_CHART.contains(&key)
+}
+
+/// Returns the JSON type of a setting's value.
+fn kind(setting: &Setting) -> &'static str {
+    match setting.default.as_str() {
+        "true" | "false" => "boolean",
+        number if number.parse::<i64>().is_ok() => "integer",
+        _ => "string",
+    }
+}
+
+#[test]
+fn the_chart_takes_every_setting_that_it_does_not_derive_and_no_other() {
+    let text = support::text(SCHEMA);
+    let mut schema: Value = serde_json::from_str(&text).unwrap();
+    let of_chart: BTreeSet<_> = defaults().into_iter().map(|setting| setting.key).collect();
+    for key in OF_THE_CHART {
+        assert!(of_chart.contains(key), "{key} is no setting any more");
+    }
+    let own = defaults().into_iter().filter(|setting| !is_of_the_chart(&setting.key));
+    let properties: Map<String, Value> =
+        own.map(|setting| (setting.key.clone(), json!({ "type": kind(&setting) }))).collect();
+    let names: Vec<_> = properties.keys().cloned().collect();
+    schema["$defs"]["settings"]["properties"] = Value::Object(properties);
+    let mut generated = serde_json::to_string_pretty(&schema).unwrap();
+    generated.push('\n');
+    assert!(names.len() > 15, "{names:?}");
+    kept(SCHEMA, &text, &generated);
+}
