@@ -10,7 +10,7 @@ ORDERS ?= 2000
 ORDERS_KEPT ?= 1000000
 SEED ?= 1
 
-.PHONY: help run test history simulate mutants fuzz bench guard campaign crash-points limits build lint fmt deny real-kafka charts bootstrap
+.PHONY: help run test history simulate mutants fuzz bench guard campaign crash-points limits build lint fmt deny real-kafka charts files containers bootstrap
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -77,6 +77,12 @@ limits: ## measure the limits of a deployment (ARGS="overdue storm": only those;
 
 charts: ## check the Helm chart, the plain manifests and the alerts (ARGS=--update writes snapshots and manifests; needs Go)
 	@scripts/charts $(ARGS)
+
+containers: ## build our image and run docker-compose.yml by podman (root on Debian; ARGS="--prebuilt FILE")
+	@scripts/containers $(ARGS)
+
+files: ## check workflows, Dockerfile, compose, scripts and migrations (needs Go and Python)
+	@scripts/files
 
 real-kafka: ## run a real Apache Kafka on a free port until Ctrl-C (needs Java and maven)
 	@scripts/real-kafka

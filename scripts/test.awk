@@ -1,0 +1,52 @@
+# Reads the output of `cargo test`, prints it with the reasons of failures and the totals at its end, and writes JUnit's XML
+# to the file `junit`.
+
+function xml(text) {
+  gsub(/&/, "\\&amp;", text); gsub(/</, "\\&lt;", text); gsub(/>/, "\\&gt;", text); gsub(/"/, "\\&quot;", text)
+  gsub(/[\001-\010\013-\037]/, "", text)
+  return text
+}
+
+{ print; fflush() }
+
+/^ +Running / { suite = $2 == "unittests" ? $3 : $2; path = $NF; gsub(/.*\/deps\/|-[0-9a-f]+\)$/, "", path); suite = path " " suite }
+/^ +Doc-tests / { suite = $2 " doc-tests" }
+
+/^test .* \.\.\. (ok|FAILED|ignored)/ {
+  line = $0
+  sub(/^test /, "", line)
+  result = line; sub(/.* \.\.\. /, "", result); sub(/[ ,].*/, "", result)
+  name = line; sub(/ \.\.\. [^.]*$/, "", name)
+  tests++
+  suites[tests] = suite; names[tests] = name; results[tests] = result
+}
+
+/^---- .* stdout ----$/ { failed_name = $0; sub(/^---- /, "", failed_name); sub(/ stdout ----$/, "", failed_name); left = 0; next }
+/^failures:$|^test result:/ { failed_name = ""; left = 0 }
+/^thread .* panicked at / && failed_name != "" { why = why "\n" failed_name "\n"; left = 12 }
+left > 0 { why = why "    " $0 "\n"; left -= 1 }
+failed_name != "" { output[suite, failed_name] = output[suite, failed_name] $0 "\n" }
+
+/^test result:/ { passed += $4; failed += $6 }
+
+END {
+  if (junit != "") {
+    print "<?xml version=\"1.0\" encoding=\"UTF-8\"?>" > junit
+    printf "<testsuites tests=\"%d\" failures=\"%d\">\n", tests, failed > junit
+    for (i = 1; i <= tests; i++) {
+      if (suites[i] != suites[i - 1]) {
+        if (i > 1) print "</testsuite>" > junit
+        printf "<testsuite name=\"%s\">\n", xml(suites[i]) > junit
+      }
+      printf "<testcase classname=\"%s\" name=\"%s\">", xml(suites[i]), xml(names[i]) > junit
+      if (results[i] == "FAILED") printf "<failure>%s</failure>", xml(output[suites[i], names[i]]) > junit
+      if (results[i] == "ignored") printf "<skipped/>" > junit
+      print "</testcase>" > junit
+    }
+    if (tests > 0) print "</testsuite>" > junit
+    print "</testsuites>" > junit
+  }
+  if (failed > 0) printf "\n== why tests failed\n%s\n", why
+  printf "%d passed, %d failed\n", passed, failed
+  exit failed > 0
+}
