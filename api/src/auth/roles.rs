@@ -35,8 +35,9 @@ impl Role {
     /// The table of rights.
     fn rights(self) -> &'static [Right] {
         use Right::{
-            ActOnSagas, AdminArea, CancelAnyOrder, CancelOrders, HandlePersonalData, HoldBreakers, PlaceOrders, ReadAnyOrder,
-            ReadOrders, ReadProducts, ReadSagas, ReadStock, SetProducts, SetStock, StateCustomer,
+            ActOnSagas, AdminArea, CancelAnyOrder, CancelOrders, HandlePersonalData, HoldBreakers,
+            PlaceOrders, ReadAnyOrder, ReadOrders, ReadProducts, ReadSagas, ReadStock, SetProducts, SetStock,
+            StateCustomer,
         };
         match self {
             Self::Customer => &[PlaceOrders, ReadOrders, CancelOrders, ReadProducts],

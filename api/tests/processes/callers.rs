@@ -116,8 +116,12 @@ async fn every_route_answers_every_caller_as_its_row_says() {
         for (caller, expected) in CALLERS.into_iter().zip(row) {
             let order = shop.place_for("c-a").await;
             let id = if route.path.starts_with("/admin") { shop.saga_of(&order).await } else { order };
-            let path =
-                route.path.replace("{id}", &id).replace("{productId}", "mug").replace("{name}", "inventory").replace("{customerId}", "c-a");
+            let path = route
+                .path
+                .replace("{id}", &id)
+                .replace("{productId}", "mug")
+                .replace("{name}", "inventory")
+                .replace("{customerId}", "c-a");
             let before = shop.rows().await;
             let mut request = shop.ask(route.method.clone(), &path, token_of(caller).as_deref());
             if let Some(body) = body_of(&route, caller) {
