@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod engine;
 pub mod failpoints;
 pub mod fleet;
+pub mod gateway;
 pub mod http;
 pub mod lists;
 pub mod orders;

@@ -39,6 +39,20 @@ pub fn order_connections(process: &Process, url: &str, homes: Homes) -> Result<D
     Ok(Database { pool, homes })
 }
 
+/// Number of connections for products: an order without prices reads them before it is placed, and does not wait for
+/// the transactions in which other orders are placed.
+const PRODUCTS: u32 = 2;
+
+/// Connects to this database for products.
+///
+/// # Errors
+/// The URL is invalid.
+pub fn product_connections(process: &Process, url: &str) -> Result<Pool, amends_pool::Error> {
+    let pool = Pool::connect(url, PRODUCTS, "amends-api-products", Bounds::default())?;
+    process.watch_statements(&pool);
+    Ok(pool)
+}
+
 /// Number of connections for requests with an idempotency key, other than those that place orders: each holds one until
 /// it is answered.
 const KEYED_REQUESTS: u32 = 4;

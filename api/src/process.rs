@@ -11,14 +11,17 @@ use std::{
 };
 
 use amends_http::{Limits, Rules, guarded};
+use amends_inventory::cache::StockCache;
 use amends_kafka::{
     Contact, KafkaSettings,
     topics::{self, Topic},
 };
 use amends_pool::Pool;
+use amends_redis::Redis;
 use anyhow::{Context, Result, bail};
 use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
+use secrecy::ExposeSecret;
 use sqlx::migrate::Migrator;
 use tokio::{
     net::TcpListener,
@@ -34,6 +37,10 @@ pub struct Process {
     pub settings: Settings,
     pub kafka: KafkaSettings,
     pub metrics: PrometheusHandle,
+    /// The Redis of the settings.
+    pub redis: Option<Redis>,
+    /// The cache of stock that readers and writers of this process share.
+    pub stock_cache: StockCache,
     /// Cancelled when the process must stop.
     pub stop: CancellationToken,
     /// Whether the broker answered the last check.
@@ -57,10 +64,14 @@ impl Process {
         stop: CancellationToken,
     ) -> Result<Self> {
         let broker = Arc::new(AtomicBool::new(true));
+        let redis = settings.redis_url.as_ref().map(|url| Redis::new(url.expose_secret())).transpose()?;
+        let stock_cache = redis.clone().map_or(StockCache::Off, StockCache::in_redis);
         let process = Self {
             settings,
             kafka,
             metrics,
+            redis,
+            stock_cache,
             stop,
             broker,
             tasks: TaskTracker::new(),

@@ -41,10 +41,17 @@ pub struct Settings {
     pub allowed_hosts: String,
     pub cors_origins: String,
     pub http_connections: u32,
+    pub rate_limit_subject: u32,
+    pub rate_limit_address: u32,
+    pub forwarding_proxies: u32,
+    pub concurrent_requests: u32,
+    pub compression: bool,
+    pub service_token: Option<SecretString>,
     pub database_url: Option<SecretString>,
     pub database_connections: u32,
     pub admission: u32,
     pub kafka_brokers: Option<String>,
+    pub redis_url: Option<SecretString>,
     pub command_partitions: i32,
     pub reply_partitions: i32,
     pub event_partitions: i32,
@@ -106,7 +113,7 @@ pub enum Error {
 
 fn env_name(key: &str) -> String {
     match key {
-        "database_url" | "kafka_brokers" => key.to_ascii_uppercase(),
+        "database_url" | "kafka_brokers" | "redis_url" => key.to_ascii_uppercase(),
         _ => format!("AMENDS_{}", key.to_ascii_uppercase()),
     }
 }
@@ -135,7 +142,7 @@ impl Settings {
         let vars: HashMap<String, String> = environment
             .filter(|(name, _)| !NOT_SETTINGS.iter().any(|not| name.starts_with(not)))
             .map(|(name, value)| match name.as_str() {
-                "DATABASE_URL" | "KAFKA_BROKERS" => (format!("AMENDS_{name}"), value),
+                "DATABASE_URL" | "KAFKA_BROKERS" | "REDIS_URL" => (format!("AMENDS_{name}"), value),
                 _ => (name, value),
             })
             .collect();
@@ -233,9 +240,16 @@ impl Settings {
                 "allowed_hosts" => text(&self.allowed_hosts),
                 "cors_origins" => text(&self.cors_origins),
                 "http_connections" => Some(self.http_connections.to_string()),
+                "rate_limit_subject" => Some(self.rate_limit_subject.to_string()),
+                "rate_limit_address" => Some(self.rate_limit_address.to_string()),
+                "forwarding_proxies" => Some(self.forwarding_proxies.to_string()),
+                "concurrent_requests" => Some(self.concurrent_requests.to_string()),
+                "compression" => Some(self.compression.to_string()),
+                "service_token" => secret(&self.service_token),
                 "database_url" => secret(&self.database_url),
                 "database_connections" => Some(self.database_connections.to_string()),
                 "admission" => Some(self.admission.to_string()),
+                "redis_url" => secret(&self.redis_url),
                 "kafka_brokers" => self.kafka_brokers.as_deref().and_then(text),
                 "command_partitions" => Some(self.command_partitions.to_string()),
                 "reply_partitions" => Some(self.reply_partitions.to_string()),

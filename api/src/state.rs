@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use amends_orders::{OrderStore, answers::AnswerStore};
+use amends_inventory::cache::StockCache;
+use amends_orders::{OrderStore, answers::AnswerStore, products::ProductStore};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -10,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     auth::Authenticator,
     engine::PgEngine,
+    gateway::Upstream,
     lists::Lists,
     orders::{door::Door, watch::Watches},
 };
@@ -24,16 +26,18 @@ pub struct Api {
     pub orders: OrderStore,
     /// Reads lists of orders, and orders that requests wait for, by connections of their own.
     pub order_lists: OrderStore,
+    /// The products, read and written by connections of their own.
+    pub products: ProductStore,
     /// The answers to requests with an idempotency key.
     pub answers: AnswerStore,
     /// Reads lists for operators.
     pub lists: Lists,
     /// The entry for new orders.
     pub door: Door,
-    /// The address of the inventory worker.
-    pub inventory_url: String,
-    /// The client that forwards requests to it.
-    pub http: reqwest::Client,
+    /// The inventory worker.
+    pub inventory: Upstream,
+    /// The stock that need not be read from it.
+    pub stock_cache: StockCache,
     /// Places for requests that wait for an order's next status.
     pub waiting: Semaphore,
     /// Tells those requests when their order has changed.
@@ -44,4 +48,11 @@ pub struct Api {
     pub stop: CancellationToken,
     /// The metrics.
     pub metrics: PrometheusHandle,
+}
+
+impl Api {
+    /// Returns the services behind this api.
+    pub fn upstreams(&self) -> [&Upstream; 1] {
+        [&self.inventory]
+    }
 }

@@ -11,11 +11,12 @@ use amends_worker::{
     TransactionalExecutor, accepted_keys,
 };
 use anyhow::{Result, bail};
-use axum::Router;
+use axum::{Router, middleware::from_fn_with_state};
 use sqlx::migrate::Migrator;
 
 use crate::{
     failpoints::{Point, point},
+    gateway::{ServiceToken, service_token},
     process::{Process, database, group, listen, serve},
     routes::health,
     upkeep,
@@ -78,14 +79,15 @@ pub fn external<E: ExternalExecutor + Participant + 'static>(start: Start<'_>) -
 }
 
 /// Starts a worker whose effects are stored in its own database.
-pub fn transactional<E: TransactionalExecutor<PgTx> + Participant + 'static>(
+fn transactional<E: TransactionalExecutor<PgTx> + Participant + 'static>(
     start: Start<'_>,
+    executor: E,
 ) -> Starting<'_> {
     Box::pin(async move {
         let Start { process, name, pool } = start;
         let settings = tuned(process, name, E::settings(), &pool).await?;
         let (source, sink) = transport(process, &settings)?;
-        let executor = point("executor", E::over(pool.clone()));
+        let executor = point("executor", executor);
         let rows = point("rows", PgRows::new(pool.clone()));
         let worker = Transactional::new(rows, executor, source, sink, settings.clone());
         process.watch(name, worker.run(process.stop.clone()));
@@ -98,7 +100,8 @@ pub fn transactional<E: TransactionalExecutor<PgTx> + Participant + 'static>(
 pub fn inventory(start: Start<'_>) -> Starting<'_> {
     Box::pin(async move {
         let (process, name, pool) = (start.process, start.name, start.pool.clone());
-        let routes = transactional::<Inventory>(start).await?;
+        let cache = process.stock_cache.clone();
+        let routes = transactional(start, Inventory::with_cache(cache.clone())).await?;
         let events = point("events", KafkaSink::in_order(&process.kafka)?);
         let publisher = Publisher::new(pool, events);
         process.watch(amends_inventory::events::TOPIC, publisher.run(process.stop.clone()));
@@ -106,8 +109,23 @@ pub fn inventory(start: Start<'_>) -> Starting<'_> {
         let url = process.settings.database_of(name)?;
         let http = amends_pool::connect(url, INVENTORY_HTTP_CONNECTIONS, "amends-inventory-http")?;
         process.watch_statements(&http);
-        Ok(routes.merge(amends_inventory::router(http, INVENTORY_HTTP_CONNECTIONS)))
+        let stock = amends_inventory::router(http, INVENTORY_HTTP_CONNECTIONS, cache);
+        Ok(routes.merge(for_the_api(process, stock)?))
     })
+}
+
+/// Serves routes to the api alone, which presents the service token. Without the setting everyone is served, if `no_auth`
+/// says so, and only on a loopback address.
+fn for_the_api(process: &Process, routes: Router) -> Result<Router> {
+    let settings = &process.settings;
+    let is_loopback = settings.listen.is_none_or(|address| address.ip().is_loopback());
+    if settings.service_token.is_none() && !(settings.no_auth && is_loopback) {
+        bail!(
+            "setting service_token is needed, the same as the api's; --no-auth serves everyone without, on a loopback address"
+        );
+    }
+    let token = ServiceToken::new(settings.service_token.as_ref());
+    Ok(routes.route_layer(from_fn_with_state(token, service_token::required)))
 }
 
 /// Starts the notification worker, which reads domain events instead of commands.

@@ -21,4 +21,4 @@ pub mod text;
 pub use guard::{REQUEST_LONGEST, guarded};
 pub use origin::{Error, Rules};
 pub use problem::{Fault, ProblemDetails};
-pub use server::{Limits, serve};
+pub use server::{Limits, PeerAddress, serve};

@@ -166,7 +166,9 @@ pub(crate) fn preflight(method: &Method, headers: &HeaderMap, origin: &HeaderVal
 /// Lets a page of `origin` read an answer.
 pub(crate) fn allow(response: &mut Response, origin: &HeaderValue) {
     let headers = response.headers_mut();
-    let read = HeaderValue::from_static("etag, idempotency-replayed, link, location, retry-after");
+    let read = HeaderValue::from_static(
+        "etag, idempotency-replayed, link, location, ratelimit, ratelimit-policy, retry-after",
+    );
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, read);
     headers.append(header::VARY, HeaderValue::from_static("origin"));

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -65,6 +66,10 @@ impl Limits {
     }
 }
 
+/// The address from which a connection was made: an extension of each of its requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerAddress(pub IpAddr);
+
 /// The largest head of a request, in bytes; a larger one is answered with 431.
 const HEAD_LARGEST: usize = 64 << 10;
 /// The maximum number of headers of a request.
@@ -89,10 +94,11 @@ pub async fn serve(listener: TcpListener, app: Router, limits: Limits, stop: Can
             _ = sweep.tick() => connections.sweep(limits.head, limits.idle),
             () = connections.one_ended(), if !has_room => {}
             accepted = listener.accept(), if has_room => match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     refusals = 0;
                     let open = connections.opened();
-                    tasks.spawn(connection(stream, open, app.clone(), limits, stop.clone()));
+                    let peer = PeerAddress(peer.ip());
+                    tasks.spawn(connection(stream, peer, open, app.clone(), limits, stop.clone()));
                 }
                 Err(error) if is_of_the_client(&error) => {}
                 Err(error) => {
@@ -117,13 +123,21 @@ fn is_of_the_client(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn connection(stream: TcpStream, open: Open, app: Router, limits: Limits, stop: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    peer: PeerAddress,
+    open: Open,
+    app: Router,
+    limits: Limits,
+    stop: CancellationToken,
+) {
     let this = &open.connection;
     if let Err(error) = stream.set_nodelay(true) {
         tracing::trace!(%error, "a connection without nodelay");
     }
     let socket = TokioIo::new(Socket::new(stream, Arc::clone(this), limits.write));
-    let service = service_fn(|request: Request<Incoming>| {
+    let service = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
         this.enter(if request.body().is_end_stream() { Phase::Answering } else { Phase::Body });
         let body = |incoming| ResponseBody::new(Arriving { incoming, connection: Arc::clone(this) });
         let answer = app.clone().oneshot(request.map(body));

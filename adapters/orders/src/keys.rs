@@ -18,6 +18,16 @@ pub(crate) struct Stored {
     pub(crate) order: OrderRow,
 }
 
+/// An order, and the request that placed it with a key.
+#[derive(Debug, Clone, PartialEq, FromRow)]
+pub struct KeyedOrder {
+    /// The digest of the request's body.
+    pub fingerprint: Vec<u8>,
+    /// The order.
+    #[sqlx(flatten)]
+    pub order: OrderRow,
+}
+
 /// Returns the first order for each key, sorted by key.
 pub(crate) fn first_of_each<'a>(orders: &[&'a NewOrder]) -> Vec<&'a NewOrder> {
     fn key(order: &NewOrder) -> Option<(&str, &str)> {
@@ -68,6 +78,27 @@ pub(crate) async fn read(
     let rows = each_home(parts, |home, orders| read_home(pool, home, orders)).await?;
     // If a key was taken again after it had expired, the younger row counts.
     Ok(rows.into_iter().flatten().map(|row| (row.asked_by, row)).collect())
+}
+
+/// Reads the order that a subject placed with this key, and the fingerprint of its request, wherever it is stored.
+pub(crate) async fn placed_with(
+    pool: &Pool,
+    subject: &str,
+    key: &str,
+) -> Result<Option<KeyedOrder>, sqlx::Error> {
+    sqlx::query_as(concat!(
+        "SELECT k.fingerprint, ",
+        order_columns!(),
+        " FROM idempotency_keys AS k JOIN orders AS o ON o.home = k.home AND o.id = k.order_id
+         WHERE k.subject = $1 AND k.key = $2 AND k.generation BETWEEN 3 * $3 AND 3 * $3 + 2
+           AND k.expires_at > clock_timestamp()
+         ORDER BY k.expires_at DESC LIMIT 1"
+    ))
+    .bind(subject)
+    .bind(key)
+    .bind(KeyClass::Placement as i16)
+    .fetch_optional(pool)
+    .await
 }
 
 async fn read_home(pool: &Pool, home: i16, orders: Vec<&NewOrder>) -> Result<Vec<Stored>, sqlx::Error> {

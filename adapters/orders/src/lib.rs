@@ -9,6 +9,7 @@
 //! | `newest` | the newest state of many orders at once: [`Newest`] |
 //! | [`answers`] | table `idempotent_answers` |
 //! | [`keys`] | table `idempotency_keys` |
+//! | [`products`] | table `products`: names and prices |
 #![warn(missing_docs)]
 
 pub mod answers;
@@ -17,6 +18,7 @@ mod list;
 mod newest;
 mod order;
 mod personal;
+pub mod products;
 mod store;
 
 pub use list::{OrderFilter, OrderPage, Sort};

@@ -20,7 +20,7 @@ use sqlx::Row as _;
 use uuid::Uuid;
 
 use crate::{
-    keys,
+    keys::{self, KeyedOrder},
     order::{NewOrder, OrderRow, OrderView, Placed, order_columns},
 };
 
@@ -174,6 +174,14 @@ impl OrderStore {
             true => Err(Error::Unavailable(format!("nothing was placed: {lost}"))),
             false => Ok(there),
         }
+    }
+
+    /// Reads the order that a subject has placed with this key, if the key has not expired.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn placed_with(&self, subject: &str, key: &str) -> Result<Option<KeyedOrder>, Error> {
+        keys::placed_with(self.pool(), subject, key).await.map_err(error::of)
     }
 
     /// Reads an order as it is now.

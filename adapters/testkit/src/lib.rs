@@ -9,6 +9,7 @@ mod broker;
 mod database;
 mod janitor;
 pub mod proxy;
+pub mod redis;
 mod scratch;
 mod server;
 

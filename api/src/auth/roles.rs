@@ -35,20 +35,29 @@ impl Role {
     /// The table of rights.
     fn rights(self) -> &'static [Right] {
         use Right::{
-            ActOnSagas, AdminArea, CancelAnyOrder, CancelOrders, HandlePersonalData, PlaceOrders,
-            ReadAnyOrder, ReadOrders, ReadSagas, ReadStock, SetStock, StateCustomer,
+            ActOnSagas, AdminArea, CancelAnyOrder, CancelOrders, HandlePersonalData, HoldBreakers,
+            PlaceOrders, ReadAnyOrder, ReadOrders, ReadProducts, ReadSagas, ReadStock, SetProducts, SetStock,
+            StateCustomer,
         };
         match self {
-            Self::Customer => &[PlaceOrders, ReadOrders, CancelOrders],
-            Self::Storefront => {
-                &[PlaceOrders, StateCustomer, ReadOrders, ReadAnyOrder, CancelOrders, CancelAnyOrder]
-            }
-            Self::Viewer => &[ReadOrders, ReadAnyOrder, ReadStock, AdminArea, ReadSagas],
+            Self::Customer => &[PlaceOrders, ReadOrders, CancelOrders, ReadProducts],
+            Self::Storefront => &[
+                PlaceOrders,
+                StateCustomer,
+                ReadOrders,
+                ReadAnyOrder,
+                CancelOrders,
+                CancelAnyOrder,
+                ReadProducts,
+            ],
+            Self::Viewer => &[ReadOrders, ReadAnyOrder, ReadProducts, ReadStock, AdminArea, ReadSagas],
             Self::Operator => &[
                 ReadOrders,
                 ReadAnyOrder,
                 CancelOrders,
                 CancelAnyOrder,
+                ReadProducts,
+                SetProducts,
                 ReadStock,
                 SetStock,
                 AdminArea,
@@ -60,12 +69,15 @@ impl Role {
                 ReadAnyOrder,
                 CancelOrders,
                 CancelAnyOrder,
+                ReadProducts,
+                SetProducts,
                 ReadStock,
                 SetStock,
                 AdminArea,
                 ReadSagas,
                 ActOnSagas,
                 HandlePersonalData,
+                HoldBreakers,
             ],
         }
     }
@@ -94,6 +106,10 @@ pub enum Right {
     CancelOrders,
     /// Cancel orders of every customer.
     CancelAnyOrder,
+    /// Read products and their prices.
+    ReadProducts,
+    /// Set names and prices of products.
+    SetProducts,
     /// Read the stock of products.
     ReadStock,
     /// Set the stock of products.
@@ -106,6 +122,8 @@ pub enum Right {
     ActOnSagas,
     /// Export and erase customers' personal data.
     HandlePersonalData,
+    /// Open and close circuit breakers by hand.
+    HoldBreakers,
 }
 
 /// A set of roles. Their rights add up.

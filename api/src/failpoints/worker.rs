@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use amends_protocol::Command;
+use amends_protocol::{Command, Reply};
 use amends_worker::{
     Answer, Due, ExternalExecutor, Locked, Locks, LookUp, Port, Rows, TransactionalExecutor, Void, Work,
     row::CommandRow, store::Error,
@@ -107,6 +107,10 @@ impl<Tx: Send, E: TransactionalExecutor<Tx>> TransactionalExecutor<Tx> for Faili
 
     async fn run_past(&self, tx: &mut Tx, work: &[Work]) -> Result<Vec<Answer>, Error> {
         self.port.run_past(tx, work).await
+    }
+
+    async fn committed(&self, replies: &[&Reply]) {
+        self.port.committed(replies).await;
     }
 }
 

@@ -75,9 +75,21 @@ impl Representation {
         if is_known {
             return Ok((StatusCode::NOT_MODIFIED, cache).into_response());
         }
-        let json_type = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Ok((cache, [json_type], Body::from(self.json)).into_response())
+        Ok((cache, [json_type()], Body::from(self.json)).into_response())
     }
+
+    /// Returns the answer to a write: the resource as it is now, with its new tag.
+    ///
+    /// # Errors
+    /// A bug.
+    pub fn written(self, status: StatusCode) -> Result<Response, Problem> {
+        let tag = (header::ETAG, self.tag.header()?);
+        Ok((status, [tag, json_type()], Body::from(self.json)).into_response())
+    }
+}
+
+fn json_type() -> (header::HeaderName, HeaderValue) {
+    (header::CONTENT_TYPE, HeaderValue::from_static("application/json"))
 }
 
 /// Returns whether `If-None-Match` names this tag. It compares weakly, as the standard says.

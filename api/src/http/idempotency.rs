@@ -1,5 +1,5 @@
-//! `Idempotency-Key` (the IETF's draft of that name) of every POST but that which places an order: that one takes its
-//! key in the transaction that places it (`orders::door`).
+//! `Idempotency-Key` (the IETF's draft of that name) of every POST but two: that which places an order takes its key in
+//! the transaction that places it (`orders::door`), and that which adds stock in the inventory worker's.
 //!
 //! A key belongs to its subject, method and path. A request with a known key is answered with the first one's answer, or
 //! refused if its body is another. Only successes are kept: a refused request changed nothing and may be sent again.
@@ -28,6 +28,8 @@ const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// The route whose keys are taken where orders are placed.
 pub const PLACES_ORDERS: &str = "/api/orders";
+/// The route whose keys are taken by the inventory worker.
+pub const ADDS_STOCK: &str = "/api/inventory";
 /// The headers that belong to an answer, and are sent again with it.
 const KEPT_HEADERS: [HeaderName; 3] = [header::CONTENT_TYPE, header::ETAG, header::LOCATION];
 
@@ -61,10 +63,10 @@ pub async fn answer_once(
     request: Request,
     next: Next,
 ) -> Response {
-    let places = path.is_some_and(|path| path.as_str() == PLACES_ORDERS);
+    let elsewhere = path.is_some_and(|path| [PLACES_ORDERS, ADDS_STOCK].contains(&path.as_str()));
     let caller = request.extensions().get::<Caller>().cloned();
     match caller {
-        Some(caller) if request.method() == Method::POST && !places => {
+        Some(caller) if request.method() == Method::POST && !elsewhere => {
             once(&api, &caller, request, next).await.unwrap_or_else(IntoResponse::into_response)
         }
         _ => next.run(request).await,
@@ -76,7 +78,7 @@ async fn once(api: &Api, caller: &Caller, request: Request, next: Next) -> Resul
     let (head, body) = request.into_parts();
     // The edge has read it whole, within its limit.
     let body = to_bytes(body, MAX_BYTES).await.map_err(|_| Problem::Internal)?;
-    let identity = digest(&[caller.subject(), head.method.as_str(), head.uri.path(), &key]);
+    let identity = self::request(caller, &head.method, head.uri.path(), &key);
     let turn = api.answers.take(identity, fingerprint(&body)).await?;
     let reservation = match turn {
         Turn::First(reservation) => reservation,
@@ -124,6 +126,11 @@ fn replayed(answer: StoredAnswer) -> Result<Response, Problem> {
     }
     mark_replayed(&mut response);
     Ok(response)
+}
+
+/// Returns the digest of a request with a key: of its subject, method and path, and of the key.
+pub fn request(caller: &Caller, method: &Method, path: &str, key: &str) -> Digest {
+    digest(&[caller.subject(), method.as_str(), path, key])
 }
 
 /// Returns the digest of several texts.

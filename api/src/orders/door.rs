@@ -121,7 +121,7 @@ impl Door {
             id,
             saga: NewSaga { id: Uuid::now_v7(), business_key: id.to_string() },
             subject: subject.to_owned(),
-            idempotency: idempotency.map(|key| (key, request.fingerprint())),
+            idempotency: idempotency.map(|key| (key, request.fingerprint)),
             customer_id: request.customer_id.clone(),
             currency: request.currency.clone(),
             total: request.total(),

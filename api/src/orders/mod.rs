@@ -4,6 +4,7 @@ pub mod cursor;
 pub mod door;
 pub mod explanation;
 pub mod personal;
+pub mod pricing;
 pub mod request;
 pub mod view;
 pub mod watch;

@@ -1,14 +1,15 @@
 //! Requests for orders. Everything is validated here, at the edge.
 
-use amends_http::ProblemDetails;
 use amends_protocol::Json;
 use amends_workflows::order_fulfilment::{Line, OrderInput, Personal};
-use axum::http::StatusCode;
 use garde::Validate;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::personal::{Address, Contact};
+use super::{
+    personal::{Address, Contact},
+    pricing::UnpricedOrder,
+};
 use crate::{
     auth::{Caller, Right, access},
     problem::{Fault, Problem},
@@ -21,90 +22,67 @@ pub struct OrderRequest {
     /// The customer.
     #[garde(inner(custom(text)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    customer_id: Option<String>,
+    pub(super) customer_id: Option<String>,
     /// ISO 4217, upper case.
     #[garde(custom(currency_code))]
-    currency: String,
+    pub(super) currency: String,
     /// The lines of the order.
     #[garde(length(min = 1, max = 100), dive, custom(total_fits))]
-    lines: Vec<LineRequest>,
+    pub(super) lines: Vec<LineRequest>,
     /// The payment.
     #[garde(dive)]
-    payment: Payment,
+    pub(super) payment: Payment,
     /// The shipping address.
     #[garde(dive)]
-    shipping_address: Address,
+    pub(super) shipping_address: Address,
     /// How to reach the customer.
     #[garde(dive)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    contact: Option<Contact>,
+    pub(super) contact: Option<Contact>,
 }
 
 /// A line of an order, as it is sent.
 #[derive(Debug, Clone, Serialize, Deserialize, Validate)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct LineRequest {
+pub(super) struct LineRequest {
     /// The product.
     #[garde(custom(identifier))]
-    product_id: String,
+    pub(super) product_id: String,
     /// Number of units.
     #[garde(range(min = 1, max = 1_000_000))]
-    quantity: i64,
+    pub(super) quantity: i64,
     /// Price of one unit, in minor units of the order's currency.
     #[garde(inner(range(min = 0)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    unit_price: Option<i64>,
+    pub(super) unit_price: Option<i64>,
 }
 
 impl OrderRequest {
-    /// Decides for whom the order is, and at which prices.
+    /// Decides for whom the order is, and which prices are stated.
     ///
     /// # Errors
-    /// 403 for a customer or a price that the caller may not state; 400 for one that they must; 422 for a product
-    /// without a price.
-    pub fn placed_by(self, caller: &Caller) -> Result<NewOrder, Problem> {
-        let states = caller.may(Right::StateCustomer);
-        let prices = self.lines.iter().enumerate();
-        let price_at = |n: usize| format!("/lines/{n}/unitPrice");
-        if !states {
-            let mut faults: Vec<_> = prices
-                .filter(|(_, line)| line.unit_price.is_some())
-                .map(|(n, _)| Fault::at(price_at(n), "prices are not stated by customers"))
-                .collect();
+    /// 403 for a customer or a price that the caller may not state; 400 for a customer that they must.
+    pub fn placed_by(mut self, caller: &Caller) -> Result<UnpricedOrder, Problem> {
+        if caller.may(Right::StateCustomer) {
+            if self.customer_id.is_none() {
+                return Err(Problem::Invalid(vec![Fault::at("/customerId", "the field is missing")]));
+            }
+        } else {
+            let stated = self.lines.iter().enumerate().filter(|(_, line)| line.unit_price.is_some());
+            let fault =
+                |(n, _)| Fault::at(format!("/lines/{n}/unitPrice"), "prices are not stated by customers");
+            let mut faults: Vec<_> = stated.map(fault).collect();
             if self.customer_id.as_deref().is_some_and(|stated| stated != caller.subject()) {
                 faults.push(Fault::at("/customerId", "must be the token's subject, or left out"));
             }
-            return Err(if faults.is_empty() { no_price() } else { access::forbidden_at(faults) });
+            if !faults.is_empty() {
+                return Err(access::forbidden_at(faults));
+            }
+            self.customer_id = Some(caller.subject().to_owned());
         }
-        let missing = |at: String| Fault::at(at, "the field is missing");
-        let no_customer = self.customer_id.is_none().then(|| missing("/customerId".to_owned()));
-        let no_prices =
-            prices.filter(|(_, line)| line.unit_price.is_none()).map(|(n, _)| missing(price_at(n)));
-        let faults: Vec<_> = no_customer.into_iter().chain(no_prices).collect();
-        let Some(customer_id) = self.customer_id.filter(|_| faults.is_empty()) else {
-            return Err(Problem::Invalid(faults));
-        };
-        let line = |line: LineRequest| NewLine {
-            product_id: line.product_id,
-            quantity: line.quantity,
-            unit_price: line.unit_price.unwrap_or_default(),
-        };
-        Ok(NewOrder {
-            customer_id,
-            currency: self.currency,
-            lines: self.lines.into_iter().map(line).collect(),
-            payment: self.payment,
-            shipping_address: self.shipping_address,
-            contact: self.contact,
-        })
+        let fingerprint = Sha256::digest(serde_json::to_vec(&self).unwrap_or_default()).into();
+        Ok(UnpricedOrder::new(self, fingerprint))
     }
-}
-
-/// A customer's prices come from the products, and no product has one yet.
-fn no_price() -> Problem {
-    let (slug, title) = ("no-price", "A product has no price");
-    let detail = "No product has a price yet: only a storefront can place orders, and states `unitPrice`.";
-    ProblemDetails::new(StatusCode::UNPROCESSABLE_ENTITY, slug, title, detail).into()
 }
 
 /// Why an order, or a saga, is to be cancelled.
@@ -133,6 +111,9 @@ pub struct NewOrder {
     /// How to reach the customer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contact: Option<Contact>,
+    /// The SHA-256 of the request's content as it was sent.
+    #[serde(skip)]
+    pub fingerprint: [u8; 32],
 }
 
 /// A line of an order that is to be placed.
@@ -156,7 +137,8 @@ pub struct Payment {
     pub method: String,
 }
 
-fn identifier(text: &str, (): &()) -> garde::Result {
+/// Validates a product's id.
+pub fn identifier(text: &str, (): &()) -> garde::Result {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     match text.chars().count() {
         1..=64 if text.chars().all(fits) => Ok(()),
@@ -169,7 +151,8 @@ pub fn text(text: &str, (): &()) -> garde::Result {
     amends_http::text::check(text).map_err(garde::Error::new)
 }
 
-fn currency_code(code: &str, (): &()) -> garde::Result {
+/// Validates a currency.
+pub fn currency_code(code: &str, (): &()) -> garde::Result {
     let upper = code.len() == 3 && code.bytes().all(|b| b.is_ascii_uppercase());
     match iso_currency::Currency::from_code(code) {
         Some(_) if upper => Ok(()),
@@ -177,8 +160,10 @@ fn currency_code(code: &str, (): &()) -> garde::Result {
     }
 }
 
+pub(super) const TOTAL_TOO_LARGE: &str = "the total is larger than can be counted";
+
 /// Adds up quantities and prices.
-fn total(mut lines: impl Iterator<Item = (i64, i64)>) -> Option<i64> {
+pub(super) fn total(mut lines: impl Iterator<Item = (i64, i64)>) -> Option<i64> {
     lines.try_fold(0_i64, |sum, (quantity, price)| sum.checked_add(price.checked_mul(quantity)?))
 }
 
@@ -187,7 +172,7 @@ fn total_fits(lines: &Vec<LineRequest>, (): &()) -> garde::Result {
     // A negative price is a fault of its line; the sum counts only for valid lines.
     match total(lines.iter().map(|line| (line.quantity, line.unit_price.unwrap_or_default()))) {
         Some(_) => Ok(()),
-        None => Err(garde::Error::new("the total is larger than can be counted")),
+        None => Err(garde::Error::new(TOTAL_TOO_LARGE)),
     }
 }
 
@@ -195,12 +180,6 @@ impl NewOrder {
     /// Returns the total in minor units. Validation guarantees that it fits.
     pub fn total(&self) -> i64 {
         total(self.lines.iter().map(|line| (line.quantity, line.unit_price))).unwrap_or(i64::MAX)
-    }
-
-    /// Returns the SHA-256 of the request's content, independent of its formatting.
-    pub fn fingerprint(&self) -> [u8; 32] {
-        let canonical = serde_json::to_vec(self).unwrap_or_default();
-        Sha256::digest(canonical).into()
     }
 
     /// Returns the order's lines as shown to clients.
@@ -235,7 +214,9 @@ impl NewOrder {
 
 #[cfg(test)]
 mod tests {
-    use amends_http::body;
+    use std::collections::HashMap;
+
+    use amends_http::{ProblemDetails, body};
     use axum::{body::Bytes, http::HeaderMap};
     use proptest::{collection::vec, prelude::*, sample::Index};
 
@@ -250,7 +231,8 @@ mod tests {
     fn order(bytes: Vec<u8>) -> Result<NewOrder, Problem> {
         let mut headers = HeaderMap::new();
         headers.insert("content-type", "application/json".parse().unwrap());
-        body::read::<OrderRequest>(&headers, &Bytes::from(bytes))?.placed_by(&Caller::dev())
+        let unpriced = body::read::<OrderRequest>(&headers, &Bytes::from(bytes))?.placed_by(&Caller::dev())?;
+        unpriced.priced(&HashMap::new())
     }
 
     fn placed_by(role: Role, change: impl Fn(&mut Value)) -> (u16, String) {
@@ -258,7 +240,7 @@ mod tests {
         change(&mut body);
         let request: OrderRequest = serde_json::from_value(body).unwrap();
         match request.placed_by(&Caller::new("c-1", [role].into_iter().collect())) {
-            Ok(order) => (201, order.customer_id),
+            Ok(order) => (201, order.customer().to_owned()),
             Err(problem) => {
                 let pointer = match &problem {
                     Problem::Invalid(faults) => format!("{faults:?}"),
@@ -283,24 +265,23 @@ mod tests {
         });
         assert!(status == 403 && why.contains("/customerId"), "{why}");
         for own in [Some("c-1"), None] {
-            let (status, why) = placed_by(Role::Customer, |body| {
+            let placed = placed_by(Role::Customer, |body| {
                 without_prices(body);
                 body["customerId"] = json!(own);
             });
-            assert!(status == 422 && why.contains("no-price"), "{why}");
+            assert_eq!(placed, (201, "c-1".into()));
         }
     }
 
     #[test]
-    fn a_storefront_states_any_customer_and_all_prices_and_must() {
+    fn a_storefront_states_any_customer_and_must_and_prices_as_it_likes() {
         assert_eq!(
             placed_by(Role::Storefront, |body| body["customerId"] = json!("c-2")),
             (201, "c-2".into())
         );
         let (status, why) = placed_by(Role::Storefront, |body| body["customerId"] = json!(null));
         assert!(status == 400 && why.contains("/customerId"), "{why}");
-        let (status, why) = placed_by(Role::Storefront, without_prices);
-        assert!(status == 400 && why.contains("/lines/0/unitPrice"), "{why}");
+        assert_eq!(placed_by(Role::Storefront, without_prices), (201, "c-1".into()));
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use amends_engine::runtime::{Engine, Epoch};
-use amends_orders::{OrderStore, answers::AnswerStore};
+use amends_orders::{OrderStore, answers::AnswerStore, products::ProductStore};
 use amends_postgres::{Database, MIGRATOR, PgSagaStore, deployment::deployment};
 use anyhow::{Context, Result, bail};
 use reqwest::{Client, Url};
@@ -15,13 +15,14 @@ use crate::{
     engine::command_sink,
     failpoints::point,
     fleet,
+    gateway::{ServiceToken, Upstream},
     lists::{self, Lists},
     orders::{
         door::{Placing, door},
         watch::Watches,
     },
     process::{Process, bind, database, serve},
-    routes,
+    routes::{self, Limits},
     state::Api,
 };
 
@@ -92,17 +93,24 @@ pub async fn serve_on(process: &Process, listener: TcpListener, auth: Authentica
         OrderStore::new(lists::order_connections(process, settings.database_of("api")?, deployment.homes)?);
     let watches = Arc::<Watches>::default();
     process.watch("watch of orders", Arc::clone(&watches).run(order_lists.clone(), process.stop.clone()));
+    // The services are ours, and speak plain HTTP: no proxy from the environment, no certificates of the system.
+    let http = Client::builder().no_proxy().tls_certs_only([]).build().context("creating an HTTP client")?;
     let api = Arc::new(Api {
         auth: Arc::new(auth),
         engine,
         orders,
         order_lists,
         lists: Lists::connect(process, settings.database_of("api")?, deployment.homes)?,
+        products: ProductStore::new(lists::product_connections(process, settings.database_of("api")?)?),
         answers: AnswerStore::new(lists::answer_connections(process, settings.database_of("api")?)?),
         door,
-        inventory_url: settings.url_of("inventory").to_owned(),
-        // The worker is ours, and speaks plain HTTP: no proxy from the environment, no certificates of the system.
-        http: Client::builder().no_proxy().tls_certs_only([]).build().context("creating an HTTP client")?,
+        inventory: Upstream::new(
+            "inventory",
+            settings.url_of("inventory"),
+            http,
+            ServiceToken::new(settings.service_token.as_ref()),
+        ),
+        stock_cache: process.stock_cache.clone(),
         waiting: Semaphore::new(routes::WAITING_MOST),
         watches: Arc::clone(&watches),
         streams: Arc::new(Semaphore::new(routes::STREAMS_MOST)),
@@ -111,6 +119,6 @@ pub async fn serve_on(process: &Process, listener: TcpListener, auth: Authentica
     });
     let address = listener.local_addr()?;
     process.watch("placing of orders", group_commit.run(placing, process.stop.clone()));
-    serve(process, listener, routes::router(api))?;
+    serve(process, listener, routes::router(api, Limits::of(process)))?;
     Ok(address)
 }

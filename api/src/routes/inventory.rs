@@ -1,56 +1,183 @@
-//! `/api/inventory/*`: forwarded to the inventory worker, which owns the stock.
+//! `/api/inventory/*`: what the inventory worker does, which owns the stock, with the caller's role.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
+use amends_http::query::{self, Parameter};
+use amends_inventory::{SUBJECT, cache::Looked};
 use axum::{
     body::Bytes,
-    extract::{OriginalUri, State},
-    http::{HeaderMap, Method, header},
+    extract::{OriginalUri, Path, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::from_fn,
     response::{IntoResponse, Response},
 };
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
+use super::products::product_id;
 use crate::{
     auth::{
-        Right,
+        Caller, Right,
         access::{Access, Routes},
     },
-    problem::Problem,
+    gateway::upstream::{Answered, Asked},
+    http::{
+        idempotency::{self, ADDS_STOCK},
+        page::{CURSOR, LIMIT, PAGE_PARAMETERS, PageRequest},
+    },
+    orders::cursor::Place,
+    problem::{Fault, Problem},
     state::Api,
 };
 
-const FORWARD_LONGEST: Duration = Duration::from_secs(5);
+const ONE: &str = "/api/inventory/{productId}";
+const STOCK: &str = "/api/inventory/{productId}/stock";
+const MOVEMENTS: &str = "/api/inventory/{productId}/movements";
+
+const BELOW: &str = "below";
+const LIST_PARAMETERS: [Parameter; 3] =
+    [Parameter::Once(BELOW), Parameter::Once(LIMIT), Parameter::Once(CURSOR)];
+/// The largest quantity on hand.
+const ON_HAND_MOST: i64 = 1_000_000_000_000;
+/// The headers of the worker's answer that reach the caller.
+const PASSED_ON: [HeaderName; 5] = [
+    header::CONTENT_TYPE,
+    header::ALLOW,
+    header::LOCATION,
+    header::RETRY_AFTER,
+    HeaderName::from_static("idempotency-replayed"),
+];
 
 pub fn routes() -> Routes<Arc<Api>> {
+    let (reads, sets) = (Access::Needs(Right::ReadStock), Access::Needs(Right::SetStock));
     Routes::default()
-        .on(Method::GET, "/api/inventory", Access::Needs(Right::ReadStock), forward)
-        .on(Method::GET, "/api/inventory/{productId}", Access::Needs(Right::ReadStock), forward)
-        .on(Method::PUT, "/api/inventory/{productId}/stock", Access::Needs(Right::SetStock), forward)
+        .on(Method::GET, ONE, reads, read)
+        .on(Method::PUT, STOCK, sets, change)
+        .on(Method::POST, ADDS_STOCK, sets, change)
+        .each(|routes| routes.route_layer(from_fn(query::none)))
+        .on(Method::GET, ADDS_STOCK, reads, list)
+        .on(Method::GET, MOVEMENTS, reads, movements)
 }
 
-/// The caller's token is not forwarded.
-async fn forward(
+/// A page of the worker's.
+#[derive(Deserialize)]
+struct WorkerPage {
+    items: Box<RawValue>,
+    next: Option<String>,
+}
+
+/// From the cache, or from the worker.
+async fn read(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Result<Response, Problem> {
+    let id = product_id(id)?;
+    let ticket = match api.stock_cache.look(&id).await {
+        Looked::Found(stock) => {
+            count_read("cache");
+            return Ok(([(header::CONTENT_TYPE, "application/json")], stock).into_response());
+        }
+        Looked::Absent(ticket) => Some(ticket),
+        Looked::Unknown => None,
+    };
+    count_read("worker");
+    let path = format!("/api/inventory/{id}");
+    let answered = api.inventory.ask(Asked { path, ..Asked::default() }).await?;
+    if let (Some(ticket), StatusCode::OK, Ok(stock)) =
+        (ticket, answered.status, std::str::from_utf8(&answered.body))
+    {
+        // The caller does not wait for the cache.
+        let (cache, stock) = (api.stock_cache.clone(), stock.to_owned());
+        tokio::spawn(async move { cache.keep(&id, ticket, &stock).await });
+    }
+    Ok(passed_on(answered))
+}
+
+fn count_read(from: &'static str) {
+    metrics::counter!("amends_api_stock_reads_total", "from" => from).increment(1);
+}
+
+/// Sets, adjusts or adds. The worker takes the idempotency key in the transaction of the change.
+async fn change(
     State(api): State<Arc<Api>>,
+    caller: Caller,
     method: Method,
     OriginalUri(uri): OriginalUri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let away = || Problem::Unavailable("The inventory worker is unavailable.".to_owned());
-    let path = uri.path_and_query().map_or("/", |p| p.as_str());
-    let url = format!("{}{path}", api.inventory_url.trim_end_matches('/'));
-    // For HEAD, the body is left out on its way to the client, but its length is sent.
-    let method = if method == Method::HEAD { Method::GET } else { method };
-    let mut request = api.http.request(method, url).timeout(FORWARD_LONGEST).body(body);
-    for kind in headers.get_all(header::CONTENT_TYPE) {
-        request = request.header(header::CONTENT_TYPE, kind);
+    let mut forwarded = HeaderMap::new();
+    if let Some(key) = idempotency::key(&headers)? {
+        let request = idempotency::request(&caller, &method, uri.path(), &key);
+        forwarded.extend(HeaderValue::try_from(hex::encode(request)).ok().map(|value| {
+            // The caller's own key could be that of another caller.
+            (HeaderName::from_static("idempotency-key"), value)
+        }));
     }
-    let answer = request.send().await.map_err(|_| away())?;
-    let status = answer.status();
-    let kept = [header::CONTENT_TYPE, header::ALLOW, header::RETRY_AFTER];
-    let headers: HeaderMap = kept
-        .into_iter()
-        .filter_map(|name| Some((name.clone(), answer.headers().get(&name)?.clone())))
-        .collect();
-    let bytes = answer.bytes().await.map_err(|_| away())?;
-    Ok((status, headers, bytes).into_response())
+    let subject = utf8_percent_encode(caller.subject(), NON_ALPHANUMERIC).to_string();
+    forwarded.extend(HeaderValue::try_from(subject).ok().map(|subject| (SUBJECT, subject)));
+    for kind in headers.get_all(header::CONTENT_TYPE) {
+        forwarded.append(header::CONTENT_TYPE, kind.clone());
+    }
+    let path = uri.path().to_owned();
+    Ok(passed_on(api.inventory.ask(Asked { method, path, headers: forwarded, body }).await?))
+}
+
+async fn list(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    OriginalUri(uri): OriginalUri,
+) -> Result<Response, Problem> {
+    let query = query::read(&uri, &LIST_PARAMETERS)?;
+    let below = query.iter().find(|(name, _)| *name == BELOW).map(|(_, below)| below.parse::<i64>());
+    let below = match below {
+        None => String::new(),
+        Some(Ok(below)) if (0..=ON_HAND_MOST).contains(&below) => format!("&below={below}"),
+        Some(_) => {
+            let why = format!("must be 0-{ON_HAND_MOST}");
+            return Err(Problem::Invalid(vec![Fault::parameter(BELOW, why)]));
+        }
+    };
+    let page = PageRequest::<String>::read(&caller, &api.engine.key, ADDS_STOCK, query)?;
+    let after = page.after.as_ref().map(|after| format!("&after={after}")).unwrap_or_default();
+    let path = format!("{ADDS_STOCK}?limit={}{after}{below}", page.limit);
+    paged(&api, &page, path, Some).await
+}
+
+async fn movements(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Path(id): Path<String>,
+    OriginalUri(uri): OriginalUri,
+) -> Result<Response, Problem> {
+    let (id, query) = (product_id(id)?, query::read(&uri, &PAGE_PARAMETERS)?);
+    let list = format!("/api/inventory/{id}/movements");
+    let page = PageRequest::<i64>::read(&caller, &api.engine.key, &list, query)?;
+    let after = page.after.map(|after| format!("&after={after}")).unwrap_or_default();
+    let path = format!("{list}?limit={}{after}", page.limit);
+    paged(&api, &page, path, |next| next.parse().ok()).await
+}
+
+/// Reads a page of the worker's, and signs what leads to the next one.
+async fn paged<P: Place>(
+    api: &Api,
+    page: &PageRequest<P>,
+    path: String,
+    place: impl Fn(String) -> Option<P>,
+) -> Result<Response, Problem> {
+    let answered = api.inventory.ask(Asked { path, ..Asked::default() }).await?;
+    if answered.status != StatusCode::OK {
+        return Ok(passed_on(answered));
+    }
+    let read: WorkerPage = serde_json::from_slice(&answered.body).map_err(|error| {
+        tracing::error!(%error, "the inventory worker's page cannot be read");
+        Problem::Internal
+    })?;
+    Ok(page.answer(&api.engine.key, read.items, read.next.and_then(place).as_ref()))
+}
+
+fn passed_on(answered: Answered) -> Response {
+    let kept = PASSED_ON.into_iter().filter_map(|name| {
+        let value = answered.headers.get(&name)?.clone();
+        Some((name, value))
+    });
+    (answered.status, kept.collect::<HeaderMap>(), answered.body).into_response()
 }

@@ -1,6 +1,7 @@
 //! The HTTP routes: one file per resource.
 
 pub mod admin;
+mod breakers;
 pub mod health;
 mod inventory;
 mod key_set;
@@ -9,21 +10,29 @@ mod order_list;
 mod order_read;
 mod orders;
 mod personal_data;
+mod products;
 
 use std::sync::Arc;
 
 use amends_http::accept;
 use axum::{
     Router,
+    http::{Extensions, HeaderMap, StatusCode, Version, header},
     middleware::{from_fn, from_fn_with_state},
 };
+use tower_http::compression::{CompressionLayer, DefaultPredicate, Predicate};
 
 use crate::{
     auth::{
         access::{Route, Routes},
         bearer,
     },
-    http::idempotency,
+    http::{
+        concurrency::{self, Concurrency},
+        idempotency,
+        rate_limit::{self, LimitedBy, RateLimit},
+    },
+    process::Process,
     state::Api,
 };
 
@@ -31,13 +40,62 @@ pub use order_events::STREAMS_MOST;
 pub use order_read::WAITING_MOST;
 
 /// Returns the api's routes. The rules of every HTTP edge are applied where they are served.
-pub fn router(api: Arc<Api>) -> Router {
+pub fn router(api: Arc<Api>, limits: Limits) -> Router {
     let observed = health::router(health::Ready::api(Arc::clone(&api)), api.metrics.clone());
     let authenticate = from_fn_with_state(Arc::clone(&api.auth), bearer::authenticate);
     let once = from_fn_with_state(Arc::clone(&api), idempotency::answer_once);
     let routes = resources().each(|routes| routes.route_layer(once)).open(observed, &health::PATHS);
-    // The last layer is the outermost: a caller without a token does not learn which paths exist.
-    routes.checked().with_state(api).layer(authenticate)
+    let Limits { by_subject, by_address, concurrency, is_compressed } = limits;
+    // Each layer is outside of those before it: a caller without a token does not learn which paths exist, and an address
+    // is limited before its tokens are looked at.
+    let mut routes = routes.checked().with_state(api);
+    if let Some(limit) = by_subject {
+        routes = routes.layer(from_fn_with_state(limit, rate_limit::limit));
+    }
+    routes = routes.layer(authenticate);
+    if let Some(limit) = by_address {
+        routes = routes.layer(from_fn_with_state(limit, rate_limit::limit));
+    }
+    if let Some(limit) = concurrency {
+        routes = routes.layer(from_fn_with_state(limit, concurrency::limit));
+    }
+    if is_compressed {
+        routes = routes.layer(CompressionLayer::new().compress_when(DefaultPredicate::new().and(has_no_tag)));
+    }
+    routes
+}
+
+/// A strong tag is of the bytes that are sent, so an answer with a tag is sent as it is.
+fn has_no_tag(_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions) -> bool {
+    !headers.contains_key(header::ETAG)
+}
+
+/// The limits that are set.
+#[derive(Debug, Default)]
+pub struct Limits {
+    /// Of each subject.
+    pub by_subject: Option<RateLimit>,
+    /// Of each address.
+    pub by_address: Option<RateLimit>,
+    /// Of all requests together.
+    pub concurrency: Option<Concurrency>,
+    /// Whether answers are compressed.
+    pub is_compressed: bool,
+}
+
+impl Limits {
+    /// Reads them from a process' settings.
+    pub fn of(process: &Process) -> Self {
+        let settings = &process.settings;
+        let rate =
+            |by, a_minute| RateLimit::new(by, a_minute, process.redis.clone(), settings.forwarding_proxies);
+        Self {
+            by_subject: rate(LimitedBy::Subject, settings.rate_limit_subject),
+            by_address: rate(LimitedBy::Address, settings.rate_limit_address),
+            concurrency: Concurrency::new(settings.concurrent_requests),
+            is_compressed: settings.compression,
+        }
+    }
 }
 
 fn resources() -> Routes<Arc<Api>> {
@@ -45,9 +103,11 @@ fn resources() -> Routes<Arc<Api>> {
         .merge(orders::routes())
         .merge(order_list::routes())
         .merge(order_read::routes())
+        .merge(products::routes())
         .merge(inventory::routes())
         .merge(personal_data::routes())
-        .merge(admin::routes());
+        .merge(admin::routes())
+        .merge(breakers::routes());
     resources
         .each(|routes| routes.route_layer(from_fn(accept::json)))
         .merge(order_events::routes())

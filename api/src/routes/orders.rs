@@ -58,7 +58,13 @@ async fn place(
 ) -> Result<Response, Problem> {
     let key = idempotency::key(&headers)?;
     let request: request::OrderRequest = body::read(&headers, &body)?;
-    let order = request.placed_by(&caller)?;
+    let unpriced = request.placed_by(&caller)?;
+    let fingerprint = unpriced.fingerprint();
+    let order = match unpriced.price(&api.products).await {
+        Ok(order) => order,
+        // Products change: a request that placed an order once is answered with that order.
+        Err(refused) => return placed_before(&api, &caller, key, fingerprint).await?.ok_or(refused),
+    };
     match api.door.place(caller.subject(), key, &order).await? {
         Placed::New { order, .. } => Ok(created(&Order::accepted(&order), order.id, false)),
         Placed::Replayed(order) => Ok(created(&Order::accepted(&order), order.id, true)),
@@ -67,6 +73,23 @@ async fn place(
             tracing::error!(why, "an accepted order cannot be stored");
             Err(Problem::Internal)
         }
+    }
+}
+
+/// Returns the answer to an earlier request with this key, if there was one.
+async fn placed_before(
+    api: &Api,
+    caller: &Caller,
+    key: Option<String>,
+    fingerprint: [u8; 32],
+) -> Result<Option<Response>, Problem> {
+    let Some(key) = key else { return Ok(None) };
+    match api.orders.placed_with(caller.subject(), &key).await? {
+        Some(known) if known.fingerprint == fingerprint => {
+            Ok(Some(created(&Order::accepted(&known.order), known.order.id, true)))
+        }
+        Some(_) => Err(Problem::KeyReused),
+        None => Ok(None),
     }
 }
 

@@ -40,6 +40,8 @@ enum Twist {
 
 const MUG: &str = "sample-mug";
 const SOLD_OUT: &str = "sample-sold-out";
+/// The price of both, in cents.
+const UNIT_PRICE: i64 = 1250;
 
 const SAMPLES: [Sample; 8] = [
     sample("an order is fulfilled", MUG, "card_approved", "AT", "FULFILLED", None, Twist::None),
@@ -107,8 +109,11 @@ const fn sample(
 /// Runs the samples one after the other; returns whether each ended as expected.
 pub async fn run(url: &str, token: Option<String>) -> Result<bool> {
     let client = Client::new(url, token)?;
-    client.put(&format!("/api/inventory/{SOLD_OUT}/stock"), &json!({ "onHand": 0 })).await?;
-    client.put(&format!("/api/inventory/{MUG}/stock"), &json!({ "onHand": 1000 })).await?;
+    for (product, name, on_hand) in [(SOLD_OUT, "Sample, sold out", 0), (MUG, "Sample mug", 1000)] {
+        let priced = json!({ "name": name, "unitPrice": UNIT_PRICE, "currency": "EUR" });
+        client.put(&format!("/api/products/{product}"), &priced).await?;
+        client.put(&format!("/api/inventory/{product}/stock"), &json!({ "onHand": on_hand })).await?;
+    }
     let mut well = 0;
     for (n, sample) in SAMPLES.iter().enumerate() {
         println!("\n{} of {}: {}", n + 1, SAMPLES.len(), sample.title);
@@ -125,12 +130,13 @@ pub async fn run(url: &str, token: Option<String>) -> Result<bool> {
 pub fn invite(url: &str, database: &str, brokers: &str, data: Option<&Path>) {
     let place = json!({
         "customerId": "c-1001", "currency": "EUR",
-        "lines": [{ "productId": MUG, "quantity": 2, "unitPrice": 1250 }],
+        "lines": [{ "productId": MUG, "quantity": 2 }],
         "payment": { "method": "card_approved" },
         "shippingAddress": { "name": "Test Customer", "line1": "1 Long Street", "city": "Vienna",
                              "postalCode": "1010", "country": "AT" },
     });
     println!("\n  orders    {url}/api/orders");
+    println!("  products  {url}/api/products");
     println!("  stock     {url}/api/inventory/{MUG}");
     println!("  sagas     {url}/admin/sagas?state=parked");
     println!("  health    {url}/health/ready");
@@ -141,7 +147,7 @@ pub fn invite(url: &str, database: &str, brokers: &str, data: Option<&Path>) {
     println!("\nPlace an order:\n");
     let mut bearer = "";
     if let Some(data) = data {
-        println!("  TOKEN=$(amends token --role storefront --subject shop --data '{}')", data.display());
+        println!("  TOKEN=$(amends token --role customer --subject c-1001 --data '{}')", data.display());
         bearer = " -H \"authorization: Bearer $TOKEN\"";
     }
     println!(
@@ -164,7 +170,7 @@ impl Sample {
     async fn take(&self, client: &Client) -> Result<()> {
         let order = json!({
             "customerId": "c-1001", "currency": "EUR",
-            "lines": [{ "productId": self.product, "quantity": 2, "unitPrice": 1250 }],
+            "lines": [{ "productId": self.product, "quantity": 2 }],
             "payment": { "method": self.method },
             "shippingAddress": { "name": "Test Customer", "line1": "1 Long Street", "city": "Vienna",
                                  "postalCode": "1010", "country": self.country },

@@ -9,6 +9,7 @@ use std::{
 
 use amends_http::Rules;
 use amends_postgres::retention::RETENTION_LEAST;
+use amends_redis::Redis;
 use humantime_serde::re::humantime::format_duration;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -43,6 +44,10 @@ pub(super) fn check(settings: &Settings) -> Result<(), Error> {
     for (key, value, range) in [
         ("database_connections", i64::from(settings.database_connections), 1..=1_000),
         ("admission", i64::from(settings.admission), 0..=1_000_000),
+        ("rate_limit_subject", i64::from(settings.rate_limit_subject), 0..=1_000_000),
+        ("rate_limit_address", i64::from(settings.rate_limit_address), 0..=1_000_000),
+        ("forwarding_proxies", i64::from(settings.forwarding_proxies), 0..=10),
+        ("concurrent_requests", i64::from(settings.concurrent_requests), 0..=1_000_000),
         ("http_connections", i64::from(settings.http_connections), 1..=1_000_000),
         // More partitions than slots would stay empty.
         ("command_partitions", i64::from(settings.command_partitions), 1..=1_024),
@@ -57,6 +62,12 @@ pub(super) fn check(settings: &Settings) -> Result<(), Error> {
         refused("kafka_brokers", "must be HOST:PORT, several separated by commas")?;
     }
     tokens(settings)?;
+    service_token(settings.service_token.as_ref())?;
+    if let Some(url) = &settings.redis_url
+        && let Err(error) = Redis::new(url.expose_secret())
+    {
+        refused("redis_url", &error.to_string())?;
+    }
     // The filter's own parser takes it for the name of a module.
     if settings.log.contains("://") {
         refused("log", "must be a filter such as info, or amends_engine=debug,info")?;
@@ -107,6 +118,16 @@ fn claim(key: &str, value: &str) -> Result<(), Error> {
         refused(key, "must be 1-200 visible characters, and no URL with a password")?;
     }
     Ok(())
+}
+
+/// A token is sent as it is, so it has the characters of one (RFC 6750, 2.1).
+fn service_token(token: Option<&SecretString>) -> Result<(), Error> {
+    let Some(token) = token.map(ExposeSecret::expose_secret) else { return Ok(()) };
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+    if (16..=200).contains(&token.len()) && token.bytes().all(fits) {
+        return Ok(());
+    }
+    refused("service_token", "must be 16-200 of A-Z a-z 0-9 - . _ ~ + / =")
 }
 
 fn key_set(key: &str, url: &str) -> Result<(), Error> {

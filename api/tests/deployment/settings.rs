@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::support::{self, Setting, defaults, kept};
 
 /// Settings that the chart derives from other values.
-const OF_THE_CHART: [&str; 11] = [
+const OF_THE_CHART: [&str; 12] = [
     "allowed_hosts",
     "database_url",
     "inventory_url",
@@ -19,6 +19,7 @@ const OF_THE_CHART: [&str; 11] = [
     "listen",
     "no_auth",
     "roles_claim",
+    "service_token",
 ];
 
 const SCHEMA: &str = "charts/amends/values.schema.json";

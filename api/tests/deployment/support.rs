@@ -76,7 +76,7 @@ pub struct Setting {
 /// Returns the environment variable of a setting.
 pub fn variable(key: &str) -> String {
     match key {
-        "database_url" | "kafka_brokers" => key.to_ascii_uppercase(),
+        "database_url" | "kafka_brokers" | "redis_url" => key.to_ascii_uppercase(),
         _ => format!("AMENDS_{}", key.to_ascii_uppercase()),
     }
 }
@@ -109,7 +109,7 @@ impl Container {
 /// Returns the setting that a variable sets.
 fn key(name: &str) -> Result<String, String> {
     match name {
-        "DATABASE_URL" | "KAFKA_BROKERS" => Ok(name.to_ascii_lowercase()),
+        "DATABASE_URL" | "KAFKA_BROKERS" | "REDIS_URL" => Ok(name.to_ascii_lowercase()),
         _ => match name.strip_prefix("AMENDS_") {
             Some(key) => Ok(key.to_ascii_lowercase()),
             None => Err(format!("{name} is no variable of Amends")),
@@ -135,6 +135,11 @@ fn needs(role: &Role, settings: &Settings) -> Result<(), String> {
                 return Err("the role listens on other than loopback addresses without no_auth".to_owned());
             }
             let name = if let Role::Worker { name } = role { name } else { "engine" };
+            if is_open && name == "inventory" && settings.service_token.is_none() {
+                return Err(
+                    "the worker listens on other than loopback addresses without service_token".to_owned()
+                );
+            }
             database(name).and(brokers())
         }
         Role::Migrate { .. } => settings.server().map(drop).map_err(|error| error.to_string()),
@@ -168,6 +173,7 @@ fn a_container_with_a_wrong_command_or_setting_is_refused_by_name() {
     refused(&|container| container.file = Some("call_leese = \"30s\"".to_owned()), "call_leese");
     refused(&|container| drop(container.env.insert("AMENDS_COLOUR".into(), "red".into())), "colour");
     refused(&|container| drop(container.env.remove("AMENDS_NO_AUTH")), "no_auth");
+    refused(&|container| container.args[1] = "inventory".to_owned(), "service_token");
     refused(&|container| drop(container.env.remove("KAFKA_BROKERS")), "kafka_brokers");
     refused(&|container| drop(container.env.remove("AMENDS_PAYMENT_DATABASE_URL")), "payment_database_url");
 }

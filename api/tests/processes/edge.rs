@@ -45,7 +45,10 @@ fn bad_bodies() -> Vec<(&'static str, String)> {
         ("a customer of spaces", bad(|b| b["customerId"] = json!("  "))),
         ("an empty customer", bad(|b| b["customerId"] = json!(""))),
         ("a customer of 201 characters", bad(|b| b["customerId"] = json!("c".repeat(201)))),
-        ("no price", bad(|b| drop(b["lines"][0].as_object_mut().unwrap().remove("unitPrice")))),
+        (
+            "a product without a price",
+            bad(|b| drop(b["lines"][0].as_object_mut().unwrap().remove("unitPrice"))),
+        ),
         ("no lines", bad(|b| b["lines"] = json!([]))),
         ("101 lines", bad(|b| b["lines"] = json!(vec![line.clone(); 101]))),
         ("a product with a slash", bad(|b| b["lines"][0]["productId"] = json!("a/b"))),

@@ -40,7 +40,10 @@ impl Route {
 fn routes(api: &str, inventory: &str, saga: &str, order_id: &str) -> Vec<Route> {
     let reason = json!({ "reason": "x" });
     let resolve = json!({ "outcome": "done", "reason": "x", "reference": "y" });
-    let stock = json!({ "onHand": 7 });
+    let stock = json!({ "onHand": 7, "reason": "counted" });
+    let added = json!({ "productId": "mug", "quantity": 1, "reason": "delivered" });
+    let product = json!({ "name": "Blue mug", "unitPrice": 1250, "currency": "EUR" });
+    let held = json!({ "mode": "open", "reason": "x" });
     let of = |base: &str, method: Method, path: String, body: Option<&Value>| Route {
         is_strict: path.starts_with("/api/") || path.starts_with("/admin/"),
         base: base.to_owned(),
@@ -53,6 +56,11 @@ fn routes(api: &str, inventory: &str, saga: &str, order_id: &str) -> Vec<Route> 
         of(api, Method::GET, format!("/api/orders/{order_id}"), None),
         of(api, Method::DELETE, format!("/api/orders/{order_id}"), None),
         of(api, Method::GET, format!("/api/orders/{order_id}/timeline"), None),
+        of(api, Method::GET, "/api/products".into(), None),
+        of(api, Method::GET, "/api/products/mug".into(), None),
+        of(api, Method::PUT, "/api/products/mug".into(), Some(&product)),
+        of(api, Method::GET, "/admin/circuit-breakers".into(), None),
+        of(api, Method::PUT, "/admin/circuit-breakers/inventory".into(), Some(&held)),
         of(api, Method::GET, "/admin/sagas".into(), None),
         of(api, Method::GET, format!("/admin/sagas/{saga}"), None),
         of(api, Method::POST, format!("/admin/sagas/{saga}/retry"), Some(&reason)),
@@ -63,7 +71,9 @@ fn routes(api: &str, inventory: &str, saga: &str, order_id: &str) -> Vec<Route> 
         routes.extend([
             of(base, Method::GET, "/api/inventory".into(), None),
             of(base, Method::GET, "/api/inventory/mug".into(), None),
+            of(base, Method::GET, "/api/inventory/mug/movements".into(), None),
             of(base, Method::PUT, "/api/inventory/mug/stock".into(), Some(&stock)),
+            of(base, Method::POST, "/api/inventory".into(), Some(&added)),
             of(base, Method::GET, "/health/live".into(), None),
             of(base, Method::GET, "/health/ready".into(), None),
             of(base, Method::GET, "/metrics".into(), None),
@@ -197,6 +207,7 @@ async fn rows(stack: &Stack) -> Vec<i64> {
         ("engine", "SELECT sum(revision)::bigint FROM sagas"),
         ("engine", "SELECT count(*) FROM timeline"),
         ("engine", "SELECT count(*) FROM idempotency_keys"),
+        ("engine", "SELECT count(*) FROM products"),
         ("inventory", "SELECT sum(on_hand)::bigint FROM stock"),
         ("inventory", "SELECT count(*) FROM moves WHERE kind = 'adjusted'"),
     ] {

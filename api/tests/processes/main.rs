@@ -2,6 +2,7 @@
 //! `AMENDS_TEST_REAL_KAFKA` also over a real Apache Kafka.
 
 mod books;
+mod cached;
 mod callers;
 mod cancelling;
 mod changes;
@@ -11,13 +12,16 @@ mod edge;
 mod environment;
 mod following;
 mod hostile;
+mod limits;
 mod listing;
 mod odd;
 mod passed_over;
 mod privacy;
+mod products;
 mod reads;
 mod recovery;
 mod samples;
+mod services;
 mod silence;
 mod support;
 mod traffic;

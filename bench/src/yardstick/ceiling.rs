@@ -103,7 +103,7 @@ impl Ceiling {
             id,
             saga: NewSaga { id: saga, business_key: id.to_string() },
             subject: DEV_SUBJECT.to_owned(),
-            idempotency: Some((Uuid::new_v4().to_string(), basket.request.fingerprint())),
+            idempotency: Some((Uuid::new_v4().to_string(), basket.request.fingerprint)),
             customer_id: basket.request.customer_id.clone(),
             currency: basket.request.currency.clone(),
             total: basket.request.total(),

@@ -79,6 +79,10 @@ AMENDS_{{ upper . }}_DATABASE_URL
 {{- default (printf "%s-databases" (include "amends.fullname" .)) .Values.database.existingSecret -}}
 {{- end -}}
 
+{{- define "amends.serviceTokenSecret" -}}
+{{- default (printf "%s-service-token" (include "amends.fullname" .)) .Values.serviceToken.existingSecret -}}
+{{- end -}}
+
 {{- define "amends.inventoryUrl" -}}
 {{- if .Values.api.inventoryUrl -}}
 {{- .Values.api.inventoryUrl -}}
@@ -128,6 +132,10 @@ helm.sh/hook-delete-policy: {{ .delete }}
 {{- range $roles -}}
 {{- if not (get $.Values.database.urls .database) -}}{{- fail (printf "database.urls.%s is needed (or database.existingSecret): the %s's database" .database .name) -}}{{- end -}}
 {{- end -}}
+{{- end -}}
+{{- if or .Values.api.enabled .Values.workers.inventory.enabled -}}
+{{- if and (not .Values.serviceToken.existingSecret) (not .Values.serviceToken.value) -}}{{- fail "serviceToken.existingSecret or serviceToken.value is needed: the inventory worker serves only who has it" -}}{{- end -}}
+{{- if and .Values.serviceToken.existingSecret .Values.serviceToken.value -}}{{- fail "serviceToken.value must not be set beside serviceToken.existingSecret: the token comes from one place" -}}{{- end -}}
 {{- end -}}
 {{- if .Values.migrate.enabled -}}
 {{- if and (not .Values.migrate.existingSecret) (not .Values.migrate.databaseUrl) -}}{{- fail "migrate.existingSecret or migrate.databaseUrl is needed: a role that may create databases (or migrate.enabled: false)" -}}{{- end -}}

@@ -3,6 +3,8 @@
 
 #![no_main]
 
+use std::collections::HashMap;
+
 use amends_api::{auth::Caller, orders::request::OrderRequest};
 use amends_http::{ProblemDetails, body};
 use axum::{body::Bytes, http::{HeaderMap, HeaderValue}};
@@ -12,7 +14,8 @@ fuzz_target!(|bytes: &[u8]| {
     let mut headers = HeaderMap::new();
     headers.insert("content-type", HeaderValue::from_static("application/json"));
     let order: Result<OrderRequest, ProblemDetails> = body::read(&headers, &Bytes::copy_from_slice(bytes));
-    if let Ok(Ok(order)) = order.map(|request| request.placed_by(&Caller::dev())) {
+    let priced = order.map(|request| request.placed_by(&Caller::dev()).and_then(|order| order.priced(&HashMap::new())));
+    if let Ok(Ok(order)) = priced {
         assert!(order.total() >= 0, "it was checked");
     }
     if let Ok(text) = std::str::from_utf8(bytes) {

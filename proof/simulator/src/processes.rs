@@ -295,8 +295,14 @@ async fn inventory(handle: Handle) {
     let rows = SimRows { handle: handle.clone(), database: 0 };
     let (source, sink) = (SimSource::join(handle.clone(), 0), SimSink(handle.clone()));
     let clock = SimClock(handle.clone());
-    let mut worker =
-        Transactional::with_timer(rows, Inventory, source, sink, amends_inventory::settings(), clock);
+    let mut worker = Transactional::with_timer(
+        rows,
+        Inventory::default(),
+        source,
+        sink,
+        amends_inventory::settings(),
+        clock,
+    );
     let mut failures = 0;
     loop {
         match worker.run_once().await {

@@ -131,14 +131,18 @@ async fn a_stop_waits_for_a_body_no_longer_than_the_drain() {
 }
 
 #[tokio::test]
-async fn a_thousand_half_sent_connections_keep_nobody_waiting() {
+async fn a_thousand_half_sent_heads_and_slow_bodies_keep_nobody_waiting() {
     amends_http::descriptors::raise_limit();
     let edge = Edge::start(Limits { connections: 256, ..GENEROUS }).await;
     let done = AtomicBool::new(false);
     let attack = async {
         let mut held = Vec::new();
-        for _ in 0..1_100 {
-            held.push(edge.send(HALF_SENT).await);
+        for n in 0..1_100 {
+            held.push(edge.send(if n % 2 == 0 { HALF_SENT } else { HALF_BODY }).await);
+            // A body that arrives byte by byte.
+            if let Some(slow) = held.len().checked_sub(50).and_then(|n| held.get_mut(n | 1)) {
+                let _ = slow.write_all(b" ").await;
+            }
         }
         done.store(true, Ordering::Relaxed);
         held

@@ -2,26 +2,58 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use amends_pool::Pool;
-use amends_protocol::{Exposure, Json};
+use amends_protocol::{Exposure, Json, Reply};
 use amends_worker::{
     Action, Answer, Locks, Participant, Settings, TransactionalExecutor, Work, store::Error,
 };
 use serde::Deserialize;
 use uuid::Uuid;
 
-use crate::stock::{Books, Ledger, Move, Reserved, Status};
+use crate::{
+    cache::StockCache,
+    stock::{Books, Ledger, Move, Reserved, Status},
+};
 
 /// The inventory's executor.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Inventory;
+#[derive(Debug, Default)]
+pub struct Inventory {
+    cache: StockCache,
+    /// Products that were moved, and that the cache has not forgotten yet.
+    moved: Mutex<BTreeSet<String>>,
+}
+
+impl Inventory {
+    /// Creates an executor whose readers have this cache.
+    pub fn with_cache(cache: StockCache) -> Self {
+        Self { cache, moved: Mutex::default() }
+    }
+
+    fn moved(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn settle<Tx: Ledger>(
+        &self,
+        tx: &mut Tx,
+        work: &[Work],
+        locks: Locks,
+    ) -> Result<Vec<Answer>, Error> {
+        let (answers, moved) = settle(tx, work, locks).await?;
+        if !matches!(self.cache, StockCache::Off) {
+            self.moved().extend(moved);
+        }
+        Ok(answers)
+    }
+}
 
 impl Participant for Inventory {
     fn over(_: Pool) -> Self {
-        Self
+        Self::default()
     }
 
     fn settings() -> Settings {
@@ -105,15 +137,31 @@ fn merged(lines: Vec<Line>) -> Result<BTreeMap<String, i64>, Answer> {
 
 impl<Tx: Ledger> TransactionalExecutor<Tx> for Inventory {
     async fn run(&self, tx: &mut Tx, work: &[Work]) -> Result<Vec<Answer>, Error> {
-        settle(tx, work, Locks::Wait).await
+        self.settle(tx, work, Locks::Wait).await
     }
 
     async fn run_past(&self, tx: &mut Tx, work: &[Work]) -> Result<Vec<Answer>, Error> {
-        settle(tx, work, Locks::PassOver).await
+        self.settle(tx, work, Locks::PassOver).await
+    }
+
+    async fn committed(&self, replies: &[&Reply]) {
+        if matches!(self.cache, StockCache::Off) {
+            return;
+        }
+        let moved = std::mem::take(&mut *self.moved());
+        // A reply that is sent again may be the first that arrives.
+        let exposed = replies.iter().flat_map(|reply| &reply.exposure).map(|exposure| exposure.unit.as_str());
+        let products: BTreeSet<&str> = moved.iter().map(String::as_str).chain(exposed).collect();
+        self.cache.forget(&products.into_iter().collect::<Vec<_>>()).await;
     }
 }
 
-async fn settle<Tx: Ledger>(tx: &mut Tx, work: &[Work], locks: Locks) -> Result<Vec<Answer>, Error> {
+/// Does a batch's work; returns the answers, and the products that were moved.
+async fn settle<Tx: Ledger>(
+    tx: &mut Tx,
+    work: &[Work],
+    locks: Locks,
+) -> Result<(Vec<Answer>, Vec<String>), Error> {
     let asked: Vec<Asked> = work.iter().map(Asked::read).collect();
     let (mut reservations, mut products) = (BTreeSet::new(), BTreeSet::new());
     for asked in &asked {
@@ -128,7 +176,7 @@ async fn settle<Tx: Ledger>(tx: &mut Tx, work: &[Work], locks: Locks) -> Result<
     let mut books = tx.open(&reservations, products, locks).await?;
     let answers = work.iter().zip(asked).map(|(work, asked)| books.act(work, asked)).collect();
     tx.write(&books).await?;
-    Ok(answers)
+    Ok((answers, books.moves.into_iter().map(|moved| moved.product_id).collect()))
 }
 
 impl Books {

@@ -1,15 +1,17 @@
-//! Deletion of old reservations and moves.
+//! Deletion of old reservations, moves, and answers to requests.
 
 use std::time::Duration;
 
 use amends_pool::Pool;
 use amends_worker::{expire_pages, store::Error};
 
+use crate::requests;
+
 /// Number of moves that one statement deletes.
 const EXPIRY_PAGE: i64 = 1_000;
 
 /// Deletes reservations of sagas that were born longer than `retention` ago, unless they still hold stock, and older
-/// moves that have been published. It reads only old rows. Returns the number of rows deleted.
+/// moves that have been published; and expired answers to requests. It reads only old rows. Returns the number of rows deleted.
 ///
 /// # Errors
 /// The database's error; earlier deletions remain.
@@ -42,7 +44,8 @@ pub async fn expire_books(pool: &Pool, retention: Duration) -> Result<u64, Error
         .rows_affected();
         moves += gone;
         if gone == 0 {
-            return Ok(reservations + moves);
+            let requests = requests::forget_expired(pool).await?;
+            return Ok(reservations + moves + requests);
         }
     }
 }

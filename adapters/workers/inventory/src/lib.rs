@@ -2,14 +2,19 @@
 //!
 //! Steps: `reserve` (`{"lines":[{"productId":"mug-blue","quantity":2}]}`, several lines all or nothing; its
 //! compensation releases) and `take` (`{"reservation":"<id of the reserve>"}`: the reserved stock has been shipped).
-//! Its HTTP routes are in [`router`]; [`events`] publishes the moves.
+//! Its HTTP routes are in [`router`]: reads, changes by hand, and the ledger. [`events`] publishes the moves,
+//! and [`cache`] lets readers go without Postgres.
 #![warn(missing_docs)]
 
+mod by_hand;
+pub mod cache;
 pub mod events;
 mod executor;
 mod expiry;
 mod http;
+mod movements;
 mod problem;
+mod requests;
 pub mod stock;
 
 use amends_pool::Pool;
@@ -18,7 +23,7 @@ use amends_worker::{PgRows, Settings, Transactional};
 
 pub use executor::Inventory;
 pub use expiry::expire_books;
-pub use http::router;
+pub use http::{SUBJECT, router};
 
 /// The migrations of the inventory database.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../../migrations/inventory");
@@ -36,5 +41,5 @@ pub fn worker<S: Source, K: Sink>(
     sink: K,
     settings: Settings,
 ) -> Transactional<PgRows, Inventory, S, K> {
-    Transactional::new(PgRows::new(pool), Inventory, source, sink, settings)
+    Transactional::new(PgRows::new(pool), Inventory::default(), source, sink, settings)
 }

@@ -17,7 +17,16 @@ pub(crate) enum Problem {
     /// The product does not exist.
     UnknownProduct,
     /// The quantity on hand would be below the reserved quantity.
-    BelowReserved { reserved: i64 },
+    BelowReserved {
+        /// The reserved quantity.
+        reserved: i64,
+        /// What would fit, and where.
+        fits: Fault,
+    },
+    /// The quantity on hand would be larger than can be counted.
+    TooMuch(Fault),
+    /// An idempotency key was used again with other content.
+    KeyReused,
     /// The maximum number of concurrent requests is reached.
     Busy,
     /// Another transaction holds the product's row.
@@ -59,11 +68,25 @@ impl IntoResponse for Problem {
                 "Unknown product",
                 "Inventory has never had this product.",
             ),
-            Problem::BelowReserved { reserved } => ProblemDetails::new(
+            Problem::BelowReserved { reserved, fits } => ProblemDetails::new(
                 StatusCode::CONFLICT,
                 "below-reserved",
                 "Less than is reserved",
                 format!("{reserved} are reserved for orders."),
+            )
+            .at(vec![fits]),
+            Problem::TooMuch(fits) => ProblemDetails::new(
+                StatusCode::CONFLICT,
+                "stock-too-large",
+                "More than can be counted",
+                "The quantity on hand would be larger than can be counted.",
+            )
+            .at(vec![fits]),
+            Problem::KeyReused => ProblemDetails::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency-key-reused",
+                "The idempotency key was used with another body",
+                "A key identifies one request; use a new key for a new request.",
             ),
             Problem::Busy => ProblemDetails::new(
                 StatusCode::SERVICE_UNAVAILABLE,

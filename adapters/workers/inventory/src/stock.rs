@@ -304,9 +304,11 @@ impl Books {
     }
 }
 
+/// The advisory lock of those who append to the ledger.
+const LEDGER: i64 = 0x6c65_6467_6572;
+
 /// Binds the parameters of the ledger's statement.
 fn bind<'q>(query: Query<'q, Postgres, PgArguments>, moves: &'q [Move]) -> Query<'q, Postgres, PgArguments> {
-    const LEDGER: i64 = 0x6c65_6467_6572;
     query
         .bind(LEDGER)
         .bind(moves.iter().map(|m| m.product_id.as_str()).collect::<Vec<_>>())
@@ -315,8 +317,25 @@ fn bind<'q>(query: Query<'q, Postgres, PgArguments>, moves: &'q [Move]) -> Query
         .bind(moves.iter().map(|m| m.command_id).collect::<Vec<_>>())
 }
 
-/// Appends to the ledger.
-pub(crate) async fn append(db: &mut Connection, moves: &[Move]) -> Result<(), sqlx::Error> {
-    bind(sqlx::query(concat!("WITH ", appended!(), " SELECT")), moves).execute(db).await?;
+/// Appends a change by hand to the ledger.
+pub(crate) async fn append_by_hand(
+    db: &mut Connection,
+    product_id: &str,
+    quantity: i64,
+    reason: Option<&str>,
+    by: Option<&str>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock($1))
+         INSERT INTO moves (product_id, kind, quantity, reason, made_by)
+         SELECT $2, 'adjusted', $3, $4, $5 FROM (SELECT count(*) FROM locked) AS held",
+    )
+    .bind(LEDGER)
+    .bind(product_id)
+    .bind(quantity)
+    .bind(reason)
+    .bind(by)
+    .execute(db)
+    .await?;
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use amends_inventory::{MIGRATOR, events::Publisher, router};
+use amends_inventory::{MIGRATOR, cache::StockCache, events::Publisher, router};
 use amends_protocol::transport::{Error, Inbound, Outbound, Sink};
 use axum::{body::Body, http::Request};
 use serde_json::{Value, json};
@@ -51,7 +51,7 @@ async fn put(pool: &PgPool, product: &str, on_hand: i64) {
     let put =
         Request::put(format!("/api/inventory/{product}/stock")).header("content-type", "application/json");
     let request = put.body(body).unwrap();
-    assert!(router(pool.clone(), 2).oneshot(request).await.unwrap().status().is_success());
+    assert!(router(pool.clone(), 2, StockCache::Off).oneshot(request).await.unwrap().status().is_success());
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 
 use std::{future::Future, time::Duration};
 
-use amends_protocol::{Command, Exposure, Json, Outcome, Reason};
+use amends_protocol::{Command, Exposure, Json, Outcome, Reason, Reply};
 use uuid::Uuid;
 
 use crate::{row::Said, store};
@@ -128,6 +128,14 @@ pub trait TransactionalExecutor<Tx>: Send + Sync {
         work: &[Work],
     ) -> impl Future<Output = Result<Vec<Answer>, store::Error>> + Send {
         self.run(tx, work)
+    }
+
+    /// Learns of replies whose transaction has been committed, now or earlier, before they are sent: the place for what
+    /// must be true outside of the database before anyone learns of the effects, such as forgetting what a cache holds.
+    /// A repeated command's replies are among them, because the process may have died before this the first time.
+    fn committed(&self, replies: &[&Reply]) -> impl Future<Output = ()> + Send {
+        let _ = replies;
+        async {}
     }
 }
 

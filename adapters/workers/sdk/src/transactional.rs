@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use amends_protocol::{
-    Kind, Outcome,
+    Kind, Outcome, Reply,
     transport::{self, Batch, Sink, Source},
 };
 use chrono::{DateTime, Utc};
@@ -156,6 +156,8 @@ where
             }
         }
         inbox::dead_letter(&self.sink, &self.settings, &letters).await?;
+        let replies: Vec<&Reply> = answered.iter().map(|answered| &answered.reply).collect();
+        self.executor.committed(&replies).await;
         Ok(outbox::send(&self.sink, &self.settings, answered).await?)
     }
 

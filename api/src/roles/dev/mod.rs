@@ -12,6 +12,7 @@ use std::{
 };
 
 use amends_embedded::{BrokerOptions, BrokerProcess, Postgres, PostgresOptions};
+use amends_inventory::cache::StockCache;
 use amends_postgres::keys::Rotation;
 use anyhow::{Context, Result, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -31,6 +32,8 @@ use crate::{
 };
 use data::DataDirectory;
 
+/// The worker that owns the stock.
+const INVENTORY: &str = "inventory";
 /// Unknown outcomes park soon, so that this can be watched.
 const UNKNOWN_PATIENCE: Duration = Duration::from_secs(20);
 /// The embedded broker allows a session this short.
@@ -138,6 +141,7 @@ async fn start(
         settings.set_database_of(name, migrate::role_url(&server, name, password)?);
     }
     migrate::ensure_keys(&server, &settings, Rotation::Keep).await?;
+    settings.service_token.get_or_insert_with(|| derived(&secret, "service-token").into());
     // All senders are this program, and sign.
     settings.require_signatures = true;
 
@@ -149,6 +153,11 @@ async fn start(
     settings.listen = Some(loopback);
     // The roles stop before the servers that they use.
     let mut process = Process::new(settings, kafka, metrics, stop)?;
+    let has_inventory = !options.without.iter().any(|name| name == INVENTORY);
+    if process.redis.is_none() && has_inventory && postgres.is_some() && broker.is_some() {
+        // Its own servers: all readers and writers of stock run in this process.
+        process.stock_cache = StockCache::within_process();
+    }
     let mut left_out = Vec::new();
     for service in services::workers() {
         if options.without.iter().any(|name| name == service.name) {

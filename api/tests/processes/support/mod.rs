@@ -35,6 +35,9 @@ use client::Client;
 /// Longer than anything that a test waits for, even on a busy machine.
 pub const LONG: Duration = Duration::from_secs(90);
 
+/// The setting with the token between the api and its services.
+pub const SERVICE_TOKEN: &str = "AMENDS_SERVICE_TOKEN";
+
 /// Databases, a broker, and the settings with which processes find them.
 pub struct Stack {
     databases: BTreeMap<&'static str, Database>,
@@ -254,13 +257,14 @@ impl Stack {
         all
     }
 
-    /// Sets a product's stock over the inventory worker's own listener.
+    /// Sets a product's stock over the inventory worker's own listener, with the service token if there is one.
     pub async fn stock(&self, product: &str, on_hand: i64) {
-        let client = Client::at(self.inventory);
-        let (status, _) = client
-            .put(&format!("/api/inventory/{product}/stock"), &serde_json::json!({ "onHand": on_hand }))
-            .await;
-        assert_eq!(status, 200);
+        let url = format!("http://{}/api/inventory/{product}/stock", self.inventory);
+        let mut request = reqwest::Client::new().put(url).json(&serde_json::json!({ "onHand": on_hand }));
+        if let Some(token) = self.settings.get(SERVICE_TOKEN) {
+            request = request.bearer_auth(token);
+        }
+        assert_eq!(request.send().await.unwrap().status(), 200);
     }
 }
 

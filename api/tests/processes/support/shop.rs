@@ -7,7 +7,7 @@ use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 
 use super::{
-    Process, Stack,
+    Process, SERVICE_TOKEN, Stack,
     client::order,
     issuer::{self, token},
 };
@@ -30,6 +30,7 @@ impl Shop {
         for (key, value) in issuer::settings(issuer) {
             stack.set(key, &value);
         }
+        stack.set(SERVICE_TOKEN, "service-token-of-a-test");
         let api = stack.start(&["api"]).await;
         Self { stack, api, http: reqwest::Client::new() }
     }

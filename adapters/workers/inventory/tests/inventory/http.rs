@@ -176,7 +176,9 @@ async fn another_method_is_not_allowed_and_those_that_are_stand_in_the_header() 
     let world = World::quiet().await;
     world.put("mug", 5).await;
     for (method, path, allowed) in [
-        ("POST", "/api/inventory", "GET"),
+        ("DELETE", "/api/inventory", "GET"),
+        ("PUT", "/api/inventory", "POST"),
+        ("POST", "/api/inventory/mug/movements", "GET"),
         ("DELETE", "/api/inventory/mug", "GET"),
         ("GET", "/api/inventory/mug/stock", "PUT"),
         ("POST", "/api/inventory/mug/stock", "PUT"),

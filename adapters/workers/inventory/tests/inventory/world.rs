@@ -7,7 +7,7 @@ use std::{
 };
 
 use amends_http::{Rules, guarded};
-use amends_inventory::{MIGRATOR, router, settings, worker};
+use amends_inventory::{MIGRATOR, cache::StockCache, router, settings, worker};
 use amends_protocol::{Command, Exposure, Kind, Reply, add_exposure};
 use amends_testkit::TestDatabase;
 use amends_worker::Settings;
@@ -82,7 +82,7 @@ impl World {
 
     /// Returns the routes, with the rules of every HTTP edge.
     pub fn app(&self) -> Router {
-        guarded(router(self.pool.clone(), 2), Rules::default())
+        guarded(router(self.pool.clone(), 2, StockCache::Off), Rules::default())
     }
 
     /// Returns the quantities on hand, reserved and shipped.

@@ -1,0 +1,139 @@
+//! A Redis that may be away. It holds nothing that is not elsewhere: without it everything is right, and slower. So every
+//! call ends soon, and after a failure no other waits for it for a while.
+#![warn(missing_docs)]
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use redis::{AsyncConnectionConfig, Client, FromRedisValue, ToRedisArgs, aio::MultiplexedConnection};
+use tokio::{sync::Mutex, time::timeout};
+
+pub use redis::Script;
+
+/// How long a connection may take to be made, and a call to be answered.
+const CALL_LONGEST: Duration = Duration::from_millis(250);
+/// How long after a failure Redis is not asked.
+const AWAY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Redis has not answered. What was asked may have been done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("Redis is away")]
+pub struct Away;
+
+/// The URL is not that of a Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it must be redis://HOST:PORT, with user, password and database number if needed")]
+pub struct BadUrl;
+
+/// A Redis. Clones share a connection.
+#[derive(Debug, Clone)]
+pub struct Redis(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    client: Client,
+    link: Mutex<Link>,
+}
+
+/// The connection.
+#[derive(Default)]
+struct Link {
+    connection: Option<MultiplexedConnection>,
+    /// Counts the connections: a call that fails on an old one does not end the new one.
+    number: u64,
+    /// Redis is not asked until then.
+    away_until: Option<Instant>,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link").field("number", &self.number).field("away_until", &self.away_until).finish()
+    }
+}
+
+impl Redis {
+    /// Creates a client. It connects when it is first used.
+    ///
+    /// # Errors
+    /// [`BadUrl`].
+    pub fn new(url: &str) -> Result<Self, BadUrl> {
+        if !url.starts_with("redis://") {
+            return Err(BadUrl);
+        }
+        let client = Client::open(url).map_err(|_| BadUrl)?;
+        Ok(Self(Arc::new(Inner { client, link: Mutex::default() })))
+    }
+
+    /// Runs a script; everything that it does is one step for all others.
+    ///
+    /// # Errors
+    /// [`Away`].
+    pub async fn run<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        keys: &[String],
+        arguments: &[impl ToRedisArgs],
+    ) -> Result<T, Away> {
+        let (mut connection, number) = self.connection().await?;
+        let mut call = script.prepare_invoke();
+        for key in keys {
+            call.key(key);
+        }
+        for argument in arguments {
+            call.arg(argument);
+        }
+        match timeout(CALL_LONGEST, call.invoke_async(&mut connection)).await {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(error)) => Err(self.lost(number, &error.to_string()).await),
+            Err(_) => Err(self.lost(number, "no answer in time").await),
+        }
+    }
+
+    /// Returns the connection and its number; makes it if there is none.
+    async fn connection(&self) -> Result<(MultiplexedConnection, u64), Away> {
+        let mut link = self.0.link.lock().await;
+        if let Some(connection) = &link.connection {
+            return Ok((connection.clone(), link.number));
+        }
+        if link.away_until.is_some_and(|until| Instant::now() < until) {
+            return Err(Away);
+        }
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CALL_LONGEST))
+            .set_response_timeout(Some(CALL_LONGEST));
+        let connecting = self.0.client.get_multiplexed_async_connection_with_config(&config);
+        let why = match timeout(CALL_LONGEST, connecting).await {
+            Ok(Ok(connection)) => {
+                if link.away_until.take().is_some() {
+                    tracing::info!("Redis is back");
+                }
+                link.number += 1;
+                link.connection = Some(connection.clone());
+                return Ok((connection, link.number));
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no connection in time".to_owned(),
+        };
+        link.fail(&why);
+        Err(Away)
+    }
+
+    async fn lost(&self, number: u64, why: &str) -> Away {
+        let mut link = self.0.link.lock().await;
+        if link.number == number && link.connection.take().is_some() {
+            link.fail(why);
+        }
+        Away
+    }
+}
+
+impl Link {
+    fn fail(&mut self, why: &str) {
+        if self.away_until.is_none() {
+            tracing::warn!(why, "Redis is away; everything goes on without it, and slower");
+        }
+        self.away_until = Some(Instant::now() + AWAY_PAUSE);
+    }
+}

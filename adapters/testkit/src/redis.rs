@@ -1,0 +1,99 @@
+//! A real Redis for one test, which the test can kill.
+
+use std::{
+    env,
+    io::Read,
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+/// Runs the server, and kills it once standard input closes: it does not outlive a test process that is killed.
+const KEEPER: &str = r#"program="$1"; shift
+( exec -a redis-server "$program" "$@" ) >/dev/null 2>&1 & server=$!
+read -r _; kill -9 "$server" 2>/dev/null"#;
+/// How long it may take to start.
+const START_LONGEST: Duration = Duration::from_secs(30);
+
+/// A Redis on an address of its own, in memory only.
+#[derive(Debug)]
+pub struct RedisServer {
+    address: SocketAddr,
+    keeper: Option<Child>,
+}
+
+impl RedisServer {
+    /// Starts it.
+    ///
+    /// # Panics
+    /// There is no Redis on this machine, or it does not start.
+    pub fn start() -> Self {
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        let address = free.local_addr().expect("it has an address");
+        drop(free);
+        let mut server = Self { address, keeper: None };
+        server.restart();
+        server
+    }
+
+    /// Returns its URL.
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
+    /// Kills it at once (kill -9), and returns when it has ended.
+    pub fn kill(&mut self) {
+        let Some(mut keeper) = self.keeper.take() else { return };
+        drop(keeper.stdin.take());
+        keeper.wait().expect("its keeper ends");
+        while TcpStream::connect(self.address).is_ok() {
+            sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Starts it at its old address, empty.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn restart(&mut self) {
+        self.kill();
+        let mut command = Command::new("bash");
+        command.args(["-c", KEEPER, "keeper"]).arg(program());
+        command.args(["--port", &self.address.port().to_string(), "--bind", "127.0.0.1"]);
+        command.args(["--save", "", "--appendonly", "no"]);
+        let started = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+        self.keeper = Some(started.expect("bash starts"));
+        let began = Instant::now();
+        while !self.answers() {
+            assert!(began.elapsed() < START_LONGEST, "redis-server does not answer on {}", self.address);
+            sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn answers(&self) -> bool {
+        use std::io::Write;
+        let Ok(mut stream) = TcpStream::connect(self.address) else { return false };
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
+        let mut answer = [0; 5];
+        stream.write_all(b"PING\r\n").is_ok() && stream.read_exact(&mut answer).is_ok() && &answer == b"+PONG"
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Returns the program. Debian's `redis-tools` contains it under another name, without a service of the system: it is one
+/// program that acts by the name it is called with.
+fn program() -> PathBuf {
+    let named = |name: &str| {
+        let path = env::var_os("PATH").unwrap_or_default();
+        env::split_paths(&path).map(|directory| directory.join(name)).find(|file| Path::is_file(file))
+    };
+    let found = named("redis-server").or_else(|| named("redis-check-rdb"));
+    found.expect("Redis is needed for this test: run scripts/bootstrap")
+}
