@@ -25,7 +25,7 @@ AS $$
         WHERE (of_home IS NULL OR o.home = of_home) AND o.id = ANY(order_ids)
           AND (of_home IS NULL OR s.home = of_home) AND s.id = o.saga_id
           AND (of_home IS NULL OR p.home = of_home) AND p.saga_id = o.saga_id
-          AND NOT ((s.live OR s.parked) AND s.label <> ALL(settled))
+          AND NOT ((s.live OR s.parked OR s.outcome IS NULL) AND s.label <> ALL(settled))
         RETURNING 1)
     SELECT count(*) FROM erased
 $$;

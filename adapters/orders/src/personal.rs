@@ -186,7 +186,7 @@ async fn look(
     after: Option<Uuid>,
 ) -> Result<Vec<Looked>, Error> {
     sqlx::query_as(
-        "SELECT o.id, COALESCE((s.live OR s.parked) AND s.label <> ALL($4), false) AS is_under_way
+        "SELECT o.id, COALESCE((s.live OR s.parked OR s.outcome IS NULL) AND s.label <> ALL($4), false) AS is_under_way
          FROM orders AS o
          LEFT JOIN sagas AS s ON ($1::int2 IS NULL OR s.home = $1) AND s.id = o.saga_id
          WHERE ($1::int2 IS NULL OR o.home = $1) AND o.customer_id = $2 AND ($3::uuid IS NULL OR o.id > $3)

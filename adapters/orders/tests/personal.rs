@@ -78,18 +78,21 @@ async fn is_exported_and_erased(world: Postgres, homes: Homes) {
     assert!(before.iter().all(|item| item.data.is_some()));
 
     // While one is under way, nothing is erased, and the refusal names it.
-    change(&world, &orders, "live = false").await;
+    change(&world, &orders, "live = false, outcome = 'completed'").await;
     change(&world, &orders[4..5], "live = true").await;
     change(&world, &orders[9..10], "parked = true").await;
-    change(&world, &others, "live = false").await;
+    // It waits for a signal, without a timer.
+    change(&world, &orders[14..15], "outcome = NULL").await;
+    change(&world, &others, "live = false, outcome = 'completed'").await;
     let refused = store.erase_personal_data("c-1", "ada", &SETTLED).await.unwrap();
-    assert_eq!(refused, Erasure::UnderWay(vec![orders[4], orders[9]]));
+    assert_eq!(refused, Erasure::UnderWay(vec![orders[4], orders[9], orders[14]]));
     assert!(all(&store, "c-1", 10).await.iter().all(|item| item.data.is_some()));
     assert_eq!(erasures(&world).await, []);
 
     // A settled order may have a step to go.
     change(&world, &orders[4..5], "label = 'SETTLED'").await;
     change(&world, &orders[9..10], "parked = false").await;
+    change(&world, &orders[14..15], "outcome = 'completed'").await;
     let erased = store.erase_personal_data("c-1", "ada", &SETTLED).await.unwrap();
     assert!(matches!(erased, Erasure::Erased { orders: 25, .. }), "{erased:?}");
     let after = all(&store, "c-1", 10).await;
@@ -122,7 +125,7 @@ async fn more_orders_than_a_statement_takes_are_erased_as_well() {
     for _ in 0..6 {
         orders.extend(place(&store, "c-1", 400).await);
     }
-    change(&world, &orders, "live = false").await;
+    change(&world, &orders, "live = false, outcome = 'completed'").await;
     let erased = store.erase_personal_data("c-1", "ada", &SETTLED).await.unwrap();
     assert!(matches!(erased, Erasure::Erased { orders: 2_400, .. }), "{erased:?}");
 }

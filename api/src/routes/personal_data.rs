@@ -67,7 +67,7 @@ async fn export(
     }
     let page = api.order_lists.personal_data(&customer_id, after, limit).await?;
     let items: Vec<Value> = page.items.iter().map(shown).collect();
-    let next = page.next.map(|after| scope.cursor(&api.engine.key, after));
+    let next = page.next.map(|after| scope.cursor(&api.engine.key, &after));
     Ok(Json(json!({ "customerId": customer_id, "items": items, "next": next })))
 }
 
