@@ -6,6 +6,8 @@
 //! An entry that this program cannot read (of a newer workflow, or by newer rules) stops its slot: the slot is handed
 //! over to a program that can read it, which publishes from there on; then its owner continues after that.
 
+mod numbers;
+
 use std::{
     collections::BTreeSet,
     time::{Duration, Instant},
@@ -15,7 +17,9 @@ use amends_engine::{
     core::Known,
     runtime::{Error, News, Ownership},
 };
+use amends_orders::OrderStore;
 use amends_postgres::{
+    Database,
     events::{EventLog, Unpublished},
     handoffs::Handoffs,
     watermarks::Watermarks,
@@ -26,6 +30,8 @@ use amends_protocol::{
 };
 use amends_workflows::Workflows;
 use chrono::Utc;
+
+use numbers::Numbers;
 
 /// Maximum number of entries in a batch.
 const ENTRIES_BATCH: u32 = 2000;
@@ -55,6 +61,7 @@ pub struct Publisher<K> {
     log: EventLog,
     watermarks: Watermarks,
     handoffs: Handoffs,
+    numbers: Numbers,
     /// Own slots with an entry that this program cannot read.
     stopped: BTreeSet<u16>,
     /// The assignment whose watermarks are open.
@@ -67,22 +74,15 @@ pub struct Publisher<K> {
 }
 
 impl<K: Sink> Publisher<K> {
-    /// Creates a publisher for the owned slots of `log`. `sink` must keep the order of its messages.
-    pub fn new(
-        workflows: Workflows,
-        log: EventLog,
-        watermarks: Watermarks,
-        handoffs: Handoffs,
-        sink: K,
-        ownership: Ownership,
-        news: News,
-    ) -> Self {
+    /// Creates a publisher for the owned slots of this database. `sink` must keep the order of its messages.
+    pub fn new(workflows: Workflows, database: &Database, sink: K, ownership: Ownership, news: News) -> Self {
         Self {
             known: Known::of(&workflows.catalog()),
             workflows,
-            log,
-            watermarks,
-            handoffs,
+            log: EventLog::new(database.clone()),
+            watermarks: Watermarks::new(database.clone()),
+            handoffs: Handoffs::new(database.clone()),
+            numbers: Numbers::new(OrderStore::new(database.clone())),
             stopped: BTreeSet::new(),
             generation: None,
             sink,
@@ -103,6 +103,7 @@ impl<K: Sink> Publisher<K> {
             self.watermarks.open(&self.ownership.slots()).await?;
             (self.generation, self.swept_at) = (Some(assignment.generation), None);
             self.stopped.clear();
+            self.numbers.forget();
         }
         let mut slots = self.news.take();
         let sweep = self.swept_at.is_none_or(|at| at.elapsed() >= SWEEP_EVERY);
@@ -112,6 +113,7 @@ impl<K: Sink> Publisher<K> {
             if !self.stopped.is_empty() {
                 let stopped: Vec<u16> = std::mem::take(&mut self.stopped).into_iter().collect();
                 self.watermarks.catch_up(&stopped).await?;
+                self.numbers.forget();
             }
             self.take_over().await?;
             // A read of every slot costs milliseconds.
@@ -143,7 +145,11 @@ impl<K: Sink> Publisher<K> {
         self.turn = self.turn.wrapping_add(1);
         slots.rotate_left(self.turn % slots.len());
         let read = self.log.unpublished(&self.watermarks.of(slots), ENTRIES_BATCH, &self.known).await?;
-        self.send(&read.entries).await?;
+        let sent = self.send(&read.entries).await;
+        if sent.is_err() || !read.stopped.is_empty() {
+            self.numbers.forget();
+        }
+        sent?;
         for read in &read.entries {
             self.watermarks.reach(read.slot, read.position);
         }
@@ -159,22 +165,27 @@ impl<K: Sink> Publisher<K> {
     async fn take_over(&mut self) -> Result<(), Error> {
         for (slot, position) in self.handoffs.open(&self.known).await? {
             let read = self.log.unpublished(&[(slot, position - 1)], ENTRIES_BATCH, &self.known).await?;
-            self.send(&read.entries).await?;
+            // What is known of these orders may be old: another program publishes them otherwise.
+            self.numbers.forget();
+            let sent = self.send(&read.entries).await;
+            self.numbers.forget();
+            sent?;
             self.handoffs.settle(slot, position, read.entries.last().map(|read| read.position)).await?;
         }
         Ok(())
     }
 
     /// Sends the domain events of these entries, in order.
-    async fn send(&self, entries: &[Unpublished]) -> Result<(), Error> {
+    async fn send(&mut self, entries: &[Unpublished]) -> Result<(), Error> {
         if entries.is_empty() {
             return Ok(());
         }
+        let before = self.numbers.before(&self.workflows, entries).await?;
         let mut messages = Vec::new();
-        for read in entries {
+        for (read, before) in entries.iter().zip(before) {
             let (version, key) = (read.workflow_version, &read.business_key);
-            for event in self.workflows.domain_events(&read.workflow, version, read.saga_id, key, &read.entry)
-            {
+            let (workflows, saga) = (&self.workflows, read.saga_id);
+            for event in workflows.domain_events(&read.workflow, version, saga, key, &read.entry, before) {
                 messages.push(Outbound {
                     placement: Placement::Home(read.slot),
                     key: read.business_key.parse().unwrap_or(read.saga_id),

@@ -1,6 +1,7 @@
 -- The order book: orders beside their sagas, idempotency keys, and the one statement that places orders.
 
--- An order's immutable input and the id of its newest saga, whose label is its status. Lines are stored as received.
+-- An order's immutable input and the id of the newest saga that carries its status: the label of that saga. Fulfilment
+-- and returns do, refunds do not. Lines are stored as received.
 CREATE TABLE orders (
     home        smallint    NOT NULL,
     id          uuid        NOT NULL,
@@ -14,6 +15,23 @@ CREATE TABLE orders (
     lines       text        NOT NULL,
     PRIMARY KEY (id, home)
 ) PARTITION BY RANGE (id);
+
+-- The order's ledger: its sagas, once it has more than the one that fulfils it; that one is in it then, too. All of them
+-- have the order's slot. A row is added in the transaction in which its saga is born, under the lock of the order's row.
+CREATE TABLE order_sagas (
+    home       smallint    NOT NULL,
+    order_id   uuid        NOT NULL,
+    saga_id    uuid        NOT NULL,
+    created_at timestamptz NOT NULL,
+    -- What is paid back, in minor units, and for which pieces.
+    amount     bigint      NOT NULL CHECK (amount >= 0),
+    workflow   text        NOT NULL,
+    lines      text        NOT NULL,
+    reason     text        NOT NULL,
+    -- Digest of subject, path and idempotency key of the request that added it: sent again, it adds nothing.
+    request    bytea       CHECK (octet_length(request) = 32),
+    PRIMARY KEY (order_id, saga_id, home)
+) PARTITION BY RANGE (order_id);
 
 -- A customer's orders, by time: an id begins with the millisecond of the order's birth. Updates of orders do not touch
 -- it.
@@ -158,6 +176,6 @@ END $$;
 REVOKE ALL ON FUNCTION take_keys, arrives_in_time, turn_keys, place_orders FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION take_keys, arrives_in_time, turn_keys, place_orders TO amends_engine;
 GRANT SELECT ON idempotency_key_classes TO amends_engine;
-GRANT SELECT, INSERT ON orders TO amends_engine;
+GRANT SELECT, INSERT ON orders, order_sagas TO amends_engine;
 GRANT UPDATE (saga_id) ON orders TO amends_engine;
 GRANT SELECT, INSERT, UPDATE ON idempotency_keys TO amends_engine;

@@ -11,7 +11,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$
     VALUES ('sagas', 'id', 'WITH (fillfactor = 40, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0)'),
            ('timeline', 'saga_id', ''), ('personal', 'saga_id', ''), ('odd_replies', 'saga_id', ''),
-           ('strays', 'saga_id', ''), ('orders', 'id', '')
+           ('strays', 'saga_id', ''), ('orders', 'id', ''), ('order_sagas', 'order_id', '')
 $$;
 
 -- For rows without a month, rows that have outlived their month, and ids that are no UUIDv7 of our time.
@@ -104,7 +104,8 @@ DECLARE
     homes smallint[];
     low text;
     high text;
-    tables text[] := CASE what WHEN 'sagas' THEN ARRAY['sagas', 'timeline', 'personal', 'odd_replies'] ELSE ARRAY[what] END;
+    tables text[] := CASE what WHEN 'sagas' THEN ARRAY['sagas', 'timeline', 'personal', 'odd_replies']
+                               WHEN 'orders' THEN ARRAY['orders', 'order_sagas'] ELSE ARRAY[what] END;
     part text;
 BEGIN
     IF what NOT IN ('sagas', 'strays', 'orders') THEN
@@ -200,6 +201,7 @@ BEGIN
             FROM (SELECT o.id, o.created_at <= before - interval '2 months'
                              AND NOT EXISTS (SELECT FROM sagas AS s WHERE s.home = o.home AND s.id = o.saga_id) AS is_over
                   FROM orders_default AS o WHERE o.home = of_home AND o.id > after ORDER BY o.id LIMIT most) AS page;
+            DELETE FROM order_sagas_default WHERE home = of_home AND order_id = ANY(ended);
             DELETE FROM orders_default WHERE home = of_home AND id = ANY(ended);
         ELSE
             RAISE EXCEPTION '% does not go by month', what USING ERRCODE = '22023';

@@ -21,11 +21,20 @@ CREATE TABLE reservations (
     PRIMARY KEY (command_id, product_id)
 ) WITH (fillfactor = 80);
 
+-- What came back of what was taken, by the command that put it back into stock.
+CREATE TABLE restocks (
+    reservation uuid   NOT NULL,
+    product_id  text   NOT NULL COLLATE "C",
+    command_id  uuid   NOT NULL,
+    quantity    bigint NOT NULL CHECK (quantity > 0),
+    PRIMARY KEY (reservation, product_id, command_id)
+);
+
 -- The ledger: every move of stock, appended and never changed. Moves older than the retention are deleted.
 CREATE TABLE moves (
     move_id    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     product_id text NOT NULL COLLATE "C",
-    kind       text NOT NULL CHECK (kind IN ('adjusted', 'reserved', 'released', 'taken')),
+    kind       text NOT NULL CHECK (kind IN ('adjusted', 'reserved', 'released', 'taken', 'returned')),
     quantity   bigint NOT NULL,
     command_id uuid,  -- the command that moved it; null for an adjustment
     at         timestamptz NOT NULL DEFAULT now()
@@ -45,7 +54,7 @@ GRANT SELECT ON command_keys TO amends_inventory;
 GRANT EXECUTE ON FUNCTION ensure_partitions(integer, timestamptz), expire_partition(interval) TO amends_inventory;
 GRANT SELECT, INSERT, UPDATE ON stock TO amends_inventory;
 GRANT SELECT, INSERT, UPDATE, DELETE ON reservations TO amends_inventory;
-GRANT SELECT, INSERT, DELETE ON moves TO amends_inventory;
+GRANT SELECT, INSERT, DELETE ON moves, restocks TO amends_inventory;
 -- At its start the service checks that the schema is the one it was built for.
 GRANT SELECT ON _sqlx_migrations TO amends_inventory;
 GRANT SELECT ON schema_compatibility TO amends_inventory;

@@ -10,14 +10,17 @@ CREATE TABLE gateway_charges (
     created_at timestamptz NOT NULL DEFAULT now()
 );
 
+-- Refunds, many per charge: together never more than was captured.
 CREATE TABLE gateway_refunds (
     key        uuid PRIMARY KEY,
     refund_id  uuid NOT NULL,
-    charge_key uuid NOT NULL UNIQUE REFERENCES gateway_charges (key),
+    charge_key uuid NOT NULL REFERENCES gateway_charges (key),
     amount     bigint NOT NULL CHECK (amount >= 0),
     currency   text NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now()
 );
+
+CREATE INDEX gateway_refunds_by_charge ON gateway_refunds (charge_key);
 
 -- How often the gateway failed for a key (method card_error_twice).
 CREATE TABLE gateway_faults (
@@ -30,6 +33,8 @@ GRANT SELECT, DELETE ON commands_default TO amends_payment;
 GRANT SELECT ON command_keys TO amends_payment;
 GRANT EXECUTE ON FUNCTION ensure_partitions(integer, timestamptz), expire_partition(interval) TO amends_payment;
 GRANT SELECT, INSERT, DELETE ON gateway_charges, gateway_refunds TO amends_payment;
+-- Refunds of one charge take turns: they lock its row.
+GRANT UPDATE (method) ON gateway_charges TO amends_payment;
 GRANT SELECT, INSERT, UPDATE, DELETE ON gateway_faults TO amends_payment;
 -- At its start the service checks that the schema is the one it was built for.
 GRANT SELECT ON _sqlx_migrations TO amends_payment;

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     events::{self, DomainEvent},
-    order_fulfilment,
+    order_fulfilment, order_refund, order_return,
 };
 
 /// Settings of the workflows.
@@ -42,11 +42,23 @@ pub struct Workflows(Vec<Workflow>);
 
 /// Returns every workflow of this program. A new workflow or version is a file and a line here.
 pub fn all(settings: &Settings) -> Workflows {
-    let mut all = vec![Workflow {
-        definition: order_fulfilment::definition(*settings),
-        event_types: &order_fulfilment::events::TYPES,
-        events: order_fulfilment::events::types,
-    }];
+    let mut all = vec![
+        Workflow {
+            definition: order_fulfilment::definition(*settings),
+            event_types: &order_fulfilment::events::TYPES,
+            events: order_fulfilment::events::types,
+        },
+        Workflow {
+            definition: order_return::definition(*settings),
+            event_types: &order_return::events::TYPES,
+            events: order_return::events::types,
+        },
+        Workflow {
+            definition: order_refund::definition(*settings),
+            event_types: &order_refund::events::TYPES,
+            events: order_refund::events::types,
+        },
+    ];
     if cfg!(feature = "next") {
         let next = |known: &Workflow| {
             let definition = Definition { version: known.definition.version + 1, ..known.definition.clone() };
@@ -89,8 +101,8 @@ impl Workflows {
         self.0.iter().flat_map(|workflow| workflow.event_types).copied().collect()
     }
 
-    /// Returns the domain events of an entry. For a version that this program does not have it returns none: another
-    /// program publishes those.
+    /// Returns the domain events of an entry; its order has had `before` others. For a version that this program does
+    /// not have it returns none: another program publishes those.
     pub fn domain_events(
         &self,
         workflow: &str,
@@ -98,12 +110,20 @@ impl Workflows {
         saga_id: Uuid,
         business_key: &str,
         entry: &Entry,
+        before: u64,
     ) -> Vec<DomainEvent> {
+        let types = self.types(workflow, version, entry);
+        events::of_entry(workflow, &types, saga_id, business_key, entry, before)
+    }
+
+    /// Returns the number of domain events of an entry.
+    pub fn event_count(&self, workflow: &str, version: u32, entry: &Entry) -> u64 {
+        self.types(workflow, version, entry).len() as u64
+    }
+
+    fn types(&self, workflow: &str, version: u32, entry: &Entry) -> Vec<&'static str> {
         let same = |w: &&Workflow| (w.definition.name, w.definition.version) == (workflow, version);
-        let Some(known) = self.0.iter().find(same) else {
-            return Vec::new();
-        };
-        events::of_entry(workflow, &(known.events)(entry), saga_id, business_key, entry)
+        self.0.iter().find(same).map(|known| (known.events)(entry)).unwrap_or_default()
     }
 }
 
@@ -111,6 +131,6 @@ impl Workflows {
 mod tests {
     #[test]
     fn the_definitions_are_sound() {
-        assert_eq!(super::catalog(super::Settings::default()).iter().count(), 1);
+        assert_eq!(super::catalog(super::Settings::default()).iter().count(), 3);
     }
 }

@@ -7,6 +7,8 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::order_refund;
+
 /// A domain event in the structured mode of CloudEvents.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DomainEvent {
@@ -24,8 +26,8 @@ pub struct DomainEvent {
     pub time: String,
     /// `application/json`.
     pub datacontenttype: String,
-    /// The saga's revision. A reader of several topics sorts by it and drops duplicates. (CloudEvents' extension of
-    /// that name is a string.)
+    /// Counts the order's events from 1, without gaps, over all of its sagas. A reader of several topics sorts by it and
+    /// drops duplicates. (CloudEvents' extension of that name is a string.)
     pub sequence: String,
     /// The content.
     pub data: Data,
@@ -48,6 +50,15 @@ pub struct Data {
     /// The saga's input; with `order.created` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<Json>,
+    /// The saga's input; with `order.return.requested` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub r#return: Option<Json>,
+    /// What was paid back, in minor units; with `order.refunded` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amount: Option<i64>,
+    /// ISO 4217; with `order.refunded` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub currency: Option<String>,
 }
 
 /// Creates the domain events of these types for an entry of a saga.
@@ -57,12 +68,19 @@ pub(crate) fn of_entry(
     saga_id: Uuid,
     order_id: &str,
     entry: &Entry,
+    before: u64,
 ) -> Vec<DomainEvent> {
     let input = match &entry.occurrence.event {
         Event::Started(input) => Some(input),
         _ => None,
     };
-    let event = |r#type: &str| DomainEvent {
+    let brought = match &entry.occurrence.event {
+        Event::Replied(reply) => reply.exposure.as_slice(),
+        Event::Resolved(resolution) => resolution.exposure.as_slice(),
+        _ => &[],
+    };
+    let refunded = brought.iter().find(|exposure| exposure.kind == "money_refunded");
+    let event = |(number, r#type): (u64, &str)| DomainEvent {
         specversion: "1.0".to_owned(),
         id: format!("{saga_id}/{}/{type}", entry.revision),
         source: format!("/amends/{workflow}"),
@@ -70,16 +88,20 @@ pub(crate) fn of_entry(
         subject: order_id.to_owned(),
         time: instant(entry.occurrence.at),
         datacontenttype: "application/json".to_owned(),
-        sequence: entry.revision.to_string(),
+        sequence: number.to_string(),
         data: Data {
             order_id: order_id.to_owned(),
             saga_id,
-            status: entry.did.label.clone(),
+            // A refund's label is no status of the order.
+            status: entry.did.label.clone().filter(|_| workflow != order_refund::NAME),
             heading_for: entry.did.heading_for.clone(),
             order: input.filter(|_| r#type == "order.created").cloned(),
+            r#return: input.filter(|_| r#type == "order.return.requested").cloned(),
+            amount: refunded.filter(|_| r#type == "order.refunded").map(|refunded| refunded.amount),
+            currency: refunded.filter(|_| r#type == "order.refunded").map(|refunded| refunded.unit.clone()),
         },
     };
-    types.iter().copied().map(event).collect()
+    (before + 1..).zip(types.iter().copied()).map(event).collect()
 }
 
 fn instant(at: DateTime<Utc>) -> String {

@@ -79,9 +79,31 @@ pub const PAYMENT_FAILED: &str = "PAYMENT_FAILED";
 /// The carrier refused.
 pub const SHIPMENT_FAILED: &str = "SHIPMENT_FAILED";
 
-/// Every status of an order.
-pub const STATUSES: [&str; 9] =
-    [PENDING, CONFIRMED, PAID, FULFILLED, CANCELLING, CANCELLED, FAILED, PAYMENT_FAILED, SHIPMENT_FAILED];
+/// A customer asks to return pieces of a fulfilled order.
+pub const RETURN_REQUESTED: &str = "RETURN_REQUESTED";
+/// Everything came back.
+pub const RETURNED: &str = "RETURNED";
+/// Some pieces came back.
+pub const PARTIALLY_RETURNED: &str = "PARTIALLY_RETURNED";
+
+/// Every status of an order. The last three are labels of its returns.
+pub const STATUSES: [&str; 12] = [
+    PENDING,
+    CONFIRMED,
+    PAID,
+    FULFILLED,
+    CANCELLING,
+    CANCELLED,
+    FAILED,
+    PAYMENT_FAILED,
+    SHIPMENT_FAILED,
+    RETURN_REQUESTED,
+    RETURNED,
+    PARTIALLY_RETURNED,
+];
+
+/// Index of the step that captures the money.
+pub const PAY: usize = 1;
 
 fn input(call: &Call<'_>) -> Option<OrderInput> {
     call.input.data.read().ok()
@@ -243,6 +265,11 @@ mod tests {
             payment_method: "card_approved".into(),
         };
         Dialogue::begin(definition(Settings::default()), serde_json::to_value(input).unwrap())
+    }
+
+    #[test]
+    fn money_is_captured_by_the_second_step() {
+        assert_eq!(definition(Settings::default()).steps[PAY].name, "pay");
     }
 
     #[test]

@@ -26,22 +26,35 @@ pub struct Fault {
     pub header: Option<&'static str>,
     /// What is expected there.
     pub detail: String,
+    /// How much would fit there, where it is a number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remaining: Option<i64>,
 }
 
 impl Fault {
     /// A fault in the body, at a JSON pointer.
     pub fn at(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { pointer: Some(pointer.into()), parameter: None, header: None, detail: detail.into() }
+        Self { pointer: Some(pointer.into()), ..Self::with(detail) }
     }
 
     /// A fault in the path or query.
     pub fn parameter(name: &'static str, detail: impl Into<String>) -> Self {
-        Self { pointer: None, parameter: Some(name), header: None, detail: detail.into() }
+        Self { parameter: Some(name), ..Self::with(detail) }
     }
 
     /// A fault in a header.
     pub fn header(name: &'static str, detail: impl Into<String>) -> Self {
-        Self { pointer: None, parameter: None, header: Some(name), detail: detail.into() }
+        Self { header: Some(name), ..Self::with(detail) }
+    }
+
+    /// Adds how much would fit.
+    #[must_use]
+    pub fn remaining(self, remaining: i64) -> Self {
+        Self { remaining: Some(remaining), ..self }
+    }
+
+    fn with(detail: impl Into<String>) -> Self {
+        Self { pointer: None, parameter: None, header: None, detail: detail.into(), remaining: None }
     }
 }
 
@@ -184,6 +197,7 @@ impl ProblemDetails {
             title: self.title,
             status: self.status.as_u16(),
             detail: &self.detail,
+            remaining: self.errors.iter().find_map(|fault| fault.remaining),
             errors: &self.errors,
         }
     }
@@ -209,6 +223,8 @@ struct Body<'a> {
     title: &'static str,
     status: u16,
     detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remaining: Option<i64>,
     #[serde(skip_serializing_if = "<[Fault]>::is_empty")]
     errors: &'a [Fault],
 }

@@ -9,8 +9,10 @@ use amends_pool::{Pool, Transaction};
 use amends_postgres::{Error, error};
 use sqlx::FromRow;
 
-/// How long an answer is kept.
+/// How long an answer is usually kept.
 pub const ANSWER_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// How long the answer to a refund is kept.
+pub const REFUND_ANSWER_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Number of expired answers that one statement deletes.
 const FORGOTTEN_AT_ONCE: i64 = 1_000;
 
@@ -69,11 +71,21 @@ impl AnswerStore {
     ///
     /// # Errors
     /// The database's; [`Error::Locked`] if the other request takes too long.
-    pub async fn take(&self, request: Digest, fingerprint: Digest) -> Result<Turn, Error> {
-        self.try_take(request, fingerprint).await.map_err(error::of)
+    pub async fn take(
+        &self,
+        request: Digest,
+        fingerprint: Digest,
+        lifetime: Duration,
+    ) -> Result<Turn, Error> {
+        self.try_take(request, fingerprint, lifetime).await.map_err(error::of)
     }
 
-    async fn try_take(&self, request: Digest, fingerprint: Digest) -> Result<Turn, sqlx::Error> {
+    async fn try_take(
+        &self,
+        request: Digest,
+        fingerprint: Digest,
+        lifetime: Duration,
+    ) -> Result<Turn, sqlx::Error> {
         let mut transaction = self.0.begin().await?;
         // Longer than for other rows: the request that holds the key is being carried out.
         sqlx::query("SET LOCAL lock_timeout = '8s'").execute(&mut *transaction).await?;
@@ -87,7 +99,7 @@ impl AnswerStore {
         )
         .bind(&request[..])
         .bind(&fingerprint[..])
-        .bind(ANSWER_LIFETIME.as_secs_f64())
+        .bind(lifetime.as_secs_f64())
         .fetch_optional(&mut *transaction)
         .await?;
         if taken.is_some() {

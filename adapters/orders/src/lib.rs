@@ -6,6 +6,8 @@
 //! | `order` | the types of an order: [`NewOrder`], [`OrderRow`], [`OrderView`] |
 //! | `list` | lists of orders, page by page: [`OrderFilter`], [`OrderPage`] |
 //! | `personal` | a customer's personal data, exported and erased: [`PersonalDataPage`], [`Erasure`] |
+//! | `published` | what happened to orders before some place in their slots: [`EarlierEntry`] |
+//! | `returns` | adds a return or a refund to an order: [`NewOrderSaga`], [`Added`] |
 //! | `newest` | the newest state of many orders at once: [`Newest`] |
 //! | [`answers`] | table `idempotent_answers` |
 //! | [`keys`] | table `idempotency_keys` |
@@ -19,10 +21,14 @@ mod newest;
 mod order;
 mod personal;
 pub mod products;
+mod published;
+mod returns;
 mod store;
 
 pub use list::{OrderFilter, OrderPage, Sort};
 pub use newest::Newest;
-pub use order::{NewOrder, OrderRow, OrderView, Placed};
+pub use order::{NewOrder, OrderRow, OrderSaga, OrderView, Placed};
 pub use personal::{Erasure, PersonalData, PersonalDataPage};
+pub use published::EarlierEntry;
+pub use returns::{Added, NewOrderSaga};
 pub use store::OrderStore;

@@ -12,7 +12,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{FromRow, Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use crate::{OrderStore, OrderView, order::order_columns};
+use crate::{
+    OrderStore, OrderView,
+    order::{view_columns, view_tables},
+};
 
 /// Number of orders that one page reads at most when it looks for a status: a rare status needs several pages, some of
 /// them empty.
@@ -114,13 +117,11 @@ impl OrderStore {
 /// Reads orders of a home, if they have one of these statuses still.
 async fn view(pool: &Pool, home: i16, ids: Vec<Uuid>, statuses: &[String]) -> Result<Vec<OrderView>, Error> {
     sqlx::query_as(concat!(
-        "SELECT ",
-        order_columns!(),
-        ", s.label, s.heading_for, s.reason::json AS reason, s.revision, s.updated_at, NULL::json AS personal
-         FROM UNNEST($2::uuid[]) AS w (id)
-         JOIN orders AS o ON ($1::int2 IS NULL OR o.home = $1) AND o.id = w.id
-         JOIN sagas AS s ON ($1::int2 IS NULL OR s.home = $1) AND s.id = o.saga_id
-         WHERE $3 = '{}' OR s.label = ANY($3)"
+        view_columns!(),
+        " FROM UNNEST($2::uuid[]) AS w (id)
+          JOIN orders AS o ON ($1::int2 IS NULL OR o.home = $1) AND o.id = w.id ",
+        view_tables!(),
+        " WHERE $3 = '{}' OR s.label = ANY($3)"
     ))
     .bind(home)
     .bind(ids)

@@ -5,14 +5,15 @@ use std::{
     sync::Arc,
 };
 
-use amends_engine::core::{Change, Entry};
+use amends_engine::core::Change;
 use amends_pool::{Connection, DatabaseClock, Pool, sqlstate};
 use amends_postgres::{
     Birth, Database, Error, births,
     columns::{each, small},
     error,
     homes::each_home,
-    lost_commit, timeline,
+    lost_commit,
+    timeline::{self, SagaEntry},
 };
 use amends_protocol::halving::Parts;
 use chrono::{DateTime, Utc};
@@ -21,7 +22,7 @@ use uuid::Uuid;
 
 use crate::{
     keys::{self, KeyedOrder},
-    order::{NewOrder, OrderRow, OrderView, Placed, order_columns},
+    order::{NewOrder, OrderRow, OrderView, Placed, view_columns, view_tables},
 };
 
 /// The orders in the engine's database.
@@ -41,7 +42,7 @@ impl OrderStore {
         &self.database
     }
 
-    fn pool(&self) -> &Pool {
+    pub(crate) fn pool(&self) -> &Pool {
         &self.database.pool
     }
 
@@ -189,44 +190,57 @@ impl OrderStore {
     /// # Errors
     /// The database's.
     pub async fn get(&self, order_id: Uuid) -> Result<Option<OrderView>, Error> {
-        sqlx::query_as(concat!(
-            "SELECT ",
-            order_columns!(),
-            ", s.label, s.heading_for, s.reason::json AS reason, s.revision, s.updated_at, p.data::json AS personal
-                 FROM orders AS o JOIN sagas AS s ON ($1::int2 IS NULL OR s.home = $1) AND s.id = o.saga_id
-                 LEFT JOIN personal AS p ON ($1::int2 IS NULL OR p.home = $1) AND p.saga_id = s.id
-                 WHERE ($1::int2 IS NULL OR o.home = $1) AND o.id = $2"
-        ))
+        let mut connection = self.pool().acquire().await.map_err(error::of)?;
+        read(&mut connection, self.database.homes.of(order_id), order_id).await.map_err(error::of)
+    }
+
+    /// Reads the ids of an order's sagas, in the order of their births; none if there is no such order.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn sagas_of(&self, order_id: Uuid) -> Result<Vec<Uuid>, Error> {
+        sqlx::query_scalar(
+            "SELECT saga_id FROM orders WHERE ($1::int2 IS NULL OR home = $1) AND id = $2
+             UNION SELECT saga_id FROM order_sagas WHERE ($1::int2 IS NULL OR home = $1) AND order_id = $2
+             ORDER BY saga_id",
+        )
         .bind(self.database.homes.of(order_id))
         .bind(order_id)
-        .fetch_optional(self.pool())
+        .fetch_all(self.pool())
         .await
         .map_err(error::of)
     }
 
-    /// Reads the id of an order's newest saga.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn saga_of(&self, order_id: Uuid) -> Result<Option<Uuid>, Error> {
-        sqlx::query_scalar("SELECT saga_id FROM orders WHERE ($1::int2 IS NULL OR home = $1) AND id = $2")
-            .bind(self.database.homes.of(order_id))
-            .bind(order_id)
-            .fetch_optional(self.pool())
-            .await
-            .map_err(error::of)
-    }
-
-    /// Reads the timeline of an order's newest saga, from its birth on; `None` if there is no such order.
+    /// Reads the timelines of an order's sagas, in the order in which their entries were committed; `None` if there is
+    /// no such order.
     ///
     /// # Errors
     /// The database's, or an entry of a newer program.
-    pub async fn timeline(&self, order_id: Uuid) -> Result<Option<Vec<Entry>>, Error> {
-        match self.saga_of(order_id).await? {
-            Some(saga_id) => Ok(Some(timeline::of(&self.database, saga_id).await?)),
-            None => Ok(None),
+    pub async fn timeline(&self, order_id: Uuid) -> Result<Option<Vec<SagaEntry>>, Error> {
+        let sagas = self.sagas_of(order_id).await?;
+        match sagas.is_empty() {
+            true => Ok(None),
+            false => Ok(Some(timeline::of_several(&self.database, &sagas).await?)),
         }
     }
+}
+
+/// Reads an order of this home as it is now.
+pub(crate) async fn read(
+    connection: &mut Connection,
+    home: i16,
+    order_id: Uuid,
+) -> Result<Option<OrderView>, sqlx::Error> {
+    sqlx::query_as(concat!(
+        view_columns!(),
+        " FROM orders AS o ",
+        view_tables!(),
+        " WHERE ($1::int2 IS NULL OR o.home = $1) AND o.id = $2"
+    ))
+    .bind(home)
+    .bind(order_id)
+    .fetch_optional(connection)
+    .await
 }
 
 /// An order to place, and the birth of its saga.

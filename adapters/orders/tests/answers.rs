@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 
-use amends_orders::answers::{AnswerStore, Reservation, StoredAnswer, Turn};
+use amends_orders::answers::{ANSWER_LIFETIME, AnswerStore, Reservation, StoredAnswer, Turn};
 use amends_testkit::eventually;
 use support::world;
 
@@ -17,7 +17,7 @@ fn answer() -> StoredAnswer {
 }
 
 async fn first(store: &AnswerStore) -> Reservation {
-    match store.take(REQUEST, BODY).await.unwrap() {
+    match store.take(REQUEST, BODY, ANSWER_LIFETIME).await.unwrap() {
         Turn::First(reservation) => reservation,
         other => panic!("{other:?}"),
     }
@@ -30,7 +30,7 @@ async fn a_second_request_waits_for_the_firsts_answer() {
     let reservation = first(&store).await;
     let second = tokio::spawn({
         let store = store.clone();
-        async move { store.take(REQUEST, BODY).await }
+        async move { store.take(REQUEST, BODY, ANSWER_LIFETIME).await }
     });
     eventually("the second request waits for the first", Duration::from_secs(20), || async {
         let waiting: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_locks WHERE NOT granted")
@@ -43,7 +43,7 @@ async fn a_second_request_waits_for_the_firsts_answer() {
     assert!(!second.is_finished());
     reservation.keep(&answer()).await.unwrap();
     assert!(matches!(second.await.unwrap().unwrap(), Turn::Replayed(kept) if kept == answer()));
-    assert!(matches!(store.take(REQUEST, [3; 32]).await.unwrap(), Turn::KeyReused));
+    assert!(matches!(store.take(REQUEST, [3; 32], ANSWER_LIFETIME).await.unwrap(), Turn::KeyReused));
 }
 
 #[tokio::test]
@@ -53,7 +53,7 @@ async fn a_key_is_free_again_after_a_refusal_a_crash_and_a_day() {
     first(&store).await.give_back().await;
     drop(first(&store).await);
     first(&store).await.keep(&answer()).await.unwrap();
-    assert!(matches!(store.take(REQUEST, BODY).await.unwrap(), Turn::Replayed(_)));
+    assert!(matches!(store.take(REQUEST, BODY, ANSWER_LIFETIME).await.unwrap(), Turn::Replayed(_)));
     assert_eq!(store.forget_expired().await.unwrap(), 0);
     let expired = "UPDATE idempotent_answers SET expires_at = now()";
     sqlx::query(expired).execute(world.owner()).await.unwrap();

@@ -13,6 +13,7 @@ use amends_orders::{
 use amends_postgres::{
     Database, Error, Homes,
     conformance::{World, errand, moved},
+    timeline::SagaEntry,
 };
 use amends_protocol::{Json, Reason, id};
 use amends_testkit::eventually;
@@ -87,9 +88,10 @@ async fn an_order_is_read_as_it_was_placed_with_its_sagas_label() {
     assert_eq!(view.order, **row);
     assert_eq!(view.order.lines.get(), order.lines.get(), "as they came, in their order");
     assert_eq!((view.label.as_str(), view.heading_for, view.reason), ("NEW", None, None));
-    assert_eq!((view.updated_at, view.personal), (row.created_at, Some(order.personal)));
-    assert_eq!(store.saga_of(order.id).await.unwrap(), Some(order.saga.id));
-    assert_eq!(store.timeline(order.id).await.unwrap().unwrap(), std::slice::from_ref(&change.entry));
+    assert_eq!((view.updated_at, view.sagas), (row.created_at, None));
+    assert_eq!(store.sagas_of(order.id).await.unwrap(), [order.saga.id]);
+    let first = SagaEntry { saga_id: order.saga.id, entry: change.entry.clone() };
+    assert_eq!(store.timeline(order.id).await.unwrap().unwrap(), [first]);
 
     let at = row.created_at + chrono::TimeDelta::seconds(1);
     let mut write = moved(&change.saga, 1, at);
@@ -125,7 +127,7 @@ async fn an_order_that_was_never_placed_is_not_there() {
     let (_world, store) = orders().await;
     let nobody = Uuid::now_v7();
     assert_eq!(store.get(nobody).await.unwrap(), None);
-    assert_eq!(store.saga_of(nobody).await.unwrap(), None);
+    assert_eq!(store.sagas_of(nobody).await.unwrap(), [] as [Uuid; 0]);
     assert_eq!(store.timeline(nobody).await.unwrap(), None);
     assert_eq!(place(&store, &[]).await, []);
 }

@@ -20,8 +20,8 @@ pub struct Birth<'a> {
     pub personal: Option<&'a Json>,
 }
 
-/// Inserts sagas (function `bear_sagas`).
-const INSERT: &str =
+/// Inserts sagas (function `bear_sagas`). Its first parameter is their home; [`bind`] binds the others.
+pub const INSERT: &str =
     "SELECT bear_sagas($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, NULL)";
 
 /// Binds the next sixteen parameters: those of the function `bear_sagas`, but for the home before them and the last. A

@@ -48,6 +48,11 @@ impl Caller {
         self.may(Right::ReadAnyOrder) || (self.may(Right::ReadOrders) && customer == self.subject())
     }
 
+    /// Returns whether the caller may ask to return an order of this customer.
+    pub fn returns_orders_of(&self, customer: &str) -> bool {
+        self.may(Right::ReturnOrders) && self.cancels_orders_of(customer)
+    }
+
     /// Returns whether the caller may cancel an order of this customer.
     pub fn cancels_orders_of(&self, customer: &str) -> bool {
         self.may(Right::CancelAnyOrder) || (self.may(Right::CancelOrders) && customer == self.subject())

@@ -35,12 +35,12 @@ impl Role {
     /// The table of rights.
     fn rights(self) -> &'static [Right] {
         use Right::{
-            ActOnSagas, AdminArea, CancelAnyOrder, CancelOrders, HandlePersonalData, HoldBreakers,
-            PlaceOrders, ReadAnyOrder, ReadOrders, ReadProducts, ReadSagas, ReadStock, SetProducts, SetStock,
-            StateCustomer,
+            ActOnSagas, AdminArea, CancelAnyOrder, CancelOrders, DecideReturns, HandlePersonalData,
+            HoldBreakers, PlaceOrders, QuoteRefunds, ReadAnyOrder, ReadOrders, ReadProducts, ReadSagas,
+            ReadStock, RefundOrders, ReturnOrders, SetProducts, SetStock, StateCustomer,
         };
         match self {
-            Self::Customer => &[PlaceOrders, ReadOrders, CancelOrders, ReadProducts],
+            Self::Customer => &[PlaceOrders, ReadOrders, CancelOrders, ReturnOrders, ReadProducts],
             Self::Storefront => &[
                 PlaceOrders,
                 StateCustomer,
@@ -48,6 +48,8 @@ impl Role {
                 ReadAnyOrder,
                 CancelOrders,
                 CancelAnyOrder,
+                ReturnOrders,
+                QuoteRefunds,
                 ReadProducts,
             ],
             Self::Viewer => &[ReadOrders, ReadAnyOrder, ReadProducts, ReadStock, AdminArea, ReadSagas],
@@ -56,6 +58,9 @@ impl Role {
                 ReadAnyOrder,
                 CancelOrders,
                 CancelAnyOrder,
+                DecideReturns,
+                RefundOrders,
+                QuoteRefunds,
                 ReadProducts,
                 SetProducts,
                 ReadStock,
@@ -69,6 +74,9 @@ impl Role {
                 ReadAnyOrder,
                 CancelOrders,
                 CancelAnyOrder,
+                DecideReturns,
+                RefundOrders,
+                QuoteRefunds,
                 ReadProducts,
                 SetProducts,
                 ReadStock,
@@ -106,6 +114,14 @@ pub enum Right {
     CancelOrders,
     /// Cancel orders of every customer.
     CancelAnyOrder,
+    /// Ask to return orders: one's own, or those that one may cancel.
+    ReturnOrders,
+    /// Approve and reject returns.
+    DecideReturns,
+    /// Refund orders without a return.
+    RefundOrders,
+    /// Ask what a refund would be.
+    QuoteRefunds,
     /// Read products and their prices.
     ReadProducts,
     /// Set names and prices of products.

@@ -7,7 +7,9 @@
 use std::sync::Arc;
 
 use amends_http::body::MAX_BYTES;
-use amends_orders::answers::{Digest, Reservation, StoredAnswer, Turn};
+use amends_orders::answers::{
+    ANSWER_LIFETIME, Digest, REFUND_ANSWER_LIFETIME, Reservation, StoredAnswer, Turn,
+};
 use axum::{
     body::{Body, Bytes, to_bytes},
     extract::{MatchedPath, Request, State},
@@ -30,6 +32,8 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 pub const PLACES_ORDERS: &str = "/api/orders";
 /// The route whose keys are taken by the inventory worker.
 pub const ADDS_STOCK: &str = "/api/inventory";
+/// The route whose answers are kept longer.
+const REFUNDS: &str = "/api/orders/{id}/refunds";
 /// The headers that belong to an answer, and are sent again with it.
 const KEPT_HEADERS: [HeaderName; 3] = [header::CONTENT_TYPE, header::ETAG, header::LOCATION];
 
@@ -51,6 +55,19 @@ pub fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     }
 }
 
+/// Returns the digest by which a request with a key is known where it takes effect; `None` without a key.
+///
+/// # Errors
+/// 400.
+pub fn digest_of(
+    headers: &HeaderMap,
+    caller: &Caller,
+    method: &Method,
+    path: &str,
+) -> Result<Option<Digest>, Problem> {
+    Ok(key(headers)?.map(|key| request(caller, method, path, &key)))
+}
+
 /// Marks an answer as one that was given before.
 pub fn mark_replayed(response: &mut Response) {
     response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
@@ -63,23 +80,33 @@ pub async fn answer_once(
     request: Request,
     next: Next,
 ) -> Response {
-    let elsewhere = path.is_some_and(|path| [PLACES_ORDERS, ADDS_STOCK].contains(&path.as_str()));
+    let elsewhere = path.as_ref().is_some_and(|path| [PLACES_ORDERS, ADDS_STOCK].contains(&path.as_str()));
     let caller = request.extensions().get::<Caller>().cloned();
     match caller {
         Some(caller) if request.method() == Method::POST && !elsewhere => {
-            once(&api, &caller, request, next).await.unwrap_or_else(IntoResponse::into_response)
+            once(&api, &caller, path.as_ref().map(MatchedPath::as_str), request, next)
+                .await
+                .unwrap_or_else(IntoResponse::into_response)
         }
         _ => next.run(request).await,
     }
 }
 
-async fn once(api: &Api, caller: &Caller, request: Request, next: Next) -> Result<Response, Problem> {
+async fn once(
+    api: &Api,
+    caller: &Caller,
+    path: Option<&str>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
     let Some(key) = key(request.headers())? else { return Ok(next.run(request).await) };
     let (head, body) = request.into_parts();
     // The edge has read it whole, within its limit.
     let body = to_bytes(body, MAX_BYTES).await.map_err(|_| Problem::Internal)?;
     let identity = self::request(caller, &head.method, head.uri.path(), &key);
-    let turn = api.answers.take(identity, fingerprint(&body)).await?;
+    let is_refund = path.is_some_and(|path| path == REFUNDS);
+    let lifetime = if is_refund { REFUND_ANSWER_LIFETIME } else { ANSWER_LIFETIME };
+    let turn = api.answers.take(identity, fingerprint(&body), lifetime).await?;
     let reservation = match turn {
         Turn::First(reservation) => reservation,
         Turn::Replayed(answer) => return replayed(answer),

@@ -3,7 +3,7 @@
 
 use amends_engine::operate::Explanation;
 use amends_orders::OrderView;
-use amends_workflows::order_fulfilment as order;
+use amends_workflows::{order_fulfilment as order, order_ledger::Standing};
 
 use super::view::instant;
 
@@ -32,6 +32,14 @@ pub fn explain(view: &OrderView, is_parked: bool) -> Explanation {
         order::SHIPMENT_FAILED => {
             format!("The order could not be shipped{}; what was paid is refunded", because(view))
         }
+        order::RETURN_REQUESTED if is_decided(view) => {
+            "The return is accepted; what was paid for it is refunded".to_owned()
+        }
+        order::RETURN_REQUESTED => "A return is requested, and the shop has to decide about it".to_owned(),
+        order::RETURNED => "The order was returned, and what was paid is refunded".to_owned(),
+        order::PARTIALLY_RETURNED => {
+            "Part of the order was returned, and what was paid for it is refunded".to_owned()
+        }
         // A status of a newer program.
         other => format!("The order is {other}"),
     };
@@ -40,6 +48,12 @@ pub fn explain(view: &OrderView, is_parked: bool) -> Explanation {
     }
     sentence.push('.');
     Explanation { sentence, until: cancels_at }
+}
+
+/// Whether the newest return is decided.
+fn is_decided(view: &OrderView) -> bool {
+    let newest = view.sagas.iter().flatten().find(|saga| saga.saga_id == view.order.saga_id);
+    newest.is_some_and(|saga| saga.standing() != Standing::Requested)
 }
 
 fn being_undone(view: &OrderView) -> String {
@@ -99,8 +113,12 @@ mod tests {
             heading_for: heading_for.map(Into::into),
             reason: reason.map(|code| Reason::new(code, "said by a worker at 10.0.0.7")),
             revision: 3,
+            workflow: order::NAME.into(),
+            state: None,
+            fulfilled_at: None,
+            fulfilled_by: None,
+            sagas: None,
             updated_at: at,
-            personal: None,
         }
     }
 

@@ -1,5 +1,6 @@
-//! New orders: the request, its conversion, and the group commit.
+//! Orders: the requests about them, their rendering, and the group commit of new ones.
 
+pub mod changes;
 pub mod cursor;
 pub mod door;
 pub mod explanation;

@@ -1,9 +1,15 @@
 //! Orders and timelines as shown to clients.
 
-use amends_engine::core::{Entry, Event};
-use amends_orders::{OrderRow, OrderView};
-use amends_protocol::{Json, Outcome};
-use amends_workflows::order_fulfilment as order;
+use amends_engine::core::{Entry, Event, SagaProgress, Status};
+use amends_orders::{OrderRow, OrderSaga, OrderView};
+use amends_postgres::timeline::SagaEntry;
+use amends_protocol::Outcome;
+use amends_workflows::{
+    order_fulfilment::{self as order, Line},
+    order_ledger::{EntryKind, Ledger, LedgerEntry, Standing, line_id},
+    order_refund,
+    order_return::{self, BackLine},
+};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -34,17 +40,18 @@ impl Audience {
         if caller.may(Right::ReadSagas) { Self::Operator } else { Self::Customer }
     }
 
-    /// Renders a timeline.
-    pub fn timeline(self, entries: &[Entry]) -> Vec<Item> {
-        entries.iter().filter_map(|entry| self.item(entry)).collect()
+    /// Renders the timeline of an order.
+    pub fn timeline(self, order: &OrderView, entries: &[SagaEntry]) -> Vec<Item> {
+        entries.iter().filter_map(|entry| self.item(order, entry)).collect()
     }
 
-    /// Renders an entry of a timeline. A customer sees how the status changed: no operator, no reason that one gave, no
-    /// step.
-    pub fn item(self, entry: &Entry) -> Option<Item> {
+    /// Renders an entry of an order's timeline. A customer sees how the status changed: no operator, no reason that one
+    /// gave, no step.
+    pub fn item(self, order: &OrderView, SagaEntry { saga_id, entry }: &SagaEntry) -> Option<Item> {
         match self {
-            Self::Operator => Some(Item::from(entry)),
-            Self::Customer => Item::for_customer(entry),
+            Self::Operator => Some(Item { saga_id: Some(*saga_id), ..Item::from(entry) }),
+            Self::Customer if carries_status(order, *saga_id) => Item::for_customer(entry),
+            Self::Customer => Item::of_refund(entry),
         }
     }
 }
@@ -65,11 +72,70 @@ pub struct Order {
     customer_id: String,
     currency: String,
     total: i64,
-    lines: Json,
+    captured: i64,
+    refunded: i64,
+    lines: Vec<OrderLine>,
+    shipments: Vec<Shipment>,
+    returns: Vec<Return>,
+    refunds: Vec<Refund>,
     created_at: String,
     updated_at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     cancels_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    returnable_until: Option<String>,
+}
+
+/// A line of an order.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OrderLine {
+    line_id: String,
+    #[serde(flatten)]
+    line: Line,
+    fulfilled: i64,
+    returned: i64,
+}
+
+/// A parcel.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shipment {
+    id: Uuid,
+    tracking_number: Option<String>,
+    lines: Vec<Quantity>,
+    shipped_at: String,
+}
+
+/// A number of pieces of a line.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Quantity {
+    line_id: String,
+    quantity: i64,
+}
+
+/// A return.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Return {
+    id: Uuid,
+    status: &'static str,
+    lines: Vec<Quantity>,
+    amount: i64,
+    reason: String,
+    requested_at: String,
+}
+
+/// Money that is paid back, for a return or without one.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Refund {
+    id: Uuid,
+    amount: i64,
+    reason: String,
+    status: &'static str,
+    created_at: String,
 }
 
 impl Order {
@@ -80,12 +146,30 @@ impl Order {
 
     /// Renders the order in its present state.
     pub fn now(view: &OrderView, audience: Audience) -> Self {
-        Self {
+        let ledger = view.ledger();
+        // The reason of a return is the return's.
+        let reason = view.reason.as_ref().filter(|_| view.workflow == order::NAME);
+        let (captured, refunded) = money(view, &ledger);
+        let mut shown = Self {
             saga_id: (audience == Audience::Operator).then_some(view.order.saga_id),
             heading_for: view.heading_for.clone(),
-            reason: view.reason.as_ref().map(|r| r.code.clone()),
+            reason: reason.map(|r| r.code.clone()),
+            captured,
+            refunded,
+            shipments: shipment(view, &ledger).into_iter().collect(),
+            returnable_until: ledger.returnable_until().map(instant),
             ..Self::with(&view.order, view.label.clone(), view.updated_at)
+        };
+        for (n, line) in shown.lines.iter_mut().enumerate() {
+            line.fulfilled = if ledger.fulfilled_at.is_some() { line.line.quantity } else { 0 };
+            line.returned = ledger.returned(n);
         }
+        let sagas = view.sagas.iter().flatten();
+        for (saga, entry) in sagas.filter_map(|saga| Some((saga, ledger.entry(saga.saga_id)?))) {
+            shown.returns.extend(returned(saga, entry));
+            shown.refunds.extend(refunded_by(saga, entry));
+        }
+        shown
     }
 
     fn with(row: &OrderRow, status: String, updated_at: DateTime<Utc>) -> Self {
@@ -100,16 +184,105 @@ impl Order {
             customer_id: row.customer_id.clone(),
             currency: row.currency.clone(),
             total: row.total,
-            lines: row.lines.clone(),
+            captured: 0,
+            refunded: 0,
+            lines: lines(row),
+            shipments: Vec::new(),
+            returns: Vec::new(),
+            refunds: Vec::new(),
+            returnable_until: None,
             created_at: instant(row.created_at),
             updated_at: instant(updated_at),
         }
     }
 }
 
+fn lines(row: &OrderRow) -> Vec<OrderLine> {
+    let lines: Vec<Line> = row.lines.read().unwrap_or_default();
+    let line = |(n, line): (usize, Line)| OrderLine { line_id: line_id(n), line, fulfilled: 0, returned: 0 };
+    lines.into_iter().enumerate().map(line).collect()
+}
+
+/// Returns what was captured and what was paid back. An order that was undone has given back what was captured.
+fn money(view: &OrderView, ledger: &Ledger) -> (i64, i64) {
+    if ledger.fulfilled_at.is_some() {
+        return (ledger.captured(), ledger.refunded());
+    }
+    let state = view.state.as_ref().and_then(|state| state.read::<SagaProgress>().ok());
+    let commands = state.iter().flat_map(|state| &state.commands);
+    let mut paid = commands.filter(|c| c.step == order::PAY && c.status == Status::Succeeded);
+    match paid.next() {
+        Some(pay) => (view.order.total, if pay.is_undone() { view.order.total } else { 0 }),
+        None => (0, 0),
+    }
+}
+
+fn shipment(view: &OrderView, ledger: &Ledger) -> Option<Shipment> {
+    let at = ledger.fulfilled_at?;
+    let body: Value = view.fulfilled_by.as_ref().and_then(|body| body.read().ok()).unwrap_or_default();
+    // An operator's evidence has a reference instead.
+    let event = &body["event"];
+    let tracking = [&event["replied"]["result"]["trackingNumber"], &event["resolved"]["reference"]];
+    let tracking = tracking.into_iter().find_map(|number| number.as_str()).map(str::to_owned);
+    let line = |(n, line): (usize, &Line)| Quantity { line_id: line_id(n), quantity: line.quantity };
+    Some(Shipment {
+        id: amends_protocol::id::execute(ledger.fulfilment, "ship", 0, 1),
+        tracking_number: tracking,
+        lines: ledger.lines.iter().enumerate().map(line).collect(),
+        shipped_at: instant(at),
+    })
+}
+
+fn returned(saga: &OrderSaga, entry: &LedgerEntry) -> Option<Return> {
+    let line = |BackLine { line_id, quantity, .. }: &BackLine| Quantity {
+        line_id: line_id.clone(),
+        quantity: *quantity,
+    };
+    (entry.kind == EntryKind::Return).then(|| Return {
+        id: saga.saga_id,
+        status: match entry.standing {
+            Standing::Requested => "REQUESTED",
+            Standing::Refunding | Standing::Restocking => "REFUNDING",
+            Standing::Completed => "COMPLETED",
+            Standing::Rejected => "REJECTED",
+        },
+        lines: entry.lines.iter().map(line).collect(),
+        amount: entry.amount,
+        reason: saga.reason.clone(),
+        requested_at: instant(saga.created_at),
+    })
+}
+
+/// A return is a refund once it is approved.
+fn refunded_by(saga: &OrderSaga, entry: &LedgerEntry) -> Option<Refund> {
+    let status = match entry.standing {
+        Standing::Requested | Standing::Rejected => return None,
+        standing if standing.is_refunded() => "SUCCEEDED",
+        _ if saga.parked == Some(true) => "PARKED",
+        _ => "PENDING",
+    };
+    (entry.amount > 0).then(|| Refund {
+        id: saga.saga_id,
+        amount: entry.amount,
+        reason: saga.reason.clone(),
+        status,
+        created_at: instant(saga.created_at),
+    })
+}
+
+/// Returns whether a saga's label is the order's status.
+pub fn carries_status(order: &OrderView, saga: Uuid) -> bool {
+    let found = order.sagas.iter().flatten().find(|of| of.saga_id == saga);
+    found.is_none_or(|found| matches!(found.workflow.as_str(), order::NAME | order_return::NAME))
+}
+
 /// One entry of a timeline.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Item {
+    /// For operators: the saga whose entry it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    saga_id: Option<Uuid>,
     at: String,
     revision: u32,
     r#type: &'static str,
@@ -132,6 +305,7 @@ impl Item {
         let shown =
             shown.into_iter().filter_map(|(key, value)| Some((key.to_owned(), json!(value.as_ref()?))));
         Some(Self {
+            saga_id: None,
             at: instant(entry.occurrence.at),
             revision: entry.revision,
             r#type: if is_theirs { event.name() } else { CHANGED },
@@ -139,6 +313,19 @@ impl Item {
             attempt: None,
             detail: shown.collect(),
         })
+    }
+}
+
+impl Item {
+    /// Renders an entry of a refund for a customer. The label of its saga is no status of the order.
+    fn of_refund(entry: &Entry) -> Option<Self> {
+        let r#type = match entry.did.label.as_deref()? {
+            order_refund::REFUNDED => "refunded",
+            _ => "refund_started",
+        };
+        let at = instant(entry.occurrence.at);
+        let (revision, detail) = (entry.revision, Map::new());
+        Some(Self { saga_id: None, at, revision, r#type, step: None, attempt: None, detail })
     }
 }
 
@@ -191,6 +378,7 @@ impl From<&Entry> for Item {
         put("incident", json!(did.incident));
         put("noted", json!(did.noted.map(Outcome::as_str)));
         Self {
+            saga_id: None,
             at: instant(entry.occurrence.at),
             revision: entry.revision,
             r#type: event.name(),

@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     fn newest(revision: i32) -> Newest {
-        Newest { saga_id: Uuid::nil(), revision }
+        Newest { saga_id: Uuid::nil(), revision, others: 0 }
     }
 
     #[test]

@@ -11,10 +11,7 @@ use amends_engine::{
     },
 };
 use amends_kafka::{KafkaSink, KafkaSource};
-use amends_postgres::{
-    Database, MIGRATOR, PgSagaStore, deployment::deployment, events::EventLog, handoffs::Handoffs,
-    watermarks::Watermarks,
-};
+use amends_postgres::{Database, MIGRATOR, PgSagaStore, deployment::deployment};
 use amends_protocol::transport::Source;
 use amends_workflows::Workflows;
 use anyhow::Result;
@@ -143,9 +140,7 @@ fn publish(
 ) -> Result<()> {
     let mut publisher = publisher::Publisher::new(
         workflows,
-        EventLog::new(database.clone()),
-        Watermarks::new(database.clone()),
-        Handoffs::new(database.clone()),
+        database,
         point("events", KafkaSink::in_order(&process.kafka)?),
         ownership,
         news,

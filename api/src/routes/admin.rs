@@ -86,7 +86,7 @@ fn shown(page: &Page) -> Value {
 /// table, which is written all the time, needs no index for it.
 async fn about(api: &Api, key: &str) -> Result<Vec<Uuid>, Problem> {
     match key.parse() {
-        Ok(order) => Ok(api.orders.saga_of(order).await?.into_iter().collect()),
+        Ok(order) => Ok(api.orders.sagas_of(order).await?),
         Err(_) => Ok(Vec::new()),
     }
 }

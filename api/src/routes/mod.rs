@@ -8,6 +8,8 @@ mod key_set;
 mod order_events;
 mod order_list;
 mod order_read;
+mod order_refunds;
+mod order_returns;
 mod orders;
 mod personal_data;
 mod products;
@@ -103,6 +105,8 @@ fn resources() -> Routes<Arc<Api>> {
         .merge(orders::routes())
         .merge(order_list::routes())
         .merge(order_read::routes())
+        .merge(order_returns::routes())
+        .merge(order_refunds::routes())
         .merge(products::routes())
         .merge(inventory::routes())
         .merge(personal_data::routes())

@@ -10,6 +10,7 @@ use amends_engine::{
 };
 use amends_http::{body, query};
 use amends_orders::Placed;
+use amends_workflows::order_fulfilment;
 use axum::{
     Json,
     body::Bytes,
@@ -108,11 +109,9 @@ async fn timeline(
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let id = body::id("id", &id)?;
-    if !caller.may(Right::ReadAnyOrder) {
-        view_of(&api.orders, &caller, id).await?;
-    }
+    let view = view_of(&api.orders, &caller, id).await?;
     let entries = api.orders.timeline(id).await?.ok_or_else(no_order)?;
-    let items = Audience::of(&caller).timeline(&entries);
+    let items = Audience::of(&caller).timeline(&view, &entries);
     Ok(Json(json!({ "items": items })).into_response())
 }
 
@@ -167,6 +166,10 @@ async fn cancelled(
     let seen = view_of(&api.orders, caller, id).await?;
     if !caller.cancels_orders_of(&seen.order.customer_id) {
         return Err(access::forbidden());
+    }
+    // A return that is under way is not cancelled with its order.
+    if seen.workflow != order_fulfilment::NAME {
+        return Err(cannot_cancel(&seen.label, Illegal::PastPivot));
     }
     let (saga, event) = (seen.order.saga_id, Event::CancelRequested(Actor::new(caller.subject(), reason)));
     let applied = match condition {

@@ -23,28 +23,42 @@ impl Client {
     }
 
     pub async fn get(&self, path: &str) -> Result<Value> {
-        self.send(Method::GET, path, None).await
+        self.send(Method::GET, path, None, None).await
     }
 
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
-        self.send(Method::POST, path, Some(body)).await
+        self.send(Method::POST, path, Some(body), None).await
+    }
+
+    /// The same with an idempotency key.
+    pub async fn post_once(&self, path: &str, key: &str, body: &Value) -> Result<Value> {
+        self.send(Method::POST, path, Some(body), Some(key)).await
     }
 
     pub async fn put(&self, path: &str, body: &Value) -> Result<Value> {
-        self.send(Method::PUT, path, Some(body)).await
+        self.send(Method::PUT, path, Some(body), None).await
     }
 
     pub async fn delete(&self, path: &str) -> Result<Value> {
-        self.send(Method::DELETE, path, None).await
+        self.send(Method::DELETE, path, None, None).await
     }
 
     /// Sends a request, repeatedly while the answer is 503; any other failure is an error with the answer's text.
-    async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        key: Option<&str>,
+    ) -> Result<Value> {
         let began = Instant::now();
         loop {
             let mut request = self.http.request(method.clone(), format!("{}{path}", self.url));
             if let Some(body) = body {
                 request = request.json(body);
+            }
+            if let Some(key) = key {
+                request = request.header("Idempotency-Key", key);
             }
             if let Some(token) = &self.token {
                 request = request.bearer_auth(token);

@@ -36,6 +36,13 @@ enum Twist {
     Cancel,
     /// The order is found parked, and resolved by an operator.
     Resolve,
+    /// Once it is complete, this many pieces are to come back (`None`: all); an operator decides.
+    Return {
+        pieces: Option<i64>,
+        approve: bool,
+    },
+    /// Once it is complete, an operator pays some of it back.
+    Goodwill,
 }
 
 const MUG: &str = "sample-mug";
@@ -43,7 +50,7 @@ const SOLD_OUT: &str = "sample-sold-out";
 /// The price of both, in cents.
 const UNIT_PRICE: i64 = 1250;
 
-const SAMPLES: [Sample; 8] = [
+const SAMPLES: [Sample; 12] = [
     sample("an order is fulfilled", MUG, "card_approved", "AT", "FULFILLED", None, Twist::None),
     sample(
         "the product is out of stock",
@@ -92,6 +99,34 @@ const SAMPLES: [Sample; 8] = [
         Some("carrier_refused"),
         Twist::Resolve,
     ),
+    sample(
+        "the customer returns everything",
+        MUG,
+        "card_approved",
+        "AT",
+        "RETURNED",
+        None,
+        Twist::Return { pieces: None, approve: true },
+    ),
+    sample(
+        "the customer returns one of two",
+        MUG,
+        "card_approved",
+        "AT",
+        "PARTIALLY_RETURNED",
+        None,
+        Twist::Return { pieces: Some(1), approve: true },
+    ),
+    sample(
+        "the return is rejected",
+        MUG,
+        "card_approved",
+        "AT",
+        "FULFILLED",
+        None,
+        Twist::Return { pieces: None, approve: false },
+    ),
+    sample("goodwill: 5.00 EUR back", MUG, "card_approved", "AT", "FULFILLED", None, Twist::Goodwill),
 ];
 
 const fn sample(
@@ -222,6 +257,30 @@ impl Sample {
                 }
                 Ok(paying)
             }
+            Twist::Return { pieces, approve } => {
+                if items.last().is_none_or(|last| last["detail"]["ended"].is_null()) {
+                    return Ok(false);
+                }
+                let mut body = json!({ "reason": "does not match the curtains" });
+                if let Some(pieces) = pieces {
+                    body["lines"] = json!([{ "lineId": "1", "quantity": pieces }]);
+                }
+                client.post(&format!("/api/orders/{id}/return"), &body).await?;
+                println!("  > POST /api/orders/{id}/return: {}", body["reason"].as_str().unwrap_or(""));
+                let decision = if approve { "approve" } else { "reject" };
+                client.put(&format!("/api/orders/{id}/return/{decision}"), &json!({})).await?;
+                println!("  > PUT /api/orders/{id}/return/{decision}");
+                Ok(true)
+            }
+            Twist::Goodwill => {
+                if items.last().is_none_or(|last| last["detail"]["ended"].is_null()) {
+                    return Ok(false);
+                }
+                let body = json!({ "amount": 500, "reason": "the parcel came late" });
+                client.post_once(&format!("/api/orders/{id}/refunds"), id, &body).await?;
+                println!("  > POST /api/orders/{id}/refunds: 5.00 EUR, because the parcel came late");
+                Ok(true)
+            }
             Twist::Resolve => {
                 let parked = client.get("/admin/sagas?state=parked&limit=500").await?;
                 let found = parked["items"].as_array().into_iter().flatten().find(|s| s["businessKey"] == id);
@@ -253,6 +312,11 @@ fn line(first: &Value, item: &Value) -> String {
     let mut what = match item["type"].as_str().unwrap_or("") {
         "started" => "accepted".to_owned(),
         "woke" => format!("{}: its time came", text(&item["step"])),
+        "signalled" => format!(
+            "{} decided: {}",
+            text(&detail["by"]["who"]),
+            if detail["payload"]["approved"] == true { "approved" } else { "rejected" }
+        ),
         "cancel_requested" => format!("{} asked to cancel", text(&detail["by"]["who"])),
         "resend_requested" => format!("{} had it sent again", text(&detail["by"]["who"])),
         "resolved" => {

@@ -25,7 +25,7 @@ const CALLERS: [&str; 8] =
 /// What each caller gets on each route, for an order of customer A. The rows are compared with the routes that the
 /// router itself has: a route without a row here, or a row without a route, fails the test. An action on a saga is sent
 /// an empty object: 400 is the answer to who may act.
-const MATRIX: [(&str, [u16; 8]); 30] = [
+const MATRIX: [(&str, [u16; 8]); 35] = [
     ("POST /api/orders", [401, 401, 201, 201, 403, 201, 403, 403]),
     ("GET /api/orders", [401, 401, 200, 200, 200, 200, 200, 200]),
     ("GET /api/orders/{id}", [401, 401, 200, 404, 200, 200, 200, 200]),
@@ -37,6 +37,12 @@ const MATRIX: [(&str, [u16; 8]); 30] = [
     ("GET /api/products", [401, 401, 200, 200, 200, 200, 200, 200]),
     ("GET /api/products/{productId}", [401, 401, 200, 200, 200, 200, 200, 200]),
     ("PUT /api/products/{productId}", [401, 401, 403, 403, 403, 403, 200, 200]),
+    ("POST /api/orders/{id}/return", [401, 401, 409, 404, 403, 409, 403, 403]),
+    ("PUT /api/orders/{id}/return/approve", [401, 401, 403, 403, 403, 403, 409, 409]),
+    ("PUT /api/orders/{id}/return/reject", [401, 401, 403, 403, 403, 403, 409, 409]),
+    // Without an idempotency key.
+    ("POST /api/orders/{id}/refunds", [401, 401, 403, 403, 403, 403, 400, 400]),
+    ("POST /api/orders/{id}/refunds/quote", [401, 401, 403, 403, 403, 409, 409, 409]),
     ("GET /api/inventory", [401, 401, 403, 403, 200, 403, 200, 200]),
     ("GET /api/inventory/{productId}", [401, 401, 403, 403, 200, 403, 200, 200]),
     ("PUT /api/inventory/{productId}/stock", [401, 401, 403, 403, 403, 403, 200, 200]),
@@ -93,6 +99,11 @@ fn body_of(route: &Route, caller: &str) -> Option<Value> {
         ("POST", "/api/orders/{id}/cancel") => Some(json!({ "reason": "ordered twice" })),
         ("PUT", "/api/products/{productId}") => Some(mug()),
         ("PUT", "/admin/circuit-breakers/{name}") => Some(json!({ "mode": "automatic", "reason": "test" })),
+        ("POST", "/api/orders/{id}/return") => Some(json!({ "reason": "damaged" })),
+        ("POST", "/api/orders/{id}/refunds" | "/api/orders/{id}/refunds/quote") => {
+            Some(json!({ "amount": 1, "reason": "late" }))
+        }
+        ("PUT", "/api/orders/{id}/return/approve" | "/api/orders/{id}/return/reject") => Some(json!({})),
         ("PUT", _) => Some(json!({ "onHand": 7 })),
         ("POST", "/api/inventory") => Some(json!({ "productId": "mug", "quantity": 1 })),
         ("POST", _) => Some(json!({})),

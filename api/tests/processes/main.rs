@@ -20,6 +20,7 @@ mod privacy;
 mod products;
 mod reads;
 mod recovery;
+mod returning;
 mod samples;
 mod services;
 mod silence;

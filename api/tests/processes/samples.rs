@@ -32,7 +32,7 @@ async fn every_sample_ends_as_it_should(broker: Broker) {
     let output = dev(&broker, data.path(), &["--once", "--auth"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("8 of 8 samples ended as they should"), "{said}");
+    assert!(said.contains("12 of 12 samples ended as they should"), "{said}");
     assert!(said.lines().any(|line| line.starts_with("ready http://127.0.0.1:")), "{said}");
 }
 

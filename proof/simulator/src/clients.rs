@@ -1,6 +1,7 @@
 //! People: customers who order, repeat and cancel, and an operator who settles parked sagas.
 
 mod operator;
+mod returns;
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,7 @@ use amends_protocol::{Json, SLOTS};
 use amends_workflows::order_fulfilment::{self, Line, OrderInput, Personal};
 use futures::future::{Either, select};
 use rand::{RngExt, seq::IndexedRandom};
+use returns::Afterwards;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -39,6 +41,8 @@ pub struct Wish {
     other_body: bool,
     /// If it is reviewed: the answers, and when each is given after acceptance.
     reviews: Option<Vec<(Micros, bool)>>,
+    /// What happens once it is fulfilled.
+    afterwards: Vec<Afterwards>,
 }
 
 /// What people know.
@@ -115,6 +119,7 @@ fn wish(seed: u64, number: usize, until: Micros, burst: bool) -> Wish {
         let count = rng.random_range(0..=3);
         (0..count).map(|_| (rng.random_range(0..longest), rng.random_bool(0.8))).collect()
     });
+    let afterwards = returns::draw(&mut rng, &input);
     let spread = if burst { until / 20 } else { until };
     Wish {
         number,
@@ -125,6 +130,7 @@ fn wish(seed: u64, number: usize, until: Micros, burst: bool) -> Wish {
         repeats: rng.random_bool(0.2),
         other_body: rng.random_bool(0.1),
         reviews,
+        afterwards,
     }
 }
 
@@ -197,6 +203,10 @@ async fn customer(handle: Handle, wish: Wish) {
         handle.sleep(SECOND).await;
     }
     let Some(order) = order else { return };
+    for (n, plan) in wish.afterwards.into_iter().enumerate() {
+        let afterwards = returns::afterwards(handle.clone(), order, n as u64, plan);
+        handle.state().control.push(Control::Spawn(OUTSIDE, Box::pin(afterwards)));
+    }
     for (after, yes) in wish.reviews.into_iter().flatten() {
         let h = handle.clone();
         let review = async move {
@@ -274,21 +284,25 @@ async fn cancel(handle: &Handle, order: Uuid) {
     }
 }
 
-/// Answers an order's review, again and again until there is an answer: the first one may have been lost.
+/// Answers an order's review.
 async fn review(handle: &Handle, order: Uuid, yes: bool) {
     let Some(saga) = handle.state().store.orders.get(&order).copied() else { return };
-    let payload = Json::of(&yes).unwrap_or_default();
+    signal(handle, saga, REVIEW, Json::of(&yes).unwrap_or_default()).await;
+}
+
+/// Delivers a signal, again and again until there is an answer: the first one may have been lost.
+async fn signal(handle: &Handle, saga: Uuid, name: &'static str, payload: Json) {
     for _ in 0..100 {
         handle.state().meet_action(saga, "signal");
         let signal =
-            Signal { name: REVIEW.to_owned(), payload: payload.clone(), by: Actor::new("reviewer", "") };
+            Signal { name: name.to_owned(), payload: payload.clone(), by: Actor::new("reviewer", "") };
         let answer = request(handle, move |door, answer| async move {
             answer.fill(act(&door, saga, Event::Signalled(signal)).await.ok());
         });
         match answer.await {
             Some(Some(Applied::Done(_))) => {
                 let payload = payload.get().to_owned();
-                return handle.state().clients.signalled.push((saga, REVIEW, payload));
+                return handle.state().clients.signalled.push((saga, name, payload));
             }
             Some(Some(Applied::Illegal(..) | Applied::Missing)) => return,
             Some(None) | None => handle.sleep(3 * SECOND).await,

@@ -30,8 +30,10 @@ pub struct Charged {
     pub declined: Option<&'static str>,
     /// Time of the charge.
     pub at: Micros,
-    /// Its refund: key and id.
+    /// Its refund as a whole: key and id.
     pub refund: Option<(Uuid, Uuid)>,
+    /// Its partial refunds, by key: id and amount.
+    pub back: BTreeMap<Uuid, (Uuid, i64)>,
 }
 
 /// A booking in the carrier's books.
@@ -141,8 +143,16 @@ impl WorldState {
             self.note(crate::world::OUTSIDE, || {
                 format!("charge {} {amount} {currency} {method}", short(key))
             });
-            let charged =
-                Charged { id, amount, currency, method: method.clone(), declined, at, refund: None };
+            let charged = Charged {
+                id,
+                amount,
+                currency,
+                method: method.clone(),
+                declined,
+                at,
+                refund: None,
+                back: BTreeMap::new(),
+            };
             self.outside.charges.insert(key, charged);
         }
         let takes = match method.as_str() {
@@ -158,6 +168,20 @@ impl WorldState {
         let id = self.uuid();
         let charge = self.outside.charges.get_mut(&refund.charge).filter(|c| c.declined.is_none());
         let Some(charge) = charge.filter(|c| c.method != "card_refund_refused") else { return Err(refused) };
+        if let Some(amount) = refund.amount {
+            let left = charge.amount - charge.back.values().map(|(_, amount)| amount).sum::<i64>();
+            let fits = charge.refund.is_none() && amount <= left;
+            if !fits && !charge.back.contains_key(&refund.key) {
+                return Err(refused);
+            }
+            let (id, amount) = *charge.back.entry(refund.key).or_insert((id, amount));
+            let receipt = Receipt { id, amount, currency: charge.currency.clone() };
+            self.note(crate::world::OUTSIDE, || format!("{amount} back of {}", short(refund.charge)));
+            return Ok(receipt);
+        }
+        if !charge.back.is_empty() {
+            return Err(refused);
+        }
         let (key, id) = *charge.refund.get_or_insert((refund.key, id));
         let receipt = Receipt { id, amount: charge.amount, currency: charge.currency.clone() };
         self.note(crate::world::OUTSIDE, || format!("refund of {}", short(refund.charge)));
@@ -187,12 +211,16 @@ impl PaymentGateway for SimGateway {
     async fn look_up(&self, key: Uuid) -> Result<Option<Receipt>, payment::Error> {
         let look = move |s: &mut WorldState| {
             let charge = s.outside.charges.get(&key).map(Charged::answer);
+            let part = s.outside.charges.values().find_map(|c| {
+                let (id, amount) = *c.back.get(&key)?;
+                Some(Ok(Receipt { id, amount, currency: c.currency.clone() }))
+            });
             let refund = s.outside.charges.values().find_map(|c| {
                 let (k, id) = c.refund?;
                 let receipt = Receipt { id, amount: c.amount, currency: c.currency.clone() };
                 (k == key).then_some(Ok(receipt))
             });
-            (charge.or(refund).transpose(), 10_000)
+            (charge.or(refund).or(part).transpose(), 10_000)
         };
         match self.0.call(false, "look up", look).await {
             Call::Answer(answer) => answer,

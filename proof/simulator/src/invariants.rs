@@ -2,10 +2,12 @@
 
 mod books;
 mod odd;
+mod returns;
 mod signals;
 
 pub use books::*;
 pub use odd::*;
+pub use returns::*;
 pub use signals::*;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +19,7 @@ use amends_engine::core::{
 use amends_inventory::stock;
 use amends_protocol::{Exposure, Kind, Outcome};
 use amends_worker::row::{self, CommandRow};
-use amends_workflows::order_fulfilment as order;
+use amends_workflows::{order_fulfilment as order, order_refund, order_return};
 use uuid::Uuid;
 
 use crate::{
@@ -40,7 +42,7 @@ pub struct Quiet<'a> {
 pub type Invariant = (&'static str, fn(&Quiet<'_>) -> Vec<String>);
 
 /// All invariants, numbered as in RELIABILITY.
-pub const ALL: [Invariant; 22] = [
+pub const ALL: [Invariant; 24] = [
     ("1 stock_balances", stock_balances),
     ("2 money_balances", money_balances),
     ("3 one_outcome_that_never_changes", one_outcome_that_never_changes),
@@ -60,6 +62,8 @@ pub const ALL: [Invariant; 22] = [
     ("15 actions_are_audited", actions_are_audited),
     ("16 nothing_personal", nothing_personal),
     ("21 nothing_times_out_in_a_healthy_system", nothing_times_out_in_a_healthy_system),
+    ("33 no_piece_comes_back_twice", no_piece_comes_back_twice),
+    ("34 never_more_than_was_captured", never_more_than_was_captured),
     ("signals_take_effect_once", signals_take_effect_once),
     ("undone_holds_nothing", undone_holds_nothing),
     ("patience_is_kept", patience_is_kept),
@@ -103,6 +107,15 @@ impl Quiet<'_> {
             if let Some(charge) = charge.filter(|c| c.amount != 0) {
                 *held.entry(("money_captured".into(), charge.currency.clone())).or_default() += charge.amount;
             }
+            for charge in self.state.outside.charges.values() {
+                if let Some((_, amount)) = charge.back.get(&key) {
+                    *held.entry(("money_refunded".into(), charge.currency.clone())).or_default() += amount;
+                }
+            }
+            for restock in self.state.databases[0].restocks.iter().filter(|r| r.command_id == key) {
+                let back = ("stock_returned".into(), restock.product_id.clone());
+                *held.entry(back).or_default() += restock.quantity;
+            }
             let booked = self.state.outside.bookings.get(&key);
             if booked.is_some_and(|b| b.tracking.is_some() && b.cancelled.is_none()) {
                 *held.entry(("label_bought".into(), "label".into())).or_default() += 1;
@@ -119,6 +132,10 @@ impl Quiet<'_> {
     fn total(&self, stored: &Stored) -> i64 {
         stored.data.read::<order::OrderInput>().map_or(0, |i| i.total)
     }
+}
+
+fn fulfils(saga: &Saga) -> bool {
+    !matches!(saga.workflow.as_str(), order_return::NAME | order_refund::NAME)
 }
 
 fn is_at_rest(saga: &Saga) -> bool {

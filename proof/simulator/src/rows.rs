@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use amends_inventory::stock::{Books, Ledger, Move, Reserved, Stock};
+use amends_inventory::stock::{Books, Ledger, Move, Reserved, Restock, Returned, Stock};
 use amends_protocol::Command;
 use amends_worker::{
     Due, Locked, Locks, Rows,
@@ -47,6 +47,8 @@ pub struct Database {
     pub reservations: BTreeMap<Uuid, BTreeMap<String, Reserved>>,
     /// Moves (inventory only).
     pub moves: Vec<Move>,
+    /// Restocks (inventory only).
+    pub restocks: Vec<Restock>,
     locks: BTreeMap<Lock, u64>,
     open: BTreeMap<u64, Vec<Lock>>,
     transactions: u64,

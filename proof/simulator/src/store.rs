@@ -1,8 +1,10 @@
 //! The engine's database: sagas, timelines, orders, idempotency keys, strays, odd replies.
 
 mod port;
+mod returns;
 
 pub use port::SimStore;
+pub use returns::{AddedSaga, Addition, Wanted};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -71,8 +73,10 @@ pub struct Store {
     pub set_back: u64,
     /// Sagas.
     pub sagas: BTreeMap<Uuid, Stored>,
-    /// Sagas by order.
+    /// The saga that fulfils each order.
     pub orders: BTreeMap<Uuid, Uuid>,
+    /// The returns and refunds of orders.
+    pub added: BTreeMap<Uuid, Vec<AddedSaga>>,
     /// The order of each key, and the body of its request.
     pub keys: BTreeMap<String, (Uuid, u64)>,
     /// Successes that no saga ordered.
@@ -125,6 +129,7 @@ impl Store {
             set_back: 0,
             sagas: BTreeMap::new(),
             orders: BTreeMap::new(),
+            added: BTreeMap::new(),
             keys: BTreeMap::new(),
             strays: BTreeMap::new(),
             odd: BTreeMap::new(),

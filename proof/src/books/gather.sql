@@ -3,18 +3,27 @@
 -- type of its column.
 
 CREATE TEMP TABLE sagas AS SELECT * FROM dblink('engine', $$
-    SELECT id, business_key, revision, label, outcome, live, parked, state::jsonb FROM sagas $$)
-    AS t (id uuid, order_id text, revision integer, label text, outcome text, live boolean, parked boolean,
-          state jsonb);
+    SELECT id, business_key, workflow, step, revision, label, outcome, live, parked, state::jsonb FROM sagas $$)
+    AS t (id uuid, order_id text, workflow text, step text, revision integer, label text, outcome text, live boolean,
+          parked boolean, state jsonb);
 CREATE UNIQUE INDEX ON sagas (id);
 
+-- Each order with the saga that fulfils it.
 CREATE TEMP TABLE orders AS SELECT * FROM dblink('engine', $$
-    SELECT o.id, o.saga_id, o.total, o.currency,
-           (SELECT sum((line ->> 'quantity')::bigint)::bigint FROM jsonb_array_elements(o.lines::jsonb) AS line)
+    SELECT o.id, COALESCE((SELECT x.saga_id FROM order_sagas AS x
+                           WHERE x.order_id = o.id AND x.workflow = 'order_fulfilment'), o.saga_id), o.total, o.currency,
+           (SELECT sum((line ->> 'quantity')::bigint)::bigint FROM jsonb_array_elements(o.lines::jsonb) AS line),
+           o.lines::jsonb
     FROM orders AS o $$)
-    AS t (id uuid, saga_id uuid, total bigint, currency text, pieces bigint);
+    AS t (id uuid, saga_id uuid, total bigint, currency text, pieces bigint, lines jsonb);
 CREATE UNIQUE INDEX ON orders (id);
 CREATE UNIQUE INDEX ON orders (saga_id);
+
+-- Returns and refunds, as the orders' ledger has them.
+CREATE TEMP TABLE entries AS SELECT * FROM dblink('engine', $$
+    SELECT order_id, saga_id, workflow, amount, lines::jsonb FROM order_sagas WHERE workflow <> 'order_fulfilment' $$)
+    AS t (order_id uuid, saga_id uuid, workflow text, amount bigint, lines jsonb);
+CREATE UNIQUE INDEX ON entries (saga_id);
 
 CREATE TEMP TABLE timeline AS SELECT * FROM dblink('engine', $$
     SELECT saga_id, revision, at, body::jsonb -> 'event', body::jsonb -> 'did' FROM timeline $$)
@@ -40,6 +49,10 @@ CREATE INDEX ON reservations (saga_id);
 CREATE TEMP TABLE moves AS SELECT * FROM dblink('inventory',
     'SELECT product_id, kind, quantity, command_id FROM moves')
     AS t (product_id text, kind text, quantity bigint, command_id uuid);
+
+CREATE TEMP TABLE restocks AS SELECT * FROM dblink('inventory',
+    'SELECT reservation, product_id, command_id, quantity FROM restocks')
+    AS t (reservation uuid, product_id text, command_id uuid, quantity bigint);
 
 CREATE TEMP TABLE charges AS SELECT * FROM dblink('payment',
     'SELECT key, amount, currency, declined FROM gateway_charges')
@@ -76,18 +89,22 @@ CREATE INDEX ON notified (event_id);
 -- Every command that a saga's row records as sent, with its id by the protocol.
 CREATE TEMP TABLE sent AS
     SELECT s.id AS saga_id, c.step_no, c.step, c.part, c.generation, c.status, c.undo_asked, c.undone, c.parked,
-           c.held, CASE c.step WHEN 'pay' THEN 'payment' WHEN 'ship' THEN 'shipment' ELSE 'inventory' END AS worker,
+           c.held, CASE c.step WHEN 'pay' THEN 'payment' WHEN 'refund' THEN 'payment' WHEN 'ship' THEN 'shipment' ELSE 'inventory' END AS worker,
            (left(s.id::text, 14) || '8' || substr(uuid_generate_v5(
                s.id, c.step || '/' || c.part || '/' || c.generation)::text, 16))::uuid AS command_id
     FROM sagas AS s, LATERAL (
         SELECT (e ->> 'step')::integer AS step_no,
-               (ARRAY['reserve', 'pay', 'ship', 'take'])[(e ->> 'step')::integer + 1] AS step,
+               (CASE s.workflow WHEN 'order_return' THEN ARRAY['decision', 'refund', 'restock']
+                                WHEN 'order_refund' THEN ARRAY['refund']
+                                ELSE ARRAY['reserve', 'pay', 'ship', 'take'] END)[(e ->> 'step')::integer + 1] AS step,
                coalesce((e ->> 'part')::integer, 0) AS part, coalesce((e ->> 'generation')::integer, 1) AS generation,
                e ->> 'status' AS status, e -> 'undo' IS NOT NULL AS undo_asked,
                coalesce((e -> 'undo' ->> 'done')::boolean, false) AS undone,
                coalesce(e -> 'parked', e -> 'undo' -> 'parked') ->> 'code' AS parked,
                coalesce(e -> 'held', '[]') AS held
-        FROM jsonb_array_elements(s.state -> 'commands') AS e) AS c;
+        FROM jsonb_array_elements(s.state -> 'commands') AS e) AS c
+    -- A wait for a signal is no command.
+    WHERE c.step <> 'decision';
 CREATE UNIQUE INDEX ON sent (command_id);
 CREATE INDEX ON sent (saga_id);
 
@@ -115,12 +132,19 @@ CREATE TEMP TABLE by_hand AS
       ON (d.saga_id, d.step, d.kind) = (a.saga_id, a.step, 'compensate') AND d.first_revision < a.revision
     WHERE a.action = 'resolved' AND a.done;
 
--- The gateway's and the carrier's books for each saga. What was given back by hand counts as given back.
+-- What each return or refund has paid back, by the gateway's books or by hand.
+CREATE TEMP TABLE paid_back AS
+    SELECT c.saga_id, r.charge_key, r.key, r.amount FROM refunds AS r
+    JOIN sent AS c ON c.command_id = r.key AND c.step = 'refund';
+CREATE INDEX ON paid_back (saga_id);
+
+-- The gateway's and the carrier's books for each saga, without what returns and refunds have paid back. What was given
+-- back by hand counts as given back.
 CREATE TEMP TABLE paid AS
     SELECT c.saga_id, g.currency, count(*) AS charges, sum(g.amount)::bigint AS captured,
            sum(coalesce(r.amount, CASE WHEN h.saga_id IS NOT NULL THEN g.amount END, 0))::bigint AS given_back
     FROM charges AS g
-    LEFT JOIN refunds AS r ON r.charge_key = g.key
+    LEFT JOIN refunds AS r ON r.charge_key = g.key AND NOT EXISTS (SELECT FROM paid_back AS b WHERE b.key = r.key)
     LEFT JOIN sent AS c ON c.command_id = g.key
     LEFT JOIN by_hand AS h ON (h.saga_id, h.step, h.what) = (c.saga_id, 'pay', 'undone')
     WHERE g.declined IS NULL

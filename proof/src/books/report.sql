@@ -5,21 +5,38 @@
 -- ledger of moves and the reservations say the same.
 INSERT INTO looked_at SELECT 1, count(*) FROM stock;
 INSERT INTO violations
-SELECT 1, format('%s: %s put in, %s on hand, %s reserved, %s shipped; reservations: %s held, %s taken; moves: %s put in, %s reserved, %s taken',
+SELECT 1, format('%s: %s put in, %s on hand, %s reserved, %s shipped; reservations: %s held, %s taken; moves: %s put in, %s reserved, %s taken and not returned',
                  s.product_id, s.adjusted, s.on_hand, s.reserved, s.shipped, r.held, r.taken, m.put_in, m.reserved, m.taken)
 FROM stock AS s
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(quantity) FILTER (WHERE status = 'held'), 0) AS held,
-           coalesce(sum(quantity) FILTER (WHERE status = 'taken'), 0) AS taken
+           coalesce(sum(quantity) FILTER (WHERE status = 'taken'), 0)
+               - (SELECT coalesce(sum(quantity), 0) FROM restocks WHERE product_id = s.product_id) AS taken
     FROM reservations WHERE product_id = s.product_id) AS r
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(quantity) FILTER (WHERE kind = 'adjusted'), 0) AS put_in,
-           coalesce(sum(CASE kind WHEN 'reserved' THEN quantity WHEN 'adjusted' THEN 0 ELSE -quantity END), 0) AS reserved,
-           coalesce(sum(quantity) FILTER (WHERE kind = 'taken'), 0) AS taken
+           coalesce(sum(CASE kind WHEN 'reserved' THEN quantity WHEN 'adjusted' THEN 0 WHEN 'returned' THEN 0 ELSE -quantity END), 0) AS reserved,
+           coalesce(sum(CASE kind WHEN 'taken' THEN quantity WHEN 'returned' THEN -quantity END), 0) AS taken
     FROM moves WHERE product_id = s.product_id) AS m
 WHERE s.adjusted <> s.on_hand + s.shipped OR s.reserved > s.on_hand OR least(s.on_hand, s.reserved, s.shipped) < 0
    OR s.reserved <> r.held OR s.shipped <> r.taken
    OR s.adjusted <> m.put_in OR s.reserved <> m.reserved OR s.shipped <> m.taken;
+
+-- 1. Nothing comes back that was not shipped, and no piece twice.
+INSERT INTO violations
+SELECT 1, format('reservation %s of %s: %s pieces came back, of %s that were taken', b.reservation, b.product_id, b.back, coalesce(r.quantity, 0))
+FROM (SELECT reservation, product_id, sum(quantity) AS back FROM restocks GROUP BY 1, 2) AS b
+LEFT JOIN reservations AS r ON (r.command_id, r.product_id, r.status) = (b.reservation, b.product_id, 'taken')
+WHERE b.back > coalesce(r.quantity, 0);
+INSERT INTO violations
+SELECT 1, format('order %s, line %s: %s of %s pieces are back or on their way', o.id, l.line, l.pieces, l.quantity)
+FROM orders AS o, LATERAL (
+    SELECT b ->> 'lineId' AS line, sum((b ->> 'quantity')::bigint) AS pieces,
+           max((o.lines -> ((b ->> 'lineId')::integer - 1) ->> 'quantity')::bigint) AS quantity
+    FROM entries AS e JOIN sagas AS s ON s.id = e.saga_id, LATERAL jsonb_array_elements(e.lines) AS b
+    WHERE e.order_id = o.id AND e.workflow = 'order_return' AND s.outcome IS DISTINCT FROM 'undone'
+    GROUP BY 1) AS l
+WHERE l.pieces > l.quantity;
 
 -- 2. Money, per currency: captured - given back = value of what was shipped + what unfinished sagas hold; and per
 -- saga the engine's ledger says what the gateway's books say, unless its payment is unknown.
@@ -45,6 +62,23 @@ FROM (
                   WHERE s.outcome IS NULL AND s.label <> 'FULFILLED') AS each
     GROUP BY currency) AS sums
 WHERE kept <> shipped + held AND NOT EXISTS (SELECT FROM ledger WHERE open);
+
+-- 2. Never a cent more than was captured is paid back or about to be; and the gateway has paid what the ledger says, where
+-- nobody has settled it by hand.
+INSERT INTO violations
+SELECT 2, format('order %s: %s is paid back or about to be, of %s', o.id, sum(e.amount), o.total)
+FROM orders AS o JOIN entries AS e ON e.order_id = o.id JOIN sagas AS s ON s.id = e.saga_id
+WHERE s.outcome IS DISTINCT FROM 'undone' GROUP BY o.id, o.total HAVING sum(e.amount) > o.total;
+INSERT INTO violations
+SELECT 2, format('charge %s of %s: %s is paid back', g.key, g.amount, sum(r.amount))
+FROM charges AS g JOIN refunds AS r ON r.charge_key = g.key GROUP BY g.key, g.amount HAVING sum(r.amount) > g.amount;
+INSERT INTO violations
+SELECT 2, format('saga %s (%s) pays %s back; the gateway has paid %s', e.saga_id, s.label, e.amount, coalesce(b.amount, 0))
+FROM entries AS e JOIN sagas AS s ON s.id = e.saga_id
+LEFT JOIN (SELECT saga_id, sum(amount) AS amount FROM paid_back GROUP BY 1) AS b ON b.saga_id = e.saga_id
+WHERE NOT EXISTS (SELECT FROM by_hand AS h WHERE (h.saga_id, h.step) = (e.saga_id, 'refund'))
+  AND coalesce(b.amount, 0) <> CASE s.outcome WHEN 'completed' THEN e.amount WHEN 'undone' THEN 0
+                                   ELSE coalesce(b.amount, 0) END;
 
 -- 3. Exactly one outcome a saga, and it never changes: by its timeline, and by the answers to clients.
 INSERT INTO looked_at SELECT 3, count(*) FROM sagas;
@@ -76,7 +110,9 @@ SELECT 4, format('reservation %s of %s is %s, and saga %s is %s', r.command_id, 
 FROM reservations AS r LEFT JOIN sagas AS s ON s.id = r.saga_id
 WHERE s.id IS NULL OR (r.status = 'held' AND s.outcome IS NOT NULL) OR (r.status = 'taken' AND s.label <> 'FULFILLED');
 INSERT INTO violations SELECT 4, format('stray success of command %s, saga %s', command_id, saga_id) FROM strays;
-INSERT INTO violations SELECT 4, format('saga %s without an order', s.id) FROM sagas AS s LEFT JOIN orders AS o ON o.saga_id = s.id WHERE o.id IS NULL;
+INSERT INTO violations SELECT 4, format('saga %s without an order', s.id) FROM sagas AS s
+WHERE NOT EXISTS (SELECT FROM orders AS o WHERE o.saga_id = s.id)
+  AND NOT EXISTS (SELECT FROM entries AS e JOIN orders AS o ON o.id = e.order_id WHERE e.saga_id = s.id);
 
 -- 5. FULFILLED and complete: exactly one of each effect, of the right size. Undone: it nets to zero.
 INSERT INTO looked_at SELECT 5, count(*) FROM sagas WHERE outcome IS NOT NULL;
@@ -92,11 +128,22 @@ WHERE s.outcome IS NOT NULL AND NOT CASE s.outcome
          AND coalesce(p.captured - p.given_back, 0) = 0 AND coalesce(l.labels, 0) = 0
          AND coalesce(t.pieces, 0) = 0 AND coalesce(t.held, 0) = 0 END;
 
+-- 5. A return that is done has put all its pieces back into stock, and one that was rejected none.
+INSERT INTO violations
+SELECT 5, format('return %s of order %s (%s): %s of %s pieces are back in stock', e.saga_id, e.order_id, s.outcome, coalesce(b.pieces, 0), e.pieces)
+FROM (SELECT saga_id, order_id, sum((line ->> 'quantity')::bigint) AS pieces
+      FROM entries, LATERAL jsonb_array_elements(lines) AS line WHERE workflow = 'order_return' GROUP BY 1, 2) AS e
+JOIN sagas AS s ON s.id = e.saga_id AND s.outcome IS NOT NULL
+LEFT JOIN (SELECT c.saga_id, sum(r.quantity) AS pieces FROM restocks AS r JOIN sent AS c ON c.command_id = r.command_id
+           GROUP BY 1) AS b ON b.saga_id = e.saga_id
+WHERE NOT EXISTS (SELECT FROM by_hand AS h WHERE (h.saga_id, h.step) = (e.saga_id, 'restock'))
+  AND coalesce(b.pieces, 0) <> CASE s.outcome WHEN 'completed' THEN e.pieces ELSE 0 END;
+
 -- 6. At most one effect for a saga, step, part and generation, by the workers' databases.
 INSERT INTO looked_at SELECT 6, count(*) FROM worker_rows;
 INSERT INTO violations
 SELECT 6, format('%s effects under the %s command %s', count(*), kind, key) FROM (
-    SELECT 'pay' AS kind, key FROM charges UNION ALL SELECT 'refund', charge_key FROM refunds
+    SELECT 'pay' AS kind, key FROM charges UNION ALL SELECT 'refund', key FROM refunds
     UNION ALL SELECT 'ship', key FROM bookings UNION ALL SELECT 'any', command_id FROM worker_rows) AS effects
 GROUP BY kind, key HAVING count(*) > 1;
 INSERT INTO violations
@@ -193,7 +240,9 @@ SELECT 12, format('saga %s: %s', saga_id, did ->> 'incident') FROM timeline WHER
 -- 13. Every saga has ended or is parked with a reason; nothing is in progress.
 INSERT INTO looked_at SELECT 13, count(*) FROM sagas;
 INSERT INTO violations
-SELECT 13, format('saga %s is %s and neither ended nor parked', id, label) FROM sagas WHERE outcome IS NULL AND NOT parked;
+SELECT 13, format('saga %s is %s and neither ended nor parked', id, label) FROM sagas
+-- A return waits for its decision as long as it takes.
+WHERE outcome IS NULL AND NOT parked AND (workflow, step) <> ('order_return', 'decision');
 INSERT INTO violations
 SELECT 13, format('saga %s (%s) still waits', id, label) FROM sagas WHERE live AND NOT parked;
 INSERT INTO violations
@@ -240,7 +289,8 @@ SELECT 15, format('saga %s: %s without a name', saga_id, action) FROM actions WH
 --     customers are notified of, once.
 CREATE TEMP TABLE announced AS
     SELECT t.saga_id || '/' || t.revision || '/' || e.type AS event_id
-    FROM timeline AS t JOIN (VALUES ('PENDING', 'order.created'), ('CONFIRMED', 'order.confirmed'), ('PAID', 'order.paid'),
+    FROM timeline AS t JOIN sagas AS s ON s.id = t.saga_id AND s.workflow = 'order_fulfilment'
+    JOIN (VALUES ('PENDING', 'order.created'), ('CONFIRMED', 'order.confirmed'), ('PAID', 'order.paid'),
         ('FULFILLED', 'order.fulfilled'), ('CANCELLED', 'order.cancelled'), ('FAILED', 'order.failed'),
         ('PAYMENT_FAILED', 'order.failed'), ('SHIPMENT_FAILED', 'order.failed')) AS e (label, type) ON e.label = t.did ->> 'label';
 CREATE INDEX ON announced (event_id);

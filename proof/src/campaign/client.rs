@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -33,6 +34,8 @@ pub struct Counts {
     pub cancelled: AtomicU64,
     /// Cancellations that came too late.
     pub too_late: AtomicU64,
+    /// Returns, decisions and refunds that were accepted.
+    pub changed: AtomicU64,
 }
 
 /// A client of several apis.
@@ -147,6 +150,28 @@ impl Client {
                 }
                 Some(HttpAnswer { status, body, .. }) if status < 500 && status != 429 => {
                     return self.record.odd(format!("cancelling {id} was answered {status}: {body}"));
+                }
+                _ => sleep(REST).await,
+            }
+        }
+    }
+
+    /// Asks for a return or refund, or decides about one; repeats the request until it is answered. Returns the status.
+    pub async fn change(&self, method: Method, path: &str, key: Option<&str>, body: &Value) -> u16 {
+        loop {
+            let mut request = self.http.request(method.clone(), format!("{}{path}", self.api())).json(body);
+            if let Some(key) = key {
+                request = request.header("Idempotency-Key", key);
+            }
+            match self.ask(request).await {
+                Some(HttpAnswer { status: status @ (200 | 202), .. }) => {
+                    self.counts.changed.fetch_add(1, Ordering::Relaxed);
+                    return status;
+                }
+                Some(HttpAnswer { status: 409, .. }) => return 409,
+                Some(HttpAnswer { status, body, .. }) if status < 500 && status != 429 => {
+                    self.record.odd(format!("{method} {path} was answered {status}: {body}"));
+                    return status;
                 }
                 _ => sleep(REST).await,
             }

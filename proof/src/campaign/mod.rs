@@ -205,12 +205,13 @@ fn told(client: &Client) -> String {
     let counts = client.counts();
     let n = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
     format!(
-        "{} requests without an answer, {} turned away, {} first answers repeated, {} cancellations promised, {} too late",
+        "{} requests without an answer, {} turned away, {} first answers repeated, {} cancellations promised, {} too late, {} returns, decisions and refunds",
         n(&counts.unanswered),
         n(&counts.turned_away),
         n(&counts.replayed),
         n(&counts.cancelled),
-        n(&counts.too_late)
+        n(&counts.too_late),
+        n(&counts.changed)
     )
 }
 
@@ -220,7 +221,8 @@ async fn rest(fleet: &Fleet, begun: Instant) -> bool {
     let (since, mut told) = (Instant::now(), Instant::now());
     while since.elapsed() < REST {
         let unfinished = count(&engine, "SELECT count(*) FROM sagas WHERE live OR outcome IS NULL").await;
-        let labels = "SELECT count(*) FROM timeline WHERE body::jsonb -> 'did' ->> 'label' <> 'CANCELLING'";
+        let labels = "SELECT count(*) FROM timeline AS t JOIN sagas AS s ON s.id = t.saga_id
+                      WHERE s.workflow = 'order_fulfilment' AND t.body::jsonb -> 'did' ->> 'label' <> 'CANCELLING'";
         let recorded = count(&notification, "SELECT count(*) FROM notifications").await;
         if unfinished == Some(0) && recorded.is_some() && recorded == count(&engine, labels).await {
             return true;

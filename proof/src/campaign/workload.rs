@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
+use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::client::Client;
 
@@ -30,6 +32,17 @@ struct Plan {
     cancels: Option<Duration>,
     /// Whether it watches the order until the end.
     watches: bool,
+    /// What it gives back, or what is paid back, once the order is fulfilled.
+    afterwards: Option<Afterwards>,
+}
+
+/// What happens to a fulfilled order. Each is asked for twice at once.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Afterwards {
+    /// Everything comes back, or one piece of the first line; somebody decides.
+    Return { all: bool, approve: bool },
+    /// Something is paid back.
+    Goodwill { amount: i64 },
 }
 
 /// Sets the stock: sufficient for most products, little of one, none of another.
@@ -96,6 +109,18 @@ fn plan(number: usize, seed: u64, random: &mut StdRng) -> Plan {
         misuses: random.random_bool(0.01),
         cancels: cancels.filter(|_| country != "BV"),
         watches: random.random_bool(0.1),
+        afterwards: afterwards(random),
+    }
+}
+
+fn afterwards(random: &mut StdRng) -> Option<Afterwards> {
+    match random.random_range(0..100) {
+        0..6 => {
+            let (all, approve) = (random.random_bool(0.5), random.random_bool(0.8));
+            Some(Afterwards::Return { all, approve })
+        }
+        6..8 => Some(Afterwards::Goodwill { amount: random.random_range(1..2000) }),
+        _ => None,
     }
 }
 
@@ -120,8 +145,43 @@ async fn follow(client: Client, plan: Plan) {
         sleep(after).await;
         client.cancel(id).await;
     }
+    if let Some(afterwards) = plan.afterwards
+        && client.watch(id, WATCH, Duration::from_millis(200)).await.as_deref() == Some("FULFILLED")
+    {
+        take_back(&client, id, afterwards, &plan.key).await;
+    }
     if plan.watches {
         client.watch(id, WATCH, Duration::from_millis(500)).await;
+    }
+}
+
+async fn take_back(client: &Client, id: Uuid, afterwards: Afterwards, key: &str) {
+    let order = format!("/api/orders/{id}");
+    match afterwards {
+        Afterwards::Return { all, approve } => {
+            let mut body = json!({ "reason": "campaign" });
+            if !all {
+                body["lines"] = json!([{ "lineId": "1", "quantity": 1 }]);
+            }
+            let path = format!("{order}/return");
+            // Each has a key, so that a repeated request is answered like the first.
+            let keys = [format!("{key}-one"), format!("{key}-other")];
+            let ask = |key| client.change(Method::POST, &path, Some(key), &body);
+            let (one, other) = futures::join!(ask(&keys[0]), ask(&keys[1]));
+            if ![one, other].contains(&202) {
+                return;
+            }
+            let path = format!("{path}/{}", if approve { "approve" } else { "reject" });
+            let nothing = json!({});
+            let decide = || client.change(Method::PUT, &path, None, &nothing);
+            futures::join!(decide(), decide());
+        }
+        Afterwards::Goodwill { amount } => {
+            let body = json!({ "amount": amount, "reason": "campaign" });
+            let path = format!("{order}/refunds");
+            let ask = || client.change(Method::POST, &path, Some(key), &body);
+            futures::join!(ask(), ask());
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The business logic: reserve, release, take. It decides in memory, for the whole batch, on locked rows.
+//! The business logic: reserve, release, take, restock. It decides in memory, for the whole batch, on locked rows.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     cache::StockCache,
-    stock::{Books, Ledger, Move, Reserved, Status},
+    stock::{Books, Ledger, Move, Reserved, Restock, Status},
 };
 
 /// The inventory's executor.
@@ -81,6 +81,12 @@ struct Line {
 }
 
 #[derive(Deserialize)]
+struct PutBack {
+    reservation: Uuid,
+    lines: Vec<Line>,
+}
+
+#[derive(Deserialize)]
 struct Take {
     reservation: Uuid,
 }
@@ -90,6 +96,7 @@ enum Asked {
     Reserve(BTreeMap<String, i64>),
     Release { reservation: Uuid },
     Take { reservation: Uuid },
+    Restock { reservation: Uuid, lines: BTreeMap<String, i64> },
     Nonsense(Answer),
 }
 
@@ -106,11 +113,23 @@ impl Asked {
                 Ok(Take { reservation }) => Asked::Take { reservation },
                 Err(_) => bad_payload("no reservation"),
             },
+            (Action::Execute, "restock") => match work.command.payload.read::<PutBack>() {
+                Ok(PutBack { reservation, lines }) => {
+                    merged(lines).map_or_else(Asked::Nonsense, |lines| Asked::Restock { reservation, lines })
+                }
+                Err(_) => bad_payload("no reservation and lines"),
+            },
+            (Action::Undo, "restock") => {
+                Asked::Nonsense(Answer::failed_for_good("no_compensation", "what is back is in stock"))
+            }
             (Action::Undo, "take") => Asked::Nonsense(Answer::failed_for_good(
                 "no_compensation",
                 "what has been taken has been shipped",
             )),
-            _ => Asked::Nonsense(Answer::failed_for_good("unknown_step", "inventory knows reserve and take")),
+            _ => Asked::Nonsense(Answer::failed_for_good(
+                "unknown_step",
+                "inventory knows reserve, take and restock",
+            )),
         }
     }
 }
@@ -164,16 +183,24 @@ async fn settle<Tx: Ledger>(
 ) -> Result<(Vec<Answer>, Vec<String>), Error> {
     let asked: Vec<Asked> = work.iter().map(Asked::read).collect();
     let (mut reservations, mut products) = (BTreeSet::new(), BTreeSet::new());
+    let mut restocked = BTreeSet::new();
     for asked in &asked {
         match asked {
             Asked::Reserve(wanted) => products.extend(wanted.keys().cloned()),
             Asked::Release { reservation } | Asked::Take { reservation } => {
                 reservations.insert(*reservation);
             }
+            Asked::Restock { reservation, .. } => {
+                reservations.insert(*reservation);
+                restocked.insert(*reservation);
+            }
             Asked::Nonsense(_) => {}
         }
     }
     let mut books = tx.open(&reservations, products, locks).await?;
+    if !restocked.is_empty() {
+        books.returned = tx.returned(&restocked).await?;
+    }
     let answers = work.iter().zip(asked).map(|(work, asked)| books.act(work, asked)).collect();
     tx.write(&books).await?;
     Ok((answers, books.moves.into_iter().map(|moved| moved.product_id).collect()))
@@ -186,7 +213,9 @@ impl Books {
             Asked::Reserve(wanted) => {
                 wanted.keys().any(|product| self.passed_over.products.contains(product))
             }
-            Asked::Release { reservation } | Asked::Take { reservation } => {
+            Asked::Release { reservation }
+            | Asked::Take { reservation }
+            | Asked::Restock { reservation, .. } => {
                 let mut lines = self.reservations.get(reservation).into_iter().flat_map(BTreeMap::keys);
                 self.passed_over.reservations.contains(reservation)
                     || lines.any(|product| self.passed_over.products.contains(product))
@@ -203,6 +232,7 @@ impl Books {
             Asked::Reserve(wanted) => self.reserve(work, &wanted),
             Asked::Release { reservation } => self.release(work, reservation),
             Asked::Take { reservation } => self.take(work, reservation),
+            Asked::Restock { reservation, lines } => self.restock(work, reservation, &lines),
             Asked::Nonsense(answer) => answer,
         }
     }
@@ -272,6 +302,38 @@ impl Books {
         }
         self.mark(reservation, Status::Taken);
         Answer::succeeded(Json::of(&serde_json::json!({ "reservation": reservation })).ok(), shipped)
+    }
+
+    /// Puts pieces back into stock that a reservation took: never more than it took. Until it has taken them, the answer
+    /// is a failure for now.
+    fn restock(&mut self, work: &Work, reservation: Uuid, lines: &BTreeMap<String, i64>) -> Answer {
+        let not_yet = || Answer::failed_for_now("not_taken", "the reserved stock is not shipped yet");
+        let Some(taken) = self.reservations.get(&reservation) else { return not_yet() };
+        for (product, quantity) in lines {
+            let back = self.returned.get(&(reservation, product.clone())).copied().unwrap_or(0);
+            match taken.get(product) {
+                Some(line) if line.status == Status::Held => return not_yet(),
+                Some(line) if line.status == Status::Taken && back + quantity <= line.quantity => {}
+                _ => return Answer::refused("not_shipped", &format!("not as much of {product} was shipped")),
+            }
+        }
+        let mut back = Vec::with_capacity(lines.len());
+        for (product, &quantity) in lines {
+            if let Some(stock) = self.stock.get_mut(product) {
+                stock.on_hand += quantity;
+                stock.shipped -= quantity;
+            }
+            *self.returned.entry((reservation, product.clone())).or_default() += quantity;
+            self.restocks.push(Restock {
+                reservation,
+                product_id: product.clone(),
+                command_id: work.command.command_id,
+                quantity,
+            });
+            self.moved(work, product, "returned", quantity);
+            back.push(Exposure::new("stock_returned", product, quantity));
+        }
+        Answer::succeeded(Json::of(&serde_json::json!({ "reservation": reservation })).ok(), back)
     }
 
     /// Returns the lines that a reservation holds, or else its status.

@@ -28,6 +28,18 @@ pub async fn expire_books(pool: &Pool, retention: Duration) -> Result<u64, Error
          SELECT (SELECT key FROM page ORDER BY key DESC LIMIT 1), (SELECT count(*) FROM gone)",
     )
     .await?;
+    let restocks = expire_pages(
+        pool,
+        retention,
+        "WITH page AS (SELECT DISTINCT reservation AS key FROM (
+                           SELECT reservation FROM restocks
+                           WHERE reservation > $1 AND reservation < least_id(now() - $2 * interval '1 millisecond')
+                           ORDER BY reservation LIMIT $3) AS lines),
+              gone AS (DELETE FROM restocks AS r USING page WHERE r.reservation = page.key
+                       AND NOT EXISTS (SELECT FROM reservations AS o WHERE o.command_id = page.key) RETURNING 1)
+         SELECT (SELECT key FROM page ORDER BY key DESC LIMIT 1), (SELECT count(*) FROM gone)",
+    )
+    .await?;
     let mut moves = 0;
     loop {
         // The order of their numbers is the order of their dates, except for a few milliseconds.
@@ -45,7 +57,7 @@ pub async fn expire_books(pool: &Pool, retention: Duration) -> Result<u64, Error
         moves += gone;
         if gone == 0 {
             let requests = requests::forget_expired(pool).await?;
-            return Ok(reservations + moves + requests);
+            return Ok(reservations + restocks + moves + requests);
         }
     }
 }

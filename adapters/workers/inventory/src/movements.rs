@@ -14,7 +14,7 @@ pub(crate) struct Movement {
     #[serde(serialize_with = "as_text")]
     #[sqlx(rename = "move_id")]
     pub id: i64,
-    /// `adjusted`, `reserved`, `released`, `taken`.
+    /// `adjusted`, `reserved`, `released`, `taken`, `returned`.
     kind: String,
     quantity: i64,
     /// Who adjusted it.

@@ -77,7 +77,7 @@ impl Status {
 pub struct Move {
     /// The product.
     pub product_id: String,
-    /// `reserved`, `released`, `taken`, `adjusted`.
+    /// `reserved`, `released`, `taken`, `returned`, `adjusted`.
     pub kind: &'static str,
     /// The quantity.
     pub quantity: i64,
@@ -92,10 +92,30 @@ pub struct Books {
     pub stock: BTreeMap<String, Stock>,
     /// By command and product.
     pub reservations: BTreeMap<Uuid, BTreeMap<String, Reserved>>,
+    /// How many pieces of what a reservation took came back, by reservation and product.
+    pub returned: Returned,
+    /// The restocks of this batch.
+    pub restocks: Vec<Restock>,
     /// The moves of this batch.
     pub moves: Vec<Move>,
     /// Rows that other transactions hold; nothing is known about them here.
     pub passed_over: PassedOver,
+}
+
+/// Number of pieces that came back, by reservation and product.
+pub type Returned = BTreeMap<(Uuid, String), i64>;
+
+/// Pieces that came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restock {
+    /// The command that had reserved them.
+    pub reservation: Uuid,
+    /// The product.
+    pub product_id: String,
+    /// The command that puts them back into stock.
+    pub command_id: Uuid,
+    /// Number of pieces.
+    pub quantity: i64,
 }
 
 /// Rows that other transactions hold.
@@ -117,6 +137,12 @@ pub trait Ledger: Send {
         locks: Locks,
     ) -> impl Future<Output = Result<Books, Error>> + Send;
 
+    /// Reads what came back of these reservations, which are locked.
+    fn returned(
+        &mut self,
+        reservations: &BTreeSet<Uuid>,
+    ) -> impl Future<Output = Result<Returned, Error>> + Send;
+
     /// Writes the moves.
     fn write(&mut self, books: &Books) -> impl Future<Output = Result<(), Error>> + Send;
 }
@@ -129,6 +155,18 @@ impl Ledger for PgTx {
         locks: Locks,
     ) -> Result<Books, Error> {
         Books::open(self, reservations, products, locks).await
+    }
+
+    async fn returned(&mut self, reservations: &BTreeSet<Uuid>) -> Result<Returned, Error> {
+        let keys: Vec<Uuid> = reservations.iter().copied().collect();
+        let rows: Vec<(Uuid, String, i64)> = sqlx::query_as(
+            "SELECT reservation, product_id, sum(quantity)::int8 FROM restocks
+             WHERE reservation = ANY($1) GROUP BY reservation, product_id",
+        )
+        .bind(keys)
+        .fetch_all(&mut **self)
+        .await?;
+        Ok(rows.into_iter().map(|(key, product, n)| ((key, product), n)).collect())
     }
 
     async fn write(&mut self, books: &Books) -> Result<(), Error> {
@@ -269,6 +307,7 @@ impl Books {
         if self.moves.is_empty() {
             return Ok(());
         }
+        self.write_restocks(db).await?;
         let moved: BTreeSet<&str> = self.moves.iter().map(|m| m.product_id.as_str()).collect();
         let stock: Vec<(&str, &Stock)> =
             moved.iter().filter_map(|p| self.stock.get_key_value(*p)).map(|(p, s)| (p.as_str(), s)).collect();
@@ -300,6 +339,25 @@ impl Books {
             .bind(stock.iter().map(|(_, s)| s.shipped).collect::<Vec<_>>())
             .execute(&mut *db)
             .await?;
+        Ok(())
+    }
+}
+
+impl Books {
+    async fn write_restocks(&self, db: &mut Connection) -> Result<(), Error> {
+        if self.restocks.is_empty() {
+            return Ok(());
+        }
+        sqlx::query(
+            "INSERT INTO restocks (reservation, product_id, command_id, quantity)
+             SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::uuid[], $4::int8[])",
+        )
+        .bind(self.restocks.iter().map(|r| r.reservation).collect::<Vec<_>>())
+        .bind(self.restocks.iter().map(|r| r.product_id.as_str()).collect::<Vec<_>>())
+        .bind(self.restocks.iter().map(|r| r.command_id).collect::<Vec<_>>())
+        .bind(self.restocks.iter().map(|r| r.quantity).collect::<Vec<_>>())
+        .execute(db)
+        .await?;
         Ok(())
     }
 }

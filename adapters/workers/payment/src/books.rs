@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use amends_pool::Pool;
+use amends_pool::{Connection, Pool};
 use sqlx::FromRow;
 use uuid::Uuid;
 
@@ -105,28 +105,26 @@ async fn find(pool: &Pool, keys: &[Uuid]) -> Result<HashMap<Uuid, ChargeRow>, sq
     Ok(rows.into_iter().map(|row| (row.key, row)).collect())
 }
 
-/// Refunds many at once, in one transaction; each charge once.
+/// Refunds many at once. Refunds of one charge take turns, so that each sees those before it.
 pub(crate) async fn refund(
     pool: &Pool,
     refunds: Vec<Refund>,
 ) -> Result<Vec<Result<Receipt, Error>>, sqlx::Error> {
-    let mut sorted = refunds.clone();
-    sorted.sort_by_key(|r| r.charge);
-    sorted.dedup_by_key(|r| r.charge);
+    let mut left = refunds.clone();
+    left.sort_by_key(|r| (r.charge, r.key));
+    left.dedup_by_key(|r| r.key);
     let mut tx = pool.begin().await?;
-    sqlx::query(
-        "INSERT INTO gateway_refunds (key, refund_id, charge_key, amount, currency)
-         SELECT r.key, r.refund_id, c.key, c.amount, c.currency
-         FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[]) AS r (key, refund_id, charge)
-         JOIN gateway_charges c ON c.key = r.charge
-         WHERE c.declined IS NULL AND c.method <> 'card_refund_refused'
-         ON CONFLICT DO NOTHING",
-    )
-    .bind(sorted.iter().map(|r| r.key).collect::<Vec<_>>())
-    .bind(sorted.iter().map(|_| Uuid::now_v7()).collect::<Vec<_>>())
-    .bind(sorted.iter().map(|r| r.charge).collect::<Vec<_>>())
-    .execute(&mut *tx)
-    .await?;
+    let charges: Vec<Uuid> = left.iter().map(|r| r.charge).collect();
+    sqlx::query("SELECT FROM gateway_charges WHERE key = ANY($1) ORDER BY key FOR UPDATE")
+        .bind(charges)
+        .execute(&mut *tx)
+        .await?;
+    while !left.is_empty() {
+        let mut turn = left.clone();
+        turn.dedup_by_key(|r| r.charge);
+        left.retain(|r| !turn.contains(r));
+        insert_refunds(&mut tx, &turn).await?;
+    }
     let rows: Vec<(Uuid, Uuid, i64, String)> =
         sqlx::query_as("SELECT key, refund_id, amount, currency FROM gateway_refunds WHERE key = ANY($1)")
             .bind(refunds.iter().map(|r| r.key).collect::<Vec<_>>())
@@ -137,6 +135,28 @@ pub(crate) async fn refund(
         rows.into_iter().map(|(key, id, amount, currency)| (key, Receipt { id, amount, currency })).collect();
     let refused = || Error::Declined { code: "refund_refused".into() };
     Ok(refunds.iter().map(|r| found.get(&r.key).cloned().ok_or_else(refused)).collect())
+}
+
+/// Inserts refunds of different charges, as far as something is left of each charge.
+async fn insert_refunds(connection: &mut Connection, refunds: &[Refund]) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO gateway_refunds (key, refund_id, charge_key, amount, currency)
+         SELECT r.key, r.refund_id, c.key, COALESCE(r.amount, c.amount), c.currency
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::int8[]) AS r (key, refund_id, charge, amount)
+         JOIN gateway_charges AS c ON c.key = r.charge
+         WHERE c.declined IS NULL AND c.method <> 'card_refund_refused'
+           AND COALESCE(r.amount, c.amount) <= c.amount - (
+               SELECT COALESCE(sum(before.amount), 0) FROM gateway_refunds AS before
+               WHERE before.charge_key = c.key AND before.key <> r.key)
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(refunds.iter().map(|r| r.key).collect::<Vec<_>>())
+    .bind(refunds.iter().map(|_| Uuid::now_v7()).collect::<Vec<_>>())
+    .bind(refunds.iter().map(|r| r.charge).collect::<Vec<_>>())
+    .bind(refunds.iter().map(|r| r.amount).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Returns the answer recorded under a key, for a charge or refund.

@@ -1,4 +1,4 @@
-//! The business logic: pay and refund.
+//! The business logic: pay, and refund.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use amends_protocol::{Exposure, Json, Kind, Reason, negated};
 use amends_worker::{Answer, ExternalExecutor, LookUp, Participant, Port, Settings, Work, store};
 use serde::Deserialize;
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::{
     gateway::{Charge, Error, PaymentGateway, Receipt, Refund},
@@ -40,11 +41,44 @@ impl Participant for Payments<SandboxGateway> {
     }
 }
 
+/// The step that captures money.
+const PAY: &str = "pay";
+/// The step that pays part of it back.
+const REFUND: &str = "refund";
+
 #[derive(Deserialize)]
 struct Pay {
     amount: i64,
     currency: String,
     method: String,
+}
+
+/// A partial refund. Its lines are for providers that need them.
+#[derive(Deserialize)]
+struct PayBack {
+    charge: Uuid,
+    amount: i64,
+    currency: String,
+}
+
+impl<G: PaymentGateway> Payments<G> {
+    /// Pays back part of a charge. Nothing costs nothing, and needs no gateway.
+    async fn refund(&self, work: &Work) -> Answer {
+        let Ok(PayBack { charge, amount, currency }) = work.command.payload.read() else {
+            return Answer::failed_for_good("bad_payload", "not a charge, an amount and a currency");
+        };
+        if amount < 0 || !is_currency(&currency) {
+            return Answer::failed_for_good("bad_payload", "the amount or the currency is out of range");
+        }
+        if amount == 0 {
+            return Answer::succeeded(None, Vec::new());
+        }
+        let refund = Refund { key: work.command.command_id, charge, amount: Some(amount) };
+        match self.gateway.refund(refund).await {
+            Ok(receipt) => paid_back(receipt),
+            Err(error) => answer(Err(error)),
+        }
+    }
 }
 
 impl<G: PaymentGateway> ExternalExecutor for Payments<G> {
@@ -59,8 +93,10 @@ impl<G: PaymentGateway> ExternalExecutor for Payments<G> {
     }
 
     async fn execute(&self, work: &Work) -> Answer {
-        if work.command.step != "pay" {
-            return Answer::failed_for_good("unknown_step", "payment knows pay");
+        match work.command.step.as_str() {
+            PAY => {}
+            REFUND => return self.refund(work).await,
+            _ => return Answer::failed_for_good("unknown_step", "payment knows pay and refund"),
         }
         let Ok(Pay { amount, currency, method }) = work.command.payload.read() else {
             return Answer::failed_for_good("bad_payload", "not an amount, a currency and a method");
@@ -72,7 +108,10 @@ impl<G: PaymentGateway> ExternalExecutor for Payments<G> {
     }
 
     async fn undo(&self, work: &Work) -> Answer {
-        let refund = Refund { key: work.command.command_id, charge: work.target() };
+        if work.command.step != PAY {
+            return Answer::failed_for_good("no_compensation", "what was paid back is paid back");
+        }
+        let refund = Refund { key: work.command.command_id, charge: work.target(), amount: None };
         match self.gateway.refund(refund).await {
             Ok(receipt) => refunded(work, &receipt),
             Err(error) => answer(Err(error)),
@@ -85,6 +124,7 @@ impl<G: PaymentGateway> ExternalExecutor for Payments<G> {
             Ok(Some(receipt)) if work.command.kind == Kind::Compensate => {
                 LookUp::Found(refunded(work, &receipt))
             }
+            Ok(Some(receipt)) if work.command.step == REFUND => LookUp::Found(paid_back(receipt)),
             Ok(Some(receipt)) => LookUp::Found(answer(Ok(receipt))),
             // A decline is an answer under this key; any other error means that the look-up failed.
             Err(Error::Declined { code }) => LookUp::Found(answer(Err(Error::Declined { code }))),
@@ -114,6 +154,12 @@ fn answer(charged: Result<Receipt, Error>) -> Answer {
 
 fn refunded(work: &Work, receipt: &Receipt) -> Answer {
     Answer::succeeded(Json::of(&json!({ "refundId": receipt.id })).ok(), negated(&work.held))
+}
+
+/// What was paid back stays paid back.
+fn paid_back(Receipt { id, amount, currency }: Receipt) -> Answer {
+    let back = Exposure::new("money_refunded", currency, amount);
+    Answer::succeeded(Json::of(&json!({ "refundId": id })).ok(), some(back))
 }
 
 /// An order that costs nothing holds nothing.

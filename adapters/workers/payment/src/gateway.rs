@@ -17,13 +17,15 @@ pub struct Charge {
     pub method: String,
 }
 
-/// A charge to refund.
+/// Money to refund.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refund {
     /// The idempotency key.
     pub key: Uuid,
     /// The charge's key.
     pub charge: Uuid,
+    /// Amount in minor units; `None`: the whole charge.
+    pub amount: Option<i64>,
 }
 
 /// Proof of a charge or a refund.
@@ -59,7 +61,7 @@ pub trait PaymentGateway: Send + Sync {
     /// Captures money.
     fn charge(&self, charge: Charge) -> impl Future<Output = Result<Receipt, Error>> + Send;
 
-    /// Refunds a charge.
+    /// Refunds a charge, or part of it. All refunds of a charge together never exceed it.
     fn refund(&self, refund: Refund) -> impl Future<Output = Result<Receipt, Error>> + Send;
 
     /// Returns the answer recorded under a key: a receipt, a decline, or nothing so far.

@@ -1,7 +1,7 @@
 //! The payment worker: charges and refunds at a payment gateway.
 //!
-//! Step: `pay` (`{"amount":2500,"currency":"EUR","method":"card_approved"}`); its compensation refunds. The gateway is
-//! a port ([`PaymentGateway`]); the built-in one ([`SandboxGateway`]) keeps its own books.
+//! Steps: `pay` (`{"amount":2500,"currency":"EUR","method":"card_approved"}`); its compensation refunds the whole charge.
+//! `refund` (`{"charge":"…","amount":1250,"currency":"EUR","lines":[…]}`) pays part of a charge back. The gateway is a port ([`PaymentGateway`]); the built-in one ([`SandboxGateway`]) keeps its own books.
 #![warn(missing_docs)]
 
 mod books;

@@ -7,6 +7,7 @@ use amends_engine::{
     runtime::apply::Applied,
 };
 use amends_protocol::id;
+use amends_workflows::order_refund::RefundInput;
 use uuid::Uuid;
 
 use super::request;
@@ -174,6 +175,7 @@ fn decide(state: &mut WorldState, saga: Uuid, draw: u64) -> Option<(&'static str
 /// Returns what the other side says about a parked command: whether it was done (for a compensation: undone). `None` if
 /// a person would not resolve it, or would first have it done by hand.
 fn evidence(state: &mut WorldState, saga: &Saga, command: &CommandState) -> Option<bool> {
+    let data = state.store.sagas.get(&saga.id)?.data.clone();
     let definition = definition(saga)?;
     let key = command.id(saga.id, &definition);
     let undoing = command.undo.as_ref().is_some_and(|u| !u.done);
@@ -191,6 +193,22 @@ fn evidence(state: &mut WorldState, saga: &Saga, command: &CommandState) -> Opti
                 booked.cancelled.get_or_insert(by_hand);
             }
             Some(true)
+        }
+        // A refund that the gateway refuses is paid back by hand. Nobody says that one was not done: it may be on its way.
+        "refund" => {
+            let refused = command.status == Status::Refused;
+            // A return's input has the same fields, and more.
+            let input: Option<RefundInput> = data.read().ok();
+            let charge =
+                input.and_then(|input| Some((state.outside.charges.get_mut(&input.charge)?, input.amount)));
+            let (charge, amount) = charge?;
+            // However often they look, and whichever generation is parked: once.
+            let by_hand = Uuid::new_v5(&saga.id, b"by hand");
+            let is_paid = charge.back.values().any(|(id, _)| *id == by_hand);
+            if refused && !is_paid {
+                charge.back.entry(key).or_insert((by_hand, amount));
+            }
+            (is_paid || charge.back.contains_key(&key)).then_some(true)
         }
         "pay" => Some(state.outside.charges.get(&key).is_some_and(|c| c.declined.is_none())),
         "ship" => Some(state.outside.bookings.get(&key).is_some_and(|b| b.tracking.is_some())),

@@ -11,7 +11,12 @@ pub fn stock_balances(quiet: &Quiet<'_>) -> Vec<String> {
         let lines = db.reservations.values().filter_map(|lines| lines.get(product));
         let held: i64 = lines.filter(|l| l.status == stock::Status::Held).map(|l| l.quantity).sum();
         let sums = stock.on_hand + stock.shipped == initial && stock.reserved == held;
-        let negative = stock.on_hand < 0 || stock.reserved < 0 || stock.on_hand < stock.reserved;
+        let taken = db.reservations.values().filter_map(|lines| lines.get(product));
+        let taken: i64 = taken.filter(|l| l.status == stock::Status::Taken).map(|l| l.quantity).sum();
+        let back: i64 = db.restocks.iter().filter(|r| r.product_id == product).map(|r| r.quantity).sum();
+        let sums = sums && stock.shipped == taken - back;
+        let negative =
+            stock.on_hand < 0 || stock.reserved < 0 || stock.shipped < 0 || stock.on_hand < stock.reserved;
         if !sums || negative {
             broken.push(format!("{product}: {stock:?}, {initial} at first, {held} held"));
         }
@@ -31,7 +36,10 @@ pub fn money_balances(quiet: &Quiet<'_>) -> Vec<String> {
         let books = quiet.held(&stored.saga);
         let units: BTreeSet<(String, String)> = (books.keys().cloned())
             .chain(certain.iter().map(|e| (e.kind.clone(), e.unit.clone())))
-            .filter(|(kind, _)| kind != "stock_reserved" || !stored.saga.parked)
+            // What an operator pays back by hand is in the books before it is resolved.
+            .filter(|(kind, _)| {
+                !matches!(kind.as_str(), "stock_reserved" | "money_refunded") || !stored.saga.parked
+            })
             // The label of a shipped order stays bought.
             .collect();
         units.into_iter().find_map(|(kind, unit)| {
@@ -45,13 +53,21 @@ pub fn money_balances(quiet: &Quiet<'_>) -> Vec<String> {
         })
     });
     let charges = quiet.state.outside.charges.values();
-    let kept: i64 = charges.filter(|c| c.declined.is_none() && c.refund.is_none()).map(|c| c.amount).sum();
+    let kept: i64 = charges
+        .filter(|c| c.declined.is_none() && c.refund.is_none())
+        .map(|c| c.amount - c.back.values().map(|(_, amount)| amount).sum::<i64>())
+        .sum();
     let money = |stored: &Stored| {
         let held = quiet.held(&stored.saga);
         held.into_iter().filter(|((kind, _), _)| kind == "money_captured").map(|(_, n)| n).sum::<i64>()
     };
+    let paid_back = |stored: &Stored| {
+        let held = quiet.held(&stored.saga);
+        held.into_iter().filter(|((kind, _), _)| kind == "money_refunded").map(|(_, n)| n).sum::<i64>()
+    };
     let owed: i64 = (quiet.sagas.iter())
         .map(|(s, _)| match s.saga.outcome {
+            _ if !fulfils(&s.saga) => -paid_back(s),
             Some(SagaOutcome::Completed) if !s.saga.parked => quiet.total(s),
             _ if s.saga.parked || !is_at_rest(&s.saga) => money(s),
             _ => 0,
@@ -87,7 +103,7 @@ pub fn no_orphans(quiet: &Quiet<'_>) -> Vec<String> {
 pub fn fulfilled_is_one_of_each_and_undone_is_nothing(quiet: &Quiet<'_>) -> Vec<String> {
     quiet.each(|stored, _| {
         let saga = &stored.saga;
-        if !is_at_rest(saga) {
+        if !is_at_rest(saga) || !fulfils(saga) {
             return None;
         }
         let keys: Vec<Uuid> =

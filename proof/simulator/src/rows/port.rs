@@ -159,6 +159,7 @@ impl Rows for SimRows {
                 db.stock.extend(books.stock);
                 db.reservations.extend(books.reservations);
                 db.moves.extend(books.moves);
+                db.restocks.extend(books.restocks);
             }
             db.release(id);
             db.watchers.wake();
@@ -229,9 +230,23 @@ impl Ledger for SimTx {
             stock: stock.clone(),
             reservations: found.clone(),
             moves: before.moves,
+            restocks: before.restocks,
             ..Books::default()
         });
         Ok(Books { stock, reservations: found, ..Books::default() })
+    }
+
+    async fn returned(&mut self, reservations: &BTreeSet<Uuid>) -> Result<Returned, Error> {
+        let (database, wanted) = (self.rows.database, reservations.clone());
+        let of = move |s: &mut WorldState| s.databases[database].restocks.clone();
+        let mut restocks = self.rows.ask("restocks", of).await?;
+        // What this transaction has put back before is not in the tables yet.
+        restocks.extend(self.books.iter().flat_map(|books| books.restocks.iter().cloned()));
+        let mut returned = Returned::new();
+        for restock in restocks.into_iter().filter(|restock| wanted.contains(&restock.reservation)) {
+            *returned.entry((restock.reservation, restock.product_id)).or_default() += restock.quantity;
+        }
+        Ok(returned)
     }
 
     async fn write(&mut self, books: &Books) -> Result<(), Error> {
@@ -239,6 +254,7 @@ impl Ledger for SimTx {
         all.stock.extend(books.stock.clone());
         all.reservations.extend(books.reservations.clone());
         all.moves.extend(books.moves.iter().cloned());
+        all.restocks.extend(books.restocks.iter().cloned());
         Ok(())
     }
 }

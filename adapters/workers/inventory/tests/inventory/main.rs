@@ -3,6 +3,7 @@
 mod by_hand;
 mod cached;
 mod http;
+mod restock;
 mod stock;
 mod transport;
 mod world;

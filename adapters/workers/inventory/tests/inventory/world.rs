@@ -117,11 +117,12 @@ const BOOKS: &str = "
                COALESCE(sum(quantity) FILTER (WHERE kind = 'adjusted'), 0) AS adjusted,
                COALESCE(sum(quantity) FILTER (WHERE kind = 'reserved'), 0) AS reserved,
                COALESCE(sum(quantity) FILTER (WHERE kind = 'released'), 0) AS released,
-               COALESCE(sum(quantity) FILTER (WHERE kind = 'taken'), 0) AS taken
+               COALESCE(sum(quantity) FILTER (WHERE kind = 'taken'), 0) AS taken,
+               COALESCE(sum(quantity) FILTER (WHERE kind = 'returned'), 0) AS returned
         FROM moves GROUP BY product_id),
     held AS (SELECT product_id, sum(quantity) AS held FROM reservations WHERE status = 'held' GROUP BY product_id)
     SELECT 'stock and ledger differ: ' || product_id FROM stock LEFT JOIN ledger l USING (product_id)
-    WHERE on_hand + shipped <> COALESCE(l.adjusted, 0) OR shipped <> COALESCE(l.taken, 0)
+    WHERE on_hand + shipped <> COALESCE(l.adjusted, 0) OR shipped <> COALESCE(l.taken - l.returned, 0)
        OR stock.reserved <> COALESCE(l.reserved - l.released - l.taken, 0)
     UNION ALL
     SELECT 'negative: ' || product_id FROM stock WHERE on_hand < 0 OR reserved < 0 OR on_hand < reserved

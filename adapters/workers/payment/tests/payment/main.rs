@@ -2,6 +2,7 @@
 
 mod books;
 mod methods;
+mod refunds;
 #[path = "../../../inventory/tests/inventory/transport.rs"]
 mod transport;
 mod world;

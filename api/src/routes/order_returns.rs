@@ -1,0 +1,213 @@
+//! `POST /api/orders/{id}/return`, and the decision about it.
+
+use std::sync::Arc;
+
+use amends_engine::{
+    core::{Actor, Definition, Event, NewSaga, Signal, start_by},
+    port::Inputs,
+    runtime::apply::{Applied, apply, apply_at},
+};
+use amends_http::{body, query};
+use amends_orders::{Added, NewOrderSaga, OrderView};
+use amends_protocol::{Json as Raw, id};
+use amends_workflows::{
+    order_ledger::Standing,
+    order_return::{self, DECISION, Decision},
+};
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{Path, State},
+    http::{HeaderMap, Method, StatusCode},
+    middleware::from_fn,
+    response::{IntoResponse, Response},
+};
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::{order_read::view_of, orders::no_order};
+use crate::{
+    auth::{
+        Caller, Right,
+        access::{self, Access, Routes},
+    },
+    http::{
+        etag::{self, IfMatch, Representation},
+        idempotency,
+    },
+    orders::{
+        changes::{self, DecisionRequest, OrderState, Refused, ReturnRequest},
+        view::{Audience, Order},
+    },
+    problem::Problem,
+    state::Api,
+};
+
+const NOT_RETURNABLE: (&str, &str) = ("not-returnable", "This cannot be returned");
+
+pub fn routes() -> Routes<Arc<Api>> {
+    let (returns, decides) = (Access::Needs(Right::ReturnOrders), Access::Needs(Right::DecideReturns));
+    Routes::default()
+        .on(Method::POST, "/api/orders/{id}/return", returns, ask)
+        .on(Method::PUT, "/api/orders/{id}/return/approve", decides, approve)
+        .on(Method::PUT, "/api/orders/{id}/return/reject", decides, reject)
+        .each(|routes| routes.route_layer(from_fn(query::none)))
+}
+
+async fn ask(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let (id, condition) = (body::id("id", &id)?, IfMatch::read(&headers)?);
+    let request: ReturnRequest = body::read(&headers, &body)?;
+    let seen = view_of(&api.orders, &caller, id).await?;
+    if !caller.returns_orders_of(&seen.order.customer_id) {
+        return Err(access::forbidden());
+    }
+    let state = state_for(condition.as_ref(), &seen, &caller)?;
+    let pieces = request.pieces();
+    let plan = |order: &OrderView, now: DateTime<Utc>| {
+        if state.is_some_and(|state| state != OrderState::of(order)) {
+            return Err(Refused::Moved);
+        }
+        let input = order.ledger().plan_return(pieces.as_deref(), now).map_err(Refused::Ledger)?;
+        let (amount, lines) = (input.amount, Raw::of(&input.lines).unwrap_or_default());
+        let definition = api.engine.born_in(order_return::NAME).ok_or(Refused::NoWorkflow)?;
+        let change = birth(&api, definition, id, &input, now);
+        Ok(NewOrderSaga { change, carries_status: true, amount, lines, reason: request.reason.clone() })
+    };
+    let digest =
+        idempotency::digest_of(&headers, &caller, &Method::POST, &format!("/api/orders/{id}/return"))?;
+    added(&api, &caller, id, api.orders.add_saga(id, digest, plan).await?, NOT_RETURNABLE).await
+}
+
+/// Returns the state for which a request with `If-Match` is meant.
+///
+/// # Errors
+/// 412.
+pub(super) fn state_for(
+    condition: Option<&IfMatch>,
+    seen: &OrderView,
+    caller: &Caller,
+) -> Result<Option<OrderState>, Problem> {
+    let Some(condition) = condition else { return Ok(None) };
+    condition.check(&Representation::of(&Order::now(seen, Audience::of(caller)))?.tag)?;
+    Ok(Some(OrderState::of(seen)))
+}
+
+/// Creates the birth of a further saga of an order, which has the order's slot.
+pub(super) fn birth(
+    api: &Api,
+    definition: &Definition,
+    order: Uuid,
+    input: &impl Serialize,
+    now: DateTime<Utc>,
+) -> amends_engine::core::Change {
+    let saga = id::dated(id::at_slot(Uuid::now_v7(), id::slot(order)), now);
+    let new = NewSaga { id: saga, business_key: order.to_string() };
+    let input = Raw::of(input).unwrap_or_default();
+    start_by(api.engine.fleet.core_version(), definition, new, &input, now)
+}
+
+/// Sends the first commands of a saga that was added, and answers with the order as it is now.
+pub(super) async fn added(
+    api: &Api,
+    caller: &Caller,
+    order: Uuid,
+    added: Added<Refused>,
+    (slug, title): (&'static str, &'static str),
+) -> Result<Response, Problem> {
+    match added {
+        Added::Done(change) => {
+            if let Event::Started(data) = change.entry.occurrence.event.clone() {
+                let inputs = Inputs { saga_id: change.saga.id, data, personal: None };
+                if let Err(error) = api.engine.send(vec![(change.saga, change.sends, inputs)]).await {
+                    tracing::warn!(%order, %error, "commands are committed but could not be sent; they are sent when due");
+                }
+            }
+        }
+        Added::Known => {}
+        Added::Refused(refused) => return Err(changes::problem(refused, slug, title)),
+        Added::NoOrder => return Err(no_order()),
+    }
+    as_it_is(api, caller, order, StatusCode::ACCEPTED).await
+}
+
+async fn as_it_is(api: &Api, caller: &Caller, order: Uuid, status: StatusCode) -> Result<Response, Problem> {
+    let view = api.orders.get(order).await?.ok_or_else(no_order)?;
+    Ok((status, Json(Order::now(&view, Audience::of(caller)))).into_response())
+}
+
+async fn approve(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    decide(&api, &caller, &headers, &id, &body, Decision { approved: true }).await
+}
+
+async fn reject(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    decide(&api, &caller, &headers, &id, &body, Decision { approved: false }).await
+}
+
+/// Delivers the decision about the order's newest return. Sent again, it changes nothing; the first one counts.
+async fn decide(
+    api: &Api,
+    caller: &Caller,
+    headers: &HeaderMap,
+    id: &str,
+    body: &Bytes,
+    decision: Decision,
+) -> Result<Response, Problem> {
+    let (id, condition) = (body::id("id", id)?, IfMatch::read(headers)?);
+    let DecisionRequest { reason } =
+        if body.is_empty() { DecisionRequest::default() } else { body::read(headers, body)? };
+    let view = view_of(&api.orders, caller, id).await?;
+    state_for(condition.as_ref(), &view, caller)?;
+    let mut sagas = view.sagas.iter().flatten().rev();
+    let Some(newest) = sagas.find(|saga| saga.workflow == order_return::NAME) else {
+        return Err(undecidable("It has no return."));
+    };
+    let payload = Raw::of(&decision).unwrap_or_default();
+    let by = Actor::new(caller.subject(), reason.unwrap_or_default());
+    let event = Event::Signalled(Signal { name: DECISION.to_owned(), payload, by });
+    let applied = match condition {
+        None => apply(&api.engine, newest.saga_id, event).await?,
+        Some(_) => {
+            let revision = u32::try_from(newest.revision.unwrap_or_default()).unwrap_or_default();
+            let applied = apply_at(&api.engine, newest.saga_id, revision, event).await?;
+            applied.ok_or_else(etag::precondition_failed)?
+        }
+    };
+    match applied {
+        Applied::Done(_) => {
+            let status = if decision.approved { StatusCode::ACCEPTED } else { StatusCode::OK };
+            as_it_is(api, caller, id, status).await
+        }
+        Applied::Illegal(saga, _) => Err(undecidable(match Standing::of(&saga.step, saga.outcome) {
+            Standing::Rejected => "Its return was rejected.",
+            _ => "Its return was approved.",
+        })),
+        Applied::Missing => Err(undecidable("Its return is past its retention.")),
+    }
+}
+
+fn undecidable(detail: &str) -> Problem {
+    Problem::Conflict {
+        slug: "no-return-to-decide",
+        title: "No return waits for this decision",
+        detail: detail.to_owned(),
+    }
+}

@@ -1,0 +1,376 @@
+//! Returns and refunds: pieces come back, money is paid back, no piece twice and never a cent too much.
+
+use amends_api::auth::Role;
+use amends_testkit::eventually;
+use futures::future::join_all;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    books,
+    support::{
+        LONG, Process,
+        client::order,
+        issuer::token,
+        shop::{Shop, read},
+    },
+};
+
+/// A shop with all its workers, and its callers.
+struct Open {
+    shop: Shop,
+    customer: String,
+    operator: String,
+    storefront: String,
+    _roles: Vec<Process>,
+}
+
+async fn open() -> Open {
+    let shop = Shop::open().await;
+    let inventory = shop.stack.start(&["worker", "inventory"]).await;
+    shop.stack.stock("mug", 100).await;
+    let roles = [&["engine"][..], &["worker", "payment"], &["worker", "shipment"]];
+    let mut running = join_all(roles.into_iter().map(|role| shop.stack.start(role))).await;
+    running.push(inventory);
+    Open {
+        shop,
+        customer: token("c-a", &[Role::Customer]),
+        operator: token("olga", &[Role::Operator]),
+        storefront: token("shop", &[Role::Storefront]),
+        _roles: running,
+    }
+}
+
+impl Open {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        token: &str,
+        key: Option<&str>,
+        body: Value,
+    ) -> (u16, Value) {
+        let mut request = self.shop.ask(method, path, Some(token)).json(&body);
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        read(request.send().await.unwrap()).await
+    }
+
+    /// Places an order of this many mugs, in two lines, that is fulfilled and complete; returns its path.
+    async fn fulfilled(&self, method: &str, quantities: [i64; 2]) -> String {
+        let mut body = order("mug", quantities[0], method, "AT");
+        body["customerId"] = json!("c-a");
+        let mut second = body["lines"][0].clone();
+        (second["quantity"], second["unitPrice"]) = (json!(quantities[1]), json!(500));
+        body["lines"].as_array_mut().unwrap().push(second);
+        let (status, placed) = self.send(Method::POST, "/api/orders", &self.storefront, None, body).await;
+        assert_eq!(status, 201, "{placed}");
+        assert_eq!(
+            (&placed["captured"], &placed["lines"][1]["lineId"]),
+            (&json!(0), &json!("2")),
+            "{placed}"
+        );
+        let path = format!("/api/orders/{}", placed["id"].as_str().unwrap());
+        self.becomes(&path, "FULFILLED").await;
+        path
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        self.shop.get(path, &self.customer).await.1
+    }
+
+    async fn becomes(&self, path: &str, status: &str) -> Value {
+        eventually(&format!("{path} becomes {status}"), LONG, || async {
+            let order = self.get(path).await;
+            (order["status"] == status).then_some(order)
+        })
+        .await
+    }
+
+    async fn ask(&self, path: &str, body: Value) -> (u16, Value) {
+        self.send(Method::POST, &format!("{path}/return"), &self.customer, None, body).await
+    }
+
+    async fn decide(&self, path: &str, decision: &str) -> (u16, Value) {
+        self.send(Method::PUT, &format!("{path}/return/{decision}"), &self.operator, None, json!({})).await
+    }
+
+    async fn refund(&self, path: &str, key: &str, body: Value) -> (u16, Value) {
+        self.send(Method::POST, &format!("{path}/refunds"), &self.operator, Some(key), body).await
+    }
+
+    async fn stock(&self) -> (i64, i64) {
+        sqlx::query_as("SELECT on_hand, shipped FROM stock WHERE product_id = 'mug'")
+            .fetch_one(self.shop.stack.pool("inventory"))
+            .await
+            .unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_comes_back_in_parts_and_is_paid_back_and_in_stock_again() {
+    let open = open().await;
+    let path = open.fulfilled("card_approved", [2, 1]).await;
+    let order = open.get(&path).await;
+    assert_eq!(
+        (&order["captured"], &order["refunded"], &order["total"]),
+        (&json!(3000), &json!(0), &json!(3000))
+    );
+    assert_eq!(order["lines"][0]["fulfilled"], 2, "{order}");
+    let parcel = &order["shipments"][0];
+    assert!(parcel["trackingNumber"].as_str().is_some_and(|number| !number.is_empty()), "{order}");
+    assert_eq!(parcel["lines"], json!([{ "lineId": "1", "quantity": 2 }, { "lineId": "2", "quantity": 1 }]));
+    assert!(order["returnableUntil"].as_str().unwrap() > order["createdAt"].as_str().unwrap());
+
+    // Ten at once: one is taken.
+    let one = json!({ "reason": "damaged", "lines": [{ "lineId": "1", "quantity": 1 }] });
+    let asked = join_all((0..10).map(|_| open.ask(&path, one.clone()))).await;
+    let taken: Vec<&Value> =
+        asked.iter().filter(|(status, _)| *status == 202).map(|(_, order)| order).collect();
+    assert_eq!((taken.len(), asked.iter().filter(|(status, _)| *status == 409).count()), (1, 9), "{asked:?}");
+    assert_eq!(taken[0]["status"], "RETURN_REQUESTED");
+    let back = &taken[0]["returns"][0];
+    assert_eq!((&back["status"], &back["reason"]), (&json!("REQUESTED"), &json!("damaged")));
+    assert_eq!(back["lines"], json!([{ "lineId": "1", "quantity": 1 }]));
+    assert_eq!(taken[0]["refunds"], json!([]));
+
+    // Nothing of it is cancelled with its order.
+    let (status, problem) = open.send(Method::DELETE, &path, &open.customer, None, json!({})).await;
+    assert_eq!(
+        (status, open.get(&path).await["status"].clone()),
+        (409, json!("RETURN_REQUESTED")),
+        "{problem}"
+    );
+
+    for decision in ["approve", "approve"] {
+        let (status, order) = open.decide(&path, decision).await;
+        assert_eq!(status, 202, "{order}");
+    }
+    assert_eq!(open.decide(&path, "reject").await.0, 409);
+    let order = open.becomes(&path, "PARTIALLY_RETURNED").await;
+    assert_eq!((&order["refunded"], &order["lines"][0]["returned"]), (&json!(1250), &json!(1)), "{order}");
+    assert_eq!(order["returns"][0]["status"], "COMPLETED");
+    assert_eq!(
+        (&order["refunds"][0]["amount"], &order["refunds"][0]["status"]),
+        (&json!(1250), &json!("SUCCEEDED"))
+    );
+    assert_eq!(open.stock().await, (98, 2));
+
+    // Never two of one piece.
+    let (status, problem) =
+        open.ask(&path, json!({ "reason": "x", "lines": [{ "lineId": "1", "quantity": 2 }] })).await;
+    assert_eq!((status, &problem["errors"][0]["remaining"]), (409, &json!(1)), "{problem}");
+    // The rest.
+    assert_eq!(open.ask(&path, json!({ "reason": "all of it" })).await.0, 202);
+    assert_eq!(open.decide(&path, "reject").await.0, 200);
+    assert_eq!(open.becomes(&path, "PARTIALLY_RETURNED").await["returns"][1]["status"], "REJECTED");
+    assert_eq!(open.ask(&path, json!({ "reason": "all of it, really" })).await.0, 202);
+    assert_eq!(open.decide(&path, "approve").await.0, 202);
+    let order = open.becomes(&path, "RETURNED").await;
+    assert_eq!((&order["captured"], &order["refunded"]), (&json!(3000), &json!(3000)), "{order}");
+    assert_eq!(open.stock().await, (100, 0));
+    assert_eq!(open.ask(&path, json!({ "reason": "again" })).await.0, 409);
+    let timeline = open.get(&format!("{path}/timeline")).await;
+    let statuses: Vec<&str> =
+        timeline["items"].as_array().unwrap().iter().filter_map(|i| i["detail"]["status"].as_str()).collect();
+    assert_eq!(
+        statuses[4..],
+        [
+            "RETURN_REQUESTED",
+            "PARTIALLY_RETURNED",
+            "RETURN_REQUESTED",
+            "PARTIALLY_RETURNED",
+            "RETURN_REQUESTED",
+            "RETURNED"
+        ]
+    );
+    let (_, listed) = open.shop.get("/api/orders?status=RETURNED", &open.customer).await;
+    assert_eq!(listed["items"][0]["id"], order["id"]);
+    assert_eq!(listed["items"][0]["refunded"], 3000, "{listed}");
+    books::settle(&open.shop.stack).await;
+    books::balance(&open.shop.stack).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn goodwill_is_paid_back_once_for_each_key_and_never_more_than_was_captured() {
+    let open = open().await;
+    let path = open.fulfilled("card_approved", [1, 1]).await;
+    let refunds = format!("{path}/refunds");
+    let body = json!({ "amount": 1000, "reason": "late" });
+    let (status, problem) = open.send(Method::POST, &refunds, &open.operator, None, body.clone()).await;
+    assert_eq!((status, &problem["errors"][0]["header"]), (400, &json!("Idempotency-Key")), "{problem}");
+    for token in [&open.customer, &open.storefront] {
+        assert_eq!(open.send(Method::POST, &refunds, token, Some("k"), body.clone()).await.0, 403);
+    }
+    let asked = join_all((0..5).map(|_| open.refund(&path, "k-1", body.clone()))).await;
+    assert!(
+        asked.iter().all(|(status, order)| *status == 202 && order["refunds"].as_array().unwrap().len() == 1),
+        "{asked:?}"
+    );
+    // The answer that was kept may be lost: the order knows the request itself.
+    sqlx::query("DELETE FROM idempotent_answers").execute(open.shop.stack.pool("engine")).await.unwrap();
+    assert_eq!(open.refund(&path, "k-1", body.clone()).await.1["refunds"].as_array().unwrap().len(), 1);
+    assert_eq!(open.refund(&path, "k-1", json!({ "amount": 1, "reason": "late" })).await.0, 422);
+
+    let (status, problem) = open.refund(&path, "k-2", json!({ "amount": 751, "reason": "x" })).await;
+    assert_eq!((status, &problem["remaining"]), (409, &json!(750)), "{problem}");
+    // Several at once: what is under way counts.
+    let asked =
+        join_all(
+            (0..6).map(|n| {
+                let (open, path) = (&open, &path);
+                async move {
+                    open.refund(path, &format!("m-{n}"), json!({ "amount": 300, "reason": "x" })).await.0
+                }
+            }),
+        )
+        .await;
+    assert_eq!(asked.iter().filter(|status| **status == 202).count(), 2, "{asked:?}");
+    let paid = eventually("all of it is paid back", LONG, || async {
+        let order = open.get(&path).await;
+        (order["refunded"] == 1600).then_some(order)
+    })
+    .await;
+    assert_eq!(paid["status"], "FULFILLED", "a refund is no status");
+
+    // Goodwill counts: what comes back is paid back as far as something is left.
+    assert_eq!(open.ask(&path, json!({ "reason": "all of it" })).await.0, 202);
+    assert_eq!(open.decide(&path, "approve").await.0, 202);
+    let order = open.becomes(&path, "RETURNED").await;
+    assert_eq!((&order["captured"], &order["refunded"]), (&json!(1750), &json!(1750)), "{order}");
+    books::settle(&open.shop.stack).await;
+    books::balance(&open.shop.stack).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quote_is_applied_exactly_or_not_at_all() {
+    let open = open().await;
+    let path = open.fulfilled("card_approved", [2, 1]).await;
+    let quotes = format!("{path}/refunds/quote");
+    let lines = json!({ "lines": [{ "lineId": "1", "quantity": 1 }, { "lineId": "2", "quantity": 1 }] });
+    let quote = async || open.send(Method::POST, &quotes, &open.storefront, None, lines.clone()).await;
+    eventually("the order has settled", LONG, || async {
+        let saga = open.shop.saga_of(path.rsplit('/').next().unwrap()).await;
+        let ended: bool = sqlx::query_scalar("SELECT outcome IS NOT NULL FROM sagas WHERE id = $1::uuid")
+            .bind(saga)
+            .fetch_one(open.shop.stack.pool("engine"))
+            .await
+            .unwrap();
+        ended.then_some(())
+    })
+    .await;
+    let (status, quoted) = quote().await;
+    assert_eq!(
+        (status, &quoted["amount"], &quoted["remaining"]),
+        (200, &json!(1750), &json!(3000)),
+        "{quoted}"
+    );
+    assert_eq!(quoted["lines"][0]["amount"], 1250, "{quoted}");
+    let (_, stale) = quote().await;
+    let apply = async |key: &str, hash: &Value| {
+        open.refund(&path, key, json!({ "quote": hash, "reason": "as agreed" })).await
+    };
+    let (status, order) = apply("q-1", &quoted["hash"]).await;
+    assert_eq!((status, &order["refunds"][0]["amount"]), (202, &json!(1750)), "{order}");
+    assert_eq!(apply("q-2", &stale["hash"]).await.0, 412, "the order has moved");
+    assert_eq!(apply("q-3", &json!("00".repeat(40))).await.0, 400);
+    let before = open.shop.rows().await;
+    for (body, status) in [
+        (json!({ "reason": "x" }), 400),
+        (json!({ "amount": 0, "reason": "x" }), 400),
+        (json!({ "amount": -1, "reason": "x" }), 400),
+        (json!({ "amount": 1.5, "reason": "x" }), 400),
+        (json!({ "amount": 1 }), 400),
+        (json!({ "amount": 1, "lines": [], "reason": "x" }), 400),
+        (json!({ "lines": [{ "lineId": "9", "quantity": 1 }], "reason": "x" }), 400),
+        (json!({ "lines": [{ "lineId": "1", "quantity": 2 }], "reason": "x" }), 409),
+        (json!({ "amount": 1, "reason": "x", "status": "PAID" }), 400),
+    ] {
+        assert_eq!(open.refund(&path, "q-4", body.clone()).await.0, status, "{body}");
+    }
+    let sagas = async || -> i64 {
+        sqlx::query_scalar("SELECT count(*) FROM sagas")
+            .fetch_one(open.shop.stack.pool("engine"))
+            .await
+            .unwrap()
+    };
+    assert_eq!((sagas().await, open.shop.rows().await.0), (2, before.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_refund_waits_for_an_operator_and_is_mended() {
+    let open = open().await;
+    let path = open.fulfilled("card_refund_refused", [1, 1]).await;
+    assert_eq!(open.ask(&path, json!({ "reason": "damaged" })).await.0, 202);
+    let (status, order) = open.decide(&path, "approve").await;
+    assert_eq!((status, &order["returns"][0]["status"]), (202, &json!("REFUNDING")), "{order}");
+    let parked = eventually("the refund is parked", LONG, || async {
+        let order = open.get(&path).await;
+        (order["refunds"][0]["status"] == "PARKED").then_some(order)
+    })
+    .await;
+    assert_eq!(parked["status"], "RETURN_REQUESTED");
+    // It is paid back by bank transfer.
+    let saga = format!("/admin/sagas/{}", parked["refunds"][0]["id"].as_str().unwrap());
+    let (_, seen) = open.shop.get(&saga, &open.operator).await;
+    let evidence = json!({
+        "outcome": "done", "reason": "by transfer", "reference": "BT-1", "revision": seen["revision"],
+        "commandId": seen["waitsFor"][0]["commandId"],
+    });
+    let (status, resolved) =
+        open.send(Method::POST, &format!("{saga}/resolve"), &open.operator, None, evidence).await;
+    assert_eq!(status, 200, "{resolved}");
+    let order = open.becomes(&path, "RETURNED").await;
+    assert_eq!((&order["refunded"], &order["returns"][0]["status"]), (&json!(1750), &json!("COMPLETED")));
+    books::settle(&open.shop.stack).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_come_back_or_is_not_the_callers_is_refused() {
+    let open = open().await;
+    // Not fulfilled: nobody reserves its stock.
+    let unheard = {
+        let mut body = order("unheard-of", 1, "card_approved", "AT");
+        body["customerId"] = json!("c-a");
+        let (_, placed) = open.send(Method::POST, "/api/orders", &open.storefront, None, body).await;
+        format!("/api/orders/{}", placed["id"].as_str().unwrap())
+    };
+    let all = json!({ "reason": "x" });
+    let (status, problem) = open.ask(&unheard, all.clone()).await;
+    assert_eq!((status, &problem["type"]), (409, &json!("/problems/not-returnable")), "{problem}");
+    assert_eq!(open.decide(&unheard, "approve").await.0, 409);
+    assert_eq!(open.refund(&unheard, "k", json!({ "amount": 1, "reason": "x" })).await.0, 409);
+
+    let path = open.fulfilled("card_approved", [1, 1]).await;
+    let other = token("c-b", &[Role::Customer]);
+    let asks = format!("{path}/return");
+    assert_eq!(open.send(Method::POST, &asks, &other, None, all.clone()).await.0, 404);
+    assert_eq!(open.send(Method::POST, &asks, &open.operator, None, all.clone()).await.0, 403);
+    assert_eq!(
+        open.send(Method::PUT, &format!("{asks}/approve"), &open.customer, None, json!({})).await.0,
+        403
+    );
+    for (body, pointer) in [
+        (json!({}), "/reason"),
+        (json!({ "reason": "a\u{202e}b" }), "/reason"),
+        (json!({ "reason": "x", "lines": [] }), "/lines"),
+        (json!({ "reason": "x", "lines": [{ "lineId": "3", "quantity": 1 }] }), "/lines/0/lineId"),
+        (json!({ "reason": "x", "lines": [{ "lineId": "1", "quantity": 0 }] }), "/lines/0/quantity"),
+        (
+            json!({ "reason": "x", "lines": [{ "lineId": "1", "quantity": 1 }, { "lineId": "1", "quantity": 1 }] }),
+            "/lines/1/lineId",
+        ),
+        (json!({ "reason": "x", "amount": 5 }), "/amount"),
+    ] {
+        let (status, problem) = open.ask(&path, body.clone()).await;
+        assert_eq!((status, &problem["errors"][0]["pointer"]), (400, &json!(pointer)), "{body}: {problem}");
+    }
+    // Thirty days later.
+    let back = "UPDATE timeline SET at = at - interval '31 days' WHERE revision > 1";
+    sqlx::query(back).execute(open.shop.stack.pool("engine")).await.unwrap();
+    assert_eq!(open.ask(&path, all).await.0, 409);
+    // Only the state that was read.
+    let stale = open.shop.ask(Method::POST, &asks, Some(&open.customer)).header("if-match", "\"other\"");
+    assert_eq!(stale.json(&json!({ "reason": "x" })).send().await.unwrap().status(), 412);
+}
