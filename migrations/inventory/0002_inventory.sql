@@ -58,3 +58,6 @@ GRANT SELECT, INSERT, DELETE ON moves, restocks TO amends_inventory;
 -- At its start the service checks that the schema is the one it was built for.
 GRANT SELECT ON _sqlx_migrations TO amends_inventory;
 GRANT SELECT ON schema_compatibility TO amends_inventory;
+
+-- A product's movements, page by page, the newest first.
+CREATE INDEX moves_by_product ON moves (product_id, move_id);
