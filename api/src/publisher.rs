@@ -176,7 +176,7 @@ impl<K: Sink> Publisher<K> {
             for event in self.workflows.domain_events(&read.workflow, version, read.saga_id, key, &read.entry)
             {
                 messages.push(Outbound {
-                    placement: Placement::Home(read.slot),
+                    placement: Placement::Slot(read.slot),
                     key: read.business_key.parse().unwrap_or(read.saga_id),
                     traceparent: None,
                     bytes: wire::write(&event),
