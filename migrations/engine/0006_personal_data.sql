@@ -16,9 +16,12 @@ CREATE INDEX personal_data_erasures_by_customer ON personal_data_erasures (custo
 -- Erases the personal fields of those of these orders that nothing needs any more: whose newest saga has ended, or has
 -- one of the labels `settled`. Returns the number of orders that had any.
 CREATE FUNCTION erase_personal_data(of_home smallint, order_ids uuid[], settled text[]) RETURNS bigint
-LANGUAGE sql SECURITY DEFINER
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = public, pg_temp
 AS $$
+DECLARE
+    orders_erased bigint;
+BEGIN
     WITH erased AS (
         DELETE FROM personal AS p
         USING orders AS o, sagas AS s
@@ -27,8 +30,9 @@ AS $$
           AND (of_home IS NULL OR p.home = of_home) AND p.saga_id = o.saga_id
           AND NOT ((s.live OR s.parked OR s.outcome IS NULL) AND s.label <> ALL(settled))
         RETURNING 1)
-    SELECT count(*) FROM erased
-$$;
+    SELECT count(*) INTO orders_erased FROM erased;
+    RETURN orders_erased;
+END $$;
 
 REVOKE ALL ON FUNCTION erase_personal_data FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION erase_personal_data TO amends_engine;
