@@ -6,6 +6,7 @@
 //! | `order` | the types of an order: [`NewOrder`], [`OrderRow`], [`OrderView`] |
 //! | `list` | lists of orders, page by page: [`OrderFilter`], [`OrderPage`] |
 //! | `personal` | a customer's personal data, exported and erased: [`PersonalDataPage`], [`Erasure`] |
+//! | `placing`, `claims` | placing orders in a database with several homes, where a key is taken before its order is placed |
 //! | `newest` | the newest state of many orders at once: [`Newest`] |
 //! | [`answers`] | table `idempotent_answers` |
 //! | [`keys`] | table `idempotency_keys` |
@@ -13,14 +14,17 @@
 #![warn(missing_docs)]
 
 pub mod answers;
+mod claims;
 pub mod keys;
 mod list;
 mod newest;
 mod order;
 mod personal;
+mod placing;
 pub mod products;
 mod store;
 
+pub use claims::CLAIM_SETTLES;
 pub use list::{OrderFilter, OrderPage, Sort};
 pub use newest::Newest;
 pub use order::{NewOrder, OrderRow, OrderView, Placed};
