@@ -10,7 +10,7 @@ ORDERS ?= 2000
 ORDERS_KEPT ?= 1000000
 SEED ?= 1
 
-.PHONY: help run test history simulate mutants fuzz bench guard campaign crash-points limits build lint fmt deny real-kafka charts files containers bootstrap
+.PHONY: help run test history citus simulate mutants fuzz bench guard campaign crash-points limits build lint fmt deny real-kafka charts files containers bootstrap
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -23,6 +23,12 @@ test: bootstrap ## run all tests, and say how many passed
 
 history: bootstrap ## measure upkeep with ORDERS_KEPT=n orders in the tables: each piece's share of a core (a million: some minutes, 2 GB)
 	@AMENDS_TEST_ORDERS=$(ORDERS_KEPT) cargo test -p amends-orders --test history -- --nocapture
+
+citus: bootstrap ## run the tests on the Citus whose coordinator AMENDS_TEST_CITUS names (docs/SCALING.md)
+	@test -n "$$AMENDS_TEST_CITUS" || { echo "AMENDS_TEST_CITUS is not set"; exit 2; }
+	@cargo test -p amends-postgres --test citus -- --nocapture
+	@cargo test -p amends-orders --test claims -- --nocapture
+	@cargo test -p amends-api --test processes -- --nocapture --test-threads 1 migrating:: distributed::
 
 bench: ## run the benchmark on this machine (ARGS=--quick: under six minutes; ARGS=--help; needs Java and maven)
 	@AMENDS_TEST_REAL_KAFKA=1 scripts/bootstrap

@@ -2,4 +2,5 @@
 
 fn main() {
     println!("cargo:rerun-if-changed=../../migrations/engine");
+    println!("cargo:rerun-if-changed=../../migrations/citus");
 }

@@ -34,9 +34,9 @@ const ORDER_LISTS: u32 = 2;
 /// # Errors
 /// The URL is invalid.
 pub fn order_connections(process: &Process, url: &str, homes: Homes) -> Result<Database, amends_pool::Error> {
-    let pool = Pool::connect(url, ORDER_LISTS, "amends-api-order-lists", LIST_BOUNDS)?;
-    process.watch_statements(&pool);
-    Ok(Database { pool, homes })
+    let database = Database::connect(url, ORDER_LISTS, "amends-api-order-lists", LIST_BOUNDS, homes)?;
+    process.watch_statements(&database.pool);
+    Ok(database)
 }
 
 /// Number of connections for products: an order without prices reads them before it is placed, and does not wait for
@@ -61,10 +61,14 @@ const KEYED_REQUESTS: u32 = 4;
 ///
 /// # Errors
 /// The URL is invalid.
-pub fn answer_connections(process: &Process, url: &str) -> Result<Pool, amends_pool::Error> {
-    let pool = Pool::connect(url, KEYED_REQUESTS, "amends-api-answers", Bounds::default())?;
-    process.watch_statements(&pool);
-    Ok(pool)
+pub fn answer_connections(
+    process: &Process,
+    url: &str,
+    homes: Homes,
+) -> Result<Database, amends_pool::Error> {
+    let database = Database::connect(url, KEYED_REQUESTS, "amends-api-answers", Bounds::default(), homes)?;
+    process.watch_statements(&database.pool);
+    Ok(database)
 }
 
 /// Reads lists, one at a time.
@@ -79,9 +83,9 @@ impl Lists {
     /// # Errors
     /// The URL is invalid.
     pub fn connect(process: &Process, url: &str, homes: Homes) -> Result<Self, amends_pool::Error> {
-        let pool = Pool::connect(url, 1, "amends-api-lists", LIST_BOUNDS)?;
-        process.watch_statements(&pool);
-        Ok(Self { admin: Admin::new(Database { pool, homes }), turn: Arc::new(Semaphore::new(1)) })
+        let database = Database::connect(url, 1, "amends-api-lists", LIST_BOUNDS, homes)?;
+        process.watch_statements(&database.pool);
+        Ok(Self { admin: Admin::new(database), turn: Arc::new(Semaphore::new(1)) })
     }
 
     /// Reads a page of sagas, as rendered by `shown`.

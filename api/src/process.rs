@@ -16,7 +16,11 @@ use amends_kafka::{
     Contact, KafkaSettings,
     topics::{self, Topic},
 };
-use amends_pool::Pool;
+use amends_pool::{Bounds, Pool};
+use amends_postgres::{
+    Database, Homes,
+    deployment::{Deployment, deployment},
+};
 use amends_redis::Redis;
 use anyhow::{Context, Result, bail};
 use axum::Router;
@@ -258,6 +262,22 @@ pub async fn database(process: &Process, user: &str, migrator: &Migrator) -> Res
     amends_pool::is_at(&pool, migrator).await?;
     process.watch_statements(&pool);
     Ok(pool)
+}
+
+/// Returns the connections of the engine, or of the api, to the engine's database, and the deployment's properties. The
+/// statements of a distributed database are planned in another way, and that is known only once the deployment is.
+pub async fn engine_database(process: &Process, user: &str) -> Result<(Database, Deployment)> {
+    let pool = database(process, user, &amends_postgres::MIGRATOR).await?;
+    let deployment = deployment(&pool).await?;
+    if deployment.homes == Homes::ONE {
+        return Ok((Database { pool, homes: Homes::ONE }, deployment));
+    }
+    pool.close().await;
+    let (url, name) = (process.settings.database_of(user)?, format!("amends-{user}"));
+    let connections = process.settings.database_connections;
+    let database = Database::connect(url, connections, &name, Bounds::default(), deployment.homes)?;
+    process.watch_statements(&database.pool);
+    Ok((database, deployment))
 }
 
 /// Listens on an address without tokens. It is an error if the address is taken, or if other machines can reach it and

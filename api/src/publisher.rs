@@ -187,7 +187,7 @@ impl<K: Sink> Publisher<K> {
             let (workflows, saga) = (&self.workflows, read.saga_id);
             for event in workflows.domain_events(&read.workflow, version, saga, key, &read.entry, before) {
                 messages.push(Outbound {
-                    placement: Placement::Home(read.slot),
+                    placement: Placement::Slot(read.slot),
                     key: read.business_key.parse().unwrap_or(read.saga_id),
                     traceparent: None,
                     bytes: wire::write(&event),

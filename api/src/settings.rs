@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use amends_postgres::Homes;
 use config::{Config, Environment, File, FileFormat, Value, ValueKind};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -49,6 +50,9 @@ pub struct Settings {
     pub service_token: Option<SecretString>,
     pub database_url: Option<SecretString>,
     pub database_connections: u32,
+    #[serde(default)]
+    pub distributed: Option<Distributed>,
+    pub homes: u16,
     pub admission: u32,
     pub kafka_brokers: Option<String>,
     pub redis_url: Option<SecretString>,
@@ -100,6 +104,13 @@ const ENGINE: &str = "engine";
 pub enum LogFormat {
     Text,
     Json,
+}
+
+/// The kind of a distributed Postgres.
+#[derive(Debug, Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Distributed {
+    Citus,
 }
 
 /// A setting that is unknown, malformed or missing.
@@ -208,6 +219,11 @@ impl Settings {
         self.services.get(service)?.call_timeout
     }
 
+    /// Returns the number of homes of the engine's database if it is on Citus.
+    pub fn citus(&self) -> Option<Homes> {
+        self.distributed.and_then(|Distributed::Citus| Homes::new(self.homes))
+    }
+
     /// Returns the settings of the workflows.
     pub fn workflows(&self) -> amends_workflows::Settings {
         let default = amends_workflows::Settings::default();
@@ -248,6 +264,8 @@ impl Settings {
                 "service_token" => secret(&self.service_token),
                 "database_url" => secret(&self.database_url),
                 "database_connections" => Some(self.database_connections.to_string()),
+                "distributed" => self.distributed.and_then(|Distributed::Citus| text("citus")),
+                "homes" => Some(self.homes.to_string()),
                 "admission" => Some(self.admission.to_string()),
                 "redis_url" => secret(&self.redis_url),
                 "kafka_brokers" => self.kafka_brokers.as_deref().and_then(text),

@@ -19,6 +19,8 @@ pub struct Loaded {
     pub sagas: Vec<Saga>,
     /// The requested sagas that exist and that this program cannot read.
     pub unreadable: Vec<Unreadable>,
+    /// The requested sagas whose part of the store has not answered.
+    pub unreachable: Vec<Uuid>,
     /// The database's time.
     pub now: DateTime<Utc>,
 }
@@ -74,6 +76,17 @@ pub struct Committed {
     pub written: Vec<Inputs>,
     /// Sagas that were passed over because another transaction holds their row or slot.
     pub locked: Vec<Uuid>,
+    /// Parts of the batch that failed, in a store that has several.
+    pub failed: Vec<FailedPart>,
+}
+
+/// A part of a batch that failed as a whole.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FailedPart {
+    /// Its sagas. After [`Error::Data`] none of them was written.
+    pub sagas: Vec<Uuid>,
+    /// Why it failed.
+    pub error: Error,
 }
 
 /// Which overdue sagas to read.
@@ -138,6 +151,8 @@ pub enum Deferral {
     UnknownWorkflow,
     /// This program cannot read the saga's row.
     Unreadable,
+    /// The saga's part of the store does not answer.
+    Unreachable,
 }
 
 impl Deferral {
@@ -147,6 +162,7 @@ impl Deferral {
             Deferral::Locked => "locked",
             Deferral::UnknownWorkflow => "unknown_workflow",
             Deferral::Unreadable => "unreadable",
+            Deferral::Unreachable => "unreachable",
         }
     }
 }
@@ -157,6 +173,7 @@ impl std::fmt::Display for Deferral {
             Deferral::Locked => "another transaction holds its row",
             Deferral::UnknownWorkflow => "this program does not know its workflow in that version",
             Deferral::Unreadable => "this program cannot read its row: a newer program wrote it",
+            Deferral::Unreachable => "its part of the store does not answer",
         })
     }
 }
@@ -208,7 +225,7 @@ pub struct DeferredScan {
 }
 
 /// Errors of the store.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The store is unavailable or another transaction interfered; a retry may succeed (SQLSTATE classes 08, 40, 53,
     /// 57).
@@ -226,6 +243,9 @@ pub enum Error {
 }
 
 /// The store of sagas. State, timeline and timers of a saga change in one transaction, guarded by its revision.
+///
+/// A store may have several parts, each with sagas of its own, on several servers. It then reads and writes each part by
+/// itself, and [`load`](Self::load) and [`commit`](Self::commit) report the parts that fail instead of failing.
 pub trait SagaStore: Send + Sync {
     /// Returns the time of the store's own clock: never ahead of it, and never before the time that a read returned.
     fn now(&self) -> impl Future<Output = Result<DateTime<Utc>, Error>> + Send;
@@ -258,7 +278,7 @@ pub trait SagaStore: Send + Sync {
         limit: u32,
     ) -> impl Future<Output = Result<Loaded, Error>> + Send;
 
-    /// Writes a batch in one transaction. Returns the sagas whose revision was still the one read, with the requested
+    /// Writes a batch, what belongs to one part of the store in one transaction. Returns the sagas whose revision was still the one read, with the requested
     /// input. Rows that another transaction holds are passed over after a lock timeout, so that they do not stop the
     /// others. If the answer to the commit is lost, the store reads the result back and passes over nothing: the caller
     /// may rely on the answer.
@@ -282,7 +302,7 @@ pub trait SagaStore: Send + Sync {
     /// are for operators, and the call must not wait: rows that another transaction holds are left out as well.
     fn note_odd(&self, odd: &[OddReplies]) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Stores replies that cannot be judged now. A reply that is already stored is due again after its rest.
+    /// Stores replies that cannot be judged now, in another part of the store if their own does not answer. A reply that is already stored is due again after its rest.
     fn defer(&self, replies: &[DeferredReply]) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Reads deferred replies that are due. They stay until `forget_deferred`, because a reply may be judged twice.

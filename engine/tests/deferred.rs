@@ -167,3 +167,87 @@ fn through_a_door_what_cannot_be_judged_here_and_now_is_an_error_and_changes_not
         assert_eq!(world.saga(saga).revision, 1);
     }
 }
+
+#[test]
+fn a_part_of_the_store_that_is_away_stops_no_other_and_its_replies_are_judged_once_it_is_back() {
+    for remembered in [false, true] {
+        let (world, engine) = World::new();
+        world.state().parts = 2;
+        let (here, there) = (world.born(2), world.born(3));
+        if remembered {
+            // Both rows are in the engine's memory: only the write fails.
+            for saga in [here, there] {
+                world.answers(saga, "book", Outcome::Succeeded);
+            }
+            take(&world, &engine);
+            world.sent();
+        }
+        let step = if remembered { "charge" } else { "book" };
+        world.log();
+        world.state().away.insert(1);
+        for saga in [there, here] {
+            world.answers(saga, step, Outcome::Succeeded);
+        }
+        take(&world, &engine);
+        let log = world.log();
+        assert_eq!(log.first().map(String::as_str), Some("commit 1"), "{log:?}");
+        assert_eq!(&log[log.len() - 2..], ["defer 1", "offsets"]);
+        assert!(world.sent().iter().all(|(saga, _)| *saga == here));
+        assert_eq!(why(&world), [Deferral::Unreachable]);
+        world.passes(1);
+        assert_eq!(drain(&engine), 1);
+        assert_eq!(why(&world), [Deferral::Unreachable], "it is still away");
+        world.state().away.clear();
+        world.passes(5);
+        assert_eq!(drain(&engine), 1);
+        assert!(world.state().deferred.is_empty());
+        assert_eq!(world.saga(there).revision, world.saga(here).revision);
+    }
+}
+
+#[test]
+fn replies_that_all_belong_to_a_part_that_is_away_do_not_come_again_and_again() {
+    let (world, engine) = World::new();
+    world.state().parts = 2;
+    let there = world.born(3);
+    world.state().away.insert(1);
+    world.answers(there, "book", Outcome::Succeeded);
+    take(&world, &engine);
+    assert_eq!(world.log(), ["defer 1", "offsets"]);
+}
+
+#[test]
+fn what_one_part_of_the_store_cannot_store_keeps_back_no_command_of_another() {
+    let (world, engine) = World::new();
+    world.state().parts = 2;
+    let (here, beside, bad) = (world.born(2), world.born(3), world.born(3));
+    world.state().poison.insert(bad);
+    for saga in [here, beside, bad] {
+        world.answers(saga, "book", Outcome::Succeeded);
+    }
+    take(&world, &engine);
+    let sent = world.sent();
+    for saga in [here, beside] {
+        assert!(sent.contains(&(saga, "charge execute".to_owned())), "{sent:?}");
+    }
+    assert!(world.saga(bad).parked);
+    assert_eq!(world.odd(here), []);
+}
+
+#[test]
+fn a_message_that_cannot_be_stored_waits_where_its_part_of_the_store_is_away() {
+    let (world, engine) = World::new();
+    world.state().parts = 2;
+    let bad = world.born(3);
+    world.state().poison.insert(bad);
+    world.state().goes_after_commits = Some((1, 1));
+    world.answers(bad, "book", Outcome::Succeeded);
+    take(&world, &engine);
+    assert!(world.state().dead.is_empty(), "nobody would know that its saga is to be parked");
+    assert_eq!(why(&world), [Deferral::Unreachable]);
+    world.state().away.clear();
+    world.passes(1);
+    drain(&engine);
+    assert_eq!(world.state().dead.len(), 1);
+    assert!(world.saga(bad).parked);
+}

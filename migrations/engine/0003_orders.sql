@@ -153,7 +153,9 @@ DECLARE
     born   uuid[];
 BEGIN
     PERFORM arrives_in_time(ats[1]);
-    taken := ARRAY(SELECT take_keys(of_home, of_class, key_subjects, keys, key_orders, fingerprints));
+    IF cardinality(keys) > 0 THEN
+        taken := ARRAY(SELECT take_keys(of_home, of_class, key_subjects, keys, key_orders, fingerprints));
+    END IF;
     SELECT array_agg(w.order_id), array_agg(w.saga_id) INTO placed, born
     FROM UNNEST(order_ids, saga_ids, keyed) AS w (order_id, saga_id, keyed)
     WHERE NOT w.keyed OR w.order_id IN (SELECT UNNEST(taken));

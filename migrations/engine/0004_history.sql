@@ -24,6 +24,11 @@ BEGIN
     END LOOP;
 END $$;
 
+-- Places a new partition where those of its parent are: on a distributed Postgres, home by home.
+CREATE FUNCTION place_partition(child text, parent text) RETURNS void
+LANGUAGE sql
+AS $$ $$;
+
 -- Creates the partitions of the month of `instant`; returns how many were missing. Rows that came before their
 -- partition move into it, unless there are so many that other transactions would wait for it: those stay where they
 -- are.
@@ -46,14 +51,17 @@ BEGIN
     FOR parent IN SELECT * FROM monthly_tables() LOOP
         child := parent.name || to_char(first_day, '_YYYYMM');
         CONTINUE WHEN to_regclass(child) IS NOT NULL;
-        EXECUTE format('SELECT count(*) FROM (SELECT FROM %I WHERE %I >= %L AND %I < %L LIMIT %s) AS early',
+        EXECUTE format('SELECT count(*) FROM (SELECT 1 FROM %I WHERE %I >= %L AND %I < %L LIMIT %s) AS early',
                        parent.name || '_default', parent.key, low, parent.key, high, most_moved + 1) INTO moving;
         CONTINUE WHEN moving > most_moved;
         EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS) %s',
                        child, parent.name, parent.storage);
+        PERFORM place_partition(child, parent.name);
         EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', parent.name || '_default');
-        EXECUTE format('WITH moved AS (DELETE FROM %I WHERE %I >= %L AND %I < %L RETURNING *) INSERT INTO %I SELECT * FROM moved',
-                       parent.name || '_default', parent.key, low, parent.key, high, child);
+        EXECUTE format('INSERT INTO %I SELECT * FROM %I WHERE %I >= %L AND %I < %L',
+                       child, parent.name || '_default', parent.key, low, parent.key, high);
+        EXECUTE format('DELETE FROM %I WHERE %I >= %L AND %I < %L',
+                       parent.name || '_default', parent.key, low, parent.key, high);
         EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
                        parent.name, child, low, high);
         made := made + 1;
@@ -209,5 +217,5 @@ BEGIN
     gone := cardinality(ended);
 END $$;
 
-REVOKE ALL ON FUNCTION ensure_partitions, ensure_month, retire_month, forget_leftovers FROM PUBLIC;
+REVOKE ALL ON FUNCTION place_partition, ensure_partitions, ensure_month, retire_month, forget_leftovers FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION ensure_partitions, retire_month, forget_leftovers TO amends_engine;

@@ -14,11 +14,15 @@ CREATE TABLE personal_data_erasures (
 CREATE INDEX personal_data_erasures_by_customer ON personal_data_erasures (customer_id, id);
 
 -- Erases the personal fields of those of these orders that nothing needs any more: whose newest saga has ended, or has
--- one of the labels `settled`. The fields are those of the order's first saga, which fulfils it. Returns the number of orders that had any.
+-- one of the labels `settled`. The fields are those of the order's first saga, which fulfils it. Returns the number of
+-- orders that had any.
 CREATE FUNCTION erase_personal_data(of_home smallint, order_ids uuid[], settled text[]) RETURNS bigint
-LANGUAGE sql SECURITY DEFINER
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = public, pg_temp
 AS $$
+DECLARE
+    orders_erased bigint;
+BEGIN
     WITH erased AS (
         DELETE FROM personal AS p
         USING orders AS o, sagas AS s
@@ -29,8 +33,9 @@ AS $$
               WHERE (of_home IS NULL OR x.home = of_home) AND x.order_id = o.id ORDER BY x.saga_id LIMIT 1), o.saga_id)
           AND NOT ((s.live OR s.parked OR s.outcome IS NULL) AND s.label <> ALL(settled))
         RETURNING 1)
-    SELECT count(*) FROM erased
-$$;
+    SELECT count(*) INTO orders_erased FROM erased;
+    RETURN orders_erased;
+END $$;
 
 REVOKE ALL ON FUNCTION erase_personal_data FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION erase_personal_data TO amends_engine;

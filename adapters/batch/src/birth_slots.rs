@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_born_within_a_moment_shares_a_partition_and_has_many_homes() {
+    fn what_is_born_within_a_moment_shares_a_partition_and_has_many_slots() {
         let (mut slots, began) = (BirthSlots::default(), Instant::now());
         let mut born = |after, first| {
             let at = began + after;
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn every_slot_is_a_home_and_nothing_else_is() {
+    fn every_slot_is_chosen_and_nothing_else_is() {
         let mut all = BTreeSet::new();
         for first in 0..SLOTS_APART {
             let mut slots = BirthSlots::default();

@@ -105,7 +105,7 @@ impl KafkaSink {
         let partition = |message: &Outbound| {
             let count = counts[message.topic.as_str()];
             match message.placement {
-                Placement::Home(slot) => i32::from(slot) % count,
+                Placement::Slot(slot) => i32::from(slot) % count,
                 Placement::Together => i32::try_from(turn % count.unsigned_abs() as usize).unwrap_or(0),
             }
         };

@@ -511,9 +511,9 @@ mod tests {
         let (mut paused, mut missing) = (false, vec![0, 1]);
         while !missing.is_empty() {
             assert!(begun.elapsed() < COMMIT_PATIENCE, "nothing comes from {missing:?}, paused: {paused}");
-            let message = |home| Outbound {
+            let message = |slot| Outbound {
                 topic: topic.clone(),
-                placement: Placement::Home(home),
+                placement: Placement::Slot(slot),
                 key: uuid::Uuid::nil(),
                 traceparent: None,
                 bytes: b"1".to_vec(),

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use amends_pool::{Pool, Transaction};
-use amends_postgres::{Error, error};
+use amends_pool::Transaction;
+use amends_postgres::{Database, Error, error, homes::answering_homes};
 use sqlx::FromRow;
 
 /// How long an answer is usually kept.
@@ -15,6 +15,21 @@ pub const ANSWER_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 pub const REFUND_ANSWER_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Number of expired answers that one statement deletes.
 const FORGOTTEN_AT_ONCE: i64 = 1_000;
+
+/// Takes a key that no answer has. If another transaction has just taken it, it waits.
+const TAKE: &str =
+    "INSERT INTO idempotent_answers (home, request, fingerprint, expires_at, status, headers, body)
+     VALUES ($1, $2, $3, clock_timestamp() + make_interval(secs => $4), 0, '', '')
+     ON CONFLICT (request, home) DO NOTHING RETURNING 1";
+/// Takes a key whose answer has expired.
+const TAKE_OVER: &str =
+    "UPDATE idempotent_answers SET fingerprint = $3, expires_at = now() + make_interval(secs => $4)
+     WHERE ($1::int2 IS NULL OR home = $1) AND request = $2 AND expires_at <= now() RETURNING 1";
+const FORGET: &str =
+    "DELETE FROM idempotent_answers WHERE ($1::int2 IS NULL OR home = $1) AND request = ANY(ARRAY(
+     SELECT a.request FROM idempotent_answers AS a
+     WHERE ($1::int2 IS NULL OR a.home = $1) AND a.expires_at <= now()
+     ORDER BY a.expires_at LIMIT $2 FOR UPDATE SKIP LOCKED))";
 
 /// A SHA-256.
 pub type Digest = [u8; 32];
@@ -46,11 +61,12 @@ pub enum Turn {
 pub struct Reservation {
     transaction: Transaction,
     request: Digest,
+    home: i16,
 }
 
 /// The answers in the engine's database.
 #[derive(Debug, Clone)]
-pub struct AnswerStore(Pool);
+pub struct AnswerStore(Database);
 
 #[derive(FromRow)]
 struct Known {
@@ -60,10 +76,15 @@ struct Known {
 }
 
 impl AnswerStore {
-    /// Creates a store over this pool. Each request with a key holds a connection until it is answered, so the pool is
-    /// not that of other work.
-    pub fn new(pool: impl Into<Pool>) -> Self {
-        Self(pool.into())
+    /// Creates a store over this database. Each request with a key holds a connection until it is answered, so the pool
+    /// is not that of other work.
+    pub fn new(database: impl Into<Database>) -> Self {
+        Self(database.into())
+    }
+
+    /// The home of a request: that of the slot with which its digest begins.
+    fn home(&self, request: &Digest) -> i16 {
+        self.0.homes.of_slot(u16::from_be_bytes([request[0], request[1]]))
     }
 
     /// Takes a key, or waits for the request that has it. `request` is the digest of subject, method, path and key;
@@ -86,28 +107,27 @@ impl AnswerStore {
         fingerprint: Digest,
         lifetime: Duration,
     ) -> Result<Turn, sqlx::Error> {
-        let mut transaction = self.0.begin().await?;
+        let home = self.home(&request);
+        let mut transaction = self.0.pool.begin().await?;
         // Longer than for other rows: the request that holds the key is being carried out.
         sqlx::query("SET LOCAL lock_timeout = '8s'").execute(&mut *transaction).await?;
-        let taken = sqlx::query(
-            "INSERT INTO idempotent_answers AS a (request, expires_at, status, fingerprint, headers, body)
-             VALUES ($1, clock_timestamp() + make_interval(secs => $3), 0, $2, '', '')
-             ON CONFLICT (request) DO UPDATE
-             SET expires_at = EXCLUDED.expires_at, fingerprint = EXCLUDED.fingerprint
-             WHERE a.expires_at <= clock_timestamp()
-             RETURNING 1",
-        )
-        .bind(&request[..])
-        .bind(&fingerprint[..])
-        .bind(lifetime.as_secs_f64())
-        .fetch_optional(&mut *transaction)
-        .await?;
-        if taken.is_some() {
-            return Ok(Turn::First(Reservation { transaction, request }));
+        for statement in [TAKE, TAKE_OVER] {
+            let taken = sqlx::query(statement)
+                .bind(home)
+                .bind(&request[..])
+                .bind(&fingerprint[..])
+                .bind(lifetime.as_secs_f64())
+                .fetch_optional(&mut *transaction)
+                .await?;
+            if taken.is_some() {
+                return Ok(Turn::First(Reservation { transaction, request, home }));
+            }
         }
         let known: Known = sqlx::query_as(
-            "SELECT fingerprint, status, headers, body FROM idempotent_answers WHERE request = $1",
+            "SELECT fingerprint, status, headers, body FROM idempotent_answers
+             WHERE ($1::int2 IS NULL OR home = $1) AND request = $2",
         )
+        .bind(home)
         .bind(&request[..])
         .fetch_one(&mut *transaction)
         .await?;
@@ -115,21 +135,17 @@ impl AnswerStore {
         Ok(if known.fingerprint == fingerprint { Turn::Replayed(known.answer) } else { Turn::KeyReused })
     }
 
-    /// Deletes expired answers; returns their number.
+    /// Deletes expired answers, at most [`FORGOTTEN_AT_ONCE`] of each home; returns their number.
     ///
     /// # Errors
     /// The database's.
     pub async fn forget_expired(&self) -> Result<u64, Error> {
-        let deleted = sqlx::query(
-            "DELETE FROM idempotent_answers WHERE request = ANY(ARRAY(
-                 SELECT a.request FROM idempotent_answers AS a WHERE a.expires_at <= clock_timestamp()
-                 ORDER BY a.expires_at LIMIT $1 FOR UPDATE SKIP LOCKED))",
-        )
-        .bind(FORGOTTEN_AT_ONCE)
-        .execute(&self.0)
-        .await
-        .map_err(error::of)?;
-        Ok(deleted.rows_affected())
+        let Database { pool, homes } = &self.0;
+        let forget = |home, ()| async move {
+            sqlx::query(FORGET).bind(home).bind(FORGOTTEN_AT_ONCE).execute(pool).await.map_err(error::of)
+        };
+        let deleted = answering_homes(homes.all().map(|home| (home, ())), forget).await?;
+        Ok(deleted.iter().map(|deleted| deleted.rows_affected()).sum())
     }
 }
 
@@ -143,13 +159,17 @@ impl Reservation {
     }
 
     async fn try_keep(mut self, answer: &StoredAnswer) -> Result<(), sqlx::Error> {
-        sqlx::query("UPDATE idempotent_answers SET status = $2, headers = $3, body = $4 WHERE request = $1")
-            .bind(&self.request[..])
-            .bind(answer.status)
-            .bind(&answer.headers)
-            .bind(&answer.body)
-            .execute(&mut *self.transaction)
-            .await?;
+        sqlx::query(
+            "UPDATE idempotent_answers SET status = $3, headers = $4, body = $5
+             WHERE ($1::int2 IS NULL OR home = $1) AND request = $2",
+        )
+        .bind(self.home)
+        .bind(&self.request[..])
+        .bind(answer.status)
+        .bind(&answer.headers)
+        .bind(&answer.body)
+        .execute(&mut *self.transaction)
+        .await?;
         self.transaction.commit().await
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use amends_pool::Pool;
-use amends_postgres::{Database, Error, columns::each, error, homes::each_home};
+use amends_postgres::{Error, columns::each, error};
 use sqlx::{FromRow, Postgres, postgres::PgArguments, query::Query};
 use uuid::Uuid;
 
@@ -56,7 +56,7 @@ pub async fn turn(pool: &Pool, class: KeyClass) -> Result<bool, Error> {
     sqlx::query_scalar("SELECT turn_keys($1)").bind(class as i16).fetch_one(pool).await.map_err(error::of)
 }
 
-/// Binds the next five parameters: those of the function `take_keys`.
+/// Binds the next five parameters: those of the functions `take_keys` and `claim_keys`.
 pub(crate) fn bind<'q>(
     query: Query<'q, Postgres, PgArguments>,
     orders: &[&'q NewOrder],
@@ -71,16 +71,33 @@ pub(crate) fn bind<'q>(
 
 /// Reads the orders that belong to these orders' keys, by the id of the order that asks.
 pub(crate) async fn read(
-    Database { pool, homes }: &Database,
+    pool: &Pool,
+    home: i16,
     orders: &[&NewOrder],
 ) -> Result<HashMap<Uuid, Stored>, sqlx::Error> {
-    let parts = homes.divide(orders.iter().copied(), |order| homes.of(order.id));
-    let rows = each_home(parts, |home, orders| read_home(pool, home, orders)).await?;
+    if orders.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows: Vec<Stored> = sqlx::query_as(concat!(
+        "SELECT w.id AS asked_by, k.fingerprint, ",
+        order_columns!(),
+        " FROM UNNEST($2::uuid[], $3::text[], $4::text[]) AS w (id, subject, key)
+             JOIN idempotency_keys AS k ON ($1::int2 IS NULL OR k.home = $1) AND k.subject = w.subject AND k.key = w.key
+             JOIN orders AS o ON ($1::int2 IS NULL OR o.home = $1) AND o.id = k.order_id
+         WHERE k.generation BETWEEN 3 * $5 AND 3 * $5 + 2 ORDER BY k.expires_at"
+    ))
+    .bind(home)
+    .bind(each(orders, |order| order.id))
+    .bind(each(orders, |order| order.subject.as_str()))
+    .bind(each(orders, |order| order.idempotency.as_ref().map(|(key, _)| key.as_str())))
+    .bind(KeyClass::Placement as i16)
+    .fetch_all(pool)
+    .await?;
     // If a key was taken again after it had expired, the younger row counts.
-    Ok(rows.into_iter().flatten().map(|row| (row.asked_by, row)).collect())
+    Ok(rows.into_iter().map(|row| (row.asked_by, row)).collect())
 }
 
-/// Reads the order that a subject placed with this key, and the fingerprint of its request, wherever it is stored.
+/// Reads the order that a subject placed with this key, and the fingerprint of its request, in a database with one home.
 pub(crate) async fn placed_with(
     pool: &Pool,
     subject: &str,
@@ -98,23 +115,5 @@ pub(crate) async fn placed_with(
     .bind(key)
     .bind(KeyClass::Placement as i16)
     .fetch_optional(pool)
-    .await
-}
-
-async fn read_home(pool: &Pool, home: i16, orders: Vec<&NewOrder>) -> Result<Vec<Stored>, sqlx::Error> {
-    sqlx::query_as(concat!(
-        "SELECT w.id AS asked_by, k.fingerprint, ",
-        order_columns!(),
-        " FROM UNNEST($2::uuid[], $3::text[], $4::text[]) AS w (id, subject, key)
-             JOIN idempotency_keys AS k ON ($1::int2 IS NULL OR k.home = $1) AND k.subject = w.subject AND k.key = w.key
-             JOIN orders AS o ON ($1::int2 IS NULL OR o.home = $1) AND o.id = k.order_id
-         WHERE k.generation BETWEEN 3 * $5 AND 3 * $5 + 2 ORDER BY k.expires_at"
-    ))
-    .bind(home)
-    .bind(each(&orders, |order| order.id))
-    .bind(each(&orders, |order| order.subject.as_str()))
-    .bind(each(&orders, |order| order.idempotency.as_ref().map(|(key, _)| key.as_str())))
-    .bind(KeyClass::Placement as i16)
-    .fetch_all(pool)
     .await
 }

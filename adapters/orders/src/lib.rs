@@ -8,6 +8,7 @@
 //! | `personal` | a customer's personal data, exported and erased: [`PersonalDataPage`], [`Erasure`] |
 //! | `published` | what happened to orders before some place in their slots: [`EarlierEntry`] |
 //! | `returns` | adds a return or a refund to an order: [`NewOrderSaga`], [`Added`] |
+//! | `placing`, `claims` | placing orders in a database with several homes, where a key is taken before its order is placed |
 //! | `newest` | the newest state of many orders at once: [`Newest`] |
 //! | [`answers`] | table `idempotent_answers` |
 //! | [`keys`] | table `idempotency_keys` |
@@ -15,16 +16,19 @@
 #![warn(missing_docs)]
 
 pub mod answers;
+mod claims;
 pub mod keys;
 mod list;
 mod newest;
 mod order;
 mod personal;
+mod placing;
 pub mod products;
 mod published;
 mod returns;
 mod store;
 
+pub use claims::CLAIM_SETTLES;
 pub use list::{OrderFilter, OrderPage, Sort};
 pub use newest::Newest;
 pub use order::{NewOrder, OrderRow, OrderSaga, OrderView, Placed};

@@ -143,7 +143,7 @@ fn scan(home: i16, filter: &OrderFilter, most: u32) -> QueryBuilder<Postgres> {
             .push_bind(filter.statuses.clone())
             .push(")) IS TRUE AS is_wanted FROM ("),
     };
-    query.push("SELECT o.id, o.home, o.saga_id FROM orders AS o WHERE (").push_bind(home);
+    query.push("SELECT o.id, o.saga_id FROM orders AS o WHERE (").push_bind(home);
     query.push("::int2 IS NULL OR o.home = ").push_bind(home).push(")");
     if let Some(customer) = &filter.customer_id {
         query.push(" AND o.customer_id = ").push_bind(customer.clone());
@@ -160,7 +160,8 @@ fn scan(home: i16, filter: &OrderFilter, most: u32) -> QueryBuilder<Postgres> {
     query.push(direction).push(" LIMIT ").push_bind(i64::from(most)).push(") AS o");
     if !filter.statuses.is_empty() {
         // An order whose saga is past its retention counts as read.
-        query.push(" LEFT JOIN sagas AS s ON s.home = o.home AND s.id = o.saga_id");
+        query.push(" LEFT JOIN sagas AS s ON (").push_bind(home);
+        query.push("::int2 IS NULL OR s.home = ").push_bind(home).push(") AND s.id = o.saga_id");
     }
     query.push(direction);
     query

@@ -1,6 +1,7 @@
 //! The types of an order: as received, as stored, as read.
 
 use amends_engine::core::{Change, NewSaga, SagaOutcome};
+use amends_postgres::Error;
 use amends_protocol::{Json, Reason, id};
 use amends_workflows::{
     order_fulfilment,
@@ -238,6 +239,9 @@ pub enum Placed {
     KeyReused,
     /// The database cannot store the order, and why; the other orders of the batch are placed.
     Unstorable(String),
+    /// Its home, or that of its key, has failed: the order may have been placed. Orders of other homes have their own
+    /// results.
+    Failed(Error),
 }
 
 impl NewOrder {

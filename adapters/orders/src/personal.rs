@@ -114,7 +114,7 @@ impl OrderStore {
             orders += each_home(homes.divide_ids(&ids), erase).await?.into_iter().sum::<i64>();
         }
         let at: DateTime<Utc> = sqlx::query_scalar(
-            "UPDATE personal_data_erasures SET ended_at = clock_timestamp(), orders = $2 WHERE id = $1
+            "UPDATE personal_data_erasures SET ended_at = now(), orders = $2 WHERE id = $1
              RETURNING ended_at",
         )
         .bind(id)

@@ -129,7 +129,7 @@ impl ProductStore {
     pub async fn replace(&self, product: &NewProduct, revision: i32) -> Result<Option<Product>, Error> {
         sqlx::query_as(concat!(
             "UPDATE products SET name = $2, unit_price = $3, currency = $4, revision = revision + 1,
-                                 updated_at = clock_timestamp()
+                                 updated_at = now()
              WHERE product_id = $1 AND revision = $5
              RETURNING ",
             product_columns!()

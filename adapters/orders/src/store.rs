@@ -1,18 +1,13 @@
 //! Table `orders`: many orders are placed in one transaction with their sagas.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
 use amends_engine::core::Change;
 use amends_pool::{Connection, DatabaseClock, Pool, sqlstate};
 use amends_postgres::{
-    Birth, Database, Error, births,
+    Birth, Database, Error, Homes, births,
     columns::{each, small},
-    error,
-    homes::each_home,
-    lost_commit,
+    error, lost_commit,
     timeline::{self, SagaEntry},
 };
 use amends_protocol::halving::Parts;
@@ -21,6 +16,7 @@ use sqlx::Row as _;
 use uuid::Uuid;
 
 use crate::{
+    claims,
     keys::{self, KeyedOrder},
     order::{NewOrder, OrderRow, OrderView, Placed, view_columns, view_tables},
 };
@@ -58,7 +54,7 @@ impl OrderStore {
     /// [`OrderStore::now`] has just returned; `birth` is called with it. Orders whose idempotency key is known, in the
     /// database or earlier in this batch, are not placed again. If another transaction is just placing an order with the
     /// same key, the statement waits for it. An order that cannot be stored is found by halving its home's part, so that
-    /// it does not stop the rest.
+    /// it does not stop the rest. In a database with several homes, keys are taken before (`claims`).
     ///
     /// # Errors
     /// [`Error::Unavailable`]: no order is half-made, but the caller must look up whether an order exists.
@@ -68,26 +64,14 @@ impl OrderStore {
         orders: &[NewOrder],
         birth: impl Fn(&NewOrder, DateTime<Utc>) -> Change,
     ) -> Result<Vec<Placed>, Error> {
-        let homes = self.database.homes;
-        let parts = homes.divide(orders, |order| homes.of(order.id));
-        let asked: Vec<i16> = parts.keys().copied().collect();
-        let place = |home, orders| self.place_in_home(home, now, orders, &birth);
-        let mut placed = each_home(parts, place).await?;
-        if placed.len() == 1 {
-            return Ok(placed.remove(0));
+        if self.database.homes != Homes::ONE {
+            return self.place_in_homes(now, orders, &birth).await;
         }
-        // Each home's results are in the order of its orders.
-        let mut placed: HashMap<i16, _> =
-            asked.into_iter().zip(placed.into_iter().map(Vec::into_iter)).collect();
-        let of = |order: &NewOrder| {
-            let next = placed.get_mut(&homes.of(order.id)).and_then(Iterator::next);
-            next.ok_or_else(|| unexplained(order))
-        };
-        orders.iter().map(of).collect()
+        self.place_in_home(0, now, orders.iter().collect(), &birth).await
     }
 
     /// Places orders of one home; returns a result for each, in order.
-    async fn place_in_home(
+    pub(crate) async fn place_in_home(
         &self,
         home: i16,
         now: DateTime<Utc>,
@@ -112,7 +96,9 @@ impl OrderStore {
     /// Places orders of one home in one transaction; returns a result for each, in order.
     async fn place_together(&self, home: i16, born: Vec<Born<'_>>) -> Result<Vec<Placed>, Error> {
         let mut connection = self.pool().acquire().await.map_err(error::of)?;
-        let placed = match insert(&mut connection, home, &born).await {
+        // Among several homes, the keys are taken before.
+        let takes_keys = self.database.homes == Homes::ONE;
+        let placed = match insert(&mut connection, home, &born, takes_keys).await {
             Ok(placed) => {
                 // The connection is released before another is acquired.
                 drop(connection);
@@ -127,7 +113,7 @@ impl OrderStore {
         };
         let losers: Vec<&NewOrder> =
             born.iter().map(|born| born.order).filter(|order| !placed.contains(&order.id)).collect();
-        let stored = keys::read(&self.database, &losers).await.map_err(error::of)?;
+        let stored = keys::read(self.pool(), home, &losers).await.map_err(error::of)?;
         let answers = born.into_iter().map(|Born { order, row, change }| {
             if placed.contains(&order.id) {
                 return Ok(Placed::New { order: Box::new(row), change: Box::new(change) });
@@ -182,6 +168,9 @@ impl OrderStore {
     /// # Errors
     /// The database's.
     pub async fn placed_with(&self, subject: &str, key: &str) -> Result<Option<KeyedOrder>, Error> {
+        if self.database.homes != Homes::ONE {
+            return claims::placed_with(&self.database, subject, key).await;
+        }
         keys::placed_with(self.pool(), subject, key).await.map_err(error::of)
     }
 
@@ -265,14 +254,15 @@ async fn insert(
     connection: &mut Connection,
     home: i16,
     born: &[Born<'_>],
+    takes_keys: bool,
 ) -> Result<HashSet<Uuid>, sqlx::Error> {
     let orders = each(born, |born| born.order);
     let births = each(born, |born| Birth { change: &born.change, personal: Some(&born.order.personal) });
     // The first order of the batch with a key takes it; the others get that order's result.
-    let asking = keys::first_of_each(&orders);
+    let asking = if takes_keys { keys::first_of_each(&orders) } else { Vec::new() };
     let query = keys::bind(sqlx::query(PLACE).bind(home), &asking)
         .bind(each(&orders, |order| order.id))
-        .bind(each(&orders, |order| order.idempotency.is_some()))
+        .bind(each(&orders, |order| takes_keys && order.idempotency.is_some()))
         .bind(each(born, |born| born.row.cancels_at))
         .bind(each(&orders, |order| order.total))
         .bind(each(&orders, |order| order.subject.as_str()))

@@ -3,7 +3,7 @@
 //!
 //! | module | contains |
 //! | --- | --- |
-//! | `pool` | [`Pool`]: connections that are checked before use, and the [`Bounds`] of a call |
+//! | `pool` | [`Pool`]: connections that are checked before use, and the [`Bounds`] of a call and the [`Plans`] of statements |
 //! | `connection` | [`Connection`] and [`Transaction`]: each call ends within its bound, or the connection is closed |
 //! | `calls` | the calls that wait for an answer, and when the database was last found to be silent |
 //! | `writability` | [`WriteCheck`]: whether the database accepts writes, for readiness |
@@ -23,7 +23,7 @@ mod writability;
 
 pub use clock::DatabaseClock;
 pub use connection::{Connection, Transaction};
-pub use pool::{Bounds, Pool, connect};
+pub use pool::{Bounds, Plans, Pool, ROLE_SETTINGS, connect};
 pub use schema::{check, is_at};
 pub use writability::{Unwritable, WriteCheck};
 

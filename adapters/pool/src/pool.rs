@@ -47,6 +47,29 @@ impl Default for Bounds {
     }
 }
 
+/// How the server plans the service's statements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Plans {
+    /// One plan for all parameters.
+    #[default]
+    Generic,
+    /// A plan for each execution: a distributed Postgres sees by the parameters which of its nodes are concerned.
+    Custom,
+}
+
+/// Settings with which statements that find rows by key are planned and executed. Connections begin with them; a
+/// distributed Postgres does not pass them on to its nodes, where the role has them.
+pub const ROLE_SETTINGS: [(&str, &str); 6] = [
+    ("enable_seqscan", "off"),
+    // A bitmap scan visits every dead row again each time; an index scan marks the dead rows that it meets.
+    ("enable_bitmapscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("jit", "off"),
+    // A row that a transaction forgot to unlock must not delay statements that need other rows.
+    ("lock_timeout", LOCK_TIMEOUT),
+];
+
 /// Connections to a service's database, opened when first needed.
 ///
 /// No call waits for ever: the server ends its statement, or the client closes the connection and treats the answer as
@@ -75,24 +98,35 @@ impl Pool {
     /// # Errors
     /// [`Error::Url`].
     pub fn connect(url: &str, max_connections: u32, name: &str, bounds: Bounds) -> Result<Self, Error> {
-        let options = PgConnectOptions::from_str(url).map_err(Error::Url)?.application_name(name).options([
-            ("plan_cache_mode", "force_generic_plan"),
-            ("enable_seqscan", "off"),
-            // A bitmap scan visits every dead row again each time; an index scan marks the dead rows that it meets.
-            ("enable_bitmapscan", "off"),
-            ("enable_hashjoin", "off"),
-            ("enable_mergejoin", "off"),
-            ("jit", "off"),
-            // A row that a transaction forgot to unlock must not delay statements that need other rows.
-            ("lock_timeout", LOCK_TIMEOUT),
-            // A transaction whose client is gone holds locks for which others wait.
-            ("idle_in_transaction_session_timeout", "10s"),
-            // So does the server's end of a connection whose client is silent.
-            ("tcp_user_timeout", "15s"),
-            ("tcp_keepalives_idle", "10"),
-            ("tcp_keepalives_interval", "5"),
-            ("tcp_keepalives_count", "3"),
-        ]);
+        Self::connect_planned(url, max_connections, name, bounds, Plans::Generic)
+    }
+
+    /// The same, for statements that are planned in this way.
+    ///
+    /// # Errors
+    /// [`Error::Url`].
+    pub fn connect_planned(
+        url: &str,
+        max_connections: u32,
+        name: &str,
+        bounds: Bounds,
+        plans: Plans,
+    ) -> Result<Self, Error> {
+        let plan_cache_mode = match plans {
+            Plans::Generic => "force_generic_plan",
+            Plans::Custom => "force_custom_plan",
+        };
+        let options = PgConnectOptions::from_str(url).map_err(Error::Url)?.application_name(name);
+        let options =
+            options.options([("plan_cache_mode", plan_cache_mode)]).options(ROLE_SETTINGS).options([
+                // A transaction whose client is gone holds locks for which others wait.
+                ("idle_in_transaction_session_timeout", "10s"),
+                // So does the server's end of a connection whose client is silent.
+                ("tcp_user_timeout", "15s"),
+                ("tcp_keepalives_idle", "10"),
+                ("tcp_keepalives_interval", "5"),
+                ("tcp_keepalives_count", "3"),
+            ]);
         let options = options.options([("statement_timeout", format!("{}ms", bounds.statement.as_millis()))]);
         let calls = Arc::<Calls>::default();
         let connections = PgPoolOptions::new()

@@ -1,11 +1,17 @@
 //! The meaning of a database error for its caller. SQLSTATEs are known only here.
 
-use sqlx::Error;
+use sqlx::{
+    Error,
+    postgres::{PgDatabaseError, PgSeverity},
+};
 
 /// Data exception, constraint violation, program limit: a retry would fail again.
 const DATA_CLASSES: [&str; 3] = ["22", "23", "54"];
 /// The server ended the statement or the session, or the connection broke.
 const INTERRUPTED_CLASSES: [&str; 2] = ["08", "57"];
+/// `connection_exception`. As a mere error it is about another connection than the client's: that of a coordinator to
+/// one of its nodes.
+const CONNECTION_CLASS: [&str; 1] = ["08"];
 /// `admin_shutdown`, `crash_shutdown`, `cannot_connect_now`, `database_dropped`, `idle_session_timeout`.
 const SESSION_ENDED: &str = "57P0";
 /// `read_only_sql_transaction`: this session cannot write, but a new one may.
@@ -68,7 +74,8 @@ pub fn leaves_open(error: &Error) -> bool {
 /// write.
 pub fn ends_connection(error: &Error) -> bool {
     is_broken(error)
-        || has_class(error, &["08", SESSION_ENDED])
+        || (has_class(error, &CONNECTION_CLASS) && is_fatal(error))
+        || has_class(error, &[SESSION_ENDED])
         || has_code(error, READ_ONLY)
         || has_code(error, IDLE_IN_TRANSACTION)
 }
@@ -76,6 +83,12 @@ pub fn ends_connection(error: &Error) -> bool {
 /// Returns whether the error is not an answer of the server at all.
 fn is_broken(error: &Error) -> bool {
     matches!(error, Error::Io(_) | Error::Tls(_) | Error::Protocol(_) | Error::WorkerCrashed)
+}
+
+/// Returns whether the server has ended the session with this error.
+fn is_fatal(error: &Error) -> bool {
+    let said = error.as_database_error().and_then(|said| said.try_downcast_ref::<PgDatabaseError>());
+    said.is_some_and(|said| matches!(said.severity(), PgSeverity::Fatal | PgSeverity::Panic))
 }
 
 fn has_code(error: &Error, code: &str) -> bool {

@@ -88,6 +88,38 @@ async fn the_server_ends_a_statement_that_takes_too_long_and_the_session_goes_on
 }
 
 #[tokio::test]
+async fn an_error_about_another_nodes_connection_leaves_the_session_open() {
+    let database = world().await;
+    let pool = connect(&database.role_url("amends_pool"), 1);
+    let mut connection = pool.acquire().await.unwrap();
+    let before = pid(&mut connection).await;
+    let away = "DO $$ BEGIN RAISE EXCEPTION 'node 2 is away' USING ERRCODE = '08006'; END $$";
+    let error = sqlx::query(away).execute(&mut connection).await.unwrap_err();
+    assert!(sqlstate::leaves_open(&error), "what that node did is not known");
+    assert!(!sqlstate::ends_connection(&error));
+    drop(connection);
+    let mut after = eventually("the session is free", SOON, || async { pool.acquire().await.ok() }).await;
+    assert_eq!(pid(&mut after).await, before);
+}
+
+#[tokio::test]
+async fn a_statement_that_the_database_can_never_execute_is_reported_once_it_was_tried() {
+    let database = world().await;
+    let pool = connect(&database.role_url("amends_pool"), 1);
+    let unsupported = "DO $$ BEGIN RAISE EXCEPTION 'not here' USING ERRCODE = '0A000'; END $$";
+    for never in [unsupported, "SELECT FROM nothing_of_that_name", "SELEC"] {
+        let fault = pool.program_fault();
+        let tried = async {
+            tokio::task::yield_now().await;
+            sqlx::query(never).execute(&pool).await.unwrap_err()
+        };
+        let (fault, error) = tokio::join!(fault, tried);
+        assert!(sqlstate::is_program_fault(&error), "{error}");
+        assert_eq!(fault, error.to_string());
+    }
+}
+
+#[tokio::test]
 async fn a_transaction_that_is_dropped_leaves_nothing_and_its_connection_is_used_again() {
     let database = world().await;
     let pool = connect(&database.role_url("amends_pool"), 1);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use amends_engine::{
     core::{Entry, state_version},
-    port::{Committed, Inputs, Wants, Write},
+    port::{Committed, FailedPart, Inputs, Wants, Write},
 };
 use amends_pool::{Connection, Pool, sqlstate};
 use sqlx::FromRow;
@@ -15,7 +15,7 @@ use crate::{
     columns::{each, int, small},
     error,
     held::Held,
-    homes::{Database, each_home},
+    homes::{Answers, Database, answers_of_homes},
     inputs::{self, InputsRow},
     lost_commit,
     sagas::{json, stored},
@@ -35,10 +35,10 @@ enum WhereHeld {
     PassesOver,
 }
 
-/// Writes a batch, all homes of it at once.
+/// Writes a batch, all homes of it at once. A home that fails is reported, and the others are written.
 ///
 /// # Errors
-/// The first error of a home. The others are written nevertheless.
+/// The error of a database with one home.
 pub(crate) async fn commit(
     Database { pool, homes }: &Database,
     held: &Held,
@@ -47,12 +47,18 @@ pub(crate) async fn commit(
     let mut writes: Vec<&Write> = writes.iter().collect();
     writes.sort_by_key(|write| write.saga.id);
     let parts = homes.divide(writes, |write| homes.of_slot(write.saga.slot));
-    let parts = each_home(parts, |home, writes| commit_home(pool, held, home, writes)).await?;
+    let commit = |home, writes| commit_home(pool, held, home, writes);
+    let Answers { answers, failed } = answers_of_homes(*homes, parts, commit).await?;
     let mut committed = Committed::default();
-    for Committed { written, locked } in parts {
+    for Committed { written, locked, .. } in answers {
         committed.written.extend(written);
         committed.locked.extend(locked);
     }
+    let failed = failed.into_iter().map(|(writes, error)| {
+        let sagas = each(&writes, |write| write.saga.id);
+        FailedPart { sagas, error }
+    });
+    committed.failed.extend(failed);
     Ok(committed)
 }
 
@@ -100,7 +106,7 @@ fn committed(rows: Vec<CommittedRow>, held: &Held, writes: &[&Write]) -> Result<
     let locked = each(&locked, |row| row.inputs.saga_id);
     held.note(&locked, writes);
     let written = written.into_iter().map(|row| row.inputs.read()).collect::<Result<_, _>>()?;
-    Ok(Committed { written, locked })
+    Ok(Committed { written, locked, ..Committed::default() })
 }
 
 async fn run(
@@ -176,7 +182,7 @@ async fn read_back(
         let data = if wants.data { data } else { Default::default() };
         Inputs { saga_id, data, personal: personal.filter(|_| wants.personal) }
     });
-    Ok(Committed { written: written.collect(), locked: Vec::new() })
+    Ok(Committed { written: written.collect(), ..Committed::default() })
 }
 
 /// Returns the sagas that the batch has written. Locking the rows waits for a backend that may still be committing.

@@ -45,11 +45,26 @@ pub trait World: Sync {
     fn hold(&self, sagas: &[Uuid]) -> impl Future<Output = Box<dyn Send>>;
 }
 
-/// Defines one test per function of the suite.
+/// Defines one test per function of the suite. The argument creates a world; after `optional` it returns an `Option`, and
+/// without a world the tests do nothing.
 #[macro_export]
 macro_rules! conformance {
-    ($world:path) => {
-        $crate::conformance!($world:
+    (@run always $world:path, $name:ident) => {
+        $crate::conformance::$name(&$world().await).await
+    };
+    (@run optional $world:path, $name:ident) => {
+        if let Some(world) = $world().await {
+            $crate::conformance::$name(&world).await
+        }
+    };
+    (@tests $kind:ident $world:path: $($name:ident)*) => {
+        $(#[tokio::test]
+        async fn $name() {
+            $crate::conformance!(@run $kind $world, $name);
+        })*
+    };
+    (@suite $kind:ident $world:path) => {
+        $crate::conformance!(@tests $kind $world:
             what_was_born_is_read_back
             a_write_replaces_the_row_and_adds_its_entries
             what_is_written_has_an_outcome_a_reason_and_no_timer
@@ -79,11 +94,11 @@ macro_rules! conformance {
             nothing_asked_is_nothing_answered
         );
     };
-    ($world:path: $($name:ident)*) => {
-        $(#[tokio::test]
-        async fn $name() {
-            $crate::conformance::$name(&$world().await).await;
-        })*
+    (optional: $world:path) => {
+        $crate::conformance!(@suite optional $world);
+    };
+    ($world:path) => {
+        $crate::conformance!(@suite always $world);
     };
 }
 

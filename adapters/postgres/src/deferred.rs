@@ -8,14 +8,18 @@ use sqlx::FromRow;
 use uuid::Uuid;
 
 use crate::{
-    Database, Error,
+    Database, Error, Homes,
     columns::{each, int, small},
     error,
-    homes::{answering_homes, each_home},
+    homes::{Answers, answering_homes, answers_of_homes, each_home},
     sagas::mask,
 };
 
+/// Number of other homes that are tried where a home does not take its replies.
+const ELSEWHERE_MOST: usize = 4;
+
 /// Stores replies. A reply that is already stored is due again after its rest, for any program that can judge it then.
+/// What a home does not take is stored in another one that answers, because its messages will not come again.
 pub(crate) async fn keep(
     Database { pool, homes }: &Database,
     replies: &[DeferredReply],
@@ -24,8 +28,30 @@ pub(crate) async fn keep(
     replies.sort_by_key(|(id, _)| *id);
     replies.dedup_by_key(|(id, _)| *id);
     let parts = homes.divide(replies, |(id, _)| homes.of(id.saga_id));
-    each_home(parts, |home, replies| keep_home(pool, home, replies)).await?;
+    let keep = |home, replies| keep_home(pool, home, replies);
+    let Answers { failed, .. } = answers_of_homes(*homes, parts, keep).await?;
+    for (replies, error) in failed {
+        keep_elsewhere(pool, *homes, replies, error).await?;
+    }
     Ok(())
+}
+
+/// Stores replies of a home that has failed in the next of the others that answers.
+async fn keep_elsewhere(
+    pool: &Pool,
+    homes: Homes,
+    replies: Vec<(DeferredId, &DeferredReply)>,
+    mut error: Error,
+) -> Result<(), Error> {
+    let Some(own) = replies.first().map(|(id, _)| homes.of(id.saga_id)) else { return Ok(()) };
+    let count = homes.count() as i16;
+    for home in (1..count).take(ELSEWHERE_MOST).map(|next| (own + next) % count) {
+        match keep_home(pool, home, replies.clone()).await {
+            Ok(()) => return Ok(()),
+            Err(other) => error = other,
+        }
+    }
+    Err(error)
 }
 
 async fn keep_home(pool: &Pool, home: i16, replies: Vec<(DeferredId, &DeferredReply)>) -> Result<(), Error> {
@@ -130,13 +156,18 @@ async fn due_home(pool: &Pool, home: i16, scan: &DeferredScan) -> Result<Vec<Def
 pub(crate) async fn forget(Database { pool, homes }: &Database, ids: &[DeferredId]) -> Result<(), Error> {
     let mut ids: Vec<&DeferredId> = ids.iter().collect();
     ids.sort();
-    let parts = homes.divide(ids, |id| homes.of(id.saga_id));
-    each_home(parts, |home, ids| forget_home(pool, home, ids)).await?;
+    let parts = homes.divide(ids.iter().copied(), |id| homes.of(id.saga_id));
+    let deleted = each_home(parts, |home, ids| forget_home(pool, home, ids)).await?;
+    if *homes != Homes::ONE && deleted.iter().sum::<u64>() < ids.len() as u64 {
+        // The others were stored elsewhere.
+        let all = homes.all().map(|home| (home, ids.clone()));
+        answering_homes(all, |home, ids| forget_home(pool, home, ids)).await?;
+    }
     Ok(())
 }
 
-async fn forget_home(pool: &Pool, home: i16, ids: Vec<&DeferredId>) -> Result<(), Error> {
-    sqlx::query(
+async fn forget_home(pool: &Pool, home: i16, ids: Vec<&DeferredId>) -> Result<u64, Error> {
+    let deleted = sqlx::query(
         "DELETE FROM deferred_replies AS d USING UNNEST($2::uuid[], $3::uuid[]) AS w (saga_id, digest)
          WHERE ($1::int2 IS NULL OR d.home = $1) AND d.saga_id = w.saga_id AND d.digest = w.digest",
     )
@@ -146,5 +177,5 @@ async fn forget_home(pool: &Pool, home: i16, ids: Vec<&DeferredId>) -> Result<()
     .execute(pool)
     .await
     .map_err(error::of)?;
-    Ok(())
+    Ok(deleted.rows_affected())
 }

@@ -25,6 +25,16 @@ pub enum Error {
     /// The stored key is malformed.
     #[error("the stored reply key is damaged: {0}")]
     Key(#[from] amends_protocol::KeyError),
+    /// The number of homes never changes.
+    #[error(
+        "the database was made with {made} home(s) and cannot have {asked}: see the settings distributed and homes"
+    )]
+    OtherHomes {
+        /// Its homes.
+        made: u16,
+        /// The homes that it should have.
+        asked: u16,
+    },
     /// The database failed.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
@@ -55,15 +65,39 @@ pub(crate) async fn epoch(pool: &Pool) -> Result<u32, sqlx::Error> {
     Ok(epoch.and_then(|epoch| u32::try_from(epoch).ok()).unwrap_or_default())
 }
 
-/// Inserts the deployment's row with this key (64 hexadecimal digits) unless it exists; run as the database's owner.
+/// Checks that a database that was migrated before was made with this number of homes; run as the database's owner.
+///
+/// # Errors
+/// [`Error::OtherHomes`], or the database's.
+pub async fn check_homes(pool: impl Into<Pool>, homes: Homes) -> Result<(), Error> {
+    let pool = &pool.into();
+    let has_homes = "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('deployment') AND attname = 'homes')";
+    let has_homes: bool = sqlx::query_scalar(has_homes).fetch_one(pool).await?;
+    if !has_homes {
+        return Ok(());
+    }
+    let made: Option<i16> = sqlx::query_scalar("SELECT homes FROM deployment").fetch_optional(pool).await?;
+    match made.map(i16::unsigned_abs).filter(|made| *made != homes.count()) {
+        Some(made) => Err(Error::OtherHomes { made, asked: homes.count() }),
+        None => Ok(()),
+    }
+}
+
+/// Inserts the deployment's row with this key (64 hexadecimal digits) and this number of homes unless it exists; run as
+/// the database's owner.
 ///
 /// # Errors
 /// [`Error`].
-pub async fn ensure_deployment(pool: impl Into<Pool>, new_key_hex: &str) -> Result<Deployment, Error> {
+pub async fn ensure_deployment(
+    pool: impl Into<Pool>,
+    new_key_hex: &str,
+    homes: Homes,
+) -> Result<Deployment, Error> {
     let pool = &pool.into();
     TokenKey::from_hex(new_key_hex)?;
-    sqlx::query("INSERT INTO deployment (reply_key) VALUES ($1) ON CONFLICT DO NOTHING")
+    sqlx::query("INSERT INTO deployment (reply_key, homes) VALUES ($1, $2) ON CONFLICT DO NOTHING")
         .bind(new_key_hex)
+        .bind(homes.count() as i16)
         .execute(pool)
         .await?;
     deployment(pool).await

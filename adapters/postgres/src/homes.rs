@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, fmt::Display, num::NonZeroU16};
 
-use amends_pool::Pool;
+use amends_pool::{Bounds, Plans, Pool};
 use amends_protocol::{SLOTS, id};
 use futures::{FutureExt, StreamExt, future::Either, stream};
 use sqlx::PgPool;
@@ -20,6 +20,23 @@ pub struct Database {
     pub pool: Pool,
     /// The homes.
     pub homes: Homes,
+}
+
+impl Database {
+    /// Creates connections to a database with this number of homes.
+    ///
+    /// # Errors
+    /// The URL is invalid.
+    pub fn connect(
+        url: &str,
+        max_connections: u32,
+        name: &str,
+        bounds: Bounds,
+        homes: Homes,
+    ) -> Result<Self, amends_pool::Error> {
+        let plans = if homes == Homes::ONE { Plans::Generic } else { Plans::Custom };
+        Ok(Self { pool: Pool::connect_planned(url, max_connections, name, bounds, plans)?, homes })
+    }
 }
 
 impl From<Pool> for Database {
@@ -129,6 +146,46 @@ where
     ask_each(parts, ask).map(answering)
 }
 
+/// What several homes have answered, and the parts of those that have failed.
+#[derive(Debug)]
+pub struct Answers<P, R, E> {
+    /// The answers, in the order of the homes.
+    pub answers: Vec<R>,
+    /// The parts without an answer.
+    pub failed: Vec<(P, E)>,
+}
+
+/// The same, with the parts of the homes that fail, for callers that go on without them.
+///
+/// # Errors
+/// The error of a database with one home.
+pub async fn answers_of_homes<P: Clone, R, E: Display, F: Future<Output = Result<R, E>>>(
+    homes: Homes,
+    parts: BTreeMap<i16, P>,
+    ask: impl Fn(i16, P) -> F,
+) -> Result<Answers<P, R, E>, E> {
+    if homes == Homes::ONE {
+        return Ok(Answers { answers: each_home(parts, ask).await?, failed: Vec::new() });
+    }
+    let asked: Vec<P> = parts.values().cloned().collect();
+    let mut all = Answers { answers: Vec::with_capacity(asked.len()), failed: Vec::new() };
+    for (part, answer) in asked.into_iter().zip(ask_each(parts, ask).await) {
+        match answer {
+            Ok(answer) => all.answers.push(answer),
+            Err(error) => {
+                note_failure(&error);
+                all.failed.push((part, error));
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn note_failure(error: &impl Display) {
+    metrics::counter!("amends_postgres_homes_failed_total").increment(1);
+    tracing::warn!(%error, "a home of the database fails; the others go on");
+}
+
 fn answering<R, E: Display>(all: Vec<Result<R, E>>) -> Result<Vec<R>, E> {
     let (mut answers, mut failed) = (Vec::new(), None);
     for answer in all {
@@ -140,8 +197,7 @@ fn answering<R, E: Display>(all: Vec<Result<R, E>>) -> Result<Vec<R>, E> {
     match failed {
         Some(error) if answers.is_empty() => Err(error),
         Some(error) => {
-            metrics::counter!("amends_postgres_homes_failed_total").increment(1);
-            tracing::warn!(%error, "a home of the database does not answer; the others were read");
+            note_failure(&error);
             Ok(answers)
         }
         None => Ok(answers),

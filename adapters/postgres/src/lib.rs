@@ -13,10 +13,12 @@
 //! | [`retention`] | how long history is kept, and how it is dropped |
 //! | [`deployment`] | properties of the whole deployment |
 //! | [`homes`] | the parts of the database that a statement never crosses |
+//! | [`citus`] | the database on a distributed Postgres |
 #![warn(missing_docs)]
 
 pub mod admin;
 pub mod births;
+pub mod citus;
 pub mod columns;
 mod commit;
 #[cfg(feature = "conformance")]

@@ -22,7 +22,7 @@ pub(crate) async fn announce(
              INSERT INTO programs (id, seen_at, known) VALUES ($1, clock_timestamp(), $2)
              ON CONFLICT (id) DO UPDATE SET seen_at = EXCLUDED.seen_at, known = EXCLUDED.known
          ), gone AS (
-             DELETE FROM programs WHERE seen_at < clock_timestamp() - interval '10 minutes' AND id <> $1
+             DELETE FROM programs WHERE seen_at < now() - interval '10 minutes' AND id <> $1
          )
          SELECT known FROM programs WHERE id <> $1 AND seen_at > clock_timestamp() - make_interval(secs => $3)",
     )

@@ -16,7 +16,7 @@ use crate::{
     Database, Error,
     columns::{each, int, small},
     error,
-    homes::{answering_homes, each_home},
+    homes::{Answers, answering_homes, answers_of_homes, each_home},
 };
 
 /// The newest format of `state`, in which this program writes.
@@ -151,7 +151,7 @@ async fn fetch(pool: &Pool, query: Query<'_, Postgres, PgArguments>) -> Result<L
             }
         }
     }
-    Ok(Loaded { sagas, unreadable, now })
+    Ok(Loaded { sagas, unreadable, unreachable: Vec::new(), now })
 }
 
 /// The homes to ask: if nothing is asked for, the first one, for the time.
@@ -166,7 +166,7 @@ fn asking<T>(mut parts: BTreeMap<i16, Vec<T>>) -> BTreeMap<i16, Vec<T>> {
 fn joined(parts: Vec<Loaded>) -> Result<Loaded, Error> {
     let mut parts = parts.into_iter();
     let mut joined = parts.next().ok_or_else(|| Error::Unreadable("no home was asked".to_owned()))?;
-    for Loaded { sagas, unreadable, now } in parts {
+    for Loaded { sagas, unreadable, now, .. } in parts {
         joined.sagas.extend(sagas);
         joined.unreadable.extend(unreadable);
         joined.now = joined.now.min(now);
@@ -181,7 +181,17 @@ pub(crate) async fn load(Database { pool, homes }: &Database, ids: &[Uuid]) -> R
                       JOIN sagas AS s ON ($1::int2 IS NULL OR s.home = $1) AND s.id = w.id";
         fetch(pool, timed(select).bind(home).bind(ids))
     };
-    joined(each_home(asking(homes.divide_ids(ids)), load).await?)
+    let Answers { answers, failed } = answers_of_homes(*homes, asking(homes.divide_ids(ids)), load).await?;
+    let unreachable = failed.into_iter().flat_map(|(ids, _)| ids).collect();
+    let loaded = match answers.is_empty() {
+        false => joined(answers)?,
+        true => {
+            let now = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(pool);
+            let now = now.await.map_err(error::of)?;
+            Loaded { sagas: Vec::new(), unreadable: Vec::new(), unreachable: Vec::new(), now }
+        }
+    };
+    Ok(Loaded { unreachable, ..loaded })
 }
 
 /// Reads sagas that are due, the longest overdue first. A newer program's sagas are left to that program.
@@ -292,7 +302,7 @@ pub(crate) async fn reschedule(
     let mut sagas: Vec<_> = sagas.to_vec();
     sagas.sort_by_key(|(id, ..)| *id);
     let parts = homes.divide(sagas, |(id, ..)| homes.of(*id));
-    let locked = each_home(parts, |home, sagas| reschedule_home(pool, home, sagas)).await?;
+    let locked = answering_homes(parts, |home, sagas| reschedule_home(pool, home, sagas)).await?;
     Ok(locked.into_iter().flatten().collect())
 }
 

@@ -162,7 +162,7 @@ impl Upkeep {
                AND id IN (SELECT s.id FROM UNNEST($1::uuid[]) AS w (id)
                           JOIN sagas AS s ON ($3::int2 IS NULL OR s.home = $3) AND s.id = w.id
                           WHERE s.live AND s.outcome IS NULL AND s.stuck_at IS NULL
-                            AND s.since <= clock_timestamp() - make_interval(secs => $2)
+                            AND s.since <= now() - make_interval(secs => $2)
                           ORDER BY s.id FOR UPDATE OF s SKIP LOCKED)
              RETURNING id",
         )

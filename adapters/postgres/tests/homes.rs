@@ -2,13 +2,19 @@
 
 mod support;
 
-use amends_engine::port::SagaStore;
+use std::{collections::BTreeSet, time::Duration};
+
+use amends_engine::{
+    core::CORE_VERSION,
+    port::{Error, SagaStore},
+};
 use amends_postgres::{
     Homes,
     admin::{Admin, Filter},
-    conformance::known,
+    conformance::{deferred_reply, deferred_scan, known, moved},
     events::EventLog,
 };
+use amends_protocol::id;
 use support::{Postgres, world_with};
 use uuid::Uuid;
 
@@ -59,4 +65,66 @@ async fn a_batch_of_many_homes_is_read_back_whole_and_each_row_is_in_its_sagas_h
     let read = log.unpublished(&[(0, 0), (7, 0), (48, 0), (1023, 0)], 10, &known()).await.unwrap();
     let read: Vec<Uuid> = read.entries.iter().map(|entry| entry.saga_id).collect();
     assert_eq!(read, [ids[0], ids[1], ids[3], ids[4]]);
+}
+
+/// Lets every statement fail that reads or writes a saga, or stores a reply, of home 1.
+async fn home_1_is_away(world: &Postgres) {
+    let away = "CREATE FUNCTION answers(home smallint) RETURNS boolean LANGUAGE plpgsql AS $$
+                BEGIN
+                    IF home = 1 THEN RAISE EXCEPTION 'home 1 is away' USING ERRCODE = '08006'; END IF;
+                    RETURN true;
+                END $$;
+                ALTER TABLE sagas ENABLE ROW LEVEL SECURITY;
+                CREATE POLICY answers ON sagas USING (answers(home)) WITH CHECK (answers(home));
+                ALTER TABLE deferred_replies ENABLE ROW LEVEL SECURITY;
+                CREATE POLICY answers ON deferred_replies USING (answers(home)) WITH CHECK (answers(home))";
+    sqlx::raw_sql(away).execute(world.owner()).await.unwrap();
+}
+
+async fn home_1_is_back(world: &Postgres) {
+    let back = "ALTER TABLE sagas DISABLE ROW LEVEL SECURITY;
+                ALTER TABLE deferred_replies DISABLE ROW LEVEL SECURITY";
+    sqlx::raw_sql(back).execute(world.owner()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_home_that_is_away_is_reported_and_the_others_are_read_and_written() {
+    let world = many_homes().await;
+    let sagas = [world.errand(0).await, world.errand(1).await, world.errand(49).await, world.errand(2).await];
+    let ids = sagas.each_ref().map(|saga| saga.id);
+    home_1_is_away(&world).await;
+
+    let loaded = world.store.load(&ids).await.unwrap();
+    let read: BTreeSet<Uuid> = loaded.sagas.iter().map(|saga| saga.id).collect();
+    assert_eq!(read, BTreeSet::from([ids[0], ids[3]]));
+    assert_eq!(BTreeSet::from_iter(loaded.unreachable), BTreeSet::from([ids[1], ids[2]]));
+    let writes = sagas.each_ref().map(|saga| moved(saga, 1, loaded.now));
+    let committed = world.store.commit(&writes).await.unwrap();
+    let written: BTreeSet<Uuid> = committed.written.iter().map(|inputs| inputs.saga_id).collect();
+    assert_eq!(written, read);
+    let [failed] = committed.failed.as_slice() else { panic!("{:?}", committed.failed) };
+    assert_eq!(BTreeSet::from_iter(failed.sagas.clone()), BTreeSet::from([ids[1], ids[2]]));
+    assert!(matches!(failed.error, Error::Unavailable(_)), "{:?}", failed.error);
+
+    let alone = world.store.load(&[ids[1]]).await.unwrap();
+    assert_eq!((alone.sagas, alone.unreachable), (vec![], vec![ids[1]]));
+    assert_eq!(world.store.commit(&writes[1..2]).await.unwrap().failed.len(), 1);
+    home_1_is_back(&world).await;
+    let revisions: Vec<u32> =
+        world.store.load(&ids[1..3]).await.unwrap().sagas.iter().map(|s| s.revision).collect();
+    assert_eq!(revisions, [1, 1]);
+}
+
+#[tokio::test]
+async fn a_reply_that_its_home_does_not_take_is_kept_in_another_and_forgotten_there() {
+    let world = many_homes().await;
+    let saga = id::at_slot(Uuid::now_v7(), 1);
+    let reply = deferred_reply(saga, 1, CORE_VERSION, Duration::ZERO);
+    home_1_is_away(&world).await;
+    world.store.defer(std::slice::from_ref(&reply)).await.unwrap();
+    let found = world.store.deferred(&deferred_scan(&[1])).await.unwrap();
+    assert_eq!(found, [(reply.id(), reply.message.clone())]);
+    home_1_is_back(&world).await;
+    world.store.forget_deferred(&[reply.id()]).await.unwrap();
+    assert_eq!(world.store.deferred(&deferred_scan(&[1])).await.unwrap(), []);
 }

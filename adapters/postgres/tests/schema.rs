@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use amends_pool::{check, is_at};
 use amends_postgres::{
-    MIGRATOR,
+    Homes, MIGRATOR,
     deployment::{self, deployment, ensure_deployment},
     keys::{self, Rotation, Stage, StoredKey},
 };
@@ -99,10 +99,13 @@ async fn an_older_a_newer_and_another_schema_are_told_apart() {
 async fn the_deployments_key_is_made_once() {
     let world = world().await;
     assert!(matches!(deployment(&world.pool()).await, Err(deployment::Error::Missing)));
-    assert!(matches!(ensure_deployment(world.owner(), "short").await, Err(deployment::Error::Key(_))));
+    assert!(matches!(
+        ensure_deployment(world.owner(), "short", Homes::ONE).await,
+        Err(deployment::Error::Key(_))
+    ));
     let (first, second) = ("ab".repeat(32), "cd".repeat(32));
-    ensure_deployment(world.owner(), &first).await.unwrap();
-    ensure_deployment(world.owner(), &second).await.unwrap();
+    ensure_deployment(world.owner(), &first, Homes::ONE).await.unwrap();
+    ensure_deployment(world.owner(), &second, Homes::ONE).await.unwrap();
     let kept = deployment(&world.pool()).await.unwrap();
     let command = Uuid::now_v7();
     let expected = amends_protocol::TokenKey::from_hex(&first).unwrap().token(command);
@@ -113,7 +116,7 @@ async fn the_deployments_key_is_made_once() {
 async fn a_reply_key_is_believed_a_rotation_before_it_signs_and_a_rotation_after() {
     let world = world().await;
     let [first, second, third] = ["ab", "cd", "ef"].map(|byte| byte.repeat(32));
-    ensure_deployment(world.owner(), &first).await.unwrap();
+    ensure_deployment(world.owner(), &first, Homes::ONE).await.unwrap();
     keys::change_reply_key(world.owner(), Rotation::Keep, &second).await.unwrap();
     let before = deployment(&world.pool()).await.unwrap().key;
     keys::change_reply_key(world.owner(), Rotation::Rotate, &third).await.unwrap();

@@ -44,6 +44,15 @@ pub async fn database(migrator: &'static Migrator, name: &str) -> TestDatabase {
     TestDatabase { pool, url: url(&owner, None), name, owner }
 }
 
+impl TestDatabase {
+    /// A database on another server, which the caller has created and drops.
+    pub fn elsewhere(owner: PgConnectOptions) -> Self {
+        let pool = PgPoolOptions::new().max_connections(10).connect_lazy_with(owner.clone());
+        let name = owner.get_database().unwrap_or_default().to_owned();
+        Self { pool, url: url(&owner, None), name, owner }
+    }
+}
+
 /// Creates a login role without a database here, which has no rights in the others' databases.
 pub async fn login_role(role: &str) {
     let server = server().await;

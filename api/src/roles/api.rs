@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use amends_engine::runtime::{Engine, Epoch};
 use amends_orders::{OrderStore, answers::AnswerStore, products::ProductStore};
-use amends_postgres::{Database, MIGRATOR, PgSagaStore, deployment::deployment};
+use amends_postgres::PgSagaStore;
 use anyhow::{Context, Result, bail};
 use reqwest::{Client, Url};
 use tokio::{net::TcpListener, sync::Semaphore};
@@ -21,7 +21,7 @@ use crate::{
         door::{Placing, door},
         watch::Watches,
     },
-    process::{Process, bind, database, serve},
+    process::{Process, bind, engine_database, serve},
     routes::{self, Limits},
     state::Api,
 };
@@ -67,9 +67,8 @@ fn authenticator(process: &Process, address: SocketAddr) -> Result<Authenticator
 /// Starts it on a listener; returns its address.
 pub async fn serve_on(process: &Process, listener: TcpListener, auth: Authenticator) -> Result<SocketAddr> {
     let settings = &process.settings;
-    let pool = database(process, "api", &MIGRATOR).await?;
-    let deployment = deployment(&pool).await?;
-    let database = Database { pool: pool.clone(), homes: deployment.homes };
+    let (database, deployment) = engine_database(process, "api").await?;
+    let pool = database.pool.clone();
     let workflows = amends_workflows::all(&settings.workflows());
     let (door, group_commit) = door(settings.admission);
     let engine = Arc::new(Engine {
@@ -102,7 +101,11 @@ pub async fn serve_on(process: &Process, listener: TcpListener, auth: Authentica
         order_lists,
         lists: Lists::connect(process, settings.database_of("api")?, deployment.homes)?,
         products: ProductStore::new(lists::product_connections(process, settings.database_of("api")?)?),
-        answers: AnswerStore::new(lists::answer_connections(process, settings.database_of("api")?)?),
+        answers: AnswerStore::new(lists::answer_connections(
+            process,
+            settings.database_of("api")?,
+            deployment.homes,
+        )?),
         door,
         inventory: Upstream::new(
             "inventory",

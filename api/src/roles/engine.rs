@@ -11,7 +11,7 @@ use amends_engine::{
     },
 };
 use amends_kafka::{KafkaSink, KafkaSource};
-use amends_postgres::{Database, MIGRATOR, PgSagaStore, deployment::deployment};
+use amends_postgres::{Database, PgSagaStore};
 use amends_protocol::transport::Source;
 use amends_workflows::Workflows;
 use anyhow::Result;
@@ -23,7 +23,7 @@ use crate::{
     engine::command_sink,
     failpoints::point,
     fleet,
-    process::{Process, database},
+    process::{Process, engine_database},
     publisher, routes, topics, upkeep,
 };
 
@@ -58,9 +58,8 @@ pub async fn drive<S: SagaStore + 'static>(
     observed: bool,
     Drives { store, catalog, publishes }: Drives<S>,
 ) -> Result<()> {
-    let pool = database(process, "engine", &MIGRATOR).await?;
-    let deployment = deployment(&pool).await?;
-    let database = Database { pool: pool.clone(), homes: deployment.homes };
+    let (database, deployment) = engine_database(process, "engine").await?;
+    let pool = database.pool.clone();
     let (ownership, news) = (Ownership::default(), News::default());
     let engine = Arc::new(Engine {
         store: store(database.clone()),

@@ -2,7 +2,12 @@
 
 use std::{borrow::Cow, collections::HashMap, str::FromStr, time::Duration};
 
-use amends_postgres::keys::{self, Rotation, Stage, StoredKey};
+use amends_postgres::{
+    Homes,
+    citus::{Cluster, distribute},
+    deployment::{check_homes, ensure_deployment},
+    keys::{self, Rotation, Stage, StoredKey},
+};
 use anyhow::{Context, Result, bail};
 use percent_encoding::percent_decode_str;
 use sqlx::{
@@ -25,7 +30,7 @@ pub async fn run(settings: &Settings, rotation: Rotation) -> Result<()> {
             passwords.extend(password(name, url)?.map(|password| (*name, password)));
         }
     }
-    for made in migrate(&server, &passwords, settings.start_timeout).await? {
+    for made in migrate(&server, &passwords, settings.citus(), settings.start_timeout).await? {
         if let Some(password) = made.drawn {
             let url = role_url(&server, made.name, &password)?;
             println!("AMENDS_{}_DATABASE_URL={url}", made.name.to_ascii_uppercase());
@@ -83,17 +88,27 @@ pub struct Made {
     pub drawn: Option<String>,
 }
 
-/// Creates what is missing; roles get these passwords.
+/// Creates what is missing; roles get these passwords. With `citus` the server is a coordinator, and the engine's database
+/// gets this number of homes.
 pub async fn migrate(
     server: &str,
     passwords: &HashMap<&'static str, String>,
+    citus: Option<Homes>,
     patience: Duration,
 ) -> Result<Vec<Made>> {
     let options = PgConnectOptions::from_str(server).context("database_url")?;
+    let cluster = match citus {
+        Some(_) => Some(Cluster::of(&options, patience).await?),
+        None => None,
+    };
     let pool =
         |options| PgPoolOptions::new().max_connections(2).acquire_timeout(patience).connect_with(options);
     let server = pool(options.clone()).await.context("the server of database_url cannot be reached")?;
     let mut admin = server.acquire().await?;
+    if cluster.is_some() {
+        // The other services have ordinary databases on the coordinator.
+        execute(&mut admin, "SET citus.enable_ddl_propagation = off".to_owned()).await?;
+    }
     let mut made = Vec::new();
     for &Service { name, migrator, .. } in &SERVICES {
         let drawn = role(&mut admin, name, passwords.get(name)).await?;
@@ -108,11 +123,27 @@ pub async fn migrate(
         }
         execute(&mut admin, format!("REVOKE CONNECT ON DATABASE {database} FROM PUBLIC")).await?;
         execute(&mut admin, format!("GRANT CONNECT ON DATABASE {database} TO {database}")).await?;
-        let pool =
-            PgPoolOptions::new().max_connections(2).connect_with(options.clone().database(&database)).await?;
+        let pool = match &cluster {
+            Some(cluster) if name == "engine" => cluster.pool(&database).await?,
+            _ => {
+                let options = options.clone().database(&database);
+                PgPoolOptions::new().max_connections(2).connect_with(options).await?
+            }
+        };
+        if name == "engine" {
+            check_homes(&pool, citus.unwrap_or(Homes::ONE)).await?;
+        }
+        match &cluster {
+            Some(cluster) if name == "engine" => cluster.join(&database, &database).await?,
+            _ => {}
+        }
         migrator.run(&pool).await.with_context(|| format!("database {database}"))?;
         if name == "engine" {
-            amends_postgres::deployment::ensure_deployment(&pool, &drawn_key()).await?;
+            if let Some(homes) = citus {
+                distribute(&pool, homes).await?;
+            }
+            // Without this row no program uses the database.
+            ensure_deployment(&pool, &drawn_key(), citus.unwrap_or(Homes::ONE)).await?;
         }
         pool.close().await;
         made.push(Made { name, drawn });

@@ -74,6 +74,7 @@ async fn place(
             tracing::error!(why, "an accepted order cannot be stored");
             Err(Problem::Internal)
         }
+        Placed::Failed(error) => Err(error.into()),
     }
 }
 

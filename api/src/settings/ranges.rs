@@ -43,6 +43,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), Error> {
     }
     for (key, value, range) in [
         ("database_connections", i64::from(settings.database_connections), 1..=1_000),
+        ("homes", i64::from(settings.homes), 1..=1_024),
         ("admission", i64::from(settings.admission), 0..=1_000_000),
         ("rate_limit_subject", i64::from(settings.rate_limit_subject), 0..=1_000_000),
         ("rate_limit_address", i64::from(settings.rate_limit_address), 0..=1_000_000),
@@ -60,6 +61,13 @@ pub(super) fn check(settings: &Settings) -> Result<(), Error> {
         && !brokers.split(',').map(str::trim).all(is_host)
     {
         refused("kafka_brokers", "must be HOST:PORT, several separated by commas")?;
+    }
+    let (homes, partitions) = (i32::from(settings.homes), settings.reply_partitions);
+    if settings.distributed.is_some() && homes % partitions != 0 && partitions % homes != 0 {
+        refused(
+            "homes",
+            "must be a multiple of reply_partitions, or divide it, so that an engine's partitions are whole homes",
+        )?;
     }
     tokens(settings)?;
     service_token(settings.service_token.as_ref())?;
@@ -229,6 +237,23 @@ mod tests {
                 assert_refused(key, value);
             }
         }
+    }
+
+    #[test]
+    fn homes_that_do_not_fit_the_reply_partitions_are_refused_where_they_matter() {
+        let read = |pairs: &[(&str, &str)]| {
+            let flags: Vec<_> = pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+            Settings::layered(&crate::services::names(), None, &flags, std::iter::empty())
+        };
+        assert_eq!(read(&[("homes", "50")]).unwrap().citus(), None);
+        assert_eq!(read(&[("distributed", "citus")]).unwrap().citus().map(|homes| homes.count()), Some(48));
+        assert!(read(&[("distributed", "citus"), ("homes", "4"), ("reply_partitions", "12")]).is_ok());
+        for (homes, partitions) in [("50", "12"), ("48", "7"), ("8", "12")] {
+            let flags = [("distributed", "citus"), ("homes", homes), ("reply_partitions", partitions)];
+            let error = read(&flags).unwrap_err().to_string();
+            assert!(error.contains("homes") && !error.contains('\n'), "{error}");
+        }
+        assert_refused("distributed", "oracle");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use amends_orders::{
     answers::AnswerStore,
     keys::{self, KeyClass},
 };
-use amends_pool::Pool;
+use amends_pool::{Bounds, Pool};
 use amends_postgres::{
     Database, Error, Homes,
     retention::{History, RetiredMonth},
@@ -35,13 +35,13 @@ const STATES: [SagaState; 3] = [SagaState::Running, SagaState::Compensating, Sag
 /// Starts the engine's upkeep. Each of these workflows has its gauges.
 pub async fn of_engine(process: &Process, homes: Homes, catalog: &Catalog, topics: Vec<Topic>) -> Result<()> {
     let url = process.settings.database_of("engine")?;
-    let pool = amends_pool::connect(url, UPKEEP_CONNECTIONS, "amends-engine-upkeep")?;
-    process.watch_statements(&pool);
-    let database = EngineUpkeep::new(Database { pool: pool.clone(), homes }).of_workflows(catalog);
+    let all = Database::connect(url, UPKEEP_CONNECTIONS, "amends-engine-upkeep", Bounds::default(), homes)?;
+    process.watch_statements(&all.pool);
+    let (pool, database) = (all.pool.clone(), EngineUpkeep::new(all.clone()).of_workflows(catalog));
     let workflows = catalog.iter().map(|definition| definition.name).collect();
     let (stuck_after, retention) = (process.settings.stuck_after, process.settings.retention);
     let upkeep = Upkeep::new().await?;
-    upkeep.add(ForgetAnswers(AnswerStore::new(pool.clone()))).await?;
+    upkeep.add(ForgetAnswers(AnswerStore::new(all))).await?;
     upkeep.add(TurnKeys(pool)).await?;
     upkeep.add(EnsurePartitions(database.clone())).await?;
     for what in History::ALL {

@@ -79,7 +79,7 @@ fn the_program_accepts_every_containers_command_and_settings() {
                         Some(value) => value.to_owned(),
                         None => {
                             assert_eq!(secret, name.as_str());
-                            database(&name)
+                            secret(&name)
                         }
                     };
                     if name == "AMENDS_CONFIG" {
@@ -98,8 +98,11 @@ fn the_program_accepts_every_containers_command_and_settings() {
     assert!(checked > 50, "{checked}");
 }
 
-/// Returns a URL that a Secret may hold.
-fn database(variable: &str) -> String {
+/// Returns what a Secret may hold: a token, or the URL of a database.
+fn secret(variable: &str) -> String {
+    if variable == "AMENDS_SERVICE_TOKEN" {
+        return "the-api-s-own-token".to_owned();
+    }
     let service = variable.strip_prefix("AMENDS_").and_then(|rest| rest.strip_suffix("_DATABASE_URL"));
     let user =
         service.map_or_else(|| "postgres".to_owned(), |name| format!("amends_{}", name.to_lowercase()));

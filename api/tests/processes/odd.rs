@@ -66,7 +66,7 @@ async fn an_operator_sees_the_last_answer_of_a_saga_and_the_replies_that_changed
         change(&mut reply);
         Outbound {
             topic: "saga.replies".to_owned(),
-            placement: Placement::Home(slot.unsigned_abs()),
+            placement: Placement::Slot(slot.unsigned_abs()),
             key: saga,
             traceparent: None,
             bytes: reply.to_string().into_bytes(),

@@ -39,7 +39,7 @@ async fn turn(source: &mut KafkaSource, sink: &KafkaSink) -> Result<(), transpor
     let commands = batch.messages.iter().filter_map(|message| wire::command(&message.bytes).ok());
     let reply = |command: amends_protocol::Command| Outbound {
         topic: REPLIES.to_owned(),
-        placement: Placement::Home(command.slot),
+        placement: Placement::Slot(command.slot),
         key: command.saga_id,
         traceparent: None,
         bytes: wire::write(&command.reply(Outcome::Succeeded, now)),

@@ -38,7 +38,7 @@ pub enum Placement {
     /// each call. For commands.
     Together,
     /// Slot modulo the topic's present number of partitions. For replies and domain events.
-    Home(u16),
+    Slot(u16),
 }
 
 /// A message to send.

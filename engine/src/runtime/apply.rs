@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Engine, Error, batch::BatchOutcome};
 use crate::{
     core::{Event, Illegal, Saga},
-    port::{self, Clock, SagaStore},
+    port::{self, Clock, Deferral, SagaStore},
 };
 
 /// The result of the event.
@@ -73,6 +73,10 @@ async fn applied<S: SagaStore, K: Sink, C: Clock>(
         return Err(port::Error::Data(poison.why).into());
     }
     if let Some(passed_over) = outcome.passed_over.pop() {
+        if passed_over.why == Deferral::Unreachable {
+            // It may have been written.
+            return Err(port::Error::Unavailable(passed_over.why.to_string()).into());
+        }
         return Err(Error::PassedOver(saga_id, passed_over.why));
     }
     let row = outcome.rows.pop().map(|saga| Box::new(Arc::unwrap_or_clone(saga)));

@@ -6,17 +6,17 @@ use std::{
     sync::Arc,
 };
 
-use amends_protocol::{Json, Kind, Reason, halving::Parts, transport::Sink};
+use amends_protocol::{Json, Kind, Reason, id, transport::Sink};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Engine, Error, dispatch::Outgoing, recent::Kept};
+use super::{Engine, Error, dispatch::Outgoing, recent::Kept, written::Wrote};
 use crate::{
     core::{
         CommandToSend, Decision, Entry, Event, Illegal, Needs, Nothing, Occurrence, Requires, Saga,
         SagaOutcome, transition,
     },
-    port::{self, Clock, Committed, Deferral, Inputs, Loaded, SagaStore, Unreadable, Wants, Write},
+    port::{Clock, Deferral, Inputs, Loaded, SagaStore, Unreadable, Wants, Write},
 };
 
 /// Maximum number of times a batch is decided again because another writer was first.
@@ -84,29 +84,25 @@ pub(super) struct Poison {
 pub(super) struct PassedOver {
     pub saga_id: Uuid,
     pub slot: u16,
-    /// What a program must know to judge it.
-    pub requires: Requires,
+    /// What a program must know to judge it; `None` if its row could not be read.
+    pub requires: Option<Requires>,
     pub why: Deferral,
 }
 
 impl PassedOver {
     fn of(saga: &Saga, why: Deferral) -> Self {
-        Self { saga_id: saga.id, slot: saga.slot, requires: Requires::of(saga), why }
+        Self { saga_id: saga.id, slot: saga.slot, requires: Some(Requires::of(saga)), why }
+    }
+
+    fn unread(saga_id: Uuid) -> Self {
+        Self { saga_id, slot: id::slot(saga_id), requires: None, why: Deferral::Unreachable }
     }
 }
 
 impl From<Unreadable> for PassedOver {
     fn from(Unreadable { saga_id, slot, requires }: Unreadable) -> Self {
-        Self { saga_id, slot, requires, why: Deferral::Unreadable }
+        Self { saga_id, slot, requires: Some(requires), why: Deferral::Unreadable }
     }
-}
-
-/// Result of a batch of writes.
-#[derive(Default)]
-struct Wrote {
-    written: Vec<Inputs>,
-    refused: Vec<(Uuid, String)>,
-    locked: Vec<Uuid>,
 }
 
 /// The decision for one saga.
@@ -209,14 +205,20 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
                     self.pass_over(unreadable.into(), &mut outcome);
                 }
             }
+            for saga_id in loaded.unreachable {
+                if events.remove(&saga_id).is_some() {
+                    self.pass_over(PassedOver::unread(saga_id), &mut outcome);
+                }
+            }
             let read = loaded.sagas.into_iter().map(Found::read);
             let found = read.chain(remembered.drain().map(Found::remembered)).collect();
             let mut round = self.decide_each(events, found, loaded.now, &mut outcome);
             if !round.raises.is_empty() {
                 self.reschedule(&round.raises).await?;
             }
-            let Wrote { written, refused, locked } = self.write(&round.writes).await?;
-            self.pass_over_locked(&mut round, &locked, &mut outcome);
+            let Wrote { written, refused, locked, unreachable } = self.write(&round.writes).await?;
+            self.pass_over_unwritten(&mut round, &locked, Deferral::Locked, &mut outcome);
+            self.pass_over_unwritten(&mut round, &unreachable, Deferral::Unreachable, &mut outcome);
             self.settle(&mut round, written, &mut outcome);
             let Round { mut again, unsure, .. } = round;
             for (saga_id, why) in refused {
@@ -286,14 +288,20 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         round
     }
 
-    /// Handles sagas that another transaction holds: their events wait, whatever was decided.
-    fn pass_over_locked(&self, round: &mut Round, locked: &[Uuid], outcome: &mut BatchOutcome) {
-        for id in locked {
+    /// Handles sagas that cannot be written now: their events wait, whatever was decided.
+    fn pass_over_unwritten(
+        &self,
+        round: &mut Round,
+        sagas: &[Uuid],
+        why: Deferral,
+        outcome: &mut BatchOutcome,
+    ) {
+        for id in sagas {
             round.again.remove(id);
             outcome.retract(|saga| saga == id);
             let write = round.writes.iter().find(|write| write.saga.id == *id);
             if let Some(write) = write {
-                self.pass_over(PassedOver::of(&write.saga, Deferral::Locked), outcome);
+                self.pass_over(PassedOver::of(&write.saga, why), outcome);
             }
         }
     }
@@ -343,7 +351,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         let ids: Vec<Uuid> = ids.collect();
         if ids.is_empty() {
             let now = self.store.now().await?;
-            return Ok(Loaded { sagas: Vec::new(), unreadable: Vec::new(), now });
+            return Ok(Loaded { sagas: Vec::new(), unreadable: Vec::new(), unreachable: Vec::new(), now });
         }
         Ok(self.store.load(&ids).await?)
     }
@@ -407,29 +415,6 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         Some(Decided { write, sends, raise })
     }
 
-    /// Writes in one transaction. An event that cannot be stored is found by halving, so that it does not stop the
-    /// rest.
-    async fn write(&self, writes: &[Write]) -> Result<Wrote, Error> {
-        let mut wrote = Wrote::default();
-        let mut parts = Parts::of(writes);
-        while let Some(part) = parts.next() {
-            let began = self.clock.monotonic();
-            match self.store.commit(part).await {
-                Ok(Committed { written, locked }) => {
-                    wrote.written.extend(written);
-                    wrote.locked.extend(locked);
-                }
-                Err(port::Error::Data(why)) => {
-                    wrote.refused.extend(parts.halve(part).map(|alone| (alone.saga.id, why)));
-                }
-                Err(other) => return Err(other.into()),
-            }
-            let took = self.clock.monotonic().saturating_sub(began);
-            metrics::histogram!("amends_engine_commit_seconds").record(took.as_secs_f64());
-        }
-        Ok(wrote)
-    }
-
     /// Parks sagas whose events cannot be stored. Returns the sagas that cannot be parked now; they are parked when
     /// their events are received again.
     pub(super) async fn park(&self, poisoned: &[Poison]) -> Result<Vec<PassedOver>, Error> {
@@ -439,20 +424,18 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             tracing::error!(saga = %id, why, "the saga's events cannot be stored; parking the saga");
             let loaded = self.store.load(&[*id]).await?;
             passed_over.extend(loaded.unreadable.into_iter().map(PassedOver::from));
+            passed_over.extend(loaded.unreachable.into_iter().map(PassedOver::unread));
             let event = Event::Poisoned(Reason::new("poisoned", "what came for it cannot be stored"));
             let poison = [Occurrence { event, at: loaded.now, jitter: 0 }];
             for saga in &loaded.sagas {
                 let decided = self.decide_one(saga, &poison, &mut Refused::default());
-                if let Some(write) = decided.and_then(|d| d.write) {
-                    match self.store.commit(&[write]).await {
-                        Ok(committed) if committed.locked.is_empty() => {}
-                        Ok(_) => passed_over.push(PassedOver::of(saga, Deferral::Locked)),
-                        Err(port::Error::Data(why)) => {
-                            tracing::error!(saga = %id, why, "the saga cannot be parked either")
-                        }
-                        Err(other) => return Err(other.into()),
-                    }
+                let Some(write) = decided.and_then(|d| d.write) else { continue };
+                let Wrote { refused, locked, unreachable, .. } = self.write(&[write]).await?;
+                for (saga, why) in refused {
+                    tracing::error!(%saga, why, "the saga cannot be parked either");
                 }
+                passed_over.extend(locked.iter().map(|_| PassedOver::of(saga, Deferral::Locked)));
+                passed_over.extend(unreachable.iter().map(|_| PassedOver::of(saga, Deferral::Unreachable)));
             }
         }
         Ok(passed_over)

@@ -25,6 +25,7 @@ mod recent;
 pub mod recovery;
 pub mod replies;
 pub mod timers;
+mod written;
 
 pub use budget::{RepeatAllowance, RepeatAllowances, RepeatBudget};
 pub use fleet::Fleet;

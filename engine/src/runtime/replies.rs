@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::{Engine, Error, batch, budget::AnswerHeard, odd::OddBatch};
 use crate::{
-    core::{Echo, Event, Nothing, RESEND, ReplyEvent},
+    core::{Echo, Event, Nothing, RESEND, ReplyEvent, Requires},
     port::{Clock, Deferral, DeferredReply, OddReason, SagaStore, Stray},
 };
 
@@ -35,7 +35,7 @@ const REPLIES_PATIENCE: Duration = Duration::from_millis(250);
 
 /// Why a reply with the right token is dead-lettered.
 const WRONG_ECHO: &str = "the reply's step, part, generation, workflow or slot is not its command's";
-/// How long a reply rests if another transaction holds its saga.
+/// How long a reply rests if another transaction holds its saga, or its part of the store does not answer.
 const LOCKED_REST: Duration = Duration::from_secs(1);
 /// How long a deferred reply rests if it still cannot be judged.
 const DEFERRED_REST: Duration = Duration::from_secs(5);
@@ -114,7 +114,7 @@ impl Taken {
     fn rest(self, why: Deferral) -> Duration {
         match (self, why) {
             (Taken::Again, _) => DEFERRED_REST,
-            (Taken::First, Deferral::Locked) => LOCKED_REST,
+            (Taken::First, Deferral::Locked | Deferral::Unreachable) => LOCKED_REST,
             // A reply that needs another program is left to that program at once.
             (Taken::First, Deferral::UnknownWorkflow | Deferral::Unreadable) => Duration::ZERO,
         }
@@ -293,7 +293,7 @@ async fn defer<S: SagaStore, K: Sink, C: Clock>(
                 message: messages[heard.message].clone(),
                 saga_id: saga.saga_id,
                 slot: saga.slot,
-                requires: saga.requires.clone(),
+                requires: saga.requires.clone().unwrap_or_else(|| required(engine, &messages[heard.message])),
                 why: saga.why,
                 rest: taken.rest(saga.why),
             });
@@ -306,6 +306,21 @@ async fn defer<S: SagaStore, K: Sink, C: Clock>(
         engine.store.defer(&deferred).await?;
     }
     Ok(deferred)
+}
+
+/// Returns what a program must know to look at a reply whose saga could not be read: a workflow of this program, the
+/// reply's if it is one of them. The row then says what judging it needs.
+fn required<S, K, C>(engine: &Engine<S, K, C>, message: &Inbound) -> Requires {
+    // It has already been parsed once.
+    let named = wire::reply(&message.bytes).ok();
+    let definition = named
+        .and_then(|reply| engine.catalog.get(&reply.workflow, reply.workflow_version))
+        .or_else(|| engine.catalog.iter().next());
+    definition.map_or_else(Requires::default, |definition| Requires {
+        workflow: definition.name.to_owned(),
+        workflow_version: definition.version,
+        ..Requires::default()
+    })
 }
 
 /// Decides and writes events, and sends the resulting commands.

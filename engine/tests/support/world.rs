@@ -11,8 +11,8 @@ use amends_engine::core::{
     transition,
 };
 use amends_engine::port::{
-    self, Clock, Committed, DeferredId, DeferredReply, DeferredScan, DueScan, Inputs, Loaded, OddReason,
-    OddReplies, OddReply, SagaStore, Stray, Unreadable, Write,
+    self, Clock, Committed, DeferredId, DeferredReply, DeferredScan, DueScan, FailedPart, Inputs, Loaded,
+    OddReason, OddReplies, OddReply, SagaStore, Stray, Unreadable, Write,
 };
 use amends_engine::runtime::{Engine, Epoch, News, Ownership, RepeatBudget};
 use amends_protocol::transport::{self, Assignment, Batch, Inbound, Outbound, Sink, Source};
@@ -50,6 +50,12 @@ pub(crate) struct WorldState {
     pub(crate) odd: BTreeMap<(Uuid, OddReason), (u32, OddReply)>,
     /// The store's next errors for calls that note odd replies.
     pub(crate) note_fails: VecDeque<port::Error>,
+    /// Number of parts of the store; a saga's part is its slot modulo this number. 0 is one part too.
+    pub(crate) parts: u16,
+    /// Parts of the store that do not answer.
+    pub(crate) away: BTreeSet<u16>,
+    /// After so many commits a part of the store goes away.
+    pub(crate) goes_after_commits: Option<(u32, u16)>,
     /// Sagas whose rows another transaction holds.
     pub(crate) locked: BTreeSet<Uuid>,
     /// Sagas whose rows a newer program wrote.
@@ -206,7 +212,7 @@ impl World {
         let unreadable = unreadable.collect();
         let now = state.now;
         state.now = now + state.reading_takes;
-        Loaded { sagas, unreadable, now }
+        Loaded { sagas, unreadable, unreachable: Vec::new(), now }
     }
 }
 
@@ -215,8 +221,28 @@ fn input() -> Json {
 }
 
 impl WorldState {
+    fn part(&self, slot: u16) -> u16 {
+        slot % self.parts.max(1)
+    }
+
     fn fails(&mut self) -> Result<(), port::Error> {
         self.store_fails.pop_front().map_or(Ok(()), Err)
+    }
+
+    fn write_part(&mut self, writes: &[&Write], committed: &mut Committed) {
+        for write in writes {
+            if self.locked.contains(&write.saga.id) {
+                committed.locked.push(write.saga.id);
+                continue;
+            }
+            let (saga, entries) = self.sagas.get_mut(&write.saga.id).unwrap();
+            if saga.revision == write.read_revision {
+                *saga = write.saga.clone();
+                entries.extend(write.entries.clone());
+                let data = if write.wants.data { input() } else { Json::null() };
+                committed.written.push(Inputs { saga_id: write.saga.id, data, personal: None });
+            }
+        }
     }
 
     /// Another process applies the event.
@@ -245,7 +271,11 @@ impl SagaStore for World {
     async fn load(&self, ids: &[Uuid]) -> Result<Loaded, port::Error> {
         self.state().fails()?;
         self.state().reads.extend(ids);
-        Ok(self.loaded(|s| ids.contains(&s.id)))
+        let (away, asked): (Vec<Uuid>, Vec<Uuid>) = {
+            let state = self.state();
+            ids.iter().partition(|id| state.away.contains(&state.part(id::slot(**id))))
+        };
+        Ok(Loaded { unreachable: away, ..self.loaded(|s| asked.contains(&s.id)) })
     }
 
     async fn due(&self, scan: &DueScan) -> Result<Loaded, port::Error> {
@@ -302,31 +332,45 @@ impl SagaStore for World {
         if let Some((saga, event)) = state.rivals.pop_front() {
             state.happens(saga, event);
         }
-        let bad = |w: &&Write| {
+        let poison = state.poison.clone();
+        let bad = |w: &Write| {
             let poisoned = |e: &Entry| matches!(e.occurrence.event, Event::Poisoned(_));
             let unstorable = |e: &Entry| matches!(&e.occurrence.event, Event::Replied(r) if r.reason.as_ref().is_some_and(|r| r.code == "unstorable"));
             w.entries.iter().any(unstorable)
-                || (state.poison.contains(&w.saga.id) && !w.entries.iter().all(poisoned))
+                || (poison.contains(&w.saga.id) && !w.entries.iter().all(poisoned))
         };
-        if let Some(write) = writes.iter().find(bad) {
-            return Err(port::Error::Data(format!("{} is bad", write.saga.id)));
-        }
-        let mut written = Vec::new();
-        let locked: Vec<Uuid> =
-            writes.iter().map(|w| w.saga.id).filter(|id| state.locked.contains(id)).collect();
-        for write in writes.iter().filter(|w| !locked.contains(&w.saga.id)) {
-            let (saga, entries) = state.sagas.get_mut(&write.saga.id).unwrap();
-            if saga.revision == write.read_revision {
-                *saga = write.saga.clone();
-                entries.extend(write.entries.clone());
-                let data = if write.wants.data { input() } else { Json::null() };
-                written.push(Inputs { saga_id: write.saga.id, data, personal: None });
+        let mut parts: BTreeMap<u16, Vec<&Write>> = BTreeMap::new();
+        writes.iter().for_each(|write| parts.entry(state.part(write.saga.slot)).or_default().push(write));
+        let mut committed = Committed::default();
+        for (part, writes) in parts {
+            let error = match writes.iter().find(|write| bad(write)) {
+                _ if state.away.contains(&part) => Some(port::Error::Unavailable(format!("{part} is away"))),
+                Some(write) => Some(port::Error::Data(format!("{} is bad", write.saga.id))),
+                None => None,
+            };
+            match error {
+                None => state.write_part(&writes, &mut committed),
+                Some(error) => {
+                    let sagas = writes.iter().map(|write| write.saga.id).collect();
+                    committed.failed.push(FailedPart { sagas, error });
+                }
             }
         }
-        if !written.is_empty() {
-            state.log.push(format!("commit {}", written.len()));
+        if !committed.written.is_empty() {
+            state.log.push(format!("commit {}", committed.written.len()));
         }
-        Ok(Committed { written, locked })
+        match state.goes_after_commits.take() {
+            Some((1, part)) => _ = state.away.insert(part),
+            Some((more, part)) => state.goes_after_commits = Some((more - 1, part)),
+            None => {}
+        }
+        match committed.failed.pop() {
+            Some(failed) if state.parts <= 1 => Err(failed.error),
+            failed => {
+                committed.failed.extend(failed);
+                Ok(committed)
+            }
+        }
     }
 
     async fn reschedule(

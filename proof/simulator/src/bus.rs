@@ -250,7 +250,7 @@ impl WorldState {
         for message in messages.into_iter().take(sent) {
             let Some(topic) = TOPICS.iter().position(|t| *t == message.topic) else { continue };
             let partition = match message.placement {
-                Placement::Home(slot) => usize::from(slot) % PARTITIONS,
+                Placement::Slot(slot) => usize::from(slot) % PARTITIONS,
                 Placement::Together => *together[topic].get_or_insert_with(|| {
                     self.bus.together[topic] += 1;
                     self.bus.together[topic] % PARTITIONS

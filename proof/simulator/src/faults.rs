@@ -91,6 +91,8 @@ faults! {
     RowHeld = "row-held",
     /// Engines and apis are replaced by newer ones, and by older ones again, one at a time.
     Upgrade = "rolling-upgrade",
+    /// One home of the engine's database does not answer.
+    HomeAway = "home-away",
 }
 
 /// Which faults a run has, and how often.

@@ -135,6 +135,11 @@ fn calamities(state: &mut WorldState) {
         s.note(OUTSIDE, || format!("a forgotten transaction holds {}", crate::store::short(saga)));
         s.store.held.insert(saga, s.now + length);
     });
+    timed(state, Fault::HomeAway, 3, |s, rng| {
+        let (home, length) = (rng(0..u64::from(crate::store::HOMES)) as u16, rng(SECOND..60 * SECOND));
+        s.note(OUTSIDE, || format!("home {home} of the engine's database is away for {} s", length / SECOND));
+        s.store.away = Some((home, s.now + length));
+    });
     timed(state, Fault::Upgrade, 6, |s, rng| {
         let (process, down) = (rng(0..PROGRAMS as u64) as usize, rng(1000..10 * SECOND));
         s.processes[process].newer = !s.processes[process].newer;

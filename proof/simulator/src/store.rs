@@ -14,11 +14,11 @@ use std::{
 use amends_engine::{
     core::{Change, Entry, Event, Known, NewSaga, Resolution, Retry, Saga, SagaOutcome},
     port::{
-        Committed, DeferredId, DeferredReply, DeferredScan, DueScan, Error, Inputs, Loaded, OddReason,
-        OddReplies, OddReply, SagaStore, Stray, Write,
+        Committed, DeferredId, DeferredReply, DeferredScan, DueScan, Error, FailedPart, Inputs, Loaded,
+        OddReason, OddReplies, OddReply, SagaStore, Stray, Write,
     },
 };
-use amends_protocol::{Json, transport::Inbound};
+use amends_protocol::{Json, id, transport::Inbound};
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
@@ -27,6 +27,9 @@ use crate::{
     faults::Fault,
     world::{Down, Handle, Site, Watchers, WorldState},
 };
+
+/// Number of homes: parts of the store that fail by themselves.
+pub const HOMES: u16 = 3;
 
 /// A saga as it is stored: entries are text, as in a database.
 #[derive(Debug, Clone)]
@@ -89,7 +92,9 @@ pub struct Store {
     pub programs: BTreeMap<Uuid, (Micros, Known)>,
     /// Rows that a forgotten transaction holds, and until when.
     pub held: BTreeMap<Uuid, Micros>,
-    batches: BTreeMap<u64, Vec<Inputs>>,
+    /// A home that does not answer, and until when.
+    pub away: Option<(u16, Micros)>,
+    batches: BTreeMap<u64, Committed>,
     drawn: u64,
     /// Futures that wait for something to become due.
     pub watchers: Watchers,
@@ -136,6 +141,7 @@ impl Store {
             deferred: BTreeMap::new(),
             programs: BTreeMap::new(),
             held: BTreeMap::new(),
+            away: None,
             batches: BTreeMap::new(),
             drawn: 0,
             watchers: Watchers::default(),
@@ -230,8 +236,22 @@ impl WorldState {
     }
 
     fn load(&mut self, wanted: impl Fn(&Stored) -> bool) -> Loaded {
-        let sagas = self.store.sagas.values().filter(|s| wanted(s)).map(|s| s.saga.clone()).collect();
-        Loaded { sagas, unreadable: Vec::new(), now: self.store_now() }
+        let there = self.store.sagas.values().filter(|s| !self.is_away(s.saga.id));
+        let sagas = there.filter(|s| wanted(s)).map(|s| s.saga.clone()).collect();
+        Loaded { sagas, unreadable: Vec::new(), unreachable: Vec::new(), now: self.store_now() }
+    }
+
+    /// Returns whether the home of a saga, or of an order, does not answer.
+    fn is_away(&self, id: Uuid) -> bool {
+        self.store.away.is_some_and(|(home, until)| until > self.now && id::slot(id) % HOMES == home)
+    }
+
+    /// Returns the error of a call that needs every home.
+    fn all_are_there(&self) -> Result<(), Error> {
+        match self.store.away {
+            Some((_, until)) if until > self.now => Err(Error::Unavailable("a home is away".to_owned())),
+            _ => Ok(()),
+        }
     }
 
     fn is_held(&self, saga: Uuid) -> bool {
@@ -260,7 +280,7 @@ impl WorldState {
     fn note_odd(&mut self, odd: Vec<OddReplies>) {
         let now = self.store_now();
         for OddReplies { saga_id, reason, count, last } in odd {
-            if !self.store.sagas.contains_key(&saga_id) {
+            if !self.store.sagas.contains_key(&saga_id) || self.is_away(saga_id) {
                 continue;
             }
             *self.coverage.odd.entry(reason.as_str()).or_default() += u64::from(count);
@@ -271,7 +291,32 @@ impl WorldState {
         }
     }
 
-    fn commit(&mut self, process: usize, batch: u64, writes: &[Write]) -> Result<Committed, Error> {
+    /// Commits each home's part of a batch by itself.
+    fn commit(&mut self, process: usize, batch: u64, writes: &[Write]) -> Committed {
+        let mut committed = Committed::default();
+        for home in 0..HOMES {
+            let own: Vec<Write> =
+                writes.iter().filter(|w| id::slot(w.saga.id) % HOMES == home).cloned().collect();
+            match self.commit_home(process, &own) {
+                Ok((written, locked)) => {
+                    committed.written.extend(written);
+                    committed.locked.extend(locked);
+                }
+                Err(error) => {
+                    let sagas = own.iter().map(|write| write.saga.id).collect();
+                    committed.failed.push(FailedPart { sagas, error });
+                }
+            }
+        }
+        self.store.batches.insert(batch, committed.clone());
+        self.store.watchers.wake();
+        committed
+    }
+
+    fn commit_home(&mut self, process: usize, writes: &[Write]) -> Result<(Vec<Inputs>, Vec<Uuid>), Error> {
+        if writes.iter().any(|write| self.is_away(write.saga.id)) {
+            return Err(Error::Unavailable("its home is away".to_owned()));
+        }
         let bodies: Vec<Vec<String>> =
             writes.iter().map(|w| w.entries.iter().map(Entry::body).collect()).collect();
         for (write, bodies) in writes.iter().zip(&bodies) {
@@ -304,9 +349,7 @@ impl WorldState {
             answer.push(Inputs { saga_id: write.saga.id, data, personal });
             self.note_write(process, write);
         }
-        self.store.batches.insert(batch, answer.clone());
-        self.store.watchers.wake();
-        Ok(Committed { written: answer, locked })
+        Ok((answer, locked))
     }
 
     fn note_write(&mut self, process: usize, write: &Write) {
@@ -344,7 +387,10 @@ impl WorldState {
         &mut self,
         orders: &[NewOrder],
         birth: impl Fn(&NewOrder, DateTime<Utc>) -> Change,
-    ) -> Vec<Placed> {
+    ) -> Result<Vec<Placed>, Error> {
+        if orders.iter().any(|order| self.is_away(order.id)) {
+            return Err(Error::Unavailable("its home is away".to_owned()));
+        }
         let now = self.store_now();
         let mut placed = Vec::new();
         for order in orders {
@@ -359,7 +405,7 @@ impl WorldState {
             self.store.orders.insert(order.id, order.saga.id);
             placed.push(Placed::New(Box::new(change)));
         }
-        placed
+        Ok(placed)
     }
 }
 

@@ -56,7 +56,7 @@ pub(crate) async fn a_batch_of_commands_stays_together_and_the_next_goes_elsewhe
 pub(crate) async fn replies_go_to_the_home_of_their_saga(broker: TestBroker) {
     let topic = broker.topic("replies", 6).await;
     let slots = [0, 5, 6, 1023];
-    let messages = slots.map(|slot| message(&topic, Placement::Home(slot), slot));
+    let messages = slots.map(|slot| message(&topic, Placement::Slot(slot), slot));
     sink(broker).send(messages.to_vec()).await.unwrap();
     let mut source = source(broker, &topic, &topic);
     for message in take(&mut source, slots.len()).await.messages {
@@ -261,7 +261,7 @@ pub(crate) async fn domain_events_arrive_in_the_order_they_were_sent(broker: Tes
     let topic = broker.topic("events", 3).await;
     let sink = KafkaSink::in_order(&settings(broker)).unwrap();
     for batch in 0..10 {
-        sink.send(numbered(&topic, Placement::Home(7), batch * 50..(batch + 1) * 50)).await.unwrap();
+        sink.send(numbered(&topic, Placement::Slot(7), batch * 50..(batch + 1) * 50)).await.unwrap();
     }
     let taken = take(&mut source(broker, &topic, &topic), 500).await;
     assert_eq!(numbers(&taken.messages), (0..500).collect::<Vec<_>>());
@@ -334,8 +334,8 @@ pub(crate) async fn a_topic_that_grows_is_noticed_where_the_broker_can(broker: T
     assert_eq!(source.assignment().count, 5);
     let begun = Instant::now();
     loop {
-        assert!(begun.elapsed() < PATIENCE, "the sink still sends to the old home");
-        sink.send(vec![message(&topic, Placement::Home(4), 4)]).await.unwrap();
+        assert!(begun.elapsed() < PATIENCE, "the sink still sends to the old partition");
+        sink.send(vec![message(&topic, Placement::Slot(4), 4)]).await.unwrap();
         let batch = source.receive(10, Duration::from_millis(50)).await.unwrap();
         if batch.messages.iter().any(|message| message.partition == 4) {
             return;
@@ -363,7 +363,7 @@ pub(crate) async fn a_topic_deleted_and_made_again_is_read_on_where_the_broker_c
     while !missing.is_empty() {
         assert!(begun.elapsed() < PATIENCE, "nothing comes from partitions {missing:?}");
         // Repeatedly, as the engine does while there is no answer; errors may occur meanwhile.
-        let messages = (0..4).map(|home| message(&topic, Placement::Home(home), home)).collect();
+        let messages = (0..4).map(|slot| message(&topic, Placement::Slot(slot), slot)).collect();
         let _ = sink.send(messages).await;
         let Ok(batch) = source.receive(100, Duration::from_millis(100)).await else { continue };
         missing.retain(|partition| batch.messages.iter().all(|message| message.partition != *partition));

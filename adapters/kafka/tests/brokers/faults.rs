@@ -22,14 +22,14 @@ fn start(partitions: i32) -> (Broker, KafkaSettings) {
     (broker, settings)
 }
 
-fn one(home: u16, what: &str) -> Vec<Outbound> {
-    vec![message(TOPIC, Placement::Home(home), what)]
+fn one(slot: u16, what: &str) -> Vec<Outbound> {
+    vec![message(TOPIC, Placement::Slot(slot), what)]
 }
 
 /// Sends as a caller does that asks again after an error.
-async fn send(sink: &KafkaSink, home: u16, what: &str) {
+async fn send(sink: &KafkaSink, slot: u16, what: &str) {
     let begun = Instant::now();
-    while let Err(error) = sink.send(one(home, what)).await {
+    while let Err(error) = sink.send(one(slot, what)).await {
         assert!(begun.elapsed() < PATIENCE, "{error}");
     }
 }
@@ -55,10 +55,10 @@ async fn receive(source: &mut KafkaSource, what: &str) -> i32 {
 
 /// Sends this repeatedly, as the engine does while there is no answer, until it arrives from that partition: an old
 /// offset may hide the first messages after a broker has lost its data.
-async fn resend_until(sink: &KafkaSink, source: &mut KafkaSource, home: u16, what: &str, partition: i32) {
+async fn resend_until(sink: &KafkaSink, source: &mut KafkaSource, slot: u16, what: &str, partition: i32) {
     let begun = Instant::now();
     loop {
-        send(sink, home, what).await;
+        send(sink, slot, what).await;
         if look_for(source, what).await == Some(partition) {
             return;
         }

@@ -36,7 +36,7 @@ pub(crate) fn numbered(topic: &str, placement: Placement, numbers: std::ops::Ran
 
 /// Sends these numbers, each to another slot.
 pub(crate) async fn scatter(sink: &KafkaSink, topic: &str, numbers: std::ops::Range<u32>) {
-    let messages = numbers.map(|number| message(topic, Placement::Home(number as u16), number));
+    let messages = numbers.map(|number| message(topic, Placement::Slot(number as u16), number));
     sink.send(messages.collect()).await.unwrap();
 }
 

@@ -103,7 +103,7 @@ pub async fn a_row_that_another_transaction_holds_is_passed_over_and_stops_nobod
     commit(world, &[moved(&sagas[2], 1, at)]).await;
     let batch: Vec<Write> = sagas.iter().map(|saga| moved(saga, 1, at)).collect();
     let held = world.hold(&[sagas[0].id]).await;
-    let Committed { written, locked } = world.store().commit(&batch).await.unwrap();
+    let Committed { written, locked, .. } = world.store().commit(&batch).await.unwrap();
     assert_eq!(written.iter().map(|inputs| inputs.saga_id).collect::<Vec<_>>(), [sagas[1].id]);
     assert_eq!(locked, [sagas[0].id], "the third is stale, and not held");
     assert_eq!(load(world, sagas[0].id).await, sagas[0]);

@@ -2,7 +2,13 @@
 
 use super::*;
 
-fn deferred_reply(saga_id: Uuid, workflow_version: u32, core_version: u16, rest: Duration) -> DeferredReply {
+/// Creates a reply to keep for an errand's saga.
+pub fn deferred_reply(
+    saga_id: Uuid,
+    workflow_version: u32,
+    core_version: u16,
+    rest: Duration,
+) -> DeferredReply {
     DeferredReply {
         message: Inbound {
             topic: "saga.replies".to_owned(),
@@ -25,7 +31,8 @@ fn deferred_reply(saga_id: Uuid, workflow_version: u32, core_version: u16, rest:
     }
 }
 
-fn deferred_scan(slots: &[u16]) -> DeferredScan {
+/// Creates a scan for replies about errands.
+pub fn deferred_scan(slots: &[u16]) -> DeferredScan {
     DeferredScan { known: known(), slots: slots.to_vec(), abroad: Duration::ZERO, limit: 10 }
 }
 

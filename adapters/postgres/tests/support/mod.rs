@@ -1,17 +1,19 @@
 //! A Postgres database for tests, accessed as the service does: with its role's permissions and its pool's settings.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use std::time::Duration;
+use std::{env, str::FromStr, time::Duration};
 
 use amends_engine::{
     core::{Change, Entry, Saga},
     port::SagaStore,
 };
-use amends_pool::Pool;
+use amends_pool::{Bounds, Pool};
 use amends_postgres::{
     Birth, Database, Homes, MIGRATOR, PgSagaStore,
     admin::Admin,
+    citus::{Cluster, distribute},
     conformance::{World, birth},
+    deployment::ensure_deployment,
     odd_replies::OddRow,
 };
 use amends_protocol::Json;
@@ -19,12 +21,15 @@ pub use amends_testkit::proxy;
 use amends_testkit::{TestDatabase, database, eventually};
 use chrono::{DateTime, Utc};
 use serde_json::json;
-use sqlx::{AssertSqlSafe, PgPool, Transaction};
+use sqlx::{AssertSqlSafe, PgPool, Transaction, postgres::PgConnectOptions};
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use uuid::Uuid;
 
 pub struct Postgres {
     pub database: TestDatabase,
     pub store: PgSagaStore,
+    /// Databases on a Citus are shared by the tests of a process, one after the other.
+    turn: Option<MutexGuard<'static, ()>>,
 }
 
 pub async fn world() -> Postgres {
@@ -36,7 +41,62 @@ pub async fn world_with(homes: Homes) -> Postgres {
     let database = database(&MIGRATOR, "engine").await;
     let pool = connect(&database.role_url("amends_engine"));
     let store = PgSagaStore::new(Database { pool, homes });
-    Postgres { database, store }
+    Postgres { database, store, turn: None }
+}
+
+/// The setting that names the database of a Citus coordinator.
+const CITUS: &str = "AMENDS_TEST_CITUS";
+/// Number of homes on a Citus: each table has as many shards.
+const CITUS_HOMES: u16 = 4;
+/// What tests leave behind.
+const CITUS_EMPTY: &str =
+    "TRUNCATE sagas, timeline, personal, orders, idempotency_keys, idempotent_answers, publisher_watermarks,
+     publisher_handoffs, strays, odd_replies, deferred_replies;
+     DELETE FROM programs";
+
+/// Returns an empty database on the Citus of `AMENDS_TEST_CITUS`, one for all tests of this process; `None` if there is
+/// none. Every statement of the role that has several tasks fails.
+pub async fn citus() -> Option<Postgres> {
+    static TURN: Mutex<()> = Mutex::const_new(());
+    static MADE: OnceCell<String> = OnceCell::const_new();
+    let Ok(url) = env::var(CITUS) else {
+        eprintln!("left out: {CITUS} names no Citus");
+        return None;
+    };
+    let turn = TURN.lock().await;
+    let server = PgConnectOptions::from_str(&url).unwrap();
+    let name = MADE.get_or_init(|| make_on_citus(&server)).await;
+    let options = server.database(name);
+    let database = TestDatabase::elsewhere(options);
+    sqlx::raw_sql(CITUS_EMPTY).execute(&database.pool).await.unwrap();
+    let homes = Homes::new(CITUS_HOMES).unwrap();
+    let role = database.role_url("amends_engine");
+    let store = PgSagaStore::new(Database::connect(&role, 8, "test", Bounds::default(), homes).unwrap());
+    Some(Postgres { database, store, turn: Some(turn) })
+}
+
+/// Creates the database; drops those of processes before this one.
+async fn make_on_citus(server: &PgConnectOptions) -> String {
+    let cluster = Cluster::of(server, Duration::from_secs(10)).await.unwrap();
+    let program = env::current_exe().unwrap();
+    let program = program.file_stem().unwrap().to_string_lossy().replace('-', "_");
+    let name = format!("amends_test_{program}");
+    let role = "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'amends_engine') THEN
+                CREATE ROLE amends_engine; END IF; END $$; ALTER ROLE amends_engine LOGIN PASSWORD 'amends-test'";
+    cluster.on_each_node(role).await.unwrap();
+    cluster.on_each_node(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await.unwrap();
+    cluster.on_each_node(&format!("CREATE DATABASE {name}")).await.unwrap();
+    cluster.join(&name, "amends_engine").await.unwrap();
+    let pool = cluster.pool(&name).await.unwrap();
+    MIGRATOR.run(&pool).await.unwrap();
+    let homes = Homes::new(CITUS_HOMES).unwrap();
+    distribute(&pool, homes).await.unwrap();
+    ensure_deployment(&pool, &"7".repeat(64), homes).await.unwrap();
+    pool.close().await;
+    let strict =
+        format!("ALTER ROLE amends_engine IN DATABASE {name} SET citus.multi_task_query_log_level = 'error'");
+    cluster.on_each_node(&strict).await.unwrap();
+    name
 }
 
 pub fn connect(url: &str) -> Pool {
@@ -44,6 +104,11 @@ pub fn connect(url: &str) -> Pool {
 }
 
 impl Postgres {
+    /// Returns whether the database is on a Citus.
+    pub fn is_citus(&self) -> bool {
+        self.turn.is_some()
+    }
+
     /// Returns the service's connections.
     pub fn pool(&self) -> Pool {
         self.store.pool().clone()
@@ -215,11 +280,15 @@ impl World for Postgres {
 
     async fn hold(&self, sagas: &[Uuid]) -> Box<dyn Send> {
         let mut held = self.owner().begin().await.unwrap();
-        sqlx::query("SELECT FROM sagas WHERE id = ANY($1) FOR UPDATE")
-            .bind(sagas)
-            .execute(&mut *held)
-            .await
-            .unwrap();
+        for saga in sagas {
+            let home = self.store.database().homes.of(*saga);
+            sqlx::query("SELECT FROM sagas WHERE home = $1 AND id = $2 FOR UPDATE")
+                .bind(home)
+                .bind(saga)
+                .execute(&mut *held)
+                .await
+                .unwrap();
+        }
         Box::new(held)
     }
 }

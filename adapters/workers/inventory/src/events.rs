@@ -144,7 +144,7 @@ impl Move {
         });
         Outbound {
             topic: TOPIC.to_owned(),
-            placement: Placement::Home(u16::from_be_bytes([high, low]) % SLOTS),
+            placement: Placement::Slot(u16::from_be_bytes([high, low]) % SLOTS),
             key,
             traceparent: None,
             bytes: wire::write(&event),

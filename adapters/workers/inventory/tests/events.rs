@@ -74,8 +74,8 @@ async fn every_move_is_told_once_acknowledged_and_told_again_if_it_was_not() {
     let what: Vec<_> = events.iter().map(|(product, quantity, _)| (product.as_str(), *quantity)).collect();
     assert_eq!(what, [("mug", 10), ("cup", 4), ("mug", -3)]);
     assert!(events.is_sorted_by_key(|(.., sequence)| *sequence));
-    let homes: Vec<_> = told.messages.lock().unwrap().iter().map(|m| m.placement).collect();
-    assert!(homes[0] == homes[2], "a product's events stay in order");
+    let placements: Vec<_> = told.messages.lock().unwrap().iter().map(|m| m.placement).collect();
+    assert!(placements[0] == placements[2], "a product's events stay in order");
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ pub(crate) async fn send<K: Sink>(
     }
     let message = |Answered { reply, traceparent }: Answered| Outbound {
         topic: settings.reply_topic.clone(),
-        placement: Placement::Home(reply.slot),
+        placement: Placement::Slot(reply.slot),
         key: reply.saga_id,
         traceparent,
         bytes: wire::write(&reply),

@@ -136,7 +136,7 @@ async fn start(
     let secret = data.secret()?;
     let passwords: HashMap<_, _> =
         services::names().into_iter().map(|name| (name, derived(&secret, name))).collect();
-    migrate::migrate(&server, &passwords, settings.start_timeout).await?;
+    migrate::migrate(&server, &passwords, None, settings.start_timeout).await?;
     for (name, password) in &passwords {
         settings.set_database_of(name, migrate::role_url(&server, name, password)?);
     }

@@ -12,6 +12,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
+    str::FromStr,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -26,7 +27,11 @@ use amends_testkit::{
     TestDatabase, eventually,
     proxy::{self, Proxy},
 };
-use sqlx::{ConnectOptions, PgPool, postgres::PgPoolOptions};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use tokio::sync::Mutex;
 
 pub use broker::Broker;
 pub(crate) use broker::{on_apache, on_every_broker};
@@ -48,6 +53,8 @@ pub struct Stack {
     /// Address of the first inventory worker, for the apis.
     inventory: SocketAddr,
     inventory_taken: AtomicBool,
+    /// The database in which the books are gathered.
+    desk: &'static str,
 }
 
 /// One role's database.
@@ -82,7 +89,13 @@ impl Stack {
             databases.insert(name, Database { pool, url, _clone: Some(clone) });
         }
         let key = "5a".repeat(32);
-        amends_postgres::deployment::ensure_deployment(&databases["engine"].pool, &key).await.unwrap();
+        amends_postgres::deployment::ensure_deployment(
+            &databases["engine"].pool,
+            &key,
+            amends_postgres::Homes::ONE,
+        )
+        .await
+        .unwrap();
         Self::over(broker, databases, None)
     }
 
@@ -108,6 +121,40 @@ impl Stack {
         Self::over(broker, databases, Some(server))
     }
 
+    /// The same on the Citus with this coordinator, with as many homes as there are partitions. What earlier tests have
+    /// left there is dropped.
+    pub async fn on_citus(broker: Broker, coordinator: &str) -> Self {
+        drop_from_citus(coordinator).await;
+        let options = PgConnectOptions::from_str(coordinator).unwrap();
+        let url = |name: &str, role: Option<&str>| {
+            let options = options.clone().database(&format!("amends_{name}"));
+            let options = match role {
+                Some(role) => options.username(role).password("amends-test"),
+                None => options,
+            };
+            options.to_url_lossy().to_string()
+        };
+        let (mut databases, mut migrate) = (BTreeMap::new(), Command::new(env!("CARGO_BIN_EXE_amends")));
+        migrate
+            .arg("migrate")
+            .env_clear()
+            .env("DATABASE_URL", coordinator)
+            .env("AMENDS_DISTRIBUTED", "citus");
+        migrate.env("AMENDS_HOMES", "4").env("AMENDS_REPLY_PARTITIONS", "4");
+        for &Service { name, .. } in &SERVICES {
+            let role = url(name, Some(&format!("amends_{name}")));
+            migrate.env(format!("AMENDS_{}_DATABASE_URL", name.to_ascii_uppercase()), &role);
+            let pool = PgPoolOptions::new().connect_lazy(&url(name, None)).unwrap();
+            databases.insert(name, Database { pool, url: role, _clone: None });
+        }
+        let output = migrate.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mut stack = Self::over(broker, databases, None);
+        // In a distributed database no temporary tables can be joined.
+        stack.desk = "inventory";
+        stack
+    }
+
     fn over(broker: Broker, databases: BTreeMap<&'static str, Database>, server: Option<Postgres>) -> Self {
         broker.create_topics();
         Self {
@@ -117,6 +164,7 @@ impl Stack {
             settings: BTreeMap::new(),
             inventory: free_address().unwrap(),
             inventory_taken: AtomicBool::new(false),
+            desk: "engine",
         }
     }
 
@@ -150,7 +198,10 @@ impl Stack {
     /// Returns all databases, as their owner.
     pub fn sources(&self) -> Sources {
         let url = |name: &str| self.pool(name).connect_options().to_url_lossy().to_string();
-        Sources { desk: url("engine"), databases: SERVICES.iter().map(|service| url(service.name)).collect() }
+        Sources {
+            desk: url(self.desk),
+            databases: SERVICES.iter().map(|service| url(service.name)).collect(),
+        }
     }
 
     /// Starts a role (`["worker", "payment"]`) without waiting for it.
@@ -265,6 +316,27 @@ impl Stack {
             request = request.bearer_auth(token);
         }
         assert_eq!(request.send().await.unwrap().status(), 200);
+    }
+}
+
+/// Held by a test that migrates on the Citus: the databases' names are always the same.
+pub static CITUS_TURN: Mutex<()> = Mutex::const_new(());
+
+/// Drops the databases that `amends migrate` has created, on every node.
+pub async fn drop_from_citus(coordinator: &str) {
+    let options = PgConnectOptions::from_str(coordinator).unwrap();
+    let mut connection = options.connect().await.unwrap();
+    let nodes: Vec<(String, i32)> = sqlx::query_as("SELECT nodename, nodeport FROM pg_dist_node")
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+    for (host, port) in nodes {
+        let mut node =
+            options.clone().host(&host).port(u16::try_from(port).unwrap()).connect().await.unwrap();
+        for Service { name, .. } in &SERVICES {
+            let drop = format!("DROP DATABASE IF EXISTS amends_{name} WITH (FORCE)");
+            sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut node).await.unwrap();
+        }
     }
 }
 

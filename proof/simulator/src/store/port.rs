@@ -30,7 +30,7 @@ impl SimStore {
     ) -> Result<Vec<Placed>, Error> {
         let ask =
             self.0.ask(Site::Store, Some(Fault::StoreAnswerLost), "place", move |s| s.place(&orders, birth));
-        ask.await.map_err(away)
+        ask.await.map_err(away)?
     }
 }
 
@@ -46,8 +46,9 @@ impl SagaStore for SimStore {
     async fn load(&self, ids: &[Uuid]) -> Result<Loaded, Error> {
         let ids: BTreeSet<Uuid> = ids.iter().copied().collect();
         self.ask("load", move |s| {
-            let sagas = ids.iter().filter_map(|id| s.store.sagas.get(id)).map(|s| s.saga.clone()).collect();
-            Loaded { sagas, unreadable: Vec::new(), now: s.store_now() }
+            let (unreachable, there): (Vec<Uuid>, Vec<Uuid>) = ids.into_iter().partition(|id| s.is_away(*id));
+            let sagas = there.iter().filter_map(|id| s.store.sagas.get(id)).map(|s| s.saga.clone()).collect();
+            Loaded { sagas, unreadable: Vec::new(), unreachable, now: s.store_now() }
         })
         .await
     }
@@ -78,6 +79,7 @@ impl SagaStore for SimStore {
     ) -> Result<Loaded, Error> {
         let slots: BTreeSet<u16> = slots.iter().copied().collect();
         self.ask("sleeping_beyond", move |s| {
+            s.all_are_there()?;
             let from = s.store_now() + beyond;
             let mut loaded = s.load(|stored| {
                 let saga = &stored.saga;
@@ -86,9 +88,9 @@ impl SagaStore for SimStore {
             });
             loaded.sagas.sort_by_key(|s| (s.wake_at, s.id));
             loaded.sagas.truncate(limit as usize);
-            loaded
+            Ok(loaded)
         })
-        .await
+        .await?
     }
 
     async fn in_flight(
@@ -128,11 +130,11 @@ impl SagaStore for SimStore {
         let process = self.0.process;
         let effect = move |s: &mut WorldState| s.commit(process, batch, &writes);
         if let Ok(answer) = self.0.ask(Site::Store, Some(Fault::StoreAnswerLost), "commit", effect).await {
-            return answer;
+            return Ok(answer);
         }
         // Reads back by the batch's number, as the real store does.
         match self.ask("read back", move |s| s.store.batches.get(&batch).cloned()).await? {
-            Some(written) if !written.is_empty() => Ok(Committed { written, locked: Vec::new() }),
+            Some(committed) if !committed.written.is_empty() => Ok(committed),
             _ => Err(Error::Unavailable("nothing was written".to_owned())),
         }
     }
@@ -142,6 +144,9 @@ impl SagaStore for SimStore {
         self.ask("reschedule", move |s| {
             let mut locked = Vec::new();
             for (id, revision, at) in sagas {
+                if s.is_away(id) {
+                    continue;
+                }
                 if s.is_held(id) {
                     locked.push(id);
                 } else if let Some(stored) =
@@ -158,7 +163,8 @@ impl SagaStore for SimStore {
 
     async fn inputs(&self, ids: &[Uuid]) -> Result<Vec<Inputs>, Error> {
         let ids = ids.to_vec();
-        self.ask("inputs", move |s| s.store.inputs(&ids)).await
+        let read = move |s: &mut WorldState| s.all_are_there().map(|()| s.store.inputs(&ids));
+        self.ask("inputs", read).await?
     }
 
     async fn keep_strays(&self, strays: &[Stray]) -> Result<(), Error> {

@@ -1,0 +1,182 @@
+//! On a real Citus, where `AMENDS_TEST_CITUS` names the database of a coordinator: the conformance suite, in which every
+//! statement is one task on one node; the skip test with writers on all nodes; and what a commit prepares.
+
+mod support;
+
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use amends_engine::port::SagaStore;
+use amends_postgres::conformance::moved;
+use amends_testkit::eventually;
+use futures::future::join_all;
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use support::{Postgres, citus};
+
+amends_postgres::conformance!(optional: support::citus);
+
+/// Appends two entries in slot 7, as every writer does, and commits late now and then, as on a busy disk.
+const NUMBERED: &str =
+    "SELECT append_entries(3::int2, ARRAY[gen_random_uuid(), gen_random_uuid()], '{7,7}', '{1,1}',
+    ARRAY[now(), now()], '{x,x}', 1, NULL)";
+/// The same without a lock: numbers that are drawn in order, as from a sequence, and committed late now and then.
+const UNLOCKED: &str = "SELECT append_unlocked(3::int2)";
+const MAKE_UNLOCKED: &str = "
+    CREATE OR REPLACE FUNCTION append_unlocked(of_home smallint) RETURNS void LANGUAGE plpgsql AS $$
+    BEGIN
+        INSERT INTO timeline (home, saga_id, slot, position, revision, at, body, batch)
+        SELECT of_home, gen_random_uuid(), 7, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + n, 1, now(), 'x', 1
+        FROM generate_series(1, 2) AS n;
+        PERFORM pg_sleep(CASE WHEN random() < 0.3 THEN 0.003 ELSE 0 END);
+    END $$;
+    SELECT create_distributed_function('append_unlocked(smallint)', 'of_home', colocate_with := 'slot_positions')";
+
+const WRITERS_EACH: usize = 2;
+
+/// Connects to the test's database on each node: coordinator first.
+async fn nodes(world: &Postgres) -> Vec<PgPool> {
+    let nodes: Vec<(String, i32)> = sqlx::query_as(
+        "SELECT nodename, nodeport FROM pg_dist_node WHERE noderole = 'primary' ORDER BY groupid",
+    )
+    .fetch_all(world.owner())
+    .await
+    .unwrap();
+    let own = PgConnectOptions::clone(&world.owner().connect_options());
+    let of = |(host, port): (String, i32)| {
+        let options = own.clone().host(&host).port(u16::try_from(port).unwrap());
+        PgPoolOptions::new().max_connections(4).connect_lazy_with(options)
+    };
+    nodes.into_iter().map(of).collect()
+}
+
+/// Lets writers on each node commit `commits` transactions each while a reader follows them on the coordinator; returns
+/// how many entries there are, and how many it skipped.
+async fn skipped(world: &Postgres, statement: &'static str, commits: usize) -> (usize, usize) {
+    sqlx::raw_sql("TRUNCATE timeline").execute(world.owner()).await.unwrap();
+    let nodes = nodes(world).await;
+    let ended = AtomicUsize::new(0);
+    let writers: Vec<&PgPool> = nodes.iter().flat_map(|node| [node; WRITERS_EACH]).collect();
+    let count = writers.len();
+    let writers = join_all(writers.into_iter().enumerate().map(|(writer, pool)| {
+        let ended = &ended;
+        async move {
+            for n in 0..commits {
+                // One in three is a transaction of its caller, which commits later.
+                if (n + writer) % 3 == 0 {
+                    let mut tx = pool.begin().await.unwrap();
+                    sqlx::query(statement).execute(&mut *tx).await.unwrap();
+                    sqlx::query("SELECT pg_sleep(0.003)").execute(&mut *tx).await.unwrap();
+                    tx.commit().await.unwrap();
+                } else {
+                    sqlx::query(statement).execute(pool).await.unwrap();
+                }
+            }
+            ended.fetch_add(1, Ordering::SeqCst);
+        }
+    }));
+    let reader = async {
+        let (mut seen, mut reached) = (BTreeSet::new(), 0_i64);
+        loop {
+            let all_ended = ended.load(Ordering::SeqCst) == count;
+            let next: Vec<i64> = sqlx::query_scalar(
+                "SELECT position FROM timeline WHERE home = 3 AND slot = 7 AND position > $1 ORDER BY position LIMIT 500",
+            )
+            .bind(reached)
+            .fetch_all(&nodes[0])
+            .await
+            .unwrap();
+            if all_ended && next.is_empty() {
+                return seen;
+            }
+            reached = next.last().copied().unwrap_or(reached);
+            seen.extend(next);
+        }
+    };
+    let (_, seen) = tokio::join!(writers, reader);
+    let all: Vec<i64> = sqlx::query_scalar("SELECT position FROM timeline WHERE home = 3 AND slot = 7")
+        .fetch_all(&nodes[0])
+        .await
+        .unwrap();
+    (all.len(), BTreeSet::from_iter(all).difference(&seen).count())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_writers_on_all_nodes_no_entry_is_skipped() {
+    let Some(world) = citus().await else { return };
+    let (entries, skipped) = skipped(&world, NUMBERED, 100).await;
+    eprintln!("{entries} entries, {skipped} skipped");
+    assert_eq!((entries, skipped), (nodes(&world).await.len() * WRITERS_EACH * 200, 0));
+}
+
+/// The control: it shows that the test above can fail.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_slots_row_entries_are_skipped() {
+    let Some(world) = citus().await else { return };
+    sqlx::raw_sql(MAKE_UNLOCKED).execute(world.owner()).await.unwrap();
+    let begun = Instant::now();
+    loop {
+        let (entries, skipped) = skipped(&world, UNLOCKED, 50).await;
+        eprintln!("{entries} entries, {skipped} skipped");
+        if skipped > 0 {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "no writer overtook another within a minute");
+    }
+}
+
+/// Number of two-phase commits of this database that the coordinator has recorded lately.
+async fn two_phase_commits(world: &Postgres) -> i64 {
+    sqlx::query_scalar("SELECT count(*) FROM pg_dist_transaction").fetch_one(world.owner()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_birth_and_a_commit_are_no_two_phase_commits() {
+    let Some(world) = citus().await else { return };
+    let before = two_phase_commits(&world).await;
+    for slot in 0..20 {
+        let saga = world.errand(slot).await;
+        let beside = world.errand(slot + 1).await;
+        let now = world.store.load(&[]).await.unwrap().now;
+        let committed = world.store.commit(&[moved(&saga, 2, now), moved(&beside, 1, now)]).await.unwrap();
+        assert_eq!((committed.written.len(), committed.failed.len()), (2, 0));
+    }
+    assert!(two_phase_commits(&world).await <= before);
+    // The control: a write on several nodes is one, and is recorded.
+    sqlx::query("UPDATE sagas SET updated_at = updated_at").execute(world.owner()).await.unwrap();
+    eventually("the control is recorded", Duration::from_secs(1), || async {
+        (two_phase_commits(&world).await > 0).then_some(())
+    })
+    .await;
+}
+
+/// What the plan says of the number of tasks.
+async fn task_count(world: &Postgres, statement: &str) -> String {
+    let explain = sqlx::AssertSqlSafe(format!("EXPLAIN {statement}"));
+    let plan: Vec<String> = sqlx::query_scalar(explain).fetch_all(world.owner()).await.unwrap();
+    let tasks = plan.into_iter().find_map(|line| Some(line.trim().strip_prefix("Task Count: ")?.to_owned()));
+    tasks.unwrap_or_else(|| "none".to_owned())
+}
+
+/// The suite above fails for any statement of several tasks; these are the plans of the functions that write, and, as a
+/// control, that of a statement without a home.
+#[tokio::test]
+async fn writes_are_one_task_and_a_statement_without_a_home_is_not() {
+    let Some(world) = citus().await else { return };
+    let texts = "'{}'::text[]";
+    let birth = format!("SELECT bear_sagas(1::int2, '{{}}', '{{}}', {texts}, {texts}, '{{}}', {texts}, '{{}}', {texts}, '{{}}',
+        {texts}, {texts}, {texts}, '{{}}', '{{}}', '{{}}', 1, NULL)");
+    assert_eq!(task_count(&world, &birth).await, "1");
+    let one = "SELECT FROM sagas WHERE home = 1 AND id = '00000000-0000-7000-8000-000000000000'";
+    assert_eq!(task_count(&world, one).await, "1");
+    let entry =
+        "SELECT append_entries(3::int2, ARRAY['00000000-0000-7000-8000-000000000000'::uuid], '{7}', '{1}',
+        '{2026-01-01}', '{x}', 1, NULL)";
+    assert_eq!(task_count(&world, entry).await, "1");
+    assert_ne!(task_count(&world, "SELECT FROM sagas WHERE live").await, "1");
+}

@@ -1,0 +1,107 @@
+//! `amends migrate` with a distributed database. What cannot be is refused in one line, and leaves nothing half-made. With
+//! `AMENDS_TEST_CITUS` also on a real Citus.
+
+use std::{
+    env,
+    process::{Command, Output},
+    str::FromStr,
+};
+
+use amends_embedded::{Postgres, PostgresOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+
+use crate::support::{CITUS_TURN, drop_from_citus};
+
+const CITUS: [&str; 2] = ["--set", "distributed=citus"];
+
+fn migrate(url: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_amends"));
+    command.arg("migrate").args(arguments).env_clear().env("DATABASE_URL", url).output().unwrap()
+}
+
+/// Asserts that it is refused, in one line with these words.
+#[track_caller]
+fn assert_refused(output: &Output, words: &[&str]) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && output.stdout.is_empty(), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    for word in words {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+}
+
+async fn databases(url: &str) -> Vec<String> {
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    let all = "SELECT datname FROM pg_database WHERE datname LIKE 'amends\\_%' ORDER BY 1";
+    sqlx::query_scalar(all).fetch_all(&mut connection).await.unwrap()
+}
+
+async fn execute(url: &str, sql: &str) {
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_the_extension_and_homes_that_change_are_refused_in_one_line() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Postgres::start(PostgresOptions::new(data.path())).await.unwrap();
+    let url = server.url("postgres");
+    assert_refused(&migrate(&url, &CITUS), &["extension citus", "postgres"]);
+    assert_refused(
+        &migrate(&url, &["--set", "distributed=citus", "--set", "homes=50"]),
+        &["homes", "reply_partitions"],
+    );
+    assert_eq!(databases(&url).await, [""; 0], "nothing was made");
+
+    assert!(migrate(&url, &[]).status.success());
+    execute(&server.url("amends_engine"), "UPDATE deployment SET homes = 48").await;
+    assert_refused(&migrate(&url, &[]), &["48", "distributed"]);
+}
+
+/// How many homes are on each node.
+async fn homes_by_node(engine: &str) -> Vec<i64> {
+    let mut connection = PgConnection::connect(engine).await.unwrap();
+    let count = "SELECT count(*) FROM generate_series(0, 47) AS h (home)
+                 JOIN citus_shards AS s ON s.shardid = get_shard_id_for_distribution_column('sagas', h.home)
+                 GROUP BY s.nodename, s.nodeport";
+    sqlx::query_scalar(count).fetch_all(&mut connection).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_citus_every_node_gets_its_homes_and_what_cannot_be_leaves_nothing_half_distributed() {
+    let Ok(citus) = env::var("AMENDS_TEST_CITUS") else {
+        return eprintln!("left out: AMENDS_TEST_CITUS names no Citus");
+    };
+    let _turn = CITUS_TURN.lock().await;
+    drop_from_citus(&citus).await;
+    let of = |database: &str| {
+        PgConnectOptions::from_str(&citus).unwrap().database(database).to_url_lossy().to_string()
+    };
+
+    // A cluster with a node that nobody answers for.
+    execute(&citus, "DROP DATABASE IF EXISTS amends_test_broken WITH (FORCE)").await;
+    execute(&citus, "CREATE DATABASE amends_test_broken").await;
+    let broken = of("amends_test_broken");
+    execute(
+        &broken,
+        "CREATE EXTENSION citus; SELECT citus_set_coordinator_host('127.0.0.1');
+        INSERT INTO pg_dist_node (nodename, nodeport, groupid) VALUES ('127.0.0.1', 1, 99)",
+    )
+    .await;
+    assert_refused(&migrate(&broken, &CITUS), &["127.0.0.1:1", "does not answer"]);
+    execute(&citus, "DROP DATABASE amends_test_broken WITH (FORCE)").await;
+    let made = databases(&citus).await;
+    assert!(made.iter().all(|name| name.starts_with("amends_test_")), "{made:?}");
+
+    for again in [false, true] {
+        let output = migrate(&citus, &CITUS);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(!again || output.stdout.is_empty(), "a second time there is nothing to tell");
+    }
+    let homes = homes_by_node(&of("amends_engine")).await;
+    let (least, most) = (homes.iter().min().unwrap(), homes.iter().max().unwrap());
+    assert!(most - least <= 1 && homes.iter().sum::<i64>() == 48, "{homes:?}");
+    assert_refused(&migrate(&citus, &["--set", "distributed=citus", "--set", "homes=24"]), &["48", "24"]);
+    assert_refused(&migrate(&citus, &[]), &["48", "distributed"]);
+    drop_from_citus(&citus).await;
+}
