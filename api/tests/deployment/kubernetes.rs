@@ -79,7 +79,7 @@ fn the_program_accepts_every_containers_command_and_settings() {
                         Some(value) => value.to_owned(),
                         None => {
                             assert_eq!(secret, name.as_str());
-                            secret(&name)
+                            secret_value(&name)
                         }
                     };
                     if name == "AMENDS_CONFIG" {
@@ -99,7 +99,7 @@ fn the_program_accepts_every_containers_command_and_settings() {
 }
 
 /// Returns what a Secret may hold: a token, or the URL of a database.
-fn secret(variable: &str) -> String {
+fn secret_value(variable: &str) -> String {
     if variable == "AMENDS_SERVICE_TOKEN" {
         return "the-api-s-own-token".to_owned();
     }
