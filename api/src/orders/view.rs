@@ -7,9 +7,14 @@ use amends_workflows::order_fulfilment as order;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::auth::{Caller, Right};
+use super::request::NewLine;
+use crate::{
+    auth::{Caller, Right},
+    http::openapi::schema::{Currency, Instant, OrderStatus, Text},
+};
 
 /// The type of an entry whose event is not the customer's own.
 const CHANGED: &str = "changed";
@@ -50,26 +55,65 @@ impl Audience {
 }
 
 /// An order.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Order {
     id: Uuid,
     /// For operators: the saga to look at when the order makes no progress.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     saga_id: Option<Uuid>,
+    #[schema(value_type = OrderStatus)]
     status: String,
+    /// The status that the order will have once it is undone.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     heading_for: Option<String>,
+    /// Why it failed, in a word for programs.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     reason: Option<String>,
+    #[schema(value_type = Text)]
     customer_id: String,
+    #[schema(value_type = Currency)]
     currency: String,
+    /// In minor units of the currency.
     total: i64,
+    #[schema(value_type = Vec<NewLine>)]
     lines: Json,
+    #[schema(value_type = Instant)]
     created_at: String,
+    #[schema(value_type = Instant)]
     updated_at: String,
+    /// When it is cancelled by itself, while it is pending.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime, nullable = false)]
     cancels_at: Option<String>,
+}
+
+/// A page of orders.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OrderList {
+    pub items: Vec<Order>,
+    /// The `cursor` of the next page; null on the last one.
+    #[schema(required)]
+    pub next: Option<String>,
+}
+
+/// What an order waits for.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Explanation {
+    /// One sentence for a person.
+    pub sentence: String,
+    /// Until when it waits; null if there is no such time.
+    #[schema(required, format = DateTime)]
+    pub until: Option<String>,
+}
+
+/// What has happened to an order.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Timeline {
+    pub items: Vec<Item>,
 }
 
 impl Order {
@@ -108,15 +152,25 @@ impl Order {
 }
 
 /// One entry of a timeline.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TimelineItem)]
 pub struct Item {
+    #[schema(value_type = Instant)]
     at: String,
+    /// The revision of the saga that the entry has brought about.
     revision: u32,
+    /// What happened.
     r#type: &'static str,
+    /// For operators: the step.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     step: Option<String>,
+    /// For operators: the attempt at the step.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     attempt: Option<u32>,
+    /// What it changed, such as `status`, and for operators what was sent and answered.
+    #[schema(value_type = Object)]
     detail: Map<String, Value>,
 }
 
