@@ -11,8 +11,7 @@ use amends_postgres::{
     Database, Homes,
     admin::{Admin, Filter, ListError, Page},
 };
-use axum::{Json, response::IntoResponse, response::Response};
-use serde_json::Value;
+use axum::response::Response;
 use tokio::{
     sync::Semaphore,
     task::spawn_blocking,
@@ -92,7 +91,11 @@ impl Lists {
     ///
     /// # Errors
     /// [`Problem::Busy`]: other lists are being read, or this one reads too much.
-    pub async fn sagas(&self, filter: &Filter, shown: fn(&Page) -> Value) -> Result<Response, Problem> {
+    pub async fn sagas(
+        &self,
+        filter: &Filter,
+        shown: impl FnOnce(&Page) -> Response + Send + 'static,
+    ) -> Result<Response, Problem> {
         let Ok(Ok(turn)) = timeout(LIST_WAIT, Arc::clone(&self.turn).acquire_owned()).await else {
             metrics::counter!("amends_api_lists_refused_total").increment(1);
             return Err(Problem::Busy(
@@ -108,7 +111,11 @@ impl Lists {
         response
     }
 
-    async fn read(&self, filter: &Filter, shown: fn(&Page) -> Value) -> Result<Response, Problem> {
+    async fn read(
+        &self,
+        filter: &Filter,
+        shown: impl FnOnce(&Page) -> Response + Send + 'static,
+    ) -> Result<Response, Problem> {
         let page = self.admin.list(filter).await.map_err(|error| match error {
             ListError::TakesTooLong => Problem::Busy(format!(
                 "This list takes longer than {} s. Narrow it: a state, a step, a smaller limit.",
@@ -117,7 +124,6 @@ impl Lists {
             ListError::Store(error) => error.into(),
         })?;
         // Rendering hundreds of rows takes milliseconds, in which this thread would serve no order.
-        let response = spawn_blocking(move || Json(shown(&page)).into_response()).await;
-        response.map_err(|_| Problem::Internal)
+        spawn_blocking(move || shown(&page)).await.map_err(|_| Problem::Internal)
     }
 }

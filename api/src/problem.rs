@@ -1,13 +1,11 @@
-//! The ways in which a request to the api can fail. [`ProblemDetails`] is what is sent.
+//! The ways in which a request to the api can fail. [`ProblemDetails`] is what is sent. Each problem is of one of
+//! [`problem_types`], the table of all types with the help that `/problems/<slug>` shows.
 
 use std::time::Duration;
 
-pub use amends_http::Fault;
 use amends_http::ProblemDetails;
-use axum::{
-    http::StatusCode,
-    response::{IntoResponse, Response},
-};
+pub use amends_http::{Fault, ProblemType, problem_types};
+use axum::response::{IntoResponse, Response};
 
 /// The ways in which a request can fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,8 +16,8 @@ pub enum Problem {
     Invalid(Vec<Fault>),
     /// The resource does not exist.
     NotFound(String),
-    /// The request is not possible in the resource's present state.
-    Conflict { slug: &'static str, title: &'static str, detail: String },
+    /// A refusal of this type, with what is specific to the request.
+    Refused(&'static ProblemType, String),
     /// An idempotency key was used again with a different body.
     KeyReused,
     /// There are more requests than are admitted; contains the time until there is room.
@@ -44,25 +42,17 @@ impl From<Problem> for ProblemDetails {
             Problem::Edge(details) => details,
             Problem::Invalid(faults) => Self::invalid(faults),
             Problem::NotFound(what) => Self::not_found(what),
-            Problem::Conflict { slug, title, detail } => Self::new(StatusCode::CONFLICT, slug, title, detail),
+            Problem::Refused(kind, detail) => Self::new(kind, detail),
             Problem::KeyReused => Self::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "idempotency-key-reused",
-                "The idempotency key was used with another body",
+                problem_types::IDEMPOTENCY_KEY_REUSED,
                 "A key identifies one request; use a new key for a new request.",
             ),
-            Problem::TooMany(wait) => Self::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "too-many-requests",
-                "Too many requests",
-                "Nothing was changed. Try again later.",
-            )
-            .retry_after(wait + Duration::from_secs(1)),
-            Problem::Unavailable(what) => Self::unavailable(what),
-            Problem::Busy(what) => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "Too many lists are read at once", what)
-                    .retry_after(Duration::from_secs(1))
+            Problem::TooMany(wait) => {
+                Self::new(problem_types::TOO_MANY_REQUESTS, "Nothing was changed. Try again later.")
+                    .retry_after(wait + Duration::from_secs(1))
             }
+            Problem::Unavailable(what) => Self::unavailable(what),
+            Problem::Busy(what) => Self::new(problem_types::BUSY, what).retry_after(Duration::from_secs(1)),
             Problem::Internal => Self::internal(),
         }
     }

@@ -20,18 +20,39 @@ pub async fn event_stream(request: Request, next: Next) -> Response {
     answers("text/event-stream", request, next).await
 }
 
+/// For routes that answer plain text.
+pub async fn plain_text(request: Request, next: Next) -> Response {
+    answers("text/plain", request, next).await
+}
+
 async fn answers(kind: &'static str, request: Request, next: Next) -> Response {
-    if accepts(request.headers(), kind) {
-        next.run(request).await
-    } else {
-        ProblemDetails::not_acceptable(kind).into_response()
+    match chosen(request.headers(), &[kind]) {
+        Ok(_) => next.run(request).await,
+        Err(problem) => problem.into_response(),
     }
 }
 
-/// The most specific matching range decides. An unreadable header counts as absent.
-fn accepts(headers: &HeaderMap, wanted: &str) -> bool {
+/// Returns the media type that the caller likes best of those in which a route can answer; the first of those that it
+/// likes equally.
+///
+/// # Errors
+/// 406: it accepts none.
+pub fn chosen(headers: &HeaderMap, answered: &[&'static str]) -> Result<&'static str, ProblemDetails> {
+    let mut best: Option<(&'static str, f32)> = None;
+    for &kind in answered {
+        let quality = quality(headers, kind);
+        if quality > best.map_or(0.0, |(_, quality)| quality) {
+            best = Some((kind, quality));
+        }
+    }
+    best.map(|(kind, _)| kind).ok_or_else(|| ProblemDetails::not_acceptable(answered))
+}
+
+/// Returns how much the caller likes a media type: 0 to 1, where 0 is refused. The most specific matching range
+/// decides. An unreadable header counts as absent.
+fn quality(headers: &HeaderMap, wanted: &str) -> f32 {
     let family = wanted.split_once('/').map_or(wanted, |(family, _)| family);
-    let mut best: Option<(u8, bool)> = None;
+    let mut best: Option<(u8, f32)> = None;
     let mut stated = false;
     for value in headers.get_all(header::ACCEPT) {
         for range in value.to_str().unwrap_or_default().split(',') {
@@ -45,14 +66,14 @@ fn accepts(headers: &HeaderMap, wanted: &str) -> bool {
                 Some("*") => 1,
                 _ => continue,
             };
-            let quality = parts.find_map(|p| p.strip_prefix("q=").or(p.strip_prefix("Q=")));
-            let accepted = quality.is_none_or(|q| q.parse().is_ok_and(|q: f32| q > 0.0));
+            let stated = parts.find_map(|p| p.strip_prefix("q=").or(p.strip_prefix("Q=")));
+            let quality = stated.map_or(1.0, |q| q.parse().unwrap_or(0.0));
             if best.is_none_or(|(than, _)| specificity > than) {
-                best = Some((specificity, accepted));
+                best = Some((specificity, quality));
             }
         }
     }
-    best.map_or(!stated, |(_, accepted)| accepted)
+    best.map_or(if stated { 0.0 } else { 1.0 }, |(_, quality)| quality)
 }
 
 #[cfg(test)]
@@ -74,11 +95,30 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::ACCEPT, accept.parse().unwrap());
-            assert_eq!(accepts(&headers, "application/json"), accepted, "{accept}");
+            assert_eq!(quality(&headers, "application/json") > 0.0, accepted, "{accept}");
         }
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, "text/*, application/json;q=0".parse().unwrap());
-        assert!(accepts(&headers, "text/event-stream") && !accepts(&headers, "application/json"));
-        assert!(accepts(&HeaderMap::new(), "application/json"));
+        assert!(quality(&headers, "text/event-stream") > 0.0 && quality(&headers, "application/json") == 0.0);
+        assert_eq!(quality(&HeaderMap::new(), "application/json"), 1.0);
+    }
+
+    #[test]
+    fn of_several_media_types_the_caller_gets_the_one_that_it_likes_best() {
+        const ANSWERED: [&str; 2] = ["text/plain", "text/html"];
+        for (accept, expected) in [
+            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", Some("text/html")),
+            ("*/*", Some("text/plain")),
+            ("", Some("text/plain")),
+            ("text/*", Some("text/plain")),
+            ("text/plain;q=0.5, text/html;q=0.9", Some("text/html")),
+            ("text/plain;q=0, */*;q=0.1", Some("text/html")),
+            ("application/json", None),
+            ("text/html;q=0", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, accept.parse().unwrap());
+            assert_eq!(chosen(&headers, &ANSWERED).ok(), expected, "{accept}");
+        }
     }
 }

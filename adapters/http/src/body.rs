@@ -27,6 +27,9 @@ where
     T: DeserializeOwned + Serialize + garde::Validate<Context = ()>,
 {
     let sent = value(headers, body)?;
+    if !sent.is_object() {
+        return Err(ProblemDetails::invalid(vec![Fault::at("", "must be an object")]));
+    }
     let value: T = serde_path_to_error::deserialize(&sent)
         .map_err(|error| ProblemDetails::invalid(vec![misfit(error.path(), &error.inner().to_string())]))?;
     let mut faults = Vec::new();

@@ -7,15 +7,15 @@ use axum::{
     Router,
     body::Body,
     extract::{DefaultBodyLimit, Request, State},
-    http::{StatusCode, header},
-    middleware::{Next, from_fn_with_state, map_response},
+    http::{HeaderValue, StatusCode, header},
+    middleware::{Next, from_fn, from_fn_with_state, map_response},
     response::{IntoResponse, Response},
 };
 use bytes::BytesMut;
 use futures::StreamExt;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 
-use crate::{Fault, ProblemDetails, Rules, body::MAX_BYTES, origin};
+use crate::{Fault, ProblemDetails, Rules, body::MAX_BYTES, origin, request_id};
 
 /// The longest duration of a request.
 pub const REQUEST_LONGEST: Duration = Duration::from_secs(30);
@@ -38,6 +38,14 @@ pub fn guarded(routes: Router, rules: Rules) -> Router {
             tracing::error!(panic = what.unwrap_or("?"), "a handler panicked");
             ProblemDetails::internal().into_response()
         }))
+        .layer(map_response(unsniffed))
+        .layer(from_fn(request_id::identified))
+}
+
+/// A browser must not guess another media type than the stated one.
+async fn unsniffed(mut response: Response) -> Response {
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 /// Reads the body before any answer, even a refusal: a client that is answered while it still sends may see a broken

@@ -167,7 +167,7 @@ pub(crate) fn preflight(method: &Method, headers: &HeaderMap, origin: &HeaderVal
 pub(crate) fn allow(response: &mut Response, origin: &HeaderValue) {
     let headers = response.headers_mut();
     let read = HeaderValue::from_static(
-        "etag, idempotency-replayed, link, location, ratelimit, ratelimit-policy, retry-after",
+        "etag, idempotency-replayed, link, location, ratelimit, ratelimit-policy, retry-after, x-request-id",
     );
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, read);

@@ -1,5 +1,7 @@
-//! The rights that routes need. Routes are added through [`Routes`] only, and each states its right: so no route can
-//! be forgotten, and the test of all routes × all callers reads them from here.
+//! The routes, with the rights that they need and their descriptions. Routes are added by [`Routes::on`] only, and each
+//! states its right and its [`Operation`]: so no route can be forgotten. The OpenAPI document is made from these, and
+//! the tests of all routes × all callers, and of bad input on all routes, are made from the document.
+//! [`crate::http::openapi`] shows how a route is described.
 
 use std::sync::Arc;
 
@@ -8,14 +10,17 @@ use axum::{
     Router,
     extract::{MatchedPath, Request, State},
     handler::Handler,
-    http::{Method, StatusCode},
+    http::Method,
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{MethodFilter, on},
 };
 
 use super::{caller::Caller, roles::Right};
-use crate::problem::Problem;
+use crate::{
+    http::openapi::Operation,
+    problem::{Problem, problem_types},
+};
 
 /// What a caller whose role does not suffice is told, by RFC 6750.
 const INSUFFICIENT: &str = "Bearer realm=\"amends\", error=\"insufficient_scope\"";
@@ -29,8 +34,8 @@ pub enum Access {
     Needs(Right),
 }
 
-/// A route, and who may call it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A route, who may call it, and its description.
+#[derive(Clone)]
 pub struct Route {
     /// The method.
     pub method: Method,
@@ -38,6 +43,8 @@ pub struct Route {
     pub path: &'static str,
     /// Who may call it.
     pub access: Access,
+    /// Its description.
+    pub operation: Operation,
 }
 
 /// Routes with the rights that they need.
@@ -53,9 +60,16 @@ impl<S: Clone + Send + Sync + 'static> Default for Routes<S> {
 }
 
 impl<S: Clone + Send + Sync + 'static> Routes<S> {
-    /// Adds a route.
+    /// Adds a route, with who may call it, and its description.
     #[must_use]
-    pub fn on<H, T>(mut self, method: Method, path: &'static str, access: Access, handler: H) -> Self
+    pub fn on<H, T>(
+        mut self,
+        method: Method,
+        path: &'static str,
+        access: Access,
+        handler: H,
+        operation: Operation,
+    ) -> Self
     where
         H: Handler<T, S>,
         T: 'static,
@@ -68,16 +82,8 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
             Method::DELETE => MethodFilter::DELETE,
             ref other => unreachable!("no route of ours answers {other}"),
         };
-        self.listed.push(Route { method, path, access });
+        self.listed.push(Route { method, path, access, operation });
         Self { router: self.router.route(path, on(filter, handler)), ..self }
-    }
-
-    /// Adds routes that everyone may call.
-    #[must_use]
-    pub fn open(mut self, router: Router<S>, paths: &[&'static str]) -> Self {
-        let open = |path: &&'static str| Route { method: Method::GET, path, access: Access::Open };
-        self.listed.extend(paths.iter().map(open));
-        Self { router: self.router.merge(router), ..self }
     }
 
     /// Applies something to the routes that were added so far.
@@ -96,6 +102,11 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
     /// Returns the list of the routes.
     pub fn listed(&self) -> &[Route] {
         &self.listed
+    }
+
+    /// Returns the router of routes that everyone may call.
+    pub fn unchecked(self) -> Router<S> {
+        self.router
     }
 
     /// Returns the router, in which each route is served only to callers with its right.
@@ -138,6 +149,5 @@ pub fn forbidden_at(faults: Vec<Fault>) -> Problem {
 }
 
 fn refused(detail: &'static str) -> ProblemDetails {
-    ProblemDetails::new(StatusCode::FORBIDDEN, "forbidden", "This is not allowed", detail)
-        .challenge(INSUFFICIENT)
+    ProblemDetails::new(problem_types::FORBIDDEN, detail).challenge(INSUFFICIENT)
 }

@@ -9,7 +9,7 @@ use std::{
 use amends_http::ProblemDetails;
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -26,7 +26,7 @@ use super::{
     roles::Right,
     token::UnverifiedToken,
 };
-use crate::problem::Problem;
+use crate::problem::{Problem, problem_types};
 
 /// What a caller without a token is asked for.
 const CHALLENGE: &str = "Bearer realm=\"amends\"";
@@ -192,17 +192,15 @@ fn is_below(path: &str, root: &str) -> bool {
 }
 
 fn missing_token() -> Problem {
-    let (slug, title) = ("missing-token", "A token is needed");
     let detail = "Send `Authorization: Bearer` and a token.";
-    ProblemDetails::new(StatusCode::UNAUTHORIZED, slug, title, detail).challenge(CHALLENGE).into()
+    ProblemDetails::new(problem_types::MISSING_TOKEN, detail).challenge(CHALLENGE).into()
 }
 
 /// RFC 6750, section 3.1.
 fn invalid_token(refusal: Refusal) -> Problem {
-    let (slug, title) = ("invalid-token", "The token is refused");
     // A backtick is allowed in the quoted string, a quotation mark would not be.
     let challenge = format!("{CHALLENGE}, error=\"invalid_token\", error_description=\"{refusal}\"");
-    let problem = ProblemDetails::new(StatusCode::UNAUTHORIZED, slug, title, refusal.to_string());
+    let problem = ProblemDetails::new(problem_types::INVALID_TOKEN, refusal.to_string());
     problem.challenge(challenge).into()
 }
 

@@ -26,7 +26,8 @@ const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_LONGEST: Duration = Duration::from_secs(30);
 
 /// Who decides.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = CircuitBreakerMode)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// The outcomes of the calls.
@@ -39,7 +40,8 @@ pub enum Mode {
 }
 
 /// Whether calls are made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = CircuitBreakerState)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// They are.

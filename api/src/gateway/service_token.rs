@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use amends_http::ProblemDetails;
+use amends_http::{ProblemDetails, problem_types};
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -53,9 +53,8 @@ pub async fn required(State(token): State<ServiceToken>, request: Request, next:
         return next.run(request).await;
     }
     metrics::counter!("amends_service_requests_refused_total").increment(1);
-    let (slug, title) = ("service-token", "Only the api is served here");
     let detail = "Ask the api, with a token of your own.";
-    ProblemDetails::new(StatusCode::UNAUTHORIZED, slug, title, detail).challenge(CHALLENGE).into_response()
+    ProblemDetails::new(problem_types::SERVICE_TOKEN, detail).challenge(CHALLENGE).into_response()
 }
 
 #[cfg(test)]

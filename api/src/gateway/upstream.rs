@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use amends_http::ProblemDetails;
+use amends_http::{ProblemDetails, problem_types};
 use axum::{
     body::Bytes,
     http::{HeaderMap, Method, StatusCode, header},
@@ -141,27 +141,22 @@ impl Upstream {
     }
 
     fn open(&self, wait: Option<Duration>) -> Problem {
-        let (slug, title) = ("circuit-open", "A service is not asked at present");
         let detail = format!("The {} service has failed too often. Try again later.", self.breaker.name());
-        let problem = ProblemDetails::new(StatusCode::SERVICE_UNAVAILABLE, slug, title, detail);
+        let problem = ProblemDetails::new(problem_types::CIRCUIT_OPEN, detail);
         problem.retry_after(wait.unwrap_or_default() + Duration::from_secs(1)).into()
     }
 
     fn away(&self) -> Problem {
-        let (slug, title) = ("service-away", "A service is away");
         let detail = format!("The {} service cannot be reached. Try again later.", self.breaker.name());
-        ProblemDetails::new(StatusCode::SERVICE_UNAVAILABLE, slug, title, detail)
-            .retry_after(AWAY_WAIT)
-            .into()
+        ProblemDetails::new(problem_types::SERVICE_AWAY, detail).retry_after(AWAY_WAIT).into()
     }
 
     fn late(&self) -> Problem {
-        let (slug, title) = ("service-late", "A service has not answered in time");
         let detail = format!(
             "The {} service has not answered in time. A change may have been made: send it again with the same key.",
             self.breaker.name()
         );
-        ProblemDetails::new(StatusCode::GATEWAY_TIMEOUT, slug, title, detail).retry_after(AWAY_WAIT).into()
+        ProblemDetails::new(problem_types::SERVICE_LATE, detail).retry_after(AWAY_WAIT).into()
     }
 }
 

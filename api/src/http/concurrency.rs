@@ -3,10 +3,9 @@
 
 use std::sync::Arc;
 
-use amends_http::ProblemDetails;
+use amends_http::{ProblemDetails, problem_types};
 use axum::{
     extract::{Request, State},
-    http::StatusCode,
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -34,11 +33,8 @@ pub async fn limit(State(Concurrency(places)): State<Concurrency>, request: Requ
     }
     let Ok(_place) = places.try_acquire() else {
         metrics::counter!("amends_api_limited_total", "by" => "concurrency").increment(1);
-        let (slug, title) = ("busy", "Too many requests are carried out at once");
-        let detail = "Nothing was changed. Try again later.";
-        return ProblemDetails::new(StatusCode::SERVICE_UNAVAILABLE, slug, title, detail)
-            .retry_after(BUSY_WAIT)
-            .into_response();
+        let detail = "Too many requests are carried out at once. Nothing was changed. Try again later.";
+        return ProblemDetails::new(problem_types::BUSY, detail).retry_after(BUSY_WAIT).into_response();
     };
     next.run(request).await
 }

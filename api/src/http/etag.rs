@@ -1,6 +1,5 @@
 //! Entity tags (RFC 9110, 8.8.3), and the requests that depend on them: `If-None-Match` and `If-Match`.
 
-use amends_http::ProblemDetails;
 use axum::{
     body::Body,
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -9,7 +8,7 @@ use axum::{
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::problem::{Fault, Problem};
+use crate::problem::{Fault, Problem, problem_types};
 
 /// The strong entity tag of a representation: it changes with every byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,9 +140,8 @@ impl IfMatch {
 
 /// The resource is in another state than the request is meant for.
 pub fn precondition_failed() -> Problem {
-    let (slug, title) = ("precondition-failed", "It has changed since you read it");
     let detail = "`If-Match` names another state. Nothing was changed: read it again.";
-    ProblemDetails::new(StatusCode::PRECONDITION_FAILED, slug, title, detail).into()
+    Problem::Refused(problem_types::PRECONDITION_FAILED, detail.to_owned())
 }
 
 /// Reads a list of entity tags. A tag may contain commas.

@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde_json::json;
 
@@ -24,8 +24,12 @@ pub const CURSOR: &str = "cursor";
 /// The parameters of a list that cannot be filtered.
 pub const PAGE_PARAMETERS: [Parameter; 2] = [Parameter::Once(LIMIT), Parameter::Once(CURSOR)];
 
-const PAGE_USUAL: u32 = 50;
-const LARGEST_PAGE: u32 = 200;
+/// Number of items of a page, unless the request says another.
+pub const PAGE_USUAL: u32 = 50;
+/// The largest number of items of a page.
+pub const LARGEST_PAGE: u32 = 200;
+/// All but the unreserved characters (RFC 3986, 2.3).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A page that a caller asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,12 +94,23 @@ impl<P: Place> PageRequest<P> {
     }
 }
 
+/// Adds the link to the next page: the list at `path` with these parameters, of which the last one is its cursor.
+pub fn link_next(response: &mut Response, path: &str, parameters: &[(&str, &str)]) {
+    if let Ok(link) = HeaderValue::try_from(link_of(path, parameters)) {
+        response.headers_mut().insert(header::LINK, link);
+    }
+}
+
 /// Returns the header that leads to the next page (RFC 8288).
 pub fn link(path: &str, of_list: &[(&str, &str)], limit: u32, cursor: &str) -> String {
     let limit = limit.to_string();
-    let pairs = of_list.iter().copied().chain([(LIMIT, limit.as_str()), (CURSOR, cursor)]);
-    let pairs: Vec<String> = pairs
-        .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)))
+    link_of(path, &[of_list, &[(LIMIT, limit.as_str()), (CURSOR, cursor)]].concat())
+}
+
+fn link_of(path: &str, parameters: &[(&str, &str)]) -> String {
+    let pairs: Vec<String> = parameters
+        .iter()
+        .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, RESERVED)))
         .collect();
     format!("<{path}?{}>; rel=\"next\"", pairs.join("&"))
 }

@@ -1,15 +1,18 @@
 //! Requests for returns and refunds, and how their refusals are sent.
 
-use amends_http::{Fault, ProblemDetails};
+use amends_http::{Fault, ProblemDetails, ProblemType};
 use amends_protocol::{Json, TokenKey};
 use amends_workflows::order_ledger::{Pieces, RefundOf, Refusal};
-use axum::http::StatusCode;
 use garde::Validate;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{request::text, view::instant};
-use crate::{http::etag, problem::Problem};
+use crate::{
+    http::{etag, openapi::schema::Text},
+    problem::Problem,
+};
 
 /// What the seal of a quote is a seal of.
 const QUOTE: &str = "refund quote";
@@ -17,57 +20,66 @@ const QUOTE: &str = "refund quote";
 const SEAL: usize = 32;
 
 /// `POST /api/orders/{id}/return`.
-#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, Serialize, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ReturnRequest {
     /// Why, in the customer's words.
     #[garde(custom(text))]
+    #[schema(value_type = Text)]
     pub reason: String,
     /// The pieces that come back; all that are left if it is left out.
     #[garde(dive, custom(some_lines))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     lines: Option<Vec<PiecesRequest>>,
 }
 
 /// A number of pieces of a line.
-#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, Serialize, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PiecesRequest {
     #[garde(custom(text))]
+    #[schema(value_type = Text)]
     line_id: String,
     #[garde(range(min = 1, max = 1_000_000))]
+    #[schema(minimum = 1, maximum = 1_000_000)]
     quantity: i64,
 }
 
 /// The body of a decision about a return.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DecisionRequest {
     /// Why, in the operator's words.
     #[garde(inner(custom(text)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Text, required = false)]
     pub reason: Option<String>,
 }
 
 /// `POST /api/orders/{id}/refunds`, and `…/refunds/quote`.
-#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, Serialize, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RefundRequest {
     /// An amount, in minor units of the order's currency.
     #[garde(inner(range(min = 1)))]
+    #[schema(minimum = 1, nullable = false)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     amount: Option<i64>,
     /// The pieces whose price is paid back.
     #[garde(dive, custom(some_lines))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     lines: Option<Vec<PiecesRequest>>,
     /// The hash of a quote.
     #[garde(inner(length(min = SEAL, max = 60_000)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, min_length = 32, max_length = 60_000)]
     quote: Option<String>,
     /// Why, in the operator's words. Needed but for a quote.
     #[garde(inner(custom(text)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Text, required = false)]
     reason: Option<String>,
 }
 
@@ -208,8 +220,8 @@ pub enum Refused {
 }
 
 /// Returns how the refusal of a return or refund is sent.
-pub fn problem(refused: Refused, slug: &'static str, title: &'static str) -> Problem {
-    let conflict = |detail: String| ProblemDetails::new(StatusCode::CONFLICT, slug, title, detail);
+pub fn problem(refused: Refused, kind: &'static ProblemType) -> Problem {
+    let conflict = |detail: String| ProblemDetails::new(kind, detail);
     let nothing = Fault::at("", "nothing fits").remaining(0);
     match refused {
         Refused::Moved => etag::precondition_failed(),

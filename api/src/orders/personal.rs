@@ -3,8 +3,10 @@
 
 use garde::Validate;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::request::text;
+use crate::http::openapi::schema::{Country, EmailAddress, PhoneNumber, Text};
 
 /// The longest e-mail address that a mail server takes (RFC 5321, 4.5.3.1.3, without the brackets).
 const EMAIL_LONGEST: usize = 254;
@@ -12,25 +14,31 @@ const EMAIL_LONGEST: usize = 254;
 const PHONE_DIGITS: std::ops::RangeInclusive<usize> = 7..=15;
 
 /// The shipping address of an order. It is sent in the `ship` command.
-#[derive(Clone, Serialize, Deserialize, Validate)]
+#[derive(Clone, Serialize, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Address {
     #[garde(custom(text))]
+    #[schema(value_type = Text)]
     pub name: String,
     #[garde(custom(text))]
+    #[schema(value_type = Text)]
     pub line1: String,
     #[garde(inner(custom(text)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Text>)]
     pub line2: Option<String>,
     #[garde(custom(text))]
+    #[schema(value_type = Text)]
     pub city: String,
     #[garde(inner(custom(text)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Text>)]
     pub region: Option<String>,
     #[garde(custom(text))]
+    #[schema(value_type = Text)]
     pub postal_code: String,
-    /// ISO 3166-1 alpha-2.
     #[garde(custom(country_code))]
+    #[schema(value_type = Country)]
     pub country: String,
 }
 
@@ -41,17 +49,19 @@ impl std::fmt::Debug for Address {
 }
 
 /// How to reach the customer: by e-mail, by telephone, or both.
-#[derive(Clone, Serialize, Deserialize, Validate)]
+#[derive(Clone, Serialize, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[garde(custom(either))]
 pub struct Contact {
     /// An e-mail address.
     #[garde(inner(custom(email_address)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<EmailAddress>)]
     pub email: Option<String>,
     /// A telephone number by E.164.
     #[garde(inner(custom(phone_number)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<PhoneNumber>)]
     pub phone: Option<String>,
 }
 

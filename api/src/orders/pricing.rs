@@ -3,9 +3,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use amends_http::ProblemDetails;
+use amends_http::{ProblemDetails, problem_types};
 use amends_orders::products::{Price, ProductStore};
-use axum::http::StatusCode;
 
 use super::request::{NewLine, NewOrder, OrderRequest, TOTAL_TOO_LARGE, total};
 use crate::problem::{Fault, Problem};
@@ -88,13 +87,13 @@ impl UnpricedOrder {
 }
 
 fn no_price(faults: Vec<Fault>) -> Problem {
-    let (slug, title) = ("no-price", "A product has no price");
     let detail = "Products of the order have no price in its currency; see `errors`. Nothing was changed.";
-    ProblemDetails::new(StatusCode::UNPROCESSABLE_ENTITY, slug, title, detail).at(faults).into()
+    ProblemDetails::new(problem_types::NO_PRICE, detail).at(faults).into()
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::http::StatusCode;
     use serde_json::{Value, json};
 
     use super::*;

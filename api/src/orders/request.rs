@@ -5,6 +5,7 @@ use amends_workflows::order_fulfilment::{Line, OrderInput, Personal};
 use garde::Validate;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
 use super::{
     personal::{Address, Contact},
@@ -12,22 +13,27 @@ use super::{
 };
 use crate::{
     auth::{Caller, Right, access},
+    http::openapi::schema::{Currency, ProductId, Text},
     problem::{Fault, Problem},
 };
 
 /// `POST /api/orders`, as it is sent. What the caller may leave out or state is decided by [`OrderRequest::placed_by`].
-#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, Serialize, Deserialize, Validate, ToSchema)]
+#[schema(description = "An order to be placed.")]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OrderRequest {
-    /// The customer.
+    /// The customer. A customer may leave it out; a storefront must state it.
     #[garde(inner(custom(text)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Text>)]
     pub(super) customer_id: Option<String>,
-    /// ISO 4217, upper case.
+    /// The currency of all prices.
     #[garde(custom(currency_code))]
+    #[schema(value_type = Currency)]
     pub(super) currency: String,
     /// The lines of the order.
     #[garde(length(min = 1, max = 100), dive, custom(total_fits))]
+    #[schema(min_items = 1, max_items = 100)]
     pub(super) lines: Vec<LineRequest>,
     /// The payment.
     #[garde(dive)]
@@ -42,18 +48,21 @@ pub struct OrderRequest {
 }
 
 /// A line of an order, as it is sent.
-#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, Serialize, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct LineRequest {
     /// The product.
     #[garde(custom(identifier))]
+    #[schema(value_type = ProductId)]
     pub(super) product_id: String,
     /// Number of units.
     #[garde(range(min = 1, max = 1_000_000))]
+    #[schema(minimum = 1, maximum = 1_000_000)]
     pub(super) quantity: i64,
-    /// Price of one unit, in minor units of the order's currency.
+    /// Price of one unit, in minor units of the order's currency. A customer may not state it.
     #[garde(inner(range(min = 0)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0)]
     pub(super) unit_price: Option<i64>,
 }
 
@@ -86,11 +95,12 @@ impl OrderRequest {
 }
 
 /// Why an order, or a saga, is to be cancelled.
-#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, Serialize, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CancelRequest {
     /// In the caller's words. It is kept in the timeline, and shown to operators.
     #[garde(custom(text))]
+    #[schema(value_type = Text)]
     pub reason: String,
 }
 
@@ -117,10 +127,12 @@ pub struct NewOrder {
 }
 
 /// A line of an order that is to be placed.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[schema(as = OrderLine)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewLine {
     /// The product.
+    #[schema(value_type = ProductId)]
     pub product_id: String,
     /// Number of units.
     pub quantity: i64,
@@ -129,11 +141,12 @@ pub struct NewLine {
 }
 
 /// The payment of an order.
-#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, Serialize, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Payment {
     /// A method that the gateway knows; any other is declined.
     #[garde(custom(text))]
+    #[schema(value_type = Text)]
     pub method: String,
 }
 

@@ -13,9 +13,13 @@ use amends_workflows::{
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::auth::{Caller, Right};
+use crate::{
+    auth::{Caller, Right},
+    http::openapi::schema::{Currency, Instant, OrderStatus, ProductId, Text},
+};
 
 /// The type of an entry whose event is not the customer's own.
 const CHANGED: &str = "changed";
@@ -57,58 +61,81 @@ impl Audience {
 }
 
 /// An order.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Order {
     id: Uuid,
     /// For operators: the saga to look at when the order makes no progress.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     saga_id: Option<Uuid>,
+    #[schema(value_type = OrderStatus)]
     status: String,
+    /// The status that the order will have once it is undone.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     heading_for: Option<String>,
+    /// Why it failed, in a word for programs.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     reason: Option<String>,
+    #[schema(value_type = Text)]
     customer_id: String,
+    #[schema(value_type = Currency)]
     currency: String,
+    /// In minor units of the currency.
     total: i64,
+    /// What was captured.
     captured: i64,
+    /// What was paid back.
     refunded: i64,
     lines: Vec<OrderLine>,
     shipments: Vec<Shipment>,
     returns: Vec<Return>,
     refunds: Vec<Refund>,
+    #[schema(value_type = Instant)]
     created_at: String,
+    #[schema(value_type = Instant)]
     updated_at: String,
+    /// When it is cancelled by itself, while it is pending.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime, nullable = false)]
     cancels_at: Option<String>,
+    /// Until when it can be returned, once it is fulfilled.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime, nullable = false)]
     returnable_until: Option<String>,
 }
 
 /// A line of an order.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct OrderLine {
     line_id: String,
-    #[serde(flatten)]
-    line: Line,
+    #[schema(value_type = ProductId)]
+    product_id: String,
+    quantity: i64,
+    /// Price of one unit, in minor units of the order's currency.
+    unit_price: i64,
+    /// Pieces that were shipped.
     fulfilled: i64,
+    /// Pieces that came back.
     returned: i64,
 }
 
 /// A parcel.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Shipment {
     id: Uuid,
     tracking_number: Option<String>,
     lines: Vec<Quantity>,
+    #[schema(value_type = Instant)]
     shipped_at: String,
 }
 
 /// A number of pieces of a line.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Quantity {
     line_id: String,
@@ -116,7 +143,7 @@ struct Quantity {
 }
 
 /// A return.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Return {
     id: Uuid,
@@ -124,18 +151,45 @@ struct Return {
     lines: Vec<Quantity>,
     amount: i64,
     reason: String,
+    #[schema(value_type = Instant)]
     requested_at: String,
 }
 
 /// Money that is paid back, for a return or without one.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Refund {
     id: Uuid,
     amount: i64,
     reason: String,
     status: &'static str,
+    #[schema(value_type = Instant)]
     created_at: String,
+}
+
+/// A page of orders.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OrderList {
+    pub items: Vec<Order>,
+    /// The `cursor` of the next page; null on the last one.
+    #[schema(required)]
+    pub next: Option<String>,
+}
+
+/// What an order waits for.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Explanation {
+    /// One sentence for a person.
+    pub sentence: String,
+    /// Until when it waits; null if there is no such time.
+    #[schema(required, format = DateTime)]
+    pub until: Option<String>,
+}
+
+/// What has happened to an order.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Timeline {
+    pub items: Vec<Item>,
 }
 
 impl Order {
@@ -161,7 +215,7 @@ impl Order {
             ..Self::with(&view.order, view.label.clone(), view.updated_at)
         };
         for (n, line) in shown.lines.iter_mut().enumerate() {
-            line.fulfilled = if ledger.fulfilled_at.is_some() { line.line.quantity } else { 0 };
+            line.fulfilled = if ledger.fulfilled_at.is_some() { line.quantity } else { 0 };
             line.returned = ledger.returned(n);
         }
         let sagas = view.sagas.iter().flatten();
@@ -199,7 +253,14 @@ impl Order {
 
 fn lines(row: &OrderRow) -> Vec<OrderLine> {
     let lines: Vec<Line> = row.lines.read().unwrap_or_default();
-    let line = |(n, line): (usize, Line)| OrderLine { line_id: line_id(n), line, fulfilled: 0, returned: 0 };
+    let line = |(n, Line { product_id, quantity, unit_price }): (usize, Line)| OrderLine {
+        line_id: line_id(n),
+        product_id,
+        quantity,
+        unit_price,
+        fulfilled: 0,
+        returned: 0,
+    };
     lines.into_iter().enumerate().map(line).collect()
 }
 
@@ -277,19 +338,30 @@ pub fn carries_status(order: &OrderView, saga: Uuid) -> bool {
 }
 
 /// One entry of a timeline.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = TimelineItem)]
 pub struct Item {
     /// For operators: the saga whose entry it is.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     saga_id: Option<Uuid>,
+    #[schema(value_type = Instant)]
     at: String,
+    /// The revision of the saga that the entry has brought about.
     revision: u32,
+    /// What happened.
     r#type: &'static str,
+    /// For operators: the step.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     step: Option<String>,
+    /// For operators: the attempt at the step.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     attempt: Option<u32>,
+    /// What it changed, such as `status`, and for operators what was sent and answered.
+    #[schema(value_type = Object)]
     detail: Map<String, Value>,
 }
 

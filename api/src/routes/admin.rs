@@ -1,29 +1,25 @@
-//! `/admin/sagas`: reads for operators. Their actions are in [`actions`].
+//! `/admin/sagas`: reads for operators. Their actions are in [`actions`], what they read in [`view`].
 
 mod actions;
+mod view;
 
 use std::{sync::Arc, time::Duration};
 
-use amends_engine::core::{
-    Actor, Decision, Definition, Direction, Entry, Event, Input, Occurrence, Resend, Resolution, Retry, Saga,
-    SagaState, transition,
-};
+use amends_engine::core::SagaState;
 use amends_http::{
     body,
     query::{self, Parameter},
 };
-use amends_postgres::{
-    admin::{Admin, Detail, Filter, Listed, Page},
-    odd_replies::OddRow,
-};
-use amends_protocol::id;
+use amends_postgres::admin::{Admin, Detail, Filter, Page};
 use axum::{
+    Json,
     extract::{OriginalUri, Path, State},
-    http::{HeaderMap, Method},
+    http::{HeaderMap, Method, StatusCode},
     middleware::from_fn,
-    response::Response,
+    response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
+use utoipa::PartialSchema;
 use uuid::Uuid;
 
 use crate::{
@@ -31,18 +27,29 @@ use crate::{
         Caller, Right,
         access::{Access, Routes},
     },
-    http::etag::Representation,
-    orders::{
-        request,
-        view::{Item, instant},
+    http::{
+        etag::Representation,
+        openapi::{
+            Answer, Operation,
+            schema::{self, Text},
+        },
+        page,
     },
-    problem::{Fault, Problem},
+    orders::request,
+    problem::{Fault, Problem, problem_types},
     state::Api,
 };
+use view::{SagaList, SagaView};
 
 const PAGE_USUAL: u32 = 50;
 const LARGEST_PAGE: u32 = 500;
+/// The states of sagas.
+const STATES: [SagaState; 5] =
+    [SagaState::Running, SagaState::Compensating, SagaState::Parked, SagaState::Completed, SagaState::Undone];
 
+const PATH: &str = "/admin/sagas";
+const AFTER: &str = "after";
+const LIMIT: &str = "limit";
 const BUSINESS_KEY: &str = "businessKey";
 const PARAMETERS: [Parameter; 8] = [
     Parameter::Once(BUSINESS_KEY),
@@ -51,21 +58,127 @@ const PARAMETERS: [Parameter; 8] = [
     Parameter::Once("stuck"),
     Parameter::Once("holds"),
     Parameter::Once("olderThan"),
-    Parameter::Once("after"),
-    Parameter::Once("limit"),
+    Parameter::Once(AFTER),
+    Parameter::Once(LIMIT),
 ];
 
 pub fn routes() -> Routes<Arc<Api>> {
     let (reads, acts) = (Access::Needs(Right::ReadSagas), Access::Needs(Right::ActOnSagas));
+    let command = "0b0d4a39-5a0f-5d0a-9f54-5b7f0e6f3a11";
+    let seen = json!({ "reason": "the bank answers again", "revision": 7, "commandId": command });
+    let resolved = json!({
+        "outcome": "done",
+        "reason": "the bank confirms it by phone",
+        "reference": "bank ticket 4711",
+        "revision": 7,
+        "commandId": command,
+    });
+    let signal =
+        json!({ "name": "decision", "payload": { "approved": true }, "reason": "the goods are back" });
     Routes::default()
-        .on(Method::GET, "/admin/sagas/{id}", reads, read)
-        .on(Method::POST, "/admin/sagas/{id}/retry", acts, actions::retry)
-        .on(Method::POST, "/admin/sagas/{id}/resend", acts, actions::resend)
-        .on(Method::POST, "/admin/sagas/{id}/cancel", acts, actions::cancel)
-        .on(Method::POST, "/admin/sagas/{id}/resolve", acts, actions::resolve)
-        .on(Method::POST, "/admin/sagas/{id}/signal", acts, actions::signal)
+        .on(
+            Method::GET,
+            "/admin/sagas/{id}",
+            reads,
+            read,
+            Operation::new("readSaga", "Read a saga: what it waits for, what it holds, what can be done")
+                .header(
+                    "If-None-Match",
+                    "Entity tags of states that the caller has.",
+                    schema::string(),
+                    Value::Null,
+                )
+                .answer(Answer::json::<SagaView>(StatusCode::OK, "The saga.").etag())
+                .answer(Answer::empty(StatusCode::NOT_MODIFIED, "The caller has this state.").etag()),
+        )
+        .on(
+            Method::POST,
+            "/admin/sagas/{id}/retry",
+            acts,
+            actions::retry,
+            act("retrySaga", "Retry the step that a parked saga waits at")
+                .body::<actions::RetryRequest>(seen)
+                .problems(&[problem_types::STALE]),
+        )
+        .on(
+            Method::POST,
+            "/admin/sagas/{id}/resend",
+            acts,
+            actions::resend,
+            act("resendSaga", "Send the outstanding commands of a saga again")
+                .body::<actions::ResendRequest>(json!({ "reason": "the worker was restored from a backup" }))
+                .problems(&[problem_types::STALE]),
+        )
+        .on(
+            Method::POST,
+            "/admin/sagas/{id}/cancel",
+            acts,
+            actions::cancel,
+            act("cancelSaga", "Cancel a saga: what it has done is undone")
+                .body::<request::CancelRequest>(json!({ "reason": "the customer has called" })),
+        )
+        .on(
+            Method::POST,
+            "/admin/sagas/{id}/resolve",
+            acts,
+            actions::resolve,
+            act("resolveSaga", "State how a command that a parked saga waits for has ended, with evidence")
+                .body::<actions::ResolveRequest>(resolved)
+                .problems(&[problem_types::STALE]),
+        )
+        .on(
+            Method::POST,
+            "/admin/sagas/{id}/signal",
+            acts,
+            actions::signal,
+            act("signalSaga", "Deliver an event that a step of a saga waits for")
+                .body::<actions::SignalRequest>(signal)
+                .problems(&[problem_types::STALE]),
+        )
         .each(|routes| routes.route_layer(from_fn(query::none)))
-        .on(Method::GET, "/admin/sagas", reads, list)
+        .on(Method::GET, PATH, reads, list, describe_list())
+}
+
+/// Describes an operator's action on a saga.
+fn act(id: &'static str, summary: &'static str) -> Operation {
+    Operation::new(id, summary)
+        .about("`actions` of the saga lists what is possible now. The action and its reason are kept in the timeline.")
+        .if_match()
+        .answer(Answer::json::<SagaView>(StatusCode::OK, "The saga as it is now."))
+        .problems(&[problem_types::NOT_LEGAL_NOW])
+}
+
+fn describe_list() -> Operation {
+    let states = STATES.map(SagaState::as_str);
+    let (yes_or_no, yes) = (schema::one_of(&["true", "false"]), schema::one_of(&["true"]));
+    Operation::new("listSagas", "List sagas, page by page")
+        .query(
+            BUSINESS_KEY,
+            "Only sagas of this order.",
+            Text::schema(),
+            "01a20191-dc04-70a7-b9de-b92999bc7f56",
+        )
+        .query("state", "Only sagas in this state.", schema::one_of(&states), "parked")
+        .query("step", "Only sagas at this step.", Text::schema(), "pay")
+        .query(
+            "stuck",
+            "Only sagas that are at their step for longer than expected, or only others.",
+            yes_or_no,
+            "false",
+        )
+        .query("holds", "Only undone sagas that still hold something outside.", yes, Value::Null)
+        .query("olderThan", "Only sagas that are at their step for longer than this.", age(), "5m")
+        .query(AFTER, "`next` of the page before.", schema::uuid(), Value::Null)
+        .query(LIMIT, "Largest number of sagas.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
+        .answer(
+            Answer::json::<SagaList>(StatusCode::OK, "A page.")
+                .header("Link", "The next page: `<…>; rel=\"next\"`, unless this is the last one."),
+        )
+        .problems(&[problem_types::BUSY])
+}
+
+fn age() -> utoipa::openapi::ObjectBuilder {
+    schema::string().pattern(Some("^[1-9][0-9]{0,2}(s|m|h|d)$"))
 }
 
 async fn list(State(api): State<Arc<Api>>, OriginalUri(uri): OriginalUri) -> Result<Response, Problem> {
@@ -74,12 +187,19 @@ async fn list(State(api): State<Arc<Api>>, OriginalUri(uri): OriginalUri) -> Res
     if let Some((_, key)) = query.iter().find(|(name, _)| *name == BUSINESS_KEY) {
         filter.among = Some(about(&api, key).await?);
     }
+    let limit = filter.limit.to_string();
+    let shown = move |page: &Page| {
+        let mut response = Json(SagaList::of(page)).into_response();
+        if let Some(after) = page.next.map(|after| after.to_string()) {
+            let of_list = query.iter().filter(|(name, _)| ![AFTER, LIMIT].contains(name));
+            let of_list = of_list.map(|(name, value)| (*name, value.as_str()));
+            let parameters: Vec<_> =
+                of_list.chain([(LIMIT, limit.as_str()), (AFTER, after.as_str())]).collect();
+            page::link_next(&mut response, PATH, &parameters);
+        }
+        response
+    };
     api.lists.sagas(&filter, shown).await
-}
-
-fn shown(page: &Page) -> Value {
-    let items: Vec<Value> = page.items.iter().map(listed).collect();
-    json!({ "items": items, "next": page.next })
 }
 
 /// Returns the sagas of a business key. A key is an order's id, and the order book knows its sagas: so the sagas'
@@ -101,14 +221,7 @@ fn filter(query: &[(&'static str, String)]) -> Result<Filter, Problem> {
     for (name, value) in query {
         match *name {
             "state" => {
-                let states = [
-                    SagaState::Running,
-                    SagaState::Compensating,
-                    SagaState::Parked,
-                    SagaState::Completed,
-                    SagaState::Undone,
-                ];
-                filter.state = states.into_iter().find(|s| s.as_str() == value);
+                filter.state = STATES.into_iter().find(|s| s.as_str() == value);
                 if filter.state.is_none() {
                     let why = "must be running, compensating, parked, completed or undone";
                     faults.push(Fault::parameter("state", why));
@@ -129,32 +242,18 @@ fn filter(query: &[(&'static str, String)]) -> Result<Filter, Problem> {
                 Ok(age) if age <= Duration::from_secs(3650 * 86_400) => filter.older_than = Some(age),
                 _ => faults.push(Fault::parameter("olderThan", "must be a time such as 5m or 2h")),
             },
-            "after" => match value.parse() {
+            AFTER => match value.parse() {
                 Ok(id) => filter.after = Some(id),
-                Err(_) => faults.push(Fault::parameter("after", "must be the `next` of the page before")),
+                Err(_) => faults.push(Fault::parameter(AFTER, "must be the `next` of the page before")),
             },
-            "limit" => match value.parse() {
+            LIMIT => match value.parse() {
                 Ok(limit @ 1..=LARGEST_PAGE) => filter.limit = limit,
-                _ => faults.push(Fault::parameter("limit", "must be 1-500")),
+                _ => faults.push(Fault::parameter(LIMIT, "must be 1-500")),
             },
             _ => {}
         }
     }
     if faults.is_empty() { Ok(filter) } else { Err(Problem::Invalid(faults)) }
-}
-
-fn listed(row: &Listed) -> Value {
-    json!({
-        "id": row.id,
-        "businessKey": row.business_key,
-        "workflow": format!("{}@{}", row.workflow, row.workflow_version),
-        "state": row.state.as_str(),
-        "label": row.label,
-        "step": row.step,
-        "reason": row.reason.as_ref().map(|r| &r.code),
-        "since": instant(row.since),
-        "stuck": row.stuck_at.is_some(),
-    })
 }
 
 async fn read(
@@ -167,143 +266,14 @@ async fn read(
     Representation::of(&view)?.read(&headers)
 }
 
-async fn view(api: &Api, caller: &Caller, id: Uuid) -> Result<Value, Problem> {
+async fn view(api: &Api, caller: &Caller, id: Uuid) -> Result<SagaView, Problem> {
     let detail = admin(api).get(id).await?.ok_or_else(no_saga)?;
     Ok(shown_to(api, &detail, caller))
 }
 
-fn shown_to(api: &Api, detail: &Detail, caller: &Caller) -> Value {
+fn shown_to(api: &Api, detail: &Detail, caller: &Caller) -> SagaView {
     let definition = api.engine.catalog.get(&detail.saga.workflow, detail.saga.workflow_version);
-    described(detail, definition, caller)
-}
-
-fn described(detail: &Detail, definition: Option<&Definition>, caller: &Caller) -> Value {
-    let saga = &detail.saga;
-    let input = Input { data: &detail.inputs.data, personal: None };
-    let held = definition.map(|d| saga.holds(d, input));
-    let (certain, possible) = held.unwrap_or_default();
-    let beyond = definition.map(|d| saga.holds_beyond(d, input)).unwrap_or_default();
-    let reason = if saga.parked { saga.parked_reason() } else { saga.reason.as_ref() };
-    json!({
-        "id": saga.id,
-        "businessKey": saga.business_key,
-        "workflow": format!("{}@{}", saga.workflow, saga.workflow_version),
-        "state": saga.state().as_str(),
-        "label": saga.label,
-        "headingFor": saga.heading_for,
-        "step": saga.step,
-        "reason": reason.map(|r| &r.code),
-        "reasonText": reason.map(|r| &r.text).filter(|t| !t.is_empty()),
-        "since": instant(saga.since),
-        "stuck": detail.stuck_at.is_some(),
-        "revision": saga.revision,
-        "createdAt": instant(saga.born_at),
-        "updatedAt": instant(detail.updated_at),
-        "cancelsAt": saga.state.timeout_at.map(instant),
-        "waitsFor": definition.map(|d| waits_for(saga, d)).unwrap_or_default(),
-        "lastAnswer": last_answer(&detail.timeline),
-        "oddReplies": detail.odd_replies.iter().map(odd).collect::<Vec<_>>(),
-        "holds": { "certain": certain, "possible": possible, "beyond": beyond },
-        "timeline": detail.timeline.iter().map(Item::from).collect::<Vec<_>>(),
-        "actions": definition.map(|d| legal(detail, d, caller)).unwrap_or_default(),
-    })
-}
-
-/// Returns what the saga waits for: a reply, a timer, or an operator.
-fn waits_for(saga: &Saga, definition: &Definition) -> Vec<Value> {
-    let mut waits = Vec::new();
-    if let Some((signal, since)) = saga.awaited(definition) {
-        let deadline = saga.state.commands.iter().rev().find(|c| definition.steps[c.step].name == signal);
-        let deadline = deadline.and_then(|command| command.due_at).map(instant);
-        waits.push(json!({ "signal": signal, "since": instant(since), "deadline": deadline }));
-    }
-    for command in &saga.state.commands {
-        let (step, execute) = (definition.steps[command.step].name, command.id(saga.id, definition));
-        let wait = |kind: &str, id: Uuid, attempt: u32, since, dues: [Option<_>; 2], parked: Option<&str>| {
-            json!({
-                "step": step, "command": kind, "commandId": id, "attempt": attempt, "since": instant(since),
-                "nextLookAt": dues[0].map(instant), "parksAt": dues[1].map(instant), "parked": parked,
-            })
-        };
-        match &command.undo {
-            Some(undo) if !undo.done => {
-                let parked = undo.parked.as_ref().map(|r| r.code.as_str());
-                let (id, dues) = (id::undo(execute), [undo.due_at, undo.parks_at]);
-                waits.push(wait("compensate", id, undo.attempt, undo.issued_at, dues, parked));
-            }
-            None if saga.state.direction == Direction::Forward
-                && (command.status.is_open() || command.parked.is_some()) =>
-            {
-                let parked = command.parked.as_ref().map(|r| r.code.as_str());
-                let since = command.sent_at.unwrap_or(command.issued_at);
-                let dues = [command.due_at, command.parks_at];
-                waits.push(wait("execute", execute, command.attempt, since, dues, parked));
-            }
-            _ => {}
-        }
-    }
-    waits
-}
-
-/// Returns the last answer in the timeline, and when the engine processed it.
-fn last_answer(timeline: &[Entry]) -> Option<Value> {
-    timeline.iter().rev().find_map(|entry| match &entry.occurrence.event {
-        Event::Replied(reply) => Some(json!({
-            "commandId": reply.command_id,
-            "step": reply.step,
-            "kind": reply.kind,
-            "outcome": reply.outcome,
-            "attempt": reply.attempt,
-            "receivedAt": instant(entry.occurrence.at),
-        })),
-        _ => None,
-    })
-}
-
-/// Renders the replies that were ignored or dead-lettered for one reason.
-fn odd(row: &OddRow) -> Value {
-    json!({
-        "reason": row.reason,
-        "count": row.count,
-        "firstAt": instant(row.first_at),
-        "lastAt": instant(row.last_at),
-        "deadLettered": row.dead_lettered,
-        "last": {
-            "commandId": row.command_id,
-            "step": row.step,
-            "kind": row.kind,
-            "outcome": row.outcome,
-            "attempt": row.attempt,
-            "topic": row.topic,
-            "partition": row.partition,
-            "offset": row.offset,
-        },
-    })
-}
-
-/// Returns the actions that are legal now: those that the core would accept from the caller.
-fn legal(detail: &Detail, definition: &Definition, caller: &Caller) -> Vec<&'static str> {
-    if !caller.may(Right::ActOnSagas) {
-        return Vec::new();
-    }
-    let by = Actor::new(caller.subject(), "");
-    let seen = detail.saga.seen(definition);
-    let resolution =
-        |done| Resolution { by: by.clone(), seen, done, reference: "?".to_owned(), exposure: Vec::new() };
-    let candidates = [
-        ("retry", Event::RetryRequested(Retry { by: by.clone(), seen })),
-        ("resend", Event::ResendRequested(Resend { by: by.clone(), seen: None })),
-        ("cancel", Event::CancelRequested(by.clone())),
-        ("resolve done", Event::Resolved(resolution(true))),
-        ("resolve notDone", Event::Resolved(resolution(false))),
-    ];
-    let takes = |event: Event| {
-        let occurrence = Occurrence { event, at: detail.now, jitter: 0 };
-        matches!(transition(definition, &detail.saga, &occurrence), Decision::Changed(_))
-    };
-    let signal = detail.saga.awaited(definition).map(|_| "signal");
-    let legal = candidates.into_iter().filter(|(_, event)| takes(event.clone())).map(|(name, _)| name);
-    legal.chain(signal).collect()
+    SagaView::of(detail, definition, caller)
 }
 
 fn no_saga() -> Problem {

@@ -8,13 +8,14 @@ use axum::{
     Json,
     body::Bytes,
     extract::{Path, State},
-    http::{HeaderMap, Method},
+    http::{HeaderMap, Method, StatusCode},
     middleware::from_fn,
     response::{IntoResponse, Response},
 };
 use garde::Validate;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use utoipa::ToSchema;
 
 use crate::{
     auth::{
@@ -22,6 +23,7 @@ use crate::{
         access::{Access, Routes},
     },
     gateway::breaker::{Breaker, Mode, Snapshot, State as BreakerState},
+    http::openapi::{Answer, Operation, schema::Text},
     orders::request::text,
     problem::Problem,
     state::Api,
@@ -29,13 +31,35 @@ use crate::{
 
 pub fn routes() -> Routes<Arc<Api>> {
     Routes::default()
-        .on(Method::GET, "/admin/circuit-breakers", Access::Needs(Right::ReadSagas), list)
-        .on(Method::PUT, "/admin/circuit-breakers/{name}", Access::Needs(Right::HoldBreakers), hold)
+        .on(
+            Method::GET,
+            "/admin/circuit-breakers",
+            Access::Needs(Right::ReadSagas),
+            list,
+            Operation::new(
+                "listCircuitBreakers",
+                "List the services behind the api, and whether they are asked",
+            )
+            .answer(Answer::json::<BreakerList>(StatusCode::OK, "The breakers of this process.")),
+        )
+        .on(
+            Method::PUT,
+            "/admin/circuit-breakers/{name}",
+            Access::Needs(Right::HoldBreakers),
+            hold,
+            Operation::new(
+                "holdCircuitBreaker",
+                "Cut a service off, ask it in any case, or leave that to its answers",
+            )
+            .body::<HoldRequest>(json!({ "mode": "automatic", "reason": "the network is repaired" }))
+            .answer(Answer::json::<BreakerView>(StatusCode::OK, "The breaker as it is now.")),
+        )
         .each(|routes| routes.route_layer(from_fn(query::none)))
 }
 
 /// A breaker as shown to clients.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = CircuitBreaker)]
 #[serde(rename_all = "camelCase")]
 pub struct BreakerView {
     /// The service.
@@ -47,7 +71,15 @@ pub struct BreakerView {
     failed: u32,
     /// Seconds until the service is asked again, if that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     retry_after_seconds: Option<u64>,
+}
+
+/// The breakers of a process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = CircuitBreakerList)]
+struct BreakerList {
+    items: Vec<BreakerView>,
 }
 
 impl BreakerView {
@@ -60,7 +92,8 @@ impl BreakerView {
 }
 
 /// `PUT /admin/circuit-breakers/{name}`, as it is sent.
-#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, Serialize, Deserialize, Validate, ToSchema)]
+#[schema(description = "Who decides whether a service is asked.")]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HoldRequest {
     /// `open`, `closed`, or `automatic` again.
@@ -68,13 +101,14 @@ pub struct HoldRequest {
     mode: Mode,
     /// Why, for the log.
     #[garde(custom(text))]
+    #[schema(value_type = Text)]
     reason: String,
 }
 
 async fn list(State(api): State<Arc<Api>>) -> Response {
     let items: Vec<BreakerView> =
         api.upstreams().into_iter().map(|upstream| BreakerView::of(upstream.breaker())).collect();
-    Json(json!({ "items": items })).into_response()
+    Json(BreakerList { items }).into_response()
 }
 
 async fn hold(

@@ -1,23 +1,30 @@
 //! `/health/live`, `/health/ready`, `/metrics`: in every role.
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use amends_http::{accept, query};
 use amends_pool::{Pool, Unwritable, WriteCheck};
 use axum::{
     Json, Router,
-    http::{StatusCode, header},
+    http::{Method, StatusCode, header},
+    middleware::from_fn,
     response::IntoResponse,
-    routing::get,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
-use crate::state::Api;
+use crate::{
+    auth::access::{Access, Routes},
+    http::openapi::{Answer, Operation},
+    state::Api,
+};
 
 /// The name of a needed service, and its state: `up`, or why not.
 type Check = (&'static str, Result<(), Unwritable>);
@@ -85,30 +92,74 @@ impl Ready {
 pub const LIVE: &str = "/health/live";
 /// Whether what it needs is available.
 pub const READY: &str = "/health/ready";
-/// The paths. They need no token.
-pub const PATHS: [&str; 3] = [LIVE, READY, "/metrics"];
 
-/// Returns the routes.
-pub fn router<S: Clone + Send + Sync + 'static>(ready: Ready, metrics: PrometheusHandle) -> Router<S> {
-    let [live, readiness, measured] = PATHS;
-    Router::new()
-        .route(live, get(async || Json(json!({ "status": "live" }))))
-        .route(readiness, get(async move || report((ready.0)().await)))
-        .route(
-            measured,
-            get(async move || {
-                let kind = (header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8");
-                ([kind], metrics.render())
-            }),
+/// Returns the routes of every role that serves them alone.
+pub fn router(ready: Ready, metrics: PrometheusHandle) -> Router {
+    routes(ready, metrics).unchecked()
+}
+
+/// Returns the routes. They need no token.
+pub fn routes<S: Clone + Send + Sync + 'static>(ready: Ready, metrics: PrometheusHandle) -> Routes<S> {
+    let json = Routes::default()
+        .on(
+            Method::GET,
+            LIVE,
+            Access::Open,
+            async || Json(Live { status: "live" }),
+            Operation::new("isLive", "Ask whether the process runs")
+                .answer(Answer::json::<Live>(StatusCode::OK, "It runs.")),
         )
+        .on(
+            Method::GET,
+            READY,
+            Access::Open,
+            async move || report((ready.0)().await),
+            Operation::new("isReady", "Ask whether the process can serve requests")
+                .answer(Answer::json::<Readiness>(StatusCode::OK, "All that it needs is available."))
+                .answer(Answer::json::<Readiness>(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "Something that it needs is unavailable; `checks` says what.",
+                )),
+        )
+        .each(|routes| routes.route_layer(from_fn(accept::json)));
+    let text = Routes::default()
+        .on(
+            Method::GET,
+            "/metrics",
+            Access::Open,
+            async move || {
+                ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render())
+            },
+            Operation::new("readMetrics", "Read the metrics, for Prometheus").answer(Answer::of(
+                &["text/plain"],
+                StatusCode::OK,
+                "Prometheus' text format.",
+            )),
+        )
+        .each(|routes| routes.route_layer(from_fn(accept::plain_text)));
+    json.merge(text).each(|routes| routes.route_layer(from_fn(query::none)))
+}
+
+/// The process runs.
+#[derive(Serialize, ToSchema)]
+struct Live {
+    status: &'static str,
+}
+
+/// Whether the process can serve requests.
+#[derive(Serialize, ToSchema)]
+struct Readiness {
+    /// `ready` or `not ready`.
+    status: &'static str,
+    /// What it needs: `up`, or why not.
+    checks: BTreeMap<&'static str, String>,
 }
 
 fn report(checks: Vec<Check>) -> impl IntoResponse {
     let ready = checks.iter().all(|(_, check)| check.is_ok());
     let word = |check: Result<(), Unwritable>| check.map_or_else(|why| why.to_string(), |()| "up".to_owned());
-    let checks: serde_json::Map<_, _> =
-        checks.into_iter().map(|(what, check)| (what.to_owned(), json!(word(check)))).collect();
-    let (status, word) =
+    let (code, status) =
         if ready { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready") };
-    (status, Json(json!({ "status": word, "checks": checks })))
+    let checks = checks.into_iter().map(|(what, check)| (what, word(check))).collect();
+    (code, Json(Readiness { status, checks }))
 }

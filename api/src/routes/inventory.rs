@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use amends_http::query::{self, Parameter};
-use amends_inventory::{SUBJECT, cache::Looked};
+use amends_inventory::{AddRequest, Movement, Product, SUBJECT, StockRequest, cache::Looked};
 use axum::{
     body::Bytes,
     extract::{OriginalUri, Path, State},
@@ -13,7 +13,8 @@ use axum::{
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, json, value::RawValue};
+use utoipa::ToSchema;
 
 use super::products::product_id;
 use crate::{
@@ -24,10 +25,11 @@ use crate::{
     gateway::upstream::{Answered, Asked},
     http::{
         idempotency::{self, ADDS_STOCK},
-        page::{CURSOR, LIMIT, PAGE_PARAMETERS, PageRequest},
+        openapi::{Answer, Operation, schema},
+        page::{CURSOR, LARGEST_PAGE, LIMIT, PAGE_PARAMETERS, PAGE_USUAL, PageRequest},
     },
     orders::cursor::Place,
-    problem::{Fault, Problem},
+    problem::{Fault, Problem, problem_types},
     state::Api,
 };
 
@@ -52,12 +54,93 @@ const PASSED_ON: [HeaderName; 5] = [
 pub fn routes() -> Routes<Arc<Api>> {
     let (reads, sets) = (Access::Needs(Right::ReadStock), Access::Needs(Right::SetStock));
     Routes::default()
-        .on(Method::GET, ONE, reads, read)
-        .on(Method::PUT, STOCK, sets, change)
-        .on(Method::POST, ADDS_STOCK, sets, change)
+        .on(
+            Method::GET,
+            ONE,
+            reads,
+            read,
+            behind(Operation::new("readStock", "Read the stock of a product"))
+                .answer(Answer::json::<Product>(StatusCode::OK, "The stock."))
+                .problems(&[problem_types::UNKNOWN_PRODUCT]),
+        )
+        .on(
+            Method::PUT,
+            STOCK,
+            sets,
+            change,
+            behind(Operation::new("changeStock", "Set or adjust the quantity of a product in the warehouse"))
+                .about(
+                    "`{\"onHand\": 100}` sets it, `{\"adjust\": -3}` changes it and needs an `Idempotency-Key`. The difference \
+                     is an adjustment in the ledger. A new product begins with one.",
+                )
+                .key_taken()
+                .body::<StockRequest>(json!({ "onHand": 100, "reason": "counted" }))
+                .answer(Answer::json::<Product>(StatusCode::OK, "The stock as it is now."))
+                .problems(&[problem_types::BELOW_RESERVED, problem_types::STOCK_TOO_LARGE]),
+        )
+        .on(
+            Method::POST,
+            ADDS_STOCK,
+            sets,
+            change,
+            behind(Operation::new("addStock", "Add pieces of a product to the warehouse"))
+                .body::<AddRequest>(json!({ "productId": "mug-blue", "quantity": 20, "reason": "delivered" }))
+                .answer(Answer::json::<Product>(StatusCode::OK, "The stock as it is now."))
+                .problems(&[problem_types::STOCK_TOO_LARGE]),
+        )
         .each(|routes| routes.route_layer(from_fn(query::none)))
-        .on(Method::GET, ADDS_STOCK, reads, list)
-        .on(Method::GET, MOVEMENTS, reads, movements)
+        .on(
+            Method::GET,
+            ADDS_STOCK,
+            reads,
+            list,
+            behind(Operation::new("listStock", "List the stock of products, by product"))
+                .query(BELOW, "Only products of which fewer are available.", schema::integer(0, 1_000_000_000), 10)
+                .query(LIMIT, "Largest number of products.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
+                .query(CURSOR, "`next` of the page before.", schema::string(), Value::Null)
+                .answer(Answer::json::<StockList>(StatusCode::OK, "A page.").next_link()),
+        )
+        .on(
+            Method::GET,
+            MOVEMENTS,
+            reads,
+            movements,
+            behind(Operation::new("listStockMovements", "List the movements of a product's stock, the newest first"))
+                .query(LIMIT, "Largest number of movements.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
+                .query(CURSOR, "`next` of the page before.", schema::string(), Value::Null)
+                .answer(Answer::json::<MovementList>(StatusCode::OK, "A page.").next_link())
+                .problems(&[problem_types::UNKNOWN_PRODUCT]),
+        )
+}
+
+/// Adds the problems of every route that asks the worker.
+fn behind(operation: Operation) -> Operation {
+    operation.problems(&[
+        problem_types::BUSY,
+        problem_types::CIRCUIT_OPEN,
+        problem_types::SERVICE_AWAY,
+        problem_types::SERVICE_LATE,
+    ])
+}
+
+/// A page of products' stock.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the page is passed on as the worker writes it")]
+struct StockList {
+    items: Vec<Product>,
+    /// The `cursor` of the next page; null on the last one.
+    #[schema(required)]
+    next: Option<String>,
+}
+
+/// A page of movements.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the page is passed on as the worker writes it")]
+struct MovementList {
+    items: Vec<Movement>,
+    /// The `cursor` of the next page; null on the last one.
+    #[schema(required)]
+    next: Option<String>,
 }
 
 /// A page of the worker's.

@@ -2,17 +2,32 @@
 
 use std::sync::Arc;
 
-use amends_http::{ProblemDetails, query};
-use axum::{Json, Router, extract::State, middleware::from_fn, routing::get};
+use amends_http::{ProblemDetails, accept};
+use axum::{
+    Json,
+    extract::State,
+    http::{Method, StatusCode},
+    middleware::from_fn,
+};
 use serde_json::Value;
 
-use crate::{auth::access::Routes, problem::Problem, state::Api};
+use crate::{
+    auth::access::{Access, Routes},
+    http::openapi::{Answer, Operation, schema::KeySet},
+    problem::{Problem, problem_types},
+    state::Api,
+};
 
 const PATH: &str = "/.well-known/jwks.json";
 
 pub fn routes() -> Routes<Arc<Api>> {
-    let router = Router::new().route(PATH, get(read)).route_layer(from_fn(query::none));
-    Routes::default().open(router, &[PATH])
+    let operation = Operation::new("readKeySet", "Read the public keys that verify tokens")
+        .about("Only `amends dev` has keys of its own. Elsewhere tokens are those of another issuer: 404.")
+        .answer(Answer::json::<KeySet>(StatusCode::OK, "The keys."))
+        .problems(&[problem_types::NOT_FOUND]);
+    Routes::default()
+        .on(Method::GET, PATH, Access::Open, read, operation)
+        .each(|routes| routes.route_layer(from_fn(accept::json)))
 }
 
 /// An api that checks tokens of another issuer has no keys of its own.

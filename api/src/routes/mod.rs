@@ -1,10 +1,14 @@
-//! The HTTP routes: one file per resource.
+//! The HTTP routes: one file per resource. A route is added by a call of [`Routes::on`] in its file, with its right and
+//! its description ([`crate::http::openapi`] shows how); the file's `routes()` is merged below. The tests that are made
+//! from the OpenAPI document fail until the route has its line in `api/tests/processes/callers.rs`.
 
 pub mod admin;
 mod breakers;
+mod docs;
 pub mod health;
 mod inventory;
 mod key_set;
+mod old_addresses;
 mod order_events;
 mod order_list;
 mod order_read;
@@ -12,17 +16,20 @@ mod order_refunds;
 mod order_returns;
 mod orders;
 mod personal_data;
+mod problems;
 mod products;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use amends_http::accept;
+use amends_http::{accept, query};
 use axum::{
     Router,
     http::{Extensions, HeaderMap, StatusCode, Version, header},
     middleware::{from_fn, from_fn_with_state},
 };
+use metrics_exporter_prometheus::PrometheusBuilder;
 use tower_http::compression::{CompressionLayer, DefaultPredicate, Predicate};
+use utoipa::openapi::OpenApi;
 
 use crate::{
     auth::{
@@ -31,7 +38,7 @@ use crate::{
     },
     http::{
         concurrency::{self, Concurrency},
-        idempotency,
+        idempotency, openapi,
         rate_limit::{self, LimitedBy, RateLimit},
     },
     process::Process,
@@ -43,10 +50,10 @@ pub use order_read::WAITING_MOST;
 
 /// Returns the api's routes. The rules of every HTTP edge are applied where they are served.
 pub fn router(api: Arc<Api>, limits: Limits) -> Router {
-    let observed = health::router(health::Ready::api(Arc::clone(&api)), api.metrics.clone());
+    let observed = health::routes(health::Ready::api(Arc::clone(&api)), api.metrics.clone());
     let authenticate = from_fn_with_state(Arc::clone(&api.auth), bearer::authenticate);
     let once = from_fn_with_state(Arc::clone(&api), idempotency::answer_once);
-    let routes = resources().each(|routes| routes.route_layer(once)).open(observed, &health::PATHS);
+    let routes = resources().each(|routes| routes.route_layer(once)).merge(open()).merge(observed);
     let Limits { by_subject, by_address, concurrency, is_compressed } = limits;
     // Each layer is outside of those before it: a caller without a token does not learn which paths exist, and an address
     // is limited before its tokens are looked at.
@@ -112,13 +119,26 @@ fn resources() -> Routes<Arc<Api>> {
         .merge(personal_data::routes())
         .merge(admin::routes())
         .merge(breakers::routes());
-    resources
-        .each(|routes| routes.route_layer(from_fn(accept::json)))
-        .merge(order_events::routes())
-        .merge(key_set::routes())
+    resources.each(|routes| routes.route_layer(from_fn(accept::json))).merge(order_events::routes())
 }
 
-/// Returns the list of the api's routes, with who may call each.
-pub fn listed() -> Vec<Route> {
-    resources().open(Router::new(), &health::PATHS).listed().to_vec()
+/// Returns the routes that need no token, without those of every role.
+fn open() -> Routes<Arc<Api>> {
+    let open = Routes::default()
+        .merge(key_set::routes())
+        .merge(problems::routes())
+        .merge(docs::routes())
+        .merge(old_addresses::routes());
+    open.each(|routes| routes.route_layer(from_fn(query::none)))
 }
+
+/// Returns the list of the api's routes, with who may call each and its description.
+pub fn listed() -> Vec<Route> {
+    // Nothing is asked of these: only the list is read.
+    let ready = health::Ready::asking(async || Vec::new());
+    let observed = health::routes(ready, PrometheusBuilder::new().build_recorder().handle());
+    resources().merge(open()).merge(observed).listed().to_vec()
+}
+
+/// The OpenAPI document of the api.
+pub static DOCUMENT: LazyLock<OpenApi> = LazyLock::new(|| openapi::document(&listed()));

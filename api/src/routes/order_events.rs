@@ -7,7 +7,7 @@ use amends_orders::OrderView;
 use amends_postgres::timeline::SagaEntry;
 use axum::{
     extract::{Path, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode},
     middleware::from_fn,
     response::{
         IntoResponse, Response,
@@ -16,6 +16,7 @@ use axum::{
 };
 use futures::stream;
 use serde::Serialize;
+use serde_json::Value;
 use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, sleep_until},
@@ -28,11 +29,12 @@ use crate::{
         Caller, Right,
         access::{Access, Routes},
     },
+    http::openapi::{Answer, Operation, schema},
     orders::{
         view::{Audience, Item, carries_status},
         watch::Watcher,
     },
-    problem::{Fault, Problem},
+    problem::{Fault, Problem, problem_types},
     state::Api,
 };
 
@@ -50,8 +52,16 @@ const UNBUFFERED: (HeaderName, HeaderValue) =
 
 pub fn routes() -> Routes<Arc<Api>> {
     let (path, reads) = ("/api/orders/{id}/events", Access::Needs(Right::ReadOrders));
+    let operation = Operation::new("followOrder", "Follow an order as a stream of events")
+        .about(
+            "Server-sent events: each is an entry of the timeline with the order's status after it. A comment comes every \
+             15 s. A stream ends after 15 minutes; `Last-Event-ID` resumes it.",
+        )
+        .header(LAST_EVENT_ID, "The id of the last event that the caller has.", schema::string(), Value::Null)
+        .answer(Answer::of(&["text/event-stream"], StatusCode::OK, "The events, from the first one that the caller lacks."))
+        .problems(&[problem_types::BUSY]);
     Routes::default()
-        .on(Method::GET, path, reads, follow)
+        .on(Method::GET, path, reads, follow, operation)
         .each(|routes| routes.route_layer(from_fn(query::none)).route_layer(from_fn(accept::event_stream)))
 }
 

@@ -8,22 +8,29 @@ use amends_workflows::order_fulfilment::STATUSES;
 use axum::{
     Json,
     extract::{OriginalUri, State},
-    http::{HeaderValue, Method, header},
+    http::{HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use chrono::{DateTime, Utc};
-use serde_json::json;
+use serde_json::{Value, json};
+use utoipa::PartialSchema;
 
 use crate::{
     auth::{
         Caller, Right,
         access::{Access, Routes, forbidden_at},
     },
-    http::page::link,
+    http::{
+        openapi::{
+            Answer, Operation,
+            schema::{self, Instant, OrderStatus, Text},
+        },
+        page::link,
+    },
     orders::{
         cursor::CursorScope,
         request,
-        view::{Audience, Order},
+        view::{Audience, Order, OrderList},
     },
     problem::{Fault, Problem},
     state::Api,
@@ -53,7 +60,23 @@ const PARAMETERS: [Parameter; 7] = [
 ];
 
 pub fn routes() -> Routes<Arc<Api>> {
-    Routes::default().on(Method::GET, PATH, Access::Needs(Right::ReadOrders), list)
+    let operation = Operation::new("listOrders", "List orders, page by page")
+        .about(
+            "A customer sees their own orders. No order is skipped or repeated while others arrive. A page may hold fewer \
+             than `limit` orders, even none, while `next` is set.",
+        )
+        .query(CUSTOMER, "Only orders of this customer.", Text::schema(), "c-1001")
+        .query(STATUS, "Only orders with one of these statuses.", schema::several(OrderStatus::schema()), json!(["PENDING"]))
+        .query(AFTER, "Only orders from this time on.", Instant::schema(), "2026-01-01T00:00:00Z")
+        .query(BEFORE, "Only orders from before this time.", Instant::schema(), "2036-01-01T00:00:00Z")
+        .query(SORT, "The newest first, or the oldest.", schema::one_of(&["createdAt", "-createdAt"]), "-createdAt")
+        .query(LIMIT, "Largest number of orders.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
+        .query(CURSOR, "`next` of the page before, with the same other parameters.", schema::string(), Value::Null)
+        .answer(
+            Answer::json::<OrderList>(StatusCode::OK, "A page.")
+                .header("Link", "The next page: `<…>; rel=\"next\"`, unless this is the last one."),
+        );
+    Routes::default().on(Method::GET, PATH, Access::Needs(Right::ReadOrders), list, operation)
 }
 
 async fn list(
@@ -86,7 +109,7 @@ async fn list(
     let items: Vec<Order> = page.items.iter().map(|view| Order::now(view, Audience::of(&caller))).collect();
     let next = page.next.map(|after| scope.cursor(&api.engine.key, &after));
     let link = next.as_ref().map(|cursor| link(PATH, &of_list, filter.limit, cursor));
-    let mut response = Json(json!({ "items": items, "next": next })).into_response();
+    let mut response = Json(OrderList { items, next }).into_response();
     if let Some(link) = link.and_then(|link| HeaderValue::try_from(link).ok()) {
         response.headers_mut().insert(header::LINK, link);
     }

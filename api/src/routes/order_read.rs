@@ -10,11 +10,13 @@ use amends_orders::{OrderStore, OrderView};
 use amends_workflows::order_fulfilment::STATUSES;
 use axum::{
     extract::{OriginalUri, Path, State},
-    http::{HeaderMap, Method},
+    http::{HeaderMap, Method, StatusCode},
     response::Response,
 };
 use humantime_serde::re::humantime::parse_duration;
+use serde_json::Value;
 use tokio::time::sleep;
+use utoipa::{PartialSchema, openapi::ObjectBuilder};
 use uuid::Uuid;
 
 use super::orders::no_order;
@@ -23,7 +25,13 @@ use crate::{
         Caller, Right,
         access::{Access, Routes},
     },
-    http::etag::Representation,
+    http::{
+        etag::Representation,
+        openapi::{
+            Answer, Operation,
+            schema::{self, OrderStatus},
+        },
+    },
     orders::view::{Audience, Order},
     problem::{Fault, Problem},
     state::Api,
@@ -41,7 +49,21 @@ const STATUS: &str = "status";
 const PARAMETERS: [Parameter; 2] = [Parameter::Once(WAIT), Parameter::Once(STATUS)];
 
 pub fn routes() -> Routes<Arc<Api>> {
-    Routes::default().on(Method::GET, "/api/orders/{id}", Access::Needs(Right::ReadOrders), read)
+    let operation = Operation::new("readOrder", "Read an order")
+        .about(
+            "With `wait` and `status`, it is answered once the status is another one, or with the same after that time. With \
+             `If-None-Match`, a state that the caller has already is answered with 304.",
+        )
+        .query(WAIT, "How long to wait for another status: at most 30 s. Needs `status`.", wait_schema(), "1s")
+        .query(STATUS, "The status that the caller has seen. Needs `wait`.", OrderStatus::schema(), "PENDING")
+        .header("If-None-Match", "Entity tags of states that the caller has.", schema::string(), Value::Null)
+        .answer(Answer::json::<Order>(StatusCode::OK, "The order.").etag())
+        .answer(Answer::empty(StatusCode::NOT_MODIFIED, "The caller has this state.").etag());
+    Routes::default().on(Method::GET, "/api/orders/{id}", Access::Needs(Right::ReadOrders), read, operation)
+}
+
+fn wait_schema() -> ObjectBuilder {
+    schema::string().pattern(Some("^(30|[12]?[0-9])s$"))
 }
 
 /// A wait for another status than this one.

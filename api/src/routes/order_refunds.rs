@@ -2,20 +2,22 @@
 
 use std::sync::Arc;
 
-use amends_http::{body, query};
+use amends_http::{body, problem_types, query};
 use amends_orders::{NewOrderSaga, OrderView};
 use amends_protocol::Json as Raw;
 use amends_workflows::{order_refund, order_return::BackLine};
-use axum::response::Response;
 use axum::{
     Json,
     body::Bytes,
     extract::{Path, State},
-    http::{HeaderMap, Method},
+    http::{HeaderMap, Method, StatusCode},
     middleware::from_fn,
+    response::Response,
 };
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use serde_json::json;
+use utoipa::ToSchema;
 
 use super::{
     order_read::view_of,
@@ -26,19 +28,49 @@ use crate::{
         Caller, Right,
         access::{Access, Routes},
     },
-    http::{etag::IfMatch, idempotency},
-    orders::changes::{self, OrderState, RefundRequest, Refused},
+    http::{
+        etag::IfMatch,
+        idempotency,
+        openapi::{Answer, Operation, schema::Currency},
+    },
+    orders::{
+        changes::{self, OrderState, RefundRequest, Refused},
+        view::Order,
+    },
     problem::{Fault, Problem},
     state::Api,
 };
 
-const NOT_REFUNDABLE: (&str, &str) = ("not-refundable", "This cannot be refunded");
-
 pub fn routes() -> Routes<Arc<Api>> {
     let (refunds, quotes) = (Access::Needs(Right::RefundOrders), Access::Needs(Right::QuoteRefunds));
     Routes::default()
-        .on(Method::POST, "/api/orders/{id}/refunds", refunds, refund)
-        .on(Method::POST, "/api/orders/{id}/refunds/quote", quotes, quote)
+        .on(
+            Method::POST,
+            "/api/orders/{id}/refunds",
+            refunds,
+            refund,
+            Operation::new("refundOrder", "Pay money back without a return")
+                .about(
+                    "Exactly one of `amount`, `lines` and `quote`; `reason` is needed but for a quote. Never more than was \
+                     captured and is not refunded yet. A quote is applied only while the order is as it was quoted.",
+                )
+                .if_match()
+                .key_required()
+                .body::<RefundRequest>(json!({ "amount": 1, "reason": "it came late" }))
+                .answer(Answer::json::<Order>(StatusCode::ACCEPTED, "The order as it is now."))
+                .problems(&[problem_types::NOT_REFUNDABLE]),
+        )
+        .on(
+            Method::POST,
+            "/api/orders/{id}/refunds/quote",
+            quotes,
+            quote,
+            Operation::new("quoteRefund", "Say what a refund would be, without making it")
+                .about("Exactly one of `amount` and `lines`. The `hash` is the `quote` of the refund.")
+                .body::<RefundRequest>(json!({ "lines": [{ "lineId": "1", "quantity": 1 }] }))
+                .answer(Answer::json::<Quoted>(StatusCode::OK, "Cents a line, and a hash."))
+                .problems(&[problem_types::NOT_REFUNDABLE]),
+        )
         .each(|routes| routes.route_layer(from_fn(query::none)))
 }
 
@@ -68,18 +100,42 @@ async fn refund(
         let change = birth(&api, definition, id, &input, now);
         Ok(NewOrderSaga { change, carries_status: false, amount, lines, reason: wanted.reason.clone() })
     };
-    added(&api, &caller, id, api.orders.add_saga(id, Some(digest), plan).await?, NOT_REFUNDABLE).await
+    added(
+        &api,
+        &caller,
+        id,
+        api.orders.add_saga(id, Some(digest), plan).await?,
+        problem_types::NOT_REFUNDABLE,
+    )
+    .await
 }
 
 /// What a refund would be, and the hash by which exactly that is applied.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Quoted {
     hash: String,
     amount: i64,
+    #[schema(value_type = Currency)]
     currency: String,
     /// What is left of what was captured, before this refund.
     remaining: i64,
-    lines: Vec<BackLine>,
+    lines: Vec<QuotedLine>,
+}
+
+/// What a refund would pay for pieces of a line.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct QuotedLine {
+    line_id: String,
+    product_id: String,
+    quantity: i64,
+    amount: i64,
+}
+
+impl From<BackLine> for QuotedLine {
+    fn from(BackLine { line_id, product_id, quantity, amount }: BackLine) -> Self {
+        Self { line_id, product_id, quantity, amount }
+    }
 }
 
 async fn quote(
@@ -94,14 +150,13 @@ async fn quote(
     let view = view_of(&api.orders, &caller, id).await?;
     let quote = request.quoted(id, OrderState::of(&view))?;
     let ledger = view.ledger();
-    let (slug, title) = NOT_REFUNDABLE;
-    let refused = |refusal| changes::problem(Refused::Ledger(refusal), slug, title);
+    let refused = |refusal| changes::problem(Refused::Ledger(refusal), problem_types::NOT_REFUNDABLE);
     let planned = ledger.plan_refund(&quote.of()).map_err(refused)?;
     Ok(Json(Quoted {
         hash: quote.hash(&api.engine.key),
         amount: planned.amount,
         currency: planned.currency,
         remaining: ledger.remaining(),
-        lines: planned.lines,
+        lines: planned.lines.into_iter().map(QuotedLine::from).collect(),
     }))
 }

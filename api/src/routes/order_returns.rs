@@ -7,7 +7,7 @@ use amends_engine::{
     port::Inputs,
     runtime::apply::{Applied, apply, apply_at},
 };
-use amends_http::{body, query};
+use amends_http::{ProblemDetails, ProblemType, body, problem_types, query};
 use amends_orders::{Added, NewOrderSaga, OrderView};
 use amends_protocol::{Json as Raw, id};
 use amends_workflows::{
@@ -24,6 +24,7 @@ use axum::{
 };
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use serde_json::json;
 use uuid::Uuid;
 
 use super::{order_read::view_of, orders::no_order};
@@ -35,6 +36,7 @@ use crate::{
     http::{
         etag::{self, IfMatch, Representation},
         idempotency,
+        openapi::{Answer, Operation},
     },
     orders::{
         changes::{self, DecisionRequest, OrderState, Refused, ReturnRequest},
@@ -44,15 +46,49 @@ use crate::{
     state::Api,
 };
 
-const NOT_RETURNABLE: (&str, &str) = ("not-returnable", "This cannot be returned");
-
 pub fn routes() -> Routes<Arc<Api>> {
     let (returns, decides) = (Access::Needs(Right::ReturnOrders), Access::Needs(Right::DecideReturns));
     Routes::default()
-        .on(Method::POST, "/api/orders/{id}/return", returns, ask)
-        .on(Method::PUT, "/api/orders/{id}/return/approve", decides, approve)
-        .on(Method::PUT, "/api/orders/{id}/return/reject", decides, reject)
+        .on(
+            Method::POST,
+            "/api/orders/{id}/return",
+            returns,
+            ask,
+            Operation::new("returnOrder", "Ask to return an order, or some of its pieces")
+                .about("Without `lines`, all that is left. The order is `RETURN_REQUESTED` until an operator decides.")
+                .if_match()
+                .body::<ReturnRequest>(
+                    json!({ "reason": "damaged", "lines": [{ "lineId": "1", "quantity": 1 }] }),
+                )
+                .answer(Answer::json::<Order>(StatusCode::ACCEPTED, "The order as it is now."))
+                .problems(&[problem_types::NOT_RETURNABLE]),
+        )
+        .on(
+            Method::PUT,
+            "/api/orders/{id}/return/approve",
+            decides,
+            approve,
+            describe_decision("approveReturn", "Approve the return that waits for a decision").answer(
+                Answer::json::<Order>(StatusCode::ACCEPTED, "The order as it is now: it is refunded, then restocked."),
+            ),
+        )
+        .on(
+            Method::PUT,
+            "/api/orders/{id}/return/reject",
+            decides,
+            reject,
+            describe_decision("rejectReturn", "Reject the return that waits for a decision")
+                .answer(Answer::json::<Order>(StatusCode::OK, "The order as it is now.")),
+        )
         .each(|routes| routes.route_layer(from_fn(query::none)))
+}
+
+fn describe_decision(id: &'static str, summary: &'static str) -> Operation {
+    Operation::new(id, summary)
+        .about("The first decision counts; the same one again changes nothing. The reason may be left out.")
+        .if_match()
+        .body::<DecisionRequest>(json!({ "reason": "as agreed by phone" }))
+        .problems(&[problem_types::NO_RETURN_TO_DECIDE])
 }
 
 async fn ask(
@@ -82,7 +118,8 @@ async fn ask(
     };
     let digest =
         idempotency::digest_of(&headers, &caller, &Method::POST, &format!("/api/orders/{id}/return"))?;
-    added(&api, &caller, id, api.orders.add_saga(id, digest, plan).await?, NOT_RETURNABLE).await
+    added(&api, &caller, id, api.orders.add_saga(id, digest, plan).await?, problem_types::NOT_RETURNABLE)
+        .await
 }
 
 /// Returns the state for which a request with `If-Match` is meant.
@@ -119,7 +156,7 @@ pub(super) async fn added(
     caller: &Caller,
     order: Uuid,
     added: Added<Refused>,
-    (slug, title): (&'static str, &'static str),
+    kind: &'static ProblemType,
 ) -> Result<Response, Problem> {
     match added {
         Added::Done(change) => {
@@ -131,7 +168,7 @@ pub(super) async fn added(
             }
         }
         Added::Known => {}
-        Added::Refused(refused) => return Err(changes::problem(refused, slug, title)),
+        Added::Refused(refused) => return Err(changes::problem(refused, kind)),
         Added::NoOrder => return Err(no_order()),
     }
     as_it_is(api, caller, order, StatusCode::ACCEPTED).await
@@ -205,9 +242,5 @@ async fn decide(
 }
 
 fn undecidable(detail: &str) -> Problem {
-    Problem::Conflict {
-        slug: "no-return-to-decide",
-        title: "No return waits for this decision",
-        detail: detail.to_owned(),
-    }
+    ProblemDetails::new(problem_types::NO_RETURN_TO_DECIDE, detail).into()
 }

@@ -19,7 +19,7 @@ use axum::{
     middleware::from_fn,
     response::{IntoResponse, Response},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::order_read::view_of;
@@ -31,24 +31,86 @@ use crate::{
     http::{
         etag::{self, IfMatch, Representation},
         idempotency::{self, PLACES_ORDERS},
+        openapi::{Answer, Operation},
     },
     orders::{
         door, explanation, request,
-        view::{Audience, Order, instant},
+        view::{Audience, Explanation, Order, Timeline, instant},
     },
-    problem::Problem,
+    problem::{Problem, problem_types},
     state::Api,
 };
 
 pub fn routes() -> Routes<Arc<Api>> {
     let (reads, cancels) = (Access::Needs(Right::ReadOrders), Access::Needs(Right::CancelOrders));
     Routes::default()
-        .on(Method::POST, PLACES_ORDERS, Access::Needs(Right::PlaceOrders), place)
-        .on(Method::DELETE, "/api/orders/{id}", cancels, delete)
-        .on(Method::POST, "/api/orders/{id}/cancel", cancels, cancel)
-        .on(Method::GET, "/api/orders/{id}/timeline", reads, timeline)
-        .on(Method::GET, "/api/orders/{id}/explanation", reads, explain)
+        .on(Method::POST, PLACES_ORDERS, Access::Needs(Right::PlaceOrders), place, describe_place())
+        .on(
+            Method::DELETE,
+            "/api/orders/{id}",
+            cancels,
+            delete,
+            describe_cancel(Operation::new("deleteOrder", "Cancel an order")),
+        )
+        .on(
+            Method::POST,
+            "/api/orders/{id}/cancel",
+            cancels,
+            cancel,
+            describe_cancel(Operation::new("cancelOrder", "Cancel an order, with a reason"))
+                .body::<request::CancelRequest>(json!({ "reason": "ordered twice" })),
+        )
+        .on(
+            Method::GET,
+            "/api/orders/{id}/timeline",
+            reads,
+            timeline,
+            Operation::new("readOrderTimeline", "Read what has happened to an order")
+                .about("A customer sees how the status changed, without operators' names, reasons and internals.")
+                .answer(Answer::json::<Timeline>(StatusCode::OK, "The entries, the oldest first.")),
+        )
+        .on(
+            Method::GET,
+            "/api/orders/{id}/explanation",
+            reads,
+            explain,
+            Operation::new("explainOrder", "Explain in one sentence what an order waits for, and until when")
+                .about("A customer reads a sentence about the order, an operator the one about its saga.")
+                .answer(Answer::json::<Explanation>(StatusCode::OK, "The sentence.")),
+        )
         .each(|routes| routes.route_layer(from_fn(query::none)))
+}
+
+fn describe_place() -> Operation {
+    let example = json!({
+        "customerId": "c-1001",
+        "currency": "EUR",
+        "lines": [{ "productId": "mug-blue", "quantity": 2, "unitPrice": 1250 }],
+        "payment": { "method": "card_approved" },
+        "shippingAddress": {
+            "name": "Test Customer", "line1": "1 Long Street", "city": "Vienna", "postalCode": "1010", "country": "AT",
+        },
+        "contact": { "email": "c-1001@shop.example" },
+    });
+    let placed = Answer::json::<Order>(StatusCode::CREATED, "The order as it was accepted.")
+        .header("Location", "The path of the order.");
+    let linked = ["readOrder", "deleteOrder", "cancelOrder", "readOrderTimeline", "explainOrder"];
+    Operation::new("placeOrder", "Place an order")
+        .about(
+            "Sent again with the same key, the request is answered with the order as it was accepted, whether or not the \
+             first answer arrived. A customer states neither prices nor another customer.",
+        )
+        .body::<request::OrderRequest>(example)
+        .answer(linked.into_iter().fold(placed, |answer, operation| answer.link(operation, "$response.body#/id")))
+        .problems(&[problem_types::NO_PRICE, problem_types::TOO_MANY_REQUESTS])
+}
+
+fn describe_cancel(operation: Operation) -> Operation {
+    operation
+        .about("202 is a promise: the order ends `CANCELLED`, once everything is undone.")
+        .if_match()
+        .answer(Answer::json::<Order>(StatusCode::ACCEPTED, "The order as it is now."))
+        .problems(&[problem_types::CANNOT_CANCEL])
 }
 
 async fn place(
@@ -113,7 +175,7 @@ async fn timeline(
     let view = view_of(&api.orders, &caller, id).await?;
     let entries = api.orders.timeline(id).await?.ok_or_else(no_order)?;
     let items = Audience::of(&caller).timeline(&view, &entries);
-    Ok(Json(json!({ "items": items })).into_response())
+    Ok(Json(Timeline { items }).into_response())
 }
 
 /// One sentence for whoever asks. Operators read that of the saga.
@@ -121,7 +183,7 @@ async fn explain(
     State(api): State<Arc<Api>>,
     caller: Caller,
     Path(id): Path<String>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Explanation>, Problem> {
     let view = view_of(&api.orders, &caller, body::id("id", &id)?).await?;
     let saga = api.engine.store.load(&[view.order.saga_id]).await?.sagas.pop();
     let explained = match (Audience::of(&caller), saga) {
@@ -131,7 +193,7 @@ async fn explain(
         // A saga that this program cannot read is explained by its status.
         (_, saga) => explanation::explain(&view, saga.is_some_and(|saga| saga.parked)),
     };
-    Ok(Json(json!({ "sentence": explained.sentence, "until": explained.until.map(instant) })))
+    Ok(Json(Explanation { sentence: explained.sentence, until: explained.until.map(instant) }))
 }
 
 async fn delete(
@@ -192,12 +254,16 @@ async fn cancelled(
     }
 }
 
-pub fn cannot_cancel(label: &str, why: Illegal) -> Problem {
-    Problem::Conflict {
-        slug: "cannot-cancel",
-        title: "The order cannot be cancelled any more",
-        detail: format!("It is {label}: {why}."),
-    }
+/// It speaks of the order only: a customer reads it.
+fn cannot_cancel(label: &str, why: Illegal) -> Problem {
+    let why = match why {
+        Illegal::PastPivot => "it is already shipped",
+        Illegal::Ended if label == order_fulfilment::FULFILLED => "it is already shipped",
+        Illegal::Ended => "the order has ended",
+        Illegal::UndoneOtherwise => "it is being undone after a failure",
+        _ => "that is not possible now",
+    };
+    Problem::Refused(problem_types::CANNOT_CANCEL, format!("It is {label}: {why}."))
 }
 
 pub fn no_order() -> Problem {
@@ -253,7 +319,34 @@ impl From<amends_engine::runtime::Error> for Problem {
                 tracing::warn!(%saga, %why, "a request was passed over");
                 Problem::Unavailable(format!("It cannot be changed now: {why}. Try again."))
             }
-            other => Problem::Unavailable(other.to_string()),
+            amends_engine::runtime::Error::Contended => Problem::Unavailable(
+                "Others change the same saga again and again. Nothing was changed. Try again.".to_owned(),
+            ),
+            other => {
+                tracing::warn!(error = %other, "a request could not be carried out");
+                Problem::Unavailable("It cannot be carried out now. Try again.".to_owned())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use amends_http::ProblemDetails;
+
+    use super::*;
+
+    #[test]
+    fn a_refused_cancellation_speaks_of_the_order_and_of_no_saga() {
+        for (label, why, said) in [
+            ("FULFILLED", Illegal::Ended, "It is FULFILLED: it is already shipped."),
+            ("FULFILLED", Illegal::PastPivot, "It is FULFILLED: it is already shipped."),
+            ("CANCELLED", Illegal::Ended, "It is CANCELLED: the order has ended."),
+            ("CANCELLING", Illegal::UndoneOtherwise, "It is CANCELLING: it is being undone after a failure."),
+            ("PENDING", Illegal::Stale, "It is PENDING: that is not possible now."),
+        ] {
+            let expected = ProblemDetails::new(problem_types::CANNOT_CANCEL, said);
+            assert_eq!(ProblemDetails::from(cannot_cancel(label, why)), expected);
         }
     }
 }

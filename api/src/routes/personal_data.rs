@@ -4,21 +4,37 @@ use std::sync::Arc;
 
 use amends_http::query::{self, Parameter};
 use amends_orders::{Erasure, PersonalData};
+use amends_protocol::Json;
 use amends_workflows::order_fulfilment::{FULFILLED, Personal};
 use axum::{
-    Json,
     extract::{OriginalUri, Path, State},
-    http::Method,
+    http::{Method, StatusCode},
+    response::{IntoResponse, Response},
 };
-use serde_json::{Value, json};
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::{
     auth::{
         Caller, Right,
         access::{Access, Routes},
     },
-    orders::{cursor::CursorScope, request},
-    problem::{Fault, Problem},
+    http::{
+        openapi::{
+            Answer, Operation,
+            schema::{self, Instant, Text},
+        },
+        page,
+    },
+    orders::{
+        cursor::CursorScope,
+        personal::{Address, Contact},
+        request,
+    },
+    problem::{Fault, Problem, problem_types},
     state::Api,
 };
 
@@ -35,18 +51,72 @@ const PARAMETERS: [Parameter; 2] = [Parameter::Once(LIMIT), Parameter::Once(CURS
 const SETTLED: [&str; 1] = [FULFILLED];
 
 pub fn routes() -> Routes<Arc<Api>> {
-    let admins = || Access::Needs(Right::HandlePersonalData);
-    Routes::default().on(Method::GET, PATH, admins(), export).on(Method::DELETE, PATH, admins(), erase)
+    let admins = Access::Needs(Right::HandlePersonalData);
+    let export_operation = Operation::new("exportPersonalData", "Export what is stored about a customer")
+        .about("Contact and address of each order, the oldest order first. What was erased, or never stated, is null.")
+        .query(LIMIT, "Largest number of orders.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
+        .query(CURSOR, "`next` of the page before.", schema::string(), Value::Null)
+        .answer(
+            Answer::json::<PersonalDataList>(StatusCode::OK, "A page.")
+                .header("Link", "The next page: `<…>; rel=\"next\"`, unless this is the last one."),
+        );
+    let erase_operation =
+        Operation::new("erasePersonalData", "Erase contact and addresses of a customer's orders")
+            .about("Books, totals and ids stay. Who erased them, and when, is recorded.")
+            .answer(Answer::json::<Erased>(StatusCode::OK, "They are erased."))
+            .problems(&[problem_types::ORDERS_UNDER_WAY]);
+    Routes::default().on(Method::GET, PATH, admins, export, export_operation).on(
+        Method::DELETE,
+        PATH,
+        admins,
+        erase,
+        erase_operation,
+    )
 }
 
-/// Answers a page of `{"orderId":"…","createdAt":"…","shippingAddress":{…},"contact":{…}}`, the oldest order first.
-/// What was erased, or never stated, is null.
+/// A page of what is stored about a customer.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct PersonalDataList {
+    #[schema(value_type = Text)]
+    customer_id: String,
+    items: Vec<PersonalDataItem>,
+    /// The `cursor` of the next page; null on the last one.
+    #[schema(required)]
+    next: Option<String>,
+}
+
+/// What is stored about the customer of an order.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct PersonalDataItem {
+    order_id: Uuid,
+    #[schema(value_type = Instant)]
+    created_at: DateTime<Utc>,
+    #[schema(required, value_type = Option<Address>)]
+    shipping_address: Option<Json>,
+    #[schema(required, value_type = Option<Contact>)]
+    contact: Option<Json>,
+}
+
+/// An erasure.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Erased {
+    #[schema(value_type = Text)]
+    customer_id: String,
+    /// Number of orders whose personal data were erased.
+    erased_orders: u64,
+    #[schema(value_type = Instant)]
+    erased_at: DateTime<Utc>,
+}
+
 async fn export(
     State(api): State<Arc<Api>>,
     caller: Caller,
     Path(customer_id): Path<String>,
     OriginalUri(uri): OriginalUri,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Response, Problem> {
     let query = query::read(&uri, &PARAMETERS)?;
     let customer_id = customer(customer_id)?;
     let scope = CursorScope::new(caller.subject(), PATH, &[(CUSTOMER, &customer_id)]);
@@ -66,18 +136,23 @@ async fn export(
         }
     }
     let page = api.order_lists.personal_data(&customer_id, after, limit).await?;
-    let items: Vec<Value> = page.items.iter().map(shown).collect();
+    let items = page.items.iter().map(shown).collect();
     let next = page.next.map(|after| scope.cursor(&api.engine.key, &after));
-    Ok(Json(json!({ "customerId": customer_id, "items": items, "next": next })))
+    let (limit, cursor) = (limit.to_string(), next.clone());
+    let mut response = axum::Json(PersonalDataList { customer_id, items, next }).into_response();
+    if let Some(cursor) = &cursor {
+        page::link_next(&mut response, uri.path(), &[(LIMIT, &limit), (CURSOR, cursor)]);
+    }
+    Ok(response)
 }
 
-fn shown(PersonalData { order_id, created_at, data }: &PersonalData) -> Value {
+fn shown(PersonalData { order_id, created_at, data }: &PersonalData) -> PersonalDataItem {
     let personal: Option<Personal> = data.as_ref().and_then(|data| data.read().ok());
     let (address, contact) = match personal {
         Some(Personal { shipping_address, contact }) => (Some(shipping_address), contact),
         None => (None, None),
     };
-    json!({ "orderId": order_id, "createdAt": created_at, "shippingAddress": address, "contact": contact })
+    PersonalDataItem { order_id: *order_id, created_at: *created_at, shipping_address: address, contact }
 }
 
 /// Erases contact and addresses of all of a customer's orders, and records who did so. Books, totals and ids stay.
@@ -86,23 +161,18 @@ async fn erase(
     caller: Caller,
     Path(customer_id): Path<String>,
     OriginalUri(uri): OriginalUri,
-) -> Result<Json<Value>, Problem> {
+) -> Result<axum::Json<Erased>, Problem> {
     query::read(&uri, &[])?;
     let customer_id = customer(customer_id)?;
     match api.order_lists.erase_personal_data(&customer_id, caller.subject(), &SETTLED).await? {
         Erasure::Erased { orders, at } => {
-            Ok(Json(json!({ "customerId": customer_id, "erasedOrders": orders, "erasedAt": at })))
+            Ok(axum::Json(Erased { customer_id, erased_orders: orders, erased_at: at }))
         }
         Erasure::UnderWay(orders) => {
             let named: Vec<String> = orders.iter().map(ToString::to_string).collect();
-            Err(Problem::Conflict {
-                slug: "orders-under-way",
-                title: "Orders are under way",
-                detail: format!(
-                    "Nothing was erased: these orders still need their address: {}.",
-                    named.join(", ")
-                ),
-            })
+            let why =
+                format!("Nothing was erased: these orders still need their address: {}.", named.join(", "));
+            Err(Problem::Refused(problem_types::ORDERS_UNDER_WAY, why))
         }
     }
 }

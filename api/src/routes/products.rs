@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use amends_http::{Fault, ProblemDetails, body, query};
+use amends_http::{Fault, body, query};
 use amends_orders::products::{NewProduct, Product};
 use axum::{
     body::Bytes,
@@ -13,6 +13,8 @@ use axum::{
 };
 use garde::Validate;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use crate::{
     auth::{
@@ -21,13 +23,17 @@ use crate::{
     },
     http::{
         etag::{self, IfMatch, Representation},
-        page::{PAGE_PARAMETERS, PageRequest},
+        openapi::{
+            Answer, Operation,
+            schema::{self, Currency, Instant, ProductId, Text},
+        },
+        page::{CURSOR, LARGEST_PAGE, LIMIT, PAGE_PARAMETERS, PAGE_USUAL, PageRequest},
     },
     orders::{
         request::{currency_code, identifier, text},
         view::instant,
     },
-    problem::Problem,
+    problem::{Problem, problem_types},
     state::Api,
 };
 
@@ -37,35 +43,92 @@ const ONE: &str = "/api/products/{productId}";
 pub fn routes() -> Routes<Arc<Api>> {
     let reads = Access::Needs(Right::ReadProducts);
     Routes::default()
-        .on(Method::GET, ONE, reads, read)
-        .on(Method::PUT, ONE, Access::Needs(Right::SetProducts), put)
+        .on(
+            Method::GET,
+            ONE,
+            reads,
+            read,
+            Operation::new("readProduct", "Read a product and its price")
+                .header(
+                    "If-None-Match",
+                    "Entity tags of states that the caller has.",
+                    schema::string(),
+                    Value::Null,
+                )
+                .answer(Answer::json::<ProductView>(StatusCode::OK, "The product.").etag())
+                .answer(Answer::empty(StatusCode::NOT_MODIFIED, "The caller has this state.").etag())
+                .problems(&[problem_types::UNKNOWN_PRODUCT]),
+        )
+        .on(
+            Method::PUT,
+            ONE,
+            Access::Needs(Right::SetProducts),
+            put,
+            Operation::new("putProduct", "Create or replace a product")
+                .about("Orders that were placed before keep their prices.")
+                .if_match()
+                .body::<ProductRequest>(json!({ "name": "Blue mug", "unitPrice": 1250, "currency": "EUR" }))
+                .answer(Answer::json::<ProductView>(StatusCode::OK, "The product as it is now.").etag())
+                .answer(
+                    Answer::json::<ProductView>(StatusCode::CREATED, "The product, which is new.").etag(),
+                ),
+        )
         .each(|routes| routes.route_layer(from_fn(query::none)))
-        .on(Method::GET, LIST, reads, list)
+        .on(
+            Method::GET,
+            LIST,
+            reads,
+            list,
+            Operation::new("listProducts", "List products, page by page")
+                .query(LIMIT, "Largest number of products.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
+                .query(CURSOR, "`next` of the page before.", schema::string(), Value::Null)
+                .answer(Answer::json::<ProductList>(StatusCode::OK, "A page.").next_link()),
+        )
+}
+
+/// A page of products.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "pages of every list are written by `PageRequest`")]
+struct ProductList {
+    items: Vec<ProductView>,
+    /// The `cursor` of the next page; null on the last one.
+    #[schema(required)]
+    next: Option<String>,
 }
 
 /// `PUT /api/products/{productId}`, as it is sent.
-#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+#[derive(Debug, Clone, Serialize, Deserialize, Validate, ToSchema)]
+#[schema(description = "A product to be created or replaced.")]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ProductRequest {
     /// The name, for people.
     #[garde(custom(text))]
+    #[schema(value_type = Text)]
     name: String,
     /// The price of one unit, in minor units of the currency.
     #[garde(range(min = 0))]
+    #[schema(minimum = 0)]
     unit_price: i64,
     /// ISO 4217, upper case.
     #[garde(custom(currency_code))]
+    #[schema(value_type = Currency)]
     currency: String,
 }
 
 /// A product as shown to clients.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = Product)]
 #[serde(rename_all = "camelCase")]
 pub struct ProductView {
+    #[schema(value_type = ProductId)]
     product_id: String,
+    #[schema(value_type = Text)]
     name: String,
+    /// The price of one unit, in minor units of the currency.
     unit_price: i64,
+    #[schema(value_type = Currency)]
     currency: String,
+    #[schema(value_type = Instant)]
     updated_at: String,
 }
 
@@ -135,6 +198,5 @@ pub(super) fn product_id(id: String) -> Result<String, Problem> {
 }
 
 fn unknown_product() -> Problem {
-    let (slug, title) = ("unknown-product", "Unknown product");
-    ProblemDetails::new(StatusCode::NOT_FOUND, slug, title, "There is no such product.").into()
+    Problem::Refused(problem_types::UNKNOWN_PRODUCT, "There is no such product.".to_owned())
 }

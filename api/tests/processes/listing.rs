@@ -70,6 +70,24 @@ async fn orders_are_listed_by_customer_and_status_and_each_page_leads_to_the_nex
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sagas_are_listed_page_by_page_and_each_page_leads_to_the_next() {
+    let stack = Stack::embedded().await;
+    let api = stack.start(&["api"]).await;
+    let mut placed = BTreeSet::new();
+    for _ in 0..5 {
+        let id = api.client().place(&order("mug", 1, "card_approved", "AT")).await;
+        placed.insert(
+            api.client().get(&format!("/api/orders/{id}")).await["sagaId"].as_str().unwrap().to_owned(),
+        );
+    }
+    for path in ["/admin/sagas?limit=2", "/admin/sagas?state=running&limit=2", "/admin/sagas"] {
+        let met = walk(&api, path).await;
+        assert_eq!((met.len(), met.into_iter().collect::<BTreeSet<_>>()), (5, placed.clone()), "{path}");
+    }
+    assert_eq!(walk(&api, "/admin/sagas?state=parked&limit=2").await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_customer_lists_own_orders_only_and_no_cursor_of_somebody_else() {
     let mut stack = Stack::embedded().await;
     let keys = issuer::serve_at(([127, 0, 0, 1], 0).into()).await;

@@ -1,6 +1,7 @@
 //! Whole processes: the roles as shipped, over a real Postgres and a real Kafka protocol; with `CI` or
 //! `AMENDS_TEST_REAL_KAFKA` also over a real Apache Kafka.
 
+mod bad_input;
 mod books;
 mod cached;
 mod callers;
@@ -11,6 +12,7 @@ mod distributed;
 mod doctor;
 mod edge;
 mod environment;
+mod examples;
 mod following;
 mod hostile;
 mod limits;

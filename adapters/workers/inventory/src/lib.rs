@@ -23,7 +23,8 @@ use amends_worker::{PgRows, Settings, Transactional};
 
 pub use executor::Inventory;
 pub use expiry::expire_books;
-pub use http::{SUBJECT, router};
+pub use http::{AddRequest, Product, SUBJECT, StockRequest, router};
+pub use movements::Movement;
 
 /// The migrations of the inventory database.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../../../migrations/inventory");

@@ -4,27 +4,33 @@ use amends_pool::Pool;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Serialize, Serializer};
 use sqlx::FromRow;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// A movement as shown to clients.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, FromRow, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Movement {
+pub struct Movement {
     /// Its number in the ledger, which is also the `sequence` of its event.
     #[serde(serialize_with = "as_text")]
     #[sqlx(rename = "move_id")]
-    pub id: i64,
+    #[schema(value_type = String)]
+    pub(crate) id: i64,
     /// `adjusted`, `reserved`, `released`, `taken`, `returned`.
     kind: String,
     quantity: i64,
     /// Who adjusted it.
     #[sqlx(rename = "made_by")]
+    #[schema(required)]
     by: Option<String>,
     /// Why, in the operator's words.
+    #[schema(required)]
     reason: Option<String>,
     /// The command that moved it.
+    #[schema(required)]
     command_id: Option<Uuid>,
     #[serde(serialize_with = "as_instant")]
+    #[schema(value_type = String, format = DateTime)]
     at: DateTime<Utc>,
 }
 

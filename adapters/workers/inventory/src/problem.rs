@@ -2,12 +2,9 @@
 
 use std::time::Duration;
 
-use amends_http::{Fault, ProblemDetails};
+use amends_http::{Fault, ProblemDetails, problem_types};
 use amends_pool::sqlstate;
-use axum::{
-    http::StatusCode,
-    response::{IntoResponse, Response},
-};
+use axum::response::{IntoResponse, Response};
 
 /// The ways in which a request can fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,39 +59,28 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let details = match self {
             Problem::Edge(details) => details,
-            Problem::UnknownProduct => ProblemDetails::new(
-                StatusCode::NOT_FOUND,
-                "unknown-product",
-                "Unknown product",
-                "Inventory has never had this product.",
-            ),
+            Problem::UnknownProduct => {
+                ProblemDetails::new(problem_types::UNKNOWN_PRODUCT, "Inventory has never had this product.")
+            }
             Problem::BelowReserved { reserved, fits } => ProblemDetails::new(
-                StatusCode::CONFLICT,
-                "below-reserved",
-                "Less than is reserved",
+                problem_types::BELOW_RESERVED,
                 format!("{reserved} are reserved for orders."),
             )
             .at(vec![fits]),
             Problem::TooMuch(fits) => ProblemDetails::new(
-                StatusCode::CONFLICT,
-                "stock-too-large",
-                "More than can be counted",
+                problem_types::STOCK_TOO_LARGE,
                 "The quantity on hand would be larger than can be counted.",
             )
             .at(vec![fits]),
             Problem::KeyReused => ProblemDetails::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "idempotency-key-reused",
-                "The idempotency key was used with another body",
+                problem_types::IDEMPOTENCY_KEY_REUSED,
                 "A key identifies one request; use a new key for a new request.",
             ),
-            Problem::Busy => ProblemDetails::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "busy",
-                "Too many requests are served at once",
-                "Nothing was changed. Try again later.",
-            )
-            .retry_after(Duration::from_secs(1)),
+            Problem::Busy => {
+                let detail =
+                    "Too many stock requests are served at once. Nothing was changed. Try again later.";
+                ProblemDetails::new(problem_types::BUSY, detail).retry_after(Duration::from_secs(1))
+            }
             Problem::Locked => {
                 ProblemDetails::unavailable("Another transaction holds this product. Nothing was changed.")
             }

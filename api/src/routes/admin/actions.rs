@@ -18,76 +18,95 @@ use axum::{
 use garde::Validate;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{admin, no_saga, shown_to, view};
+use super::{admin, no_saga, shown_to, view, view::SagaView};
 use crate::{
     auth::Caller,
-    http::etag::{self, IfMatch, Representation},
+    http::{
+        etag::{self, IfMatch, Representation},
+        openapi::schema::Text,
+    },
     orders::request,
-    problem::{Fault, Problem},
+    problem::{Fault, Problem, problem_types},
     state::Api,
 };
 
 /// A retry: the state that the operator saw, and the reason.
-#[derive(Debug, Serialize, Deserialize, Validate)]
+#[derive(Debug, Serialize, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct RetryRequest {
     #[garde(custom(request::text))]
+    #[schema(value_type = Text)]
     reason: String,
+    /// The revision of the saga that the operator saw.
     #[garde(skip)]
     revision: u32,
+    /// The waiting command, as `waitsFor` of the saga shows it.
     #[garde(skip)]
     #[serde(default)]
     command_id: Option<Uuid>,
 }
 
 /// A resend: the reason, and optionally the state that the operator saw.
-#[derive(Debug, Serialize, Deserialize, Validate)]
+#[derive(Debug, Serialize, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct ResendRequest {
     #[garde(custom(request::text))]
+    #[schema(value_type = Text)]
     reason: String,
+    /// The revision of the saga that the operator saw.
     #[garde(skip)]
     #[serde(default)]
     revision: Option<u32>,
+    /// The waiting command, as `waitsFor` of the saga shows it.
     #[garde(skip)]
     #[serde(default)]
     command_id: Option<Uuid>,
 }
 
 /// A resolution: the operator's evidence, and the state that they saw.
-#[derive(Debug, Serialize, Deserialize, Validate)]
+#[derive(Debug, Serialize, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct ResolveRequest {
     #[garde(skip)]
     outcome: Done,
     #[garde(custom(request::text))]
+    #[schema(value_type = Text)]
     reason: String,
+    /// What the other side calls it. It is needed as evidence for most outcomes.
     #[garde(inner(custom(request::text)))]
     #[serde(default)]
+    #[schema(value_type = Option<Text>)]
     reference: Option<String>,
+    /// The revision of the saga that the operator saw.
     #[garde(skip)]
     revision: u32,
+    /// The waiting command, as `waitsFor` of the saga shows it.
     #[garde(skip)]
     #[serde(default)]
     command_id: Option<Uuid>,
 }
 
 /// A signal: an event that a step of the saga waits for.
-#[derive(Debug, Serialize, Deserialize, Validate)]
+#[derive(Debug, Serialize, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct SignalRequest {
     #[garde(custom(request::text))]
+    #[schema(value_type = Text)]
     name: String,
+    /// What the saga's workflow understands for this signal.
     #[garde(skip)]
     #[serde(default)]
     payload: Value,
     #[garde(custom(request::text))]
+    #[schema(value_type = Text)]
     reason: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// How a command has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum Done {
     Done,
@@ -126,7 +145,7 @@ impl<R: DeserializeOwned + Serialize + Validate<Context = ()>> FromRequest<Arc<A
 
 pub(super) async fn retry(
     Action { api, by: caller, id, condition, request }: Action<RetryRequest>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<SagaView>, Problem> {
     let RetryRequest { reason, revision, command_id } = request;
     let (by, seen) = (Actor::new(caller.subject(), reason), Seen { revision, command_id });
     act(&api, &caller, (id, condition), Event::RetryRequested(Retry { by, seen })).await
@@ -134,7 +153,7 @@ pub(super) async fn retry(
 
 pub(super) async fn resend(
     Action { api, by: caller, id, condition, request }: Action<ResendRequest>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<SagaView>, Problem> {
     let ResendRequest { reason, revision, command_id } = request;
     let seen = match (revision, command_id) {
         (Some(revision), command_id) => Some(Seen { revision, command_id }),
@@ -150,14 +169,14 @@ pub(super) async fn resend(
 
 pub(super) async fn cancel(
     Action { api, by: caller, id, condition, request }: Action<request::CancelRequest>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<SagaView>, Problem> {
     let request::CancelRequest { reason } = request;
     act(&api, &caller, (id, condition), Event::CancelRequested(Actor::new(caller.subject(), reason))).await
 }
 
 pub(super) async fn resolve(
     Action { api, by: caller, id, condition, request }: Action<ResolveRequest>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<SagaView>, Problem> {
     let ResolveRequest { outcome, reason, reference, revision, command_id } = request;
     let (done, seen) = (outcome == Done::Done, Seen { revision, command_id });
     let exposure = match done {
@@ -171,7 +190,7 @@ pub(super) async fn resolve(
 
 pub(super) async fn signal(
     Action { api, by: caller, id, condition, request }: Action<SignalRequest>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<SagaView>, Problem> {
     let SignalRequest { name, payload, reason } = request;
     let signal = Signal { name, payload: payload.into(), by: Actor::new(caller.subject(), reason) };
     act(&api, &caller, (id, condition), Event::Signalled(signal)).await
@@ -196,7 +215,7 @@ async fn act(
     caller: &Caller,
     (id, condition): (Uuid, Option<IfMatch>),
     event: Event,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<SagaView>, Problem> {
     let applied = match condition {
         None => apply(&api.engine, id, event).await?,
         Some(condition) => {
@@ -222,26 +241,24 @@ fn refused(saga: &Saga, why: Illegal) -> Problem {
         Illegal::NeedsCommand => {
             at("/commandId", "must name the waiting command, as `waitsFor` of the saga shows it")
         }
-        Illegal::Stale => Problem::Conflict {
-            slug: "stale",
-            title: "The saga has changed since you looked",
-            detail: format!(
+        Illegal::Stale => Problem::Refused(
+            problem_types::STALE,
+            format!(
                 "It is at revision {} now, {} ({}), or another of its commands waits. Look again before you settle anything.",
                 saga.revision,
                 saga.state().as_str(),
                 saga.label
             ),
-        },
+        ),
         Illegal::UnknownSignal => {
             at("/name", "must be the name of a signal that the saga's workflow waits for at some step")
         }
         Illegal::MalformedSignal => {
             at("/payload", "must be a payload that the saga's workflow understands for this signal")
         }
-        why => Problem::Conflict {
-            slug: "not-legal-now",
-            title: "This is not possible in the saga's present state",
-            detail: format!("The saga is {} ({}): {why}.", saga.state().as_str(), saga.label),
-        },
+        why => Problem::Refused(
+            problem_types::NOT_LEGAL_NOW,
+            format!("The saga is {} ({}): {why}.", saga.state().as_str(), saga.label),
+        ),
     }
 }

@@ -2,6 +2,7 @@
 
 mod broker;
 pub mod client;
+pub mod document;
 pub mod issuer;
 pub mod load;
 pub mod shop;

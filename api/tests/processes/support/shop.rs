@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 
 use amends_api::auth::Role;
-use reqwest::{Method, RequestBuilder, Response};
+use reqwest::{Method, RequestBuilder, Response, redirect::Policy};
 use serde_json::{Value, json};
 
 use super::{
     Process, SERVICE_TOKEN, Stack,
     client::order,
+    document::{Documented, operations},
     issuer::{self, token},
 };
 
@@ -32,7 +33,8 @@ impl Shop {
         }
         stack.set(SERVICE_TOKEN, "service-token-of-a-test");
         let api = stack.start(&["api"]).await;
-        Self { stack, api, http: reqwest::Client::new() }
+        let http = reqwest::Client::builder().redirect(Policy::none()).build().unwrap();
+        Self { stack, api, http }
     }
 
     pub fn ask(&self, method: Method, path: &str, token: Option<&str>) -> RequestBuilder {
@@ -45,6 +47,12 @@ impl Shop {
 
     pub async fn get(&self, path: &str, token: &str) -> (u16, Value) {
         read(self.ask(Method::GET, path, Some(token)).send().await.unwrap()).await
+    }
+
+    /// Returns every operation of the api's own document.
+    pub async fn operations(&self) -> Vec<Documented> {
+        let answer = self.ask(Method::GET, "/openapi.json", None).send().await.unwrap();
+        operations(answer.json().await.unwrap())
     }
 
     /// Places an order for a customer, by a storefront; returns its id.

@@ -11,6 +11,7 @@ use garde::Validate;
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use utoipa::ToSchema;
 
 use super::{PRODUCT_ID, Product, Shared, is_product_id, product_id};
 use crate::{
@@ -25,30 +26,42 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 pub const SUBJECT: HeaderName = HeaderName::from_static("amends-subject");
 
 /// `{"onHand": 100}` or `{"adjust": -3}`.
-#[derive(Debug, Serialize, Deserialize, Validate)]
+#[derive(Debug, Serialize, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct StockRequest {
+pub struct StockRequest {
+    /// The quantity on hand from now on.
     #[garde(inner(range(min = 0, max = ON_HAND_MOST)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 1_000_000_000_000_i64)]
     on_hand: Option<i64>,
+    /// What is added to the quantity on hand, or taken from it. Only with an `Idempotency-Key`.
     #[garde(inner(range(min = -ON_HAND_MOST, max = ON_HAND_MOST), custom(some)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = -1_000_000_000_000_i64, maximum = 1_000_000_000_000_i64)]
     adjust: Option<i64>,
+    /// Why, in the operator's words.
     #[garde(inner(custom(words)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 200)]
     reason: Option<String>,
 }
 
 /// `{"productId": "mug-blue", "quantity": 20}`.
-#[derive(Debug, Serialize, Deserialize, Validate)]
+#[derive(Debug, Serialize, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct AddRequest {
+pub struct AddRequest {
+    /// The product.
     #[garde(custom(product))]
+    #[schema(pattern = "^[A-Za-z0-9._-]{1,64}$")]
     product_id: String,
+    /// The number of pieces that are added.
     #[garde(range(min = 1, max = ON_HAND_MOST))]
+    #[schema(minimum = 1, maximum = 1_000_000_000_000_i64)]
     quantity: i64,
+    /// Why, in the operator's words.
     #[garde(inner(custom(words)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 200)]
     reason: Option<String>,
 }
 

@@ -22,6 +22,7 @@ use axum::{
 use serde::Serialize;
 use sqlx::FromRow;
 use tokio::{sync::Semaphore, time::timeout};
+use utoipa::ToSchema;
 
 use crate::{
     by_hand::{self, ON_HAND_MOST},
@@ -30,7 +31,7 @@ use crate::{
     problem::Problem,
 };
 
-pub use changes::SUBJECT;
+pub use changes::{AddRequest, SUBJECT, StockRequest};
 
 const PAGE_USUAL: i64 = 100;
 const PAGE_LARGEST: i64 = 1_000;
@@ -79,13 +80,17 @@ async fn in_turn(
     }
 }
 
-/// A product as shown to clients.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, FromRow)]
+/// A product's stock as shown to clients.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, FromRow, ToSchema)]
+#[schema(as = Stock)]
 #[serde(rename_all = "camelCase")]
-struct Product {
+pub struct Product {
     product_id: String,
+    /// Pieces in the warehouse.
     on_hand: i64,
+    /// Pieces of these that are reserved for orders.
     reserved: i64,
+    /// Pieces that can still be ordered.
     available: i64,
 }
 

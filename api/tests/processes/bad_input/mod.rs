@@ -1,0 +1,203 @@
+//! Bad input on every route. The cases are made from the api's own OpenAPI document: a new route, parameter or field has
+//! them without a line here. Each is refused with a documented problem that names its place, and changes nothing.
+
+mod bodies;
+mod cases;
+
+use std::net::SocketAddr;
+
+use amends_api::auth::Role;
+use reqwest::{Method, header::HeaderMap};
+use serde_json::{Value, json};
+
+use crate::support::{
+    Stack,
+    document::Documented,
+    issuer::{self, token},
+    shop::Shop,
+};
+use cases::{Case, Target};
+
+/// Sends a case, and checks its answer. Returns what is wrong with it.
+async fn fault_of(route: &Documented, case: Case) -> Option<String> {
+    let Case { what, request, status, slug, place } = case;
+    let answer = request.send().await.unwrap();
+    let (answered, headers) = (answer.status().as_u16(), answer.headers().clone());
+    let text = answer.text().await.unwrap();
+    let problem: Value = serde_json::from_str(&text).unwrap_or_default();
+    let uri = json!(format!("/problems/{slug}"));
+    let mut faults = header_faults(&headers);
+    let mut expect = |holds: bool, fault: &str| {
+        if !holds {
+            faults.push(fault.to_owned());
+        }
+    };
+    expect(answered == status && problem["type"] == uri, &format!("it should be {status} {slug}"));
+    expect(headers.get("content-type").is_some_and(|kind| kind == "application/problem+json"), "no problem");
+    expect(problem["status"] == answered, "the status in the body is another");
+    expect(
+        problem["requestId"].as_str() == headers.get("x-request-id").and_then(|id| id.to_str().ok()),
+        "the request's id is another",
+    );
+    expect(
+        headers.contains_key("www-authenticate") == (answered == 401 || slug == "forbidden"),
+        "WWW-Authenticate",
+    );
+    expect(route.refuses_with(answered, &problem["type"]), "the document does not say so");
+    if let Some((member, place)) = place {
+        expect(problem["errors"][0][member] == json!(place), &format!("the place should be {place}"));
+    }
+    for leak in ["evil", "postgres", "sqlx", "panicked", "/src/", "Long Street"] {
+        expect(!text.contains(leak), &format!("it says {leak}"));
+    }
+    (!faults.is_empty())
+        .then(|| format!("{} with {what}: {answered} {text}\n    {}", route.name(), faults.join("; ")))
+}
+
+/// Returns what is wrong with the headers that every answer has, or must not have.
+fn header_faults(headers: &HeaderMap) -> Vec<String> {
+    let mut faults = Vec::new();
+    if headers.get("x-content-type-options").is_none_or(|value| value != "nosniff") {
+        faults.push("no nosniff".to_owned());
+    }
+    if !headers.contains_key("x-request-id") {
+        faults.push("no X-Request-Id".to_owned());
+    }
+    for name in headers.keys().map(|name| name.as_str()) {
+        if ["server", "x-powered-by"].contains(&name) || name.starts_with("access-control-") {
+            faults.push(format!("it has {name}"));
+        }
+    }
+    faults
+}
+
+/// Returns the number of rows in each table that a request could change, and the revisions of all sagas.
+async fn rows(shop: &Shop) -> Vec<i64> {
+    let mut rows = Vec::new();
+    for (database, sql) in [
+        ("engine", "SELECT count(*) FROM orders"),
+        ("engine", "SELECT count(*) FROM sagas"),
+        ("engine", "SELECT sum(revision)::bigint FROM sagas"),
+        ("engine", "SELECT count(*) FROM timeline"),
+        ("engine", "SELECT count(*) FROM idempotency_keys"),
+        ("inventory", "SELECT sum(on_hand)::bigint FROM stock"),
+        ("inventory", "SELECT count(*) FROM moves WHERE kind = 'adjusted'"),
+    ] {
+        rows.push(sqlx::query_scalar(sql).fetch_one(shop.stack.pool(database)).await.unwrap());
+    }
+    rows
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_on_every_route_is_refused_with_its_place_and_changes_nothing() {
+    let shop = Shop::open().await;
+    let _inventory = shop.stack.start(&["worker", "inventory"]).await;
+    shop.stack.stock("mug", 5).await;
+    let order = shop.place_for("c-a").await;
+    let saga = shop.saga_of(&order).await;
+    let before = rows(&shop).await;
+    let (mut faults, mut sent) = (Vec::new(), 0);
+    for route in shop.operations().await {
+        let id = if route.path.starts_with("/admin/") { &saga } else { &order };
+        let path = route.filled(&[("id", id), ("productId", "mug")]);
+        let target = Target { shop: &shop, route: &route, path, token: token("dora", &Role::ALL) };
+        for case in target.cases() {
+            faults.extend(fault_of(&route, case).await);
+            sent += 1;
+        }
+    }
+    assert!(faults.is_empty(), "{} of {sent}:\n{}", faults.len(), faults.join("\n"));
+    assert!(sent > 500, "{sent} cases");
+    assert_eq!(rows(&shop).await, before, "nothing changed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_method_that_a_path_does_not_have_is_refused_with_those_that_it_has() {
+    let shop = Shop::open().await;
+    let order = shop.place_for("c-a").await;
+    let caller = token("dora", &Role::ALL);
+    let operations = shop.operations().await;
+    for route in &operations {
+        let mut allowed: Vec<&str> = operations
+            .iter()
+            .filter(|other| other.path == route.path)
+            .map(|other| other.method.as_str())
+            .collect();
+        if allowed.contains(&"GET") {
+            allowed.push("HEAD");
+        }
+        allowed.sort_unstable();
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "EVIL"] {
+            if allowed.contains(&method) {
+                continue;
+            }
+            let path = route.filled(&[("id", &order)]);
+            let request = shop.ask(method.parse().unwrap(), &path, Some(&caller));
+            let answer = request.send().await.unwrap();
+            assert_eq!(answer.status(), 405, "{method} {path}");
+            assert_eq!(header_faults(answer.headers()), Vec::<String>::new(), "{method} {path}");
+            let mut said: Vec<String> =
+                answer.headers()["allow"].to_str().unwrap().split(',').map(|m| m.trim().to_owned()).collect();
+            said.sort_unstable();
+            assert_eq!(said, allowed, "{method} {path}");
+            let problem: Value = answer.json().await.unwrap();
+            assert_eq!(problem["type"], "/problems/method-not-allowed", "{method} {path}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn head_answers_as_get_on_every_route_and_no_answer_says_what_serves_it() {
+    let shop = Shop::open().await;
+    let _inventory = shop.stack.start(&["worker", "inventory"]).await;
+    shop.stack.stock("mug", 5).await;
+    let order = shop.place_for("c-a").await;
+    let saga = shop.saga_of(&order).await;
+    let caller = token("dora", &Role::ALL);
+    for route in shop.operations().await.iter().filter(|route| route.method == Method::GET) {
+        let id = if route.path.starts_with("/admin/") { &saga } else { &order };
+        let path = route.filled(&[("id", id), ("productId", "mug")]);
+        let get = shop.ask(Method::GET, &path, Some(&caller)).send().await.unwrap();
+        let head = shop.ask(Method::HEAD, &path, Some(&caller)).send().await.unwrap();
+        assert_eq!(head.status(), get.status(), "{path}");
+        for name in ["content-type", "location", "etag", "content-security-policy"] {
+            assert_eq!(head.headers().get(name), get.headers().get(name), "{name} of {path}");
+        }
+        // Metrics change from one request to the next, a stream has no length, and a problem contains the request's id.
+        let is_fixed = get.status() == 200 && path != "/metrics";
+        if is_fixed && get.headers().contains_key("content-length") {
+            assert_eq!(head.headers()["content-length"], get.headers()["content-length"], "{path}");
+            assert_ne!(head.headers()["content-length"], "0", "{path}");
+        }
+        for answer in [get, head] {
+            assert_eq!(header_faults(answer.headers()), Vec::<String>::new(), "{path}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_requests_id_is_taken_or_made_and_stands_in_the_answer_the_problem_and_the_log() {
+    let issuer = issuer::serve_at(SocketAddr::from(([127, 0, 0, 1], 0))).await;
+    let mut stack = Stack::embedded().await;
+    for (key, value) in issuer::settings(issuer) {
+        stack.set(key, &value);
+    }
+    stack.set("AMENDS_LOG_FORMAT", "json");
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let api = stack.start_with_log(&["api"], log.as_file()).await;
+    let http = reqwest::Client::new();
+    for (sent, is_taken) in [("shop-42/a", true), ("two words", false), ("", false)] {
+        let request = http.get(format!("http://{}/admin/sagas", api.address)).bearer_auth("no token");
+        let answer = request.header("x-request-id", sent).send().await.unwrap();
+        assert_eq!(answer.status(), 401);
+        let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+        assert_eq!((id == sent, id.is_empty()), (is_taken, false), "{id}");
+        let problem: Value = answer.json().await.unwrap();
+        assert_eq!(problem["requestId"], id);
+    }
+    api.stop().await;
+    let said = std::fs::read_to_string(log.path()).unwrap();
+    let refused = said.lines().find(|line| line.contains("tokens are refused")).expect("it is logged once");
+    let refused: Value = serde_json::from_str(refused).unwrap();
+    assert_eq!(refused["span"], json!({ "name": "request", "id": "shop-42/a" }), "{refused}");
+}

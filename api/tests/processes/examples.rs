@@ -1,0 +1,150 @@
+//! The examples of the OpenAPI document are requests that work.
+
+use std::fmt::Write;
+
+use amends_testkit::eventually;
+use reqwest::{Method, redirect::Policy};
+use serde_json::{Value, json};
+
+use crate::support::{
+    Broker, LONG, Stack,
+    client::{Client, order},
+    document::{Documented, operations},
+};
+
+/// Places an order whose saga is in the state that an operation needs; returns the ids of both.
+async fn prepared(client: &Client, operation: &str) -> (String, String) {
+    const OF_FULFILLED: [&str; 5] =
+        ["returnOrder", "approveReturn", "rejectReturn", "refundOrder", "quoteRefund"];
+    // A refund that is refused parks; a carrier that never answers is waited for.
+    let (method, country) = match operation {
+        "retrySaga" | "resolveSaga" => ("card_refund_refused", "AQ"),
+        of_fulfilled if OF_FULFILLED.contains(&of_fulfilled) => ("card_approved", "AT"),
+        _ => ("card_approved", "BV"),
+    };
+    let placed = client.place(&order("mug-blue", 1, method, country)).await;
+    let saga = client.get(&format!("/api/orders/{placed}")).await["sagaId"].as_str().unwrap().to_owned();
+    if country == "AQ" {
+        eventually("the saga is parked", LONG, || async {
+            let saga = client.get(&format!("/admin/sagas/{saga}")).await;
+            (saga["state"] == "parked").then_some(())
+        })
+        .await;
+    }
+    if country == "AT" {
+        client.becomes(&placed, "FULFILLED").await;
+    }
+    if ["approveReturn", "rejectReturn"].contains(&operation) {
+        let (status, order) =
+            client.post(&format!("/api/orders/{placed}/return"), &json!({ "reason": "damaged" })).await;
+        assert_eq!(status, 202, "{order}");
+    }
+    (placed, saga)
+}
+
+/// Returns the body's example. What depends on the saga's present state is taken from it, as an operator does.
+fn body_now(route: &Documented, saga: &Value) -> Option<Value> {
+    let mut body = route.body()?;
+    let parked =
+        saga["waitsFor"].as_array().and_then(|waits| waits.iter().rfind(|wait| !wait["parked"].is_null()));
+    for (field, present) in [
+        ("revision", saga["revision"].clone()),
+        ("commandId", parked.map(|wait| wait["commandId"].clone()).unwrap_or_default()),
+    ] {
+        if body.get(field).is_some() {
+            body[field] = present;
+        }
+    }
+    Some(body)
+}
+
+/// Returns a query of all examples.
+fn query_of(route: &Documented) -> String {
+    let mut query = String::new();
+    for parameter in route.parameters("query") {
+        let (name, example) = (parameter["name"].as_str().unwrap(), &parameter["example"]);
+        let example = example.as_array().map_or(example, |several| &several[0]);
+        let text = match example {
+            Value::Null => continue,
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        write!(query, "{}{name}={text}", if query.is_empty() { "?" } else { "&" }).unwrap();
+    }
+    query
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_example_of_the_document_is_a_request_that_works() {
+    let stack = Stack::new(Broker::embedded()).await;
+    let all = stack.start_all().await;
+    stack.stock("mug-blue", 100).await;
+    let api = all.iter().find(|process| process.role == "api").unwrap();
+    let (client, http) = (api.client(), reqwest::Client::builder().redirect(Policy::none()).build().unwrap());
+    let mut sent = 0;
+    for route in operations(client.get("/openapi.json").await) {
+        // An api with tokens of another issuer, or of none, has no keys to show; no workflow waits for a signal yet.
+        if ["readKeySet", "signalSaga"].contains(&route.id()) {
+            continue;
+        }
+        let (order, saga) = prepared(&client, route.id()).await;
+        let id = if route.path.starts_with("/admin/") { &saga } else { &order };
+        let seen = client.get(&format!("/admin/sagas/{saga}")).await;
+        let path =
+            format!("{}{}", route.filled(&[("id", id), ("customerId", "c-of-no-order")]), query_of(&route));
+        let mut request = http.request(route.method.clone(), format!("http://{}{path}", api.address));
+        if let Some(body) = body_now(&route, &seen) {
+            request = request.json(&body);
+        }
+        if route.method == Method::POST {
+            request = request.header("idempotency-key", format!("example-{sent}"));
+        }
+        let mut answer = request.send().await.unwrap();
+        let (status, kind) = (answer.status(), answer.headers().get("content-type").cloned());
+        let text = match kind.as_ref().is_some_and(|kind| kind == "text/event-stream") {
+            true => String::from_utf8_lossy(&answer.chunk().await.unwrap().unwrap_or_default()).into_owned(),
+            false => answer.text().await.unwrap(),
+        };
+        assert!(status.is_success() || status.is_redirection(), "{} {path}: {status} {text}", route.method);
+        assert!(route.answers(status.as_u16()), "{} does not document {status}", route.name());
+        if let Some(kind) = kind {
+            let kind = kind.to_str().unwrap().split(';').next().unwrap();
+            assert!(route.kinds().iter().any(|of| of == kind), "{} does not document {kind}", route.name());
+        }
+        sent += 1;
+    }
+    assert!(sent > 20, "{sent}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_type_of_problem_has_a_page_in_the_form_that_the_reader_asks_for() {
+    let stack = Stack::embedded().await;
+    let api = stack.start(&["api"]).await;
+    let http = reqwest::Client::new();
+    let get = async |path: &str, accept: &str| {
+        let request = http.get(format!("http://{}{path}", api.address)).header("accept", accept);
+        let answer = request.send().await.unwrap();
+        let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
+        (answer.status().as_u16(), kind, answer.text().await.unwrap())
+    };
+    for kind in amends_http::problem_types::ALL {
+        let (status, media, text) = get(&kind.uri(), "*/*").await;
+        assert_eq!((status, media.as_str()), (200, "text/plain; charset=utf-8"), "{}", kind.uri());
+        for part in [kind.title(), kind.meaning(), kind.effect().sentence(), kind.remedy()] {
+            assert!(text.contains(part), "{text}");
+        }
+        let (status, media, page) = get(&kind.uri(), "text/html,*/*;q=0.8").await;
+        assert_eq!((status, media.as_str()), (200, "text/html; charset=utf-8"), "{}", kind.uri());
+        assert!(page.contains(&format!("<h1>{}</h1>", kind.title())), "{page}");
+        let (status, _, json) = get(&kind.uri(), "application/json").await;
+        let help: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!((status, &help["type"]), (200, &json!(kind.uri())));
+        for accept in ["text/plain", "text/html", "application/json"] {
+            assert!(get("/problems", accept).await.2.contains(kind.slug()), "{}", kind.slug());
+        }
+    }
+    for path in ["/problems/no-such-problem", "/problems/"] {
+        assert_eq!(get(path, "*/*").await.0, 404, "{path}");
+    }
+    assert_eq!(get("/problems/forbidden", "image/png").await.0, 406);
+}
