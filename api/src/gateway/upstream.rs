@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use amends_http::{ProblemDetails, problem_types};
+use amends_http::{ProblemDetails, problem_types, request_id};
 use axum::{
     body::Bytes,
     http::{HeaderMap, Method, StatusCode, header},
@@ -126,6 +126,7 @@ impl Upstream {
         let failure = |error: reqwest::Error| if error.is_timeout() { Failure::Late } else { Failure::Away };
         let mut headers = asked.headers.clone();
         headers.extend(self.token.header().map(|token| (header::AUTHORIZATION, token)));
+        headers.extend(request_id::current().map(|id| (request_id::X_REQUEST_ID, id)));
         let request = self.http.request(asked.method.clone(), format!("{}{}", self.url, asked.path));
         let request = request.headers(headers).body(asked.body.clone()).timeout(bound);
         let answer = request.send().await.map_err(failure)?;

@@ -95,7 +95,7 @@ pub fn routes() -> Routes<Arc<Api>> {
             reads,
             list,
             behind(Operation::new("listStock", "List the stock of products, by product"))
-                .query(BELOW, "Only products of which fewer are available.", schema::integer(0, 1_000_000_000), 10)
+                .query(BELOW, "Only products of which fewer are available.", schema::integer(1, 1_000_000_000), 10)
                 .query(LIMIT, "Largest number of products.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
                 .query(CURSOR, "`next` of the page before.", schema::string(), Value::Null)
                 .answer(Answer::json::<StockList>(StatusCode::OK, "A page.").next_link()),
@@ -213,9 +213,9 @@ async fn list(
     let below = query.iter().find(|(name, _)| *name == BELOW).map(|(_, below)| below.parse::<i64>());
     let below = match below {
         None => String::new(),
-        Some(Ok(below)) if (0..=ON_HAND_MOST).contains(&below) => format!("&below={below}"),
+        Some(Ok(below)) if (1..=ON_HAND_MOST).contains(&below) => format!("&below={below}"),
         Some(_) => {
-            let why = format!("must be 0-{ON_HAND_MOST}");
+            let why = format!("must be 1-{ON_HAND_MOST}");
             return Err(Problem::Invalid(vec![Fault::parameter(BELOW, why)]));
         }
     };

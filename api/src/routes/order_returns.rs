@@ -87,7 +87,7 @@ fn describe_decision(id: &'static str, summary: &'static str) -> Operation {
     Operation::new(id, summary)
         .about("The first decision counts; the same one again changes nothing. The reason may be left out.")
         .if_match()
-        .body::<DecisionRequest>(json!({ "reason": "as agreed by phone" }))
+        .optional_body::<DecisionRequest>(json!({ "reason": "as agreed by phone" }))
         .problems(&[problem_types::NO_RETURN_TO_DECIDE])
 }
 

@@ -81,6 +81,8 @@ async fn every_example_of_the_document_is_a_request_that_works() {
     stack.stock("mug-blue", 100).await;
     let api = all.iter().find(|process| process.role == "api").unwrap();
     let (client, http) = (api.client(), reqwest::Client::builder().redirect(Policy::none()).build().unwrap());
+    let product = json!({ "name": "Blue mug", "unitPrice": 1250, "currency": "EUR" });
+    assert_eq!(client.put("/api/products/mug-blue", &product).await.0, 201);
     let mut sent = 0;
     for route in operations(client.get("/openapi.json").await) {
         // An api with tokens of another issuer, or of none, has no keys to show; no workflow waits for a signal yet.

@@ -120,10 +120,20 @@ impl Operation {
 
     /// The request has a JSON body of this type. The example is a request that works.
     #[must_use]
-    pub fn body<T: ToSchema>(mut self, example: Value) -> Self {
+    pub fn body<T: ToSchema>(self, example: Value) -> Self {
+        self.with_body::<T>(example, Required::True)
+    }
+
+    /// The same, of a body that may be left out.
+    #[must_use]
+    pub fn optional_body<T: ToSchema>(self, example: Value) -> Self {
+        self.with_body::<T>(example, Required::False)
+    }
+
+    fn with_body<T: ToSchema>(mut self, example: Value, required: Required) -> Self {
         let content = ContentBuilder::new().schema(Some(reference::<T>(&mut self.schemas)));
         let content = content.example(Some(example)).build();
-        let body = RequestBodyBuilder::new().required(Some(Required::True)).content(JSON, content);
+        let body = RequestBodyBuilder::new().required(Some(required)).content(JSON, content);
         Self { body: Some(body.build()), ..self }
     }
 

@@ -13,7 +13,8 @@ impl Target<'_> {
     pub(super) fn bodies(&self, good: &Value) -> Vec<Case> {
         let text = good.to_string();
         let kind = |kind: &str| self.keyed(self.ask().header("content-type", kind).body(text.clone()));
-        vec![
+        let none = self.route.needs_body().then(|| case("no body", self.with(""), UNREADABLE));
+        let some = [
             case("no media type", self.keyed(self.ask().body(text.clone())), NOT_JSON),
             case(
                 "two media types",
@@ -23,7 +24,6 @@ impl Target<'_> {
             case("text", kind("text/plain"), NOT_JSON),
             case("a form", kind("application/x-www-form-urlencoded"), NOT_JSON),
             case("JSON in another alphabet", kind("application/json; charset=utf-16"), NOT_JSON),
-            case("no body", self.with(""), UNREADABLE),
             case("half a body", self.with(&text[..text.len() - 1]), UNREADABLE),
             case("more after the end", self.with(format!("{text}{text}")), UNREADABLE),
             case("a comment", self.with(format!("{text}// evil")), UNREADABLE),
@@ -34,7 +34,8 @@ impl Target<'_> {
             case("an array", self.with(format!("[{text}]")), INVALID).at("pointer", ""),
             case("a number", self.with("7"), INVALID).at("pointer", ""),
             case("null", self.with("null"), INVALID).at("pointer", ""),
-        ]
+        ];
+        none.into_iter().chain(some).collect()
     }
 
     /// What is wrong with each field of a body, at any depth.

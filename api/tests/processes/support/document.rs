@@ -72,6 +72,11 @@ impl Documented {
         content.get("example").cloned()
     }
 
+    /// Returns whether it is refused without a body.
+    pub fn needs_body(&self) -> bool {
+        self.spec["requestBody"]["required"] == true
+    }
+
     /// Returns the schema of its body.
     pub fn body_schema(&self) -> Value {
         self.resolved(&self.spec["requestBody"]["content"]["application/json"]["schema"])

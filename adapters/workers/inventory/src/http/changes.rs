@@ -42,7 +42,7 @@ pub struct StockRequest {
     /// Why, in the operator's words.
     #[garde(inner(custom(words)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = "^[^\\u0000-\\u001F\\u007F-\\u009F]+$")]
     reason: Option<String>,
 }
 
@@ -61,7 +61,7 @@ pub struct AddRequest {
     /// Why, in the operator's words.
     #[garde(inner(custom(words)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = "^[^\\u0000-\\u001F\\u007F-\\u009F]+$")]
     reason: Option<String>,
 }
 

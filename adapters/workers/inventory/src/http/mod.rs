@@ -115,8 +115,8 @@ impl Asked {
             match (name, value.parse()) {
                 (AFTER, _) => asked.after = Some(value),
                 (LIMIT, Ok(stated)) if (1..=PAGE_LARGEST).contains(&stated) => asked.limit = stated,
-                (BELOW, Ok(stated)) if (0..=ON_HAND_MOST).contains(&stated) => asked.below = Some(stated),
-                (BELOW, _) => return Err(Problem::parameter(BELOW, &format!("must be 0-{ON_HAND_MOST}"))),
+                (BELOW, Ok(stated)) if (1..=ON_HAND_MOST).contains(&stated) => asked.below = Some(stated),
+                (BELOW, _) => return Err(Problem::parameter(BELOW, &format!("must be 1-{ON_HAND_MOST}"))),
                 _ => return Err(Problem::parameter(LIMIT, "must be 1-1000")),
             }
         }

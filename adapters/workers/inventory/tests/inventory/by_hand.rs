@@ -163,8 +163,7 @@ async fn products_of_which_few_are_available_are_listed_whatever_is_on_hand() {
     assert_eq!(below("below=10").await, (vec!["a".into(), "c".into(), "d".into()], Value::Null));
     assert_eq!(below("below=10&limit=2").await, (vec!["a".into(), "c".into()], json!("c")));
     assert_eq!(below("below=10&limit=2&after=c").await, (vec!["d".into()], Value::Null));
-    assert_eq!(below("below=0").await.0, Vec::<String>::new());
-    for query in ["below=-1", "below=x", "below=1&below=2"] {
+    for query in ["below=-1", "below=0", "below=x", "below=1&below=2"] {
         let (status, ..) = world.http("GET", &format!("/api/inventory?{query}"), "").await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{query}");
     }
