@@ -217,8 +217,10 @@ async fn what_a_customer_may_never_set_is_refused_and_nothing_changes() {
         let mut body = good.clone();
         body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
         let sent = shop.ask(Method::POST, "/api/orders", Some(&customer)).json(&body).send().await.unwrap();
-        let (answered, problem) = read(sent).await;
+        let (answered, mut problem) = read(sent).await;
         assert_eq!((answered, &problem["errors"][0]["pointer"]), (status, &json!(pointer)), "{problem}");
+        // An id may contain any two letters.
+        problem.as_object_mut().unwrap().remove("requestId");
         assert!(!problem.to_string().contains("c-b"), "{problem}");
     }
     assert_eq!(shop.rows().await, (0, 0));
