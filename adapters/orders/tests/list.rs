@@ -1,19 +1,16 @@
 //! Lists of orders: each once, whatever arrives meanwhile.
 
+mod customers;
 #[path = "../../postgres/tests/support/mod.rs"]
 mod support;
 
 use std::collections::BTreeSet;
 
-use amends_engine::{
-    core::{NewSaga, start},
-    port::SagaStore,
-};
-use amends_orders::{NewOrder, OrderFilter, OrderPage, OrderStore, Placed, Sort};
-use amends_postgres::conformance::{World, errand, moved};
-use amends_protocol::Json;
+use amends_engine::port::SagaStore;
+use amends_orders::{OrderFilter, OrderPage, OrderStore, Placed, Sort};
+use amends_postgres::conformance::{World, moved};
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::json;
+use customers::{ids, place};
 use support::{Postgres, world};
 use uuid::Uuid;
 
@@ -21,39 +18,6 @@ async fn orders() -> (Postgres, OrderStore) {
     let world = world().await;
     let store = OrderStore::new(world.pool());
     (world, store)
-}
-
-fn order(customer: &str, slot: u16, now: DateTime<Utc>) -> NewOrder {
-    let mut order = NewOrder {
-        id: Uuid::now_v7(),
-        saga: NewSaga { id: Uuid::now_v7(), business_key: String::new() },
-        subject: "storefront".into(),
-        idempotency: None,
-        customer_id: customer.into(),
-        currency: "EUR".into(),
-        total: 2500,
-        lines: Json::from(json!([])),
-        data: Json::from(json!({})),
-        personal: Json::from(json!({"shippingAddress": {"name": "Test"}})),
-    };
-    order.born(slot, now);
-    order
-}
-
-/// Places as many orders of a customer, in one batch; returns their births.
-async fn place(store: &OrderStore, customer: &str, count: u16) -> Vec<Placed> {
-    let now = store.now().await.unwrap();
-    let batch: Vec<NewOrder> = (0..count).map(|n| order(customer, n % 7, now)).collect();
-    let birth = |order: &NewOrder, now| start(&errand(), order.saga.clone(), &order.data, now);
-    store.place(now, &batch, birth).await.unwrap()
-}
-
-fn ids(placed: &[Placed]) -> BTreeSet<Uuid> {
-    let id = |placed: &Placed| match placed {
-        Placed::New { order, .. } => order.id,
-        other => panic!("not placed: {other:?}"),
-    };
-    placed.iter().map(id).collect()
 }
 
 fn limited(limit: u32) -> OrderFilter {

@@ -1,43 +1,20 @@
 //! Personal data of customers: exported whole, erased whole or not at all.
 
+mod customers;
 #[path = "../../postgres/tests/support/mod.rs"]
 mod support;
 
-use amends_engine::core::{NewSaga, start};
-use amends_orders::{Erasure, NewOrder, OrderStore, PersonalData};
-use amends_postgres::{Homes, conformance::errand};
-use amends_protocol::Json;
-use serde_json::json;
+use amends_orders::{Erasure, OrderStore, PersonalData};
+use amends_postgres::Homes;
+use customers::{ids, place};
 use support::{Postgres, world, world_with};
 use uuid::Uuid;
 
 const SETTLED: [&str; 1] = ["SETTLED"];
 
 /// Places as many orders of a customer; returns their ids, the oldest first.
-async fn place(store: &OrderStore, customer: &str, count: u16) -> Vec<Uuid> {
-    let now = store.now().await.unwrap();
-    let order = |n: u16| {
-        let mut order = NewOrder {
-            id: Uuid::now_v7(),
-            saga: NewSaga { id: Uuid::now_v7(), business_key: String::new() },
-            subject: "storefront".into(),
-            idempotency: None,
-            customer_id: customer.into(),
-            currency: "EUR".into(),
-            total: 2500,
-            lines: Json::from(json!([])),
-            data: Json::from(json!({})),
-            personal: Json::from(json!({"shippingAddress": {"name": format!("{customer} {n}")}})),
-        };
-        order.born(n % 7, now);
-        order
-    };
-    let orders: Vec<NewOrder> = (0..count).map(order).collect();
-    let birth = |order: &NewOrder, now| start(&errand(), order.saga.clone(), &order.data, now);
-    store.place(now, &orders, birth).await.unwrap();
-    let mut ids: Vec<Uuid> = orders.iter().map(|order| order.id).collect();
-    ids.sort_unstable();
-    ids
+async fn placed(store: &OrderStore, customer: &str, count: u16) -> Vec<Uuid> {
+    ids(&place(store, customer, count).await).into_iter().collect()
 }
 
 /// Changes the newest sagas of these orders.
@@ -71,8 +48,8 @@ async fn erasures(world: &Postgres) -> Vec<(String, String, bool, i64)> {
 
 async fn is_exported_and_erased(world: Postgres, homes: Homes) {
     let store = OrderStore::new(amends_postgres::Database { pool: world.pool(), homes });
-    let orders = place(&store, "c-1", 25).await;
-    let others = place(&store, "c-2", 3).await;
+    let orders = placed(&store, "c-1", 25).await;
+    let others = placed(&store, "c-2", 3).await;
     let before = all(&store, "c-1", 10).await;
     assert_eq!(before.iter().map(|item| item.order_id).collect::<Vec<_>>(), orders);
     assert!(before.iter().all(|item| item.data.is_some()));
@@ -123,7 +100,7 @@ async fn more_orders_than_a_statement_takes_are_erased_as_well() {
     let store = OrderStore::new(world.pool());
     let mut orders = Vec::new();
     for _ in 0..6 {
-        orders.extend(place(&store, "c-1", 400).await);
+        orders.extend(placed(&store, "c-1", 400).await);
     }
     change(&world, &orders, "live = false, outcome = 'completed'").await;
     let erased = store.erase_personal_data("c-1", "ada", &SETTLED).await.unwrap();

@@ -80,6 +80,11 @@ impl<P: Place> PageRequest<P> {
         Ok(Self { limit, after, path: path.to_owned(), of_list, scope })
     }
 
+    /// Returns the parameters of the list.
+    pub fn of_list(&self) -> &[(&'static str, String)] {
+        &self.of_list
+    }
+
     /// Returns the page's answer.
     pub fn answer(&self, key: &TokenKey, items: impl Serialize, next: Option<&P>) -> Response {
         let next = next.map(|after| self.scope.cursor(key, after));
@@ -102,7 +107,7 @@ pub fn link_next(response: &mut Response, path: &str, parameters: &[(&str, &str)
 }
 
 /// Returns the header that leads to the next page (RFC 8288).
-pub fn link(path: &str, of_list: &[(&str, &str)], limit: u32, cursor: &str) -> String {
+fn link(path: &str, of_list: &[(&str, &str)], limit: u32, cursor: &str) -> String {
     let limit = limit.to_string();
     link_of(path, &[of_list, &[(LIMIT, limit.as_str()), (CURSOR, cursor)]].concat())
 }

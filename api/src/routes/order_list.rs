@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use amends_http::query::{self, Parameter};
 use amends_orders::{OrderFilter, Sort};
+use amends_protocol::TokenKey;
 use amends_workflows::order_fulfilment::STATUSES;
 use axum::{
-    Json,
     extract::{OriginalUri, State},
-    http::{HeaderValue, Method, StatusCode, header},
-    response::{IntoResponse, Response},
+    http::{Method, StatusCode, Uri},
+    response::Response,
 };
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use utoipa::PartialSchema;
+use uuid::Uuid;
 
 use crate::{
     auth::{
@@ -25,10 +26,9 @@ use crate::{
             Answer, Operation,
             schema::{self, Instant, OrderStatus, Text},
         },
-        page::link,
+        page::{CURSOR, LARGEST_PAGE, LIMIT, PAGE_USUAL, PageRequest},
     },
     orders::{
-        cursor::CursorScope,
         request,
         view::{Audience, Order, OrderList},
     },
@@ -37,8 +37,6 @@ use crate::{
 };
 
 const PATH: &str = "/api/orders";
-const PAGE_USUAL: u32 = 50;
-const LARGEST_PAGE: u32 = 200;
 /// Times that a filter may name: those of every order.
 const YEARS: std::ops::Range<i64> = 0..253_402_300_800;
 
@@ -47,8 +45,6 @@ const STATUS: &str = "status";
 const AFTER: &str = "createdAfter";
 const BEFORE: &str = "createdBefore";
 const SORT: &str = "sort";
-const LIMIT: &str = "limit";
-const CURSOR: &str = "cursor";
 const PARAMETERS: [Parameter; 7] = [
     Parameter::Once(CUSTOMER),
     Parameter::Any(STATUS),
@@ -73,8 +69,7 @@ pub fn routes() -> Routes<Arc<Api>> {
         .query(LIMIT, "Largest number of orders.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
         .query(CURSOR, "`next` of the page before, with the same other parameters.", schema::string(), Value::Null)
         .answer(
-            Answer::json::<OrderList>(StatusCode::OK, "A page.")
-                .header("Link", "The next page: `<…>; rel=\"next\"`, unless this is the last one."),
+            Answer::json::<OrderList>(StatusCode::OK, "A page.").next_link(),
         );
     Routes::default().on(Method::GET, PATH, Access::Needs(Right::ReadOrders), list, operation)
 }
@@ -84,20 +79,8 @@ async fn list(
     caller: Caller,
     OriginalUri(uri): OriginalUri,
 ) -> Result<Response, Problem> {
-    let query = query::read(&uri, &PARAMETERS)?;
-    let of_page = |name: &str| name == CURSOR || name == LIMIT;
-    let of_list: Vec<(&str, &str)> = query
-        .iter()
-        .filter(|(name, _)| !of_page(name))
-        .map(|(name, value)| (*name, value.as_str()))
-        .collect();
-    let scope = CursorScope::new(caller.subject(), PATH, &of_list);
-    let mut filter = filter(&query)?;
-    if let Some((_, cursor)) = query.iter().find(|(name, _)| *name == CURSOR) {
-        let after = scope.after(&api.engine.key, cursor);
-        let why = "must be the `next` of a page of the same list, for the same caller";
-        filter.after = Some(after.ok_or_else(|| Problem::Invalid(vec![Fault::parameter(CURSOR, why)]))?);
-    }
+    let key = &api.engine.key;
+    let (page, mut filter) = read(&caller, key, &uri)?;
     if !caller.may(Right::ReadAnyOrder) {
         let stated = filter.customer_id.replace(caller.subject().to_owned());
         if stated.is_some_and(|stated| stated != caller.subject()) {
@@ -105,19 +88,20 @@ async fn list(
             return Err(forbidden_at(vec![Fault::parameter(CUSTOMER, why)]));
         }
     }
-    let page = api.order_lists.list(&filter).await?;
-    let items: Vec<Order> = page.items.iter().map(|view| Order::now(view, Audience::of(&caller))).collect();
-    let next = page.next.map(|after| scope.cursor(&api.engine.key, &after));
-    let link = next.as_ref().map(|cursor| link(PATH, &of_list, filter.limit, cursor));
-    let mut response = Json(OrderList { items, next }).into_response();
-    if let Some(link) = link.and_then(|link| HeaderValue::try_from(link).ok()) {
-        response.headers_mut().insert(header::LINK, link);
-    }
-    Ok(response)
+    let found = api.order_lists.list(&filter).await?;
+    let items: Vec<Order> = found.items.iter().map(|view| Order::now(view, Audience::of(&caller))).collect();
+    Ok(page.answer(key, items, found.next.as_ref()))
+}
+
+/// Reads a request for a page: what leads to the next one, and which orders to list.
+fn read(caller: &Caller, key: &TokenKey, uri: &Uri) -> Result<(PageRequest<Uuid>, OrderFilter), Problem> {
+    let page = PageRequest::read(caller, key, PATH, query::read(uri, &PARAMETERS)?)?;
+    let filter = OrderFilter { after: page.after, limit: page.limit, ..filter(page.of_list())? };
+    Ok((page, filter))
 }
 
 fn filter(query: &[(&'static str, String)]) -> Result<OrderFilter, Problem> {
-    let mut filter = OrderFilter { limit: PAGE_USUAL, ..OrderFilter::default() };
+    let mut filter = OrderFilter::default();
     let mut faults = Vec::new();
     for (name, value) in query {
         let fault = match *name {
@@ -143,13 +127,6 @@ fn filter(query: &[(&'static str, String)]) -> Result<OrderFilter, Problem> {
                 "-createdAt" => None,
                 _ => Some("must be createdAt or -createdAt".to_owned()),
             },
-            LIMIT => match value.parse() {
-                Ok(limit @ 1..=LARGEST_PAGE) => {
-                    filter.limit = limit;
-                    None
-                }
-                _ => Some(format!("must be 1-{LARGEST_PAGE}")),
-            },
             _ => None,
         };
         faults.extend(fault.map(|why| Fault::parameter(name, why)));
@@ -174,7 +151,7 @@ mod tests {
 
     fn read(query: &str) -> Result<OrderFilter, Problem> {
         let uri = format!("{PATH}?{query}").parse().unwrap();
-        filter(&query::read(&uri, &PARAMETERS)?)
+        super::read(&Caller::dev(), &TokenKey::new([7; 32]), &uri).map(|(_, filter)| filter)
     }
 
     #[test]

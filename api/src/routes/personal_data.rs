@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use amends_http::query::{self, Parameter};
+use amends_http::query;
 use amends_orders::{Erasure, PersonalData};
 use amends_protocol::Json;
 use amends_workflows::order_fulfilment::{FULFILLED, Personal};
 use axum::{
     extract::{OriginalUri, Path, State},
     http::{Method, StatusCode},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -27,10 +27,9 @@ use crate::{
             Answer, Operation,
             schema::{self, Instant, Text},
         },
-        page,
+        page::{CURSOR, LARGEST_PAGE, LIMIT, PAGE_PARAMETERS, PAGE_USUAL, PageRequest},
     },
     orders::{
-        cursor::CursorScope,
         personal::{Address, Contact},
         request,
     },
@@ -39,13 +38,7 @@ use crate::{
 };
 
 const PATH: &str = "/api/customers/{customerId}/personal-data";
-const PAGE_USUAL: u32 = 50;
-const LARGEST_PAGE: u32 = 200;
-
 const CUSTOMER: &str = "customerId";
-const LIMIT: &str = "limit";
-const CURSOR: &str = "cursor";
-const PARAMETERS: [Parameter; 2] = [Parameter::Once(LIMIT), Parameter::Once(CURSOR)];
 
 /// Statuses in which an order needs its address no more, though its saga may have a step to go.
 const SETTLED: [&str; 1] = [FULFILLED];
@@ -56,10 +49,7 @@ pub fn routes() -> Routes<Arc<Api>> {
         .about("Contact and address of each order, the oldest order first. What was erased, or never stated, is null.")
         .query(LIMIT, "Largest number of orders.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
         .query(CURSOR, "`next` of the page before.", schema::string(), Value::Null)
-        .answer(
-            Answer::json::<PersonalDataList>(StatusCode::OK, "A page.")
-                .header("Link", "The next page: `<…>; rel=\"next\"`, unless this is the last one."),
-        );
+        .answer(Answer::json::<PersonalDataList>(StatusCode::OK, "A page.").next_link());
     let erase_operation =
         Operation::new("erasePersonalData", "Erase contact and addresses of a customer's orders")
             .about("Books, totals and ids stay. Who erased them, and when, is recorded.")
@@ -75,11 +65,9 @@ pub fn routes() -> Routes<Arc<Api>> {
 }
 
 /// A page of what is stored about a customer.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "pages of every list are written by `PageRequest`")]
 struct PersonalDataList {
-    #[schema(value_type = Text)]
-    customer_id: String,
     items: Vec<PersonalDataItem>,
     /// The `cursor` of the next page; null on the last one.
     #[schema(required)]
@@ -117,33 +105,11 @@ async fn export(
     Path(customer_id): Path<String>,
     OriginalUri(uri): OriginalUri,
 ) -> Result<Response, Problem> {
-    let query = query::read(&uri, &PARAMETERS)?;
-    let customer_id = customer(customer_id)?;
-    let scope = CursorScope::new(caller.subject(), PATH, &[(CUSTOMER, &customer_id)]);
-    let (mut limit, mut after) = (PAGE_USUAL, None);
-    for (name, value) in &query {
-        match *name {
-            LIMIT => {
-                let why = || Fault::parameter(LIMIT, format!("must be 1-{LARGEST_PAGE}"));
-                let stated = value.parse().ok().filter(|limit| (1..=LARGEST_PAGE).contains(limit));
-                limit = stated.ok_or_else(|| Problem::Invalid(vec![why()]))?;
-            }
-            _ => {
-                let why = "must be the `next` of a page of the same list, for the same caller";
-                let stated = scope.after(&api.engine.key, value);
-                after = Some(stated.ok_or_else(|| Problem::Invalid(vec![Fault::parameter(CURSOR, why)]))?);
-            }
-        }
-    }
-    let page = api.order_lists.personal_data(&customer_id, after, limit).await?;
-    let items = page.items.iter().map(shown).collect();
-    let next = page.next.map(|after| scope.cursor(&api.engine.key, &after));
-    let (limit, cursor) = (limit.to_string(), next.clone());
-    let mut response = axum::Json(PersonalDataList { customer_id, items, next }).into_response();
-    if let Some(cursor) = &cursor {
-        page::link_next(&mut response, uri.path(), &[(LIMIT, &limit), (CURSOR, cursor)]);
-    }
-    Ok(response)
+    let key = &api.engine.key;
+    let page = PageRequest::read(&caller, key, uri.path(), query::read(&uri, &PAGE_PARAMETERS)?)?;
+    let found = api.order_lists.personal_data(&customer(customer_id)?, page.after, page.limit).await?;
+    let items: Vec<PersonalDataItem> = found.items.iter().map(shown).collect();
+    Ok(page.answer(key, items, found.next.as_ref()))
 }
 
 fn shown(PersonalData { order_id, created_at, data }: &PersonalData) -> PersonalDataItem {
