@@ -40,7 +40,7 @@ enum Action {
     Resolve {
         done: bool,
     },
-    /// Somebody answers the question that the saga asks, whether or not it has come to it.
+    /// The signal arrives, whether or not the saga has reached the step that waits for it.
     Signal {
         yes: bool,
     },

@@ -1,4 +1,5 @@
-//! What of an order came back and was paid back, and what still may: pure.
+//! The ledger of an order: its returns and refunds, and how many pieces and how much money they may still be for. It
+//! decides without I/O.
 //!
 //! An order's ledger has an entry for each return and each refund. Whoever adds one first locks the order's row, and
 //! then reads the ledger: so two that are added at once see each other. What is under way counts like what is done;

@@ -62,7 +62,7 @@ struct Inner {
     alone: Mutex<HashMap<String, u64>>,
 }
 
-/// So many requests in a [`WINDOW`].
+/// The number of requests that are allowed in a [`WINDOW`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Quota(u32);
 

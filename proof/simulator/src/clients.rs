@@ -284,7 +284,7 @@ async fn cancel(handle: &Handle, order: Uuid) {
     }
 }
 
-/// Answers an order's review.
+/// Delivers the signal that a saga waits for at its review.
 async fn review(handle: &Handle, order: Uuid, yes: bool) {
     let Some(saga) = handle.state().store.orders.get(&order).copied() else { return };
     signal(handle, saga, REVIEW, Json::of(&yes).unwrap_or_default()).await;

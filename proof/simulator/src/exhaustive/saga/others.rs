@@ -22,7 +22,7 @@ impl TwoSteps {
         }
     }
 
-    /// Somebody delivers the signal, before the saga waits for it, meanwhile or later.
+    /// The signal is delivered: before the saga waits for it, while it waits, or later.
     pub(super) fn signal(&self, state: &SagaSystem, e: usize, next: &mut Vec<(String, SagaSystem)>) {
         if state.left.signals == 0 {
             return;
