@@ -24,6 +24,8 @@ function xml(text) {
 /^---- .* stdout ----$/ { failed_name = $0; sub(/^---- /, "", failed_name); sub(/ stdout ----$/, "", failed_name); left = 0; next }
 /^failures:$|^test result:/ { failed_name = ""; left = 0 }
 /^thread .* panicked at / && failed_name != "" { why = why "\n" failed_name "\n"; left = 12 }
+# What the test said, without the way there: that is above, and a log that is cut keeps its end.
+/^stack backtrace:/ { left = 0 }
 left > 0 { why = why "    " $0 "\n"; left -= 1 }
 failed_name != "" { output[suite, failed_name] = output[suite, failed_name] $0 "\n" }
 

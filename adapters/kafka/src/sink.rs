@@ -2,10 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -52,7 +49,7 @@ pub struct KafkaSink {
     /// would cost a millisecond at every hop. `None` where everything must use one producer to keep its order.
     bulk: Option<Slot>,
     counts: Arc<Counts>,
-    turn: AtomicUsize,
+    turns: Mutex<HashMap<String, usize>>,
     /// The keys that sign messages, by topic.
     signing: HashMap<String, CommandKey>,
 }
@@ -76,13 +73,12 @@ impl KafkaSink {
     }
 
     fn with(settings: &KafkaSettings, quick: Slot, bulk: Option<Slot>) -> Self {
-        let turn = AtomicUsize::new(rand::random::<u16>().into());
         Self {
             settings: settings.clone(),
             quick,
             bulk,
             counts: Arc::default(),
-            turn,
+            turns: Mutex::default(),
             signing: HashMap::new(),
         }
     }
@@ -95,21 +91,36 @@ impl KafkaSink {
 
     /// Chooses the partition of every message before the first is sent: either all can be placed or none is sent.
     async fn place(&self, producer: &Arc<Reporting>, messages: &[Outbound]) -> Result<Vec<i32>, Error> {
-        let mut counts = HashMap::<&str, i32>::new();
+        let mut topics = HashMap::<&str, (i32, i32)>::new();
         for message in messages {
-            if !counts.contains_key(message.topic.as_str()) {
-                counts.insert(&message.topic, self.counts.of(producer, &message.topic).await?);
+            if !topics.contains_key(message.topic.as_str()) {
+                let count = self.counts.of(producer, &message.topic).await?;
+                topics.insert(&message.topic, (count, self.turn(&message.topic, count)));
             }
         }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let partition = |message: &Outbound| {
-            let count = counts[message.topic.as_str()];
+            let (count, together) = topics[message.topic.as_str()];
             match message.placement {
                 Placement::Slot(slot) => i32::from(slot) % count,
-                Placement::Together => i32::try_from(turn % count.unsigned_abs() as usize).unwrap_or(0),
+                Placement::Together => together,
             }
         };
         Ok(messages.iter().map(partition).collect())
+    }
+
+    /// Returns the topic's next partition in turn.
+    ///
+    /// Every topic has a turn of its own: orders that come one at a time are a call to each worker's topic, and with a
+    /// common turn each of three topics would use a third of its partitions.
+    fn turn(&self, topic: &str, count: i32) -> i32 {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = match turns.get_mut(topic) {
+            Some(turn) => turn,
+            // Anywhere: programs that start together should not begin with the same one.
+            None => turns.entry(topic.to_owned()).or_insert_with(|| rand::random::<u16>().into()),
+        };
+        *turn = turn.wrapping_add(1);
+        i32::try_from(*turn % count.unsigned_abs() as usize).unwrap_or(0)
     }
 }
 

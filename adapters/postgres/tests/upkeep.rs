@@ -12,6 +12,10 @@ use amends_postgres::{
 use support::{Postgres, world};
 use uuid::Uuid;
 
+/// The tables with a partition a month.
+const TABLES: [&str; 7] = ["sagas", "timeline", "personal", "odd_replies", "strays", "orders", "order_sagas"];
+const MONTHLY: u64 = TABLES.len() as u64;
+
 async fn partitions(world: &Postgres, table: &str) -> Vec<String> {
     sqlx::query_scalar(
         "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = $1::text::regclass ORDER BY 1",
@@ -27,8 +31,8 @@ async fn partitions_are_made_ahead_by_the_role_that_may_not_make_tables() {
     let world = world().await;
     let upkeep = Upkeep::new(world.pool());
     assert_eq!(upkeep.ensure_partitions(3).await.unwrap(), 0, "the migration made them");
-    assert_eq!(upkeep.ensure_partitions(14).await.unwrap(), 11 * 6);
-    for table in ["sagas", "timeline", "personal", "odd_replies", "strays", "orders"] {
+    assert_eq!(upkeep.ensure_partitions(14).await.unwrap(), 11 * MONTHLY);
+    for table in TABLES {
         assert_eq!(partitions(&world, table).await.len(), 1 + 15, "{table}");
     }
     let refused = sqlx::query("CREATE TABLE mine ()").execute(&world.pool()).await;
@@ -82,7 +86,7 @@ async fn so_many_rows_that_others_would_wait_for_them_stay_where_they_are() {
     world
         .copies(&saga, 10_001, "id = (left(least_id(now() + interval '4 months 2 days')::text, 13) || right(id::text, 23))::uuid")
         .await;
-    assert_eq!(upkeep.ensure_partitions(6).await.unwrap(), 3 * 6 - 1, "all but the one of sagas");
+    assert_eq!(upkeep.ensure_partitions(6).await.unwrap(), 3 * MONTHLY - 1, "all but the one of sagas");
     let left: i64 =
         sqlx::query_scalar("SELECT count(*) FROM sagas_default").fetch_one(world.owner()).await.unwrap();
     assert_eq!(left, 10_001);
@@ -98,7 +102,7 @@ async fn partitions_are_made_while_sagas_are_born() {
         }
     };
     let (made, ()) = tokio::join!(upkeep.ensure_partitions(10), births);
-    assert_eq!(made.unwrap(), 7 * 6);
+    assert_eq!(made.unwrap(), 7 * MONTHLY);
 }
 
 #[tokio::test]

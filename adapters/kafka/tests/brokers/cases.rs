@@ -53,6 +53,20 @@ pub(crate) async fn a_batch_of_commands_stays_together_and_the_next_goes_elsewhe
     assert_eq!(all.len(), 4, "every batch went to another partition");
 }
 
+/// As of orders that are placed one at a time: each is one command to each of three workers.
+pub(crate) async fn calls_to_several_topics_in_turn_reach_every_partition_of_each(broker: TestBroker) {
+    let (reserve, pay) = (broker.topic("reserve", 1).await, broker.topic("pay", 6).await);
+    let sink = sink(broker);
+    for order in 0..12 {
+        sink.send(numbered(&reserve, Placement::Together, order..order + 1)).await.unwrap();
+        sink.send(numbered(&pay, Placement::Together, order..order + 1)).await.unwrap();
+        sink.send(numbered(&reserve, Placement::Together, order..order + 1)).await.unwrap();
+    }
+    let taken = take(&mut source(broker, &pay, &pay), 12).await;
+    let reached: BTreeSet<i32> = taken.messages.iter().map(|message| message.partition).collect();
+    assert_eq!(reached, (0..6).collect());
+}
+
 pub(crate) async fn replies_go_to_the_home_of_their_saga(broker: TestBroker) {
     let topic = broker.topic("replies", 6).await;
     let slots = [0, 5, 6, 1023];

@@ -27,6 +27,7 @@ macro_rules! on_every_broker {
 on_every_broker!(
     nothing_that_was_sent_is_lost,
     a_batch_of_commands_stays_together_and_the_next_goes_elsewhere,
+    calls_to_several_topics_in_turn_reach_every_partition_of_each,
     replies_go_to_the_home_of_their_saga,
     the_trace_context_arrives,
     what_a_sink_signs_arrives_with_its_signature_and_goes_on_as_a_dead_letter_with_it,
