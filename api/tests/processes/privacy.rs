@@ -132,7 +132,7 @@ async fn names_addresses_mails_and_phones_are_in_their_table_and_in_ship_command
     assert_eq!(topics, ["shipment.commands"]);
     drop(processes);
     let log = fs::read_to_string(logs.path()).unwrap();
-    assert!(log.len() > 10_000, "the log has {} bytes", log.len());
+    assert!(log.contains("TRACE"), "everything is logged: {} bytes", log.len());
     if let Some(line) = log.lines().find(|line| is_marked(line)) {
         panic!("{line}");
     }
