@@ -10,11 +10,11 @@ CREATE UNIQUE INDEX ON sagas (id);
 
 -- Each order with the saga that fulfils it.
 CREATE TEMP TABLE orders AS SELECT * FROM dblink('engine', $$
-    SELECT o.id, COALESCE((SELECT x.saga_id FROM order_sagas AS x
-                           WHERE x.order_id = o.id AND x.workflow = 'order_fulfilment'), o.saga_id), o.total, o.currency,
+    SELECT o.id, COALESCE(x.saga_id, o.saga_id), o.total, o.currency,
            (SELECT sum((line ->> 'quantity')::bigint)::bigint FROM jsonb_array_elements(o.lines::jsonb) AS line),
            o.lines::jsonb
-    FROM orders AS o $$)
+    FROM orders AS o LEFT JOIN order_sagas AS x
+      ON (x.home, x.order_id, x.workflow) = (o.home, o.id, 'order_fulfilment') $$)
     AS t (id uuid, saga_id uuid, total bigint, currency text, pieces bigint, lines jsonb);
 CREATE UNIQUE INDEX ON orders (id);
 CREATE UNIQUE INDEX ON orders (saga_id);
