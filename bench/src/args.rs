@@ -79,6 +79,9 @@ pub struct Bench {
     /// A setting of the broker.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     pub kafka: Vec<(String, String)>,
+    /// The api wants a token with each request, as in mode `shop`.
+    #[arg(long)]
+    pub tokens: bool,
     /// Options of Kafka's Java machine.
     #[arg(long, value_name = "OPTIONS", allow_hyphen_values = true)]
     pub jvm: Option<String>,
@@ -111,6 +114,16 @@ pub enum Mode {
     Orders,
     /// The same, with the notification worker and another reader of the events.
     Everything,
+    /// As `orders`, from a storefront with a token that reads after each order it has placed: the order, the customer's
+    /// orders, its timeline, the order again.
+    Shop,
+}
+
+impl Mode {
+    /// Whether orders are placed over HTTP.
+    pub fn over_http(self) -> bool {
+        matches!(self, Mode::Orders | Mode::Everything | Mode::Shop)
+    }
 }
 
 /// What becomes of the orders.

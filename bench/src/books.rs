@@ -85,7 +85,7 @@ async fn settle(pools: &[&PgPool; 3], patience: Duration, books: &mut Books) -> 
 /// Every one that was begun is there, has ended as it should, and has a history without a gap.
 async fn sagas(stage: &Stage, engine: &PgPool, books: &mut Books) -> Result<()> {
     let promised = stage.ledger.promised();
-    let over_http = matches!(stage.mode, Mode::Orders | Mode::Everything);
+    let over_http = stage.mode.over_http();
     let key = if over_http { "business_key" } else { "id" };
     let all: Sum = row(engine, sum(key, "1", "sagas")).await?;
     books.same("sagas begun", promised.begun.cast_signed(), all.sagas);

@@ -8,6 +8,7 @@
 //! | [`load`] | what is ordered, at what pace, and how many are under way |
 //! | [`seen`] | how the load learns that a saga has come to its end |
 //! | [`meter`] | CPU, memory, WAL, commits, bytes: before and after |
+//! | [`tokens`] | the key of the tokens that the load sends |
 //! | [`history`] | what lies in the database before |
 //! | [`books`] | whether every order has exactly the effects that it should have |
 //! | [`yardstick`] | what this machine's Postgres does without us |
@@ -32,6 +33,7 @@ mod run;
 mod seen;
 mod stage;
 mod takeover;
+mod tokens;
 mod yardstick;
 
 use std::process::ExitCode;

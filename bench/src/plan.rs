@@ -104,6 +104,11 @@ fn everything() -> Vec<Group> {
     let mut groups: Vec<Group> =
         all.map(|mode| Group { mode, mix: Mix::Fulfilled, loops: closed.to_vec() }).to_vec();
     groups[2].loops.extend([Asked::Share(0.5), Asked::Share(0.8)]);
+    groups.push(Group {
+        mode: Mode::Shop,
+        mix: Mix::Fulfilled,
+        loops: vec![Asked::Closed(32), Asked::Closed(512)],
+    });
     for mix in [Mix::Undone10, Mix::Timeouts1] {
         groups.push(Group { mode: Mode::Orders, mix, loops: vec![Asked::Closed(128), Asked::Closed(512)] });
     }
@@ -164,7 +169,7 @@ mod tests {
 
     #[test]
     fn nothing_said_is_everything() {
-        assert_eq!(plan(&[]).iter().map(|g| g.loops.len()).sum::<usize>(), 4 * 5 + 2 + 2 * 2);
+        assert_eq!(plan(&[]).iter().map(|g| g.loops.len()).sum::<usize>(), 4 * 5 + 2 + 2 + 2 * 2);
         assert!(plan(&["--yardsticks"]).is_empty());
     }
 }

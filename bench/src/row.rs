@@ -12,7 +12,12 @@ use crate::{
     args::Bench,
     books,
     history::{self, Lateness},
-    load::{Running, ledger::Span, pace::Pace, shop::Shop},
+    load::{
+        Running,
+        ledger::{Recorded, Span},
+        pace::Pace,
+        shop::Shop,
+    },
     meter::{
         Meter, Snapshot,
         latency::Latency,
@@ -41,7 +46,7 @@ pub async fn heat(stage: &Stage, args: &Bench) -> Result<()> {
     tokio::time::sleep(HEAT).await;
     running.stop().await?;
     let left = stage.ledger.drained(PATIENCE).await;
-    let (ended, _, failures) = stage.ledger.take();
+    let Recorded { ended, failures, .. } = stage.ledger.take();
     if ended.is_empty() || left > 0 {
         bail!("nothing goes through: {left} of {} did not end; {failures:?}", ended.len() + left);
     }
@@ -95,7 +100,7 @@ pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<Repo
     running.stop().await?;
     progress("what is under way comes to its end");
     let left = stage.ledger.drained(PATIENCE).await;
-    let (ended, answers, failures) = stage.ledger.take();
+    let recorded = stage.ledger.take();
     if let Some(fallen) = stage.fallen() {
         bail!(fallen);
     }
@@ -109,11 +114,11 @@ pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<Repo
     if left > 0 {
         books.violations.push(format!("{left} were not seen to end within {} s", PATIENCE.as_secs()));
     }
-    for (why, times) in &failures {
+    for (why, times) in &recorded.failures {
         books.violations.push(format!("{times} requests failed: {why}"));
     }
     let books_balanced = books.violations.is_empty();
-    let measured = Measured { from, to, ended, answers, stored, memory_mb, statements, wal };
+    let measured = Measured { from, to, recorded, stored, memory_mb, statements, wal };
     Ok(ReportRow {
         mode: stage.mode,
         mix: stage.mix,
@@ -139,8 +144,7 @@ pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<Repo
 struct Measured {
     from: Snapshot,
     to: Snapshot,
-    ended: Vec<Span>,
-    answers: Vec<Span>,
+    recorded: Recorded,
     stored: Option<Latency>,
     memory_mb: BTreeMap<&'static str, f64>,
     statements: Vec<Statement>,
@@ -163,7 +167,7 @@ impl Measured {
         let sixth = self.to.at.duration_since(self.from.at) / 6;
         let in_sixth = |n: u32| {
             let from = self.from.at + sixth * n;
-            self.ended.iter().filter(|span| from <= span.to && span.to < from + sixth).count()
+            self.recorded.ended.iter().filter(|span| from <= span.to && span.to < from + sixth).count()
         };
         (0..6).map(|n| in_sixth(n) as f64 / sixth.as_secs_f64()).collect()
     }
@@ -171,7 +175,7 @@ impl Measured {
     fn figures(self, pace: Pace) -> Figures {
         let seconds = self.to.at.duration_since(self.from.at).as_secs_f64();
         let in_window = |span: &&Span| self.from.at <= span.to && span.to < self.to.at;
-        let sagas = self.ended.iter().filter(in_window).count();
+        let sagas = self.recorded.ended.iter().filter(in_window).count();
         let each = |total: f64| total / sagas.max(1) as f64;
         let grown = |group: &&'static str| self.to.cpu_ms[*group] - self.from.cpu_ms[*group];
         let cpu_ms: BTreeMap<&'static str, f64> =
@@ -182,8 +186,9 @@ impl Measured {
             seconds,
             sagas,
             sagas_per_s: sagas as f64 / seconds,
-            latency: self.latency(&self.ended, pace),
-            answer: self.latency(&self.answers, pace),
+            latency: self.latency(&self.recorded.ended, pace),
+            answer: self.latency(&self.recorded.answers, pace),
+            read: self.latency(&self.recorded.reads, pace),
             stored: self.stored,
             cpu_ms_per_saga: cpu_ms.iter().filter(|(group, _)| **group != "load").map(|(_, ms)| ms).sum(),
             cpu_ms_per_saga_by_group: cpu_ms,

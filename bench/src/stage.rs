@@ -26,6 +26,7 @@ use crate::{
     },
     roles::three_steps,
     seen,
+    tokens::Tokens,
 };
 
 /// Postgres' settings, besides `--postgres`. `fsync` and `synchronous_commit` are on, as always.
@@ -58,6 +59,8 @@ pub struct Stage {
     /// The processes, each with the group that it is counted in.
     pub roles: Vec<(&'static str, Process)>,
     reading: Option<JoinHandle<()>>,
+    /// What the api judges tokens by, where it wants them.
+    _tokens: Option<Tokens>,
     /// An idle transaction with a snapshot, where one was asked for.
     _pin: Option<Transaction<'static, Postgres>>,
 }
@@ -136,7 +139,7 @@ impl Stage {
             roles.push(("workers", deployment.spawn(&["worker", "payment"], &[])?));
             roles.push(("workers", deployment.spawn(&["worker", "shipment"], &[])?));
         }
-        let over_http = matches!(mode, Mode::Orders | Mode::Everything);
+        let over_http = mode.over_http();
         let tell = seen::told::listen(Arc::clone(&ledger)).await?.to_string();
         for _ in 0..args.engines.max(1) {
             roles.push((
@@ -144,12 +147,15 @@ impl Stage {
                 match mode {
                     Mode::Engine => spawn_own(&["role", "engine", &tell, "--three-steps"])?,
                     Mode::Workers => spawn_own(&["role", "engine", &tell])?,
-                    Mode::Orders | Mode::Everything => deployment.spawn(&["engine"], &[])?,
+                    Mode::Orders | Mode::Everything | Mode::Shop => deployment.spawn(&["engine"], &[])?,
                 },
             ));
         }
+        let tokens = if mode == Mode::Shop || args.tokens { Some(Tokens::draw()?) } else { None };
         if over_http {
-            roles.push(("api", deployment.spawn(&["api"], &[])?));
+            let settings = tokens.as_ref().map(Tokens::settings).transpose()?.unwrap_or_default();
+            let settings: Vec<_> = settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
+            roles.push(("api", deployment.spawn(&["api"], &settings)?));
         }
         if mode == Mode::Everything {
             roles.push(("notification", deployment.spawn(&["worker", "notification"], &[])?));
@@ -167,12 +173,13 @@ impl Stage {
             // A broker that wakes it need not be asked every few milliseconds.
             let patient = KafkaSettings { fetch_wait: Duration::from_millis(500), ..kafka.clone() };
             let reading = seen::commands::read(&patient, mix == Mix::Undone10, Arc::clone(&ledger))?;
-            (Entrance::Http(Arc::new(Http::new(api))), Some(reading))
+            let token = tokens.as_ref().map(Tokens::storefront).transpose()?;
+            (Entrance::Http(Arc::new(Http::new(api, token, mode == Mode::Shop))), Some(reading))
         } else {
             (Entrance::Births(Arc::new(births(&deployment, &kafka, mode).await?)), None)
         };
         let pin = if args.pin { Some(pinned(&deployment).await?) } else { None };
-        Ok(Self { deployment, mode, mix, ledger, entrance, roles, reading, _pin: pin })
+        Ok(Self { deployment, mode, mix, ledger, entrance, roles, reading, _tokens: tokens, _pin: pin })
     }
 
     /// The sum of all engines' histograms of timer lateness.

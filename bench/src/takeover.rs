@@ -94,7 +94,7 @@ pub async fn measure(args: &Bench) -> Result<Vec<Takeover>> {
         running.stop().await?;
         let left = stage.ledger.drained(PATIENCE).await;
         ensure!(left == 0, "{left} orders did not end within {} s", PATIENCE.as_secs());
-        let (.., failures) = stage.ledger.take();
+        let failures = stage.ledger.take().failures;
         ensure!(failures.is_empty(), "requests failed: {failures:?}");
         let books = books::check(&stage, PATIENCE).await?;
         ensure!(books.violations.is_empty(), "the books do not balance: {}", books.violations.join("; "));

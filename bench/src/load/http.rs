@@ -10,7 +10,7 @@ use amends_workflows::order_fulfilment::{CANCELLED, FULFILLED};
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, StatusCode, client::conn::http1::SendRequest};
+use hyper::{Method, Request, StatusCode, client::conn::http1::SendRequest, http::request};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -25,19 +25,27 @@ use super::{
 /// Requests that are begun at once when many places are free.
 const TOGETHER: usize = 64;
 
+/// Number of a customer's orders that a storefront shows.
+const LISTED: usize = 20;
+
 type Connection = SendRequest<Full<Bytes>>;
 
 /// The api, and connections to it.
 pub struct Http {
     address: SocketAddr,
     host: String,
+    /// The header with the token, where the api wants one.
+    authorization: Option<String>,
+    /// Whether each order is read after it is placed.
+    reads: bool,
     idle: Mutex<Vec<Connection>>,
 }
 
 impl Http {
     /// No connection yet.
-    pub fn new(address: SocketAddr) -> Self {
-        Self { address, host: address.to_string(), idle: Mutex::default() }
+    pub fn new(address: SocketAddr, token: Option<String>, reads: bool) -> Self {
+        let authorization = token.map(|token| format!("Bearer {token}"));
+        Self { address, host: address.to_string(), authorization, reads, idle: Mutex::default() }
     }
 
     /// Places orders until it is stopped, then waits for the outstanding answers.
@@ -78,13 +86,40 @@ impl Http {
                 Err(error) => ledger.failed(format!("{error:#}")),
             },
         }
+        if self.reads
+            && let Err(error) = self.read(id, basket, ledger).await
+        {
+            ledger.missed(format!("{error:#}"));
+        }
+    }
+
+    /// What a storefront reads after an order: the order, its customer's orders, its timeline, the order again.
+    async fn read(&self, id: Uuid, basket: &Basket, ledger: &Ledger) -> Result<()> {
+        let order = format!("/api/orders/{id}");
+        let list = format!("/api/orders?customerId={}&limit={LISTED}", basket.customer);
+        for path in [&order, &list, &format!("{order}/timeline"), &order] {
+            let from = Instant::now();
+            let request = self.request(Method::GET, path).body(Full::default())?;
+            let (status, _) = self.send(request).await?;
+            if status != StatusCode::OK {
+                bail!("GET of an order, a list or a timeline: {status}");
+            }
+            ledger.read(from);
+        }
+        Ok(())
+    }
+
+    fn request(&self, method: Method, path: &str) -> request::Builder {
+        let request = Request::builder().method(method).uri(path).header("host", &self.host);
+        match &self.authorization {
+            Some(authorization) => request.header("authorization", authorization),
+            None => request,
+        }
     }
 
     async fn place(&self, basket: &Basket) -> Result<Uuid> {
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri("/api/orders")
-            .header("host", &self.host)
+        let request = self
+            .request(Method::POST, "/api/orders")
             .header("content-type", "application/json")
             .header("idempotency-key", Uuid::new_v4().to_string())
             .body(Full::new(basket.body.clone()))?;
@@ -97,11 +132,8 @@ impl Http {
 
     /// Returns how the order will end.
     async fn cancel(&self, id: Uuid) -> Result<&'static str> {
-        let request = Request::builder()
-            .method(Method::DELETE)
-            .uri(format!("/api/orders/{id}"))
-            .header("host", &self.host)
-            .body(Full::default())?;
+        let path = format!("/api/orders/{id}");
+        let request = self.request(Method::DELETE, &path).body(Full::default())?;
         match self.send(request).await?.0 {
             StatusCode::ACCEPTED => Ok(CANCELLED),
             StatusCode::CONFLICT => Ok(FULFILLED),

@@ -43,8 +43,22 @@ struct Book {
     early: HashMap<Uuid, Instant>,
     ended: Vec<Span>,
     answers: Vec<Span>,
+    reads: Vec<Span>,
     failures: BTreeMap<String, u64>,
     promised: Promised,
+}
+
+/// What was recorded of a row.
+#[derive(Debug, Default)]
+pub struct Recorded {
+    /// Sagas that have ended.
+    pub ended: Vec<Span>,
+    /// Requests that began a saga, or should have.
+    pub answers: Vec<Span>,
+    /// Reads.
+    pub reads: Vec<Span>,
+    /// Requests that failed: why, and how often.
+    pub failures: BTreeMap<String, u64>,
 }
 
 /// What the databases must contain in the end.
@@ -139,6 +153,17 @@ impl Ledger {
         self.book().answers.push(Span { from, to });
     }
 
+    /// Records that a read was answered.
+    pub fn read(&self, from: Instant) {
+        let to = Instant::now();
+        self.book().reads.push(Span { from, to });
+    }
+
+    /// Records that a read was not answered as it should be.
+    pub fn missed(&self, why: String) {
+        *self.book().failures.entry(why).or_default() += 1;
+    }
+
     /// Records that the saga could not be started.
     pub fn failed(&self, why: String) {
         *self.book().failures.entry(why).or_default() += 1;
@@ -164,15 +189,16 @@ impl Ledger {
         self.open()
     }
 
-    /// Returns and clears what was recorded since the last call: ends, answers, failures.
-    pub fn take(&self) -> (Vec<Span>, Vec<Span>, BTreeMap<String, u64>) {
+    /// Returns and clears what was recorded since the last call.
+    pub fn take(&self) -> Recorded {
         let mut book = self.book();
         let book = &mut *book;
-        (
-            std::mem::take(&mut book.ended),
-            std::mem::take(&mut book.answers),
-            std::mem::take(&mut book.failures),
-        )
+        Recorded {
+            ended: std::mem::take(&mut book.ended),
+            answers: std::mem::take(&mut book.answers),
+            reads: std::mem::take(&mut book.reads),
+            failures: std::mem::take(&mut book.failures),
+        }
     }
 
     /// What the databases must contain now that no saga is under way.

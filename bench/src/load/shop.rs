@@ -16,6 +16,8 @@ use crate::args::Mix;
 
 /// How many products there are.
 pub const PRODUCTS: usize = 1_000;
+/// How many customers there are.
+const CUSTOMERS: usize = 10_000;
 /// How many different orders of a kind are prepared.
 const VARIANTS: usize = 256;
 
@@ -61,6 +63,7 @@ impl Kind {
 #[derive(Debug)]
 pub struct Basket {
     pub kind: Kind,
+    pub customer: String,
     pub body: Bytes,
     pub request: request::NewOrder,
     pub lines: Json,
@@ -111,12 +114,13 @@ impl Shop {
 }
 
 fn basket(kind: Kind, lines: usize, random: &mut SmallRng) -> Basket {
+    let customer = format!("c-{}", random.random_range(0..CUSTOMERS));
     let line = |_| {
         json!({ "productId": product(random.random_range(0..PRODUCTS)), "quantity": random.random_range(1..=3),
                 "unitPrice": random.random_range(100..=5_000) })
     };
     let body = json!({
-        "customerId": "c-1001",
+        "customerId": customer,
         "currency": "EUR",
         "lines": (0..lines.max(1)).map(line).collect::<Vec<_>>(),
         "payment": { "method": kind.payment() },
@@ -126,7 +130,7 @@ fn basket(kind: Kind, lines: usize, random: &mut SmallRng) -> Basket {
     let body = Bytes::from(body.to_string());
     let request: request::NewOrder = serde_json::from_slice(&body).expect("it is an order");
     let (lines, data, personal) = (request.lines_json(), request.input(), request.personal());
-    Basket { kind, body, request, lines, data, personal }
+    Basket { kind, customer, body, request, lines, data, personal }
 }
 
 #[cfg(test)]

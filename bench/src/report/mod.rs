@@ -97,6 +97,9 @@ pub struct Figures {
     /// From POST to its answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answer: Option<Latency>,
+    /// From a GET to its answer, where the load reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read: Option<Latency>,
     /// From birth to `FULFILLED` as the database has it; with one in flight only, as a check.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stored: Option<Latency>,
@@ -169,6 +172,7 @@ pub mod tests {
             sagas_per_s: 1_000.0,
             latency: Latency::of((1..=100).map(Duration::from_millis)),
             answer: None,
+            read: None,
             stored: None,
             cpu_ms_per_saga: 0.75,
             cpu_ms_per_saga_by_group: BTreeMap::from([("engine", 0.25), ("load", 0.125), ("postgres", 0.5)]),

@@ -8,11 +8,12 @@ use super::{Figures, ReportRow, table};
 use crate::args::{Mix, Mode};
 
 const SIZE: (u32, u32) = (860, 520);
-const MODES: [(Mode, RGBColor); 4] = [
+const MODES: [(Mode, RGBColor); 5] = [
     (Mode::Engine, RGBColor(0x1b, 0x6c, 0xa8)),
     (Mode::Workers, RGBColor(0x2e, 0x8b, 0x57)),
     (Mode::Orders, RGBColor(0xc0, 0x50, 0x2d)),
     (Mode::Everything, RGBColor(0x7a, 0x4f, 0x9e)),
+    (Mode::Shop, RGBColor(0x8a, 0x6d, 0x1f)),
 ];
 /// Minimum number of levels for a curve.
 const LEVELS: usize = 3;

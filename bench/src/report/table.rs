@@ -50,6 +50,17 @@ pub fn render(report: &Report) -> String {
         }
     }
     for row in &report.rows {
+        if let Some(read) = row.figures.as_ref().and_then(|figures| figures.read) {
+            text.push_str(&format!(
+                "\n{} reads in {}: p50 {:.1} ms, p99 {:.1} ms\n",
+                thousands(read.count as f64),
+                row.title(),
+                read.p50_ms,
+                read.p99_ms
+            ));
+        }
+    }
+    for row in &report.rows {
         if let Some(timers) = row.timers {
             text.push_str(&format!(
                 "\n{} timers fired in {}: 99 of 100 within {:.0} ms\n",
