@@ -10,10 +10,10 @@ ORDERS ?= 2000
 ORDERS_KEPT ?= 1000000
 SEED ?= 1
 
-.PHONY: help run test history citus simulate mutants fuzz bench guard campaign crash-points limits build lint fmt deny real-kafka charts files containers bootstrap
+.PHONY: help run test history citus simulate mutants fuzz bench guard campaign crash-points limits build lint fmt deny real-kafka charts files containers schemathesis breaking-changes client asyncapi bootstrap
 
 help: ## this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 run: build ## start everything on this machine and run the sample orders (ARGS=--once ends after them)
 	@exec $(AMENDS) dev --samples $(ARGS)
@@ -21,8 +21,8 @@ run: build ## start everything on this machine and run the sample orders (ARGS=-
 test: bootstrap ## run all tests, and say how many passed
 	@scripts/test
 
-history: bootstrap ## measure upkeep with ORDERS_KEPT=n orders in the tables: each piece's share of a core (a million: some minutes, 2 GB)
-	@AMENDS_TEST_ORDERS=$(ORDERS_KEPT) cargo test -p amends-orders --test history -- --nocapture
+history: bootstrap ## measure upkeep and lists with ORDERS_KEPT=n orders in the tables (a million: some minutes, 2 GB)
+	@AMENDS_TEST_ORDERS=$(ORDERS_KEPT) cargo test -p amends-orders --test history --test many -- --nocapture --test-threads 1
 
 citus: bootstrap ## run the tests on the Citus whose coordinator AMENDS_TEST_CITUS names (docs/SCALING.md)
 	@test -n "$$AMENDS_TEST_CITUS" || { echo "AMENDS_TEST_CITUS is not set"; exit 2; }
@@ -86,6 +86,18 @@ charts: ## check the Helm chart, the plain manifests and the alerts (ARGS=--upda
 
 containers: ## build our image and run docker-compose.yml by podman (root on Debian; ARGS="--prebuilt FILE")
 	@scripts/containers $(ARGS)
+
+schemathesis: build ## send requests made from the OpenAPI document to a live `amends dev` (ARGS="--requests 20000"; needs Python)
+	@scripts/schemathesis $(ARGS)
+
+breaking-changes: ## compare the OpenAPI document with that of the last commit (ARGS=v0.1.0: of another one; needs Go)
+	@scripts/breaking-changes $(ARGS)
+
+client: build ## check and test the TypeScript client against a live `amends dev` (ARGS=--update writes its types; needs Node 20)
+	@scripts/client $(ARGS)
+
+asyncapi: ## check api/asyncapi.json by AsyncAPI's own parser (needs Node 20)
+	@scripts/asyncapi
 
 files: ## check workflows, Dockerfile, compose, scripts and migrations (needs Go and Python)
 	@scripts/files

@@ -1,6 +1,8 @@
 //! The building blocks of the program `amends`: its roles, and what they share. It connects the other crates;
 //! `program.rs` only chooses a role. It is a library so that the benchmark can run the same roles over other workflows.
 
+#[cfg(test)]
+mod asyncapi;
 pub mod auth;
 pub mod cli;
 pub mod clock;

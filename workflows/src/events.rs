@@ -4,13 +4,14 @@
 use amends_engine::core::{Entry, Event};
 use amends_protocol::Json;
 use chrono::{DateTime, SecondsFormat, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::order_refund;
+use crate::{order_fulfilment::OrderInput, order_refund, order_return::ReturnInput};
 
 /// A domain event in the structured mode of CloudEvents.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DomainEvent {
     /// `1.0`.
     pub specversion: String,
@@ -34,7 +35,7 @@ pub struct DomainEvent {
 }
 
 /// The content of a domain event, without personal fields.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Data {
     /// The order.
@@ -49,9 +50,11 @@ pub struct Data {
     pub heading_for: Option<String>,
     /// The saga's input; with `order.created` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<OrderInput>")]
     pub order: Option<Json>,
     /// The saga's input; with `order.return.requested` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<ReturnInput>")]
     pub r#return: Option<Json>,
     /// What was paid back, in minor units; with `order.refunded` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]

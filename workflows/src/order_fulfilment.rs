@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use amends_engine::core::{Call, Definition, Labels, Needs, RetryPolicy, SagaTimeout, Step, StepKind};
 use amends_protocol::{Exposure, Json, id};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -22,7 +23,7 @@ use crate::Settings;
 pub const NAME: &str = "order_fulfilment";
 
 /// The saga's input. It contains no personal fields, so that timelines and logs cannot contain any.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OrderInput {
     /// The customer: an opaque id.
@@ -38,7 +39,7 @@ pub struct OrderInput {
 }
 
 /// A line of an order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Line {
     /// The product.

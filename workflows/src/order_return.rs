@@ -16,6 +16,7 @@ use amends_engine::core::{
     Call, Definition, Labels, Needs, RetryPolicy, SignalStep, SignalVerdict, Step, StepKind,
 };
 use amends_protocol::{Exposure, Json, Reason};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -34,7 +35,7 @@ pub const REFUND: &str = "refund";
 pub const RESTOCK: &str = "restock";
 
 /// The saga's input.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReturnInput {
     /// ISO 4217.
@@ -56,7 +57,7 @@ pub struct ReturnInput {
 }
 
 /// Pieces of a line of an order that come back, or are paid back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BackLine {
     /// The line of the order.

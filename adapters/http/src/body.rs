@@ -5,7 +5,7 @@ use axum::{
     body::Bytes,
     http::{HeaderMap, header},
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use serde_path_to_error::{Path, Segment};
 use uuid::Uuid;
@@ -53,12 +53,22 @@ fn value(headers: &HeaderMap, body: &Bytes) -> Result<Value, ProblemDetails> {
         return Err(ProblemDetails::not_json());
     }
     wire::check(body).map_err(|e| ProblemDetails::unreadable(format!("It is refused: {e}.")))?;
-    json::read(body).map_err(|refused| match refused {
+    let mut value = json::read(body).map_err(|refused| match refused {
         Refused::Syntax(why) => ProblemDetails::unreadable(why),
         Refused::Duplicate(pointer) => {
             ProblemDetails::invalid(vec![Fault::at(pointer, "the field must be given once")])
         }
-    })
+    })?;
+    json::count_whole(&mut value);
+    Ok(value)
+}
+
+/// Reads a field that may be left out, but not be null. Use with `#[serde(default, deserialize_with = "…")]`.
+///
+/// # Errors
+/// The field's own.
+pub fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(field: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(field).map(Some)
 }
 
 /// Returns whether the body is declared as JSON in UTF-8, exactly once. A browser sends any other media type to any
@@ -181,6 +191,9 @@ mod tests {
         #[garde(skip)]
         #[serde(default)]
         kind: Kind,
+        #[garde(skip)]
+        #[serde(default, deserialize_with = "given")]
+        note: Option<String>,
     }
 
     #[derive(Debug, PartialEq, Serialize, Deserialize, garde::Validate)]
@@ -251,8 +264,17 @@ mod tests {
         assert_eq!(problem["errors"][0]["pointer"], "/Zebra");
         assert_eq!(
             problem["errors"][0]["detail"],
-            "the field is unknown; known: `basketLines`, `owner`, `kind`"
+            "the field is unknown; known: `basketLines`, `owner`, `kind`, `note`"
         );
+    }
+
+    #[test]
+    fn a_whole_number_may_be_written_with_a_point_and_a_field_that_is_given_is_not_null() {
+        let read = read_text(r#"{"basketLines":[{"unitPrice":1.0}]}"#).unwrap();
+        assert_eq!(read.basket_lines, [Line { unit_price: 1 }]);
+        assert!(read_text(r#"{"basketLines":[{"unitPrice":1.5}]}"#).is_err());
+        let note = shown(read_text(r#"{"basketLines":[{"unitPrice":1}],"note":null}"#).unwrap_err());
+        assert_eq!(note["errors"][0]["pointer"], "/note", "{note}");
     }
 
     #[test]

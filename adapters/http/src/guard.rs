@@ -7,7 +7,7 @@ use axum::{
     Router,
     body::Body,
     extract::{DefaultBodyLimit, Request, State},
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     middleware::{Next, from_fn, from_fn_with_state, map_response},
     response::{IntoResponse, Response},
 };
@@ -24,6 +24,9 @@ const BODY_LONGEST: Duration = Duration::from_secs(10);
 /// Number of bytes read of a body that is too long before the connection is given up.
 const BODY_DROPPED: usize = 16 << 20;
 
+/// Which pages may load an answer without asking (Fetch, 3.7).
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
 /// Applies the rules to routes.
 pub fn guarded(routes: Router, rules: Rules) -> Router {
     routes
@@ -38,13 +41,17 @@ pub fn guarded(routes: Router, rules: Rules) -> Router {
             tracing::error!(panic = what.unwrap_or("?"), "a handler panicked");
             ProblemDetails::internal().into_response()
         }))
-        .layer(map_response(unsniffed))
+        .layer(map_response(kept_private))
         .layer(from_fn(request_id::identified))
 }
 
-/// A browser must not guess another media type than the stated one.
-async fn unsniffed(mut response: Response) -> Response {
-    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+/// A browser must not guess another media type than the stated one, and must not load an answer into a page of another
+/// origin. No cache keeps an answer whose route does not say so.
+async fn kept_private(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
 

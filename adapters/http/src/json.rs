@@ -28,6 +28,26 @@ pub fn read(bytes: &[u8]) -> Result<Value, Refused> {
     })
 }
 
+/// The largest number below which every whole number has a spelling of its own as a floating-point number.
+const WHOLE_MOST: f64 = 9_007_199_254_740_992.0;
+
+/// Turns every number like `5.0` into `5`: JSON has one kind of number, and some programs write all of them so.
+pub fn count_whole(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            if let Some(float) = number.as_f64().filter(|_| number.is_f64())
+                && float.fract() == 0.0
+                && float.abs() <= WHOLE_MOST
+            {
+                *number = (float as i64).into();
+            }
+        }
+        Value::Array(elements) => elements.iter_mut().for_each(count_whole),
+        Value::Object(fields) => fields.values_mut().for_each(count_whole),
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
+    }
+}
+
 /// The longest name of a caller's field that a pointer repeats, in characters.
 const POINTER_NAME_LONGEST: usize = 64;
 
@@ -143,6 +163,22 @@ mod tests {
             assert_eq!(read(text.as_bytes()), Err(Refused::Duplicate(pointer.to_owned())), "{text}");
         }
         assert!(read(br#"[{"a":1},{"a":1}]"#).is_ok());
+    }
+
+    #[test]
+    fn a_whole_number_is_whole_however_it_is_written() {
+        let counted = |text: &str| {
+            let mut value = read(text.as_bytes()).unwrap();
+            count_whole(&mut value);
+            value.to_string()
+        };
+        assert_eq!(
+            counted(r#"{"a":[5.0,1e3,-7.0,-0.0],"b":{"c":0.0}}"#),
+            r#"{"a":[5,1000,-7,0],"b":{"c":0}}"#
+        );
+        for text in ["1.5", "[1e300]", "9007199254740993", "\"1.0\""] {
+            assert_eq!(counted(text), read(text.as_bytes()).unwrap().to_string(), "{text}");
+        }
     }
 
     proptest! {

@@ -1,7 +1,41 @@
 //! Texts that people write: names, reasons, references, lines of an address.
 
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        ObjectBuilder, RefOr,
+        schema::{Schema, SchemaType, Type},
+    },
+};
+
 /// The longest text, in characters.
 pub const LONGEST: usize = 200;
+
+/// Characters that no text contains: control characters, and those that make a text look different from what it is, as
+/// ranges of a regular expression.
+const NEVER: &str = "\\u0000-\\u001F\\u007F-\\u009F\\u061C\\u180E\\u200B\\u200E\\u200F\\u2028-\\u202E\\u2060\\u2066-\\u2069\\uFEFF";
+/// Characters that show nothing.
+const INVISIBLE: &str = "\\u0020\\u00A0\\u00AD\\u034F\\u115F\\u1160\\u1680\\u17B4\\u17B5\\u180B-\\u180F\\u2000-\\u200F\\u202F\\u205F-\\u206F\\u2800\\u3000\\u3164\\uFE00-\\uFE0F\\uFFA0\\uFFF0-\\uFFFB\u{1BCA0}-\u{1BCA3}\u{1D173}-\u{1D17A}\u{E0000}-\u{E0FFF}";
+
+/// What [`check`] accepts, as OpenAPI documents describe it.
+pub struct Text;
+
+impl PartialSchema for Text {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(SchemaType::Type(Type::String))
+            .min_length(Some(1))
+            .max_length(Some(LONGEST))
+            .pattern(Some(format!("^[^{NEVER}]*[^{NEVER}{INVISIBLE}][^{NEVER}]*$")))
+            .description(Some(
+                "Text that people write: 1-200 characters, without control characters, bidi controls and zero-width spaces, \
+                 and with something visible.",
+            ))
+            .into()
+    }
+}
+
+impl ToSchema for Text {}
 
 /// Validates a text.
 ///

@@ -1,6 +1,6 @@
 //! Requests for returns and refunds, and how their refusals are sent.
 
-use amends_http::{Fault, ProblemDetails, ProblemType};
+use amends_http::{Fault, ProblemDetails, ProblemType, body};
 use amends_protocol::{Json, TokenKey};
 use amends_workflows::order_ledger::{Pieces, RefundOf, Refusal};
 use garde::Validate;
@@ -29,8 +29,8 @@ pub struct ReturnRequest {
     pub reason: String,
     /// The pieces that come back; all that are left if it is left out.
     #[garde(dive, custom(some_lines))]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "body::given")]
+    #[schema(nullable = false, min_items = 1, max_items = 100)]
     lines: Option<Vec<PiecesRequest>>,
 }
 
@@ -52,33 +52,54 @@ pub struct PiecesRequest {
 pub struct DecisionRequest {
     /// Why, in the operator's words.
     #[garde(inner(custom(text)))]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "body::given")]
     #[schema(value_type = Text, required = false)]
     pub reason: Option<String>,
 }
 
-/// `POST /api/orders/{id}/refunds`, and `…/refunds/quote`.
+/// `POST /api/orders/{id}/refunds`.
 #[derive(Debug, Clone, Serialize, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RefundRequest {
     /// An amount, in minor units of the order's currency.
     #[garde(inner(range(min = 1)))]
     #[schema(minimum = 1, nullable = false)]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "body::given")]
     amount: Option<i64>,
     /// The pieces whose price is paid back.
     #[garde(dive, custom(some_lines))]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "body::given")]
+    #[schema(nullable = false, min_items = 1, max_items = 100)]
     lines: Option<Vec<PiecesRequest>>,
     /// The hash of a quote.
     #[garde(inner(length(min = SEAL, max = 60_000)))]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, min_length = 32, max_length = 60_000)]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "body::given")]
+    #[schema(nullable = false, min_length = 32, max_length = 60_000, pattern = "^([0-9a-f]{2}){16,30000}$")]
     quote: Option<String>,
     /// Why, in the operator's words. Needed but for a quote.
     #[garde(inner(custom(text)))]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "body::given")]
+    #[schema(value_type = Text, required = false)]
+    reason: Option<String>,
+}
+
+/// `POST /api/orders/{id}/refunds/quote`.
+#[derive(Debug, Clone, Serialize, Deserialize, Validate, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct QuoteRequest {
+    /// An amount, in minor units of the order's currency.
+    #[garde(inner(range(min = 1)))]
+    #[schema(minimum = 1, nullable = false)]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "body::given")]
+    amount: Option<i64>,
+    /// The pieces whose price would be paid back.
+    #[garde(dive, custom(some_lines))]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "body::given")]
+    #[schema(nullable = false, min_items = 1, max_items = 100)]
+    lines: Option<Vec<PiecesRequest>>,
+    /// Why, in the operator's words: the refund's reason, unless it states another.
+    #[garde(inner(custom(text)))]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "body::given")]
     #[schema(value_type = Text, required = false)]
     reason: Option<String>,
 }
@@ -162,13 +183,15 @@ impl RefundRequest {
         let reason = self.reason.ok_or_else(missing)?;
         Ok(WantedRefund { of: refund_of(self.amount, self.lines.map(pieces)), reason, quoted_at: None })
     }
+}
 
+impl QuoteRequest {
     /// Reads what is to be quoted.
     ///
     /// # Errors
     /// 400.
     pub fn quoted(self, order: Uuid, state: OrderState) -> Result<Quote, Problem> {
-        if self.quote.is_some() || self.amount.is_some() == self.lines.is_some() {
+        if self.amount.is_some() == self.lines.is_some() {
             let why = "must have exactly one of amount and lines";
             return Err(Problem::Invalid(vec![Fault::at("", why)]));
         }
@@ -282,7 +305,8 @@ mod tests {
         let key = TokenKey::new([7; 32]);
         let state = OrderState { saga: Uuid::from_u128(2), revision: 6, others: 0 };
         let lines = json!({ "lines": [{ "lineId": "1", "quantity": 2 }], "reason": "late" });
-        let quote = request(lines).quoted(Uuid::from_u128(1), state).unwrap();
+        let lines: QuoteRequest = serde_json::from_value(lines).unwrap();
+        let quote = lines.quoted(Uuid::from_u128(1), state).unwrap();
         let hash = quote.hash(&key);
         let of = |order, key: &TokenKey, hash: &str| {
             request(json!({ "quote": hash })).wanted(Uuid::from_u128(order), key)

@@ -3,10 +3,16 @@
 
 use garde::Validate;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        ObjectBuilder, RefOr,
+        schema::{AllOfBuilder, AnyOfBuilder, Schema, SchemaType},
+    },
+};
 
 use super::request::text;
-use crate::http::openapi::schema::{Country, EmailAddress, PhoneNumber, Text};
+use crate::http::openapi::schema::{self, Country, EmailAddress, PhoneNumber, Text};
 
 /// The longest e-mail address that a mail server takes (RFC 5321, 4.5.3.1.3, without the brackets).
 const EMAIL_LONGEST: usize = 254;
@@ -63,6 +69,26 @@ pub struct Contact {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<PhoneNumber>)]
     pub phone: Option<String>,
+}
+
+/// A contact as it is sent: at least one of its fields is a text.
+pub(super) struct ContactRequest;
+
+impl PartialSchema for ContactRequest {
+    fn schema() -> RefOr<Schema> {
+        let given = |field: &str| {
+            let any = ObjectBuilder::new().schema_type(SchemaType::AnyValue);
+            any.property(field, schema::string()).required(field)
+        };
+        let either = AnyOfBuilder::new().item(given("email")).item(given("phone"));
+        AllOfBuilder::new().item(Contact::schema()).item(either).into()
+    }
+}
+
+impl ToSchema for ContactRequest {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        Contact::schemas(schemas);
+    }
 }
 
 impl std::fmt::Debug for Contact {

@@ -88,7 +88,7 @@ pub fn routes() -> Routes<Arc<Api>> {
                     schema::string(),
                     Value::Null,
                 )
-                .answer(Answer::json::<SagaView>(StatusCode::OK, "The saga.").etag())
+                .answer(leading_on(Answer::json::<SagaView>(StatusCode::OK, "The saga.").etag()))
                 .answer(Answer::empty(StatusCode::NOT_MODIFIED, "The caller has this state.").etag()),
         )
         .on(
@@ -144,8 +144,14 @@ fn act(id: &'static str, summary: &'static str) -> Operation {
     Operation::new(id, summary)
         .about("`actions` of the saga lists what is possible now. The action and its reason are kept in the timeline.")
         .if_match()
-        .answer(Answer::json::<SagaView>(StatusCode::OK, "The saga as it is now."))
+        .answer(leading_on(Answer::json::<SagaView>(StatusCode::OK, "The saga as it is now.")))
         .problems(&[problem_types::NOT_LEGAL_NOW])
+}
+
+/// Adds to the answer with a saga what can be done with it.
+fn leading_on(answer: Answer) -> Answer {
+    let of_a_saga = ["readSaga", "retrySaga", "resendSaga", "cancelSaga", "resolveSaga", "signalSaga"];
+    of_a_saga.into_iter().fold(answer, |answer, operation| answer.link(operation, "id", "$response.body#/id"))
 }
 
 fn describe_list() -> Operation {
@@ -170,15 +176,16 @@ fn describe_list() -> Operation {
         .query("olderThan", "Only sagas that are at their step for longer than this.", age(), "5m")
         .query(AFTER, "`next` of the page before.", schema::uuid(), Value::Null)
         .query(LIMIT, "Largest number of sagas.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
-        .answer(
-            Answer::json::<SagaList>(StatusCode::OK, "A page.")
-                .header("Link", "The next page: `<…>; rel=\"next\"`, unless this is the last one."),
-        )
+        .answer(Answer::json::<SagaList>(StatusCode::OK, "A page.").next_link().link(
+            "readSaga",
+            "id",
+            "$response.body#/items/0/id",
+        ))
         .problems(&[problem_types::BUSY])
 }
 
 fn age() -> utoipa::openapi::ObjectBuilder {
-    schema::string().pattern(Some("^[1-9][0-9]{0,2}(s|m|h|d)$"))
+    schema::string().pattern(Some("^(0|[1-9][0-9]{0,2}(s|m|h|d))$"))
 }
 
 async fn list(State(api): State<Arc<Api>>, OriginalUri(uri): OriginalUri) -> Result<Response, Problem> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use amends_http::{ProblemDetails, accept};
 use axum::{
     extract::Path,
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::from_fn,
     response::{IntoResponse, Response},
 };
@@ -53,6 +53,9 @@ const FILES: [(&str, &str); 6] = [
 /// The page loads what it needs from here only, and sends requests only to this host. Its pictures stand in its styles.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// They are the same for everyone, until another version is deployed.
+const PUBLIC: (HeaderName, HeaderValue) =
+    (header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
 
 pub fn routes<S: Clone + Send + Sync + 'static>() -> Routes<S> {
     let kinds = ["text/css", "text/javascript", "image/png"];
@@ -93,7 +96,8 @@ pub fn routes<S: Clone + Send + Sync + 'static>() -> Routes<S> {
 async fn document() -> Result<Response, Problem> {
     static TEXT: LazyLock<Option<String>> = LazyLock::new(|| DOCUMENT.to_json().ok());
     let text = TEXT.as_deref().ok_or(Problem::Internal)?;
-    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text).into_response())
+    let kind = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(([kind, PUBLIC], text).into_response())
 }
 
 async fn page(headers: HeaderMap) -> Result<Response, Problem> {
@@ -125,6 +129,7 @@ fn answered(kind: &'static str, content: impl IntoResponse) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
         (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
+        PUBLIC,
     ];
     (headers, content.into_response().into_body()).into_response()
 }

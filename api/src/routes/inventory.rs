@@ -60,7 +60,7 @@ pub fn routes() -> Routes<Arc<Api>> {
             reads,
             read,
             behind(Operation::new("readStock", "Read the stock of a product"))
-                .answer(Answer::json::<Product>(StatusCode::OK, "The stock."))
+                .answer(leading_on(Answer::json::<Product>(StatusCode::OK, "The stock.")))
                 .problems(&[problem_types::UNKNOWN_PRODUCT]),
         )
         .on(
@@ -75,8 +75,13 @@ pub fn routes() -> Routes<Arc<Api>> {
                 )
                 .key_taken()
                 .body::<StockRequest>(json!({ "onHand": 100, "reason": "counted" }))
-                .answer(Answer::json::<Product>(StatusCode::OK, "The stock as it is now."))
-                .problems(&[problem_types::BELOW_RESERVED, problem_types::STOCK_TOO_LARGE]),
+                .exactly_one_of(&[("onHand", &[]), ("adjust", &[])])
+                .answer(leading_on(Answer::json::<Product>(StatusCode::OK, "The stock as it is now.")))
+                .problems(&[
+                    problem_types::UNKNOWN_PRODUCT,
+                    problem_types::BELOW_RESERVED,
+                    problem_types::STOCK_TOO_LARGE,
+                ]),
         )
         .on(
             Method::POST,
@@ -85,7 +90,8 @@ pub fn routes() -> Routes<Arc<Api>> {
             change,
             behind(Operation::new("addStock", "Add pieces of a product to the warehouse"))
                 .body::<AddRequest>(json!({ "productId": "mug-blue", "quantity": 20, "reason": "delivered" }))
-                .answer(Answer::json::<Product>(StatusCode::OK, "The stock as it is now."))
+                .answer(leading_on(Answer::json::<Product>(StatusCode::OK, "The stock as it is now.")))
+                .answer(leading_on(Answer::json::<Product>(StatusCode::CREATED, "The stock of a product that is new.")))
                 .problems(&[problem_types::STOCK_TOO_LARGE]),
         )
         .each(|routes| routes.route_layer(from_fn(query::none)))
@@ -95,10 +101,14 @@ pub fn routes() -> Routes<Arc<Api>> {
             reads,
             list,
             behind(Operation::new("listStock", "List the stock of products, by product"))
-                .query(BELOW, "Only products of which fewer are available.", schema::integer(1, 1_000_000_000), 10)
+                .query(BELOW, "Only products of which fewer are available.", schema::integer(1, ON_HAND_MOST), 10)
                 .query(LIMIT, "Largest number of products.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
                 .query(CURSOR, "`next` of the page before.", schema::string(), Value::Null)
-                .answer(Answer::json::<StockList>(StatusCode::OK, "A page.").next_link()),
+                .answer(Answer::json::<StockList>(StatusCode::OK, "A page.").next_link().link(
+                    "readStock",
+                    "productId",
+                    "$response.body#/items/0/productId",
+                )),
         )
         .on(
             Method::GET,
@@ -111,6 +121,13 @@ pub fn routes() -> Routes<Arc<Api>> {
                 .answer(Answer::json::<MovementList>(StatusCode::OK, "A page.").next_link())
                 .problems(&[problem_types::UNKNOWN_PRODUCT]),
         )
+}
+
+/// Adds to the answer with the stock of a product what can be done with it.
+fn leading_on(answer: Answer) -> Answer {
+    let of_stock = ["readStock", "changeStock", "listStockMovements", "readProduct"];
+    let id = "$response.body#/productId";
+    of_stock.into_iter().fold(answer, |answer, operation| answer.link(operation, "productId", id))
 }
 
 /// Adds the problems of every route that asks the worker.

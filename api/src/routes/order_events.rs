@@ -7,7 +7,7 @@ use amends_orders::OrderView;
 use amends_postgres::timeline::SagaEntry;
 use axum::{
     extract::{Path, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::from_fn,
     response::{
         IntoResponse, Response,
@@ -49,6 +49,8 @@ const LAST_EVENT_ID: &str = "Last-Event-ID";
 /// A proxy that collects answers would keep events back.
 const UNBUFFERED: (HeaderName, HeaderValue) =
     (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+/// The framework only says that a cache must ask again.
+const PRIVATE: (HeaderName, HeaderValue) = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
 
 pub fn routes() -> Routes<Arc<Api>> {
     let (path, reads) = ("/api/orders/{id}/events", Access::Needs(Right::ReadOrders));
@@ -126,7 +128,7 @@ async fn follow(
         Some((Ok::<_, Infallible>(following.next().await?), following))
     });
     let comments = KeepAlive::new().interval(COMMENTS_APART);
-    Ok(([UNBUFFERED], Sse::new(events).keep_alive(comments)).into_response())
+    Ok(([UNBUFFERED, PRIVATE], Sse::new(events).keep_alive(comments)).into_response())
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<EventId>, Problem> {

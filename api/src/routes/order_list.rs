@@ -37,7 +37,9 @@ use crate::{
 };
 
 const PATH: &str = "/api/orders";
-/// Times that a filter may name: those of every order.
+/// The first order of a page.
+const FIRST: &str = "$response.body#/items/0/id";
+/// Times that ids know: those of every order. One outside is taken as the nearest.
 const YEARS: std::ops::Range<i64> = 0..253_402_300_800;
 
 const CUSTOMER: &str = "customerId";
@@ -69,7 +71,7 @@ pub fn routes() -> Routes<Arc<Api>> {
         .query(LIMIT, "Largest number of orders.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
         .query(CURSOR, "`next` of the page before, with the same other parameters.", schema::string(), Value::Null)
         .answer(
-            Answer::json::<OrderList>(StatusCode::OK, "A page.").next_link(),
+            Answer::json::<OrderList>(StatusCode::OK, "A page.").next_link().link("readOrder", "id", FIRST),
         );
     Routes::default().on(Method::GET, PATH, Access::Needs(Right::ReadOrders), list, operation)
 }
@@ -137,11 +139,15 @@ fn filter(query: &[(&'static str, String)]) -> Result<OrderFilter, Problem> {
 /// Reads a time; returns what is wrong with it.
 fn time(value: &str, into: &mut Option<DateTime<Utc>>) -> Option<String> {
     match DateTime::parse_from_rfc3339(value) {
-        Ok(at) if YEARS.contains(&at.timestamp()) => {
-            *into = Some(at.to_utc());
+        Ok(at) => {
+            let nearest = at.timestamp().clamp(YEARS.start, YEARS.end - 1);
+            *into = match nearest == at.timestamp() {
+                true => Some(at.to_utc()),
+                false => DateTime::from_timestamp_secs(nearest),
+            };
             None
         }
-        _ => Some("must be a time by RFC 3339, such as 2026-01-01T00:00:00Z".to_owned()),
+        Err(_) => Some("must be a time by RFC 3339, such as 2026-01-01T00:00:00Z".to_owned()),
     }
 }
 
@@ -184,6 +190,15 @@ mod tests {
     }
 
     #[test]
+    fn a_time_before_or_after_all_orders_is_taken_as_the_first_or_the_last() {
+        let filter =
+            read("createdAfter=0001-01-01T00:00:00Z&createdBefore=9999-12-31T23:59:59-23:59").unwrap();
+        let at = |text: &str| Some(text.parse().unwrap());
+        assert_eq!(filter.created_after, at("1970-01-01T00:00:00Z"));
+        assert_eq!(filter.created_before, at("9999-12-31T23:59:59Z"));
+    }
+
+    #[test]
     fn what_a_parameter_cannot_be_is_refused_by_name() {
         for (query, name) in [
             ("customerId=", CUSTOMER),
@@ -191,7 +206,6 @@ mod tests {
             ("status=PAID&status=", STATUS),
             ("createdAfter=2026-02-30T00:00:00Z", AFTER),
             ("createdBefore=yesterday", BEFORE),
-            ("createdBefore=1969-12-31T23:59:59Z", BEFORE),
             ("sort=total", SORT),
             ("limit=0", LIMIT),
             ("limit=201", LIMIT),

@@ -19,7 +19,7 @@ use tokio::time::sleep;
 use utoipa::{PartialSchema, openapi::ObjectBuilder};
 use uuid::Uuid;
 
-use super::orders::no_order;
+use super::orders::{leading_on, no_order};
 use crate::{
     auth::{
         Caller, Right,
@@ -57,13 +57,16 @@ pub fn routes() -> Routes<Arc<Api>> {
         .query(WAIT, "How long to wait for another status: at most 30 s. Needs `status`.", wait_schema(), "1s")
         .query(STATUS, "The status that the caller has seen. Needs `wait`.", OrderStatus::schema(), "PENDING")
         .header("If-None-Match", "Entity tags of states that the caller has.", schema::string(), Value::Null)
-        .answer(Answer::json::<Order>(StatusCode::OK, "The order.").etag())
+        .answer(
+            leading_on(Answer::json::<Order>(StatusCode::OK, "The order.").etag())
+                .link("readSaga", "id", "$response.body#/sagaId"),
+        )
         .answer(Answer::empty(StatusCode::NOT_MODIFIED, "The caller has this state.").etag());
     Routes::default().on(Method::GET, "/api/orders/{id}", Access::Needs(Right::ReadOrders), read, operation)
 }
 
 fn wait_schema() -> ObjectBuilder {
-    schema::string().pattern(Some("^(30|[12]?[0-9])s$"))
+    schema::string().pattern(Some("^(0|(30|[12]?[0-9])s)$"))
 }
 
 /// A wait for another status than this one.

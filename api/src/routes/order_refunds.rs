@@ -22,6 +22,7 @@ use utoipa::ToSchema;
 use super::{
     order_read::view_of,
     order_returns::{added, birth, state_for},
+    orders::leading_on,
 };
 use crate::{
     auth::{
@@ -34,7 +35,7 @@ use crate::{
         openapi::{Answer, Operation, schema::Currency},
     },
     orders::{
-        changes::{self, OrderState, RefundRequest, Refused},
+        changes::{self, OrderState, QuoteRequest, RefundRequest, Refused},
         view::Order,
     },
     problem::{Fault, Problem},
@@ -57,7 +58,8 @@ pub fn routes() -> Routes<Arc<Api>> {
                 .if_match()
                 .key_required()
                 .body::<RefundRequest>(json!({ "amount": 1, "reason": "it came late" }))
-                .answer(Answer::json::<Order>(StatusCode::ACCEPTED, "The order as it is now."))
+                .exactly_one_of(&[("amount", &["reason"]), ("lines", &["reason"]), ("quote", &[])])
+                .answer(leading_on(Answer::json::<Order>(StatusCode::ACCEPTED, "The order as it is now.")))
                 .problems(&[problem_types::NOT_REFUNDABLE]),
         )
         .on(
@@ -67,8 +69,12 @@ pub fn routes() -> Routes<Arc<Api>> {
             quote,
             Operation::new("quoteRefund", "Say what a refund would be, without making it")
                 .about("Exactly one of `amount` and `lines`. The `hash` is the `quote` of the refund.")
-                .body::<RefundRequest>(json!({ "lines": [{ "lineId": "1", "quantity": 1 }] }))
-                .answer(Answer::json::<Quoted>(StatusCode::OK, "Cents a line, and a hash."))
+                .body::<QuoteRequest>(json!({ "lines": [{ "lineId": "1", "quantity": 1 }] }))
+                .exactly_one_of(&[("amount", &[]), ("lines", &[])])
+                .answer(
+                    Answer::json::<Quoted>(StatusCode::OK, "Cents a line, and a hash.")
+                        .link("refundOrder", "id", "$request.path.id"),
+                )
                 .problems(&[problem_types::NOT_REFUNDABLE]),
         )
         .each(|routes| routes.route_layer(from_fn(query::none)))
@@ -146,7 +152,7 @@ async fn quote(
     body: Bytes,
 ) -> Result<Json<Quoted>, Problem> {
     let id = body::id("id", &id)?;
-    let request: RefundRequest = body::read(&headers, &body)?;
+    let request: QuoteRequest = body::read(&headers, &body)?;
     let view = view_of(&api.orders, &caller, id).await?;
     let quote = request.quoted(id, OrderState::of(&view))?;
     let ledger = view.ledger();

@@ -27,7 +27,10 @@ use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{order_read::view_of, orders::no_order};
+use super::{
+    order_read::view_of,
+    orders::{leading_on, no_order},
+};
 use crate::{
     auth::{
         Caller, Right,
@@ -60,7 +63,7 @@ pub fn routes() -> Routes<Arc<Api>> {
                 .body::<ReturnRequest>(
                     json!({ "reason": "damaged", "lines": [{ "lineId": "1", "quantity": 1 }] }),
                 )
-                .answer(Answer::json::<Order>(StatusCode::ACCEPTED, "The order as it is now."))
+                .answer(leading_on(Answer::json::<Order>(StatusCode::ACCEPTED, "The order as it is now.")))
                 .problems(&[problem_types::NOT_RETURNABLE]),
         )
         .on(
@@ -68,9 +71,9 @@ pub fn routes() -> Routes<Arc<Api>> {
             "/api/orders/{id}/return/approve",
             decides,
             approve,
-            describe_decision("approveReturn", "Approve the return that waits for a decision").answer(
+            describe_decision("approveReturn", "Approve the return that waits for a decision").answer(leading_on(
                 Answer::json::<Order>(StatusCode::ACCEPTED, "The order as it is now: it is refunded, then restocked."),
-            ),
+            )),
         )
         .on(
             Method::PUT,
@@ -78,7 +81,7 @@ pub fn routes() -> Routes<Arc<Api>> {
             decides,
             reject,
             describe_decision("rejectReturn", "Reject the return that waits for a decision")
-                .answer(Answer::json::<Order>(StatusCode::OK, "The order as it is now.")),
+                .answer(leading_on(Answer::json::<Order>(StatusCode::OK, "The order as it is now."))),
         )
         .each(|routes| routes.route_layer(from_fn(query::none)))
 }

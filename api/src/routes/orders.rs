@@ -94,14 +94,13 @@ fn describe_place() -> Operation {
     });
     let placed = Answer::json::<Order>(StatusCode::CREATED, "The order as it was accepted.")
         .header("Location", "The path of the order.");
-    let linked = ["readOrder", "deleteOrder", "cancelOrder", "readOrderTimeline", "explainOrder"];
     Operation::new("placeOrder", "Place an order")
         .about(
             "Sent again with the same key, the request is answered with the order as it was accepted, whether or not the \
              first answer arrived. A customer states neither prices nor another customer.",
         )
         .body::<request::OrderRequest>(example)
-        .answer(linked.into_iter().fold(placed, |answer, operation| answer.link(operation, "$response.body#/id")))
+        .answer(leading_on(placed))
         .problems(&[problem_types::NO_PRICE, problem_types::TOO_MANY_REQUESTS])
 }
 
@@ -109,8 +108,29 @@ fn describe_cancel(operation: Operation) -> Operation {
     operation
         .about("202 is a promise: the order ends `CANCELLED`, once everything is undone.")
         .if_match()
-        .answer(Answer::json::<Order>(StatusCode::ACCEPTED, "The order as it is now."))
+        .answer(leading_on(Answer::json::<Order>(StatusCode::ACCEPTED, "The order as it is now.")))
         .problems(&[problem_types::CANNOT_CANCEL])
+}
+
+/// What can be done with an order that was answered.
+const OF_AN_ORDER: [&str; 10] = [
+    "readOrder",
+    "readOrderTimeline",
+    "explainOrder",
+    "deleteOrder",
+    "cancelOrder",
+    "returnOrder",
+    "approveReturn",
+    "rejectReturn",
+    "refundOrder",
+    "quoteRefund",
+];
+
+/// Adds to the answer with an order what can be done with it.
+pub(super) fn leading_on(answer: Answer) -> Answer {
+    OF_AN_ORDER
+        .into_iter()
+        .fold(answer, |answer, operation| answer.link(operation, "id", "$response.body#/id"))
 }
 
 async fn place(

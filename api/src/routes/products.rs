@@ -30,7 +30,7 @@ use crate::{
         page::{CURSOR, LARGEST_PAGE, LIMIT, PAGE_PARAMETERS, PAGE_USUAL, PageRequest},
     },
     orders::{
-        request::{currency_code, identifier, text},
+        request::{UNIT_PRICE_MOST, currency_code, identifier, text},
         view::instant,
     },
     problem::{Problem, problem_types},
@@ -55,7 +55,7 @@ pub fn routes() -> Routes<Arc<Api>> {
                     schema::string(),
                     Value::Null,
                 )
-                .answer(Answer::json::<ProductView>(StatusCode::OK, "The product.").etag())
+                .answer(leading_on(Answer::json::<ProductView>(StatusCode::OK, "The product.").etag()))
                 .answer(Answer::empty(StatusCode::NOT_MODIFIED, "The caller has this state.").etag())
                 .problems(&[problem_types::UNKNOWN_PRODUCT]),
         )
@@ -68,10 +68,12 @@ pub fn routes() -> Routes<Arc<Api>> {
                 .about("Orders that were placed before keep their prices.")
                 .if_match()
                 .body::<ProductRequest>(json!({ "name": "Blue mug", "unitPrice": 1250, "currency": "EUR" }))
-                .answer(Answer::json::<ProductView>(StatusCode::OK, "The product as it is now.").etag())
-                .answer(
+                .answer(leading_on(
+                    Answer::json::<ProductView>(StatusCode::OK, "The product as it is now.").etag(),
+                ))
+                .answer(leading_on(
                     Answer::json::<ProductView>(StatusCode::CREATED, "The product, which is new.").etag(),
-                ),
+                )),
         )
         .each(|routes| routes.route_layer(from_fn(query::none)))
         .on(
@@ -82,8 +84,19 @@ pub fn routes() -> Routes<Arc<Api>> {
             Operation::new("listProducts", "List products, page by page")
                 .query(LIMIT, "Largest number of products.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
                 .query(CURSOR, "`next` of the page before.", schema::string(), Value::Null)
-                .answer(Answer::json::<ProductList>(StatusCode::OK, "A page.").next_link()),
+                .answer(Answer::json::<ProductList>(StatusCode::OK, "A page.").next_link().link(
+                    "readProduct",
+                    "productId",
+                    "$response.body#/items/0/productId",
+                )),
         )
+}
+
+/// Adds to the answer with a product what can be done with it.
+fn leading_on(answer: Answer) -> Answer {
+    let of_a_product = ["readProduct", "putProduct", "readStock", "changeStock"];
+    let id = "$response.body#/productId";
+    of_a_product.into_iter().fold(answer, |answer, operation| answer.link(operation, "productId", id))
 }
 
 /// A page of products.
@@ -106,8 +119,8 @@ pub struct ProductRequest {
     #[schema(value_type = Text)]
     name: String,
     /// The price of one unit, in minor units of the currency.
-    #[garde(range(min = 0))]
-    #[schema(minimum = 0)]
+    #[garde(range(min = 0, max = UNIT_PRICE_MOST))]
+    #[schema(minimum = 0, maximum = 90_000_000_000_i64)]
     unit_price: i64,
     /// ISO 4217, upper case.
     #[garde(custom(currency_code))]

@@ -12,6 +12,7 @@ use crate::support::{
     LONG, Stack,
     client::order,
     document::Documented,
+    headers,
     issuer::{self, expired, token},
     shop::{Shop, read},
 };
@@ -74,6 +75,9 @@ const MATRIX: [(&str, [u16; 8]); 46] = [
 ];
 /// Only `dev` publishes keys of its own.
 const KEY_SET: (&str, [u16; 8]) = ("GET /.well-known/jwks.json", [404; 8]);
+
+/// What a stack trace, a panic or an error of the database would say.
+const LEAKS: [&str; 7] = ["panicked", "stack backtrace", "/src/", ".rs:", "sqlx", "postgres", "SQLSTATE"];
 
 /// Returns the token of a caller of the matrix.
 fn token_of(caller: &str) -> Option<String> {
@@ -138,6 +142,11 @@ async fn every_route_answers_every_caller_as_its_row_says() {
                 false => answer.text().await.unwrap(),
             };
             assert_eq!(status, expected, "{name} by {caller}: {text}");
+            assert_eq!(headers::faults(&path, &headers), Vec::<String>::new(), "{name} by {caller}");
+            for leak in LEAKS {
+                let may_say = route.id() == "readDocsFile" || route.id() == "readOpenApi";
+                assert!(may_say || !text.contains(leak), "{name} by {caller} says {leak}: {text}");
+            }
             let challenge = headers.get("www-authenticate").map(|value| value.to_str().unwrap());
             match (status, caller) {
                 (401, "no token") => assert_eq!(challenge, Some("Bearer realm=\"amends\"")),
@@ -155,6 +164,27 @@ async fn every_route_answers_every_caller_as_its_row_says() {
         }
     }
     assert!(rows.is_empty(), "rows without a route: {rows:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_another_origin_is_told_nothing_even_if_it_asks_first() {
+    let shop = Shop::open().await;
+    let token = token("ada", &Role::ALL);
+    for route in shop.operations().await {
+        let path = route.filled(&[]);
+        let asks = [
+            shop.ask(Method::OPTIONS, &path, None)
+                .header("access-control-request-method", route.method.as_str()),
+            shop.ask(route.method.clone(), &path, Some(&token)),
+        ];
+        for ask in asks {
+            let answer = ask.header("origin", "https://evil.example").send().await.unwrap();
+            assert_eq!(answer.status(), 403, "{}", route.name());
+            assert_eq!(headers::faults(&path, answer.headers()), Vec::<String>::new(), "{}", route.name());
+            let problem: Value = answer.json().await.unwrap();
+            assert_eq!(problem["type"], "/problems/foreign-origin", "{}", route.name());
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

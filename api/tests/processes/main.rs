@@ -30,4 +30,5 @@ mod services;
 mod silence;
 mod support;
 mod traffic;
+mod tutorial;
 mod versions;

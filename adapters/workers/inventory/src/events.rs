@@ -11,7 +11,8 @@ use amends_protocol::{
 };
 use amends_worker::Backoff;
 use chrono::{DateTime, SecondsFormat, Utc};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 use sqlx::FromRow;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -120,28 +121,66 @@ impl<K: Sink> Publisher<K> {
     }
 }
 
+/// `inventory.updated`: stock was added, reserved, released, taken or returned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct StockEvent {
+    /// `1.0`.
+    pub specversion: &'static str,
+    /// The event's id, the same for every delivery.
+    pub id: String,
+    /// `/amends/inventory`.
+    pub source: &'static str,
+    /// The type, which is also the topic: `inventory.updated`.
+    pub r#type: &'static str,
+    /// The product's id.
+    pub subject: String,
+    /// When it happened.
+    pub time: String,
+    /// `application/json`.
+    pub datacontenttype: &'static str,
+    /// The number of the movement in the ledger of all products: it grows for each product, with gaps. (CloudEvents'
+    /// extension of that name is a string.)
+    pub sequence: String,
+    /// The content.
+    pub data: StockMoved,
+}
+
+/// A movement of stock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StockMoved {
+    /// The product.
+    pub product_id: String,
+    /// `adjusted`, `reserved`, `released`, `taken` or `returned`.
+    pub kind: String,
+    /// Number of units.
+    pub quantity: i64,
+    /// The command that moved them; null if a person did.
+    pub command_id: Option<Uuid>,
+}
+
 impl Move {
     /// Returns the move as a structured CloudEvent 1.0.
     fn event(&self) -> Outbound {
         let key =
             Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("/amends/inventory/{}", self.product_id).as_bytes());
         let [high, low, ..] = *key.as_bytes();
-        let event = json!({
-            "specversion": "1.0",
-            "id": format!("inventory/{}", self.move_id),
-            "source": "/amends/inventory",
-            "type": TOPIC,
-            "subject": self.product_id,
-            "time": self.at.to_rfc3339_opts(SecondsFormat::Millis, true),
-            "datacontenttype": "application/json",
-            "sequence": self.move_id.to_string(),
-            "data": {
-                "productId": self.product_id,
-                "kind": self.kind,
-                "quantity": self.quantity,
-                "commandId": self.command_id,
+        let event = StockEvent {
+            specversion: "1.0",
+            id: format!("inventory/{}", self.move_id),
+            source: "/amends/inventory",
+            r#type: TOPIC,
+            subject: self.product_id.clone(),
+            time: self.at.to_rfc3339_opts(SecondsFormat::Millis, true),
+            datacontenttype: "application/json",
+            sequence: self.move_id.to_string(),
+            data: StockMoved {
+                product_id: self.product_id.clone(),
+                kind: self.kind.clone(),
+                quantity: self.quantity,
+                command_id: self.command_id,
             },
-        });
+        };
         Outbound {
             topic: TOPIC.to_owned(),
             placement: Placement::Slot(u16::from_be_bytes([high, low]) % SLOTS),

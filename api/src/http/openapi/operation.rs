@@ -10,11 +10,11 @@ use utoipa::{
         link::LinkBuilder,
         path::{Parameter, ParameterBuilder, ParameterIn},
         request_body::{RequestBody, RequestBodyBuilder},
-        schema::Schema,
+        schema::{AllOfBuilder, Schema},
     },
 };
 
-use super::schema;
+use super::schema::{self, Alternative};
 
 pub(super) const JSON: &str = "application/json";
 
@@ -130,6 +130,19 @@ impl Operation {
         self.with_body::<T>(example, Required::False)
     }
 
+    /// The body has exactly one of these fields, with what it needs.
+    #[must_use]
+    pub fn exactly_one_of(mut self, alternatives: &[Alternative<'_>]) -> Self {
+        let content = self.body.as_mut().and_then(|body| body.content.get_mut(JSON));
+        if let Some(RefOr::T(content)) = content
+            && let Some(of_type) = content.schema.take()
+        {
+            let one_of = schema::exactly_one_of(alternatives);
+            content.schema = Some(AllOfBuilder::new().item(of_type).item(one_of).into());
+        }
+        self
+    }
+
     fn with_body<T: ToSchema>(mut self, example: Value, required: Required) -> Self {
         let content = ContentBuilder::new().schema(Some(reference::<T>(&mut self.schemas)));
         let content = content.example(Some(example)).build();
@@ -223,10 +236,10 @@ impl Answer {
         self.header("Link", "The next page: `<…>; rel=\"next\"`, unless this is the last one.")
     }
 
-    /// Something in the answer is the path parameter `id` of another operation.
+    /// Something in the request or the answer is a parameter of another operation: a runtime expression of OpenAPI.
     #[must_use]
-    pub fn link(mut self, operation: &'static str, id: &'static str) -> Self {
-        let link = LinkBuilder::new().operation_id(operation).parameter("id", id).build();
+    pub fn link(mut self, operation: &'static str, parameter: &'static str, is: &'static str) -> Self {
+        let link = LinkBuilder::new().operation_id(operation).parameter(parameter, is).build();
         self.response.links.insert(operation.to_owned(), RefOr::T(link));
         self
     }

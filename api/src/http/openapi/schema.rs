@@ -1,20 +1,15 @@
 //! The types that the api knows by words alone: kinds of strings, and documents of others. Each stands in the document by its name; in a type, name it by
 //! `#[schema(value_type = Text)]`.
 
+pub use amends_http::text::Text;
 use amends_workflows::order_fulfilment::STATUSES;
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{
         KnownFormat, ObjectBuilder, RefOr, SchemaFormat,
-        schema::{ArrayBuilder, Schema, SchemaType, Type},
+        schema::{ArrayBuilder, OneOfBuilder, Schema, SchemaType, Type},
     },
 };
-
-/// Characters that no text contains: control characters, and those that make a text look different from what it is
-/// (`amends_http::text`), as ranges of a regular expression.
-const NEVER: &str = "\\u0000-\\u001F\\u007F-\\u009F\\u061C\\u180E\\u200B\\u200E\\u200F\\u2028-\\u202E\\u2060\\u2066-\\u2069\\uFEFF";
-/// Characters that show nothing.
-const INVISIBLE: &str = "\\u0020\\u00A0\\u00AD\\u034F\\u115F\\u1160\\u1680\\u17B4\\u17B5\\u180B-\\u180F\\u2000-\\u200F\\u202F\\u205F-\\u206F\\u2800\\u3000\\u3164\\uFE00-\\uFE0F\\uFFA0\\uFFF0-\\uFFFB\u{1BCA0}-\u{1BCA3}\u{1D173}-\u{1D17A}\u{E0000}-\u{E0FFF}";
 
 macro_rules! types {
     ($($(#[doc = $about:literal])+ $name:ident => $schema:expr;)*) => {$(
@@ -32,16 +27,12 @@ macro_rules! types {
 }
 
 types! {
-    /// Text that people write: 1-200 characters, without control characters, bidi controls and zero-width spaces, and
-    /// with something visible.
-    Text => string().min_length(Some(1)).max_length(Some(200))
-        .pattern(Some(format!("^[^{NEVER}]*[^{NEVER}{INVISIBLE}][^{NEVER}]*$")));
     /// The id of a product.
     ProductId => string().pattern(Some("^[A-Za-z0-9._-]{1,64}$"));
     /// A currency by ISO 4217, in upper case.
-    Currency => string().pattern(Some("^[A-Z]{3}$"));
+    Currency => string().enum_values(Some(currencies()));
     /// A country by ISO 3166-1 alpha-2, in upper case.
-    Country => string().pattern(Some("^[A-Z]{2}$"));
+    Country => string().enum_values(Some(rust_iso3166::ALL_ALPHA2.iter().copied()));
     /// An e-mail address.
     EmailAddress => string().format(Some(SchemaFormat::KnownFormat(KnownFormat::Email))).max_length(Some(254));
     /// A telephone number by E.164.
@@ -65,6 +56,30 @@ types! {
     KeySet => ObjectBuilder::new().property("keys", several(ObjectBuilder::new())).required("keys");
 }
 
+/// Returns the codes of all currencies.
+fn currencies() -> Vec<String> {
+    let letters = || 'A'..='Z';
+    let pairs = letters().flat_map(|first| letters().map(move |second| [first, second]));
+    let codes = pairs
+        .flat_map(|[first, second]| letters().map(move |third| String::from_iter([first, second, third])));
+    codes.filter(|code| iso_currency::Currency::from_code(code).is_some()).collect()
+}
+
+/// A field of which a body has one of several, and the fields that are needed with it.
+pub type Alternative<'a> = (&'a str, &'a [&'a str]);
+
+/// Returns a schema that demands exactly one of these fields, with what it needs: derived schemas cannot say that.
+pub fn exactly_one_of(alternatives: &[Alternative<'_>]) -> OneOfBuilder {
+    let any = || ObjectBuilder::new().schema_type(SchemaType::AnyValue);
+    // The body's own schema says that they are never null: so they are absent.
+    let absent = || ObjectBuilder::new().schema_type(SchemaType::Type(Type::Null));
+    alternatives.iter().fold(OneOfBuilder::new(), |one_of, (field, needed)| {
+        let others = alternatives.iter().filter(|(other, _)| other != field);
+        let without = others.fold(any(), |schema, (other, _)| schema.property(*other, absent()));
+        one_of.item(needed.iter().copied().fold(without.required(*field), ObjectBuilder::required))
+    })
+}
+
 /// Returns the schema of any string.
 pub fn string() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(SchemaType::Type(Type::String))
@@ -81,7 +96,7 @@ pub fn one_of(values: &[&str]) -> ObjectBuilder {
 }
 
 /// Returns the schema of a whole number.
-pub fn integer(least: u32, largest: u32) -> ObjectBuilder {
+pub fn integer(least: i64, largest: i64) -> ObjectBuilder {
     ObjectBuilder::new()
         .schema_type(SchemaType::Type(Type::Integer))
         .minimum(Some(least))
@@ -90,7 +105,7 @@ pub fn integer(least: u32, largest: u32) -> ObjectBuilder {
 
 /// Returns the schema of a page's size.
 pub fn limit(usual: u32, largest: u32) -> ObjectBuilder {
-    integer(1, largest).default(Some(usual.into()))
+    integer(1, largest.into()).default(Some(usual.into()))
 }
 
 /// Returns the schema of a list of strings.
@@ -104,9 +119,20 @@ mod tests {
 
     #[test]
     fn a_string_is_described_by_its_own_words() {
+        let phone = serde_json::to_value(PhoneNumber::schema()).unwrap();
+        assert_eq!(phone["description"], "A telephone number by E.164.");
+        assert_eq!(PhoneNumber::name(), "PhoneNumber");
         let text = serde_json::to_value(Text::schema()).unwrap();
         assert_eq!((&text["minLength"], &text["maxLength"]), (&1.into(), &200.into()));
-        assert!(text["description"].as_str().unwrap().starts_with("Text that people write"), "{text}");
-        assert_eq!(Text::name(), "Text");
+    }
+
+    #[test]
+    fn codes_of_currencies_and_countries_are_listed_one_by_one() {
+        let codes = |schema: RefOr<Schema>| -> Vec<String> {
+            serde_json::from_value(serde_json::to_value(schema).unwrap()["enum"].take()).unwrap()
+        };
+        let (currencies, countries) = (codes(Currency::schema()), codes(Country::schema()));
+        assert!(currencies.iter().any(|code| code == "EUR") && !currencies.iter().any(|code| code == "ABC"));
+        assert!(countries.iter().any(|code| code == "AT") && !countries.iter().any(|code| code == "XX"));
     }
 }

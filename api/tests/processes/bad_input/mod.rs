@@ -7,12 +7,13 @@ mod cases;
 use std::net::SocketAddr;
 
 use amends_api::auth::Role;
-use reqwest::{Method, header::HeaderMap};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::{
     Stack,
     document::Documented,
+    headers,
     issuer::{self, token},
     shop::Shop,
 };
@@ -22,25 +23,28 @@ use cases::{Case, Target};
 async fn fault_of(route: &Documented, case: Case) -> Option<String> {
     let Case { what, request, status, slug, place } = case;
     let answer = request.send().await.unwrap();
-    let (answered, headers) = (answer.status().as_u16(), answer.headers().clone());
+    let (answered, of_answer) = (answer.status().as_u16(), answer.headers().clone());
     let text = answer.text().await.unwrap();
     let problem: Value = serde_json::from_str(&text).unwrap_or_default();
     let uri = json!(format!("/problems/{slug}"));
-    let mut faults = header_faults(&headers);
+    let mut faults = headers::faults(&route.path, &of_answer);
     let mut expect = |holds: bool, fault: &str| {
         if !holds {
             faults.push(fault.to_owned());
         }
     };
     expect(answered == status && problem["type"] == uri, &format!("it should be {status} {slug}"));
-    expect(headers.get("content-type").is_some_and(|kind| kind == "application/problem+json"), "no problem");
+    expect(
+        of_answer.get("content-type").is_some_and(|kind| kind == "application/problem+json"),
+        "no problem",
+    );
     expect(problem["status"] == answered, "the status in the body is another");
     expect(
-        problem["requestId"].as_str() == headers.get("x-request-id").and_then(|id| id.to_str().ok()),
+        problem["requestId"].as_str() == of_answer.get("x-request-id").and_then(|id| id.to_str().ok()),
         "the request's id is another",
     );
     expect(
-        headers.contains_key("www-authenticate") == (answered == 401 || slug == "forbidden"),
+        of_answer.contains_key("www-authenticate") == (answered == 401 || slug == "forbidden"),
         "WWW-Authenticate",
     );
     expect(route.refuses_with(answered, &problem["type"]), "the document does not say so");
@@ -52,23 +56,6 @@ async fn fault_of(route: &Documented, case: Case) -> Option<String> {
     }
     (!faults.is_empty())
         .then(|| format!("{} with {what}: {answered} {text}\n    {}", route.name(), faults.join("; ")))
-}
-
-/// Returns what is wrong with the headers that every answer has, or must not have.
-fn header_faults(headers: &HeaderMap) -> Vec<String> {
-    let mut faults = Vec::new();
-    if headers.get("x-content-type-options").is_none_or(|value| value != "nosniff") {
-        faults.push("no nosniff".to_owned());
-    }
-    if !headers.contains_key("x-request-id") {
-        faults.push("no X-Request-Id".to_owned());
-    }
-    for name in headers.keys().map(|name| name.as_str()) {
-        if ["server", "x-powered-by"].contains(&name) || name.starts_with("access-control-") {
-            faults.push(format!("it has {name}"));
-        }
-    }
-    faults
 }
 
 /// Returns the number of rows in each table that a request could change, and the revisions of all sagas.
@@ -135,7 +122,7 @@ async fn a_method_that_a_path_does_not_have_is_refused_with_those_that_it_has() 
             let request = shop.ask(method.parse().unwrap(), &path, Some(&caller));
             let answer = request.send().await.unwrap();
             assert_eq!(answer.status(), 405, "{method} {path}");
-            assert_eq!(header_faults(answer.headers()), Vec::<String>::new(), "{method} {path}");
+            assert_eq!(headers::faults(&path, answer.headers()), Vec::<String>::new(), "{method} {path}");
             let mut said: Vec<String> =
                 answer.headers()["allow"].to_str().unwrap().split(',').map(|m| m.trim().to_owned()).collect();
             said.sort_unstable();
@@ -170,7 +157,7 @@ async fn head_answers_as_get_on_every_route_and_no_answer_says_what_serves_it() 
             assert_ne!(head.headers()["content-length"], "0", "{path}");
         }
         for answer in [get, head] {
-            assert_eq!(header_faults(answer.headers()), Vec::<String>::new(), "{path}");
+            assert_eq!(headers::faults(&path, answer.headers()), Vec::<String>::new(), "{path}");
         }
     }
 }

@@ -109,7 +109,7 @@ impl Documented {
         })
     }
 
-    /// Follows a reference, and leaves out that a value may be null.
+    /// Follows a reference, and leaves out that a value may be null, and conditions on an object as a whole.
     pub fn resolved(&self, value: &Value) -> Value {
         if let Some(reference) = value.get("$ref").and_then(Value::as_str) {
             return self.resolved(self.document.pointer(&reference[1..]).unwrap());
@@ -117,6 +117,9 @@ impl Documented {
         if let Some(either) = value.get("oneOf").and_then(Value::as_array) {
             let other = either.iter().find(|schema| schema["type"] != "null").unwrap();
             return self.resolved(other);
+        }
+        if let Some(all) = value.get("allOf").and_then(Value::as_array) {
+            return self.resolved(&all[0]);
         }
         value.clone()
     }

@@ -3,6 +3,7 @@
 mod broker;
 pub mod client;
 pub mod document;
+pub mod headers;
 pub mod issuer;
 pub mod load;
 pub mod shop;

@@ -1,6 +1,9 @@
 //! Changes of stock by hand.
 
-use amends_http::{Fault, ProblemDetails, body, text};
+use amends_http::{
+    Fault, ProblemDetails, body,
+    text::{self, Text},
+};
 use axum::{
     body::{Body, Bytes},
     extract::{Path, State},
@@ -11,7 +14,13 @@ use garde::Validate;
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        ObjectBuilder, RefOr,
+        schema::{OneOfBuilder, Schema, SchemaType, Type},
+    },
+};
 
 use super::{PRODUCT_ID, Product, Shared, is_product_id, product_id};
 use crate::{
@@ -31,18 +40,18 @@ pub const SUBJECT: HeaderName = HeaderName::from_static("amends-subject");
 pub struct StockRequest {
     /// The quantity on hand from now on.
     #[garde(inner(range(min = 0, max = ON_HAND_MOST)))]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 0, maximum = 1_000_000_000_000_i64)]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "body::given")]
+    #[schema(minimum = 0, maximum = 1_000_000_000_000_i64, nullable = false)]
     on_hand: Option<i64>,
     /// What is added to the quantity on hand, or taken from it. Only with an `Idempotency-Key`.
     #[garde(inner(range(min = -ON_HAND_MOST, max = ON_HAND_MOST), custom(some)))]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = -1_000_000_000_000_i64, maximum = 1_000_000_000_000_i64)]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "body::given")]
+    #[schema(value_type = Adjustment, required = false)]
     adjust: Option<i64>,
     /// Why, in the operator's words.
     #[garde(inner(custom(words)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(min_length = 1, max_length = 200, pattern = "^[^\\u0000-\\u001F\\u007F-\\u009F]+$")]
+    #[schema(value_type = Option<Text>)]
     reason: Option<String>,
 }
 
@@ -61,9 +70,24 @@ pub struct AddRequest {
     /// Why, in the operator's words.
     #[garde(inner(custom(words)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(min_length = 1, max_length = 200, pattern = "^[^\\u0000-\\u001F\\u007F-\\u009F]+$")]
+    #[schema(value_type = Option<Text>)]
     reason: Option<String>,
 }
+
+/// What is added, or taken if it is below 0.
+struct Adjustment;
+
+impl PartialSchema for Adjustment {
+    fn schema() -> RefOr<Schema> {
+        let range = |least: i64, most: i64| {
+            let whole = SchemaType::Type(Type::Integer);
+            ObjectBuilder::new().schema_type(whole).minimum(Some(least)).maximum(Some(most))
+        };
+        OneOfBuilder::new().item(range(-ON_HAND_MOST, -1)).item(range(1, ON_HAND_MOST)).into()
+    }
+}
+
+impl ToSchema for Adjustment {}
 
 fn some(quantity: &i64, (): &()) -> garde::Result {
     if *quantity == 0 { Err(garde::Error::new("must not be 0")) } else { Ok(()) }
