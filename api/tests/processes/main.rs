@@ -31,3 +31,4 @@ mod silence;
 mod support;
 mod traffic;
 mod versions;
+mod webhooks;
