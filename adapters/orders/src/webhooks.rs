@@ -216,7 +216,7 @@ impl WebhookStore {
                  is_enabled = COALESCE($6, w.is_enabled),
                  disabled_reason = CASE WHEN $6 IS NULL THEN w.disabled_reason END,
                  failing_since = CASE WHEN $6 IS NULL THEN w.failing_since END,
-                 revision = w.revision + 1, updated_at = clock_timestamp()
+                 revision = w.revision + 1, updated_at = now()
              WHERE w.id = $1 AND w.revision = $2 AND NOT w.is_deleted
              RETURNING ",
             webhook_columns!()
@@ -246,8 +246,8 @@ impl WebhookStore {
     ) -> Result<Option<Webhook>, Error> {
         sqlx::query_as(concat!(
             "UPDATE webhooks AS w
-             SET previous_secret = w.secret, previous_until = clock_timestamp() + make_interval(secs => $4), secret = $3,
-                 revision = w.revision + 1, updated_at = clock_timestamp()
+             SET previous_secret = w.secret, previous_until = now() + make_interval(secs => $4), secret = $3,
+                 revision = w.revision + 1, updated_at = now()
              WHERE w.id = $1 AND w.revision = $2 AND NOT w.is_deleted
              RETURNING ",
             webhook_columns!()
@@ -269,7 +269,7 @@ impl WebhookStore {
     pub async fn delete(&self, id: Uuid, revision: i32) -> Result<bool, Error> {
         let deleted = sqlx::query(
             "UPDATE webhooks SET is_deleted = true, is_enabled = false, secret = '', previous_secret = NULL, url = '',
-                                 revision = revision + 1, updated_at = clock_timestamp()
+                                 revision = revision + 1, updated_at = now()
              WHERE id = $1 AND revision = $2 AND NOT is_deleted",
         )
         .bind(id)
@@ -376,7 +376,7 @@ impl WebhookStore {
     /// The database's.
     pub async fn note_failure(&self, id: Uuid, patience: Duration, reason: &str) -> Result<bool, Error> {
         sqlx::query(
-            "UPDATE webhooks SET failing_since = clock_timestamp() WHERE id = $1 AND failing_since IS NULL",
+            "UPDATE webhooks SET failing_since = now() WHERE id = $1 AND failing_since IS NULL",
         )
         .bind(id)
         .execute(&self.0)
@@ -384,8 +384,8 @@ impl WebhookStore {
         .map_err(error::of)?;
         let disabled = sqlx::query(
             "UPDATE webhooks SET is_enabled = false, disabled_reason = $3, revision = revision + 1,
-                                 updated_at = clock_timestamp()
-             WHERE id = $1 AND is_enabled AND failing_since <= clock_timestamp() - make_interval(secs => $2)",
+                                 updated_at = now()
+             WHERE id = $1 AND is_enabled AND failing_since <= now() - make_interval(secs => $2)",
         )
         .bind(id)
         .bind(patience.as_secs_f64())
