@@ -22,8 +22,6 @@ pub struct NewDelivery {
     pub order_id: Option<Uuid>,
     /// The event's number among those of its order.
     pub sequence: i64,
-    /// Whether it is sent; otherwise it is only noted.
-    pub is_sent: bool,
     /// The type of the event.
     pub event_type: String,
     /// The event's id: a webhook gets each event once.
@@ -157,7 +155,8 @@ impl DeliveryStore {
         Self(pool.into())
     }
 
-    /// Plans deliveries; those that exist stay as they are. Returns the number of new ones.
+    /// Plans deliveries; those that exist stay as they are, and those of deleted webhooks are left out. What is for a
+    /// disabled webhook is only noted. Returns the number of new ones.
     ///
     /// # Errors
     /// The database's: some may have been planned.
@@ -175,17 +174,17 @@ impl DeliveryStore {
     async fn plan_page(&self, page: &[&NewDelivery]) -> Result<u64, sqlx::Error> {
         let inserted = sqlx::query(
             "INSERT INTO webhook_deliveries (id, webhook_id, order_id, sequence, status, due_at, event_type, event_id, event)
-             SELECT n.id, n.webhook_id, n.order_id, n.sequence, CASE WHEN n.is_sent THEN 'PENDING' ELSE 'SKIPPED' END,
-                    CASE WHEN n.is_sent THEN now() END, n.event_type, n.event_id, n.event
-             FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::boolean[], $6::text[], $7::text[], $8::text[])
-                  AS n (id, webhook_id, order_id, sequence, is_sent, event_type, event_id, event)
+             SELECT n.id, n.webhook_id, n.order_id, n.sequence, CASE WHEN w.is_enabled THEN 'PENDING' ELSE 'SKIPPED' END,
+                    CASE WHEN w.is_enabled THEN now() END, n.event_type, n.event_id, n.event
+             FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::text[], $6::text[], $7::text[])
+                  AS n (id, webhook_id, order_id, sequence, event_type, event_id, event)
+                  JOIN webhooks AS w ON w.id = n.webhook_id AND NOT w.is_deleted
              ON CONFLICT (webhook_id, event_id) DO NOTHING",
         )
         .bind(each(page, |new| new.id))
         .bind(each(page, |new| new.webhook_id))
         .bind(each(page, |new| new.order_id))
         .bind(each(page, |new| new.sequence))
-        .bind(each(page, |new| new.is_sent))
         .bind(each(page, |new| new.event_type.as_str()))
         .bind(each(page, |new| new.event_id.as_str()))
         .bind(each(page, |new| new.event.as_str()))

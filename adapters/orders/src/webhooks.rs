@@ -71,8 +71,6 @@ pub struct Subscription {
     pub id: Uuid,
     /// The types that are sent.
     pub types: Vec<String>,
-    /// Whether anything is sent now.
-    pub is_enabled: bool,
     /// Events before that are not sent.
     pub created_at: DateTime<Utc>,
 }
@@ -285,12 +283,10 @@ impl WebhookStore {
     /// # Errors
     /// The database's.
     pub async fn subscriptions(&self) -> Result<Vec<Subscription>, Error> {
-        sqlx::query_as(
-            "SELECT id, types, is_enabled, created_at FROM webhooks WHERE NOT is_deleted ORDER BY id",
-        )
-        .fetch_all(&self.0)
-        .await
-        .map_err(error::of)
+        sqlx::query_as("SELECT id, types, created_at FROM webhooks WHERE NOT is_deleted ORDER BY id")
+            .fetch_all(&self.0)
+            .await
+            .map_err(error::of)
     }
 
     /// Leases webhooks that have something to send and are leased by nobody, at most `limit`.
@@ -375,13 +371,11 @@ impl WebhookStore {
     /// # Errors
     /// The database's.
     pub async fn note_failure(&self, id: Uuid, patience: Duration, reason: &str) -> Result<bool, Error> {
-        sqlx::query(
-            "UPDATE webhooks SET failing_since = now() WHERE id = $1 AND failing_since IS NULL",
-        )
-        .bind(id)
-        .execute(&self.0)
-        .await
-        .map_err(error::of)?;
+        sqlx::query("UPDATE webhooks SET failing_since = now() WHERE id = $1 AND failing_since IS NULL")
+            .bind(id)
+            .execute(&self.0)
+            .await
+            .map_err(error::of)?;
         let disabled = sqlx::query(
             "UPDATE webhooks SET is_enabled = false, disabled_reason = $3, revision = revision + 1,
                                  updated_at = now()

@@ -44,7 +44,6 @@ impl World {
             webhook_id: webhook,
             order_id: Some(order),
             sequence,
-            is_sent: true,
             event_type: "order.paid".into(),
             event_id: format!("event {sequence}"),
             event: "{}".into(),
@@ -70,8 +69,18 @@ async fn an_event_that_is_planned_again_is_one_delivery_for_each_webhook() {
     world.plan(other, 1..2).await;
     let due = world.deliveries.due(one, 10).await.unwrap();
     assert_eq!(due.len(), 4);
-    assert_eq!(due.iter().map(|due| due.id).take(3).collect::<Vec<_>>(), first, "in the order of their events");
+    assert_eq!(
+        due.iter().map(|due| due.id).take(3).collect::<Vec<_>>(),
+        first,
+        "in the order of their events"
+    );
     assert_eq!(world.deliveries.due(other, 10).await.unwrap().len(), 1);
+    let of_none = world.plan(Uuid::now_v7(), 1..2).await;
+    assert_eq!(
+        world.deliveries.resend_from(Uuid::nil(), of_none[0], 1).await.unwrap(),
+        [],
+        "it is not planned"
+    );
     assert_eq!(world.deliveries.waiting(3).await.unwrap(), 3);
     assert_eq!(world.deliveries.waiting(100).await.unwrap(), 5);
 }
@@ -82,7 +91,14 @@ async fn a_webhook_is_leased_by_one_process_until_it_is_released_lost_or_disable
     let hook = world.webhook().await;
     let (one, other) = (Uuid::now_v7(), Uuid::now_v7());
     let leased = async |owner, lease| {
-        world.webhooks.lease(owner, lease, 10).await.unwrap().into_iter().map(|hook| hook.id).collect::<Vec<_>>()
+        world
+            .webhooks
+            .lease(owner, lease, 10)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|hook| hook.id)
+            .collect::<Vec<_>>()
     };
     assert_eq!(leased(one, LEASE).await, [], "nothing is due");
     world.plan(hook, 1..2).await;
@@ -101,6 +117,9 @@ async fn a_webhook_is_leased_by_one_process_until_it_is_released_lost_or_disable
     assert!(world.webhooks.renew(one, hook, LEASE).await.unwrap().is_none(), "nothing may be sent");
     world.webhooks.release(one, hook).await.unwrap();
     assert_eq!(leased(one, LEASE).await, []);
+    let missed = world.plan(hook, 2..3).await;
+    let noted = world.deliveries.get(hook, missed[0]).await.unwrap().unwrap();
+    assert_eq!((noted.status.as_str(), noted.due_at), ("SKIPPED", None));
 }
 
 #[tokio::test]
@@ -118,7 +137,11 @@ async fn a_webhook_is_disabled_only_if_every_attempt_has_failed_for_the_patience
     let seen = world.webhooks.get(hook).await.unwrap().unwrap();
     assert_eq!((seen.is_enabled, seen.disabled_reason.as_deref()), (false, Some("down")));
     let enable = WebhookChange { is_enabled: Some(true), ..WebhookChange::default() };
-    assert_eq!(world.webhooks.change(hook, seen.revision - 1, &enable).await.unwrap(), None, "another revision");
+    assert_eq!(
+        world.webhooks.change(hook, seen.revision - 1, &enable).await.unwrap(),
+        None,
+        "another revision"
+    );
     let enabled = world.webhooks.change(hook, seen.revision, &enable).await.unwrap().unwrap();
     assert_eq!((enabled.is_enabled, enabled.disabled_reason), (true, None));
     assert!(!world.webhooks.note_failure(hook, LEASE, "down").await.unwrap(), "it begins anew");

@@ -182,7 +182,7 @@ async fn resend_since(
 
 async fn test(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Result<Response, Problem> {
     let id = webhook_id(&id)?;
-    let webhook = found(&api, id).await?;
+    found(&api, id).await?;
     let (at, event_id) = (Utc::now(), Uuid::now_v7());
     let event = json!({
         "specversion": "1.0", "id": event_id, "source": "/amends/webhooks", "type": TEST_EVENT, "subject": id,
@@ -194,13 +194,13 @@ async fn test(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Result<Res
         webhook_id: id,
         order_id: None,
         sequence: 0,
-        is_sent: webhook.is_enabled,
         event_type: TEST_EVENT.to_owned(),
         event_id: event_id.to_string(),
         event: event.to_string(),
     };
     api.webhooks.deliveries.plan(std::slice::from_ref(&delivery)).await?;
-    let planned = api.webhooks.deliveries.get(id, delivery.id).await?.ok_or(Problem::Internal)?;
+    let planned = api.webhooks.deliveries.get(id, delivery.id).await?;
+    let planned = planned.ok_or_else(|| Problem::NotFound("There is no such webhook.".to_owned()))?;
     Ok(accepted(&planned))
 }
 

@@ -114,9 +114,8 @@ impl Deliverer {
         let id = webhook.id;
         loop {
             match self.renewing(&webhook, &stop).await {
-                Served::All => break,
-                // Another process has it, or it is disabled.
-                Served::Lost => return,
+                // Lost: another process has it, or it is disabled.
+                Served::All | Served::Lost => break,
                 Served::Some => match self.webhooks.renew(self.owner, id, WEBHOOK_LEASE).await {
                     Ok(Some(renewed)) => webhook = renewed,
                     Ok(None) => break,

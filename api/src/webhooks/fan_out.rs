@@ -103,7 +103,6 @@ impl FanOut {
             webhook_id: subscription.id,
             order_id: event.data.order_id.parse().ok(),
             sequence,
-            is_sent: subscription.is_enabled,
             event_type: event.r#type.clone(),
             event_id: event.id.clone(),
             event: text.clone(),
