@@ -9,6 +9,7 @@ use amends_orders::{
 use amends_testkit::TestDatabase;
 use uuid::Uuid;
 
+const NOTHING: [Uuid; 0] = [];
 const LEASE: Duration = Duration::from_secs(60);
 
 struct World {
@@ -78,7 +79,7 @@ async fn an_event_that_is_planned_again_is_one_delivery_for_each_webhook() {
     let of_none = world.plan(Uuid::now_v7(), 1..2).await;
     assert_eq!(
         world.deliveries.resend_from(Uuid::nil(), of_none[0], 1).await.unwrap(),
-        [],
+        NOTHING,
         "it is not planned"
     );
     assert_eq!(world.deliveries.waiting(3).await.unwrap(), 3);
@@ -100,23 +101,23 @@ async fn a_webhook_is_leased_by_one_process_until_it_is_released_lost_or_disable
             .map(|hook| hook.id)
             .collect::<Vec<_>>()
     };
-    assert_eq!(leased(one, LEASE).await, [], "nothing is due");
+    assert_eq!(leased(one, LEASE).await, NOTHING, "nothing is due");
     world.plan(hook, 1..2).await;
     assert_eq!(leased(one, LEASE).await, [hook]);
-    assert_eq!((leased(other, LEASE).await, leased(one, LEASE).await), (vec![], vec![]));
+    assert_eq!((leased(other, LEASE).await, leased(one, LEASE).await), (NOTHING.to_vec(), NOTHING.to_vec()));
     assert!(world.webhooks.renew(other, hook, LEASE).await.unwrap().is_none());
     // A lease that ends at once: its owner has said nothing.
     assert!(world.webhooks.renew(one, hook, Duration::ZERO).await.unwrap().is_some());
     assert_eq!(leased(other, LEASE).await, [hook]);
     assert!(world.webhooks.renew(one, hook, LEASE).await.unwrap().is_none(), "it is another's");
     world.webhooks.release(one, hook).await.unwrap();
-    assert_eq!(leased(one, LEASE).await, []);
+    assert_eq!(leased(one, LEASE).await, NOTHING);
     world.webhooks.release(other, hook).await.unwrap();
     assert_eq!(leased(one, LEASE).await, [hook]);
     assert!(world.webhooks.note_failure(hook, Duration::ZERO, "gone").await.unwrap());
     assert!(world.webhooks.renew(one, hook, LEASE).await.unwrap().is_none(), "nothing may be sent");
     world.webhooks.release(one, hook).await.unwrap();
-    assert_eq!(leased(one, LEASE).await, []);
+    assert_eq!(leased(one, LEASE).await, NOTHING);
     let missed = world.plan(hook, 2..3).await;
     let noted = world.deliveries.get(hook, missed[0]).await.unwrap().unwrap();
     assert_eq!((noted.status.as_str(), noted.due_at), ("SKIPPED", None));

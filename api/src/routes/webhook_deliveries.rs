@@ -34,7 +34,7 @@ use crate::{
     state::Api,
     webhooks::{
         fan_out::delivery_id,
-        request::ResendRequest,
+        request::WebhookResendRequest,
         types::TEST_EVENT,
         view::{DeliveryView, ResentView},
     },
@@ -69,7 +69,7 @@ pub fn routes() -> Routes<Arc<Api>> {
                      known by their `webhook-id`. If there are too many for one request, `next` is the `since` of the \
                      next one.",
                 )
-                .body::<ResendRequest>(json!({ "since": "2026-01-01T00:00:00Z" }))
+                .body::<WebhookResendRequest>(json!({ "since": "2026-01-01T00:00:00Z" }))
                 .answer(Answer::json::<ResentView>(StatusCode::ACCEPTED, "How many are sent again.")),
         )
         .on(
@@ -162,7 +162,7 @@ async fn resend_since(
     body: Bytes,
 ) -> Result<Response, Problem> {
     let id = webhook_id(&id)?;
-    let request: ResendRequest = body::read(&headers, &body)?;
+    let request: WebhookResendRequest = body::read(&headers, &body)?;
     found(&api, id).await?;
     let millis = u64::try_from(request.since().timestamp_millis()).unwrap_or_default();
     let mut from = Uuid::from_u128(u128::from(millis) << 80);

@@ -68,14 +68,14 @@ pub struct WebhookPatch {
 /// Which deliveries are sent again.
 #[derive(Debug, Clone, Serialize, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ResendRequest {
+pub struct WebhookResendRequest {
     /// Those of events from this time on.
     #[garde(custom(time))]
     #[schema(value_type = Instant)]
     pub since: String,
 }
 
-impl ResendRequest {
+impl WebhookResendRequest {
     /// Returns the time.
     pub fn since(&self) -> DateTime<Utc> {
         read_time(&self.since).unwrap_or_default()
