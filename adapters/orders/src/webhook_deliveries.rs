@@ -353,7 +353,7 @@ impl DeliveryStore {
     pub async fn expire(&self, before: Uuid) -> Result<u64, Error> {
         self.delete(
             "DELETE FROM webhook_deliveries WHERE id = ANY (ARRAY(
-                 SELECT id FROM webhook_deliveries WHERE id < $1 ORDER BY id LIMIT $2))",
+                 SELECT id FROM webhook_deliveries WHERE id < $1 ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED))",
             before,
         )
         .await
@@ -374,7 +374,7 @@ impl DeliveryStore {
             let went = self
                 .delete(
                     "DELETE FROM webhook_deliveries WHERE id = ANY (ARRAY(
-                         SELECT id FROM webhook_deliveries WHERE webhook_id = $1 LIMIT $2))",
+                         SELECT id FROM webhook_deliveries WHERE webhook_id = $1 LIMIT $2 FOR UPDATE SKIP LOCKED))",
                     webhook,
                 )
                 .await?;

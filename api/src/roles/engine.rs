@@ -122,7 +122,7 @@ pub async fn drive<S: SagaStore + 'static>(
         }
     });
     if let Some(workflows) = publishes {
-        let fan_out = webhooks::start(process, &database).await?;
+        let fan_out = webhooks::start(process, deployment.homes).await?;
         publish(process, workflows, &database, ownership, news, fan_out)?;
     }
     upkeep::of_engine(process, deployment.homes, &engine.catalog, topics::all(&process.settings)).await?;

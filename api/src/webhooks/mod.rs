@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 
 use amends_orders::{OrderStore, webhook_deliveries::DeliveryStore, webhooks::WebhookStore};
 use amends_pool::{Bounds, Pool};
-use amends_postgres::Database;
+use amends_postgres::{Database, Homes};
 use amends_webhooks::{Reach, SealingKeys, Sender, SystemResolver};
 use anyhow::{Context, Result};
 use tokio::sync::Notify;
@@ -72,10 +72,13 @@ pub fn secret_place(webhook: Uuid) -> String {
 ///
 /// # Errors
 /// The database cannot be used, or a setting is invalid.
-pub async fn start(process: &Process, database: &Database) -> Result<FanOut> {
+pub async fn start(process: &Process, homes: Homes) -> Result<FanOut> {
     let settings = &process.settings;
     let url = settings.database_of("engine")?;
-    let pool = Pool::connect(url, WEBHOOK_CONNECTIONS, "amends-engine-webhooks", Bounds::default())?;
+    // Reads and writes for webhooks take no connection from sagas.
+    let (name, bounds) = ("amends-engine-webhooks", Bounds::default());
+    let own = Database::connect(url, WEBHOOK_CONNECTIONS, name, bounds, homes)?;
+    let pool = own.pool.clone();
     process.watch_statements(&pool);
     let (webhooks, planned) = (WebhookStore::new(pool.clone()), Arc::new(Notify::new()));
     if let Some(keys) = settings.webhook_keys()? {
@@ -86,7 +89,7 @@ pub async fn start(process: &Process, database: &Database) -> Result<FanOut> {
         let deliverer = Deliverer {
             webhooks,
             deliveries: DeliveryStore::new(pool.clone()),
-            orders: OrderStore::new(database.clone()),
+            orders: OrderStore::new(own),
             keys: Arc::new(keys),
             sender,
             policy: settings.webhook_retries(),

@@ -2,6 +2,7 @@
 
 mod receiver;
 mod routes;
+mod secrets;
 
 use std::collections::BTreeSet;
 
