@@ -53,8 +53,6 @@ pub struct Deliverer {
     pub policy: RetryPolicy,
     /// Notified of new deliveries.
     pub planned: Arc<Notify>,
-    /// The process, in leases.
-    pub owner: Uuid,
 }
 
 impl Deliverer {
@@ -79,11 +77,13 @@ impl Deliverer {
         let mut serving = JoinSet::new();
         while !stop.is_cancelled() {
             let room = u32::try_from(WEBHOOKS_MOST).unwrap_or_default().saturating_sub(serving.len() as u32);
-            match self.webhooks.lease(self.owner, WEBHOOK_LEASE, room).await {
+            // Each lease has an owner of its own: a task that has lost one notices, though this process has it again.
+            let owner = Uuid::now_v7();
+            match self.webhooks.lease(owner, WEBHOOK_LEASE, room).await {
                 Ok(leased) => {
                     *failures = 0;
                     for webhook in leased {
-                        serving.spawn(Arc::clone(self).serve(webhook, stop.clone()));
+                        serving.spawn(Arc::clone(self).serve(owner, webhook, stop.clone()));
                     }
                 }
                 Err(error) => {
@@ -110,13 +110,13 @@ impl Deliverer {
     }
 
     /// Sends to a webhook what is due, and ends its lease.
-    async fn serve(self: Arc<Self>, mut webhook: LeasedWebhook, stop: CancellationToken) {
+    async fn serve(self: Arc<Self>, owner: Uuid, mut webhook: LeasedWebhook, stop: CancellationToken) {
         let id = webhook.id;
         loop {
-            match self.renewing(&webhook, &stop).await {
+            match self.renewing(owner, &webhook, &stop).await {
                 // Lost: another process has it, or it is disabled.
                 Served::All | Served::Lost => break,
-                Served::Some => match self.webhooks.renew(self.owner, id, WEBHOOK_LEASE).await {
+                Served::Some => match self.webhooks.renew(owner, id, WEBHOOK_LEASE).await {
                     Ok(Some(renewed)) => webhook = renewed,
                     Ok(None) => break,
                     Err(error) => {
@@ -130,13 +130,13 @@ impl Deliverer {
                 break;
             }
         }
-        if let Err(error) = self.webhooks.release(self.owner, id).await {
+        if let Err(error) = self.webhooks.release(owner, id).await {
             tracing::debug!(webhook = %id, %error, "a lease ends by itself");
         }
     }
 
     /// Sends a batch, and renews the lease meanwhile.
-    async fn renewing(&self, webhook: &LeasedWebhook, stop: &CancellationToken) -> Served {
+    async fn renewing(&self, owner: Uuid, webhook: &LeasedWebhook, stop: &CancellationToken) -> Served {
         let batch = self.batch(webhook, stop);
         tokio::pin!(batch);
         loop {
@@ -147,7 +147,7 @@ impl Deliverer {
                     return timeout(STOP_PATIENCE, batch).await.unwrap_or(Served::All);
                 }
                 () = sleep(RENEW_EVERY) => {
-                    match self.webhooks.renew(self.owner, webhook.id, WEBHOOK_LEASE).await {
+                    match self.webhooks.renew(owner, webhook.id, WEBHOOK_LEASE).await {
                         Ok(Some(_)) => {}
                         Ok(None) => return Served::Lost,
                         Err(error) => tracing::warn!(webhook = %webhook.id, %error, "a lease could not be renewed"),

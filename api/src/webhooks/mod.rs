@@ -94,7 +94,6 @@ pub async fn start(process: &Process, homes: Homes) -> Result<FanOut> {
             sender,
             policy: settings.webhook_retries(),
             planned: Arc::clone(&planned),
-            owner: Uuid::now_v7(),
         };
         process.watch("webhooks", Arc::new(deliverer).run(process.stop.clone()));
     } else if !webhooks.subscriptions().await?.is_empty() {
