@@ -28,6 +28,7 @@ pub mod state;
 pub mod telemetry;
 pub mod topics;
 mod upkeep;
+pub mod webhooks;
 mod worker;
 
 /// Also used by the Kafka client library, which is written in C. glibc's allocator took a third of an engine's time,

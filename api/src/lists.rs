@@ -52,6 +52,19 @@ pub fn product_connections(process: &Process, url: &str) -> Result<Pool, amends_
     Ok(pool)
 }
 
+/// Number of connections for webhooks.
+const WEBHOOKS: u32 = 2;
+
+/// Connects to this database for webhooks.
+///
+/// # Errors
+/// The URL is invalid.
+pub fn webhook_connections(process: &Process, url: &str) -> Result<Pool, amends_pool::Error> {
+    let pool = Pool::connect(url, WEBHOOKS, "amends-api-webhooks", Bounds::default())?;
+    process.watch_statements(&pool);
+    Ok(pool)
+}
+
 /// Number of connections for requests with an idempotency key, other than those that place orders: each holds one until
 /// it is answered.
 const KEYED_REQUESTS: u32 = 4;

@@ -31,6 +31,7 @@ use amends_protocol::{
 use amends_workflows::Workflows;
 use chrono::Utc;
 
+use crate::webhooks::fan_out::FanOut;
 use numbers::Numbers;
 
 /// Maximum number of entries in a batch.
@@ -62,6 +63,8 @@ pub struct Publisher<K> {
     watermarks: Watermarks,
     handoffs: Handoffs,
     numbers: Numbers,
+    /// Plans the deliveries of webhooks.
+    fan_out: FanOut,
     /// Own slots with an entry that this program cannot read.
     stopped: BTreeSet<u16>,
     /// The assignment whose watermarks are open.
@@ -75,7 +78,15 @@ pub struct Publisher<K> {
 
 impl<K: Sink> Publisher<K> {
     /// Creates a publisher for the owned slots of this database. `sink` must keep the order of its messages.
-    pub fn new(workflows: Workflows, database: &Database, sink: K, ownership: Ownership, news: News) -> Self {
+    /// What it publishes, `fan_out` plans for the webhooks first.
+    pub fn new(
+        workflows: Workflows,
+        database: &Database,
+        sink: K,
+        ownership: Ownership,
+        news: News,
+        fan_out: FanOut,
+    ) -> Self {
         Self {
             known: Known::of(&workflows.catalog()),
             workflows,
@@ -83,6 +94,7 @@ impl<K: Sink> Publisher<K> {
             watermarks: Watermarks::new(database.clone()),
             handoffs: Handoffs::new(database.clone()),
             numbers: Numbers::new(OrderStore::new(database.clone())),
+            fan_out,
             stopped: BTreeSet::new(),
             generation: None,
             sink,
@@ -144,6 +156,7 @@ impl<K: Sink> Publisher<K> {
         // A different slot is first each time, so that none waits behind the others for ever.
         self.turn = self.turn.wrapping_add(1);
         slots.rotate_left(self.turn % slots.len());
+        self.fan_out.refresh().await?;
         let read = self.log.unpublished(&self.watermarks.of(slots), ENTRIES_BATCH, &self.known).await?;
         let sent = self.send(&read.entries).await;
         if sent.is_err() || !read.stopped.is_empty() {
@@ -164,6 +177,7 @@ impl<K: Sink> Publisher<K> {
     /// Publishes entries that the owners of other slots cannot read.
     async fn take_over(&mut self) -> Result<(), Error> {
         for (slot, position) in self.handoffs.open(&self.known).await? {
+            self.fan_out.refresh().await?;
             let read = self.log.unpublished(&[(slot, position - 1)], ENTRIES_BATCH, &self.known).await?;
             // What is known of these orders may be old: another program publishes them otherwise.
             self.numbers.forget();
@@ -181,11 +195,14 @@ impl<K: Sink> Publisher<K> {
             return Ok(());
         }
         let before = self.numbers.before(&self.workflows, entries).await?;
-        let mut messages = Vec::new();
+        let (mut messages, mut events) = (Vec::new(), Vec::new());
         for (read, before) in entries.iter().zip(before) {
             let (version, key) = (read.workflow_version, &read.business_key);
             let (workflows, saga) = (&self.workflows, read.saga_id);
             for event in workflows.domain_events(&read.workflow, version, saga, key, &read.entry, before) {
+                if self.fan_out.has_webhooks() {
+                    events.push(event.clone());
+                }
                 messages.push(Outbound {
                     placement: Placement::Slot(read.slot),
                     key: read.business_key.parse().unwrap_or(read.saga_id),
@@ -195,6 +212,7 @@ impl<K: Sink> Publisher<K> {
                 });
             }
         }
+        self.fan_out.plan(&events).await?;
         metrics::counter!("amends_engine_domain_events_total").increment(messages.len() as u64);
         self.sink.send(messages).await?;
         if let Some(oldest) = entries.iter().map(|read| read.entry.occurrence.at).min() {

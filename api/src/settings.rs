@@ -6,13 +6,14 @@ mod redacted;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    env,
+    env, fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use amends_postgres::Homes;
+use amends_webhooks::{Reach, RetryPolicy, SealingKeys};
 use config::{Config, Environment, File, FileFormat, Value, ValueKind};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -48,6 +49,20 @@ pub struct Settings {
     pub concurrent_requests: u32,
     pub compression: bool,
     pub service_token: Option<SecretString>,
+    pub webhook_key: Option<SecretString>,
+    pub webhook_key_file: Option<PathBuf>,
+    #[serde(default)]
+    pub webhook_allow_private: Option<bool>,
+    #[serde(with = "humantime_serde")]
+    pub webhook_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub webhook_retry_least: Duration,
+    #[serde(with = "humantime_serde")]
+    pub webhook_retry_most: Duration,
+    #[serde(with = "humantime_serde")]
+    pub webhook_patience: Duration,
+    #[serde(with = "humantime_serde")]
+    pub webhook_secret_overlap: Duration,
     pub database_url: Option<SecretString>,
     pub database_connections: u32,
     #[serde(default)]
@@ -233,6 +248,38 @@ impl Settings {
         }
     }
 
+    /// Returns the keys that seal the secrets of webhooks, if they are set.
+    ///
+    /// # Errors
+    /// The file cannot be read, or does not contain such keys.
+    pub fn webhook_keys(&self) -> Result<Option<SealingKeys>, Error> {
+        let text = match (&self.webhook_key, &self.webhook_key_file) {
+            (Some(key), _) => key.clone(),
+            (None, Some(path)) => {
+                let read = fs::read_to_string(path);
+                let text = read.map_err(|error| Error::Invalid(format!("webhook_key_file: {error}")))?;
+                text.trim().to_owned().into()
+            }
+            (None, None) => return Ok(None),
+        };
+        let named = if self.webhook_key.is_some() { "webhook_key" } else { "webhook_key_file" };
+        SealingKeys::read(&text).map(Some).map_err(|error| Error::Invalid(format!("{named}: {error}")))
+    }
+
+    /// Returns where webhooks may go.
+    pub fn webhook_reach(&self) -> Reach {
+        if self.webhook_allow_private == Some(true) { Reach::Anywhere } else { Reach::Public }
+    }
+
+    /// Returns when failed deliveries of webhooks are tried again.
+    pub fn webhook_retries(&self) -> RetryPolicy {
+        RetryPolicy {
+            least: self.webhook_retry_least,
+            most: self.webhook_retry_most,
+            patience: self.webhook_patience,
+        }
+    }
+
     /// Returns the broker's addresses.
     pub fn brokers(&self) -> Result<&str, Error> {
         self.kafka_brokers.as_deref().ok_or_else(|| Error::Missing("kafka_brokers".to_owned()))
@@ -262,6 +309,16 @@ impl Settings {
                 "concurrent_requests" => Some(self.concurrent_requests.to_string()),
                 "compression" => Some(self.compression.to_string()),
                 "service_token" => secret(&self.service_token),
+                "webhook_key" => secret(&self.webhook_key),
+                "webhook_key_file" => {
+                    self.webhook_key_file.as_ref().and_then(|path| text(&path.to_string_lossy()))
+                }
+                "webhook_allow_private" => self.webhook_allow_private.map(|allow| allow.to_string()),
+                "webhook_timeout" => time(self.webhook_timeout),
+                "webhook_retry_least" => time(self.webhook_retry_least),
+                "webhook_retry_most" => time(self.webhook_retry_most),
+                "webhook_patience" => time(self.webhook_patience),
+                "webhook_secret_overlap" => time(self.webhook_secret_overlap),
                 "database_url" => secret(&self.database_url),
                 "database_connections" => Some(self.database_connections.to_string()),
                 "distributed" => self.distributed.and_then(|Distributed::Citus| text("citus")),

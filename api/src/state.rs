@@ -14,6 +14,7 @@ use crate::{
     gateway::Upstream,
     lists::Lists,
     orders::{door::Door, watch::Watches},
+    webhooks::Webhooks,
 };
 
 /// State that the api's handlers share.
@@ -28,6 +29,8 @@ pub struct Api {
     pub order_lists: OrderStore,
     /// The products, read and written by connections of their own.
     pub products: ProductStore,
+    /// The webhooks, read and written by connections of their own.
+    pub webhooks: Webhooks,
     /// The answers to requests with an idempotency key.
     pub answers: AnswerStore,
     /// Reads lists for operators.

@@ -24,7 +24,8 @@ BEGIN
         END IF;
     END LOOP;
     -- What is written without a home stays on the coordinator, and the other nodes ask there.
-    FOREACH named IN ARRAY ARRAY['programs', 'personal_data_erasures'] LOOP
+    FOREACH named IN ARRAY ARRAY['programs', 'personal_data_erasures', 'webhooks',
+                                 'webhook_deliveries'] LOOP
         IF NOT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = named::regclass) THEN
             PERFORM citus_add_local_table_to_metadata(named);
         END IF;

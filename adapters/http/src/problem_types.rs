@@ -228,6 +228,18 @@ problem_types! {
         meaning: "Orders of the customer still need their address, so personal data cannot be erased yet.",
         remedy: "`detail` names the orders. Wait until they have ended, or cancel them, and send the request again.",
     }
+    WEBHOOKS_NOT_CONFIGURED {
+        slug: "webhooks-not-configured", status: CONFLICT, effect: Nothing,
+        title: "Webhooks are not configured",
+        meaning: "The setting `webhook_key`, with which secrets are sealed in the database, is not set in this deployment.",
+        remedy: "Set `webhook_key` or `webhook_key_file` for every api and engine, restart them, and send the request again.",
+    }
+    TOO_MANY_WEBHOOKS {
+        slug: "too-many-webhooks", status: CONFLICT, effect: Nothing,
+        title: "There are too many webhooks",
+        meaning: "A deployment has 100 webhooks at most: each is delivered to by itself, so that none waits for another.",
+        remedy: "Delete webhooks that are not needed any more, or let one receiver pass events on to others.",
+    }
     PRECONDITION_FAILED {
         slug: "precondition-failed", status: PRECONDITION_FAILED, effect: Nothing,
         title: "It has changed since you read it",

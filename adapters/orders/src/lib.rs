@@ -27,6 +27,8 @@ pub mod products;
 mod published;
 mod returns;
 mod store;
+pub mod webhook_deliveries;
+pub mod webhooks;
 
 pub use claims::CLAIM_SETTLES;
 pub use list::{OrderFilter, OrderPage, Sort};

@@ -41,8 +41,9 @@ impl Role {
     fn rights(self) -> &'static [Right] {
         use Right::{
             ActOnSagas, AdminArea, CancelAnyOrder, CancelOrders, DecideReturns, HandlePersonalData,
-            HoldBreakers, PlaceOrders, QuoteRefunds, ReadAnyOrder, ReadOrders, ReadProducts, ReadSagas,
-            ReadStock, RefundOrders, ReturnOrders, SetProducts, SetStock, StateCustomer,
+            HoldBreakers, ManageWebhooks, PlaceOrders, QuoteRefunds, ReadAnyOrder, ReadOrders, ReadProducts,
+            ReadSagas, ReadStock, ReadWebhooks, RefundOrders, ReturnOrders, SetProducts, SetStock,
+            StateCustomer,
         };
         match self {
             Self::Customer => &[PlaceOrders, ReadOrders, CancelOrders, ReturnOrders, ReadProducts],
@@ -57,7 +58,9 @@ impl Role {
                 QuoteRefunds,
                 ReadProducts,
             ],
-            Self::Viewer => &[ReadOrders, ReadAnyOrder, ReadProducts, ReadStock, AdminArea, ReadSagas],
+            Self::Viewer => {
+                &[ReadOrders, ReadAnyOrder, ReadProducts, ReadStock, ReadWebhooks, AdminArea, ReadSagas]
+            }
             Self::Operator => &[
                 ReadOrders,
                 ReadAnyOrder,
@@ -70,6 +73,8 @@ impl Role {
                 SetProducts,
                 ReadStock,
                 SetStock,
+                ReadWebhooks,
+                ManageWebhooks,
                 AdminArea,
                 ReadSagas,
                 ActOnSagas,
@@ -118,6 +123,10 @@ pub enum Right {
     ReadStock,
     /// Set the stock of products.
     SetStock,
+    /// Read webhooks and their deliveries.
+    ReadWebhooks,
+    /// Create, change and delete webhooks, and send deliveries again.
+    ManageWebhooks,
     /// Enter `/admin` at all.
     AdminArea,
     /// Read sagas, with their internals.

@@ -61,6 +61,12 @@ impl Representation {
         Ok(Self { tag: EntityTag::of(&json), json })
     }
 
+    /// Returns it with the tag of another representation of the same state.
+    #[must_use]
+    pub fn tagged(self, tag: EntityTag) -> Self {
+        Self { tag, ..self }
+    }
+
     /// Returns the answer to a read: 200, or 304 if the caller has this state already.
     ///
     /// # Errors

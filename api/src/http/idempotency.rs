@@ -23,6 +23,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     auth::Caller,
     problem::{Fault, Problem},
+    routes::SHOW_SECRETS,
     state::Api,
 };
 
@@ -109,12 +110,12 @@ async fn once(
     let turn = api.answers.take(identity, fingerprint(&body), lifetime).await?;
     let reservation = match turn {
         Turn::First(reservation) => reservation,
-        Turn::Replayed(answer) => return replayed(answer),
+        Turn::Replayed(answer) => return replayed(opened(api, path, &identity, answer)?),
         Turn::KeyReused => return Err(Problem::KeyReused),
     };
     let response = next.run(Request::from_parts(head, Body::from(body))).await;
     if response.status().is_success() {
-        keep(reservation, response).await
+        keep(reservation, response, |body| sealed(api, path, &identity, body)).await
     } else {
         reservation.give_back().await;
         Ok(response)
@@ -122,7 +123,11 @@ async fn once(
 }
 
 /// Stores an answer before it is sent.
-async fn keep(reservation: Reservation, response: Response) -> Result<Response, Problem> {
+async fn keep(
+    reservation: Reservation,
+    response: Response,
+    sealed: impl FnOnce(String) -> Result<String, Problem>,
+) -> Result<Response, Problem> {
     let (head, body) = response.into_parts();
     let body = to_bytes(body, usize::MAX).await.map_err(|_| Problem::Internal)?;
     let text = |name: &HeaderName| Some((name.to_string(), head.headers.get(name)?.to_str().ok()?.into()));
@@ -130,13 +135,39 @@ async fn keep(reservation: Reservation, response: Response) -> Result<Response, 
     let answer = StoredAnswer {
         status: i16::try_from(head.status.as_u16()).unwrap_or_default(),
         headers: Value::Object(headers).to_string(),
-        body: String::from_utf8_lossy(&body).into_owned(),
+        body: sealed(String::from_utf8_lossy(&body).into_owned())?,
     };
     if let Err(error) = reservation.keep(&answer).await {
         // It is done all the same. Sent again, the request is judged by the state that it has brought about.
         tracing::warn!(%error, "the answer to a request with an idempotency key could not be kept");
     }
     Ok(Response::from_parts(head, Body::from(body)))
+}
+
+/// Seals the answers that contain a secret, as the secret itself is sealed.
+fn sealed(api: &Api, path: Option<&str>, identity: &Digest, body: String) -> Result<String, Problem> {
+    match path {
+        Some(path) if SHOW_SECRETS.contains(&path) => {
+            Ok(api.webhooks.keys()?.seal(&hex::encode(identity), &body))
+        }
+        _ => Ok(body),
+    }
+}
+
+/// Opens them again.
+fn opened(
+    api: &Api,
+    path: Option<&str>,
+    identity: &Digest,
+    answer: StoredAnswer,
+) -> Result<StoredAnswer, Problem> {
+    match path {
+        Some(path) if SHOW_SECRETS.contains(&path) => {
+            let body = api.webhooks.keys()?.open(&hex::encode(identity), &answer.body);
+            Ok(StoredAnswer { body: body.map_err(|_| Problem::Internal)?, ..answer })
+        }
+        _ => Ok(answer),
+    }
 }
 
 fn replayed(answer: StoredAnswer) -> Result<Response, Problem> {

@@ -24,6 +24,7 @@ use crate::{
     process::{Process, bind, engine_database, serve},
     routes::{self, Limits},
     state::Api,
+    webhooks::Webhooks,
 };
 
 /// Starts it in a separate process; returns its address.
@@ -101,6 +102,12 @@ pub async fn serve_on(process: &Process, listener: TcpListener, auth: Authentica
         order_lists,
         lists: Lists::connect(process, settings.database_of("api")?, deployment.homes)?,
         products: ProductStore::new(lists::product_connections(process, settings.database_of("api")?)?),
+        webhooks: Webhooks::new(
+            &lists::webhook_connections(process, settings.database_of("api")?)?,
+            settings.webhook_keys()?.map(Arc::new),
+            settings.webhook_reach(),
+            settings.webhook_secret_overlap,
+        ),
         answers: AnswerStore::new(lists::answer_connections(
             process,
             settings.database_of("api")?,

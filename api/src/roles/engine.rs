@@ -25,6 +25,7 @@ use crate::{
     fleet,
     process::{Process, engine_database},
     publisher, routes, topics, upkeep,
+    webhooks::{self, fan_out::FanOut},
 };
 
 /// The consumer group whose members share the slots.
@@ -121,7 +122,8 @@ pub async fn drive<S: SagaStore + 'static>(
         }
     });
     if let Some(workflows) = publishes {
-        publish(process, workflows, &database, ownership, news)?;
+        let fan_out = webhooks::start(process, deployment.homes).await?;
+        publish(process, workflows, &database, ownership, news, fan_out)?;
     }
     upkeep::of_engine(process, deployment.homes, &engine.catalog, topics::all(&process.settings)).await?;
     if observed {
@@ -136,6 +138,7 @@ fn publish(
     database: &Database,
     ownership: Ownership,
     news: News,
+    fan_out: FanOut,
 ) -> Result<()> {
     let mut publisher = publisher::Publisher::new(
         workflows,
@@ -143,6 +146,7 @@ fn publish(
         point("events", KafkaSink::in_order(&process.kafka)?),
         ownership,
         news,
+        fan_out,
     );
     let stopping = process.stop.clone();
     process.watch("publisher", async move {

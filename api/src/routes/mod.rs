@@ -18,6 +18,8 @@ mod orders;
 mod personal_data;
 mod problems;
 mod products;
+mod webhook_deliveries;
+mod webhooks;
 
 use std::sync::{Arc, LazyLock};
 
@@ -47,6 +49,7 @@ use crate::{
 
 pub use order_events::STREAMS_MOST;
 pub use order_read::WAITING_MOST;
+pub use webhooks::SHOW_SECRETS;
 
 /// Returns the api's routes. The rules of every HTTP edge are applied where they are served.
 pub fn router(api: Arc<Api>, limits: Limits) -> Router {
@@ -116,6 +119,8 @@ fn resources() -> Routes<Arc<Api>> {
         .merge(order_refunds::routes())
         .merge(products::routes())
         .merge(inventory::routes())
+        .merge(webhooks::routes())
+        .merge(webhook_deliveries::routes())
         .merge(personal_data::routes())
         .merge(admin::routes())
         .merge(breakers::routes());

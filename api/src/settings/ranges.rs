@@ -10,6 +10,7 @@ use std::{
 use amends_http::Rules;
 use amends_postgres::retention::RETENTION_LEAST;
 use amends_redis::Redis;
+use amends_webhooks::SealingKeys;
 use humantime_serde::re::humantime::format_duration;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -34,6 +35,13 @@ pub(super) fn check(settings: &Settings) -> Result<(), Error> {
         ("horizon", settings.horizon, MINUTE..=TEN_YEARS),
         ("retention", settings.retention, RETENTION_LEAST..=TEN_YEARS),
         ("call_lease", settings.call_lease, millis(100)..=DAY),
+        // A lease is renewed every few seconds; a batch of slow answers should not take minutes.
+        ("webhook_timeout", settings.webhook_timeout, millis(100)..=MINUTE),
+        ("webhook_retry_least", settings.webhook_retry_least, millis(10)..=DAY),
+        ("webhook_retry_most", settings.webhook_retry_most, millis(10)..=DAY),
+        // Deliveries are kept for 30 days.
+        ("webhook_patience", settings.webhook_patience, SECOND..=14 * DAY),
+        ("webhook_secret_overlap", settings.webhook_secret_overlap, SECOND..=30 * DAY),
         ("start_timeout", settings.start_timeout, millis(100)..=60 * MINUTE),
     ] {
         duration(key, value, range)?;
@@ -71,6 +79,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), Error> {
     }
     tokens(settings)?;
     service_token(settings.service_token.as_ref())?;
+    webhook_key(settings)?;
     if let Some(url) = &settings.redis_url
         && let Err(error) = Redis::new(url.expose_secret())
     {
@@ -136,6 +145,22 @@ fn service_token(token: Option<&SecretString>) -> Result<(), Error> {
         return Ok(());
     }
     refused("service_token", "must be 16-200 of A-Z a-z 0-9 - . _ ~ + / =")
+}
+
+/// Keys are read from one place.
+fn webhook_key(settings: &Settings) -> Result<(), Error> {
+    if let Some(path) = &settings.webhook_key_file {
+        if settings.webhook_key.is_some() {
+            refused("webhook_key_file", "must not be set beside webhook_key: keys come from one place")?;
+        }
+        if path.to_string_lossy().contains("://") {
+            refused("webhook_key_file", "must be the path of a file")?;
+        }
+    }
+    match settings.webhook_key.as_ref().map(SealingKeys::read) {
+        Some(Err(error)) => refused("webhook_key", &error.to_string()),
+        _ => Ok(()),
+    }
 }
 
 fn key_set(key: &str, url: &str) -> Result<(), Error> {

@@ -10,6 +10,7 @@ use amends_kafka::{
 use amends_orders::{
     answers::AnswerStore,
     keys::{self, KeyClass},
+    webhook_deliveries::DeliveryStore,
 };
 use amends_pool::{Bounds, Pool};
 use amends_postgres::{
@@ -17,7 +18,10 @@ use amends_postgres::{
     retention::{History, RetiredMonth},
     upkeep::{Survey, Upkeep as EngineUpkeep, Walk},
 };
+use amends_protocol::id;
 use anyhow::Result;
+use chrono::{TimeDelta, Utc};
+use uuid::Uuid;
 
 use super::{Piece, Upkeep};
 use crate::process::Process;
@@ -25,9 +29,16 @@ use crate::process::Process;
 /// Number of months ahead for which partitions are created.
 const MONTHS_AHEAD: u16 = 3;
 /// One connection per piece, opened when needed: the loops have only a few, and no piece waits for another's.
-const UPKEEP_CONNECTIONS: u32 = 9;
+const UPKEEP_CONNECTIONS: u32 = 11;
 /// Maximum number of pages of expired answers that one run deletes.
 const ANSWER_PAGES_MOST: usize = 50;
+
+/// How long deliveries of webhooks are kept.
+const DELIVERY_RETENTION: TimeDelta = TimeDelta::days(30);
+/// Maximum number of pages of old deliveries that one run deletes.
+const DELIVERY_PAGES_MOST: usize = 50;
+/// The number up to which deliveries that are due are counted.
+const DUE_COUNTED: i64 = 100_000;
 
 /// States that are not final.
 const STATES: [SagaState; 3] = [SagaState::Running, SagaState::Compensating, SagaState::Parked];
@@ -42,6 +53,8 @@ pub async fn of_engine(process: &Process, homes: Homes, catalog: &Catalog, topic
     let (stuck_after, retention) = (process.settings.stuck_after, process.settings.retention);
     let upkeep = Upkeep::new().await?;
     upkeep.add(ForgetAnswers(AnswerStore::new(all))).await?;
+    upkeep.add(ExpireDeliveries(DeliveryStore::new(pool.clone()))).await?;
+    upkeep.add(CountDeliveries(DeliveryStore::new(pool.clone()))).await?;
     upkeep.add(TurnKeys(pool)).await?;
     upkeep.add(EnsurePartitions(database.clone())).await?;
     for what in History::ALL {
@@ -92,6 +105,47 @@ impl Piece for ForgetAnswers {
                 break;
             }
         }
+        Ok(())
+    }
+}
+
+/// Deletes old deliveries of webhooks, and those of deleted webhooks.
+struct ExpireDeliveries(DeliveryStore);
+
+impl Piece for ExpireDeliveries {
+    const PERIOD: Duration = Duration::from_secs(60);
+    type Error = Error;
+
+    fn name(&self) -> &'static str {
+        "expiry of webhooks' deliveries"
+    }
+
+    async fn run_once(&mut self) -> Result<(), Error> {
+        let first_kept = id::dated(Uuid::nil(), Utc::now() - DELIVERY_RETENTION);
+        for _ in 0..DELIVERY_PAGES_MOST {
+            let gone = self.0.expire(first_kept).await? + self.0.clear_deleted().await?;
+            if gone == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sets the gauge of deliveries that are due.
+struct CountDeliveries(DeliveryStore);
+
+impl Piece for CountDeliveries {
+    const PERIOD: Duration = Duration::from_secs(5);
+    type Error = Error;
+
+    fn name(&self) -> &'static str {
+        "count of webhooks' deliveries"
+    }
+
+    async fn run_once(&mut self) -> Result<(), Error> {
+        let due = self.0.waiting(DUE_COUNTED).await?;
+        metrics::gauge!("amends_webhook_deliveries_due").set(due as f64);
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::support::{self, Setting, defaults, kept};
 
 /// Settings that the chart derives from other values.
-const OF_THE_CHART: [&str; 12] = [
+const OF_THE_CHART: [&str; 14] = [
     "allowed_hosts",
     "database_url",
     "inventory_url",
@@ -20,6 +20,8 @@ const OF_THE_CHART: [&str; 12] = [
     "no_auth",
     "roles_claim",
     "service_token",
+    "webhook_key",
+    "webhook_key_file",
 ];
 
 const SCHEMA: &str = "charts/amends/values.schema.json";

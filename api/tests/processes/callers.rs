@@ -24,7 +24,7 @@ const CALLERS: [&str; 8] =
 /// What each caller gets on each route, for an order of customer A. The rows are compared with the api's own OpenAPI
 /// document: a route without a row here, or a row without a route, fails the test. Bodies are the document's examples,
 /// but an action on a saga is sent an empty object: 400 is the answer to who may act.
-const MATRIX: [(&str, [u16; 8]); 46] = [
+const MATRIX: [(&str, [u16; 8]); 56] = [
     ("POST /api/orders", [401, 401, 201, 201, 403, 201, 403, 403]),
     ("GET /api/orders", [401, 401, 200, 200, 200, 200, 200, 200]),
     ("GET /api/orders/{id}", [401, 401, 200, 404, 200, 200, 200, 200]),
@@ -49,6 +49,16 @@ const MATRIX: [(&str, [u16; 8]); 46] = [
     ("DELETE /api/customers/{customerId}/personal-data", [401, 401, 403, 403, 403, 403, 403, 409]),
     ("POST /api/inventory", [401, 401, 403, 403, 403, 403, 200, 200]),
     ("GET /api/inventory/{productId}/movements", [401, 401, 403, 403, 200, 403, 200, 200]),
+    ("POST /api/webhooks", [401, 401, 403, 403, 403, 403, 201, 201]),
+    ("GET /api/webhooks", [401, 401, 403, 403, 200, 403, 200, 200]),
+    ("GET /api/webhooks/{id}", [401, 401, 403, 403, 200, 403, 200, 200]),
+    ("PATCH /api/webhooks/{id}", [401, 401, 403, 403, 403, 403, 200, 200]),
+    ("DELETE /api/webhooks/{id}", [401, 401, 403, 403, 403, 403, 204, 204]),
+    ("POST /api/webhooks/{id}/rotate-secret", [401, 401, 403, 403, 403, 403, 200, 200]),
+    ("GET /api/webhooks/{id}/deliveries", [401, 401, 403, 403, 200, 403, 200, 200]),
+    ("POST /api/webhooks/{id}/deliveries/{deliveryId}/resend", [401, 401, 403, 403, 403, 403, 202, 202]),
+    ("POST /api/webhooks/{id}/resend", [401, 401, 403, 403, 403, 403, 202, 202]),
+    ("POST /api/webhooks/{id}/test", [401, 401, 403, 403, 403, 403, 202, 202]),
     ("GET /admin/circuit-breakers", [401, 401, 403, 403, 200, 403, 200, 200]),
     ("PUT /admin/circuit-breakers/{name}", [401, 401, 403, 403, 403, 403, 403, 200]),
     ("GET /admin/sagas", [401, 401, 403, 403, 200, 403, 200, 200]),
@@ -126,8 +136,17 @@ async fn every_route_answers_every_caller_as_its_row_says() {
         let row = rows.remove(name.as_str()).unwrap_or_else(|| panic!("{name} has no row in the matrix"));
         for (caller, expected) in CALLERS.into_iter().zip(row) {
             let order = shop.place_for("c-a").await;
-            let id = if route.path.starts_with("/admin") { shop.saga_of(&order).await } else { order };
-            let path = route.filled(&[("id", &id), ("productId", "mug"), ("customerId", "c-a")]);
+            let (id, delivery) = match route.path.as_str() {
+                path if path.starts_with("/admin") => (shop.saga_of(&order).await, String::new()),
+                path if path.starts_with("/api/webhooks/") => shop.webhook().await,
+                _ => (order, String::new()),
+            };
+            let path = route.filled(&[
+                ("id", &id),
+                ("productId", "mug"),
+                ("customerId", "c-a"),
+                ("deliveryId", &delivery),
+            ]);
             let before = shop.rows().await;
             let mut request = shop.ask(route.method.clone(), &path, token_of(caller).as_deref());
             if let Some(body) = body_of(&route, caller) {

@@ -58,6 +58,17 @@ fn body_now(route: &Documented, saga: &Value) -> Option<Value> {
     Some(body)
 }
 
+/// Creates a webhook with a delivery; returns the ids of both.
+async fn webhook(client: &Client) -> (String, String) {
+    let webhook = json!({ "url": "http://127.0.0.1:9/", "types": ["order.*"] });
+    let (status, webhook) = client.post("/api/webhooks", &webhook).await;
+    assert_eq!(status, 201, "{webhook}");
+    let webhook = webhook["id"].as_str().unwrap().to_owned();
+    let (status, delivery) = client.post(&format!("/api/webhooks/{webhook}/test"), &Value::Null).await;
+    assert_eq!(status, 202, "{delivery}");
+    (webhook, delivery["id"].as_str().unwrap().to_owned())
+}
+
 /// Returns a query of all examples.
 fn query_of(route: &Documented) -> String {
     let mut query = String::new();
@@ -90,10 +101,21 @@ async fn every_example_of_the_document_is_a_request_that_works() {
             continue;
         }
         let (order, saga) = prepared(&client, route.id()).await;
-        let id = if route.path.starts_with("/admin/") { &saga } else { &order };
+        let (webhook, delivery) = match route.path.starts_with("/api/webhooks/") {
+            true => webhook(&client).await,
+            false => Default::default(),
+        };
+        let id = match route.path.as_str() {
+            path if path.starts_with("/admin/") => &saga,
+            path if path.starts_with("/api/webhooks/") => &webhook,
+            _ => &order,
+        };
         let seen = client.get(&format!("/admin/sagas/{saga}")).await;
-        let path =
-            format!("{}{}", route.filled(&[("id", id), ("customerId", "c-of-no-order")]), query_of(&route));
+        let path = format!(
+            "{}{}",
+            route.filled(&[("id", id), ("customerId", "c-of-no-order"), ("deliveryId", &delivery)]),
+            query_of(&route)
+        );
         let mut request = http.request(route.method.clone(), format!("http://{}{path}", api.address));
         if let Some(body) = body_now(&route, &seen) {
             request = request.json(&body);

@@ -32,3 +32,4 @@ mod support;
 mod traffic;
 mod tutorial;
 mod versions;
+mod webhooks;

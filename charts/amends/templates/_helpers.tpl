@@ -83,6 +83,15 @@ AMENDS_{{ upper . }}_DATABASE_URL
 {{- default (printf "%s-service-token" (include "amends.fullname" .)) .Values.serviceToken.existingSecret -}}
 {{- end -}}
 
+{{- define "amends.webhookKeySecret" -}}
+{{- default (printf "%s-webhook-key" (include "amends.fullname" .)) .Values.webhookKey.existingSecret -}}
+{{- end -}}
+
+{{- /* Whether webhooks are delivered. Empty: no. */ -}}
+{{- define "amends.webhooks" -}}
+{{- if or .Values.webhookKey.existingSecret .Values.webhookKey.value -}}yes{{- end -}}
+{{- end -}}
+
 {{- define "amends.inventoryUrl" -}}
 {{- if .Values.api.inventoryUrl -}}
 {{- .Values.api.inventoryUrl -}}
@@ -137,6 +146,7 @@ helm.sh/hook-delete-policy: {{ .delete }}
 {{- if and (not .Values.serviceToken.existingSecret) (not .Values.serviceToken.value) -}}{{- fail "serviceToken.existingSecret or serviceToken.value is needed: the inventory worker serves only who has it" -}}{{- end -}}
 {{- if and .Values.serviceToken.existingSecret .Values.serviceToken.value -}}{{- fail "serviceToken.value must not be set beside serviceToken.existingSecret: the token comes from one place" -}}{{- end -}}
 {{- end -}}
+{{- if and .Values.webhookKey.existingSecret .Values.webhookKey.value -}}{{- fail "webhookKey.value must not be set beside webhookKey.existingSecret: the key comes from one place" -}}{{- end -}}
 {{- if .Values.migrate.enabled -}}
 {{- if and (not .Values.migrate.existingSecret) (not .Values.migrate.databaseUrl) -}}{{- fail "migrate.existingSecret or migrate.databaseUrl is needed: a role that may create databases (or migrate.enabled: false)" -}}{{- end -}}
 {{- if and .Values.migrate.existingSecret .Values.migrate.databaseUrl -}}{{- fail "migrate.databaseUrl must not be set beside migrate.existingSecret: the URL comes from one place" -}}{{- end -}}

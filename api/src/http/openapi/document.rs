@@ -138,10 +138,11 @@ fn request_id() -> Parameter {
 }
 
 /// The groups of routes: the beginning of their paths, their name, and what they are.
-const TAGS: [(&str, &str, &str); 6] = [
+const TAGS: [(&str, &str, &str); 7] = [
     ("/api/orders", "orders", "Orders: placed, read, followed, cancelled."),
     ("/api/products", "products", "Products and their prices."),
     ("/api/inventory", "inventory", "The stock of products."),
+    ("/api/webhooks", "webhooks", "Where events are sent, and their deliveries."),
     ("/api/customers", "customers", "Customers' personal data."),
     ("/admin", "admin", "Sagas and circuit breakers, for operators."),
     ("/", "service", "The service itself: health, metrics, keys, and these documents. No token is needed."),

@@ -2,6 +2,8 @@
 //! `#[schema(value_type = Text)]`.
 
 pub use amends_http::text::Text;
+use amends_orders::webhook_deliveries;
+use amends_webhooks::target::URL_LONGEST;
 use amends_workflows::order_fulfilment::STATUSES;
 use utoipa::{
     PartialSchema, ToSchema,
@@ -41,6 +43,16 @@ types! {
     Instant => string().format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)));
     /// The status of an order.
     OrderStatus => string().enum_values(Some(STATUSES));
+    /// A type of event, or a group of them with a trailing `.*`: `order.*`.
+    EventType => string().pattern(Some("^[a-z]+(\\.[a-z]+)*(\\.\\*)?$"));
+    /// Where events are sent: HTTPS to a public host, on port 443 or a port from 1024 on. A setting allows more.
+    WebhookUrl => string().max_length(Some(URL_LONGEST)).pattern(Some("^https?://[!-~]+$"));
+    /// What is sent: the event, or the order as it is when it is sent.
+    WebhookFormat => string().enum_values(Some(["event", "snapshot"]));
+    /// A secret by Standard Webhooks.
+    WebhookSecret => string().pattern(Some("^whsec_[A-Za-z0-9+/=]+$"));
+    /// How far a delivery is. `SKIPPED`: its webhook was disabled when the event happened.
+    DeliveryStatus => string().enum_values(Some(webhook_deliveries::DeliveryStatus::ALL.map(|status| status.as_str())));
     /// Something that a saga holds: `money_captured` in minor units of a currency, `stock_reserved` of a product,
     /// `label_bought`.
     Holding => ObjectBuilder::new()

@@ -1,6 +1,10 @@
 //! The document is whole, and the committed one is what the routes say.
 
-use std::{collections::BTreeSet, env, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+    path::Path,
+};
 
 use amends_http::problem_types;
 use serde_json::Value;
@@ -67,6 +71,16 @@ fn every_reference_and_every_link_leads_somewhere() {
         }
     });
     assert!(number > 100, "{number} references");
+}
+
+#[test]
+fn no_two_types_have_one_name() {
+    let mut named = BTreeMap::new();
+    for (name, schema) in listed().into_iter().flat_map(|route| route.operation.schemas) {
+        let schema = serde_json::to_value(&schema).unwrap();
+        let first = named.entry(name.clone()).or_insert_with(|| schema.clone());
+        assert_eq!(*first, schema, "{name}");
+    }
 }
 
 #[test]

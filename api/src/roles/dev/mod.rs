@@ -142,6 +142,11 @@ async fn start(
     }
     migrate::ensure_keys(&server, &settings, Rotation::Keep).await?;
     settings.service_token.get_or_insert_with(|| derived(&secret, "service-token").into());
+    if settings.webhook_key_file.is_none() {
+        let key = || ["webhook-key-1", "webhook-key-2"].map(|name| derived(&secret, name)).concat();
+        settings.webhook_key.get_or_insert_with(|| key().into());
+    }
+    settings.webhook_allow_private.get_or_insert(true);
     // All senders are this program, and sign.
     settings.require_signatures = true;
 

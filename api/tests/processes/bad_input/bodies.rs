@@ -118,6 +118,10 @@ impl Target<'_> {
                     refuse("too large", json!(largest + 1), pointer);
                 }
             }
+            "boolean" => {
+                refuse("text", json!("true"), pointer);
+                refuse("a number", json!(1), pointer);
+            }
             other => panic!("{}: {pointer} is {other}", self.route.name()),
         }
     }

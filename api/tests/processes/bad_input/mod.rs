@@ -67,6 +67,8 @@ async fn rows(shop: &Shop) -> Vec<i64> {
         ("engine", "SELECT sum(revision)::bigint FROM sagas"),
         ("engine", "SELECT count(*) FROM timeline"),
         ("engine", "SELECT count(*) FROM idempotency_keys"),
+        ("engine", "SELECT sum(revision)::bigint FROM webhooks"),
+        ("engine", "SELECT count(*) FROM webhook_deliveries WHERE due_at IS NULL"),
         ("inventory", "SELECT sum(on_hand)::bigint FROM stock"),
         ("inventory", "SELECT count(*) FROM moves WHERE kind = 'adjusted'"),
     ] {
@@ -82,11 +84,16 @@ async fn bad_input_on_every_route_is_refused_with_its_place_and_changes_nothing(
     shop.stack.stock("mug", 5).await;
     let order = shop.place_for("c-a").await;
     let saga = shop.saga_of(&order).await;
+    let (webhook, delivery) = shop.webhook().await;
     let before = rows(&shop).await;
     let (mut faults, mut sent) = (Vec::new(), 0);
     for route in shop.operations().await {
-        let id = if route.path.starts_with("/admin/") { &saga } else { &order };
-        let path = route.filled(&[("id", id), ("productId", "mug")]);
+        let id = match route.path.as_str() {
+            path if path.starts_with("/admin/") => &saga,
+            path if path.starts_with("/api/webhooks/") => &webhook,
+            _ => &order,
+        };
+        let path = route.filled(&[("id", id), ("productId", "mug"), ("deliveryId", &delivery)]);
         let target = Target { shop: &shop, route: &route, path, token: token("dora", &Role::ALL) };
         for case in target.cases() {
             faults.extend(fault_of(&route, case).await);
@@ -140,9 +147,14 @@ async fn head_answers_as_get_on_every_route_and_no_answer_says_what_serves_it() 
     shop.stack.stock("mug", 5).await;
     let order = shop.place_for("c-a").await;
     let saga = shop.saga_of(&order).await;
+    let (webhook, _) = shop.webhook().await;
     let caller = token("dora", &Role::ALL);
     for route in shop.operations().await.iter().filter(|route| route.method == Method::GET) {
-        let id = if route.path.starts_with("/admin/") { &saga } else { &order };
+        let id = match route.path.as_str() {
+            path if path.starts_with("/admin/") => &saga,
+            path if path.starts_with("/api/webhooks/") => &webhook,
+            _ => &order,
+        };
         let path = route.filled(&[("id", id), ("productId", "mug")]);
         let get = shop.ask(Method::GET, &path, Some(&caller)).send().await.unwrap();
         let head = shop.ask(Method::HEAD, &path, Some(&caller)).send().await.unwrap();

@@ -63,6 +63,12 @@ impl Client {
         (answer.status().as_u16(), answer.json().await.unwrap_or_default())
     }
 
+    pub async fn patch(&self, path: &str, body: &Value) -> (u16, Value) {
+        let answer =
+            self.http.patch(format!("{}{path}", self.url)).json(body).send().await.expect("an answer");
+        (answer.status().as_u16(), answer.json().await.unwrap_or_default())
+    }
+
     pub async fn delete(&self, path: &str) -> (u16, Value) {
         let answer = self.http.delete(format!("{}{path}", self.url)).send().await.expect("an answer");
         (answer.status().as_u16(), answer.json().await.unwrap_or_default())

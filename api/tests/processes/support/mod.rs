@@ -163,7 +163,10 @@ impl Stack {
             databases,
             broker,
             server,
-            settings: BTreeMap::new(),
+            settings: BTreeMap::from([
+                ("AMENDS_WEBHOOK_KEY".to_owned(), "5a".repeat(32)),
+                ("AMENDS_WEBHOOK_ALLOW_PRIVATE".to_owned(), "true".to_owned()),
+            ]),
             inventory: free_address().unwrap(),
             inventory_taken: AtomicBool::new(false),
             desk: "engine",
@@ -173,6 +176,12 @@ impl Stack {
     /// Sets a setting for every process that is started from now on.
     pub fn set(&mut self, key: &str, value: &str) -> &mut Self {
         self.settings.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Leaves a setting out for every process that is started from now on.
+    pub fn unset(&mut self, key: &str) -> &mut Self {
+        self.settings.remove(key);
         self
     }
 

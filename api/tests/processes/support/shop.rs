@@ -75,6 +75,24 @@ impl Shop {
             .unwrap()
     }
 
+    /// Creates a webhook with one delivery; returns the ids of both. It is written as its owner would find it, because a
+    /// matrix needs hundreds.
+    pub async fn webhook(&self) -> (String, String) {
+        let ids: (String, String) = sqlx::query_as(
+            "WITH w AS (
+                 INSERT INTO webhooks (id, url, types, format, secret)
+                 VALUES (gen_random_uuid(), 'http://127.0.0.1:9/', '{order.*}', 'event', 'v1.none.')
+                 RETURNING id)
+             INSERT INTO webhook_deliveries (id, webhook_id, sequence, status, event_type, event_id, event)
+             SELECT gen_random_uuid(), w.id, 1, 'FAILED', 'order.paid', 'an event', '{}' FROM w
+             RETURNING webhook_id::text, id::text",
+        )
+        .fetch_one(self.stack.pool("engine"))
+        .await
+        .unwrap();
+        ids
+    }
+
     /// Returns the number of orders, and the sum of all sagas' revisions.
     pub async fn rows(&self) -> (i64, i64) {
         sqlx::query_as(

@@ -1,0 +1,143 @@
+//! One attempt: a request to a receiver that may be slow, hostile or somewhere else than it says.
+
+use std::{error::Error as StdError, sync::Arc, time::Duration};
+
+use reqwest::{
+    Client, Response,
+    header::{CONTENT_TYPE, USER_AGENT},
+    redirect::Policy,
+};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    Reach, Resolver, SigningSecret,
+    resolver::{ClosedAddress, Guarded},
+    signature,
+    target::target,
+};
+
+/// The most that is read of an answer's body; the connection is then closed.
+const ANSWER_READ: usize = 16 << 10;
+/// The number of characters of an answer's body that are kept.
+const ANSWER_KEPT: usize = 1_000;
+const AGENT: &str = concat!("Amends/", env!("CARGO_PKG_VERSION"));
+
+/// Sends webhooks.
+#[derive(Debug, Clone)]
+pub struct Sender {
+    http: Client,
+    reach: Reach,
+    timeout: Duration,
+}
+
+/// A message, as it is signed and sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Message<'a> {
+    /// Its id, the same at each attempt.
+    pub id: &'a str,
+    /// The time of the attempt, in seconds since 1970.
+    pub timestamp: i64,
+    /// JSON.
+    pub body: &'a [u8],
+}
+
+/// A receiver's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The beginning of the body, as text.
+    pub body: String,
+}
+
+/// Why there was no answer. The text is for operators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SendFault {
+    /// The URL may not be used, or its name leads to an address that may not be reached.
+    #[error("refused: the host has an address that is not public, or the URL is not allowed")]
+    Closed,
+    /// The name has no address.
+    #[error("the host's name could not be resolved")]
+    Unresolved,
+    /// No connection, or no TLS.
+    #[error("no connection could be made")]
+    Unconnected,
+    /// It did not answer in time.
+    #[error("no answer in time")]
+    Late,
+    /// The connection broke, or the answer is not HTTP.
+    #[error("the connection broke before an answer")]
+    Broken,
+}
+
+impl Sender {
+    /// Creates a sender that looks names up by this resolver, and waits this long for an answer.
+    ///
+    /// # Errors
+    /// There is no HTTP client: a fault of the system's certificates.
+    pub fn new(resolver: Arc<dyn Resolver>, reach: Reach, timeout: Duration) -> Result<Self, reqwest::Error> {
+        let http = Client::builder()
+            .dns_resolver(Arc::new(Guarded { resolver, reach }))
+            .redirect(Policy::none())
+            .no_proxy()
+            // A connection that is kept would go to an address that was checked for an earlier delivery.
+            .pool_max_idle_per_host(0)
+            .build()?;
+        Ok(Self { http, reach, timeout })
+    }
+
+    /// Sends a message, signed by each of these secrets, and returns the receiver's answer, whatever it says.
+    ///
+    /// # Errors
+    /// [`SendFault`].
+    pub async fn send(
+        &self,
+        url: &str,
+        secrets: &[SigningSecret],
+        Message { id, timestamp, body }: Message<'_>,
+    ) -> Result<Answer, SendFault> {
+        // The settings may have changed since it was registered. The client looks up no addresses, so they are checked here.
+        let url = target(url, self.reach).map_err(|_| SendFault::Closed)?;
+        let until = Instant::now() + self.timeout;
+        let request = self
+            .http
+            .post(url)
+            .header(USER_AGENT, AGENT)
+            .header(CONTENT_TYPE, "application/json")
+            .header(signature::ID, id)
+            .header(signature::TIMESTAMP, timestamp.to_string())
+            .header(signature::SIGNATURE, signature::signatures(secrets, id, timestamp, body))
+            .body(body.to_vec());
+        let answer = timeout_at(until, request.send()).await.map_err(|_| SendFault::Late)?;
+        let answer = answer.map_err(|error| fault_of(&error))?;
+        Ok(Answer { status: answer.status().as_u16(), body: beginning(answer, until).await })
+    }
+}
+
+/// Reads the beginning of a body. The status counts, whatever happens to the body.
+async fn beginning(mut answer: Response, until: Instant) -> String {
+    let mut bytes = Vec::new();
+    while bytes.len() < ANSWER_READ
+        && let Ok(Ok(Some(chunk))) = timeout_at(until, answer.chunk()).await
+    {
+        bytes.extend_from_slice(&chunk[..chunk.len().min(ANSWER_READ - bytes.len())]);
+    }
+    // Postgres stores no U+0000.
+    String::from_utf8_lossy(&bytes).chars().filter(|character| *character != '\0').take(ANSWER_KEPT).collect()
+}
+
+fn fault_of(error: &reqwest::Error) -> SendFault {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<ClosedAddress>() {
+            return SendFault::Closed;
+        }
+        cause = error.source();
+    }
+    match error {
+        error if error.is_timeout() => SendFault::Late,
+        error if error.is_dns() => SendFault::Unresolved,
+        error if error.is_connect() => SendFault::Unconnected,
+        _ => SendFault::Broken,
+    }
+}
