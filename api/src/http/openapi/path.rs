@@ -26,6 +26,9 @@ fn parameter(path: &str, name: &str) -> Parameter {
     let name = name.trim_start_matches('*');
     let (about, example, schema): (_, _, RefOr<Schema>) = match name {
         "id" if path.starts_with("/admin/sagas") => ("The saga's id.", SAGA, schema::uuid().into()),
+        "id" if path.starts_with("/api/notifications") => {
+            ("The notification's id.", NOTIFICATION, schema::uuid().into())
+        }
         "id" => ("The order's id.", ORDER, schema::uuid().into()),
         "customerId" => ("The customer's id.", "c-1001", Text::schema()),
         "productId" => ("The product's id.", "mug-blue", ProductId::schema()),
@@ -48,3 +51,4 @@ fn parameter(path: &str, name: &str) -> Parameter {
 
 const ORDER: &str = "01a20191-dc04-70a7-b9de-b92999bc7f56";
 const SAGA: &str = "01a20191-dc04-70a7-b9de-b92aad419056";
+const NOTIFICATION: &str = "01a20191-dc3f-7b1e-8f0a-5d4c1a7be922";
