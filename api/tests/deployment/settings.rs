@@ -7,8 +7,9 @@ use serde_json::{Map, Value, json};
 use super::support::{self, Setting, defaults, kept};
 
 /// Settings that the chart derives from other values.
-const OF_THE_CHART: [&str; 12] = [
+const OF_THE_CHART: [&str; 14] = [
     "allowed_hosts",
+    "api_url",
     "database_url",
     "inventory_url",
     "jwks_url",
@@ -18,6 +19,7 @@ const OF_THE_CHART: [&str; 12] = [
     "kafka_brokers",
     "listen",
     "no_auth",
+    "notification_url",
     "roles_claim",
     "service_token",
 ];
