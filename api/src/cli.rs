@@ -105,6 +105,11 @@ pub enum Role {
     },
     /// Prints the settings in force, commented, secrets hidden.
     Config,
+    /// Messages to customers.
+    Notify {
+        #[command(subcommand)]
+        what: Notify,
+    },
     /// Asks a running role whether it is ready; status 0 if it is.
     Health(Health),
     /// The broker that `dev` runs as a separate process.
@@ -112,6 +117,26 @@ pub enum Role {
     EmbeddedBroker {
         /// An `amends_embedded::BrokerPlan` as text.
         plan: String,
+    },
+}
+
+/// What `amends notify` does.
+#[derive(Debug, Subcommand)]
+pub enum Notify {
+    /// Prints a message as it would be sent about an order of an example.
+    Preview {
+        /// The type of the event that it is about.
+        #[arg(long, value_name = "EVENT", value_parser = PossibleValuesParser::new(amends_notification::TOPICS))]
+        template: String,
+        /// How it is sent.
+        #[arg(long, value_parser = PossibleValuesParser::new(amends_notification::Channel::ALL.map(|channel| channel.as_str())))]
+        channel: String,
+        /// Its language.
+        #[arg(long, default_value = "en", value_parser = PossibleValuesParser::new(amends_notification::LOCALES))]
+        locale: String,
+        /// Prints an e-mail's HTML instead of its text.
+        #[arg(long)]
+        html: bool,
     },
 }
 

@@ -13,6 +13,7 @@ pub mod fleet;
 pub mod gateway;
 pub mod http;
 pub mod lists;
+mod messages;
 pub mod orders;
 pub mod panics;
 pub mod problem;

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     cli::{Cli, Role},
-    panics, roles, services,
+    messages, panics, roles, services,
     settings::{Settings, redacted},
     telemetry,
 };
@@ -38,6 +38,10 @@ pub fn main() -> ExitCode {
     }
     if let Role::Token(options) = &cli.role {
         let printed = roles::dev::token(options).map(|token| println!("{token}"));
+        return printed.map_or_else(|error| fail(1, &format!("{error:#}")), |()| ExitCode::SUCCESS);
+    }
+    if let Role::Notify { what } = &cli.role {
+        let printed = messages::preview(what).map(|text| println!("{text}"));
         return printed.map_or_else(|error| fail(1, &format!("{error:#}")), |()| ExitCode::SUCCESS);
     }
     let settings =

@@ -40,7 +40,11 @@ pub static SERVICES: [Service; 5] = [
     },
     worker("payment", &amends_payment::MIGRATOR, worker::external::<Payments<SandboxGateway>>),
     worker("shipment", &amends_shipment::MIGRATOR, worker::external::<Shipments<SandboxCarrier>>),
-    worker("notification", &amends_notification::MIGRATOR, worker::notification),
+    Service {
+        events: &[amends_notification::events::SENT_TOPIC],
+        port: Some(8082),
+        ..worker("notification", &amends_notification::MIGRATOR, worker::notification)
+    },
 ];
 
 const fn worker(name: &'static str, migrator: &'static Migrator, start: StartWorker) -> Service {

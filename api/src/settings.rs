@@ -63,6 +63,17 @@ pub struct Settings {
     pub webhook_patience: Duration,
     #[serde(with = "humantime_serde")]
     pub webhook_secret_overlap: Duration,
+    pub smtp_url: Option<String>,
+    pub smtp_user: Option<String>,
+    pub smtp_password_file: Option<PathBuf>,
+    pub smtp_ca_file: Option<PathBuf>,
+    pub mail_from: Option<String>,
+    pub sms_webhook_url: Option<String>,
+    pub sms_webhook_secret_file: Option<PathBuf>,
+    pub notification_locale: String,
+    #[serde(with = "humantime_serde")]
+    pub notification_patience: Duration,
+    pub notification_previews: bool,
     pub database_url: Option<SecretString>,
     pub database_connections: u32,
     #[serde(default)]
@@ -100,7 +111,7 @@ pub struct Settings {
     services: BTreeMap<String, ServiceSettings>,
 }
 
-/// The settings `<service>_database_url`, `<service>_url` and `<service>_call_timeout`.
+/// The settings `<service>_database_url`, `<service>_url` and `<service>_call_timeout`; of the api, the first two.
 #[derive(Debug, Clone, Default)]
 struct ServiceSettings {
     database_url: Option<SecretString>,
@@ -214,8 +225,10 @@ impl Settings {
     /// Sets the URL of a service's database.
     pub fn set_database_of(&mut self, service: &str, url: String) {
         self.services.entry(service.to_owned()).or_default().database_url = Some(url.into());
-        if service == ENGINE {
-            self.services.remove(API);
+        if service == ENGINE
+            && let Some(api) = self.services.get_mut(API)
+        {
+            api.database_url = None;
         }
     }
 
@@ -290,13 +303,14 @@ impl Settings {
         let show = |key: &str| -> Option<String> {
             let secret = |s: &Option<SecretString>| s.as_ref().map(|_| "\"<hidden>\"".to_owned());
             let text = |s: &str| Some(format!("{s:?}"));
+            let path = |file: &Option<PathBuf>| text(&file.as_ref()?.to_string_lossy());
             let time =
                 |d: Duration| Some(format!("\"{}\"", humantime_serde::re::humantime::format_duration(d)));
             match key {
                 "listen" => self.listen.map(|l| format!("\"{l}\"")),
                 "no_auth" => Some(self.no_auth.to_string()),
                 "jwks_url" => self.jwks_url.as_deref().and_then(text),
-                "jwt_key_file" => self.jwt_key_file.as_ref().and_then(|path| text(&path.to_string_lossy())),
+                "jwt_key_file" => path(&self.jwt_key_file),
                 "jwt_issuer" => self.jwt_issuer.as_deref().and_then(text),
                 "jwt_audience" => self.jwt_audience.as_deref().and_then(text),
                 "roles_claim" => text(&self.roles_claim),
@@ -319,6 +333,16 @@ impl Settings {
                 "webhook_retry_most" => time(self.webhook_retry_most),
                 "webhook_patience" => time(self.webhook_patience),
                 "webhook_secret_overlap" => time(self.webhook_secret_overlap),
+                "smtp_url" => self.smtp_url.as_deref().and_then(text),
+                "smtp_user" => self.smtp_user.as_deref().and_then(text),
+                "smtp_password_file" => path(&self.smtp_password_file),
+                "smtp_ca_file" => path(&self.smtp_ca_file),
+                "mail_from" => self.mail_from.as_deref().and_then(text),
+                "sms_webhook_url" => self.sms_webhook_url.as_deref().and_then(text),
+                "sms_webhook_secret_file" => path(&self.sms_webhook_secret_file),
+                "notification_locale" => text(&self.notification_locale),
+                "notification_patience" => time(self.notification_patience),
+                "notification_previews" => Some(self.notification_previews.to_string()),
                 "database_url" => secret(&self.database_url),
                 "database_connections" => Some(self.database_connections.to_string()),
                 "distributed" => self.distributed.and_then(|Distributed::Citus| text("citus")),
@@ -379,13 +403,13 @@ impl ServiceSettings {
             };
             let database_url = value("database_url").map(text).transpose()?.map(SecretString::from);
             let mut settings = Self { database_url, ..Self::default() };
-            if service != API {
-                settings.url = value("url").map(text).transpose()?;
-                if let Some((given, key)) = value("call_timeout") {
-                    let parsed = humantime_serde::re::humantime::parse_duration(&text((given, key.clone()))?);
-                    settings.call_timeout =
-                        Some(parsed.map_err(|error| Error::Invalid(format!("{key}: {error}")))?);
-                }
+            settings.url = value("url").map(text).transpose()?;
+            if service != API
+                && let Some((given, key)) = value("call_timeout")
+            {
+                let parsed = humantime_serde::re::humantime::parse_duration(&text((given, key.clone()))?);
+                settings.call_timeout =
+                    Some(parsed.map_err(|error| Error::Invalid(format!("{key}: {error}")))?);
             }
             own.insert(service.to_owned(), settings);
         }
@@ -422,7 +446,7 @@ mod tests {
             pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect::<Vec<_>>()
         };
         Settings::layered(
-            &["engine", "inventory", "payment", "shipment"],
+            &["engine", "inventory", "payment", "shipment", "notification"],
             None,
             &own(flags),
             own(vars).into_iter(),

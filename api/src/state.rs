@@ -39,6 +39,8 @@ pub struct Api {
     pub door: Door,
     /// The inventory worker.
     pub inventory: Upstream,
+    /// The notification worker.
+    pub notification: Upstream,
     /// The stock that need not be read from it.
     pub stock_cache: StockCache,
     /// Places for requests that wait for an order's next status.
@@ -55,7 +57,7 @@ pub struct Api {
 
 impl Api {
     /// Returns the services behind this api.
-    pub fn upstreams(&self) -> [&Upstream; 1] {
-        [&self.inventory]
+    pub fn upstreams(&self) -> [&Upstream; 2] {
+        [&self.inventory, &self.notification]
     }
 }

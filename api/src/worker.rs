@@ -1,10 +1,10 @@
 //! Starts workers. What all workers of a kind share is here; the registry of services lists the workers.
 
-use std::{net::SocketAddr, pin::Pin};
+use std::{net::SocketAddr, pin::Pin, sync::Arc};
 
 use amends_inventory::{Inventory, events::Publisher};
 use amends_kafka::{KafkaSink, KafkaSource};
-use amends_notification::{Recorder, TOPICS};
+use amends_notification::{Channel, OrderApi, Recorder, Sender, TOPICS, events as notification_events};
 use amends_pool::Pool;
 use amends_worker::{
     Backoff, External, ExternalExecutor, Participant, PgRows, PgTx, Settings, Transactional,
@@ -13,17 +13,19 @@ use amends_worker::{
 use anyhow::{Result, bail};
 use axum::{Router, middleware::from_fn_with_state};
 use sqlx::migrate::Migrator;
+use tokio::sync::Notify;
 
 use crate::{
     failpoints::{Point, point},
     gateway::{ServiceToken, service_token},
+    messages,
     process::{Process, database, group, listen, serve},
     routes::health,
     upkeep,
 };
 
-/// Number of connections for the inventory's HTTP.
-const INVENTORY_HTTP_CONNECTIONS: u32 = 2;
+/// Number of connections for the HTTP of a worker that serves its own routes.
+const WORKER_HTTP_CONNECTIONS: u32 = 2;
 
 /// What a worker is started with.
 pub struct Start<'a> {
@@ -105,13 +107,18 @@ pub fn inventory(start: Start<'_>) -> Starting<'_> {
         let events = point("events", KafkaSink::in_order(&process.kafka)?);
         let publisher = Publisher::new(pool, events);
         process.watch(amends_inventory::events::TOPIC, publisher.run(process.stop.clone()));
-        // HTTP reads do not use the executor's connections.
-        let url = process.settings.database_of(name)?;
-        let http = amends_pool::connect(url, INVENTORY_HTTP_CONNECTIONS, "amends-inventory-http")?;
-        process.watch_statements(&http);
-        let stock = amends_inventory::router(http, INVENTORY_HTTP_CONNECTIONS, cache);
+        let http = http_connections(process, name)?;
+        let stock = amends_inventory::router(http, WORKER_HTTP_CONNECTIONS, cache);
         Ok(routes.merge(for_the_api(process, stock)?))
     })
+}
+
+/// Returns the connections of a worker's HTTP, which does not use those of its loops.
+fn http_connections(process: &Process, name: &str) -> Result<Pool> {
+    let url = process.settings.database_of(name)?;
+    let http = amends_pool::connect(url, WORKER_HTTP_CONNECTIONS, &format!("amends-{name}-http"))?;
+    process.watch_statements(&http);
+    Ok(http)
 }
 
 /// Serves routes to the api alone, which presents the service token. Without the setting everyone is served, if `no_auth`
@@ -128,17 +135,31 @@ fn for_the_api(process: &Process, routes: Router) -> Result<Router> {
     Ok(routes.route_layer(from_fn_with_state(token, service_token::required)))
 }
 
-/// Starts the notification worker, which reads domain events instead of commands.
+/// Starts the notification worker, which reads domain events instead of commands. Recording them never waits for sending.
 pub fn notification(start: Start<'_>) -> Starting<'_> {
     Box::pin(async move {
         let Start { process, name, pool } = start;
+        let sending = messages::sending(&process.settings)?;
+        let recorded = Arc::<Notify>::default();
         let source = KafkaSource::subscribe(&process.kafka, &group(name), &TOPICS)?;
         let mut recorder = Recorder::new(
             pool.clone(),
             point("source", source),
             point("sink", KafkaSink::new(&process.kafka)?),
+            sending.open(),
+            Arc::clone(&recorded),
         );
+        let api = OrderApi::new(process.settings.url_of("api"), process.settings.service_token.clone())?;
+        for (channel, loop_name) in [(Channel::Email, "e-mails"), (Channel::Sms, "SMS")] {
+            let sender = Sender::new(pool.clone(), api.clone(), channel, &sending)?;
+            process.watch(loop_name, sender.run(Arc::clone(&recorded), process.stop.clone()));
+        }
+        let events = point("events", KafkaSink::in_order(&process.kafka)?);
+        let publisher = notification_events::Publisher::new(pool.clone(), events);
+        process.watch(notification_events::SENT_TOPIC, publisher.run(process.stop.clone()));
         upkeep::of_notification(process, pool).await?;
+        let routes = amends_notification::router(http_connections(process, name)?, WORKER_HTTP_CONNECTIONS);
+        let routes = for_the_api(process, routes)?;
         let stop = process.stop.clone();
         process.watch(name, async move {
             let mut backoff = Backoff::default();
@@ -154,7 +175,7 @@ pub fn notification(start: Start<'_>) -> Starting<'_> {
                 }
             }
         });
-        Ok(Router::new())
+        Ok(routes)
     })
 }
 

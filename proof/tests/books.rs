@@ -42,8 +42,9 @@ VALUES ('00000000-0000-7000-8000-0000000000fe', '00000000-0000-7000-8000-0000000
 ";
 /// 18: a customer was notified of something that never happened.
 const NOTIFICATION: &str = "
-INSERT INTO notifications (order_id, event_id, event_type, sequence, template)
-VALUES ('a', 'x/1/order.paid', 'order.paid', 1, 'payment-received');
+INSERT INTO notifications (id, order_id, event_id, event_type, channel, status)
+VALUES ('00000000-0000-7000-8000-0000000000fe', '00000000-0000-7000-8000-0000000000fd', 'x/1/order.created',
+        'order.created', 'email', 'SKIPPED');
 ";
 
 async fn databases() -> (Vec<TestDatabase>, Sources) {

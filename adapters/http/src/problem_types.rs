@@ -128,8 +128,8 @@ problem_types! {
     }
     SERVICE_TOKEN {
         slug: "service-token", status: UNAUTHORIZED, effect: Nothing,
-        title: "Only the api is served here",
-        meaning: "This is the own port of a service behind the api, and it answers to nobody else.",
+        title: "Only services of this deployment are served here",
+        meaning: "This is the own port of a service behind the api, or a path of the api that is for its services.",
         remedy: "Send the request to the api, with a token of your own.",
     }
     FORBIDDEN {
@@ -147,7 +147,7 @@ problem_types! {
     NOT_FOUND {
         slug: "not-found", status: NOT_FOUND, effect: Nothing,
         title: "Not found",
-        meaning: "There is nothing at this path, or no such order or saga. An order of another customer does not exist for a customer.",
+        meaning: "There is nothing at this path, or no such order, saga or notification. An order of another customer does not exist for a customer.",
         remedy: "Check the path and the id.",
     }
     UNKNOWN_PRODUCT {

@@ -79,6 +79,27 @@ impl OrderStore {
         Ok(PersonalDataPage { items, next })
     }
 
+    /// Reads the personal data of one order; `None` once they are erased, or if there is no such order.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn personal_data_of(&self, order_id: Uuid) -> Result<Option<Json>, Error> {
+        let Database { pool, homes } = self.database();
+        let data: Option<sqlx::types::Json<Json>> = sqlx::query_scalar(
+            "SELECT p.data::json
+             FROM orders AS o JOIN personal AS p ON ($1::int2 IS NULL OR p.home = $1) AND p.saga_id = COALESCE((
+                 SELECT x.saga_id FROM order_sagas AS x
+                 WHERE ($1::int2 IS NULL OR x.home = $1) AND x.order_id = o.id ORDER BY x.saga_id LIMIT 1), o.saga_id)
+             WHERE ($1::int2 IS NULL OR o.home = $1) AND o.id = $2",
+        )
+        .bind(homes.of(order_id))
+        .bind(order_id)
+        .fetch_optional(pool)
+        .await
+        .map_err(error::of)?;
+        Ok(data.map(|data| data.0))
+    }
+
     /// Erases the personal data of all of a customer's orders, and records who did so. An order is under way unless
     /// its newest saga has ended or has one of the labels `settled`; if any is, nothing is erased. The erasure is
     /// idempotent: interrupted, it is completed by the next.

@@ -12,6 +12,7 @@ pub mod proxy;
 pub mod redis;
 mod scratch;
 mod server;
+pub mod smtp;
 
 use std::{
     future::Future,

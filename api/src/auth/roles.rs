@@ -41,9 +41,9 @@ impl Role {
     fn rights(self) -> &'static [Right] {
         use Right::{
             ActOnSagas, AdminArea, CancelAnyOrder, CancelOrders, DecideReturns, HandlePersonalData,
-            HoldBreakers, ManageWebhooks, PlaceOrders, QuoteRefunds, ReadAnyOrder, ReadOrders, ReadProducts,
-            ReadSagas, ReadStock, ReadWebhooks, RefundOrders, ReturnOrders, SetProducts, SetStock,
-            StateCustomer,
+            HoldBreakers, ManageWebhooks, PlaceOrders, QuoteRefunds, ReadAnyOrder, ReadMessages, ReadOrders,
+            ReadProducts, ReadSagas, ReadStock, ReadWebhooks, RefundOrders, ReturnOrders, SetProducts,
+            SetStock, StateCustomer,
         };
         match self {
             Self::Customer => &[PlaceOrders, ReadOrders, CancelOrders, ReturnOrders, ReadProducts],
@@ -78,6 +78,7 @@ impl Role {
                 AdminArea,
                 ReadSagas,
                 ActOnSagas,
+                ReadMessages,
             ],
             Self::Admin => &[HandlePersonalData, HoldBreakers],
         }
@@ -133,6 +134,8 @@ pub enum Right {
     ReadSagas,
     /// Act on sagas: retry, resend, cancel, resolve.
     ActOnSagas,
+    /// Read the text of a message to a customer that `dev` has kept.
+    ReadMessages,
     /// Export and erase customers' personal data.
     HandlePersonalData,
     /// Open and close circuit breakers by hand.

@@ -1,5 +1,5 @@
-//! The token by which a service recognises the api: a shared secret, in `Authorization: Bearer …`. The api's callers never
-//! see it, and their own tokens are never forwarded.
+//! The token by which the api and its services recognise each other: a shared secret, in `Authorization: Bearer …`. The
+//! api's callers never see it, and their own tokens are never forwarded.
 
 use std::sync::Arc;
 
@@ -25,6 +25,11 @@ impl ServiceToken {
         Self(setting.cloned().map(Arc::new))
     }
 
+    /// Returns whether one is asked for.
+    pub fn is_set(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Returns the header with which the api presents it.
     pub fn header(&self) -> Option<HeaderValue> {
         let token = self.0.as_ref()?;
@@ -47,13 +52,13 @@ impl ServiceToken {
     }
 }
 
-/// The layer of a service's own routes: only the api is served.
+/// The layer of routes between the api and its services: nobody else is served.
 pub async fn required(State(token): State<ServiceToken>, request: Request, next: Next) -> Response {
     if token.is_in(request.headers()) {
         return next.run(request).await;
     }
     metrics::counter!("amends_service_requests_refused_total").increment(1);
-    let detail = "Ask the api, with a token of your own.";
+    let detail = "This is between the api and its services. Ask the api, with a token of your own.";
     ProblemDetails::new(problem_types::SERVICE_TOKEN, detail).challenge(CHALLENGE).into_response()
 }
 

@@ -95,6 +95,9 @@ pub async fn serve_on(process: &Process, listener: TcpListener, auth: Authentica
     process.watch("watch of orders", Arc::clone(&watches).run(order_lists.clone(), process.stop.clone()));
     // The services are ours, and speak plain HTTP: no proxy from the environment, no certificates of the system.
     let http = Client::builder().no_proxy().tls_certs_only([]).build().context("creating an HTTP client")?;
+    let service_token = ServiceToken::new(settings.service_token.as_ref());
+    // Who holds tokens of this api is not one of its services: without a service token they have no entry then.
+    let services = (service_token.is_set() || auth.verifies_nothing()).then_some(service_token.clone());
     let api = Arc::new(Api {
         auth: Arc::new(auth),
         engine,
@@ -117,8 +120,14 @@ pub async fn serve_on(process: &Process, listener: TcpListener, auth: Authentica
         inventory: Upstream::new(
             "inventory",
             settings.url_of("inventory"),
+            http.clone(),
+            service_token.clone(),
+        ),
+        notification: Upstream::new(
+            "notification",
+            settings.url_of("notification"),
             http,
-            ServiceToken::new(settings.service_token.as_ref()),
+            service_token.clone(),
         ),
         stock_cache: process.stock_cache.clone(),
         waiting: Semaphore::new(routes::WAITING_MOST),
@@ -129,6 +138,6 @@ pub async fn serve_on(process: &Process, listener: TcpListener, auth: Authentica
     });
     let address = listener.local_addr()?;
     process.watch("placing of orders", group_commit.run(placing, process.stop.clone()));
-    serve(process, listener, routes::router(api, Limits::of(process)))?;
+    serve(process, listener, routes::router(api, Limits::of(process), services))?;
     Ok(address)
 }

@@ -82,6 +82,7 @@ async fn start(
         | Role::Migrate { .. }
         | Role::Doctor { .. }
         | Role::Config
+        | Role::Notify { .. }
         | Role::Health(_)
         | Role::EmbeddedBroker { .. } => unreachable!("handled above"),
     }

@@ -274,7 +274,7 @@ async fn paged<P: Place>(
     Ok(page.answer(&api.engine.key, read.items, read.next.and_then(place).as_ref()))
 }
 
-fn passed_on(answered: Answered) -> Response {
+pub(super) fn passed_on(answered: Answered) -> Response {
     let kept = PASSED_ON.into_iter().filter_map(|name| {
         let value = answered.headers.get(&name)?.clone();
         Some((name, value))

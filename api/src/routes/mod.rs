@@ -6,8 +6,10 @@ pub mod admin;
 mod breakers;
 mod docs;
 pub mod health;
+mod internal;
 mod inventory;
 mod key_set;
+mod notifications;
 mod old_addresses;
 mod order_events;
 mod order_list;
@@ -38,6 +40,7 @@ use crate::{
         access::{Route, Routes},
         bearer,
     },
+    gateway::ServiceToken,
     http::{
         concurrency::{self, Concurrency},
         idempotency, openapi,
@@ -52,7 +55,9 @@ pub use order_read::WAITING_MOST;
 pub use webhooks::SHOW_SECRETS;
 
 /// Returns the api's routes. The rules of every HTTP edge are applied where they are served.
-pub fn router(api: Arc<Api>, limits: Limits) -> Router {
+///
+/// `services` is the token of the services that the api serves on paths of their own; `None`: it serves none.
+pub fn router(api: Arc<Api>, limits: Limits, services: Option<ServiceToken>) -> Router {
     let observed = health::routes(health::Ready::api(Arc::clone(&api)), api.metrics.clone());
     let authenticate = from_fn_with_state(Arc::clone(&api.auth), bearer::authenticate);
     let once = from_fn_with_state(Arc::clone(&api), idempotency::answer_once);
@@ -60,11 +65,15 @@ pub fn router(api: Arc<Api>, limits: Limits) -> Router {
     let Limits { by_subject, by_address, concurrency, is_compressed } = limits;
     // Each layer is outside of those before it: a caller without a token does not learn which paths exist, and an address
     // is limited before its tokens are looked at.
-    let mut routes = routes.checked().with_state(api);
+    let mut routes = routes.checked().with_state(Arc::clone(&api));
     if let Some(limit) = by_subject {
         routes = routes.layer(from_fn_with_state(limit, rate_limit::limit));
     }
     routes = routes.layer(authenticate);
+    if let Some(token) = services {
+        // Not among the api's own routes: their callers have no tokens, and they are in no document.
+        routes = routes.merge(internal::router(api, token));
+    }
     if let Some(limit) = by_address {
         routes = routes.layer(from_fn_with_state(limit, rate_limit::limit));
     }
@@ -121,6 +130,7 @@ fn resources() -> Routes<Arc<Api>> {
         .merge(inventory::routes())
         .merge(webhooks::routes())
         .merge(webhook_deliveries::routes())
+        .merge(notifications::routes())
         .merge(personal_data::routes())
         .merge(admin::routes())
         .merge(breakers::routes());

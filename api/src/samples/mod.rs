@@ -167,12 +167,14 @@ pub fn invite(url: &str, database: &str, brokers: &str, data: Option<&Path>) {
         "customerId": "c-1001", "currency": "EUR",
         "lines": [{ "productId": MUG, "quantity": 2 }],
         "payment": { "method": "card_approved" },
+        "contact": { "email": "test.customer@example.org" },
         "shippingAddress": { "name": "Test Customer", "line1": "1 Long Street", "city": "Vienna",
                              "postalCode": "1010", "country": "AT" },
     });
     println!("\n  orders    {url}/api/orders");
     println!("  products  {url}/api/products");
     println!("  stock     {url}/api/inventory/{MUG}");
+    println!("  messages  {url}/api/notifications (what customers would be sent: /api/notifications/<id>)");
     println!("  sagas     {url}/admin/sagas?state=parked");
     println!("  health    {url}/health/ready");
     println!("  metrics   {url}/metrics");
@@ -207,6 +209,7 @@ impl Sample {
             "customerId": "c-1001", "currency": "EUR",
             "lines": [{ "productId": self.product, "quantity": 2 }],
             "payment": { "method": self.method },
+            "contact": { "email": "test.customer@example.org", "phone": "+436641234567" },
             "shippingAddress": { "name": "Test Customer", "line1": "1 Long Street", "city": "Vienna",
                                  "postalCode": "1010", "country": self.country },
         });

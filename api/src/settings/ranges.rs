@@ -8,6 +8,10 @@ use std::{
 };
 
 use amends_http::Rules;
+use amends_notification::{
+    LOCALES,
+    channels::email::{SmtpUrl, sender},
+};
 use amends_postgres::retention::RETENTION_LEAST;
 use amends_redis::Redis;
 use amends_webhooks::SealingKeys;
@@ -43,6 +47,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), Error> {
         ("webhook_patience", settings.webhook_patience, SECOND..=14 * DAY),
         ("webhook_secret_overlap", settings.webhook_secret_overlap, SECOND..=30 * DAY),
         ("start_timeout", settings.start_timeout, millis(100)..=60 * MINUTE),
+        ("notification_patience", settings.notification_patience, MINUTE..=30 * DAY),
     ] {
         duration(key, value, range)?;
     }
@@ -80,6 +85,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), Error> {
     tokens(settings)?;
     service_token(settings.service_token.as_ref())?;
     webhook_key(settings)?;
+    messages(settings)?;
     if let Some(url) = &settings.redis_url
         && let Err(error) = Redis::new(url.expose_secret())
     {
@@ -163,6 +169,48 @@ fn webhook_key(settings: &Settings) -> Result<(), Error> {
     }
 }
 
+/// The settings of messages to customers. Secrets are in files: here are only their paths.
+fn messages(settings: &Settings) -> Result<(), Error> {
+    for (key, path) in [
+        ("smtp_password_file", &settings.smtp_password_file),
+        ("smtp_ca_file", &settings.smtp_ca_file),
+        ("sms_webhook_secret_file", &settings.sms_webhook_secret_file),
+    ] {
+        if path.as_ref().is_some_and(|path| path.to_string_lossy().contains("://")) {
+            refused(key, "must be the path of a file")?;
+        }
+    }
+    if let Some(url) = &settings.smtp_url {
+        if let Err(why) = SmtpUrl::parse(url) {
+            refused("smtp_url", &why.to_string())?;
+        }
+        if settings.mail_from.is_none() {
+            refused("mail_from", "must be set beside smtp_url")?;
+        }
+    }
+    if let Some(user) = &settings.smtp_user {
+        claim("smtp_user", user)?;
+        if settings.smtp_password_file.is_none() {
+            refused("smtp_password_file", "must be set beside smtp_user")?;
+        }
+    }
+    if let Some(from) = &settings.mail_from
+        && let Err(why) = sender(from)
+    {
+        refused("mail_from", &why.to_string())?;
+    }
+    if let Some(url) = &settings.sms_webhook_url {
+        key_set("sms_webhook_url", url)?;
+        if settings.sms_webhook_secret_file.is_none() {
+            refused("sms_webhook_secret_file", "must be set beside sms_webhook_url")?;
+        }
+    }
+    if !LOCALES.contains(&settings.notification_locale.as_str()) {
+        refused("notification_locale", &format!("must be one of {}", LOCALES.join(", ")))?;
+    }
+    Ok(())
+}
+
 fn key_set(key: &str, url: &str) -> Result<(), Error> {
     match reqwest::Url::parse(url) {
         Ok(url)
@@ -233,6 +281,32 @@ mod tests {
     fn defaults() -> impl Iterator<Item = (&'static str, &'static str)> {
         let lines = DEFAULTS.lines().map(|line| line.trim_start_matches("# "));
         lines.filter_map(|line| line.split_once(" = ")).filter(|(key, _)| !key.contains(' '))
+    }
+
+    #[test]
+    fn a_channel_needs_all_of_its_settings_and_shows_none_of_its_secrets() {
+        let read = |pairs: &[(&str, &str)]| {
+            let flags: Vec<_> = pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+            Settings::layered(&crate::services::names(), None, &flags, std::iter::empty())
+        };
+        let from = ("mail_from", "Shop <orders@shop.example>");
+        let smtp = ("smtp_url", "smtps://mail.example");
+        let sms = ("sms_webhook_url", "https://sms.example/send");
+        assert!(read(&[from, smtp]).is_ok());
+        assert!(read(&[from, smtp, ("smtp_user", "shop"), ("smtp_password_file", "/run/smtp")]).is_ok());
+        assert!(read(&[sms, ("sms_webhook_secret_file", "/run/sms")]).is_ok());
+        for (pairs, key) in [
+            (&[smtp][..], "mail_from"),
+            (&[from, smtp, ("smtp_user", "shop")], "smtp_password_file"),
+            (&[sms], "sms_webhook_secret_file"),
+            (&[from, ("smtp_url", "smtp://shop:hunter2@mail.example")], "smtp_url"),
+            (&[("mail_from", "nobody")], "mail_from"),
+            (&[("sms_webhook_url", "https://u:hunter2@sms.example")], "sms_webhook_url"),
+            (&[("notification_locale", "fr")], "notification_locale"),
+        ] {
+            let error = read(pairs).unwrap_err().to_string();
+            assert!(error.contains(key) && !error.contains("hunter2"), "{error}");
+        }
     }
 
     fn assert_refused(key: &str, value: &str) {

@@ -9,6 +9,7 @@ use super::support::{self, Setting, defaults, kept};
 /// Settings that the chart derives from other values.
 const OF_THE_CHART: [&str; 14] = [
     "allowed_hosts",
+    "api_url",
     "database_url",
     "inventory_url",
     "jwks_url",
@@ -18,6 +19,7 @@ const OF_THE_CHART: [&str; 14] = [
     "kafka_brokers",
     "listen",
     "no_auth",
+    "notification_url",
     "roles_claim",
     "service_token",
     "webhook_key",

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use amends_proof::books::{self, Ledger};
+use amends_proof::books::{self, Ledger, NOTIFIED_LABELS, RECORDED_LABELS};
 use amends_testkit::eventually;
 use sqlx::PgPool;
 
@@ -19,9 +19,9 @@ pub async fn settle(stack: &Stack) {
             busy.push((worker, count(stack.pool(worker), "SELECT count(*) FROM commands WHERE live").await));
         }
         if stack.broker.real().is_some() {
-            // Every label that a saga had was published, and is recorded.
-            let told = count(stack.pool("engine"), TOLD).await;
-            let recorded = count(stack.pool("notification"), "SELECT count(*) FROM notifications").await;
+            // Every label of which customers are notified was published, and is recorded.
+            let told = count(stack.pool("engine"), NOTIFIED_LABELS).await;
+            let recorded = count(stack.pool("notification"), RECORDED_LABELS).await;
             busy.push(("notifications", told - recorded));
         }
         if *seen.borrow() != busy {
@@ -32,10 +32,6 @@ pub async fn settle(stack: &Stack) {
     })
     .await;
 }
-
-/// Each label of an order's fulfilment except one is a domain event that is recorded.
-const TOLD: &str = "SELECT count(*) FROM timeline AS t JOIN sagas AS s ON s.id = t.saga_id AND s.workflow = 'order_fulfilment'
-     WHERE t.body::jsonb -> 'did' ->> 'label' <> 'CANCELLING'";
 
 async fn count(pool: &PgPool, sql: &'static str) -> i64 {
     // A database that is just restarting has not settled.

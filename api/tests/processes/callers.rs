@@ -24,7 +24,7 @@ const CALLERS: [&str; 8] =
 /// What each caller gets on each route, for an order of customer A. The rows are compared with the api's own OpenAPI
 /// document: a route without a row here, or a row without a route, fails the test. Bodies are the document's examples,
 /// but an action on a saga is sent an empty object: 400 is the answer to who may act.
-const MATRIX: [(&str, [u16; 8]); 56] = [
+const MATRIX: [(&str, [u16; 8]); 58] = [
     ("POST /api/orders", [401, 401, 201, 201, 403, 201, 403, 403]),
     ("GET /api/orders", [401, 401, 200, 200, 200, 200, 200, 200]),
     ("GET /api/orders/{id}", [401, 401, 200, 404, 200, 200, 200, 200]),
@@ -59,6 +59,8 @@ const MATRIX: [(&str, [u16; 8]); 56] = [
     ("POST /api/webhooks/{id}/deliveries/{deliveryId}/resend", [401, 401, 403, 403, 403, 403, 202, 202]),
     ("POST /api/webhooks/{id}/resend", [401, 401, 403, 403, 403, 403, 202, 202]),
     ("POST /api/webhooks/{id}/test", [401, 401, 403, 403, 403, 403, 202, 202]),
+    ("GET /api/notifications", [401, 401, 200, 200, 200, 200, 200, 200]),
+    ("GET /api/notifications/{id}", [401, 401, 200, 404, 200, 200, 200, 200]),
     ("GET /admin/circuit-breakers", [401, 401, 403, 403, 200, 403, 200, 200]),
     ("PUT /admin/circuit-breakers/{name}", [401, 401, 403, 403, 403, 403, 403, 200]),
     ("GET /admin/sagas", [401, 401, 403, 403, 200, 403, 200, 200]),
@@ -121,6 +123,7 @@ fn body_of(route: &Documented, caller: &str) -> Option<Value> {
 async fn every_route_answers_every_caller_as_its_row_says() {
     let shop = Shop::open().await;
     let _inventory = shop.stack.start(&["worker", "inventory"]).await;
+    let _notification = shop.stack.start(&["worker", "notification"]).await;
     shop.stack.stock("mug", 5).await;
     shop.stack.stock("mug-blue", 5).await;
     let operator = token("olga", &[Role::Operator]);
@@ -136,6 +139,8 @@ async fn every_route_answers_every_caller_as_its_row_says() {
         let row = rows.remove(name.as_str()).unwrap_or_else(|| panic!("{name} has no row in the matrix"));
         for (caller, expected) in CALLERS.into_iter().zip(row) {
             let order = shop.place_for("c-a").await;
+            // Its id is the order's.
+            shop.notify(&order, &order).await;
             let (id, delivery) = match route.path.as_str() {
                 path if path.starts_with("/admin") => (shop.saga_of(&order).await, String::new()),
                 path if path.starts_with("/api/webhooks/") => shop.webhook().await,

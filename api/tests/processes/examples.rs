@@ -42,6 +42,16 @@ async fn prepared(client: &Client, operation: &str) -> (String, String) {
     (placed, saga)
 }
 
+/// Returns a notification about an order.
+async fn notification_of(client: &Client, order: &str) -> String {
+    let path = format!("/api/notifications?orderId={order}");
+    eventually("the order's customer is notified", LONG, || async {
+        let page = client.get(&path).await;
+        page["items"][0]["id"].as_str().map(str::to_owned)
+    })
+    .await
+}
+
 /// Returns the body's example. What depends on the saga's present state is taken from it, as an operator does.
 fn body_now(route: &Documented, saga: &Value) -> Option<Value> {
     let mut body = route.body()?;
@@ -111,6 +121,11 @@ async fn every_example_of_the_document_is_a_request_that_works() {
             _ => &order,
         };
         let seen = client.get(&format!("/admin/sagas/{saga}")).await;
+        let notification = match route.id() {
+            "readNotification" => notification_of(&client, &order).await,
+            _ => String::new(),
+        };
+        let id = if notification.is_empty() { id } else { &notification };
         let path = format!(
             "{}{}",
             route.filled(&[("id", id), ("customerId", "c-of-no-order"), ("deliveryId", &delivery)]),

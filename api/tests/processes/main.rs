@@ -18,6 +18,7 @@ mod hostile;
 mod limits;
 mod listing;
 mod migrating;
+mod notifying;
 mod odd;
 mod passed_over;
 mod privacy;

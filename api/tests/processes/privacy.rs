@@ -6,7 +6,10 @@ use amends_api::{auth::Role, services, settings::Settings, topics};
 use amends_kafka::{KafkaSettings, KafkaSource};
 use amends_proof::{campaign::broker::Broker as Admin, deployment::ROLES};
 use amends_protocol::transport::Source;
-use amends_testkit::eventually;
+use amends_testkit::{
+    eventually,
+    smtp::{SmtpSecurity, SmtpServer},
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -93,6 +96,8 @@ async fn marked_topics(stack: &Stack) -> (Vec<String>, usize) {
 async fn names_addresses_mails_and_phones_are_in_their_table_and_in_ship_commands_and_nowhere_else() {
     let mut stack = Stack::embedded().await;
     stack.set("AMENDS_LOG", "trace");
+    let mail = SmtpServer::start(SmtpSecurity::Plain, None);
+    stack.set("AMENDS_SMTP_URL", &mail.url()).set("AMENDS_MAIL_FROM", "Shop <orders@shop.example>");
     let logs = tempfile::NamedTempFile::new().unwrap();
     let mut processes = Vec::new();
     for role in ROLES.iter() {
@@ -125,6 +130,14 @@ async fn names_addresses_mails_and_phones_are_in_their_table_and_in_ship_command
         }
     }
     books::settle(&stack).await;
+    // Each order was created, and ended.
+    let sent = "SELECT count(*) FROM notifications WHERE status = 'SENT'";
+    eventually("every message is sent", LONG, || async {
+        let sent: i64 = sqlx::query_scalar(sent).fetch_one(stack.pool("notification")).await.unwrap();
+        (sent == 8).then_some(())
+    })
+    .await;
+    assert!(mail.messages().iter().all(|mail| mail["to"] == json!([MARKS[3]])));
 
     assert_eq!(marked_tables(&stack).await, ["engine.personal"]);
     let (topics, messages) = marked_topics(&stack).await;

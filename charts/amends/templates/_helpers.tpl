@@ -100,6 +100,14 @@ AMENDS_{{ upper . }}_DATABASE_URL
 {{- end -}}
 {{- end -}}
 
+{{- define "amends.notificationUrl" -}}
+{{- default (printf "http://%s-notification:8080" (include "amends.fullname" .)) .Values.api.notificationUrl -}}
+{{- end -}}
+
+{{- define "amends.apiUrl" -}}
+{{- default (printf "http://%s-api:%d" (include "amends.fullname" .) (int .Values.api.service.port)) .Values.messages.apiUrl -}}
+{{- end -}}
+
 {{- /* A map of settings as TOML. JSON's strings are TOML's. */ -}}
 {{- define "amends.toml" -}}
 {{- range $key, $value := . }}
@@ -142,11 +150,12 @@ helm.sh/hook-delete-policy: {{ .delete }}
 {{- if not (get $.Values.database.urls .database) -}}{{- fail (printf "database.urls.%s is needed (or database.existingSecret): the %s's database" .database .name) -}}{{- end -}}
 {{- end -}}
 {{- end -}}
-{{- if or .Values.api.enabled .Values.workers.inventory.enabled -}}
-{{- if and (not .Values.serviceToken.existingSecret) (not .Values.serviceToken.value) -}}{{- fail "serviceToken.existingSecret or serviceToken.value is needed: the inventory worker serves only who has it" -}}{{- end -}}
+{{- if or .Values.api.enabled .Values.workers.inventory.enabled .Values.workers.notification.enabled -}}
+{{- if and (not .Values.serviceToken.existingSecret) (not .Values.serviceToken.value) -}}{{- fail "serviceToken.existingSecret or serviceToken.value is needed: the api and the inventory and notification workers serve each other only with it" -}}{{- end -}}
 {{- if and .Values.serviceToken.existingSecret .Values.serviceToken.value -}}{{- fail "serviceToken.value must not be set beside serviceToken.existingSecret: the token comes from one place" -}}{{- end -}}
 {{- end -}}
 {{- if and .Values.webhookKey.existingSecret .Values.webhookKey.value -}}{{- fail "webhookKey.value must not be set beside webhookKey.existingSecret: the key comes from one place" -}}{{- end -}}
+{{- if and .Values.workers.notification.enabled (not .Values.api.enabled) (not .Values.messages.apiUrl) -}}{{- fail "messages.apiUrl is needed, because the api is not part of this release" -}}{{- end -}}
 {{- if .Values.migrate.enabled -}}
 {{- if and (not .Values.migrate.existingSecret) (not .Values.migrate.databaseUrl) -}}{{- fail "migrate.existingSecret or migrate.databaseUrl is needed: a role that may create databases (or migrate.enabled: false)" -}}{{- end -}}
 {{- if and .Values.migrate.existingSecret .Values.migrate.databaseUrl -}}{{- fail "migrate.databaseUrl must not be set beside migrate.existingSecret: the URL comes from one place" -}}{{- end -}}
@@ -159,6 +168,7 @@ helm.sh/hook-delete-policy: {{ .delete }}
 {{- if and (not $auth.none) (not $auth.issuer) -}}{{- fail "api.auth.issuer is needed beside keys: what `iss` of every token must say" -}}{{- end -}}
 {{- if and (not $auth.none) (not $auth.audience) -}}{{- fail "api.auth.audience is needed beside keys: what `aud` of every token must say" -}}{{- end -}}
 {{- if and (not .Values.workers.inventory.enabled) (not .Values.api.inventoryUrl) -}}{{- fail "api.inventoryUrl is needed, because workers.inventory is not part of this release" -}}{{- end -}}
+{{- if and (not .Values.workers.notification.enabled) (not .Values.api.notificationUrl) -}}{{- fail "api.notificationUrl is needed, because workers.notification is not part of this release" -}}{{- end -}}
 {{- if and $auth.none .Values.api.ingress.enabled -}}{{- fail "api.ingress.enabled: with api.auth.none the api listens on loopback only" -}}{{- end -}}
 {{- if and .Values.api.ingress.enabled (not .Values.api.ingress.hosts) -}}{{- fail "api.ingress.hosts is needed with api.ingress.enabled" -}}{{- end -}}
 {{- end -}}

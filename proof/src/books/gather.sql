@@ -81,9 +81,10 @@ CREATE TEMP TABLE worker_rows AS
         AS t (command_id uuid, saga_id uuid, status text, live boolean, undo_remembered boolean);
 CREATE INDEX ON worker_rows (command_id);
 
+-- Each event has a row a channel; both are recorded in one statement.
 CREATE TEMP TABLE notified AS SELECT * FROM dblink('notification',
-    'SELECT order_id, event_id, event_type FROM notifications')
-    AS t (order_id text, event_id text, event_type text);
+    'SELECT event_id, event_type, channel FROM notifications')
+    AS t (event_id text, event_type text, channel text);
 CREATE INDEX ON notified (event_id);
 
 -- Every command that a saga's row records as sent, with its id by the protocol.

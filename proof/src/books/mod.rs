@@ -16,6 +16,14 @@ use crate::deployment::{DATABASES, Deployment};
 const GATHER: &str = include_str!("gather.sql");
 const REPORT: &str = include_str!("report.sql");
 
+/// Counts the changes of an order's status of which its customer is notified, in the engine's database.
+pub const NOTIFIED_LABELS: &str = "SELECT count(*) FROM timeline AS t JOIN sagas AS s ON s.id = t.saga_id
+    WHERE s.workflow = 'order_fulfilment' AND t.body::jsonb -> 'did' ->> 'label'
+          IN ('PENDING', 'FULFILLED', 'CANCELLED', 'FAILED', 'PAYMENT_FAILED', 'SHIPMENT_FAILED')";
+/// Counts the same as the notification worker has recorded them, a row a channel, in its database.
+pub const RECORDED_LABELS: &str = "SELECT count(*) FROM notifications WHERE channel = 'email'
+    AND event_type IN ('order.created', 'order.fulfilled', 'order.cancelled', 'order.failed')";
+
 /// Number of examples kept of each invariant's violations.
 const EXAMPLES: i64 = 5;
 

@@ -289,17 +289,25 @@ SELECT 15, format('saga %s: %s without a name', saga_id, action) FROM actions WH
 --     customers are notified of, once.
 CREATE TEMP TABLE announced AS
     SELECT t.saga_id || '/' || t.revision || '/' || e.type AS event_id
-    FROM timeline AS t JOIN sagas AS s ON s.id = t.saga_id AND s.workflow = 'order_fulfilment'
-    JOIN (VALUES ('PENDING', 'order.created'), ('CONFIRMED', 'order.confirmed'), ('PAID', 'order.paid'),
-        ('FULFILLED', 'order.fulfilled'), ('CANCELLED', 'order.cancelled'), ('FAILED', 'order.failed'),
-        ('PAYMENT_FAILED', 'order.failed'), ('SHIPMENT_FAILED', 'order.failed')) AS e (label, type) ON e.label = t.did ->> 'label';
+    FROM timeline AS t JOIN sagas AS s ON s.id = t.saga_id
+    JOIN (VALUES ('order_fulfilment', 'PENDING', 'order.created'), ('order_fulfilment', 'FULFILLED', 'order.fulfilled'),
+        ('order_fulfilment', 'CANCELLED', 'order.cancelled'), ('order_fulfilment', 'FAILED', 'order.failed'),
+        ('order_fulfilment', 'PAYMENT_FAILED', 'order.failed'), ('order_fulfilment', 'SHIPMENT_FAILED', 'order.failed'),
+        ('order_return', 'RETURN_REQUESTED', 'order.return.requested'), ('order_refund', 'REFUNDED', 'order.refunded'))
+        AS e (workflow, label, type) ON e.workflow = s.workflow AND e.label = t.did ->> 'label'
+    UNION ALL
+    -- What of a return no label says: it is paid back once it is to be restocked, and complete once it is.
+    SELECT t.saga_id || '/' || t.revision || '/' || CASE t.did ->> 'step' WHEN 'refund' THEN 'order.refunded' ELSE 'order.returned' END
+    FROM timeline AS t JOIN sagas AS s ON s.id = t.saga_id AND s.workflow = 'order_return'
+    WHERE (t.did ->> 'step' = 'refund' AND t.did ->> 'sent' LIKE '%"restock%') OR (t.did ->> 'step' = 'restock' AND t.did ->> 'ended' IS NOT NULL);
 CREATE INDEX ON announced (event_id);
 INSERT INTO looked_at SELECT 18, count(*) FROM announced;
 INSERT INTO violations
 SELECT 18, format('event %s was not recorded', a.event_id)
 FROM announced AS a LEFT JOIN notified AS n ON n.event_id = a.event_id WHERE n.event_id IS NULL;
 INSERT INTO violations
-SELECT 18, format('%s records of event %s', count(*), event_id) FROM notified GROUP BY event_id HAVING count(*) > 1;
+SELECT 18, format('%s records of event %s, and not one a channel', count(*), event_id)
+FROM notified GROUP BY event_id HAVING count(*) <> 2 OR count(DISTINCT channel) <> 2;
 INSERT INTO violations
 SELECT 18, format('event %s was recorded, and no timeline has it', n.event_id)
 FROM notified AS n LEFT JOIN announced AS a ON a.event_id = n.event_id WHERE a.event_id IS NULL;

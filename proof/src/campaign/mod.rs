@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    books::{self, Report, Sources},
+    books::{self, NOTIFIED_LABELS, RECORDED_LABELS, Report, Sources},
     deployment::{self, Options},
 };
 use broker::Broker;
@@ -221,10 +221,8 @@ async fn rest(fleet: &Fleet, begun: Instant) -> bool {
     let (since, mut told) = (Instant::now(), Instant::now());
     while since.elapsed() < REST {
         let unfinished = count(&engine, "SELECT count(*) FROM sagas WHERE live OR outcome IS NULL").await;
-        let labels = "SELECT count(*) FROM timeline AS t JOIN sagas AS s ON s.id = t.saga_id
-                      WHERE s.workflow = 'order_fulfilment' AND t.body::jsonb -> 'did' ->> 'label' <> 'CANCELLING'";
-        let recorded = count(&notification, "SELECT count(*) FROM notifications").await;
-        if unfinished == Some(0) && recorded.is_some() && recorded == count(&engine, labels).await {
+        let recorded = count(&notification, RECORDED_LABELS).await;
+        if unfinished == Some(0) && recorded.is_some() && recorded == count(&engine, NOTIFIED_LABELS).await {
             return true;
         }
         if told.elapsed() > Duration::from_secs(10) {

@@ -22,7 +22,7 @@ use super::{
     load::{PRODUCT, Shop},
 };
 use crate::{
-    books::{self, Ledger, Report, Sources},
+    books::{self, Ledger, NOTIFIED_LABELS, RECORDED_LABELS, Report, Sources},
     campaign::{client::Client, record::Record},
     deployment::{Deployment, Options, Process, ROLES, free_address},
 };
@@ -176,12 +176,10 @@ async fn until_none(engine: &PgPool, sql: &'static str, patience: Duration) -> R
 pub async fn settled_books(deployment: &Deployment, ledger: &Ledger) -> Result<Report, Error> {
     let (engine, notification) = (deployment.pool("engine"), deployment.pool("notification"));
     until_none(&engine, "SELECT count(*) FROM sagas WHERE live", Duration::from_secs(60)).await?;
-    let labels = "SELECT count(*) FROM timeline WHERE body::jsonb -> 'did' ->> 'label' <> 'CANCELLING'";
-    let told = count(&engine, labels).await?;
+    let told = count(&engine, NOTIFIED_LABELS).await?;
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(30) {
-        let recorded: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM notifications").fetch_one(&notification).await?;
+        let recorded: i64 = sqlx::query_scalar(RECORDED_LABELS).fetch_one(&notification).await?;
         if recorded == told {
             break;
         }

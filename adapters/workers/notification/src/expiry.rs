@@ -9,8 +9,8 @@ use uuid::Uuid;
 /// Number of rows that one statement deletes.
 const EXPIRY_PAGE: i64 = 1_000;
 
-/// Deletes notifications of orders that were placed longer than `retention` before `now`: an order's id is a UUIDv7,
-/// and as text it sorts by that time. It reads only old rows. Returns the number of rows deleted.
+/// Deletes notifications of events that happened longer than `retention` before `now`: an id is a UUIDv7, and sorts by
+/// that time. It reads only old rows. Returns the number of rows deleted.
 ///
 /// # Errors
 /// The database's error; earlier deletions remain.
@@ -19,16 +19,15 @@ pub async fn expire_notifications(
     now: DateTime<Utc>,
     retention: Duration,
 ) -> Result<u64, sqlx::Error> {
-    let first_kept = first_order_of(now - TimeDelta::from_std(retention).unwrap_or(TimeDelta::MAX));
+    let first_kept = first_id_of(now - TimeDelta::from_std(retention).unwrap_or(TimeDelta::MAX));
     let mut gone = 0;
     loop {
         let went = sqlx::query(
-            "DELETE FROM notifications AS n USING (
-                 SELECT order_id, event_id FROM notifications WHERE order_id < $1
-                 ORDER BY order_id, event_id LIMIT $2) AS page
-             WHERE n.order_id = page.order_id AND n.event_id = page.event_id",
+            "DELETE FROM notifications AS n
+             USING (SELECT id FROM notifications WHERE id < $1 ORDER BY id LIMIT $2) AS page
+             WHERE n.id = page.id",
         )
-        .bind(&first_kept)
+        .bind(first_kept)
         .bind(EXPIRY_PAGE)
         .execute(pool)
         .await?
@@ -40,8 +39,8 @@ pub async fn expire_notifications(
     }
 }
 
-/// Returns the least id of an order that was placed then or later.
-fn first_order_of(at: DateTime<Utc>) -> String {
+/// Returns the least id of an event of then or later.
+fn first_id_of(at: DateTime<Utc>) -> Uuid {
     let millis = u128::try_from(at.timestamp_millis()).unwrap_or_default();
-    Uuid::from_u128(millis << 80).to_string()
+    Uuid::from_u128(millis << 80)
 }

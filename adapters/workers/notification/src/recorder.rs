@@ -1,17 +1,22 @@
-//! Receives events, and records them in one transaction.
+//! Receives events, decides what is sent on which channel, and records that in one transaction. Sending is the work of
+//! others: the offsets move whether or not anything can be sent.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use amends_pool::Pool;
 use amends_protocol::{
     transport::{self, Batch, Inbound, Sink, Source},
     wire,
 };
+use tokio::sync::Notify;
 
-use crate::event::{Event, template};
+use crate::{
+    event::{Channel, Event},
+    store::{NewNotification, NotificationStore},
+};
 
-/// The longest id, in bytes.
-const REASON_LONGEST: usize = 300;
+/// The longest text of an event, in bytes.
+const TEXT_LONGEST: usize = 300;
 const RECORDER_BATCH: usize = 500;
 const RECORDER_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -26,17 +31,38 @@ pub enum Error {
     Transport(#[from] transport::Error),
 }
 
-/// Records the messages that would be sent.
+/// The channels on which messages are to be sent. On the others they are skipped at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OpenChannels {
+    /// E-mails are sent, or kept to be looked at.
+    pub email: bool,
+    /// The same of SMS.
+    pub sms: bool,
+}
+
+impl OpenChannels {
+    fn has(self, channel: Channel) -> bool {
+        match channel {
+            Channel::Email => self.email,
+            Channel::Sms => self.sms,
+        }
+    }
+}
+
+/// Records the messages that are to be sent.
 pub struct Recorder<S, K> {
-    pool: Pool,
+    store: NotificationStore,
     source: S,
     sink: K,
+    open: OpenChannels,
+    recorded: Arc<Notify>,
 }
 
 impl<S: Source, K: Sink> Recorder<S, K> {
-    /// Creates a recorder that reads events from `source`; unreadable ones go to `sink` as dead letters.
-    pub fn new(pool: impl Into<Pool>, source: S, sink: K) -> Self {
-        Self { pool: pool.into(), source, sink }
+    /// Creates a recorder that reads events from `source`; unreadable ones go to `sink` as dead letters. `recorded` is
+    /// notified when there is something to send.
+    pub fn new(pool: impl Into<Pool>, source: S, sink: K, open: OpenChannels, recorded: Arc<Notify>) -> Self {
+        Self { store: NotificationStore::new(pool), source, sink, open, recorded }
     }
 
     /// Processes one batch; returns the number of its events. Offsets move after the commit.
@@ -61,52 +87,48 @@ impl<S: Source, K: Sink> Recorder<S, K> {
     }
 
     async fn record(&self, batch: &Batch) -> Result<(), Error> {
-        let (mut orders, mut ids, mut types, mut sequences, mut templates) =
-            (vec![], vec![], vec![], vec![], vec![]);
+        let mut new = Vec::new();
         let mut dead: Vec<(&Inbound, String)> = Vec::new();
         for message in &batch.messages {
-            let event: Event = match wire::read(&message.bytes) {
-                Ok(event) => event,
-                Err(why) => {
-                    dead.push((message, why.to_string()));
-                    continue;
+            match readable(message) {
+                Ok(event) if event.is_told() => {
+                    new.extend(Channel::ALL.map(|channel| self.notification(&event, channel)));
                 }
-            };
-            if event.id.len().max(event.data.order_id.len()).max(event.r#type.len()) > REASON_LONGEST {
-                dead.push((message, format!("id, type, orderId: longer than {REASON_LONGEST} bytes")));
-                continue;
-            }
-            let Some(sequence) = event.number() else {
-                dead.push((message, "sequence: not a number".to_owned()));
-                continue;
-            };
-            if let Some(template) = template(&event.r#type) {
-                orders.push(event.data.order_id);
-                ids.push(event.id);
-                types.push(event.r#type);
-                sequences.push(sequence);
-                templates.push(template);
+                Ok(_) => {}
+                Err(why) => dead.push((message, why)),
             }
         }
-        if !ids.is_empty() {
-            let recorded = sqlx::query(
-                "INSERT INTO notifications (order_id, event_id, event_type, sequence, template)
-                 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[]) AS n
-                 ORDER BY 1, 2
-                 ON CONFLICT DO NOTHING",
-            )
-            .bind(orders)
-            .bind(ids)
-            .bind(types)
-            .bind(sequences)
-            .bind(templates)
-            .execute(&self.pool)
-            .await?;
-            metrics::counter!("amends_notifications_recorded_total").increment(recorded.rows_affected());
+        if !new.is_empty() {
+            let recorded = self.store.record(new).await?;
+            metrics::counter!("amends_notifications_recorded_total").increment(recorded);
+            self.recorded.notify_waiters();
         }
         for (message, why) in dead {
             self.sink.dead_letter(message, &why).await?;
         }
         Ok(())
     }
+
+    fn notification(&self, event: &Event, channel: Channel) -> NewNotification {
+        NewNotification {
+            id: event.notification(channel),
+            order_id: event.data.order_id,
+            event_id: event.id.clone(),
+            event_type: event.r#type.clone(),
+            channel,
+            amount: event.data.amount,
+            currency: event.data.currency.clone(),
+            is_to_be_sent: self.open.has(channel),
+        }
+    }
+}
+
+/// Reads an event; or returns why it cannot be read.
+fn readable(message: &Inbound) -> Result<Event, String> {
+    let event: Event = wire::read(&message.bytes).map_err(|why| why.to_string())?;
+    let currency = event.data.currency.as_deref().map_or(0, str::len);
+    if event.id.len().max(event.r#type.len()).max(currency) > TEXT_LONGEST {
+        return Err(format!("id, type, currency: longer than {TEXT_LONGEST} bytes"));
+    }
+    Ok(event)
 }

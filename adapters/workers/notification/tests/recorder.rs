@@ -5,10 +5,15 @@ use std::{
     time::Duration,
 };
 
-use amends_notification::{MIGRATOR, Recorder, TOPICS, template};
+use amends_notification::{MIGRATOR, OpenChannels, Recorder, TOPICS, has_template, preview};
 use amends_protocol::transport::{Assignment, Batch, Error, Inbound, Outbound, Sink, Source};
+use chrono::{TimeDelta, Utc};
 use serde_json::json;
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
+use uuid::Uuid;
+
+const ORDER: Uuid = Uuid::from_u128(0x01a2_0191_dc04_70a7_b9de_b929_99bc_7f56);
+const BOTH: OpenChannels = OpenChannels { email: true, sms: true };
 
 /// Returns one batch after the other, and records the calls.
 #[derive(Default)]
@@ -52,7 +57,7 @@ impl Sink for Letters {
 
 fn message(offset: i64, bytes: impl Into<Vec<u8>>) -> Inbound {
     Inbound {
-        topic: "order.paid".to_owned(),
+        topic: "order.created".to_owned(),
         partition: 0,
         offset,
         traceparent: None,
@@ -61,60 +66,86 @@ fn message(offset: i64, bytes: impl Into<Vec<u8>>) -> Inbound {
     }
 }
 
-fn event(kind: &str, sequence: &str) -> String {
-    let id = format!("saga/{sequence}/{kind}");
-    json!({ "specversion": "1.0", "id": id, "type": kind, "sequence": sequence, "data": { "orderId": "order-1" } })
-        .to_string()
+fn event(kind: &str, number: i64) -> String {
+    let id = format!("saga/{number}/{kind}");
+    json!({ "specversion": "1.0", "id": id, "type": kind, "sequence": number.to_string(),
+            "time": "2026-11-27T12:00:00.000Z",
+            "data": { "orderId": ORDER, "amount": 1250, "currency": "EUR", "status": "FULFILLED" } })
+    .to_string()
 }
 
 fn recorder(
     pool: &PgPool,
     batches: Vec<Vec<Inbound>>,
+    open: OpenChannels,
 ) -> (Recorder<Script, Letters>, Arc<Mutex<Vec<String>>>) {
     let log = Arc::default();
     let source = Script { batches, log: Arc::clone(&log) };
-    (Recorder::new(pool.clone(), source, Letters(Arc::clone(&log))), log)
+    (Recorder::new(pool.clone(), source, Letters(Arc::clone(&log)), open, Arc::default()), log)
 }
 
-async fn rows(pool: &PgPool) -> Vec<(String, i64, String)> {
-    sqlx::query_as("SELECT event_type, sequence, template FROM notifications ORDER BY sequence")
+async fn rows(pool: &PgPool) -> Vec<(String, String, String, Option<String>)> {
+    sqlx::query_as("SELECT event_type, channel, status, reason FROM notifications ORDER BY event_id, channel")
         .fetch_all(pool)
         .await
         .unwrap()
 }
 
+fn row(
+    kind: &str,
+    channel: &str,
+    status: &str,
+    reason: Option<&str>,
+) -> (String, String, String, Option<String>) {
+    (kind.to_owned(), channel.to_owned(), status.to_owned(), reason.map(str::to_owned))
+}
+
 #[tokio::test]
-async fn an_event_is_recorded_once_however_often_it_arrives_and_before_its_offset_moves() {
+async fn an_event_is_one_row_a_channel_however_often_it_arrives_and_before_its_offset_moves() {
     let database = amends_testkit::database(&MIGRATOR, "notification").await;
-    let paid = message(1, event("order.paid", "3"));
-    let batches =
-        vec![vec![paid.clone(), paid.clone()], vec![paid, message(2, event("order.fulfilled", "4"))]];
+    let created = message(1, event("order.created", 1));
+    let batches = vec![
+        vec![created.clone(), created.clone()],
+        vec![created, message(2, event("order.fulfilled", 4)), message(3, event("order.paid", 3))],
+    ];
     let service = PgPool::connect(&database.role_url("amends_notification")).await.unwrap();
-    let (mut recorder, log) = recorder(&service, batches);
+    let (mut recorder, log) = recorder(&service, batches, OpenChannels { email: true, sms: false });
     assert_eq!(recorder.run_once().await.unwrap(), 2);
-    assert_eq!(recorder.run_once().await.unwrap(), 2);
+    assert_eq!(recorder.run_once().await.unwrap(), 3);
     assert_eq!(recorder.run_once().await.unwrap(), 0);
-    let expected = [("order.paid", 3, "payment-received"), ("order.fulfilled", 4, "order-shipped")];
-    assert_eq!(rows(&database.pool).await, expected.map(|(t, n, m)| (t.to_owned(), n, m.to_owned())));
+    let expected = [
+        row("order.created", "email", "QUEUED", None),
+        row("order.created", "sms", "SKIPPED", Some("not_configured")),
+        row("order.fulfilled", "email", "QUEUED", None),
+        row("order.fulfilled", "sms", "SKIPPED", Some("not_configured")),
+    ];
+    assert_eq!(rows(&database.pool).await, expected);
     assert_eq!(*log.lock().unwrap(), ["commit", "commit"]);
 }
 
 #[tokio::test]
 async fn what_cannot_be_read_is_a_dead_letter_and_the_rest_is_recorded() {
     let database = amends_testkit::database(&MIGRATOR, "notification").await;
+    let created = || event("order.created", 1);
     let batch = vec![
         message(1, "{"),
-        message(2, event("order.paid", "three")),
-        message(3, event("order.unheard-of", "4")),
-        message(4, event("order.paid", "5")),
-        message(5, event("order.paid", "5").replace("order-1", &"o".repeat(5000))),
+        message(2, created().replace("2026-11-27T12", "2026-11-31T12")),
+        message(3, event("order.unheard-of", 4)),
+        message(4, created()),
+        message(5, created().replace("saga/1", &"o".repeat(5000))),
+        message(6, created().replace(&ORDER.to_string(), "order-1")),
     ];
-    let (mut recorder, log) = recorder(&database.pool, vec![batch]);
+    let (mut recorder, log) = recorder(&database.pool, vec![batch], BOTH);
     recorder.run_once().await.unwrap();
-    assert_eq!(rows(&database.pool).await, [("order.paid".to_owned(), 5, "payment-received".to_owned())]);
+    let channels = ["email", "sms"].map(|channel| row("order.created", channel, "QUEUED", None));
+    assert_eq!(rows(&database.pool).await, channels);
     let log = log.lock().unwrap().clone();
-    assert!(log[0].starts_with("dead 1: ") && log[1] == "dead 2: sequence: not a number", "{log:?}");
-    assert_eq!(log[2..], ["dead 5: id, type, orderId: longer than 300 bytes", "commit"]);
+    for (said, begins) in
+        log.iter().zip(["dead 1: ", "dead 2: ", "dead 5: id, type, currency", "dead 6: ", "commit"])
+    {
+        assert!(said.starts_with(begins), "{log:?}");
+    }
+    assert_eq!(log.len(), 5, "{log:?}");
 }
 
 #[tokio::test]
@@ -122,28 +153,36 @@ async fn without_its_database_nothing_is_committed_and_the_batch_comes_again() {
     let database = amends_testkit::database(&MIGRATOR, "notification").await;
     let pool = PgPool::connect(&database.url).await.unwrap();
     pool.close().await;
-    let (mut recorder, log) = recorder(&pool, vec![vec![message(1, event("order.paid", "3"))]]);
+    let (mut recorder, log) = recorder(&pool, vec![vec![message(1, event("order.created", 1))]], BOTH);
     recorder.run_once().await.unwrap_err();
     assert_eq!(*log.lock().unwrap(), ["rewind"]);
 }
 
 #[test]
-fn every_topic_has_a_template() {
-    assert!(TOPICS.iter().all(|topic| template(topic).is_some()));
+fn every_topic_has_a_template_on_every_channel() {
+    for topic in TOPICS {
+        assert!(has_template(topic), "{topic}");
+        for channel in amends_notification::Channel::ALL {
+            preview(topic, channel, "en").unwrap();
+        }
+    }
 }
 
 #[tokio::test]
-async fn notifications_of_old_orders_go() {
+async fn notifications_of_old_events_go() {
     let database = amends_testkit::database(&MIGRATOR, "notification").await;
-    let now = chrono::Utc::now();
+    let now = Utc::now();
     for days in [0, 399, 401, 800] {
-        let millis = u128::try_from((now - chrono::TimeDelta::days(days)).timestamp_millis()).unwrap();
-        let order = uuid::Uuid::from_u128(millis << 80 | 7 << 76 | 5);
-        sqlx::query("INSERT INTO notifications VALUES ($1, 'e', 'order.paid', 1, 't')")
-            .bind(order.to_string())
-            .execute(&database.pool)
-            .await
-            .unwrap();
+        let millis = u128::try_from((now - TimeDelta::days(days)).timestamp_millis()).unwrap();
+        sqlx::query(
+            "INSERT INTO notifications (id, order_id, event_id, event_type, channel, status)
+             VALUES ($1, $2, 'e', 'order.created', 'email', 'SKIPPED')",
+        )
+        .bind(Uuid::from_u128(millis << 80 | 7 << 76 | 5))
+        .bind(ORDER)
+        .execute(&database.pool)
+        .await
+        .unwrap();
     }
     let pool = PgPool::connect(&database.role_url("amends_notification")).await.unwrap();
     let retention = Duration::from_hours(400 * 24);
@@ -153,4 +192,39 @@ async fn notifications_of_old_orders_go() {
     );
     let left: i64 = sqlx::query_scalar("SELECT count(*) FROM notifications").fetch_one(&pool).await.unwrap();
     assert_eq!(left, 2);
+}
+
+/// Returns the size of each table with its indexes, except that of the notifications.
+async fn sizes_of_other_tables(pool: &PgPool) -> Vec<(String, i64)> {
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT relname::text FROM pg_class
+         WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> 'notifications' ORDER BY 1",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    let mut sizes = Vec::new();
+    for table in tables {
+        let sql = format!("SELECT pg_total_relation_size('\"{table}\"')");
+        let size: i64 = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(pool).await.unwrap();
+        sizes.push((table, size));
+    }
+    sizes
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_events_grow_no_table_but_that_of_the_notifications() {
+    let database = amends_testkit::database(&MIGRATOR, "notification").await;
+    let before = sizes_of_other_tables(&database.pool).await;
+    assert!(before.len() > 1, "{before:?}");
+    let events = (0..100_000_i64).map(|number| message(number, event("order.created", number)));
+    let all: Vec<Inbound> = events.collect();
+    let batches = all.chunks(500).map(<[Inbound]>::to_vec).collect();
+    let service = PgPool::connect(&database.role_url("amends_notification")).await.unwrap();
+    let (mut recorder, _) = recorder(&service, batches, OpenChannels::default());
+    while recorder.run_once().await.unwrap() > 0 {}
+    let rows: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM notifications").fetch_one(&service).await.unwrap();
+    assert_eq!(rows, 200_000);
+    assert_eq!(sizes_of_other_tables(&database.pool).await, before);
 }

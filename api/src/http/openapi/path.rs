@@ -28,6 +28,9 @@ fn parameter(path: &str, name: &str) -> Parameter {
         "id" if path.starts_with("/admin/sagas") => ("The saga's id.", SAGA, schema::uuid().into()),
         "id" if path.starts_with("/api/webhooks") => ("The webhook's id.", WEBHOOK, schema::uuid().into()),
         "deliveryId" => ("The delivery's id.", DELIVERY, schema::uuid().into()),
+        "id" if path.starts_with("/api/notifications") => {
+            ("The notification's id.", NOTIFICATION, schema::uuid().into())
+        }
         "id" => ("The order's id.", ORDER, schema::uuid().into()),
         "customerId" => ("The customer's id.", "c-1001", Text::schema()),
         "productId" => ("The product's id.", "mug-blue", ProductId::schema()),
@@ -52,3 +55,4 @@ const ORDER: &str = "01a20191-dc04-70a7-b9de-b92999bc7f56";
 const WEBHOOK: &str = "01a20191-dc04-7bd1-8b51-16b4e85a0b1c";
 const DELIVERY: &str = "01a20191-dc04-7001-9f0e-3c1d6a2b5e77";
 const SAGA: &str = "01a20191-dc04-70a7-b9de-b92aad419056";
+const NOTIFICATION: &str = "01a20191-dc3f-7b1e-8f0a-5d4c1a7be922";

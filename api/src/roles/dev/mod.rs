@@ -149,6 +149,9 @@ async fn start(
     settings.webhook_allow_private.get_or_insert(true);
     // All senders are this program, and sign.
     settings.require_signatures = true;
+    // Messages that cannot be sent can be read.
+    settings.notification_previews = true;
+    settings.set_url_of("api", format!("http://127.0.0.1:{}", listener.local_addr()?.port()));
 
     let kafka = process::kafka(&settings, brokers.clone());
     process::within(&settings, "the broker", amends_kafka::check(&kafka, settings.start_timeout)).await?;

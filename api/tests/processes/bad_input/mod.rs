@@ -70,6 +70,7 @@ async fn rows(shop: &Shop) -> Vec<i64> {
         ("engine", "SELECT sum(revision)::bigint FROM webhooks"),
         ("engine", "SELECT count(*) FROM webhook_deliveries WHERE due_at IS NULL"),
         ("inventory", "SELECT sum(on_hand)::bigint FROM stock"),
+        ("notification", "SELECT count(*) FROM notifications"),
         ("inventory", "SELECT count(*) FROM moves WHERE kind = 'adjusted'"),
     ] {
         rows.push(sqlx::query_scalar(sql).fetch_one(shop.stack.pool(database)).await.unwrap());
@@ -81,8 +82,10 @@ async fn rows(shop: &Shop) -> Vec<i64> {
 async fn bad_input_on_every_route_is_refused_with_its_place_and_changes_nothing() {
     let shop = Shop::open().await;
     let _inventory = shop.stack.start(&["worker", "inventory"]).await;
+    let _notification = shop.stack.start(&["worker", "notification"]).await;
     shop.stack.stock("mug", 5).await;
     let order = shop.place_for("c-a").await;
+    shop.notify(&order, &order).await;
     let saga = shop.saga_of(&order).await;
     let (webhook, delivery) = shop.webhook().await;
     let before = rows(&shop).await;
@@ -144,8 +147,10 @@ async fn a_method_that_a_path_does_not_have_is_refused_with_those_that_it_has() 
 async fn head_answers_as_get_on_every_route_and_no_answer_says_what_serves_it() {
     let shop = Shop::open().await;
     let _inventory = shop.stack.start(&["worker", "inventory"]).await;
+    let _notification = shop.stack.start(&["worker", "notification"]).await;
     shop.stack.stock("mug", 5).await;
     let order = shop.place_for("c-a").await;
+    shop.notify(&order, &order).await;
     let saga = shop.saga_of(&order).await;
     let (webhook, _) = shop.webhook().await;
     let caller = token("dora", &Role::ALL);

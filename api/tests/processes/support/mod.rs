@@ -52,12 +52,29 @@ pub struct Stack {
     /// A server of its own, for tests that restart it.
     pub server: Option<Postgres>,
     settings: BTreeMap<String, String>,
-    /// Address of the first inventory worker, for the apis.
-    inventory: SocketAddr,
-    inventory_taken: AtomicBool,
+    /// Addresses at which others look for the first process of a role.
+    known: [Known; 3],
     /// The database in which the books are gathered.
     desk: &'static str,
 }
+
+/// The address of the first process of a role.
+struct Known {
+    role: &'static [&'static str],
+    /// The setting by which the others find it.
+    setting: &'static str,
+    address: SocketAddr,
+    is_taken: AtomicBool,
+}
+
+impl Known {
+    fn new(role: &'static [&'static str], setting: &'static str) -> Self {
+        Self { role, setting, address: free_address().unwrap(), is_taken: AtomicBool::new(false) }
+    }
+}
+
+/// The role that owns the stock.
+const INVENTORY: &[&str] = &["worker", "inventory"];
 
 /// One role's database.
 struct Database {
@@ -167,8 +184,11 @@ impl Stack {
                 ("AMENDS_WEBHOOK_KEY".to_owned(), "5a".repeat(32)),
                 ("AMENDS_WEBHOOK_ALLOW_PRIVATE".to_owned(), "true".to_owned()),
             ]),
-            inventory: free_address().unwrap(),
-            inventory_taken: AtomicBool::new(false),
+            known: [
+                Known::new(INVENTORY, "AMENDS_INVENTORY_URL"),
+                Known::new(&["worker", "notification"], "AMENDS_NOTIFICATION_URL"),
+                Known::new(&["api"], "AMENDS_API_URL"),
+            ],
             desk: "engine",
         }
     }
@@ -220,10 +240,13 @@ impl Stack {
         self.spawn_at(role, self.address_for(role))
     }
 
-    /// Returns where a new process listens. The apis look for the first inventory worker at one address.
+    /// Returns where a new process listens.
     fn address_for(&self, role: &[&str]) -> SocketAddr {
-        let first = role == ["worker", "inventory"] && !self.inventory_taken.swap(true, Ordering::Relaxed);
-        if first { self.inventory } else { free_address().unwrap() }
+        let known = self.known.iter().find(|known| known.role == role);
+        match known.filter(|known| !known.is_taken.swap(true, Ordering::Relaxed)) {
+            Some(first) => first.address,
+            None => free_address().unwrap(),
+        }
     }
 
     fn spawn_at(&self, role: &[&str], address: SocketAddr) -> Process {
@@ -282,7 +305,7 @@ impl Stack {
             .env_clear()
             .env("AMENDS_LISTEN", address.to_string())
             .env("AMENDS_NO_AUTH", "true")
-            .env("AMENDS_INVENTORY_URL", format!("http://{}", self.inventory))
+            .envs(self.known.iter().map(|known| (known.setting, format!("http://{}", known.address))))
             .env("AMENDS_SESSION_TIMEOUT", "3s")
             .env("AMENDS_COMMAND_PARTITIONS", "4")
             .env("AMENDS_REPLY_PARTITIONS", "4")
@@ -321,7 +344,8 @@ impl Stack {
 
     /// Sets a product's stock over the inventory worker's own listener, with the service token if there is one.
     pub async fn stock(&self, product: &str, on_hand: i64) {
-        let url = format!("http://{}/api/inventory/{product}/stock", self.inventory);
+        let inventory = self.known.iter().find(|known| known.role == INVENTORY).unwrap().address;
+        let url = format!("http://{inventory}/api/inventory/{product}/stock");
         let mut request = reqwest::Client::new().put(url).json(&serde_json::json!({ "onHand": on_hand }));
         if let Some(token) = self.settings.get(SERVICE_TOKEN) {
             request = request.bearer_auth(token);

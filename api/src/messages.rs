@@ -1,0 +1,87 @@
+//! Messages to customers: what the settings say about sending them, and how they read.
+
+use std::{fs, path::Path};
+
+use amends_notification::{
+    Channel, SendingSettings,
+    channels::{
+        email::{EmailSettings, SMTP_LONGEST, SmtpUrl, sender},
+        sms::{SMS_ANSWER_LONGEST, SmsSettings},
+    },
+};
+use anyhow::{Context, Result};
+use reqwest::Url;
+use secrecy::SecretString;
+
+use crate::{cli::Notify, settings::Settings};
+
+/// Returns what messages are sent with. Secrets are read from their files, once.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn sending(settings: &Settings) -> Result<SendingSettings> {
+    Ok(SendingSettings {
+        email: email(settings)?,
+        sms: sms(settings)?,
+        locale: settings.notification_locale.clone(),
+        patience: settings.notification_patience,
+        keeps_previews: settings.notification_previews,
+    })
+}
+
+fn email(settings: &Settings) -> Result<Option<EmailSettings>> {
+    let Some((url, from)) = settings.smtp_url.as_ref().zip(settings.mail_from.as_ref()) else {
+        return Ok(None);
+    };
+    let login = match (&settings.smtp_user, &settings.smtp_password_file) {
+        (Some(user), Some(file)) => Some((user.clone(), secret("smtp_password_file", file)?)),
+        _ => None,
+    };
+    let trusted = settings.smtp_ca_file.as_ref().map(|file| bytes("smtp_ca_file", file)).transpose()?;
+    Ok(Some(EmailSettings {
+        server: SmtpUrl::parse(url)?,
+        login,
+        trusted,
+        from: sender(from)?,
+        timeout: SMTP_LONGEST,
+    }))
+}
+
+fn sms(settings: &Settings) -> Result<Option<SmsSettings>> {
+    let Some((url, file)) = settings.sms_webhook_url.as_ref().zip(settings.sms_webhook_secret_file.as_ref())
+    else {
+        return Ok(None);
+    };
+    Ok(Some(SmsSettings {
+        url: Url::parse(url)?,
+        secret: secret("sms_webhook_secret_file", file)?,
+        answer_timeout: SMS_ANSWER_LONGEST,
+    }))
+}
+
+/// Reads a secret: the file's text, without the line's end.
+fn secret(key: &str, file: &Path) -> Result<SecretString> {
+    let text =
+        String::from_utf8(bytes(key, file)?).with_context(|| format!("setting {key}: is not UTF-8"))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned().into())
+}
+
+fn bytes(key: &str, file: &Path) -> Result<Vec<u8>> {
+    fs::read(file).with_context(|| format!("setting {key}: reading {}", file.display()))
+}
+
+/// Returns a message about an order of an example, as a person reads it.
+///
+/// # Errors
+/// There is no such template.
+pub fn preview(what: &Notify) -> Result<String> {
+    let Notify::Preview { template, channel, locale, html } = what;
+    let channel = Channel::ALL.into_iter().find(|known| known.as_str() == channel);
+    let channel = channel.context("there is no such channel")?;
+    let message = amends_notification::preview(template, channel, locale)?;
+    Ok(match (message.subject, message.html) {
+        (_, Some(page)) if *html => page,
+        (Some(subject), _) => format!("Subject: {subject}\n\n{}", message.text.trim_end()),
+        (None, _) => message.text,
+    })
+}
