@@ -10,6 +10,7 @@ pub mod failpoints;
 pub mod fleet;
 pub mod gateway;
 pub mod http;
+pub mod links;
 pub mod lists;
 pub mod orders;
 pub mod panics;

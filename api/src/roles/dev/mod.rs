@@ -122,6 +122,7 @@ async fn start(
     stop: CancellationToken,
 ) -> Result<Running> {
     settings.unknown_patience.get_or_insert(UNKNOWN_PATIENCE);
+    settings.metrics_listen = None;
     if settings.jwks_url.is_some() || settings.jwt_key_file.is_some() {
         bail!("`amends dev` has its own key: leave out the settings jwks_url and jwt_key_file");
     }
@@ -204,6 +205,7 @@ async fn broker(settings: &mut Settings) -> Result<(String, Option<BrokerProcess
     if !started.is_private() {
         say("other users of this machine can read that broker's messages, which contain orders' addresses");
     }
+    (settings.kafka_tls, settings.kafka_sasl_user) = (false, None);
     settings.session_timeout = EMBEDDED_SESSION;
     settings.fetch_wait = EMBEDDED_FETCH_WAIT;
     Ok((started.bootstrap_servers(), Some(started)))
