@@ -18,7 +18,7 @@ RUN --mount=type=cache,id=amends-registry,target=/usr/local/cargo/registry \
     && scripts/third-party-notices >/image/usr/share/doc/amends/THIRD-PARTY-NOTICES.txt \
     && install -d -o 65532 -g 65532 /image/var/lib/amends
 
-# No shell, no package manager: libc, certificates of the usual authorities, and the program.
+# No shell, no package manager: libc, OpenSSL (for links to Kafka), certificates of the usual authorities, and the program.
 FROM ${RUNTIME_IMAGE}
 COPY --from=build /image /
 USER 65532:65532

@@ -96,6 +96,8 @@ pub enum Role {
         #[arg(long)]
         rotate_keys: bool,
     },
+    /// Lists the topics of a deployment, and what each role may do with them at a Kafka with access control.
+    Topics(Topics),
     /// Looks at databases, topics and lag, and says what is wrong and what to do; changes nothing. The status is 1 if
     /// anything is wrong.
     Doctor {
@@ -138,6 +140,28 @@ pub enum Notify {
         #[arg(long)]
         html: bool,
     },
+}
+
+/// Options of `amends topics`.
+#[derive(Debug, Args)]
+pub struct Topics {
+    /// Prints, as options of Apache Kafka's kafka-acls.sh, what keeps each role to its own topics and groups.
+    #[arg(long)]
+    pub acls: bool,
+    /// Creates what is missing. This needs a user of Kafka who may do so.
+    #[arg(long)]
+    pub apply: bool,
+    /// The principal of a role, in whose place stands `{role}`: api, engine, inventory, …
+    #[arg(long, value_name = "PRINCIPAL", default_value = "User:amends_{role}", value_parser = principal)]
+    pub principal: String,
+}
+
+fn principal(text: &str) -> Result<String, &'static str> {
+    amends_http::text::check(text)?;
+    if !text.contains("{role}") || !text.contains(':') || text.contains('\'') {
+        return Err("must be TYPE:NAME, with {role} in it, and without '");
+    }
+    Ok(text.to_owned())
 }
 
 /// The form of what a command prints.

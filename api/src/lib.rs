@@ -12,6 +12,7 @@ pub mod failpoints;
 pub mod fleet;
 pub mod gateway;
 pub mod http;
+pub mod links;
 pub mod lists;
 mod messages;
 pub mod orders;

@@ -34,7 +34,11 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{routes, settings::Settings};
+use crate::{
+    links::{self, Pools},
+    routes,
+    settings::Settings,
+};
 
 /// What every role of a process receives.
 pub struct Process {
@@ -47,6 +51,8 @@ pub struct Process {
     pub stock_cache: StockCache,
     /// Cancelled when the process must stop.
     pub stop: CancellationToken,
+    /// The connections to databases.
+    pools: Pools,
     /// Whether the broker answered the last check.
     broker: Arc<AtomicBool>,
     tasks: TaskTracker,
@@ -68,7 +74,7 @@ impl Process {
         stop: CancellationToken,
     ) -> Result<Self> {
         let broker = Arc::new(AtomicBool::new(true));
-        let redis = settings.redis_url.as_ref().map(|url| Redis::new(url.expose_secret())).transpose()?;
+        let redis = links::redis(&settings)?;
         let stock_cache = redis.clone().map_or(StockCache::Off, StockCache::in_redis);
         let process = Self {
             settings,
@@ -77,6 +83,7 @@ impl Process {
             redis,
             stock_cache,
             stop,
+            pools: Pools::default(),
             broker,
             tasks: TaskTracker::new(),
             failed: Arc::default(),
@@ -92,6 +99,9 @@ impl Process {
                 }
             }
         });
+        let following =
+            links::follow_files(process.settings.clone(), process.pools.clone(), process.stop.clone());
+        process.watch("secrets", following);
         Ok(process)
     }
 
@@ -103,7 +113,8 @@ impl Process {
         stop: CancellationToken,
     ) -> Result<Self> {
         let kafka = kafka(&settings, settings.brokers()?.to_owned());
-        within(&settings, "the broker", amends_kafka::check(&kafka, settings.start_timeout)).await?;
+        let checked = amends_kafka::check(&kafka, settings.start_timeout);
+        within(&settings, "the broker", checked).await.context("setting kafka_brokers")?;
         topics::ensure(&kafka, topics, settings.start_timeout).await?;
         Self::new(settings, kafka, metrics, stop)
     }
@@ -141,12 +152,21 @@ impl Process {
         Ok(process)
     }
 
-    /// Serves health and metrics at the configured address until the process stops.
+    /// Serves health and metrics until the process stops: at their own address, or else at the role's.
     pub async fn observe(&self, ready: routes::health::Ready) -> Result<()> {
-        let Some(address) = self.settings.listen else { return Ok(()) };
-        let listener = listen(address, self.settings.no_auth).await?;
+        let settings = &self.settings;
+        let listener = match (settings.metrics_listen, settings.listen) {
+            (Some(address), _) => bind(address).await.context("setting metrics_listen")?,
+            (None, Some(address)) => listen(address, settings.no_auth).await?,
+            (None, None) => return Ok(()),
+        };
         tracing::info!(address = %listener.local_addr()?, "serving health and metrics");
-        serve(self, listener, routes::health::router(ready, self.metrics.clone()))
+        serve(self, listener, routes::health::router(ready, Some(self.metrics.clone())))
+    }
+
+    /// Returns the metrics for the role's own address; `None` if they have another.
+    pub fn metrics_here(&self) -> Option<PrometheusHandle> {
+        self.settings.metrics_listen.is_none().then(|| self.metrics.clone())
     }
 
     /// Runs a loop until the process stops. A loop that ends earlier is a bug and stops the process: after a restart
@@ -167,8 +187,9 @@ impl Process {
     }
 
     /// Stops the process with a failure once the pool's database can never execute a statement: repeated, the statement
-    /// would look like an endless outage.
+    /// would look like an endless outage. The pool's new connections follow a changed password.
     pub fn watch_statements(&self, pool: &Pool) {
+        self.pools.add(pool);
         let (pool, stop, failed) = (pool.clone(), self.stop.clone(), Arc::clone(&self.failed));
         self.tasks.spawn(async move {
             tokio::select! {
@@ -231,9 +252,13 @@ pub fn group(worker: &str) -> String {
 
 /// Returns the settings of Kafka's clients.
 pub fn kafka(settings: &Settings, brokers: String) -> KafkaSettings {
+    let mut properties = settings.kafka_security().properties();
+    let given = settings.kafka_properties.iter();
+    properties.extend(given.map(|(key, value)| (key.clone(), value.expose_secret().to_owned())));
     KafkaSettings {
         session_timeout: settings.session_timeout,
         fetch_wait: settings.fetch_wait,
+        properties,
         ..KafkaSettings::new(brokers)
     }
 }
@@ -257,8 +282,9 @@ pub async fn database(process: &Process, user: &str, migrator: &Migrator) -> Res
     let url = process.settings.database_of(user)?;
     let name = format!("amends-{user}");
     let pool = amends_pool::connect(url, process.settings.database_connections, &name)?;
-    within(&process.settings, "the database", amends_pool::check(&pool, process.settings.start_timeout))
-        .await?;
+    let checked = amends_pool::check(&pool, process.settings.start_timeout);
+    let checked = within(&process.settings, "the database", checked).await;
+    checked.with_context(|| format!("setting {}", process.settings.database_key_of(user)))?;
     amends_pool::is_at(&pool, migrator).await?;
     process.watch_statements(&pool);
     Ok(pool)

@@ -12,7 +12,7 @@ use sqlx::migrate::Migrator;
 
 use crate::{
     process::Process,
-    worker::{self, StartWorker},
+    worker::{self, Listens, StartWorker},
 };
 
 /// A service with its own database. The database and its login role are called `amends_<name>`, its settings begin with
@@ -24,6 +24,8 @@ pub struct Service {
     pub migrator: &'static Migrator,
     /// The types of domain events that it publishes itself; each is a topic.
     pub events: &'static [&'static str],
+    /// The types of domain events that it reads.
+    pub reads: &'static [&'static str],
     /// Its default port; `None`: it serves only health and metrics, on a free port.
     pub port: Option<u16>,
     /// Starts its loops; `None`: it is not a worker.
@@ -32,7 +34,14 @@ pub struct Service {
 
 /// Every service of a deployment.
 pub static SERVICES: [Service; 5] = [
-    Service { name: "engine", migrator: &amends_postgres::MIGRATOR, events: &[], port: None, worker: None },
+    Service {
+        name: "engine",
+        migrator: &amends_postgres::MIGRATOR,
+        events: &[],
+        reads: &[],
+        port: None,
+        worker: None,
+    },
     Service {
         events: &[amends_inventory::events::TOPIC],
         port: Some(8081),
@@ -43,12 +52,13 @@ pub static SERVICES: [Service; 5] = [
     Service {
         events: &[amends_notification::events::SENT_TOPIC],
         port: Some(8082),
+        reads: &amends_notification::TOPICS,
         ..worker("notification", &amends_notification::MIGRATOR, worker::notification)
     },
 ];
 
 const fn worker(name: &'static str, migrator: &'static Migrator, start: StartWorker) -> Service {
-    Service { name, migrator, events: &[], port: None, worker: Some(start) }
+    Service { name, migrator, events: &[], reads: &[], port: None, worker: Some(start) }
 }
 
 /// Returns all workers, in the order in which `amends dev` starts them.
@@ -73,7 +83,12 @@ impl Service {
     /// Its database, its broker or its address cannot be used; or it is not a worker.
     pub async fn start(&'static self, process: &Process, observed: bool) -> Result<Option<SocketAddr>> {
         let Some(start) = self.worker else { bail!("{} is no worker", self.name) };
-        worker::start(start, self.name, self.migrator, process, observed || self.port.is_some()).await
+        let listens = match (self.port, observed) {
+            (Some(_), _) => Listens::ForItsRoutes,
+            (None, true) => Listens::ForHealth,
+            (None, false) => Listens::No,
+        };
+        worker::start(start, self.name, self.migrator, process, listens).await
     }
 }
 

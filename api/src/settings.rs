@@ -1,12 +1,15 @@
 //! Settings: flags, environment, a TOML file, and defaults, in that order. An unknown, malformed or out-of-range
 //! setting stops the start with one line that names it.
 
+mod files;
+mod kafka;
 mod ranges;
 mod redacted;
+mod services;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    env, fs,
+    env,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -18,7 +21,11 @@ use config::{Config, Environment, File, FileFormat, Value, ValueKind};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+pub use files::SecretFile;
+pub(crate) use files::content as secret_in;
+pub use kafka::SaslMechanism;
 pub use redacted::redacted;
+use services::ServiceSettings;
 
 /// The defaults, as `amends config` prints them and as they are compiled in.
 pub const DEFAULTS: &str = include_str!("../amends.default.toml");
@@ -29,11 +36,16 @@ const NOT_SETTINGS: [&str; 2] = ["AMENDS_TEST_", "AMENDS_CONFIG"];
 #[cfg(feature = "failpoints")]
 const NOT_SETTINGS: [&str; 3] = ["AMENDS_TEST_", "AMENDS_CONFIG", "AMENDS_FAILPOINT"];
 
+/// Settings whose variable has no prefix.
+const BARE_VARIABLES: [&str; 5] =
+    ["database_url", "database_url_file", "kafka_brokers", "redis_url", "redis_url_file"];
+
 /// All settings. `amends.default.toml` explains each.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     pub listen: Option<SocketAddr>,
+    pub metrics_listen: Option<SocketAddr>,
     pub no_auth: bool,
     pub jwks_url: Option<String>,
     pub jwt_key_file: Option<PathBuf>,
@@ -50,7 +62,6 @@ pub struct Settings {
     pub compression: bool,
     pub service_token: Option<SecretString>,
     pub webhook_key: Option<SecretString>,
-    pub webhook_key_file: Option<PathBuf>,
     #[serde(default)]
     pub webhook_allow_private: Option<bool>,
     #[serde(with = "humantime_serde")]
@@ -81,7 +92,15 @@ pub struct Settings {
     pub homes: u16,
     pub admission: u32,
     pub kafka_brokers: Option<String>,
+    pub kafka_tls: bool,
+    pub kafka_ca_file: Option<PathBuf>,
+    pub kafka_certificate_file: Option<PathBuf>,
+    pub kafka_key_file: Option<PathBuf>,
+    pub kafka_sasl_mechanism: SaslMechanism,
+    pub kafka_sasl_user: Option<String>,
+    pub kafka_sasl_password: Option<SecretString>,
     pub redis_url: Option<SecretString>,
+    pub redis_ca_file: Option<PathBuf>,
     pub command_partitions: i32,
     pub reply_partitions: i32,
     pub event_partitions: i32,
@@ -106,17 +125,15 @@ pub struct Settings {
     pub start_timeout: Duration,
     pub log: String,
     pub log_format: LogFormat,
+    /// Further properties of librdkafka: the settings `rdkafka.*`.
+    #[serde(skip)]
+    pub kafka_properties: BTreeMap<String, SecretString>,
+    /// The files from which secrets were read, by the secret's setting.
+    #[serde(skip)]
+    pub secret_files: BTreeMap<String, SecretFile>,
     /// The settings of single services, by the service's name.
     #[serde(skip)]
     services: BTreeMap<String, ServiceSettings>,
-}
-
-/// The settings `<service>_database_url`, `<service>_url` and `<service>_call_timeout`; of the api, the first two.
-#[derive(Debug, Clone, Default)]
-struct ServiceSettings {
-    database_url: Option<SecretString>,
-    url: Option<String>,
-    call_timeout: Option<Duration>,
 }
 
 /// Name in the database settings, beside the services' names.
@@ -150,7 +167,7 @@ pub enum Error {
 
 fn env_name(key: &str) -> String {
     match key {
-        "database_url" | "kafka_brokers" | "redis_url" => key.to_ascii_uppercase(),
+        key if BARE_VARIABLES.contains(&key) => key.to_ascii_uppercase(),
         _ => format!("AMENDS_{}", key.to_ascii_uppercase()),
     }
 }
@@ -178,9 +195,9 @@ impl Settings {
     ) -> Result<Self, Error> {
         let vars: HashMap<String, String> = environment
             .filter(|(name, _)| !NOT_SETTINGS.iter().any(|not| name.starts_with(not)))
-            .map(|(name, value)| match name.as_str() {
-                "DATABASE_URL" | "KAFKA_BROKERS" | "REDIS_URL" => (format!("AMENDS_{name}"), value),
-                _ => (name, value),
+            .map(|(name, value)| match BARE_VARIABLES.iter().any(|key| key.to_ascii_uppercase() == name) {
+                true => (format!("AMENDS_{name}"), value),
+                false => (name, value),
             })
             .collect();
         let mut builder = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
@@ -195,9 +212,11 @@ impl Settings {
         }
         let mut keys: HashMap<String, Value> =
             builder.build().and_then(Config::try_deserialize).map_err(one_line)?;
+        let secret_files = files::read(services, &mut keys)?;
         let own = ServiceSettings::take(services, &mut keys)?;
+        let kafka_properties = kafka::take_properties(&mut keys)?;
         let read: Self = Value::new(None, ValueKind::Table(keys)).try_deserialize().map_err(one_line)?;
-        let settings = Self { services: own, ..read };
+        let settings = Self { services: own, kafka_properties, secret_files, ..read };
         ranges::check(&settings)?;
         Ok(settings)
     }
@@ -218,8 +237,20 @@ impl Settings {
     pub fn database_of(&self, user: &str) -> Result<&str, Error> {
         let own = |name: &str| self.services.get(name)?.database_url.as_ref();
         let url = own(user).or_else(|| if user == API { own(ENGINE) } else { None });
-        let key = || format!("{}_database_url", if user == API { ENGINE } else { user });
-        url.map(ExposeSecret::expose_secret).ok_or_else(|| Error::Missing(key()))
+        url.map(ExposeSecret::expose_secret).ok_or_else(|| Error::Missing(self.database_key_of(user)))
+    }
+
+    /// Returns the setting of the database of a service, or of the api.
+    pub fn database_key_of(&self, user: &str) -> String {
+        let is_own = self.services.get(user).is_some_and(|own| own.database_url.is_some());
+        format!("{}_database_url", if user == API && !is_own { ENGINE } else { user })
+    }
+
+    /// Returns the URLs of all databases that are set, by their setting.
+    pub fn database_urls(&self) -> impl Iterator<Item = (String, &str)> {
+        let own = self.services.iter().map(|(name, own)| (format!("{name}_database_url"), &own.database_url));
+        let all = own.chain([("database_url".to_owned(), &self.database_url)]);
+        all.filter_map(|(key, url)| Some((key, url.as_ref()?.expose_secret())))
     }
 
     /// Sets the URL of a service's database.
@@ -264,19 +295,11 @@ impl Settings {
     /// Returns the keys that seal the secrets of webhooks, if they are set.
     ///
     /// # Errors
-    /// The file cannot be read, or does not contain such keys.
+    /// They are no such keys.
     pub fn webhook_keys(&self) -> Result<Option<SealingKeys>, Error> {
-        let text = match (&self.webhook_key, &self.webhook_key_file) {
-            (Some(key), _) => key.clone(),
-            (None, Some(path)) => {
-                let read = fs::read_to_string(path);
-                let text = read.map_err(|error| Error::Invalid(format!("webhook_key_file: {error}")))?;
-                text.trim().to_owned().into()
-            }
-            (None, None) => return Ok(None),
-        };
-        let named = if self.webhook_key.is_some() { "webhook_key" } else { "webhook_key_file" };
-        SealingKeys::read(&text).map(Some).map_err(|error| Error::Invalid(format!("{named}: {error}")))
+        let read =
+            |key| SealingKeys::read(key).map_err(|error| Error::Invalid(format!("webhook_key: {error}")));
+        self.webhook_key.as_ref().map(read).transpose()
     }
 
     /// Returns where webhooks may go.
@@ -303,11 +326,15 @@ impl Settings {
         let show = |key: &str| -> Option<String> {
             let secret = |s: &Option<SecretString>| s.as_ref().map(|_| "\"<hidden>\"".to_owned());
             let text = |s: &str| Some(format!("{s:?}"));
-            let path = |file: &Option<PathBuf>| text(&file.as_ref()?.to_string_lossy());
+            let path = |path: &Option<PathBuf>| path.as_ref().and_then(|path| text(&path.to_string_lossy()));
             let time =
                 |d: Duration| Some(format!("\"{}\"", humantime_serde::re::humantime::format_duration(d)));
+            if let Some(file) = key.strip_suffix("_file").and_then(|secret| self.secret_files.get(secret)) {
+                return text(&file.path.to_string_lossy());
+            }
             match key {
                 "listen" => self.listen.map(|l| format!("\"{l}\"")),
+                "metrics_listen" => self.metrics_listen.map(|l| format!("\"{l}\"")),
                 "no_auth" => Some(self.no_auth.to_string()),
                 "jwks_url" => self.jwks_url.as_deref().and_then(text),
                 "jwt_key_file" => path(&self.jwt_key_file),
@@ -324,9 +351,6 @@ impl Settings {
                 "compression" => Some(self.compression.to_string()),
                 "service_token" => secret(&self.service_token),
                 "webhook_key" => secret(&self.webhook_key),
-                "webhook_key_file" => {
-                    self.webhook_key_file.as_ref().and_then(|path| text(&path.to_string_lossy()))
-                }
                 "webhook_allow_private" => self.webhook_allow_private.map(|allow| allow.to_string()),
                 "webhook_timeout" => time(self.webhook_timeout),
                 "webhook_retry_least" => time(self.webhook_retry_least),
@@ -349,6 +373,14 @@ impl Settings {
                 "homes" => Some(self.homes.to_string()),
                 "admission" => Some(self.admission.to_string()),
                 "redis_url" => secret(&self.redis_url),
+                "redis_ca_file" => path(&self.redis_ca_file),
+                "kafka_tls" => Some(self.kafka_tls.to_string()),
+                "kafka_ca_file" => path(&self.kafka_ca_file),
+                "kafka_certificate_file" => path(&self.kafka_certificate_file),
+                "kafka_key_file" => path(&self.kafka_key_file),
+                "kafka_sasl_mechanism" => text(self.kafka_sasl_mechanism.as_str()),
+                "kafka_sasl_user" => self.kafka_sasl_user.as_deref().and_then(text),
+                "kafka_sasl_password" => secret(&self.kafka_sasl_password),
                 "kafka_brokers" => self.kafka_brokers.as_deref().and_then(text),
                 "command_partitions" => Some(self.command_partitions.to_string()),
                 "reply_partitions" => Some(self.reply_partitions.to_string()),
@@ -378,6 +410,11 @@ impl Settings {
         let line = |line: &str| {
             let bare = line.strip_prefix("# ").unwrap_or(line);
             match bare.split_once(" = ") {
+                // One line stands for all of them.
+                Some((key, _)) if key.starts_with(kafka::PROPERTIES) && !self.kafka_properties.is_empty() => {
+                    let line = |key: &String| format!("{}{key} = \"<hidden>\"", kafka::PROPERTIES);
+                    self.kafka_properties.keys().map(line).collect::<Vec<_>>().join("\n")
+                }
                 Some((key, _)) if !key.contains(' ') => match show(key) {
                     Some(value) => format!("{key} = {value}"),
                     None => line.to_owned(),
@@ -386,46 +423,6 @@ impl Settings {
             }
         };
         DEFAULTS.lines().map(line).collect::<Vec<_>>().join("\n")
-    }
-}
-
-impl ServiceSettings {
-    /// Takes the keys of single services out of all keys.
-    fn take(services: &[&str], keys: &mut HashMap<String, Value>) -> Result<BTreeMap<String, Self>, Error> {
-        let mut own: BTreeMap<String, Self> = BTreeMap::new();
-        for &service in services.iter().chain([&API]) {
-            let mut value = |suffix: &str| {
-                let key = format!("{service}_{suffix}");
-                keys.remove(&key).map(|value| (value.into_string(), key))
-            };
-            let text = |(text, key): (Result<String, config::ConfigError>, String)| {
-                text.map_err(|error| Error::Invalid(format!("{key}: {}", flat(&error.to_string()))))
-            };
-            let database_url = value("database_url").map(text).transpose()?.map(SecretString::from);
-            let mut settings = Self { database_url, ..Self::default() };
-            settings.url = value("url").map(text).transpose()?;
-            if service != API
-                && let Some((given, key)) = value("call_timeout")
-            {
-                let parsed = humantime_serde::re::humantime::parse_duration(&text((given, key.clone()))?);
-                settings.call_timeout =
-                    Some(parsed.map_err(|error| Error::Invalid(format!("{key}: {error}")))?);
-            }
-            own.insert(service.to_owned(), settings);
-        }
-        Ok(own)
-    }
-
-    /// Returns the value of a key with this ending, as `amends config` prints it.
-    fn show(&self, key: &str) -> Option<String> {
-        if key.ends_with("_database_url") {
-            return self.database_url.as_ref().map(|_| "\"<hidden>\"".to_owned());
-        }
-        let time = |d: Duration| format!("\"{}\"", humantime_serde::re::humantime::format_duration(d));
-        match key.ends_with("_call_timeout") {
-            true => self.call_timeout.map(time),
-            false => self.url.as_ref().map(|url| format!("{url:?}")),
-        }
     }
 }
 

@@ -51,8 +51,8 @@ pub struct Api {
     pub streams: Arc<Semaphore>,
     /// Is cancelled when the process stops: what waits is answered then.
     pub stop: CancellationToken,
-    /// The metrics.
-    pub metrics: PrometheusHandle,
+    /// The metrics, unless they have an address of their own.
+    pub metrics: Option<PrometheusHandle>,
 }
 
 impl Api {

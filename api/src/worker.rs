@@ -19,7 +19,7 @@ use crate::{
     failpoints::{Point, point},
     gateway::{ServiceToken, service_token},
     messages,
-    process::{Process, database, group, listen, serve},
+    process::{Process, bind, database, group, listen, serve},
     routes::health,
     upkeep,
 };
@@ -52,17 +52,37 @@ pub async fn start(
     name: &'static str,
     migrator: &Migrator,
     process: &Process,
-    listens: bool,
+    listens: Listens,
 ) -> Result<Option<SocketAddr>> {
     let pool = database(process, name, migrator).await?;
     let routes = worker(Start { process, name, pool: pool.clone() }).await?;
-    let Some(address) = process.settings.listen.filter(|_| listens) else { return Ok(None) };
-    let listener = listen(address, process.settings.no_auth).await?;
+    let settings = &process.settings;
+    let ready = health::Ready::database(&pool).and(process.broker_ready());
+    if settings.metrics_listen.is_some() && listens != Listens::No {
+        process.observe(ready.clone()).await?;
+        if listens == Listens::ForHealth {
+            return Ok(None);
+        }
+    }
+    let Some(address) = settings.listen.filter(|_| listens != Listens::No) else { return Ok(None) };
+    // Where metrics have their own address, what this one serves needs the service token.
+    let has_tokens = settings.metrics_listen.is_some() && settings.service_token.is_some();
+    let listener = if has_tokens { bind(address).await? } else { listen(address, settings.no_auth).await? };
     let address = listener.local_addr()?;
     tracing::info!(worker = name, %address, "the worker runs");
-    let ready = health::Ready::database(&pool).and(process.broker_ready());
-    serve(process, listener, routes.merge(health::router(ready, process.metrics.clone())))?;
+    serve(process, listener, routes.merge(health::router(ready, process.metrics_here())))?;
     Ok(Some(address))
+}
+
+/// Why a worker listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listens {
+    /// It does not: other roles of its process serve health and metrics.
+    No,
+    /// For health and metrics.
+    ForHealth,
+    /// For its own routes too.
+    ForItsRoutes,
 }
 
 /// Starts a worker whose effects are external calls.

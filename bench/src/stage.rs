@@ -107,7 +107,7 @@ pub async fn servers(args: &Bench, mix: Mix) -> Result<Deployment> {
     let mut options = Options::new(program(args)?);
     options.postgres = settings.postgres;
     let properties = settings.kafka.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    options.kafka = KafkaOptions { jvm: Some(settings.jvm), properties };
+    options.kafka = KafkaOptions { jvm: Some(settings.jvm), properties, ..KafkaOptions::default() };
     options.settings = settings.roles;
     options.log.clone_from(&args.log);
     Ok(Deployment::start(options).await?)

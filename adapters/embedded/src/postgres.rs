@@ -74,7 +74,9 @@ impl Postgres {
 
     /// Returns the superuser's connection string to a database. It contains the password.
     pub fn url(&self, database: &str) -> String {
-        format!("postgres://{SUPERUSER}:{}@127.0.0.1:{}/{database}", self.cluster.password, self.port)
+        // Its own server has no certificate; without asking for encryption a connection is a round trip shorter.
+        let (password, port) = (&self.cluster.password, self.port);
+        format!("postgres://{SUPERUSER}:{password}@127.0.0.1:{port}/{database}?sslmode=disable")
     }
 
     /// Returns the port at which it listens.

@@ -1,4 +1,4 @@
-//! The only file of Amends in which `unsafe` is allowed: calls to C that no safe wrapper covers.
+//! The only file of this crate in which `unsafe` is allowed: calls to C that no safe wrapper covers.
 //!
 //! Each function is safe to call; the reason stands next to its `unsafe` block.
 

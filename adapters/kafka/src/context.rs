@@ -1,6 +1,11 @@
 //! Passes librdkafka's log to `tracing`.
 
+use std::sync::{Mutex, PoisonError};
+
 use rdkafka::{ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError};
+
+/// librdkafka's word for a log line about a connection that failed.
+const CONNECTION_FAILED: &str = "FAIL";
 
 /// A client whose callbacks only log.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +22,38 @@ impl ClientContext for Quiet {
 }
 
 impl ConsumerContext for Quiet {}
+
+/// A client that also remembers why its last connection failed: librdkafka's own error says only that none was made.
+#[derive(Debug, Default)]
+pub(crate) struct Remembering(Mutex<Option<String>>);
+
+impl Remembering {
+    /// Returns why the last connection failed.
+    pub(crate) fn last_failure(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl ClientContext for Remembering {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if facility == CONNECTION_FAILED {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(without_thread(message).to_owned());
+        }
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self::error(&error, reason);
+    }
+}
+
+/// Returns a log line without the name of librdkafka's thread.
+fn without_thread(message: &str) -> &str {
+    match message.strip_prefix("[thrd:").and_then(|rest| rest.split_once("]: ")) {
+        Some((_, rest)) => rest,
+        None => message,
+    }
+}
 
 /// librdkafka reports an unreachable broker as an error, several times per second. Callers get an error when their own
 /// request fails; this log is for closer inspection.

@@ -4,6 +4,7 @@
 //!   acknowledged;
 //! - [`KafkaSource`] is a member of a consumer group that commits only what its caller has settled;
 //! - [`topics`] creates missing topics and reports those that differ from the settings;
+//! - [`acls`] allows each role its own topics and groups;
 //! - [`inspect`] reads how topics are set and how far consumer groups are behind.
 //!
 //! This crate retries only what is certainly harmless: errors go to the caller, who asks again.
@@ -12,16 +13,19 @@
 
 #![warn(missing_docs)]
 
+pub mod acls;
 mod context;
 pub mod inspect;
 mod producer;
 mod progress;
+mod security;
 mod settings;
 mod sink;
 mod source;
 pub mod topics;
 mod watch;
 
+pub use security::{BadProperty, Login, Mechanism, Security, Tls, check_property};
 pub use settings::{Contact, Error, KafkaSettings, check};
 pub use sink::KafkaSink;
 pub use source::{ASSIGNOR, KafkaSource};

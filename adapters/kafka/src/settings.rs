@@ -1,10 +1,15 @@
 //! Settings of the broker's clients.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rdkafka::{ClientConfig, admin::AdminClient, error::KafkaError};
 
-use crate::context::{self, Quiet};
+use crate::context::{self, Remembering};
 
 /// What every client of the broker needs to know.
 #[derive(Clone)]
@@ -86,6 +91,17 @@ pub enum Error {
         /// librdkafka's error.
         source: KafkaError,
     },
+    /// A broker was reached, and no connection was made: for example because its certificate or the password is wrong.
+    #[error("no connection to Kafka at {brokers}: {reason}")]
+    NoConnection {
+        /// The brokers' addresses.
+        brokers: String,
+        /// Why the last one failed.
+        reason: String,
+    },
+    /// Access control lists were not created.
+    #[error("access control lists: {0}")]
+    Acls(String),
     /// A setting is unknown or invalid.
     #[error("Kafka settings: {0}")]
     Settings(KafkaError),
@@ -99,10 +115,30 @@ pub enum Error {
     },
 }
 
+/// What librdkafka says when a broker is there and no connection will ever be made.
+const REFUSALS: [&str; 4] = [
+    "SSL handshake failed",
+    "SASL authentication error",
+    "Authentication failed",
+    "UnsupportedSaslMechanism",
+];
+/// Longest single question in a check: after each, the reason of a failed connection is looked at.
+const CHECK_TURN: Duration = Duration::from_millis(500);
+
+impl Error {
+    /// Returns whether a broker has refused this client, or this client it. That does not pass by itself.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::NoConnection { reason, .. } => REFUSALS.iter().any(|refusal| reason.contains(refusal)),
+            _ => false,
+        }
+    }
+}
+
 /// A client that only checks whether a broker answers. It is kept, because it has connections and threads.
 #[derive(Clone)]
 pub struct Contact {
-    admin: Arc<AdminClient<Quiet>>,
+    admin: Arc<AdminClient<Remembering>>,
     brokers: String,
 }
 
@@ -112,22 +148,36 @@ impl Contact {
     /// # Errors
     /// [`Error::Settings`].
     pub fn new(settings: &KafkaSettings) -> Result<Self, Error> {
-        let admin = settings.client(&[]).create_with_context(Quiet).map_err(Error::Settings)?;
+        let config = settings.client(&[]);
+        let admin = config.create_with_context(Remembering::default()).map_err(Error::Settings)?;
         Ok(Self { admin: Arc::new(admin), brokers: settings.brokers.clone() })
     }
 
     /// Checks whether a broker answers in time.
     ///
     /// # Errors
-    /// [`Error::Unreachable`].
+    /// [`Error::Unreachable`] or [`Error::NoConnection`]. A refusal is returned at once.
     pub async fn check(&self, patience: Duration) -> Result<(), Error> {
-        let Self { admin, brokers } = self.clone();
-        let asking =
-            tokio::task::spawn_blocking(move || match admin.inner().fetch_metadata(None, patience) {
-                Ok(_) => Ok(()),
-                Err(source) => Err(Error::Unreachable { brokers, source }),
-            });
-        context::finished(asking).await
+        let contact = self.clone();
+        context::finished(tokio::task::spawn_blocking(move || contact.ask(patience))).await
+    }
+
+    fn ask(&self, patience: Duration) -> Result<(), Error> {
+        let begun = Instant::now();
+        loop {
+            let left = patience.saturating_sub(begun.elapsed());
+            let Err(source) = self.admin.inner().fetch_metadata(None, left.min(CHECK_TURN)) else {
+                return Ok(());
+            };
+            let brokers = self.brokers.clone();
+            let error = match self.admin.inner().context().last_failure() {
+                Some(reason) => Error::NoConnection { brokers, reason },
+                None => Error::Unreachable { brokers, source },
+            };
+            if error.is_refusal() || begun.elapsed() >= patience {
+                return Err(error);
+            }
+        }
     }
 }
 

@@ -1,6 +1,11 @@
 //! A service's connections to its database.
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures::{
     StreamExt, TryFutureExt, TryStreamExt,
@@ -79,6 +84,45 @@ pub struct Pool {
     pub(crate) connections: PgPool,
     pub(crate) calls: Arc<Calls>,
     pub(crate) call_bound: Duration,
+    /// What its connections are made from; `None` if the pool was made of existing ones.
+    pub(crate) origin: Option<Arc<Origin>>,
+}
+
+/// What connections are made from.
+pub(crate) struct Origin {
+    url: Mutex<String>,
+    name: String,
+    bounds: Bounds,
+    plans: Plans,
+}
+
+/// The URL may contain a password.
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Origin").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Origin {
+    /// Returns the options of new connections to this URL.
+    fn options(&self, url: &str) -> Result<PgConnectOptions, Error> {
+        let plan_cache_mode = match self.plans {
+            Plans::Generic => "force_generic_plan",
+            Plans::Custom => "force_custom_plan",
+        };
+        let options = PgConnectOptions::from_str(url).map_err(Error::Url)?.application_name(&self.name);
+        let options =
+            options.options([("plan_cache_mode", plan_cache_mode)]).options(ROLE_SETTINGS).options([
+                // A transaction whose client is gone holds locks for which others wait.
+                ("idle_in_transaction_session_timeout", "10s"),
+                // So does the server's end of a connection whose client is silent.
+                ("tcp_user_timeout", "15s"),
+                ("tcp_keepalives_idle", "10"),
+                ("tcp_keepalives_interval", "5"),
+                ("tcp_keepalives_count", "3"),
+            ]);
+        Ok(options.options([("statement_timeout", format!("{}ms", self.bounds.statement.as_millis()))]))
+    }
 }
 
 /// Creates a pool for a service's database. `name` is the application name that the server shows.
@@ -112,22 +156,8 @@ impl Pool {
         bounds: Bounds,
         plans: Plans,
     ) -> Result<Self, Error> {
-        let plan_cache_mode = match plans {
-            Plans::Generic => "force_generic_plan",
-            Plans::Custom => "force_custom_plan",
-        };
-        let options = PgConnectOptions::from_str(url).map_err(Error::Url)?.application_name(name);
-        let options =
-            options.options([("plan_cache_mode", plan_cache_mode)]).options(ROLE_SETTINGS).options([
-                // A transaction whose client is gone holds locks for which others wait.
-                ("idle_in_transaction_session_timeout", "10s"),
-                // So does the server's end of a connection whose client is silent.
-                ("tcp_user_timeout", "15s"),
-                ("tcp_keepalives_idle", "10"),
-                ("tcp_keepalives_interval", "5"),
-                ("tcp_keepalives_count", "3"),
-            ]);
-        let options = options.options([("statement_timeout", format!("{}ms", bounds.statement.as_millis()))]);
+        let origin = Origin { url: Mutex::new(url.to_owned()), name: name.to_owned(), bounds, plans };
+        let options = origin.options(url)?;
         let calls = Arc::<Calls>::default();
         let connections = PgPoolOptions::new()
             .max_connections(max_connections)
@@ -138,7 +168,23 @@ impl Pool {
                 move |connection, idle| Box::pin(is_fit(connection, idle, Arc::clone(&calls)))
             })
             .connect_lazy_with(options);
-        Ok(Self { connections, calls, call_bound: bounds.call })
+        Ok(Self { connections, calls, call_bound: bounds.call, origin: Some(Arc::new(origin)) })
+    }
+
+    /// Makes new connections from another URL, if this pool's are made from `old`: its password has been changed. Open
+    /// connections stay. Returns whether it does so.
+    ///
+    /// # Errors
+    /// [`Error::Url`]; the pool is as it was.
+    pub fn follow(&self, old: &str, new: &str) -> Result<bool, Error> {
+        let Some(origin) = &self.origin else { return Ok(false) };
+        let mut url = origin.url.lock().unwrap_or_else(PoisonError::into_inner);
+        if *url != old {
+            return Ok(false);
+        }
+        self.connections.set_connect_options(origin.options(new)?);
+        new.clone_into(&mut url);
+        Ok(true)
     }
 
     /// Acquires a connection for several calls.
@@ -186,7 +232,7 @@ impl Pool {
 /// Wraps existing connections: their calls have the default bounds.
 impl From<PgPool> for Pool {
     fn from(connections: PgPool) -> Self {
-        Self { connections, calls: Arc::default(), call_bound: Bounds::default().call }
+        Self { connections, calls: Arc::default(), call_bound: Bounds::default().call, origin: None }
     }
 }
 

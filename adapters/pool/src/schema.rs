@@ -1,6 +1,6 @@
 //! Checks that a database can be reached and has this program's schema.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, io::ErrorKind, time::Duration};
 
 use sqlx::migrate::Migrator;
 
@@ -11,21 +11,30 @@ use crate::{Error, Pool, sqlstate};
 /// # Errors
 /// [`Error::Unreachable`].
 pub async fn check(pool: &Pool, patience: Duration) -> Result<(), Error> {
+    let mut last = sqlx::Error::PoolTimedOut;
     let asked = async {
         loop {
             match sqlx::query("SELECT").execute(pool).await {
                 Ok(_) => return Ok(()),
-                Err(error @ (sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut)) => {
-                    tracing::debug!(%error, "waiting")
+                Err(error) if may_pass(&error) => {
+                    tracing::debug!(%error, "waiting");
+                    last = error;
                 }
                 Err(error) => return Err(error),
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    match tokio::time::timeout(patience, asked).await {
-        Ok(answer) => answer.map_err(Error::Unreachable),
-        Err(_) => Err(Error::Unreachable(sqlx::Error::PoolTimedOut)),
+    let answer = tokio::time::timeout(patience, asked).await;
+    answer.unwrap_or(Err(last)).map_err(Error::Unreachable)
+}
+
+/// Returns whether the database may answer later. A certificate that is refused (`InvalidData`) stays so.
+fn may_pass(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(error) => error.kind() != ErrorKind::InvalidData,
+        sqlx::Error::PoolTimedOut => true,
+        _ => false,
     }
 }
 

@@ -7,13 +7,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redis::{AsyncConnectionConfig, Client, FromRedisValue, ToRedisArgs, aio::MultiplexedConnection};
+use redis::{
+    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, RedisError, TlsCertificates, ToRedisArgs,
+    aio::MultiplexedConnection,
+};
 use tokio::{sync::Mutex, time::timeout};
 
 pub use redis::Script;
 
 /// How long a connection may take to be made, and a call to be answered.
 const CALL_LONGEST: Duration = Duration::from_millis(250);
+/// How long a connection may take at the start of a process.
+const START_LONGEST: Duration = Duration::from_secs(2);
+/// What TLS says of a server that is not the one that is meant.
+const TLS_REFUSALS: [&str; 3] =
+    ["invalid peer certificate", "received fatal alert", "received corrupt message"];
 /// How long after a failure Redis is not asked.
 const AWAY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -24,8 +32,15 @@ pub struct Away;
 
 /// The URL is not that of a Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("it must be redis://HOST:PORT, with user, password and database number if needed")]
+#[error(
+    "it must be redis://HOST:PORT, or rediss:// with TLS, with user, password and database number if needed"
+)]
 pub struct BadUrl;
+
+/// The Redis of the URL is not the one that is meant, or does not let this program in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(String);
 
 /// A Redis. Clones share a connection.
 #[derive(Debug, Clone)]
@@ -54,16 +69,39 @@ impl std::fmt::Debug for Link {
 }
 
 impl Redis {
-    /// Creates a client. It connects when it is first used.
+    /// Creates a client. It connects when it is first used. With `rediss://` the server's certificate must be of one of
+    /// the system's authorities, and for the URL's host.
     ///
     /// # Errors
     /// [`BadUrl`].
     pub fn new(url: &str) -> Result<Self, BadUrl> {
-        if !url.starts_with("redis://") {
-            return Err(BadUrl);
-        }
+        check_scheme(url)?;
         let client = Client::open(url).map_err(|_| BadUrl)?;
         Ok(Self(Arc::new(Inner { client, link: Mutex::default() })))
+    }
+
+    /// Creates a client that trusts these authorities (PEM) and no others.
+    ///
+    /// # Errors
+    /// [`BadUrl`]; a URL without TLS is one too.
+    pub fn trusting(url: &str, authorities: Vec<u8>) -> Result<Self, BadUrl> {
+        check_scheme(url)?;
+        let certificates = TlsCertificates { client_tls: None, root_cert: Some(authorities) };
+        let client = Client::build_with_tls(url, certificates).map_err(|_| BadUrl)?;
+        Ok(Self(Arc::new(Inner { client, link: Mutex::default() })))
+    }
+
+    /// Connects once, at the start of a process. A Redis that is away is no error.
+    ///
+    /// # Errors
+    /// [`Refused`]: its certificate or the password is wrong, which does not pass by itself.
+    pub async fn check(&self) -> Result<(), Refused> {
+        let config = AsyncConnectionConfig::new().set_connection_timeout(Some(START_LONGEST));
+        let connecting = self.0.client.get_multiplexed_async_connection_with_config(&config);
+        match timeout(START_LONGEST, connecting).await {
+            Ok(Err(error)) if is_refusal(&error) => Err(Refused(error.to_string())),
+            _ => Ok(()),
+        }
     }
 
     /// Runs a script; everything that it does is one step for all others.
@@ -127,6 +165,26 @@ impl Redis {
         }
         Away
     }
+}
+
+/// Checks the scheme; with TLS, also lets the TLS library use the cryptography that all of this program uses.
+fn check_scheme(url: &str) -> Result<(), BadUrl> {
+    // The fragment `#insecure` would accept any certificate.
+    match url.split_once("://") {
+        Some(("redis", _)) => Ok(()),
+        Some(("rediss", rest)) if !rest.contains('#') => {
+            // It fails if another part of the program was faster.
+            let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+            Ok(())
+        }
+        _ => Err(BadUrl),
+    }
+}
+
+fn is_refusal(error: &RedisError) -> bool {
+    let said = error.to_string();
+    error.kind() == ErrorKind::AuthenticationFailed
+        || TLS_REFUSALS.iter().any(|refusal| said.contains(refusal))
 }
 
 impl Link {

@@ -40,7 +40,7 @@ async fn a_redis_that_accepts_and_says_nothing_fails_soon() {
 #[test]
 fn a_url_of_something_else_is_refused() {
     for url in
-        ["", "localhost:6379", "http://localhost", "rediss://localhost", "redis://", "redis://localhost:x"]
+        ["", "localhost:6379", "http://localhost", "rediss://h#insecure", "redis://", "redis://localhost:x"]
     {
         assert_eq!(Redis::new(url).err(), Some(BadUrl), "{url}");
     }

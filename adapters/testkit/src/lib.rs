@@ -13,6 +13,8 @@ pub mod redis;
 mod scratch;
 mod server;
 pub mod smtp;
+pub mod tls;
+mod tls_postgres;
 
 use std::{
     future::Future,
@@ -22,6 +24,7 @@ use std::{
 pub use apache::has_real_kafka;
 pub use broker::{TestBroker, broker, real_kafka};
 pub use database::{TestDatabase, database, login_role};
+pub use tls_postgres::TlsPostgres;
 
 /// Waits until the condition yields a value; fails the test with this description if it does not in time.
 pub async fn eventually<T, F>(what: &str, within: Duration, mut condition: impl FnMut() -> F) -> T

@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::tls::Issued;
+
 /// Runs the server, and kills it once standard input closes: it does not outlive a test process that is killed.
 const KEEPER: &str = r#"program="$1"; shift
 ( exec -a redis-server "$program" "$@" ) >/dev/null 2>&1 & server=$!
@@ -21,6 +23,8 @@ const START_LONGEST: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct RedisServer {
     address: SocketAddr,
+    /// Its certificate, if it takes encrypted connections only.
+    tls: Option<Issued>,
     keeper: Option<Child>,
 }
 
@@ -30,17 +34,35 @@ impl RedisServer {
     /// # Panics
     /// There is no Redis on this machine, or it does not start.
     pub fn start() -> Self {
+        Self::start_as(None)
+    }
+
+    /// Starts one that takes encrypted connections only.
+    ///
+    /// # Panics
+    /// As [`RedisServer::start`].
+    pub fn start_with_tls(issued: Issued) -> Self {
+        Self::start_as(Some(issued))
+    }
+
+    fn start_as(tls: Option<Issued>) -> Self {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
         let address = free.local_addr().expect("it has an address");
         drop(free);
-        let mut server = Self { address, keeper: None };
+        let mut server = Self { address, tls, keeper: None };
         server.restart();
         server
     }
 
     /// Returns its URL.
     pub fn url(&self) -> String {
-        format!("redis://{}", self.address)
+        let scheme = if self.tls.is_some() { "rediss" } else { "redis" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    /// Presents another certificate from the next start on.
+    pub fn present(&mut self, issued: Issued) {
+        self.tls = Some(issued);
     }
 
     /// Kills it at once (kill -9), and returns when it has ended.
@@ -61,7 +83,18 @@ impl RedisServer {
         self.kill();
         let mut command = Command::new("bash");
         command.args(["-c", KEEPER, "keeper"]).arg(program());
-        command.args(["--port", &self.address.port().to_string(), "--bind", "127.0.0.1"]);
+        let port = self.address.port().to_string();
+        match &self.tls {
+            None => command.args(["--port", &port]),
+            Some(issued) => {
+                command.args(["--port", "0", "--tls-port", &port, "--tls-auth-clients", "no"]);
+                command.arg("--tls-cert-file").arg(&issued.certificate);
+                // Redis insists on authorities of clients, though it asks for no certificate.
+                command.arg("--tls-ca-cert-file").arg(&issued.certificate);
+                command.arg("--tls-key-file").arg(&issued.key)
+            }
+        };
+        command.args(["--bind", "127.0.0.1"]);
         command.args(["--save", "", "--appendonly", "no"]);
         let started = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
         self.keeper = Some(started.expect("bash starts"));
@@ -75,6 +108,9 @@ impl RedisServer {
     fn answers(&self) -> bool {
         use std::io::Write;
         let Ok(mut stream) = TcpStream::connect(self.address) else { return false };
+        if self.tls.is_some() {
+            return true;
+        }
         let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
         let mut answer = [0; 5];
         stream.write_all(b"PING\r\n").is_ok() && stream.read_exact(&mut answer).is_ok() && &answer == b"+PONG"

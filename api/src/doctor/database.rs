@@ -7,7 +7,7 @@ use amends_pool::{Bounds, Error, Pool, check, is_at};
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::FromRow;
 
-use super::finding::Finding;
+use super::{finding::Finding, links};
 use crate::{services::Service, settings::Settings};
 
 const CONNECTIONS: u32 = 1;
@@ -56,6 +56,8 @@ pub(super) async fn examine(settings: &Settings, service: &Service) -> Vec<Findi
             let took = asked.1.elapsed();
             let middle = asked.0 + TimeDelta::from_std(took / 2).unwrap_or_default();
             findings.extend(facts.findings(&subject, took, middle));
+            let key = settings.database_key_of(service.name);
+            findings.extend(links::of_database(&subject, &key, url, facts.is_encrypted));
         }
         Err(error) => findings.push(unreadable(&subject, &error)),
     }
@@ -85,6 +87,7 @@ const FACTS: &str = "
            current_setting('synchronous_commit') AS synchronous_commit,
            current_setting('synchronous_standby_names') AS standbys,
            pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on' AS is_read_only,
+           coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false) AS is_encrypted,
            (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS is_superuser,
            current_setting('max_connections')::int8 AS connections_most,
            (SELECT sum(numbackends) FROM pg_stat_database)::int8 AS connections,
@@ -100,6 +103,7 @@ struct Facts {
     synchronous_commit: String,
     standbys: String,
     is_read_only: bool,
+    is_encrypted: bool,
     is_superuser: bool,
     connections_most: i64,
     connections: i64,
@@ -295,6 +299,7 @@ mod tests {
             synchronous_commit: "on".into(),
             standbys: String::new(),
             is_read_only: false,
+            is_encrypted: true,
             is_superuser: false,
             connections_most: 100,
             connections: 20,

@@ -4,6 +4,7 @@
 mod broker;
 mod database;
 mod finding;
+mod links;
 
 use std::process::ExitCode;
 
@@ -35,5 +36,6 @@ async fn examine(settings: &Settings) -> Vec<Finding> {
         findings.extend(database::examine(settings, service).await);
     }
     findings.extend(broker::examine(settings).await);
+    findings.extend(links::of_settings(settings));
     findings
 }

@@ -134,9 +134,12 @@ pub async fn serve_on(process: &Process, listener: TcpListener, auth: Authentica
         watches: Arc::clone(&watches),
         streams: Arc::new(Semaphore::new(routes::STREAMS_MOST)),
         stop: process.stop.clone(),
-        metrics: process.metrics.clone(),
+        metrics: process.metrics_here(),
     });
     let address = listener.local_addr()?;
+    if settings.metrics_listen.is_some() {
+        process.observe(routes::health::Ready::api(Arc::clone(&api))).await?;
+    }
     process.watch("placing of orders", group_commit.run(placing, process.stop.clone()));
     serve(process, listener, routes::router(api, Limits::of(process), services))?;
     Ok(address)

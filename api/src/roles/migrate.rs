@@ -103,7 +103,7 @@ pub async fn migrate(
     };
     let pool =
         |options| PgPoolOptions::new().max_connections(2).acquire_timeout(patience).connect_with(options);
-    let server = pool(options.clone()).await.context("the server of database_url cannot be reached")?;
+    let server = pool(options.clone()).await.context("setting database_url: the server cannot be reached")?;
     let mut admin = server.acquire().await?;
     if cluster.is_some() {
         // The other services have ordinary databases on the coordinator.

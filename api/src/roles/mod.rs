@@ -5,6 +5,7 @@ pub mod dev;
 pub mod engine;
 mod health;
 mod migrate;
+mod topic_list;
 
 use std::{net::SocketAddr, process::ExitCode};
 
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::Role,
-    doctor,
+    doctor, links,
     process::{self, Process},
     services,
     settings::Settings,
@@ -24,16 +25,23 @@ use crate::{
 
 /// Runs a role until it is stopped.
 pub async fn run(role: Role, mut settings: Settings) -> Result<ExitCode> {
+    if !matches!(role, Role::Health(_)) {
+        links::check_files(&settings)?;
+    }
     if let Role::Migrate { rotate_keys } = role {
         let rotation = if rotate_keys { Rotation::Rotate } else { Rotation::Keep };
         migrate::run(&settings, rotation).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Role::Topics(options) = &role {
+        topic_list::run(&settings, options).await?;
         return Ok(ExitCode::SUCCESS);
     }
     if let Role::Doctor { output } = role {
         return doctor::run(&settings, output).await;
     }
     if let Role::Health(options) = &role {
-        println!("{}", health::ask(options, settings.listen).await?);
+        println!("{}", health::ask(options, settings.metrics_listen.or(settings.listen)).await?);
         return Ok(ExitCode::SUCCESS);
     }
     let metrics = telemetry::metrics()?;
@@ -61,8 +69,10 @@ async fn start(
     stop: CancellationToken,
 ) -> Result<Process> {
     let topics = topics::all(&settings);
+    links::check_redis(&settings).await?;
     if let Role::Api = role {
         // The api accepts orders without the broker: the engine drives them on by their rows.
+        links::check_broker(&settings, &process::kafka(&settings, settings.brokers()?.to_owned())).await?;
         let process = Process::begin_before_broker(settings, topics, metrics, stop)?;
         let address = api::start(&process).await?;
         tracing::info!(%address, "accepting orders");
@@ -80,6 +90,7 @@ async fn start(
         | Role::Dev(_)
         | Role::Token(_)
         | Role::Migrate { .. }
+        | Role::Topics(_)
         | Role::Doctor { .. }
         | Role::Config
         | Role::Notify { .. }

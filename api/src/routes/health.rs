@@ -94,12 +94,15 @@ pub const LIVE: &str = "/health/live";
 pub const READY: &str = "/health/ready";
 
 /// Returns the routes of every role that serves them alone.
-pub fn router(ready: Ready, metrics: PrometheusHandle) -> Router {
+pub fn router(ready: Ready, metrics: Option<PrometheusHandle>) -> Router {
     routes(ready, metrics).unchecked()
 }
 
-/// Returns the routes. They need no token.
-pub fn routes<S: Clone + Send + Sync + 'static>(ready: Ready, metrics: PrometheusHandle) -> Routes<S> {
+/// Returns the routes; those of metrics are left out if the metrics have another address. They need no token.
+pub fn routes<S: Clone + Send + Sync + 'static>(
+    ready: Ready,
+    metrics: Option<PrometheusHandle>,
+) -> Routes<S> {
     let json = Routes::default()
         .on(
             Method::GET,
@@ -122,22 +125,28 @@ pub fn routes<S: Clone + Send + Sync + 'static>(ready: Ready, metrics: Prometheu
                 )),
         )
         .each(|routes| routes.route_layer(from_fn(accept::json)));
-    let text = Routes::default()
-        .on(
-            Method::GET,
-            "/metrics",
-            Access::Open,
-            async move || {
-                ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render())
-            },
-            Operation::new("readMetrics", "Read the metrics, for Prometheus").answer(Answer::of(
-                &["text/plain"],
-                StatusCode::OK,
-                "Prometheus' text format.",
-            )),
-        )
-        .each(|routes| routes.route_layer(from_fn(accept::plain_text)));
-    json.merge(text).each(|routes| routes.route_layer(from_fn(query::none)))
+    let text = metrics.map(|metrics| {
+        Routes::default()
+            .on(
+                Method::GET,
+                "/metrics",
+                Access::Open,
+                async move || {
+                    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render())
+                },
+                Operation::new("readMetrics", "Read the metrics, for Prometheus").answer(Answer::of(
+                    &["text/plain"],
+                    StatusCode::OK,
+                    "Prometheus' text format.",
+                )),
+            )
+            .each(|routes| routes.route_layer(from_fn(accept::plain_text)))
+    });
+    let all = match text {
+        Some(text) => json.merge(text),
+        None => json,
+    };
+    all.each(|routes| routes.route_layer(from_fn(query::none)))
 }
 
 /// The process runs.

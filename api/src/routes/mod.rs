@@ -151,7 +151,7 @@ fn open() -> Routes<Arc<Api>> {
 pub fn listed() -> Vec<Route> {
     // Nothing is asked of these: only the list is read.
     let ready = health::Ready::asking(async || Vec::new());
-    let observed = health::routes(ready, PrometheusBuilder::new().build_recorder().handle());
+    let observed = health::routes(ready, Some(PrometheusBuilder::new().build_recorder().handle()));
     resources().merge(open()).merge(observed).listed().to_vec()
 }
 

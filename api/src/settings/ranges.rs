@@ -18,7 +18,7 @@ use amends_webhooks::SealingKeys;
 use humantime_serde::re::humantime::format_duration;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Error, Settings};
+use super::{Error, SaslMechanism, Settings};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -84,13 +84,18 @@ pub(super) fn check(settings: &Settings) -> Result<(), Error> {
     }
     tokens(settings)?;
     service_token(settings.service_token.as_ref())?;
-    webhook_key(settings)?;
+    webhook_key(settings.webhook_key.as_ref())?;
     messages(settings)?;
     if let Some(url) = &settings.redis_url
         && let Err(error) = Redis::new(url.expose_secret())
     {
         refused("redis_url", &error.to_string())?;
     }
+    let has_tls = |url: &SecretString| url.expose_secret().starts_with("rediss://");
+    if settings.redis_ca_file.is_some() && !settings.redis_url.as_ref().is_some_and(has_tls) {
+        refused("redis_ca_file", "needs a redis_url that begins with rediss://")?;
+    }
+    kafka_security(settings)?;
     // The filter's own parser takes it for the name of a module.
     if settings.log.contains("://") {
         refused("log", "must be a filter such as info, or amends_engine=debug,info")?;
@@ -143,6 +148,42 @@ fn claim(key: &str, value: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// What belongs together is set together, so that no link is less secured than its settings seem to say.
+fn kafka_security(settings: &Settings) -> Result<(), Error> {
+    for (key, path) in [
+        ("kafka_ca_file", &settings.kafka_ca_file),
+        ("kafka_certificate_file", &settings.kafka_certificate_file),
+        ("kafka_key_file", &settings.kafka_key_file),
+    ] {
+        if path.is_some() && !settings.kafka_tls {
+            refused(key, "needs kafka_tls = true")?;
+        }
+    }
+    let is_pair = settings.kafka_certificate_file.is_some() == settings.kafka_key_file.is_some();
+    if !is_pair {
+        refused("kafka_certificate_file", "and kafka_key_file must be set together")?;
+    }
+    match (&settings.kafka_sasl_user, &settings.kafka_sasl_password) {
+        (Some(user), Some(_)) => claim("kafka_sasl_user", user)?,
+        (Some(user), None) => {
+            claim("kafka_sasl_user", user)?;
+            refused("kafka_sasl_password", "must be set beside kafka_sasl_user")?;
+        }
+        (None, Some(_)) => refused("kafka_sasl_user", "must be set beside kafka_sasl_password")?,
+        (None, None) => {}
+    }
+    let sends_password =
+        settings.kafka_sasl_user.is_some() && settings.kafka_sasl_mechanism == SaslMechanism::Plain;
+    if sends_password && !settings.kafka_tls {
+        refused("kafka_sasl_mechanism", "PLAIN sends the password as it is: it needs kafka_tls = true")?;
+    }
+    let password = settings.kafka_sasl_password.as_ref().map(ExposeSecret::expose_secret);
+    if password.is_some_and(|password| password.contains('\0')) {
+        refused("kafka_sasl_password", "must be a text without NUL")?;
+    }
+    Ok(())
+}
+
 /// A token is sent as it is, so it has the characters of one (RFC 6750, 2.1).
 fn service_token(token: Option<&SecretString>) -> Result<(), Error> {
     let Some(token) = token.map(ExposeSecret::expose_secret) else { return Ok(()) };
@@ -153,17 +194,8 @@ fn service_token(token: Option<&SecretString>) -> Result<(), Error> {
     refused("service_token", "must be 16-200 of A-Z a-z 0-9 - . _ ~ + / =")
 }
 
-/// Keys are read from one place.
-fn webhook_key(settings: &Settings) -> Result<(), Error> {
-    if let Some(path) = &settings.webhook_key_file {
-        if settings.webhook_key.is_some() {
-            refused("webhook_key_file", "must not be set beside webhook_key: keys come from one place")?;
-        }
-        if path.to_string_lossy().contains("://") {
-            refused("webhook_key_file", "must be the path of a file")?;
-        }
-    }
-    match settings.webhook_key.as_ref().map(SealingKeys::read) {
+fn webhook_key(key: Option<&SecretString>) -> Result<(), Error> {
+    match key.map(SealingKeys::read) {
         Some(Err(error)) => refused("webhook_key", &error.to_string()),
         _ => Ok(()),
     }
@@ -254,10 +286,31 @@ fn is_host(text: &str) -> bool {
 fn database(key: &str, url: Option<&SecretString>) -> Result<(), Error> {
     let Some(url) = url else { return Ok(()) };
     match reqwest::Url::parse(url.expose_secret()) {
-        Ok(url) if matches!(url.scheme(), "postgres" | "postgresql") => Ok(()),
+        Ok(url) if matches!(url.scheme(), "postgres" | "postgresql") => encryption(key, &url),
         Ok(_) => refused(key, "must begin with postgres://"),
         Err(error) => refused(key, &format!("is not a URL: {error}")),
     }
+}
+
+/// The client library also trusts the public authorities, beside those of `sslrootcert`. With `verify-ca`, which does not
+/// look at the name, any certificate of theirs would be taken.
+fn encryption(key: &str, url: &reqwest::Url) -> Result<(), Error> {
+    let of = |names: [&str; 2]| url.query_pairs().find(|(name, _)| names.contains(&&**name));
+    let mode = of(["sslmode", "ssl-mode"]).map(|(_, mode)| mode.into_owned());
+    match mode.as_deref() {
+        None | Some("disable" | "prefer" | "require" | "verify-full") => {}
+        Some("verify-ca") => {
+            refused(key, "sslmode=verify-ca takes the certificate of any server: use verify-full")?
+        }
+        Some(_) => refused(key, "sslmode must be disable, prefer, require or verify-full")?,
+    }
+    if of(["sslrootcert", "ssl-root-cert"]).is_some() && mode.as_deref() != Some("verify-full") {
+        refused(key, "sslrootcert needs sslmode=verify-full: otherwise no certificate is checked")?;
+    }
+    if of(["sslcert", "ssl-cert"]).is_some() != of(["sslkey", "ssl-key"]).is_some() {
+        refused(key, "sslcert and sslkey must be set together")?;
+    }
+    Ok(())
 }
 
 fn listener(key: &str, url: &str) -> Result<(), Error> {
@@ -356,8 +409,53 @@ mod tests {
     }
 
     #[test]
+    fn settings_of_a_secured_link_that_do_not_fit_together_are_refused() {
+        let read = |pairs: &[(&str, &str)]| {
+            let flags: Vec<_> = pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+            Settings::layered(&crate::services::names(), None, &flags, std::iter::empty())
+        };
+        let tls = ("kafka_tls", "true");
+        let (user, password) = (("kafka_sasl_user", "amends"), ("kafka_sasl_password", "hunter2"));
+        let plain = ("kafka_sasl_mechanism", "PLAIN");
+        for good in [
+            vec![tls],
+            vec![tls, ("kafka_ca_file", "/ca.pem")],
+            vec![tls, ("kafka_certificate_file", "/c.pem"), ("kafka_key_file", "/k.pem")],
+            vec![user, password],
+            vec![tls, user, password, plain],
+            vec![("redis_url", "rediss://h:6380"), ("redis_ca_file", "/ca.pem")],
+            vec![("database_url", "postgres://u@h/d?sslmode=verify-full&sslrootcert=/ca.pem")],
+            vec![("rdkafka.socket.timeout.ms", "5000")],
+        ] {
+            assert!(read(&good).is_ok(), "{good:?}: {:?}", read(&good).err());
+        }
+        for (bad, key) in [
+            (vec![("kafka_ca_file", "/ca.pem")], "kafka_ca_file"),
+            (vec![tls, ("kafka_key_file", "/k.pem")], "kafka_certificate_file"),
+            (vec![user], "kafka_sasl_password"),
+            (vec![password], "kafka_sasl_user"),
+            (vec![user, password, plain], "kafka_sasl_mechanism"),
+            (vec![("kafka_sasl_mechanism", "GSSAPI")], "kafka_sasl_mechanism"),
+            (vec![("redis_ca_file", "/ca.pem"), ("redis_url", "redis://h")], "redis_ca_file"),
+            (vec![("redis_url", "rediss://h#insecure")], "redis_url"),
+            (vec![("database_url", "postgres://u@h/d?sslmode=verify-ca")], "database_url"),
+            (vec![("database_url", "postgres://u@h/d?sslmode=full")], "database_url"),
+            (vec![("database_url", "postgres://u@h/d?sslrootcert=/ca.pem")], "database_url"),
+            (vec![("database_url", "postgres://u@h/d?sslmode=require&sslcert=/c.pem")], "database_url"),
+            (vec![("rdkafka.acks", "0")], "rdkafka.acks"),
+            (vec![("rdkafka.colour", "red")], "rdkafka.colour"),
+            (vec![("rdkafka", "red")], "rdkafka"),
+        ] {
+            let error = read(&bad).expect_err(key).to_string();
+            assert!(error.contains(key) && !error.contains('\n') && !error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
     fn a_url_under_any_wrong_key_is_refused_without_its_password() {
-        for (key, _) in defaults().filter(|(key, _)| !key.ends_with("database_url")).chain([("colour", "")]) {
+        // Neither is shown, whatever it is.
+        let takes_any = |key: &str| key.ends_with("database_url") || key == "kafka_sasl_password";
+        for (key, _) in defaults().filter(|(key, _)| !takes_any(key)).chain([("colour", "")]) {
             let url = "postgres://amends:hunter2@db:5432/amends";
             let error = read(key, url).expect_err(key).to_string();
             assert!(error.contains(key) && !error.contains("hunter2"), "{error}");

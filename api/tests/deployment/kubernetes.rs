@@ -98,10 +98,10 @@ fn the_program_accepts_every_containers_command_and_settings() {
     assert!(checked > 50, "{checked}");
 }
 
-/// Returns what a Secret may hold: a token, or the URL of a database.
+/// Returns what a Secret may hold: a token, a password, or the URL of a database.
 fn secret_value(variable: &str) -> String {
-    if variable == "AMENDS_SERVICE_TOKEN" {
-        return "the-api-s-own-token".to_owned();
+    if ["AMENDS_SERVICE_TOKEN", "AMENDS_KAFKA_SASL_PASSWORD"].contains(&variable) {
+        return "the-role-s-own-secret".to_owned();
     }
     if variable == "AMENDS_WEBHOOK_KEY" {
         return "5a".repeat(32);

@@ -7,17 +7,25 @@ use serde_json::{Map, Value, json};
 use super::support::{self, Setting, defaults, kept};
 
 /// Settings that the chart derives from other values.
-const OF_THE_CHART: [&str; 14] = [
+const OF_THE_CHART: [&str; 24] = [
     "allowed_hosts",
     "api_url",
     "database_url",
+    "database_url_file",
     "inventory_url",
     "jwks_url",
     "jwt_audience",
     "jwt_issuer",
     "jwt_key_file",
     "kafka_brokers",
+    "kafka_ca_file",
+    "kafka_sasl_mechanism",
+    "kafka_sasl_password",
+    "kafka_sasl_password_file",
+    "kafka_sasl_user",
+    "kafka_tls",
     "listen",
+    "metrics_listen",
     "no_auth",
     "notification_url",
     "roles_claim",
@@ -29,7 +37,11 @@ const OF_THE_CHART: [&str; 14] = [
 const SCHEMA: &str = "charts/amends/values.schema.json";
 
 fn is_of_the_chart(key: &str) -> bool {
-    key.ends_with("_database_url") || OF_THE_CHART.contains(&key)
+    let is_property = key.starts_with("rdkafka.");
+    is_property
+        || key.ends_with("_database_url")
+        || key.ends_with("_database_url_file")
+        || OF_THE_CHART.contains(&key)
 }
 
 /// Returns the JSON type of a setting's value.

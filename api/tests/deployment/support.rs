@@ -131,7 +131,7 @@ fn needs(role: &Role, settings: &Settings) -> Result<(), String> {
             database("api").and(brokers())
         }
         Role::Engine | Role::Worker { .. } => {
-            if is_open && !settings.no_auth {
+            if is_open && !settings.no_auth && settings.metrics_listen.is_none() {
                 return Err("the role listens on other than loopback addresses without no_auth".to_owned());
             }
             let name = if let Role::Worker { name } = role { name } else { "engine" };

@@ -27,6 +27,7 @@ mod reads;
 mod recovery;
 mod returning;
 mod samples;
+mod secured;
 mod services;
 mod silence;
 mod support;

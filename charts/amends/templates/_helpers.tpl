@@ -141,6 +141,13 @@ helm.sh/hook-delete-policy: {{ .delete }}
 {{- $roles := (include "amends.roles" . | fromYaml).roles -}}
 {{- if not $roles -}}{{- fail "api.enabled, engine.enabled, workers.*.enabled: none is true, so there is nothing to install" -}}{{- end -}}
 {{- if not .Values.kafka.brokers -}}{{- fail "kafka.brokers is needed: HOST:PORT, several separated by commas" -}}{{- end -}}
+{{- if and .Values.kafka.caFile (not .Values.kafka.tls) -}}{{- fail "kafka.caFile needs kafka.tls: true" -}}{{- end -}}
+{{- if .Values.kafka.sasl.mechanism -}}
+{{- if not .Values.kafka.sasl.existingSecret -}}{{- fail "kafka.sasl.existingSecret is needed with kafka.sasl.mechanism: the passwords" -}}{{- end -}}
+{{- if and (eq .Values.kafka.sasl.mechanism "PLAIN") (not .Values.kafka.tls) -}}{{- fail "kafka.sasl.mechanism PLAIN sends the password as it is: it needs kafka.tls: true" -}}{{- end -}}
+{{- else if .Values.kafka.sasl.existingSecret -}}{{- fail "kafka.sasl.existingSecret needs kafka.sasl.mechanism" -}}
+{{- end -}}
+{{- if eq (int .Values.metricsPort) 8080 -}}{{- fail "metricsPort: 8080 is the port of each role" -}}{{- end -}}
 {{- if .Values.database.existingSecret -}}
 {{- range $name, $url := .Values.database.urls -}}
 {{- if $url -}}{{- fail (printf "database.urls.%s must not be set beside database.existingSecret: URLs come from one place" $name) -}}{{- end -}}
@@ -185,6 +192,24 @@ helm.sh/hook-delete-policy: {{ .delete }}
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+
+{{- /* The name of the port with health and metrics. */ -}}
+{{- define "amends.metricsPortName" -}}
+{{- if .Values.metricsPort -}}metrics{{- else -}}http{{- end -}}
+{{- end -}}
+
+{{- /* Files of Secrets: the volumes of a pod, and where they are mounted. */ -}}
+{{- define "amends.secretVolumes" -}}
+{{- range $number, $files := .Values.secretFiles }}
+- name: secret-files-{{ $number }}
+  secret: {secretName: {{ $files.secret }}, defaultMode: 0440}
+{{- end }}
+{{- end -}}
+{{- define "amends.secretMounts" -}}
+{{- range $number, $files := .Values.secretFiles }}
+- {name: secret-files-{{ $number }}, mountPath: {{ $files.mountPath }}, readOnly: true}
+{{- end }}
 {{- end -}}
 
 {{- /* How often a probe is made. A role gives up starting by itself (`start_timeout`, 10 s). */ -}}

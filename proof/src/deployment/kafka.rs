@@ -16,6 +16,10 @@ pub struct KafkaOptions {
     pub jvm: Option<String>,
     /// Lines for `server.properties`.
     pub properties: Vec<String>,
+    /// The security protocol of its listener instead of the script's (which is plain).
+    pub protocol: Option<String>,
+    /// Users, each with its name as password.
+    pub users: Vec<String>,
 }
 
 /// A running Apache Kafka. It ends when dropped.
@@ -102,6 +106,9 @@ fn blocking_launch(
     }
     if let Some(jvm) = &options.jvm {
         command.env("KAFKA_JVM", jvm);
+    }
+    if let Some(protocol) = &options.protocol {
+        command.env("KAFKA_PROTOCOL", protocol).env("KAFKA_USERS", options.users.join(" "));
     }
     // Its own process group: Ctrl-C in a terminal is for this process, and the broker ends last.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);

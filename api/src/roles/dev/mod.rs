@@ -122,6 +122,7 @@ async fn start(
     stop: CancellationToken,
 ) -> Result<Running> {
     settings.unknown_patience.get_or_insert(UNKNOWN_PATIENCE);
+    settings.metrics_listen = None;
     if settings.jwks_url.is_some() || settings.jwt_key_file.is_some() {
         bail!("`amends dev` has its own key: leave out the settings jwks_url and jwt_key_file");
     }
@@ -142,10 +143,8 @@ async fn start(
     }
     migrate::ensure_keys(&server, &settings, Rotation::Keep).await?;
     settings.service_token.get_or_insert_with(|| derived(&secret, "service-token").into());
-    if settings.webhook_key_file.is_none() {
-        let key = || ["webhook-key-1", "webhook-key-2"].map(|name| derived(&secret, name)).concat();
-        settings.webhook_key.get_or_insert_with(|| key().into());
-    }
+    let webhook_key = || ["webhook-key-1", "webhook-key-2"].map(|name| derived(&secret, name)).concat();
+    settings.webhook_key.get_or_insert_with(|| webhook_key().into());
     settings.webhook_allow_private.get_or_insert(true);
     // All senders are this program, and sign.
     settings.require_signatures = true;
@@ -212,6 +211,7 @@ async fn broker(settings: &mut Settings) -> Result<(String, Option<BrokerProcess
     if !started.is_private() {
         say("other users of this machine can read that broker's messages, which contain orders' addresses");
     }
+    (settings.kafka_tls, settings.kafka_sasl_user) = (false, None);
     settings.session_timeout = EMBEDDED_SESSION;
     settings.fetch_wait = EMBEDDED_FETCH_WAIT;
     Ok((started.bootstrap_servers(), Some(started)))

@@ -1,6 +1,6 @@
 //! The broker of one test: an embedded one, or the test's own Apache Kafka.
 
-use std::net::SocketAddr;
+use std::{fs, net::SocketAddr, path::PathBuf};
 
 use amends_api::{services, settings::Settings, topics};
 use amends_embedded::BrokerOptions;
@@ -8,6 +8,7 @@ use amends_proof::{
     campaign::broker::Broker as Admin,
     deployment::{Kafka, KafkaOptions},
 };
+use amends_testkit::tls::{Authority, Issued};
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -17,7 +18,28 @@ pub enum Broker {
     Embedded(amends_embedded::Broker),
     /// A Java process, with all its data removed at the end.
     Apache(Apache),
+    /// The same, which takes encrypted connections with a password only.
+    Secured(Secured),
 }
+
+/// An Apache Kafka that takes encrypted connections with a password only. Each user's password is its name.
+pub struct Secured {
+    kafka: Kafka,
+    keystore: PathBuf,
+    _data: TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Secured {
+    /// Restarts it with another certificate.
+    pub async fn present(&mut self, issued: &Issued) {
+        fs::copy(&issued.both, &self.keystore).unwrap();
+        self.kafka.restart().await.unwrap();
+    }
+}
+
+/// The superuser of a secured broker, as which the broker connects to itself.
+pub const KAFKA_ADMIN: &str = "admin";
 
 /// An Apache Kafka. Topics and groups have fixed names, so two tests cannot share one.
 pub struct Apache {
@@ -28,14 +50,58 @@ pub struct Apache {
     _turn: MutexGuard<'static, ()>,
 }
 
+/// One Java process at a time.
+static TURN: Mutex<()> = Mutex::const_new(());
+
 impl Broker {
     pub fn embedded() -> Self {
         Self::Embedded(amends_embedded::Broker::start(BrokerOptions::default()).unwrap())
     }
 
+    /// One that takes encrypted connections of these users only, who may do only what ACLs allow. `None` if there is no
+    /// real one; prints a line that says why.
+    pub async fn secured(issued: &Issued, authority: &Authority, users: &[String]) -> Option<Self> {
+        if !amends_testkit::has_real_kafka().await {
+            return None;
+        }
+        let turn = TURN.lock().await;
+        let data = tempfile::tempdir().unwrap();
+        let keystore = data.path().join("keystore.pem");
+        fs::copy(&issued.both, &keystore).unwrap();
+        let own = "org.apache.kafka.common.security.scram.ScramLoginModule required";
+        let properties = vec![
+            "group.min.session.timeout.ms=3000".to_owned(),
+            "ssl.keystore.type=PEM".to_owned(),
+            format!("ssl.keystore.location={}", keystore.display()),
+            "ssl.truststore.type=PEM".to_owned(),
+            format!("ssl.truststore.location={}", authority.file().display()),
+            "sasl.enabled.mechanisms=SCRAM-SHA-512,SCRAM-SHA-256".to_owned(),
+            "sasl.mechanism.inter.broker.protocol=SCRAM-SHA-512".to_owned(),
+            format!(
+                "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config={own} username=\"{KAFKA_ADMIN}\" password=\"{KAFKA_ADMIN}\";"
+            ),
+            format!("listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config={own};"),
+            "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer".to_owned(),
+            // Without a name: the controller's own listener, which is of this process alone.
+            format!("super.users=User:{KAFKA_ADMIN};User:ANONYMOUS"),
+        ];
+        let users = users.iter().cloned().chain([KAFKA_ADMIN.to_owned()]).collect();
+        let protocol = Some("SASL_SSL".to_owned());
+        let options = KafkaOptions { properties, protocol, users, ..KafkaOptions::default() };
+        let kafka = Kafka::start(data.path().join("kafka"), options).await.unwrap();
+        Some(Self::Secured(Secured { kafka, keystore, _data: data, _turn: turn }))
+    }
+
+    /// Returns the secured broker, for tests that need one.
+    pub fn as_secured(&mut self) -> &mut Secured {
+        match self {
+            Self::Secured(secured) => secured,
+            _ => panic!("this broker takes plain connections"),
+        }
+    }
+
     /// `None` if there is no real one; prints a line that says why.
     pub async fn apache() -> Option<Self> {
-        static TURN: Mutex<()> = Mutex::const_new(());
         if !amends_testkit::has_real_kafka().await {
             return None;
         }
@@ -53,13 +119,14 @@ impl Broker {
         match self {
             Self::Embedded(broker) => broker.bootstrap_servers(),
             Self::Apache(apache) => SocketAddr::to_string(&apache.kafka.address()),
+            Self::Secured(secured) => SocketAddr::to_string(&secured.kafka.address()),
         }
     }
 
     /// Returns the real broker, for tests that need one.
     pub fn real(&self) -> Option<&Apache> {
         match self {
-            Self::Embedded(_) => None,
+            Self::Embedded(_) | Self::Secured(_) => None,
             Self::Apache(apache) => Some(apache),
         }
     }

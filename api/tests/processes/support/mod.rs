@@ -21,12 +21,9 @@ use std::{
 
 use amends_api::services::{SERVICES, Service};
 use amends_embedded::{Postgres, PostgresOptions};
-use amends_proof::{
-    books::Sources,
-    deployment::{ROLES, free_address},
-};
+use amends_proof::{books::Sources, deployment::ROLES};
 use amends_testkit::{
-    TestDatabase, eventually,
+    TestDatabase, TlsPostgres, eventually,
     proxy::{self, Proxy},
 };
 use sqlx::{
@@ -35,7 +32,8 @@ use sqlx::{
 };
 use tokio::sync::Mutex;
 
-pub use broker::Broker;
+pub use amends_proof::deployment::free_address;
+pub use broker::{Broker, KAFKA_ADMIN};
 pub(crate) use broker::{on_apache, on_every_broker};
 use client::Client;
 
@@ -121,23 +119,35 @@ impl Stack {
     /// The same with the test's own server, which `amends migrate` has set up.
     pub async fn on_own_server(broker: Broker, data: &Path) -> Self {
         let server = Postgres::start(PostgresOptions::new(data)).await.unwrap();
+        let databases = Self::migrated(|database| server.url(database));
+        Self::over(broker, databases, Some(server))
+    }
+
+    /// The same with a server that takes encrypted connections only, with these parameters of URLs.
+    pub fn on_tls_server(broker: Broker, server: &TlsPostgres, parameters: &str) -> Self {
+        let databases = Self::migrated(|database| server.url(database, parameters));
+        Self::over(broker, databases, None)
+    }
+
+    /// Has `amends migrate` set a server up, whose databases have these URLs.
+    fn migrated(server_url: impl Fn(&str) -> String) -> BTreeMap<&'static str, Database> {
         let migrate = |url: String| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_amends"));
             command.arg("migrate").env_clear().env("DATABASE_URL", url).output().unwrap()
         };
-        let output = migrate(server.url("postgres"));
+        let output = migrate(server_url("postgres"));
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let printed = String::from_utf8(output.stdout).unwrap();
-        assert!(migrate(server.url("postgres")).stdout.is_empty(), "a second time there is nothing to tell");
+        assert!(migrate(server_url("postgres")).stdout.is_empty(), "a second time there is nothing to tell");
         let mut databases = BTreeMap::new();
         for &Service { name, .. } in &SERVICES {
             let prefix = format!("AMENDS_{}_DATABASE_URL=", name.to_ascii_uppercase());
             let url =
                 printed.lines().find_map(|line| line.strip_prefix(&prefix)).expect("its URL").to_owned();
-            let pool = PgPoolOptions::new().connect_lazy(&server.url(&format!("amends_{name}"))).unwrap();
+            let pool = PgPoolOptions::new().connect_lazy(&server_url(&format!("amends_{name}"))).unwrap();
             databases.insert(name, Database { pool, url, _clone: None });
         }
-        Self::over(broker, databases, Some(server))
+        databases
     }
 
     /// The same on the Citus with this coordinator, with as many homes as there are partitions. What earlier tests have
@@ -285,6 +295,14 @@ impl Stack {
         let process = Process { child, address, role: role.join(" ") };
         process.ready().await;
         process
+    }
+
+    /// Starts a role with further settings, and without the variable `left_out`, without waiting for it.
+    pub fn spawn_with(&self, role: &[&str], settings: &[(&str, &str)], left_out: &str) -> Process {
+        let address = self.address_for(role);
+        let mut command = self.command(role, address);
+        let child = command.envs(settings.iter().copied()).env_remove(left_out).spawn();
+        Process { child: child.expect("the binary under test starts"), address, role: role.join(" ") }
     }
 
     /// Runs a role that is expected to end by itself, with other settings.

@@ -1,0 +1,230 @@
+//! A deployment whose links are all encrypted, over servers that take no plain connection.
+
+use std::{
+    fs,
+    process::Output,
+    time::{Duration, Instant},
+};
+
+use amends_api::services;
+use amends_testkit::{
+    TlsPostgres,
+    redis::RedisServer,
+    tls::{Authority, Flaw},
+};
+
+use crate::support::{
+    Broker, KAFKA_ADMIN, SERVICE_TOKEN, Stack,
+    client::{Client, order},
+    clients, free_address, load,
+};
+
+/// The user of a role, as `amends topics --acls` names it.
+fn user(role: &str) -> String {
+    format!("amends_{role}")
+}
+
+/// Runs a role that must not start, and returns the line that says why.
+fn refused(stack: &Stack, role: &[&str], settings: &[(&str, &str)]) -> String {
+    let begun = Instant::now();
+    let Output { status, stderr, .. } = stack.output(role, settings);
+    let said = String::from_utf8(stderr).unwrap();
+    assert!(!status.success(), "{role:?} starts with {settings:?}");
+    assert!(begun.elapsed() < Duration::from_secs(30), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.starts_with("amends: setting"), "{said}");
+    said
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_whose_database_or_redis_is_not_the_one_that_is_meant_says_so_in_one_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let [ours, other] = ["ours", "other"].map(|name| Authority::new(directory.path(), name));
+    let good = ours.issue("server", Flaw::None);
+    let server = TlsPostgres::start(&directory.path().join("data"), &good, &ours).await;
+    let verified = TlsPostgres::verified_by(&ours);
+    let stack = Stack::on_tls_server(Broker::embedded(), &server, &verified);
+    let engine = |parameters: &str| stack.role_url("engine").replace(&verified, parameters);
+    let key = "AMENDS_ENGINE_DATABASE_URL";
+
+    let plain = engine("sslmode=disable");
+    let said = refused(&stack, &["engine"], &[(key, &plain)]);
+    assert!(said.contains("engine_database_url") && said.contains("no encryption"), "{said}");
+    let stranger = engine(&TlsPostgres::verified_by(&other));
+    let said = refused(&stack, &["engine"], &[(key, &stranger)]);
+    assert!(said.contains("engine_database_url") && said.contains("UnknownIssuer"), "{said}");
+    let missing = engine("sslmode=verify-full&sslrootcert=/nowhere/ca.pem");
+    let said = refused(&stack, &["engine"], &[(key, &missing)]);
+    assert!(said.contains("engine_database_url, sslrootcert") && said.contains("/nowhere/ca.pem"), "{said}");
+    let said = refused(&stack, &["engine"], &[("AMENDS_SERVICE_TOKEN_FILE", "/nowhere/token")]);
+    assert!(said.contains("service_token_file") && said.contains("/nowhere/token"), "{said}");
+    let said = refused(&stack, &["migrate"], &[("DATABASE_URL", &server.url("postgres", "sslmode=disable"))]);
+    assert!(said.contains("database_url"), "{said}");
+
+    let redis = RedisServer::start_with_tls(ours.issue("redis", Flaw::OtherHost));
+    let authority = ours.file().to_str().unwrap();
+    let settings = [("REDIS_URL", redis.url()), ("AMENDS_REDIS_CA_FILE", authority.to_owned())];
+    let settings = settings.each_ref().map(|(key, value)| (*key, value.as_str()));
+    let said = refused(&stack, &["api"], &settings);
+    assert!(said.contains("redis_url") && said.contains("not valid for name"), "{said}");
+
+    for (flaw, part) in [(Flaw::Expired, "expired"), (Flaw::OtherHost, "not valid for name")] {
+        server.present(&ours.issue("flawed", flaw)).await;
+        let said = amends_testkit::eventually("the flaw is seen", Duration::from_secs(20), || async {
+            let said = refused(&stack, &["engine"], &[]);
+            said.contains(part).then_some(said)
+        })
+        .await;
+        assert!(said.contains("engine_database_url"), "{said}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_have_an_address_of_their_own_that_needs_no_token_and_the_others_then_have_none() {
+    let mut stack = Stack::embedded().await;
+    stack.set(SERVICE_TOKEN, "service-token-of-a-test");
+    let [engine, worker, api] = [(); 3].map(|()| free_address().unwrap());
+    let without_tokens = |role: &[&str], metrics: std::net::SocketAddr| {
+        let metrics = metrics.to_string();
+        stack.spawn_with(
+            role,
+            &[("AMENDS_METRICS_LISTEN", &metrics), ("AMENDS_LISTEN", "0.0.0.0:0")],
+            "AMENDS_NO_AUTH",
+        )
+    };
+    let _engine = without_tokens(&["engine"], engine);
+    let _worker = without_tokens(&["worker", "inventory"], worker);
+    let api_role = stack.spawn_with(&["api"], &[("AMENDS_METRICS_LISTEN", &api.to_string())], "");
+    for address in [engine, worker, api] {
+        let client = Client::at(address);
+        amends_testkit::eventually("it is ready", crate::support::LONG, || {
+            let client = client.clone();
+            async move { (client.try_get("/health/ready").await?.0 == 200).then_some(()) }
+        })
+        .await;
+        let (status, text) = client.try_get_text("/metrics").await.unwrap();
+        assert!(status == 200 && text.contains("# TYPE"), "{status} {text}");
+    }
+    let public = api_role.client();
+    assert_eq!(public.try_get("/health/ready").await.unwrap().0, 200);
+    assert_eq!(public.try_get_text("/metrics").await.unwrap().0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_over_secured_links_alone_fulfils_orders_and_each_role_reads_only_what_is_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let [ours, other] = ["ours", "other"].map(|name| Authority::new(directory.path(), name));
+    let issued = ours.issue("server", Flaw::None);
+    let roles: Vec<_> = services::names().into_iter().chain(["api"]).map(user).collect();
+    let Some(broker) = Broker::secured(&issued, &ours, &roles).await else { return };
+    let server = TlsPostgres::start(&directory.path().join("data"), &issued, &ours).await;
+    let redis = RedisServer::start_with_tls(issued.clone());
+    let mut stack = Stack::on_tls_server(broker, &server, &TlsPostgres::verified_by(&ours));
+    let authority = ours.file().to_str().unwrap();
+    stack.set("REDIS_URL", &redis.url()).set("AMENDS_REDIS_CA_FILE", authority);
+    stack.set("AMENDS_KAFKA_TLS", "true").set("AMENDS_KAFKA_CA_FILE", authority);
+
+    // As the administrator: topics, and who may do what with them.
+    let admin = [("AMENDS_KAFKA_SASL_USER", KAFKA_ADMIN), ("AMENDS_KAFKA_SASL_PASSWORD", KAFKA_ADMIN)];
+    let applied = amends_testkit::eventually("the lists are made", crate::support::LONG, || {
+        let applied = stack.output(&["topics", "--acls", "--apply"], &admin);
+        async move { applied.status.success().then_some(applied) }
+    })
+    .await;
+    let applied = String::from_utf8(applied.stdout).unwrap();
+    let own = "--add --allow-principal 'User:amends_payment' --operation Read --topic payment.commands";
+    assert!(applied.lines().any(|line| line == own), "{applied}");
+
+    // What is wrong is said in one line, also by the api, which starts without a broker that is away.
+    let wrong_authority = other.file().to_str().unwrap();
+    let payment = user("payment");
+    let as_payment =
+        [("AMENDS_KAFKA_SASL_USER", payment.as_str()), ("AMENDS_KAFKA_SASL_PASSWORD", payment.as_str())];
+    for role in [&["engine"][..], &["api"]] {
+        let said =
+            refused(&stack, role, &[as_payment[0], as_payment[1], ("AMENDS_KAFKA_CA_FILE", wrong_authority)]);
+        assert!(said.contains("kafka_brokers") && said.contains("certificate verify failed"), "{said}");
+        let said = refused(&stack, role, &[as_payment[0], ("AMENDS_KAFKA_SASL_PASSWORD", "wrong")]);
+        assert!(said.contains("kafka_brokers") && said.contains("uthentication"), "{said}");
+    }
+    let plain = amends_kafka::KafkaSettings::new(stack.broker.bootstrap_servers());
+    amends_kafka::check(&plain, Duration::from_secs(3)).await.expect_err("it takes no plain connection");
+
+    // Each role with its own user; the passwords are in files.
+    let all =
+        ["worker inventory", "worker payment", "worker shipment", "worker notification", "engine", "api"];
+    let mut processes = Vec::new();
+    for role in all {
+        let words: Vec<_> = role.split(' ').collect();
+        let user = user(words[words.len() - 1]);
+        let file = directory.path().join(&user);
+        fs::write(&file, format!("{user}\n")).unwrap();
+        let login = [
+            ("AMENDS_KAFKA_SASL_USER", user.as_str()),
+            ("AMENDS_KAFKA_SASL_PASSWORD_FILE", file.to_str().unwrap()),
+        ];
+        processes.push(stack.spawn_with(&words, &login, ""));
+    }
+    for process in &processes {
+        process.ready().await;
+    }
+    load::stock(&stack).await;
+    let clients = clients(&processes);
+    let id = clients[0].place(&order("mug", 1, "card_approved", "AT")).await;
+    clients[0].becomes(&id, "FULFILLED").await;
+
+    // Another worker's commands are not for this one.
+    let reads = |user: &str, topic: &str| can_read(&stack, authority, user, topic);
+    assert!(reads(&payment, "payment.commands"));
+    assert!(!reads(&payment, "inventory.commands"));
+    assert!(!reads(&payment, "saga.replies"));
+    assert!(!reads("nobody", "payment.commands"));
+
+    // A broker with a wrong certificate is an outage: orders go on once it is right again.
+    stack.broker.as_secured().present(&ours.issue("elsewhere", Flaw::OtherHost)).await;
+    let said = refused(&stack, &["engine"], &as_payment);
+    assert!(said.contains("kafka_brokers") && said.contains("certificate verify failed"), "{said}");
+    let waiting = clients[0].place(&order("mug", 1, "card_approved", "AT")).await;
+    stack.broker.as_secured().present(&issued).await;
+    clients[0].becomes(&waiting, "FULFILLED").await;
+    drop(processes);
+    server.stop().await;
+}
+
+/// Returns whether a user receives a topic's messages, or at least is not refused.
+fn can_read(stack: &Stack, authority: &str, user: &str, topic: &str) -> bool {
+    use rdkafka::{
+        ClientConfig, TopicPartitionList,
+        consumer::{BaseConsumer, Consumer},
+    };
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", stack.broker.bootstrap_servers())
+        .set("security.protocol", "sasl_ssl")
+        .set("ssl.ca.location", authority)
+        .set("sasl.mechanism", "SCRAM-SHA-256")
+        .set("sasl.username", user)
+        .set("sasl.password", user)
+        .set("group.id", "amends-payment")
+        .set("auto.offset.reset", "earliest")
+        .create()
+        .unwrap();
+    let mut partition = TopicPartitionList::new();
+    for number in 0..4 {
+        partition.add_partition_offset(topic, number, rdkafka::Offset::Beginning).unwrap();
+    }
+    consumer.assign(&partition).unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(20) {
+        match consumer.poll(Duration::from_millis(500)) {
+            Some(Ok(_)) => return true,
+            Some(Err(error))
+                if error.to_string().contains("uthoriz") || error.to_string().contains("uthentic") =>
+            {
+                return false;
+            }
+            _ => {}
+        }
+    }
+    false
+}
