@@ -2,7 +2,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use rdkafka::{ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError};
+use rdkafka::{
+    ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError,
+    message::DeliveryResult, producer::ProducerContext,
+};
 
 /// librdkafka's word for a log line about a connection that failed.
 const CONNECTION_FAILED: &str = "FAIL";
@@ -28,10 +31,17 @@ impl ConsumerContext for Quiet {}
 pub(crate) struct Remembering(Mutex<Option<String>>);
 
 impl Remembering {
-    /// Returns why the last connection failed.
-    pub(crate) fn last_failure(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Returns why the last connection failed, and forgets it.
+    pub(crate) fn take_failure(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
+}
+
+/// It sends nothing.
+impl ProducerContext for Remembering {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
 }
 
 impl ClientContext for Remembering {

@@ -7,7 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rdkafka::{ClientConfig, admin::AdminClient, error::KafkaError};
+use rdkafka::{
+    ClientConfig,
+    config::RDKafkaLogLevel,
+    error::KafkaError,
+    producer::{BaseProducer, Producer},
+};
 
 use crate::context::{self, Remembering};
 
@@ -124,6 +129,8 @@ const REFUSALS: [&str; 4] = [
 ];
 /// Longest single question in a check: after each, the reason of a failed connection is looked at.
 const CHECK_TURN: Duration = Duration::from_millis(500);
+/// How long the client's log is read after each question.
+const LOG_TURN: Duration = Duration::from_millis(10);
 
 impl Error {
     /// Returns whether a broker has refused this client, or this client it. That does not pass by itself.
@@ -138,7 +145,8 @@ impl Error {
 /// A client that only checks whether a broker answers. It is kept, because it has connections and threads.
 #[derive(Clone)]
 pub struct Contact {
-    admin: Arc<AdminClient<Remembering>>,
+    /// A producer, because of all clients it lets its log be read without joining or sending anything.
+    client: Arc<BaseProducer<Remembering>>,
     brokers: String,
 }
 
@@ -148,9 +156,11 @@ impl Contact {
     /// # Errors
     /// [`Error::Settings`].
     pub fn new(settings: &KafkaSettings) -> Result<Self, Error> {
-        let config = settings.client(&[]);
-        let admin = config.create_with_context(Remembering::default()).map_err(Error::Settings)?;
-        Ok(Self { admin: Arc::new(admin), brokers: settings.brokers.clone() })
+        let mut config = settings.client(&[]);
+        // Otherwise as much is logged as this program's filter lets through.
+        config.set_log_level(RDKafkaLogLevel::Error);
+        let client = config.create_with_context(Remembering::default()).map_err(Error::Settings)?;
+        Ok(Self { client: Arc::new(client), brokers: settings.brokers.clone() })
     }
 
     /// Checks whether a broker answers in time.
@@ -163,14 +173,16 @@ impl Contact {
     }
 
     fn ask(&self, patience: Duration) -> Result<(), Error> {
-        let begun = Instant::now();
+        let (begun, client) = (Instant::now(), self.client.client());
+        let mut failure = None;
         loop {
             let left = patience.saturating_sub(begun.elapsed());
-            let Err(source) = self.admin.inner().fetch_metadata(None, left.min(CHECK_TURN)) else {
-                return Ok(());
-            };
+            let answer = client.fetch_metadata(None, left.min(CHECK_TURN));
+            self.client.poll(LOG_TURN);
+            failure = client.context().take_failure().or(failure);
+            let Err(source) = answer else { return Ok(()) };
             let brokers = self.brokers.clone();
-            let error = match self.admin.inner().context().last_failure() {
+            let error = match failure.clone() {
                 Some(reason) => Error::NoConnection { brokers, reason },
                 None => Error::Unreachable { brokers, source },
             };

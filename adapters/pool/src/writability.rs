@@ -43,12 +43,11 @@ pub struct WriteCheck {
 impl WriteCheck {
     /// Creates a check of this pool's database.
     pub fn of(watched: &Pool) -> Self {
-        let options = PgConnectOptions::clone(&watched.unbounded().connect_options());
         let connections = PgPoolOptions::new()
             .max_connections(1)
             .acquire_timeout(CHECK_BOUND)
             .test_before_acquire(false)
-            .connect_lazy_with(options.options([("work_mem", "64kB")]));
+            .connect_lazy_with(options_of(watched));
         let own = Pool { call_bound: CHECK_BOUND, ..Pool::from(connections) };
         Self { watched: watched.clone(), own }
     }
@@ -87,6 +86,8 @@ impl WriteCheck {
 
     /// Writes; returns whether the session may write.
     async fn write(&self) -> Result<bool, sqlx::Error> {
+        // The watched pool's password may have changed.
+        self.own.unbounded().set_connect_options(options_of(&self.watched));
         let mut connection = self.own.acquire().await?;
         if self.watched.calls.is_read_only() {
             // The rights of this session were fixed when it began; the next check opens a new one.
@@ -97,4 +98,10 @@ impl WriteCheck {
         let may_write: bool = sqlx::query_scalar(WRITE).fetch_one(&mut connection).await?;
         Ok(may_write)
     }
+}
+
+/// Returns the options of the check's connection: those of the watched pool.
+fn options_of(watched: &Pool) -> PgConnectOptions {
+    let options = PgConnectOptions::clone(&watched.unbounded().connect_options());
+    options.options([("work_mem", "64kB")])
 }

@@ -81,6 +81,30 @@ async fn a_role_whose_database_or_redis_is_not_the_one_that_is_meant_says_so_in_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_changed_password_in_the_file_of_a_url_counts_without_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let stack = Stack::on_own_server(Broker::embedded(), &directory.path().join("data")).await;
+    let (file, old) = (directory.path().join("url"), stack.role_url("payment"));
+    fs::write(&file, format!("{old}\n")).unwrap();
+    let settings = [("AMENDS_PAYMENT_DATABASE_URL_FILE", file.to_str().unwrap())];
+    let worker = stack.spawn_with(&["worker", "payment"], &settings, "AMENDS_PAYMENT_DATABASE_URL");
+    worker.ready().await;
+
+    let change = "ALTER ROLE amends_payment PASSWORD 'another'; \
+                  SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'amends_payment'";
+    sqlx::raw_sql(change).execute(stack.pool("payment")).await.unwrap();
+    let client = worker.client();
+    amends_testkit::eventually("the old password is refused", crate::support::LONG, || {
+        let client = client.clone();
+        async move { (client.try_get("/health/ready").await?.0 == 503).then_some(()) }
+    })
+    .await;
+    let password = old.split([':', '@']).nth(2).unwrap();
+    fs::write(&file, old.replace(password, "another")).unwrap();
+    worker.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn metrics_have_an_address_of_their_own_that_needs_no_token_and_the_others_then_have_none() {
     let mut stack = Stack::embedded().await;
     stack.set(SERVICE_TOKEN, "service-token-of-a-test");
