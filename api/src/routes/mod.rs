@@ -71,8 +71,9 @@ pub fn router(api: Arc<Api>, limits: Limits, services: Option<ServiceToken>) -> 
     }
     routes = routes.layer(authenticate);
     if let Some(token) = services {
-        // Not among the api's own routes: their callers have no tokens, and they are in no document.
-        routes = routes.merge(internal::router(api, token));
+        // Not among the api's own routes: their callers have no tokens, and they are in no document. A router keeps the
+        // fallback of the one that is merged into it, and that of the api's routes asks for a token.
+        routes = internal::router(api, token).merge(routes);
     }
     if let Some(limit) = by_address {
         routes = routes.layer(from_fn_with_state(limit, rate_limit::limit));
