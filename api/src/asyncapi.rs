@@ -6,6 +6,7 @@
 use std::{env, fs, path::Path};
 
 use amends_inventory::events::StockEvent;
+use amends_notification::events::SentEvent;
 use amends_workflows::events::DomainEvent;
 use schemars::{SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
@@ -22,13 +23,15 @@ enum Shape {
     Order,
     /// [`StockEvent`].
     Stock,
+    /// [`SentEvent`].
+    Sent,
 }
 
 /// A type of event: its name, which is also its topic; the type that it is written from; when it is published; and the
 /// fields of its data that are there whenever it is, beside those that every event of its shape has.
 type Described = (&'static str, Shape, &'static str, &'static [&'static str]);
 
-const EVENTS: [Described; 12] = [
+const EVENTS: [Described; 13] = [
     ("order.created", Shape::Order, "An order was accepted.", &["status", "order"]),
     ("order.confirmed", Shape::Order, "Stock is reserved for an order.", &["status"]),
     ("order.paid", Shape::Order, "The payment of an order is captured.", &["status"]),
@@ -51,6 +54,7 @@ const EVENTS: [Described; 12] = [
     ("order.returned", Shape::Order, "A return is done.", &["status"]),
     ("order.refunded", Shape::Order, "Money was paid back, for a return or without one.", &[]),
     ("inventory.updated", Shape::Stock, "Stock was added, reserved, released, taken or returned.", &[]),
+    ("notif.sent", Shape::Sent, "A message was handed to the mail server or the SMS provider.", &[]),
 ];
 
 /// Returns every topic of domain events.
@@ -68,7 +72,7 @@ fn document() -> Value {
     for (name, shape, about, always) in EVENTS {
         let at = |section: &str| json!({ "$ref": format!("#/{section}/{name}") });
         let key = match shape {
-            Shape::Order => "The order's id.",
+            Shape::Order | Shape::Sent => "The order's id.",
             Shape::Stock => "A UUID made from the product's id.",
         };
         let channel = json!({
@@ -119,6 +123,7 @@ fn payload(types: &mut SchemaGenerator, name: &str, shape: Shape, always: &[&str
     let of_type = match shape {
         Shape::Order => types.subschema_for::<DomainEvent>(),
         Shape::Stock => types.subschema_for::<StockEvent>(),
+        Shape::Sent => types.subschema_for::<SentEvent>(),
     };
     let mut special = json!({ "properties": { "type": { "const": name } } });
     if !always.is_empty() {

@@ -70,10 +70,6 @@ pub fn router(api: Arc<Api>, limits: Limits, services: Option<ServiceToken>) -> 
         routes = routes.layer(from_fn_with_state(limit, rate_limit::limit));
     }
     routes = routes.layer(authenticate);
-    if let Some(token) = services {
-        // Not among the api's own routes: their callers have no tokens, and they are in no document.
-        routes = routes.merge(internal::router(api, token));
-    }
     if let Some(limit) = by_address {
         routes = routes.layer(from_fn_with_state(limit, rate_limit::limit));
     }
@@ -82,6 +78,12 @@ pub fn router(api: Arc<Api>, limits: Limits, services: Option<ServiceToken>) -> 
     }
     if is_compressed {
         routes = routes.layer(CompressionLayer::new().compress_when(DefaultPredicate::new().and(has_no_tag)));
+    }
+    if let Some(token) = services {
+        // Not among the api's own routes: their callers have no tokens, the limits are not theirs, and they are in no
+        // document. A router keeps the fallback of the one that is merged into it, and that of the api's routes asks for
+        // a token.
+        routes = internal::router(api, token).merge(routes);
     }
     routes
 }

@@ -29,6 +29,7 @@ impl Shop {
     async fn breaker(&self) -> Value {
         let (status, shown) = self.get("/admin/circuit-breakers", &token("vera", &[Role::Viewer])).await;
         assert_eq!((status, &shown["items"][0]["name"]), (200, &json!("inventory")), "{shown}");
+        assert_eq!(shown["items"][1]["name"], "notification", "each service has its own");
         shown["items"][0].clone()
     }
 }

@@ -12,8 +12,10 @@ use amends_protocol::{
 };
 use amends_worker::Backoff;
 use chrono::SecondsFormat;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::store::Sent;
 
@@ -143,26 +145,65 @@ impl<K: Sink> Publisher<K> {
     }
 }
 
+/// `notif.sent`: a message was handed to the mail server or the SMS provider.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct SentEvent {
+    /// `1.0`.
+    pub specversion: &'static str,
+    /// The event's id, the same for every delivery.
+    pub id: String,
+    /// `/amends/notification`.
+    pub source: &'static str,
+    /// The type, which is also the topic: `notif.sent`.
+    pub r#type: &'static str,
+    /// The order's id.
+    pub subject: Uuid,
+    /// When it was sent.
+    pub time: String,
+    /// `application/json`.
+    pub datacontenttype: &'static str,
+    /// Counts the messages that were sent from 1, without gaps. (CloudEvents' extension of that name is a string.)
+    pub sequence: String,
+    /// The content.
+    pub data: MessageSent,
+}
+
+/// A message that was sent, without its address and its text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MessageSent {
+    /// The notification.
+    pub notification_id: Uuid,
+    /// The order that it is about.
+    pub order_id: Uuid,
+    /// The type of the event that it is about.
+    pub r#type: String,
+    /// The id of that event.
+    pub event_id: String,
+    /// `email` or `sms`.
+    pub channel: String,
+}
+
 impl Sent {
     /// Returns it as a structured CloudEvent 1.0. Nothing in it is personal.
     fn event(&self) -> Outbound {
-        let event = json!({
-            "specversion": "1.0",
-            "id": format!("notification/{}", self.id),
-            "source": "/amends/notification",
-            "type": SENT_TOPIC,
-            "subject": self.order_id,
-            "time": self.sent_at.to_rfc3339_opts(SecondsFormat::Millis, true),
-            "datacontenttype": "application/json",
-            "sequence": self.number.to_string(),
-            "data": {
-                "notificationId": self.id,
-                "orderId": self.order_id,
-                "type": self.event_type,
-                "eventId": self.event_id,
-                "channel": self.channel,
+        let event = SentEvent {
+            specversion: "1.0",
+            id: format!("notification/{}", self.id),
+            source: "/amends/notification",
+            r#type: SENT_TOPIC,
+            subject: self.order_id,
+            time: self.sent_at.to_rfc3339_opts(SecondsFormat::Millis, true),
+            datacontenttype: "application/json",
+            sequence: self.number.to_string(),
+            data: MessageSent {
+                notification_id: self.id,
+                order_id: self.order_id,
+                r#type: self.event_type.clone(),
+                event_id: self.event_id.clone(),
+                channel: self.channel.clone(),
             },
-        });
+        };
         Outbound {
             topic: SENT_TOPIC.to_owned(),
             placement: Placement::Slot(id::slot(self.order_id)),

@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     env, fs,
     io::{ErrorKind, Write},
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     process::{Command, ExitCode},
     time::Duration,
 };
@@ -150,7 +150,11 @@ async fn start(
     settings.require_signatures = true;
     // Messages that cannot be sent can be read.
     settings.notification_previews = true;
-    settings.set_url_of("api", format!("http://127.0.0.1:{}", listener.local_addr()?.port()));
+    let mut own = listener.local_addr()?;
+    if own.ip().is_unspecified() {
+        own.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    settings.set_url_of("api", format!("http://{own}"));
 
     let kafka = process::kafka(&settings, brokers.clone());
     process::within(&settings, "the broker", amends_kafka::check(&kafka, settings.start_timeout)).await?;
