@@ -339,6 +339,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/notifications": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the messages to customers, page by page
+         * @description A customer sees those about their own orders. The newest order is first, and of an order the newest message. A page may hold fewer than `limit` notifications, even none, while `next` is set.
+         */
+        get: operations["listNotifications"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/notifications/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read how a message to a customer was sent
+         * @description Its address is masked for everyone. In `dev`, operators see the text that would be sent.
+         */
+        get: operations["readNotification"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/orders": {
         parameters: {
             query?: never;
@@ -599,6 +639,152 @@ export interface paths {
          */
         put: operations["putProduct"];
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/webhooks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List webhooks, page by page */
+        get: operations["listWebhooks"];
+        put?: never;
+        /**
+         * Create a webhook
+         * @description Every event of these types that happens after the answer is sent to the URL, signed by Standard Webhooks. The secret is shown this once.
+         */
+        post: operations["createWebhook"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/webhooks/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Read a webhook */
+        get: operations["readWebhook"];
+        put?: never;
+        post?: never;
+        /**
+         * Delete a webhook
+         * @description Nothing is sent to it any more, and its deliveries are deleted.
+         */
+        delete: operations["deleteWebhook"];
+        options?: never;
+        head?: never;
+        /**
+         * Change, enable or disable a webhook
+         * @description What is left out stays. While it is disabled, its events are noted (`SKIPPED`); they are sent if you ask for it.
+         */
+        patch: operations["changeWebhook"];
+        trace?: never;
+    };
+    "/api/webhooks/{id}/deliveries": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the deliveries of a webhook, page by page
+         * @description The newest first. They are kept for 30 days.
+         */
+        get: operations["listWebhookDeliveries"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/webhooks/{id}/deliveries/{deliveryId}/resend": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Send a delivery again
+         * @description Whatever has become of it. It has the same `webhook-id`.
+         */
+        post: operations["resendWebhookDelivery"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/webhooks/{id}/resend": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Send the deliveries of a time again
+         * @description Every delivery of an event from this time on, whatever has become of it: those that were taken are known by their `webhook-id`. If there are too many for one request, `next` is the `since` of the next one.
+         */
+        post: operations["resendWebhookDeliveries"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/webhooks/{id}/rotate-secret": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Give a webhook another secret
+         * @description The present secret goes on signing beside the new one until `previousSecretUntil`. The new one is shown this once.
+         */
+        post: operations["rotateWebhookSecret"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/webhooks/{id}/test": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Send a test event to a webhook
+         * @description An event of type `webhook.test`, whatever the webhook's types are. Nothing is sent while it is disabled.
+         */
+        post: operations["testWebhook"];
         delete?: never;
         options?: never;
         head?: never;
@@ -905,6 +1091,11 @@ export interface components {
             reason?: components["schemas"]["Text"];
         };
         /**
+         * @description How far a delivery is. `SKIPPED`: its webhook was disabled when the event happened.
+         * @enum {string}
+         */
+        DeliveryStatus: "PENDING" | "DELIVERED" | "FAILED" | "SKIPPED";
+        /**
          * @description How a command has ended.
          * @enum {string}
          */
@@ -924,6 +1115,8 @@ export interface components {
             erasedOrders: number;
             erasedAt: components["schemas"]["Instant"];
         };
+        /** @description A type of event, or a group of them with a trailing `.*`: `order.*`. */
+        EventType: string;
         /** @description What an order waits for. */
         Explanation: {
             /** @description One sentence for a person. */
@@ -1010,6 +1203,15 @@ export interface components {
         Live: {
             status: string;
         };
+        /** @description The text of a message. */
+        MessageText: {
+            /** @description The subject of an e-mail. */
+            subject?: string;
+            /** @description The plain text. */
+            text: string;
+            /** @description The same as HTML, of an e-mail. */
+            html?: string;
+        };
         /** @description A movement as shown to clients. */
         Movement: {
             /** @description Its number in the ledger, which is also the `sequence` of its event. */
@@ -1033,6 +1235,55 @@ export interface components {
         /** @description A page of movements. */
         MovementList: {
             items: components["schemas"]["Movement"][];
+            /** @description The `cursor` of the next page; null on the last one. */
+            next: string | null;
+        };
+        /** @description A notification as shown to clients. */
+        Notification: {
+            /**
+             * Format: uuid
+             * @description The same as in the message's `Message-ID`.
+             */
+            id: string;
+            /**
+             * Format: uuid
+             * @description The order that it is about.
+             */
+            orderId: string;
+            /** @description The type of the event that it is about: `order.fulfilled`. */
+            type: string;
+            /** @description `email` or `sms`. */
+            channel: string;
+            /**
+             * @description `QUEUED`: it is to be sent; `SENT`: the server has taken it; `FAILED`: it was refused, or could not be sent for a
+             *     day; `SKIPPED`: it is not to be sent.
+             */
+            status: string;
+            /**
+             * Format: int32
+             * @description Number of attempts to send it.
+             */
+            attempts: number;
+            /** @description Why it was not sent, or not yet, in a word for programs: `no_contact`, `erased`, `not_configured`, `smtp_550`. */
+            reason: string | null;
+            /** @description Where it went, masked. */
+            address: string | null;
+            /**
+             * Format: date-time
+             * @description When it was recorded.
+             */
+            createdAt: string;
+            /**
+             * Format: date-time
+             * @description When the server took it.
+             */
+            sentAt: string | null;
+            /** @description For operators, in `dev`: what would be sent. */
+            preview?: components["schemas"]["MessageText"];
+        };
+        /** @description A page of notifications. */
+        NotificationList: {
+            items: components["schemas"]["Notification"][];
             /** @description The `cursor` of the next page; null on the last one. */
             next: string | null;
         };
@@ -1560,6 +1811,118 @@ export interface components {
         };
         /** @description What a saga waits for. */
         Wait: components["schemas"]["CommandWait"] | components["schemas"]["SignalWait"];
+        /** @description A webhook. */
+        Webhook: {
+            /** Format: uuid */
+            id: string;
+            url: components["schemas"]["WebhookUrl"];
+            types: components["schemas"]["EventType"][];
+            format: components["schemas"]["WebhookFormat"];
+            enabled: boolean;
+            /** @description Why it was disabled, unless an operator disabled it. */
+            disabledReason?: string;
+            /**
+             * Format: date-time
+             * @description Until when the secret before the present one signs too.
+             */
+            previousSecretUntil?: string;
+            createdAt: components["schemas"]["Instant"];
+            updatedAt: components["schemas"]["Instant"];
+        };
+        /** @description What a receiver answered. */
+        WebhookAnswer: {
+            /** Format: int32 */
+            status: number;
+            /** @description The beginning of the body. */
+            body: string;
+        };
+        /** @description An event for a webhook. */
+        WebhookDelivery: {
+            /** Format: uuid */
+            id: string;
+            /** @description The header `webhook-id` of every attempt. */
+            webhookId: string;
+            type: string;
+            eventId: string;
+            /** Format: uuid */
+            orderId?: string;
+            /** @description The event's number among those of its order. */
+            sequence: string;
+            status: components["schemas"]["DeliveryStatus"];
+            /** Format: int32 */
+            attempts: number;
+            /** @description When the event happened. */
+            createdAt: components["schemas"]["Instant"];
+            /** Format: date-time */
+            lastAttemptAt?: string;
+            /**
+             * Format: date-time
+             * @description When it is sent next.
+             */
+            nextAttemptAt?: string;
+            /** @description What the receiver answered to the last attempt. */
+            answer?: components["schemas"]["WebhookAnswer"];
+            /** @description Why the last attempt had no answer, or why nothing was sent. */
+            reason?: string;
+        };
+        /** @description A page of deliveries. */
+        WebhookDeliveryList: {
+            items: components["schemas"]["WebhookDelivery"][];
+            /** @description The `cursor` of the next page; null on the last one. */
+            next: string | null;
+        };
+        /**
+         * @description What is sent: the event, or the order as it is when it is sent.
+         * @enum {string}
+         */
+        WebhookFormat: "event" | "snapshot";
+        /** @description A page of webhooks. */
+        WebhookList: {
+            items: components["schemas"]["Webhook"][];
+            /** @description The `cursor` of the next page; null on the last one. */
+            next: string | null;
+        };
+        /** @description What of a webhook is to change; what is left out stays. */
+        WebhookPatch: {
+            /** @description Whether anything is sent. */
+            enabled?: boolean;
+            url?: components["schemas"]["WebhookUrl"] | null;
+            /** @description The types of events that are sent. */
+            types?: components["schemas"]["EventType"][] | null;
+            format?: components["schemas"]["WebhookFormat"] | null;
+        };
+        /** @description A webhook to be created. */
+        WebhookRequest: {
+            /** @description Where events are sent. */
+            url: components["schemas"]["WebhookUrl"];
+            /** @description The types of events that are sent. */
+            types: components["schemas"]["EventType"][];
+            format?: components["schemas"]["WebhookFormat"] | null;
+        };
+        /** @description Which deliveries are sent again. */
+        WebhookResendRequest: {
+            /** @description Those of events from this time on. */
+            since: components["schemas"]["Instant"];
+        };
+        /** @description How many deliveries are sent again. */
+        WebhookResent: {
+            /** @description The number of deliveries that are sent again. */
+            deliveries: number;
+            /**
+             * Format: date-time
+             * @description If there are more: the `since` of the next request.
+             */
+            next: string | null;
+        };
+        /** @description A secret by Standard Webhooks. */
+        WebhookSecret: string;
+        /** @description Where events are sent: HTTPS to a public host, on port 443 or a port from 1024 on. A setting allows more. */
+        WebhookUrl: string;
+        /** @description A webhook with its secret, which is shown this once. */
+        WebhookWithSecret: components["schemas"]["Webhook"] & {
+            /** @description Verifies signatures. It is shown this once. */
+            secret: components["schemas"]["WebhookSecret"];
+        };
     };
     responses: {
         /**
@@ -1958,6 +2321,33 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"] & {
                     /** @enum {string} */
                     type?: "/problems/unavailable";
+                };
+            };
+        };
+        /** @description - `/problems/webhooks-not-configured`: Webhooks are not configured */
+        "webhooks-not-configured": {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"] & {
+                    /** @enum {string} */
+                    type?: "/problems/webhooks-not-configured";
+                };
+            };
+        };
+        /**
+         * @description - `/problems/webhooks-not-configured`: Webhooks are not configured
+         *     - `/problems/too-many-webhooks`: There are too many webhooks
+         */
+        "webhooks-not-configured.too-many-webhooks": {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"] & {
+                    /** @enum {string} */
+                    type?: "/problems/webhooks-not-configured" | "/problems/too-many-webhooks";
                 };
             };
         };
@@ -2969,6 +3359,100 @@ export interface operations {
             504: components["responses"]["service-late"];
         };
     };
+    listNotifications: {
+        parameters: {
+            query?: {
+                /** @description Only about this order. */
+                orderId?: string;
+                /**
+                 * @description Only with one of these statuses.
+                 * @example [
+                 *       "SENT"
+                 *     ]
+                 */
+                status?: ("QUEUED" | "SENT" | "FAILED" | "SKIPPED")[];
+                /**
+                 * @description Largest number of notifications.
+                 * @example 50
+                 */
+                limit?: number;
+                /** @description `next` of the page before, with the same other parameters. */
+                cursor?: string;
+            };
+            header?: {
+                /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
+                "X-Request-Id"?: components["parameters"]["RequestId"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page. */
+            200: {
+                headers: {
+                    /** @description The next page: `<…>; rel="next"`, unless this is the last one. */
+                    Link?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["NotificationList"];
+                };
+            };
+            400: components["responses"]["invalid-request"];
+            401: components["responses"]["missing-token.invalid-token"];
+            403: components["responses"]["forbidden.foreign-origin"];
+            406: components["responses"]["not-acceptable"];
+            408: components["responses"]["request-timeout"];
+            413: components["responses"]["body-too-large"];
+            421: components["responses"]["foreign-host"];
+            429: components["responses"]["too-many-requests"];
+            500: components["responses"]["internal"];
+            503: components["responses"]["busy.unavailable.circuit-open.service-away"];
+            504: components["responses"]["service-late"];
+        };
+    };
+    readNotification: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
+                "X-Request-Id"?: components["parameters"]["RequestId"];
+            };
+            path: {
+                /**
+                 * @description The notification's id.
+                 * @example 01a20191-dc3f-7b1e-8f0a-5d4c1a7be922
+                 */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The notification. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Notification"];
+                };
+            };
+            400: components["responses"]["invalid-request"];
+            401: components["responses"]["missing-token.invalid-token"];
+            403: components["responses"]["forbidden.foreign-origin"];
+            404: components["responses"]["not-found"];
+            406: components["responses"]["not-acceptable"];
+            408: components["responses"]["request-timeout"];
+            413: components["responses"]["body-too-large"];
+            421: components["responses"]["foreign-host"];
+            429: components["responses"]["too-many-requests"];
+            500: components["responses"]["internal"];
+            503: components["responses"]["busy.unavailable.circuit-open.service-away"];
+            504: components["responses"]["service-late"];
+        };
+    };
     listOrders: {
         parameters: {
             query?: {
@@ -3865,6 +4349,517 @@ export interface operations {
             413: components["responses"]["body-too-large"];
             415: components["responses"]["not-json"];
             421: components["responses"]["foreign-host"];
+            429: components["responses"]["too-many-requests"];
+            500: components["responses"]["internal"];
+            503: components["responses"]["busy.unavailable"];
+        };
+    };
+    listWebhooks: {
+        parameters: {
+            query?: {
+                /**
+                 * @description Largest number of webhooks.
+                 * @example 50
+                 */
+                limit?: number;
+                /** @description `next` of the page before. */
+                cursor?: string;
+            };
+            header?: {
+                /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
+                "X-Request-Id"?: components["parameters"]["RequestId"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page. */
+            200: {
+                headers: {
+                    /** @description The next page: `<…>; rel="next"`, unless this is the last one. */
+                    Link?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WebhookList"];
+                };
+            };
+            400: components["responses"]["invalid-request"];
+            401: components["responses"]["missing-token.invalid-token"];
+            403: components["responses"]["forbidden.foreign-origin"];
+            406: components["responses"]["not-acceptable"];
+            408: components["responses"]["request-timeout"];
+            413: components["responses"]["body-too-large"];
+            421: components["responses"]["foreign-host"];
+            429: components["responses"]["too-many-requests"];
+            500: components["responses"]["internal"];
+            503: components["responses"]["busy.unavailable"];
+        };
+    };
+    createWebhook: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Identifies the request, so that it can be sent again safely. The same request gets the same answer, with `Idempotency-Replayed: true`; with another body it is refused. */
+                "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
+                /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
+                "X-Request-Id"?: components["parameters"]["RequestId"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "url": "https://hooks.shop.example/amends",
+                 *       "types": [
+                 *         "order.*"
+                 *       ],
+                 *       "format": "event"
+                 *     }
+                 */
+                "application/json": components["schemas"]["WebhookRequest"];
+            };
+        };
+        responses: {
+            /** @description The webhook, with its secret. */
+            201: {
+                headers: {
+                    /** @description The strong tag of this state, for `If-None-Match` and `If-Match`. */
+                    ETag?: string;
+                    /** @description `true`: the answer to an earlier request with the same key. */
+                    "Idempotency-Replayed"?: string;
+                    /** @description The path of the webhook. */
+                    Location?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WebhookWithSecret"];
+                };
+            };
+            400: components["responses"]["invalid-request.unreadable-body"];
+            401: components["responses"]["missing-token.invalid-token"];
+            403: components["responses"]["forbidden.foreign-origin"];
+            406: components["responses"]["not-acceptable"];
+            408: components["responses"]["request-timeout"];
+            409: components["responses"]["webhooks-not-configured.too-many-webhooks"];
+            413: components["responses"]["body-too-large"];
+            415: components["responses"]["not-json"];
+            421: components["responses"]["foreign-host"];
+            422: components["responses"]["idempotency-key-reused"];
+            429: components["responses"]["too-many-requests"];
+            500: components["responses"]["internal"];
+            503: components["responses"]["busy.unavailable"];
+        };
+    };
+    readWebhook: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Entity tags of states that the caller has. */
+                "If-None-Match"?: string;
+                /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
+                "X-Request-Id"?: components["parameters"]["RequestId"];
+            };
+            path: {
+                /**
+                 * @description The webhook's id.
+                 * @example 01a20191-dc04-7bd1-8b51-16b4e85a0b1c
+                 */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The webhook. */
+            200: {
+                headers: {
+                    /** @description The strong tag of this state, for `If-None-Match` and `If-Match`. */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Webhook"];
+                };
+            };
+            /** @description The caller has this state. */
+            304: {
+                headers: {
+                    /** @description The strong tag of this state, for `If-None-Match` and `If-Match`. */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["invalid-request"];
+            401: components["responses"]["missing-token.invalid-token"];
+            403: components["responses"]["forbidden.foreign-origin"];
+            404: components["responses"]["not-found"];
+            406: components["responses"]["not-acceptable"];
+            408: components["responses"]["request-timeout"];
+            413: components["responses"]["body-too-large"];
+            421: components["responses"]["foreign-host"];
+            429: components["responses"]["too-many-requests"];
+            500: components["responses"]["internal"];
+            503: components["responses"]["busy.unavailable"];
+        };
+    };
+    deleteWebhook: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). */
+                "If-Match"?: components["parameters"]["IfMatch"];
+                /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
+                "X-Request-Id"?: components["parameters"]["RequestId"];
+            };
+            path: {
+                /**
+                 * @description The webhook's id.
+                 * @example 01a20191-dc04-7bd1-8b51-16b4e85a0b1c
+                 */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The webhook is deleted. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["invalid-request"];
+            401: components["responses"]["missing-token.invalid-token"];
+            403: components["responses"]["forbidden.foreign-origin"];
+            404: components["responses"]["not-found"];
+            408: components["responses"]["request-timeout"];
+            412: components["responses"]["precondition-failed"];
+            413: components["responses"]["body-too-large"];
+            421: components["responses"]["foreign-host"];
+            429: components["responses"]["too-many-requests"];
+            500: components["responses"]["internal"];
+            503: components["responses"]["busy.unavailable"];
+        };
+    };
+    changeWebhook: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). */
+                "If-Match"?: components["parameters"]["IfMatch"];
+                /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
+                "X-Request-Id"?: components["parameters"]["RequestId"];
+            };
+            path: {
+                /**
+                 * @description The webhook's id.
+                 * @example 01a20191-dc04-7bd1-8b51-16b4e85a0b1c
+                 */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "enabled": true,
+                 *       "url": "https://hooks.shop.example/amends",
+                 *       "types": [
+                 *         "order.*"
+                 *       ],
+                 *       "format": "snapshot"
+                 *     }
+                 */
+                "application/json": components["schemas"]["WebhookPatch"];
+            };
+        };
+        responses: {
+            /** @description The webhook as it is now. */
+            200: {
+                headers: {
+                    /** @description The strong tag of this state, for `If-None-Match` and `If-Match`. */
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Webhook"];
+                };
+            };
+            400: components["responses"]["invalid-request.unreadable-body"];
+            401: components["responses"]["missing-token.invalid-token"];
+            403: components["responses"]["forbidden.foreign-origin"];
+            404: components["responses"]["not-found"];
+            406: components["responses"]["not-acceptable"];
+            408: components["responses"]["request-timeout"];
+            412: components["responses"]["precondition-failed"];
+            413: components["responses"]["body-too-large"];
+            415: components["responses"]["not-json"];
+            421: components["responses"]["foreign-host"];
+            429: components["responses"]["too-many-requests"];
+            500: components["responses"]["internal"];
+            503: components["responses"]["busy.unavailable"];
+        };
+    };
+    listWebhookDeliveries: {
+        parameters: {
+            query?: {
+                /**
+                 * @description Only deliveries with one of these statuses.
+                 * @example [
+                 *       "PENDING"
+                 *     ]
+                 */
+                status?: ("PENDING" | "DELIVERED" | "FAILED" | "SKIPPED")[];
+                /**
+                 * @description Largest number of deliveries.
+                 * @example 50
+                 */
+                limit?: number;
+                /** @description `next` of the page before. */
+                cursor?: string;
+            };
+            header?: {
+                /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
+                "X-Request-Id"?: components["parameters"]["RequestId"];
+            };
+            path: {
+                /**
+                 * @description The webhook's id.
+                 * @example 01a20191-dc04-7bd1-8b51-16b4e85a0b1c
+                 */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page. */
+            200: {
+                headers: {
+                    /** @description The next page: `<…>; rel="next"`, unless this is the last one. */
+                    Link?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WebhookDeliveryList"];
+                };
+            };
+            400: components["responses"]["invalid-request"];
+            401: components["responses"]["missing-token.invalid-token"];
+            403: components["responses"]["forbidden.foreign-origin"];
+            404: components["responses"]["not-found"];
+            406: components["responses"]["not-acceptable"];
+            408: components["responses"]["request-timeout"];
+            413: components["responses"]["body-too-large"];
+            421: components["responses"]["foreign-host"];
+            429: components["responses"]["too-many-requests"];
+            500: components["responses"]["internal"];
+            503: components["responses"]["busy.unavailable"];
+        };
+    };
+    resendWebhookDelivery: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Identifies the request, so that it can be sent again safely. The same request gets the same answer, with `Idempotency-Replayed: true`; with another body it is refused. */
+                "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
+                /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
+                "X-Request-Id"?: components["parameters"]["RequestId"];
+            };
+            path: {
+                /**
+                 * @description The webhook's id.
+                 * @example 01a20191-dc04-7bd1-8b51-16b4e85a0b1c
+                 */
+                id: string;
+                /**
+                 * @description The delivery's id.
+                 * @example 01a20191-dc04-7001-9f0e-3c1d6a2b5e77
+                 */
+                deliveryId: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The delivery as it is now. */
+            202: {
+                headers: {
+                    /** @description `true`: the answer to an earlier request with the same key. */
+                    "Idempotency-Replayed"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WebhookDelivery"];
+                };
+            };
+            400: components["responses"]["invalid-request"];
+            401: components["responses"]["missing-token.invalid-token"];
+            403: components["responses"]["forbidden.foreign-origin"];
+            404: components["responses"]["not-found"];
+            406: components["responses"]["not-acceptable"];
+            408: components["responses"]["request-timeout"];
+            413: components["responses"]["body-too-large"];
+            421: components["responses"]["foreign-host"];
+            422: components["responses"]["idempotency-key-reused"];
+            429: components["responses"]["too-many-requests"];
+            500: components["responses"]["internal"];
+            503: components["responses"]["busy.unavailable"];
+        };
+    };
+    resendWebhookDeliveries: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Identifies the request, so that it can be sent again safely. The same request gets the same answer, with `Idempotency-Replayed: true`; with another body it is refused. */
+                "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
+                /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
+                "X-Request-Id"?: components["parameters"]["RequestId"];
+            };
+            path: {
+                /**
+                 * @description The webhook's id.
+                 * @example 01a20191-dc04-7bd1-8b51-16b4e85a0b1c
+                 */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "since": "2026-01-01T00:00:00Z"
+                 *     }
+                 */
+                "application/json": components["schemas"]["WebhookResendRequest"];
+            };
+        };
+        responses: {
+            /** @description How many are sent again. */
+            202: {
+                headers: {
+                    /** @description `true`: the answer to an earlier request with the same key. */
+                    "Idempotency-Replayed"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WebhookResent"];
+                };
+            };
+            400: components["responses"]["invalid-request.unreadable-body"];
+            401: components["responses"]["missing-token.invalid-token"];
+            403: components["responses"]["forbidden.foreign-origin"];
+            404: components["responses"]["not-found"];
+            406: components["responses"]["not-acceptable"];
+            408: components["responses"]["request-timeout"];
+            413: components["responses"]["body-too-large"];
+            415: components["responses"]["not-json"];
+            421: components["responses"]["foreign-host"];
+            422: components["responses"]["idempotency-key-reused"];
+            429: components["responses"]["too-many-requests"];
+            500: components["responses"]["internal"];
+            503: components["responses"]["busy.unavailable"];
+        };
+    };
+    rotateWebhookSecret: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Identifies the request, so that it can be sent again safely. The same request gets the same answer, with `Idempotency-Replayed: true`; with another body it is refused. */
+                "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). */
+                "If-Match"?: components["parameters"]["IfMatch"];
+                /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
+                "X-Request-Id"?: components["parameters"]["RequestId"];
+            };
+            path: {
+                /**
+                 * @description The webhook's id.
+                 * @example 01a20191-dc04-7bd1-8b51-16b4e85a0b1c
+                 */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The webhook, with its new secret. */
+            200: {
+                headers: {
+                    /** @description The strong tag of this state, for `If-None-Match` and `If-Match`. */
+                    ETag?: string;
+                    /** @description `true`: the answer to an earlier request with the same key. */
+                    "Idempotency-Replayed"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WebhookWithSecret"];
+                };
+            };
+            400: components["responses"]["invalid-request"];
+            401: components["responses"]["missing-token.invalid-token"];
+            403: components["responses"]["forbidden.foreign-origin"];
+            404: components["responses"]["not-found"];
+            406: components["responses"]["not-acceptable"];
+            408: components["responses"]["request-timeout"];
+            409: components["responses"]["webhooks-not-configured"];
+            412: components["responses"]["precondition-failed"];
+            413: components["responses"]["body-too-large"];
+            421: components["responses"]["foreign-host"];
+            422: components["responses"]["idempotency-key-reused"];
+            429: components["responses"]["too-many-requests"];
+            500: components["responses"]["internal"];
+            503: components["responses"]["busy.unavailable"];
+        };
+    };
+    testWebhook: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Identifies the request, so that it can be sent again safely. The same request gets the same answer, with `Idempotency-Replayed: true`; with another body it is refused. */
+                "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
+                /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
+                "X-Request-Id"?: components["parameters"]["RequestId"];
+            };
+            path: {
+                /**
+                 * @description The webhook's id.
+                 * @example 01a20191-dc04-7bd1-8b51-16b4e85a0b1c
+                 */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The delivery of the event. */
+            202: {
+                headers: {
+                    /** @description `true`: the answer to an earlier request with the same key. */
+                    "Idempotency-Replayed"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WebhookDelivery"];
+                };
+            };
+            400: components["responses"]["invalid-request"];
+            401: components["responses"]["missing-token.invalid-token"];
+            403: components["responses"]["forbidden.foreign-origin"];
+            404: components["responses"]["not-found"];
+            406: components["responses"]["not-acceptable"];
+            408: components["responses"]["request-timeout"];
+            413: components["responses"]["body-too-large"];
+            421: components["responses"]["foreign-host"];
+            422: components["responses"]["idempotency-key-reused"];
             429: components["responses"]["too-many-requests"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];

@@ -1,0 +1,118 @@
+//! A page of a list when many orders are in the tables: what it reads does not grow with their number.
+//!
+//! `make test` creates 20,000 orders in some seconds. `make history` creates a million (AMENDS_TEST_ORDERS), and then a page
+//! takes at most 5 ms, too.
+
+#[path = "../../postgres/tests/support/mod.rs"]
+mod support;
+
+use std::{env, time::Instant};
+
+use amends_orders::{OrderFilter, OrderStore, Sort};
+use amends_pool::Pool;
+use sqlx::AssertSqlSafe;
+use support::{Postgres, world};
+
+/// The longest time of a page in the database, with a million orders.
+const PAGE_LONGEST_MS: f64 = 5.0;
+/// Most blocks that a page of 50 orders reads: a few levels of four indexes, and a row, for each.
+const BLOCKS_MOST: i64 = 2_500;
+/// Number of pages that are timed.
+const PAGES: u32 = 50;
+
+/// Orders of 92 days, each shipped; one in fifty is being returned. A customer has one in a thousand.
+const ORDERS: &str = r#"
+    SELECT ensure_month(now() - make_interval(months => m)) FROM generate_series(0, 4) AS m;
+    CREATE UNLOGGED TABLE made AS
+        SELECT n, at, (left(least_id(at)::text, 13) || right(md5(n::text)::uuid::text, 23))::uuid AS saga_id,
+               (left(least_id(at)::text, 13) || right(md5('o' || n)::uuid::text, 23))::uuid AS order_id,
+               (left(least_id(at)::text, 13) || right(md5('r' || n)::uuid::text, 23))::uuid AS return_id
+        FROM (SELECT n, now() - n * (interval '92 days' / $ORDERS) AS at
+              FROM generate_series(1, $ORDERS) AS n) AS numbered;
+    INSERT INTO sagas (home, id, born_at, workflow_version, slot, workflow, business_key, core_version, state_version,
+                       revision, wake_at, since, updated_at, live, parked, outcome, step, label, state)
+        SELECT 0, m.saga_id, m.at, workflow_version, n % 1024, 'order_fulfilment', m.order_id, core_version, state_version,
+               2, NULL::timestamptz, m.at, m.at, false, false, 'completed', 'take', 'FULFILLED', state
+        FROM made AS m, sagas AS s WHERE s.id = '$TEMPLATE'
+        UNION ALL
+        SELECT 0, m.return_id, m.at, workflow_version, n % 1024, 'order_return', m.order_id, core_version, state_version,
+               2, NULL, m.at, m.at, false, false, NULL, 'decision', 'RETURN_REQUESTED', state
+        FROM made AS m, sagas AS s WHERE s.id = '$TEMPLATE' AND m.n % 50 = 0;
+    INSERT INTO timeline (home, saga_id, at, batch, revision, slot, body)
+        SELECT 0, m.saga_id, m.at, n, r, n % 1024,
+               CASE r WHEN 1 THEN t.body ELSE '{"event":"replied","did":{"label":"FULFILLED"}}' END
+        FROM made AS m, generate_series(1, 2) AS r, timeline AS t WHERE t.saga_id = '$TEMPLATE';
+    INSERT INTO orders (home, id, saga_id, created_at, total, subject, customer_id, currency, lines)
+        SELECT 0, order_id, CASE WHEN n % 50 = 0 THEN return_id ELSE saga_id END, at, 2500, 'storefront', 'c-' || n % 1000,
+               'EUR', '[]' FROM made;
+    INSERT INTO order_sagas (home, order_id, saga_id, workflow, created_at, amount, lines, reason)
+        SELECT 0, order_id, saga_id, 'order_fulfilment', at, 0, '[]', '' FROM made WHERE n % 50 = 0
+        UNION ALL SELECT 0, order_id, return_id, 'order_return', at, 1, '[]', 'r' FROM made WHERE n % 50 = 0;
+    ANALYZE"#;
+
+/// Blocks that were read of the tables of orders and sagas, rows that were read without an index, and the milliseconds that
+/// statements have taken in the database.
+async fn read(pool: &Pool, world: &Postgres) -> (i64, i64, f64) {
+    sqlx::query("SELECT pg_stat_force_next_flush()").execute(pool).await.unwrap();
+    // The counters are written at the end of the next transaction.
+    sqlx::query("SELECT 1").execute(pool).await.unwrap();
+    let of_tables = "^(orders|order_sagas|sagas|timeline)";
+    sqlx::query_as(
+        "SELECT (SELECT sum(heap_blks_read + heap_blks_hit + COALESCE(idx_blks_read + idx_blks_hit, 0))::int8
+                 FROM pg_statio_user_tables WHERE relname ~ $1),
+                (SELECT sum(seq_tup_read)::int8 FROM pg_stat_user_tables WHERE relname ~ $1),
+                (SELECT active_time FROM pg_stat_database WHERE datname = current_database())",
+    )
+    .bind(of_tables)
+    .fetch_one(world.owner())
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_page_of_fifty_orders_reads_the_same_however_many_there_are_and_takes_five_milliseconds() {
+    let orders: u32 = env::var("AMENDS_TEST_ORDERS").map_or(20_000, |n| n.parse().unwrap());
+    let world = world().await;
+    let template = world.errand(1).await;
+    let made = ORDERS.replace("$ORDERS", &orders.to_string()).replace("$TEMPLATE", &template.id.to_string());
+    sqlx::raw_sql(AssertSqlSafe(made)).execute(world.owner()).await.unwrap();
+
+    let pool = amends_pool::connect(&world.database.role_url("amends_engine"), 1, "lists").unwrap();
+    let store = OrderStore::new(pool.clone());
+    let fifty = || OrderFilter { limit: 50, ..OrderFilter::default() };
+    let of_status = |status: &str| OrderFilter { statuses: vec![status.to_owned()], ..fifty() };
+    let middle = store.list(&OrderFilter { limit: 200, ..fifty() }).await.unwrap().next;
+    let mut slow = Vec::new();
+    for (what, filter) in [
+        ("the newest", fifty()),
+        ("the oldest", OrderFilter { sort: Sort::OldestFirst, ..fifty() }),
+        ("the fifth page", OrderFilter { after: middle, ..fifty() }),
+        ("a customer's", OrderFilter { customer_id: Some("c-7".into()), ..fifty() }),
+        ("of a common status", of_status("FULFILLED")),
+        ("of a rare status", of_status("RETURN_REQUESTED")),
+    ] {
+        let listed = store.list(&filter).await.unwrap();
+        assert!(listed.items.len() >= 20, "{what}: {}", listed.items.len());
+        let before = read(&pool, &world).await;
+        store.list(&filter).await.unwrap();
+        let after = read(&pool, &world).await;
+        let (blocks, scanned) = (after.0 - before.0, after.1 - before.1);
+        let begun = Instant::now();
+        for _ in 0..PAGES {
+            store.list(&filter).await.unwrap();
+        }
+        let took = begun.elapsed() / PAGES;
+        let worked = (read(&pool, &world).await.2 - after.2) / f64::from(PAGES);
+        let line = format!(
+            "{what} of {orders}: {blocks} blocks, {scanned} rows without an index, {worked:.2} ms in the database, {took:?} for the caller"
+        );
+        println!("{line}");
+        // A status is looked for in up to 1,000 orders.
+        let most = if filter.statuses.is_empty() { BLOCKS_MOST } else { 10 * BLOCKS_MOST };
+        assert!(blocks <= most && scanned <= 100, "{line}");
+        if worked > PAGE_LONGEST_MS {
+            slow.push(line);
+        }
+    }
+    assert!(orders < 1_000_000 || slow.is_empty(), "{slow:?}");
+}
