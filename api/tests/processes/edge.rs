@@ -203,10 +203,10 @@ async fn what_a_start_cannot_do_without_is_one_line_and_a_status() {
         (
             "a URL under a wrong key",
             "api",
-            vec![("AMENDS_ADMISSION", "postgres://u:secret@h/d")],
+            vec![("AMENDS_ADMISSION", "postgres://u:hunter2@h/d")],
             "admission",
         ),
-        ("a URL for a filter", "api", vec![("AMENDS_LOG", "postgres://u:secret@h/d")], "log"),
+        ("a URL for a filter", "api", vec![("AMENDS_LOG", "postgres://u:hunter2@h/d")], "log"),
         ("everybody let in without a word", "api", vec![NO_AUTH], "--no-auth"),
         ("everybody let in from everywhere", "api", vec![("AMENDS_LISTEN", "0.0.0.0:0")], "jwks_url"),
         ("a worker for everybody", "engine", vec![("AMENDS_LISTEN", "0.0.0.0:0"), NO_AUTH], "--no-auth"),
@@ -222,7 +222,7 @@ async fn what_a_start_cannot_do_without_is_one_line_and_a_status() {
         (
             "keys behind a password",
             "api",
-            keys("AMENDS_JWKS_URL", "https://u:secret@id.example/"),
+            keys("AMENDS_JWKS_URL", "https://u:hunter2@id.example/"),
             "jwks_url",
         ),
     ] {
@@ -231,11 +231,11 @@ async fn what_a_start_cannot_do_without_is_one_line_and_a_status() {
         assert!(!output.status.success(), "{what}: {said}");
         assert_eq!(said.lines().count(), 1, "{what}: {said}");
         assert!(said.contains(says), "{what}: {said}");
-        assert!(!said.contains("secret"), "{what}: {said}");
+        assert!(!said.contains("hunter2"), "{what}: {said}");
     }
-    let output = stack.output(&["api", "--set", "postgres://u:secret@h/d"], &[]);
+    let output = stack.output(&["api", "--set", "postgres://u:hunter2@h/d"], &[]);
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success() && said.contains("--set") && !said.contains("secret"), "{said}");
+    assert!(!output.status.success() && said.contains("--set") && !said.contains("hunter2"), "{said}");
     sqlx::query("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'newer', true, '', 0)")
         .execute(stack.pool("engine"))
         .await
