@@ -33,9 +33,9 @@ def before_call(context, case, kwargs):
     headers, body = case.headers or {}, case.body
     # Which hosts are valid, and which types of events there are, no pattern says. Nothing is sent to this host.
     if case.operation.label in ("POST /api/webhooks", "PATCH /api/webhooks/{id}") and isinstance(body, dict):
-        if "url" in body:
+        if body.get("url") is not None:
             body["url"] = f"https://hooks.shop.invalid/{next(_numbers)}"
-        if "types" in body:
+        if body.get("types") is not None:
             body["types"] = ["order.*", "refund.requested"][: len(body["types"])]
     # An adjustment needs a key, so that it is made once.
     if case.operation.label == "PUT /api/inventory/{productId}/stock" and isinstance(body, dict) and "adjust" in body:

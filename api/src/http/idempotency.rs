@@ -20,6 +20,7 @@ use axum::{
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use super::etag::IfMatch;
 use crate::{
     auth::Caller,
     problem::{Fault, Problem},
@@ -101,6 +102,8 @@ async fn once(
     next: Next,
 ) -> Result<Response, Problem> {
     let Some(key) = key(request.headers())? else { return Ok(next.run(request).await) };
+    // What is malformed is refused also where the answer is there already.
+    IfMatch::read(request.headers())?;
     let (head, body) = request.into_parts();
     // The edge has read it whole, within its limit.
     let body = to_bytes(body, MAX_BYTES).await.map_err(|_| Problem::Internal)?;

@@ -106,6 +106,8 @@ async fn a_key_is_answered_once_for_its_subject_and_path_and_with_another_body_n
     let again = formatted.send().await.unwrap();
     assert!(is_replayed(&again));
     assert_eq!(read(again).await, first[0]);
+    let malformed = [("idempotency-key", "k-1"), ("if-match", "x")];
+    assert_eq!(post(&shop, &path, &customer, &malformed, &body).await.status(), 400);
     // Without the key, the present state decides.
     assert_eq!(post(&shop, &path, &customer, &[], &body).await.status(), 409);
 
