@@ -165,7 +165,7 @@ pub async fn follow_files(settings: Settings, pools: Pools, stop: CancellationTo
             let new = match secret_in(&file.path) {
                 Ok(new) if new == file.content.expose_secret() => continue,
                 Ok(new) => new,
-                // Whoever writes it may not have finished.
+                // The file may be only partly written.
                 Err(why) => {
                     tracing::warn!(
                         setting = key,

@@ -51,7 +51,7 @@ pub struct NewWebhook {
     pub secret: String,
 }
 
-/// What of a webhook is to change.
+/// Changes of a webhook.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WebhookChange {
     /// Another URL.

@@ -33,7 +33,7 @@ use tokio::{
 const PATIENT: Duration = Duration::from_secs(30);
 const HASTY: Duration = Duration::from_millis(300);
 
-/// Answers each look-up with the next of these addresses; the last one stays.
+/// A resolver that returns the next of these addresses at each look-up, and the last one from then on.
 #[derive(Default)]
 struct Scripted {
     answers: Mutex<VecDeque<Vec<IpAddr>>>,

@@ -165,7 +165,7 @@ async fn create(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) ->
         let detail = format!("There are {WEBHOOKS_MOST} webhooks. Nothing was changed.");
         Problem::Refused(problem_types::TOO_MANY_WEBHOOKS, detail)
     })?;
-    // Whoever has the answer may rely on what happens next.
+    // After the answer, the webhook receives every event that follows.
     sleep(NOTICED_AFTER).await;
     let mut response = with_secret(&created, &secret, StatusCode::CREATED)?;
     let location = HeaderValue::try_from(format!("{LIST}/{id}")).map_err(|_| Problem::Internal)?;

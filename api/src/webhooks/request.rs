@@ -39,7 +39,7 @@ pub struct WebhookRequest {
     pub format: Option<String>,
 }
 
-/// What of a webhook is to change; what is left out stays.
+/// Changes of a webhook. A field that is left out stays as it is.
 #[derive(Debug, Clone, Serialize, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WebhookPatch {

@@ -1882,7 +1882,7 @@ export interface components {
             /** @description The `cursor` of the next page; null on the last one. */
             next: string | null;
         };
-        /** @description What of a webhook is to change; what is left out stays. */
+        /** @description Changes of a webhook. A field that is left out stays as it is. */
         WebhookPatch: {
             /** @description Whether anything is sent. */
             enabled?: boolean;

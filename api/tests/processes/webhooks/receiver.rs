@@ -90,7 +90,7 @@ impl Receiver {
         url_at(self.address)
     }
 
-    /// Answers in this way from now on.
+    /// Makes it answer this way from now on.
     pub fn says(&self, says: Says) {
         self.state.lock().unwrap().says = says;
     }

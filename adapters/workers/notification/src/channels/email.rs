@@ -27,7 +27,8 @@ pub const SMTP_LONGEST: Duration = Duration::from_secs(45);
 /// How long a connection may take, and how long a server may take to say goodbye.
 const SMTP_CONNECT_LONGEST: Duration = Duration::from_secs(10);
 const SMTP_QUIT_LONGEST: Duration = Duration::from_secs(5);
-/// Answers about this deployment's login, not about the message (RFC 4954): somebody will mend the password.
+/// Status codes that concern this deployment's login and not the message (RFC 4954): they are retried, because an operator
+/// can correct the password.
 const LOGIN_REFUSED: [u16; 4] = [530, 534, 535, 538];
 
 /// How a connection is secured.
