@@ -38,6 +38,7 @@ use crate::{
     links::{self, Pools},
     routes,
     settings::Settings,
+    telemetry,
 };
 
 /// What every role of a process receives.
@@ -99,6 +100,9 @@ impl Process {
                 }
             }
         });
+        if let Some(export) = telemetry::traces(&process.settings) {
+            process.watch("traces", export.run(process.stop.clone()));
+        }
         let following =
             links::follow_files(process.settings.clone(), process.pools.clone(), process.stop.clone());
         process.watch("secrets", following);

@@ -6,6 +6,7 @@ mod kafka;
 mod ranges;
 mod redacted;
 mod services;
+mod traces;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -26,6 +27,7 @@ pub(crate) use files::content as secret_in;
 pub use kafka::SaslMechanism;
 pub use redacted::redacted;
 use services::ServiceSettings;
+pub use traces::OtlpProtocol;
 
 /// The defaults, as `amends config` prints them and as they are compiled in.
 pub const DEFAULTS: &str = include_str!("../amends.default.toml");
@@ -125,6 +127,10 @@ pub struct Settings {
     pub start_timeout: Duration,
     pub log: String,
     pub log_format: LogFormat,
+    pub otlp_endpoint: Option<String>,
+    pub otlp_protocol: OtlpProtocol,
+    #[serde(default)]
+    pub trace_sampling: Option<f64>,
     /// Further properties of librdkafka: the settings `rdkafka.*`.
     #[serde(skip)]
     pub kafka_properties: BTreeMap<String, SecretString>,
@@ -396,6 +402,9 @@ impl Settings {
                 "call_lease" => time(self.call_lease),
                 "start_timeout" => time(self.start_timeout),
                 "log" => text(&self.log),
+                "otlp_endpoint" => self.otlp_endpoint.as_deref().and_then(text),
+                "otlp_protocol" => text(self.otlp_protocol.as_str()),
+                "trace_sampling" => self.trace_sampling.map(|share| share.to_string()),
                 "log_format" => text(if self.log_format == LogFormat::Json { "json" } else { "text" }),
                 _ => {
                     let is_of =

@@ -1,4 +1,4 @@
-//! Logs to stderr, metrics for `/metrics`.
+//! Logs to stderr, metrics for `/metrics`, spans to a collector.
 
 use std::io::IsTerminal;
 
@@ -24,6 +24,11 @@ pub fn logs(settings: &Settings) -> Result<(), String> {
         LogFormat::Json => registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init(),
     };
     started.map_err(|e| e.to_string())
+}
+
+/// Starts the recording of spans; returns the loop that exports them. `None` without an endpoint in the settings.
+pub fn traces(settings: &Settings) -> Option<amends_telemetry::Export> {
+    settings.traces().and_then(amends_telemetry::start)
 }
 
 /// Events that should never happen.

@@ -54,7 +54,7 @@ impl Dialogue {
 
     fn new_saga() -> NewSaga {
         let id = Uuid::from_u128(0x0198_0000_0000_7000_8000_0000_0000_0001);
-        NewSaga { id, business_key: "order-1".to_owned() }
+        NewSaga { id, business_key: "order-1".to_owned(), trace: None }
     }
 
     /// Asserts that exactly these commands were sent since the last call, in any order.

@@ -10,7 +10,7 @@
 //! use amends_engine::core::{self, Decision, Definition, Event, Input, Occurrence};
 //! use amends_protocol::Json;
 //! # fn f(definition: &Definition, input: &Json, now: chrono::DateTime<chrono::Utc>) {
-//! let new = core::NewSaga { id: uuid::Uuid::now_v7(), business_key: "order-1".into() };
+//! let new = core::NewSaga { id: uuid::Uuid::now_v7(), business_key: "order-1".into(), trace: None };
 //! let birth = core::start(definition, new, input, now);
 //! assert_eq!(birth.sends.len(), 1, "the first step's command");
 //! let cancel = Event::CancelRequested(core::Actor::new("c-1001", "changed my mind"));

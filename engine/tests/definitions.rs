@@ -61,7 +61,7 @@ fn a_command_is_the_same_for_every_attempt_and_only_an_execute_has_a_payload() {
 }
 
 fn history(of: &Dialogue) -> Result<(), Mismatch> {
-    let new = NewSaga { id: of.saga.id, business_key: of.saga.business_key.clone() };
+    let new = NewSaga { id: of.saga.id, business_key: of.saga.business_key.clone(), trace: None };
     replay(&stay(), new, &of.entries).map(drop)
 }
 

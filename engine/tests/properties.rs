@@ -96,8 +96,11 @@ impl World {
     fn new(definition: Definition, rooms: u16, fates: Vec<u8>) -> Self {
         let input = serde_json::json!({ "rooms": rooms });
         let saga = Dialogue::begin(definition.clone(), input.clone());
-        let new =
-            amends_engine::core::NewSaga { id: saga.saga.id, business_key: saga.saga.business_key.clone() };
+        let new = amends_engine::core::NewSaga {
+            id: saga.saga.id,
+            business_key: saga.saga.business_key.clone(),
+            trace: None,
+        };
         let replayed = start(&definition, new, &input.into(), saga.now).saga;
         let worker = Worker::new(definition.clone(), saga.saga.id, fates);
         let mut world =

@@ -249,7 +249,8 @@ impl NewOrder {
     pub fn born(&mut self, slot: u16, at: DateTime<Utc>) {
         let born = |id| id::dated(id::at_slot(id, slot), at);
         self.id = born(self.id);
-        self.saga = NewSaga { id: born(self.saga.id), business_key: self.id.to_string() };
+        self.saga =
+            NewSaga { id: born(self.saga.id), business_key: self.id.to_string(), trace: self.saga.trace };
     }
 
     /// Returns the order's row, once its saga is born.

@@ -36,7 +36,7 @@ fn order(key: &str, body: u8, slot: u16) -> NewOrder {
     let [id, saga] = [(); 2].map(|()| id::at_slot(Uuid::now_v7(), slot));
     NewOrder {
         id,
-        saga: NewSaga { id: saga, business_key: id.to_string() },
+        saga: NewSaga { id: saga, business_key: id.to_string(), trace: None },
         subject: "storefront".into(),
         idempotency: Some((key.into(), [body; 32])),
         customer_id: "c-1".into(),

@@ -28,7 +28,7 @@ fn order(key: Option<(&str, u8)>) -> NewOrder {
     let [id, saga] = [(); 2].map(|()| id::at_slot(Uuid::now_v7(), 5));
     NewOrder {
         id,
-        saga: NewSaga { id: saga, business_key: id.to_string() },
+        saga: NewSaga { id: saga, business_key: id.to_string(), trace: None },
         subject: "storefront".into(),
         idempotency: key.map(|(key, body)| (key.into(), [body; 32])),
         customer_id: "c-1".into(),

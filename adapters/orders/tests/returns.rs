@@ -27,7 +27,7 @@ async fn fulfilled(world: &Postgres, store: &OrderStore) -> (Uuid, Change) {
     let line = json!({ "productId": "mug", "quantity": 2, "unitPrice": 1250 });
     let mut order = NewOrder {
         id: Uuid::now_v7(),
-        saga: NewSaga { id: Uuid::now_v7(), business_key: String::new() },
+        saga: NewSaga { id: Uuid::now_v7(), business_key: String::new(), trace: None },
         subject: "storefront".into(),
         idempotency: None,
         customer_id: "c-1".into(),
@@ -78,7 +78,7 @@ fn birth(order: Uuid, name: &str, input: &Json, now: DateTime<Utc>) -> Change {
         _ => order_refund::definition(Settings::default()),
     };
     let id = id::dated(id::at_slot(Uuid::now_v7(), id::slot(order)), now);
-    start(&definition, NewSaga { id, business_key: order.to_string() }, input, now)
+    start(&definition, NewSaga { id, business_key: order.to_string(), trace: None }, input, now)
 }
 
 async fn give_back(store: &OrderStore, order: Uuid) -> Added<Refusal> {

@@ -138,7 +138,7 @@ pub fn birth(slot: u16, now: DateTime<Utc>) -> Change {
 /// Creates the birth of an errand with this input.
 pub fn birth_with(input: &Json, slot: u16, now: DateTime<Utc>) -> Change {
     let id = id::at_slot(Uuid::now_v7(), slot);
-    start(&errand(), NewSaga { id, business_key: format!("errand {id}") }, input, now)
+    start(&errand(), NewSaga { id, business_key: format!("errand {id}"), trace: None }, input, now)
 }
 
 /// Creates a next row: the entries are wake-ups, the last of them at `at`.

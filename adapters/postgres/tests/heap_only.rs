@@ -49,7 +49,7 @@ async fn the_updates_of_an_orders_life_are_heap_only_but_the_last() {
     let births: Vec<Change> = (0..330)
         .map(|_| {
             let id = id::at_slot(Uuid::now_v7(), 1);
-            start(&definition, NewSaga { id, business_key: id.to_string() }, &Json::null(), now)
+            start(&definition, NewSaga { id, business_key: id.to_string(), trace: None }, &Json::null(), now)
         })
         .collect();
     let rows: Vec<Birth<'_>> = births.iter().map(|change| Birth { change, personal: None }).collect();

@@ -8,6 +8,7 @@
 //! | [`openapi`] | the OpenAPI document, and how a route is described |
 //! | [`page`] | pages of lists, their cursors and links |
 //! | [`rate_limit`] | limits of requests by subject and by address |
+//! | [`traces`] | the span of a request |
 
 pub mod concurrency;
 pub mod etag;
@@ -15,3 +16,4 @@ pub mod idempotency;
 pub mod openapi;
 pub mod page;
 pub mod rate_limit;
+pub mod traces;

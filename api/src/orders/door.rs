@@ -13,6 +13,7 @@ use amends_engine::{
     port::{self, Inputs},
 };
 use amends_orders::{NewOrder, OrderStore, Placed};
+use amends_protocol::trace;
 use amends_workflows::order_fulfilment;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
 use tokio::{
@@ -119,7 +120,7 @@ impl Door {
         let id = Uuid::now_v7();
         let order = NewOrder {
             id,
-            saga: NewSaga { id: Uuid::now_v7(), business_key: id.to_string() },
+            saga: NewSaga { id: Uuid::now_v7(), business_key: id.to_string(), trace: trace::current() },
             subject: subject.to_owned(),
             idempotency: idempotency.map(|key| (key, request.fingerprint)),
             customer_id: request.customer_id.clone(),

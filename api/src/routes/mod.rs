@@ -45,6 +45,7 @@ use crate::{
         concurrency::{self, Concurrency},
         idempotency, openapi,
         rate_limit::{self, LimitedBy, RateLimit},
+        traces,
     },
     process::Process,
     state::Api,
@@ -79,6 +80,7 @@ pub fn router(api: Arc<Api>, limits: Limits, services: Option<ServiceToken>) -> 
     if is_compressed {
         routes = routes.layer(CompressionLayer::new().compress_when(DefaultPredicate::new().and(has_no_tag)));
     }
+    routes = routes.layer(from_fn(traces::traced));
     if let Some(token) = services {
         // Not among the api's own routes: their callers have no tokens, the limits are not theirs, and they are in no
         // document. A router keeps the fallback of the one that is merged into it, and that of the api's routes asks for

@@ -9,7 +9,7 @@ use amends_engine::{
 };
 use amends_http::{ProblemDetails, ProblemType, body, problem_types, query};
 use amends_orders::{Added, NewOrderSaga, OrderView};
-use amends_protocol::{Json as Raw, id};
+use amends_protocol::{Json as Raw, id, trace};
 use amends_workflows::{
     order_ledger::Standing,
     order_return::{self, DECISION, Decision},
@@ -148,7 +148,7 @@ pub(super) fn birth(
     now: DateTime<Utc>,
 ) -> amends_engine::core::Change {
     let saga = id::dated(id::at_slot(Uuid::now_v7(), id::slot(order)), now);
-    let new = NewSaga { id: saga, business_key: order.to_string() };
+    let new = NewSaga { id: saga, business_key: order.to_string(), trace: trace::current() };
     let input = Raw::of(input).unwrap_or_default();
     start_by(api.engine.fleet.core_version(), definition, new, &input, now)
 }

@@ -18,7 +18,7 @@ use amends_webhooks::SealingKeys;
 use humantime_serde::re::humantime::format_duration;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Error, SaslMechanism, Settings};
+use super::{Error, SaslMechanism, Settings, traces};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -96,6 +96,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), Error> {
         refused("redis_ca_file", "needs a redis_url that begins with rediss://")?;
     }
     kafka_security(settings)?;
+    traces::check(settings)?;
     // The filter's own parser takes it for the name of a module.
     if settings.log.contains("://") {
         refused("log", "must be a filter such as info, or amends_engine=debug,info")?;

@@ -49,6 +49,7 @@ fn kind(setting: &Setting) -> &'static str {
     match setting.default.as_str() {
         "true" | "false" => "boolean",
         number if number.parse::<i64>().is_ok() => "integer",
+        number if number.parse::<f64>().is_ok() => "number",
         _ => "string",
     }
 }

@@ -86,7 +86,7 @@ impl World {
         let [id, saga] = [(); 2].map(|()| id::at_slot(Uuid::now_v7(), slot));
         NewOrder {
             id,
-            saga: NewSaga { id: saga, business_key: id.to_string() },
+            saga: NewSaga { id: saga, business_key: id.to_string(), trace: None },
             subject: "guard".to_owned(),
             idempotency: Some((Uuid::new_v4().to_string(), [7; 32])),
             customer_id: "c-1001".to_owned(),

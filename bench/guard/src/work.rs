@@ -118,7 +118,7 @@ impl Order {
     fn life(&self, steps: &[&str], refused: Option<&str>) -> Result<Life> {
         let mut now = DateTime::from_timestamp(1_767_225_600, 123_456_000).unwrap_or_default();
         let id = Uuid::from_u128(0x0198_0000_0000_7000_8000_0000_0000_0007);
-        let birth = self.birth(NewSaga { id, business_key: id.to_string() }, now);
+        let birth = self.birth(NewSaga { id, business_key: id.to_string(), trace: None }, now);
         let mut life = Life { changes: vec![birth], commands: Vec::new(), replies: Vec::new() };
         let outcomes = steps.iter().map(|_| Outcome::Succeeded).chain(refused.map(|_| Outcome::Refused));
         let undoing = std::iter::repeat(Outcome::Succeeded);

@@ -76,7 +76,7 @@ impl Births {
     async fn create(&self, ids: &[Uuid], ledger: &Ledger) -> Result<()> {
         let data = Json::of(&serde_json::json!({ "basket": "b-1001", "amount": 2500, "currency": "EUR" }))?;
         let now = Utc::now();
-        let new = |id: &Uuid| NewSaga { id: *id, business_key: id.to_string() };
+        let new = |id: &Uuid| NewSaga { id: *id, business_key: id.to_string(), trace: None };
         let changes: Vec<_> = ids.iter().map(|id| start(&self.definition, new(id), &data, now)).collect();
         let births: Vec<_> = changes.iter().map(|change| Birth { change, personal: None }).collect();
         self.engine.store.create(&births).await.context("creating sagas")?;
@@ -136,7 +136,7 @@ fn order(saga_id: Uuid, basket: &Basket) -> NewOrder {
     let id = id::at_slot(Uuid::now_v7(), id::slot(saga_id));
     NewOrder {
         id,
-        saga: NewSaga { id: saga_id, business_key: id.to_string() },
+        saga: NewSaga { id: saga_id, business_key: id.to_string(), trace: None },
         subject: DEV_SUBJECT.to_owned(),
         idempotency: None,
         customer_id: basket.request.customer_id.clone(),

@@ -101,7 +101,7 @@ impl Ceiling {
         let basket = self.shop.next();
         NewOrder {
             id,
-            saga: NewSaga { id: saga, business_key: id.to_string() },
+            saga: NewSaga { id: saga, business_key: id.to_string(), trace: None },
             subject: DEV_SUBJECT.to_owned(),
             idempotency: Some((Uuid::new_v4().to_string(), basket.request.fingerprint)),
             customer_id: basket.request.customer_id.clone(),

@@ -25,6 +25,7 @@ mod reply;
 pub mod schema;
 mod signature;
 mod token;
+pub mod trace;
 pub mod transport;
 pub mod wire;
 

@@ -1,6 +1,6 @@
 //! Results of a transition, as data.
 
-use amends_protocol::{Kind, Outcome, Reason};
+use amends_protocol::{Kind, Outcome, Reason, trace::TraceContext};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -200,6 +200,9 @@ pub struct Did {
     /// Time at which the saga is cancelled unless a step has succeeded by then. Set only at birth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_at: Option<DateTime<Utc>>,
+    /// The span of the request that the saga was born of. Set only at birth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceContext>,
     /// Time from which an `unknown` answer parks. Set only by the first of consecutive `unknown`s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parks_at: Option<DateTime<Utc>>,

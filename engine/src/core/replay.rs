@@ -32,7 +32,8 @@ pub fn replay(definition: &Definition, new: NewSaga, entries: &[Entry]) -> Resul
     let (1, Event::Started(input)) = (first.revision, &first.occurrence.event) else {
         return Err(Mismatch::Birth);
     };
-    // The timeout of the birth entry counts, not that of the present definition.
+    // The timeout of the birth entry counts, not that of the present definition. The trace is known only there.
+    let new = NewSaga { trace: first.did.trace, ..new };
     let mut saga =
         born(first.core_version, definition, new, input, first.occurrence.at, first.did.timeout_at).saga;
     for entry in rest {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use amends_protocol::{Exposure, Json, Reason, add_exposure, exceeding};
+use amends_protocol::{Exposure, Json, Reason, add_exposure, exceeding, trace::TraceContext};
 use chrono::{DateTime, TimeDelta, Utc, serde::ts_microseconds_option};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -19,6 +19,8 @@ pub struct NewSaga {
     pub id: Uuid,
     /// The business key, such as the order's id.
     pub business_key: String,
+    /// The span of the request that it is born of. `None` if nothing records it, and the client named none.
+    pub trace: Option<TraceContext>,
 }
 
 /// One running or ended instance of a workflow.
@@ -124,6 +126,9 @@ pub struct SagaProgress {
     /// Set if the row could not be stored with the new events; an operator must look.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poisoned: Option<Reason>,
+    /// The span of the request that it was born of. Never changes; nothing is decided by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceContext>,
 }
 
 impl SagaProgress {
@@ -146,6 +151,11 @@ pub enum Direction {
 }
 
 impl Saga {
+    /// Returns its trace, and the span of it that everything without a nearer cause belongs to.
+    pub fn trace(&self) -> TraceContext {
+        self.state.trace.unwrap_or_else(|| TraceContext::of_saga(self.id))
+    }
+
     /// Returns the state as operators see it.
     pub fn state(&self) -> SagaState {
         match (self.parked, self.outcome) {

@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use amends_protocol::transport::Sink;
 use uuid::Uuid;
 
-use super::{Engine, Error, batch::BatchOutcome};
+use super::{
+    Engine, Error,
+    batch::BatchOutcome,
+    traces::{Asked, Causes},
+};
 use crate::{
     core::{Event, Illegal, Saga},
     port::{self, Clock, Deferral, SagaStore},
@@ -33,8 +37,9 @@ pub async fn apply<S: SagaStore, K: Sink, C: Clock>(
     saga_id: Uuid,
     event: Event,
 ) -> Result<Applied, Error> {
+    let asked = Asked::now(&event);
     let outcome = engine.decide(BTreeMap::from([(saga_id, vec![event])]), None).await?;
-    applied(engine, saga_id, outcome).await
+    applied(engine, saga_id, outcome, asked).await
 }
 
 /// Decides an event only if the saga still has this revision: `None` if it has another. Otherwise like [`apply`].
@@ -51,9 +56,10 @@ pub async fn apply_at<S: SagaStore, K: Sink, C: Clock>(
     if read.sagas.iter().any(|saga| saga.revision != revision) {
         return Ok(None);
     }
+    let asked = Asked::now(&event);
     // One round: the write is fenced by the revision that was read.
     match engine.decide_within(1, BTreeMap::from([(saga_id, vec![event])]), Some(read)).await {
-        Ok(outcome) => applied(engine, saga_id, outcome).await.map(Some),
+        Ok(outcome) => applied(engine, saga_id, outcome, asked).await.map(Some),
         Err(Error::Contended) => Ok(None),
         Err(error) => Err(error),
     }
@@ -64,10 +70,13 @@ async fn applied<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     saga_id: Uuid,
     mut outcome: BatchOutcome,
+    asked: Asked,
 ) -> Result<Applied, Error> {
-    if let Err(error) = engine.dispatch(std::mem::take(&mut outcome.outgoing)).await {
+    let causes = Causes::asked(asked, outcome.rows.last());
+    if let Err(error) = engine.dispatch(std::mem::take(&mut outcome.outgoing), &causes).await {
         tracing::warn!(saga = %saga_id, %error, "commands are committed but could not be sent; they are sent when due");
     }
+    causes.end(|_| true);
     // The saga itself is sound: the request cannot be stored.
     if let Some(poison) = outcome.poisoned.pop() {
         return Err(port::Error::Data(poison.why).into());

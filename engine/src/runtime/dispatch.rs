@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use amends_protocol::{
     Command,
+    trace::OpenSpan,
     transport::{Outbound, Placement, Sink},
     wire,
 };
 use chrono::{DateTime, Utc};
-use uuid::Uuid;
 
-use super::{Engine, Error};
+use super::{
+    Engine, Error,
+    traces::{self, API, Causes, unrecorded},
+};
 use crate::{
     core::{CommandToSend, Input, Needs, Saga, command},
     port::{Clock, Inputs, SagaStore},
@@ -27,18 +30,19 @@ pub(super) struct Outgoing {
 impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
     /// Sends the commands of committed sagas. If that fails nothing is lost: the rows still wait, and their `wake_at`
     /// comes.
-    pub(super) async fn dispatch(&self, outgoing: Vec<Outgoing>) -> Result<(), Error> {
+    pub(super) async fn dispatch(&self, outgoing: Vec<Outgoing>, causes: &Causes) -> Result<(), Error> {
         if outgoing.iter().all(|outgoing| outgoing.sends.is_empty()) {
             return Ok(());
         }
         // The store usually knows the time without a query. Without it the messages are sent all the same.
         let sent_at = self.store.now().await.ok();
-        let mut messages = Vec::new();
+        let (mut messages, mut spans) = (Vec::new(), Vec::new());
         for Outgoing { saga, sends, inputs } in &outgoing {
-            self.messages(saga, sends, inputs, sent_at, &mut messages)?;
+            self.messages(saga, sends, inputs, sent_at, causes, (&mut messages, &mut spans))?;
         }
         metrics::counter!("amends_engine_commands_total").increment(messages.len() as u64);
         let sent = self.sink.send(messages).await;
+        traces::end(spans, sent.is_ok());
         let now = self.clock.monotonic();
         match &sent {
             Ok(()) if self.budget.sent(now) => tracing::info!("messages can be sent again"),
@@ -56,13 +60,11 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
     /// # Errors
     /// The transport's; nothing is lost.
     pub async fn send(&self, births: Vec<(Saga, Vec<CommandToSend>, Inputs)>) -> Result<(), Error> {
-        self.dispatch(
-            births
-                .into_iter()
-                .map(|(saga, sends, inputs)| Outgoing { saga: Arc::new(saga), sends, inputs })
-                .collect(),
-        )
-        .await
+        let outgoing = births
+            .into_iter()
+            .map(|(saga, sends, inputs)| Outgoing { saga: Arc::new(saga), sends, inputs })
+            .collect();
+        self.dispatch(outgoing, &Causes::none(API)).await
     }
 
     fn messages(
@@ -71,7 +73,8 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         sends: &[CommandToSend],
         inputs: &Inputs,
         sent_at: Option<DateTime<Utc>>,
-        into: &mut Vec<Outbound>,
+        causes: &Causes,
+        (messages, spans): (&mut Vec<Outbound>, &mut Vec<OpenSpan>),
     ) -> Result<(), Error> {
         let definition = self
             .catalog
@@ -83,20 +86,18 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             let input = Input { data: &inputs.data, personal };
             let command =
                 Command { sent_at, ..command(definition, saga, send, input, self.epoch.known(), &self.key) };
-            into.push(Outbound {
-                topic: format!("{}.commands", step.participant),
+            let topic = format!("{}.commands", step.participant);
+            let span = causes.sending(saga, &command, &topic);
+            let traceparent = span.as_ref().map_or_else(|| unrecorded(saga, &command), OpenSpan::context);
+            spans.extend(span);
+            messages.push(Outbound {
+                topic,
                 placement: Placement::Together,
                 key: saga.id,
-                traceparent: Some(traceparent(saga.id, command.command_id)),
+                traceparent: Some(traceparent.to_string()),
                 bytes: wire::write(&command),
             });
         }
         Ok(())
     }
-}
-
-/// Returns a W3C Trace Context, version 00, sampled: the saga is the trace, and each command is a span, identified by
-/// the half of its id that differs.
-fn traceparent(saga: Uuid, command: Uuid) -> String {
-    format!("00-{}-{}-01", saga.simple(), &command.simple().to_string()[16..])
 }

@@ -25,6 +25,7 @@ mod recent;
 pub mod recovery;
 pub mod replies;
 pub mod timers;
+mod traces;
 mod written;
 
 pub use budget::{RepeatAllowance, RepeatAllowances, RepeatBudget};

@@ -97,6 +97,7 @@ mod tests {
             signals: Vec::new(),
             labels: Default::default(),
             poisoned: None,
+            trace: None,
         };
         let saga = Saga {
             id: Uuid::from_u128(n),

@@ -6,7 +6,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use amends_protocol::transport::{Assignment, Sink};
 use chrono::TimeDelta;
 
-use super::{Engine, Error, dispatch::Outgoing};
+use super::{
+    Engine, Error,
+    dispatch::Outgoing,
+    traces::{Causes, ENGINE},
+};
 use crate::{
     core::outstanding,
     port::{Clock, SagaStore},
@@ -76,7 +80,7 @@ impl Recovery {
                 })
                 .collect();
             sent += outgoing.len();
-            engine.dispatch(outgoing).await?;
+            engine.dispatch(outgoing, &Causes::none(ENGINE)).await?;
         }
         self.done = assignment;
         if sent > 0 {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use amends_protocol::{
-    Json, Kind, Outcome, Reply,
+    Json, Kind, Outcome, Reply, trace,
     transport::{Inbound, Sink, Source},
     wire,
 };
@@ -16,7 +16,12 @@ use chrono::{DateTime, Utc};
 use futures::future::join_all;
 use uuid::Uuid;
 
-use super::{Engine, Error, batch, budget::AnswerHeard, odd::OddBatch};
+use super::{
+    Engine, Error, batch,
+    budget::AnswerHeard,
+    odd::OddBatch,
+    traces::{Causes, ENGINE},
+};
 use crate::{
     core::{Echo, Event, Nothing, RESEND, ReplyEvent, Requires},
     port::{Clock, Deferral, DeferredReply, OddReason, SagaStore, Stray},
@@ -129,9 +134,10 @@ pub(super) async fn take<S: SagaStore, K: Sink, C: Clock>(
 ) -> Result<Settled, Error> {
     let now = engine.store.now().await?;
     let Judged { by_saga, events, mut dead, mut odd } = read(engine, messages, taken, now).await?;
+    let traced = traced(messages, &by_saga, &events);
     let mut outcome = batch::BatchOutcome::default();
     // All are completed, even if one fails.
-    for lane in join_all(lanes(events).into_iter().map(|events| advance(engine, events))).await {
+    for lane in join_all(lanes(events).into_iter().map(|events| advance(engine, events, &traced))).await {
         outcome.append(lane?);
     }
     keep_strays(engine, messages, &by_saga, &outcome).await?;
@@ -141,6 +147,7 @@ pub(super) async fn take<S: SagaStore, K: Sink, C: Clock>(
     // All replies of a saga that is passed over wait, whatever was decided about them.
     let passed_over: BTreeSet<Uuid> = outcome.passed_over.iter().map(|saga| saga.saga_id).collect();
     outcome.retract(|id| passed_over.contains(id));
+    traced.end(|saga| !passed_over.contains(saga));
     let deferred = defer(engine, messages, &by_saga, &outcome, taken).await?;
     for (heard, why, dead_letter) in unchanging(&by_saga, &outcome) {
         let message = &messages[heard.message];
@@ -327,10 +334,29 @@ fn required<S, K, C>(engine: &Engine<S, K, C>, message: &Inbound) -> Requires {
 async fn advance<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     events: BTreeMap<Uuid, Vec<Event>>,
+    causes: &Causes,
 ) -> Result<batch::BatchOutcome, Error> {
     let mut outcome = engine.decide(events, None).await?;
-    engine.dispatch(std::mem::take(&mut outcome.outgoing)).await?;
+    engine.dispatch(std::mem::take(&mut outcome.outgoing), causes).await?;
     Ok(outcome)
+}
+
+/// Begins the spans in which these replies are processed.
+fn traced(
+    messages: &[Inbound],
+    by_saga: &BTreeMap<Uuid, Vec<Heard>>,
+    events: &BTreeMap<Uuid, Vec<Event>>,
+) -> Causes {
+    let mut causes = Causes::none(ENGINE);
+    if trace::is_recording() {
+        let of_saga = |saga| by_saga.get(saga).into_iter().flatten();
+        for (saga, events) in events {
+            for (heard, event) in of_saga(saga).zip(events) {
+                causes.replied(*saga, &messages[heard.message], event);
+            }
+        }
+    }
+    causes
 }
 
 /// Divides many sagas over lanes of equal size, in order: sagas that were born together stay together, so that lanes

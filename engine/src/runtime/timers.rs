@@ -16,7 +16,12 @@ use futures::future::{Either, select};
 use uuid::Uuid;
 
 use super::{
-    Engine, Error, budget::Repetition, dispatch::Outgoing, oversleepers::Oversleepers, put_off::PutOff,
+    Engine, Error,
+    budget::Repetition,
+    dispatch::Outgoing,
+    oversleepers::Oversleepers,
+    put_off::PutOff,
+    traces::{Causes, ENGINE},
 };
 use crate::{
     core::{Event, Repeats, Saga, Step, jittered, repetitions},
@@ -155,7 +160,12 @@ impl Timers {
             };
             if let Some(inputs) = engine.store.inputs(&[saga_id]).await?.pop() {
                 // `dispatch` records whether sending succeeded.
-                let _ = send(engine, vec![Outgoing { saga: Arc::new(saga), sends, inputs }]).await;
+                let _ = send(
+                    engine,
+                    vec![Outgoing { saga: Arc::new(saga), sends, inputs }],
+                    &Causes::none(ENGINE),
+                )
+                .await;
             }
             return Ok(());
         }
@@ -386,20 +396,25 @@ async fn advance<S: SagaStore, K: Sink, C: Clock>(
     awake: BTreeMap<Uuid, Vec<Event>>,
     due: Loaded,
 ) -> Result<(), Error> {
+    let causes = Causes::woken(due.sagas.iter().filter(|saga| awake.contains_key(&saga.id)));
     let outcome = engine.decide(awake, Some(due)).await?;
     engine.park(&outcome.poisoned).await?;
-    send(engine, outcome.outgoing).await
+    let sent = send(engine, outcome.outgoing, &causes).await;
+    causes.end(|_| true);
+    sent
 }
 
 /// Sends, with a shorter timeout while nothing can be sent: the client takes ten seconds to report a failure.
 async fn send<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     outgoing: Vec<Outgoing>,
+    causes: &Causes,
 ) -> Result<(), Error> {
     if !engine.budget.sends_nothing() {
-        return engine.dispatch(outgoing).await;
+        return engine.dispatch(outgoing, causes).await;
     }
-    let (sending, patience) = (pin!(engine.dispatch(outgoing)), pin!(engine.clock.sleep(UNSENT_PATIENCE)));
+    let (sending, patience) =
+        (pin!(engine.dispatch(outgoing, causes)), pin!(engine.clock.sleep(UNSENT_PATIENCE)));
     match select(sending, patience).await {
         Either::Left((sent, _)) => sent,
         Either::Right(_) => {

@@ -15,6 +15,7 @@ use amends_engine::port::{
     OddReason, OddReplies, OddReply, SagaStore, Stray, Unreadable, Write,
 };
 use amends_engine::runtime::{Engine, Epoch, News, Ownership, RepeatBudget};
+use amends_protocol::trace::TraceContext;
 use amends_protocol::transport::{self, Assignment, Batch, Inbound, Outbound, Sink, Source};
 use amends_protocol::{Command, Json, Kind, Outcome, Reply, TokenKey, id, wire};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -68,6 +69,10 @@ pub(crate) struct WorldState {
     /// Sagas that were read by id.
     pub(crate) reads: Vec<Uuid>,
     pub(crate) sent: Vec<Command>,
+    /// The contexts of all messages that were sent.
+    pub(crate) traceparents: Vec<String>,
+    /// The context of all replies.
+    pub(crate) replies_trace: Option<String>,
     pub(crate) dead: Vec<(i64, String)>,
     /// Number of times the store was restored.
     pub(crate) epoch: u32,
@@ -120,9 +125,14 @@ impl World {
 
     /// Creates a stay; ids count from 1. Its first command was sent.
     pub(crate) fn born(&self, slot: u16) -> Uuid {
+        self.born_of(slot, None)
+    }
+
+    /// Creates a stay that is born of a request with this context.
+    pub(crate) fn born_of(&self, slot: u16, trace: Option<TraceContext>) -> Uuid {
         let mut state = self.state();
         let id = id::at_slot(Uuid::from_u128((state.sagas.len() as u128 + 1) << 10), slot);
-        let new = NewSaga { id, business_key: format!("stay-{id}") };
+        let new = NewSaga { id, business_key: format!("stay-{id}"), trace };
         let change = start(&stay(), new, &input(), state.now);
         state.sagas.insert(id, (change.saga, vec![change.entry]));
         id
@@ -166,7 +176,7 @@ impl World {
     }
 
     fn somebody(&self, id: Uuid) -> Saga {
-        let new = NewSaga { id, business_key: "gone".to_owned() };
+        let new = NewSaga { id, business_key: "gone".to_owned(), trace: None };
         start(&stay(), new, &input(), self.state().now).saga
     }
 
@@ -480,6 +490,7 @@ impl Sink for World {
         }
         state.log.push(format!("send {}", messages.len()));
         state.sent.extend(messages.iter().map(|m| wire::command(&m.bytes).unwrap()));
+        state.traceparents.extend(messages.into_iter().filter_map(|m| m.traceparent));
         Ok(())
     }
 
@@ -501,7 +512,7 @@ impl Source for World {
                 topic: "saga.replies".to_owned(),
                 partition: 0,
                 offset: at as i64,
-                traceparent: None,
+                traceparent: state.replies_trace.clone(),
                 signature: None,
                 bytes: bytes.clone(),
             })

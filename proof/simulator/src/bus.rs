@@ -46,6 +46,13 @@ pub struct Record {
     pub poison: Option<Poison>,
 }
 
+impl Record {
+    /// Returns the trace context that it carries.
+    pub fn traceparent(&self) -> Option<&str> {
+        self.traceparent.as_deref()
+    }
+}
+
 /// What is wrong with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Poison {

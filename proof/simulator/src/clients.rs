@@ -10,7 +10,7 @@ use amends_engine::{
     port::Inputs,
     runtime::apply::Applied,
 };
-use amends_protocol::{Json, SLOTS};
+use amends_protocol::{Json, SLOTS, trace::TraceContext};
 use amends_workflows::order_fulfilment::{self, Line, OrderInput, Personal};
 use futures::future::{Either, select};
 use rand::{RngExt, seq::IndexedRandom};
@@ -240,7 +240,7 @@ async fn place(door: Handle, wish: Wish, key: String, body: u64, answer: Slot<Op
         let personal = Personal { shipping_address: address.into(), contact };
         let order = NewOrder {
             id,
-            saga: NewSaga { id: saga, business_key: id.to_string() },
+            saga: NewSaga { id: saga, business_key: id.to_string(), trace: trace_of(saga) },
             key: (key, body),
             data: Json::of(&wish.input).unwrap_or_default(),
             personal: Json::of(&personal).unwrap_or_default(),
@@ -308,4 +308,12 @@ async fn signal(handle: &Handle, saga: Uuid, name: &'static str, payload: Json) 
             Some(None) | None => handle.sleep(3 * SECOND).await,
         }
     }
+}
+
+/// Returns the context of the request that a saga is born of: every other client names one.
+pub fn trace_of(saga: Uuid) -> Option<TraceContext> {
+    let bytes = saga.as_u128();
+    let is_sampled = bytes & (1 << 21) == 0;
+    (bytes & (1 << 20) == 0)
+        .then(|| TraceContext::new((!bytes).to_be_bytes(), (!saga.as_u64_pair().0).to_be_bytes(), is_sampled))
 }

@@ -4,11 +4,13 @@ mod books;
 mod odd;
 mod returns;
 mod signals;
+mod traces;
 
 pub use books::*;
 pub use odd::*;
 pub use returns::*;
 pub use signals::*;
+pub use traces::*;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,7 +44,7 @@ pub struct Quiet<'a> {
 pub type Invariant = (&'static str, fn(&Quiet<'_>) -> Vec<String>);
 
 /// All invariants, numbered as in RELIABILITY.
-pub const ALL: [Invariant; 24] = [
+pub const ALL: [Invariant; 25] = [
     ("1 stock_balances", stock_balances),
     ("2 money_balances", money_balances),
     ("3 one_outcome_that_never_changes", one_outcome_that_never_changes),
@@ -67,6 +69,7 @@ pub const ALL: [Invariant; 24] = [
     ("signals_take_effect_once", signals_take_effect_once),
     ("undone_holds_nothing", undone_holds_nothing),
     ("patience_is_kept", patience_is_kept),
+    ("messages_carry_the_trace", messages_carry_the_trace),
 ];
 
 /// Checks all invariants; returns the violations.
@@ -181,7 +184,7 @@ pub fn what_was_accepted_exists(quiet: &Quiet<'_>) -> Vec<String> {
 pub fn timelines_replay(quiet: &Quiet<'_>) -> Vec<String> {
     quiet.each(|stored, entries| {
         let saga = &stored.saga;
-        let new = NewSaga { id: saga.id, business_key: saga.business_key.clone() };
+        let new = NewSaga { id: saga.id, business_key: saga.business_key.clone(), trace: None };
         match replay(quiet.definition(saga), new, entries) {
             Err(mismatch) => Some(mismatch.to_string()),
             Ok(replayed) => {

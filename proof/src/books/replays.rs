@@ -58,7 +58,7 @@ fn one(catalog: &amends_engine::core::Catalog, detail: &Detail, replayed: &mut R
     let Some(definition) = catalog.get(&saga.workflow, saga.workflow_version) else {
         return replayed.mismatches.push(format!("saga {}: no such workflow", saga.id));
     };
-    let new = NewSaga { id: saga.id, business_key: saga.business_key.clone() };
+    let new = NewSaga { id: saga.id, business_key: saga.business_key.clone(), trace: None };
     match replay(definition, new, &detail.timeline) {
         // `wake_at` is a lower bound that a wake-up without an entry may raise.
         Ok(mut row) => {

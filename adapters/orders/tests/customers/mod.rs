@@ -13,7 +13,7 @@ use uuid::Uuid;
 fn order(customer: &str, slot: u16, now: DateTime<Utc>) -> NewOrder {
     let mut order = NewOrder {
         id: Uuid::now_v7(),
-        saga: NewSaga { id: Uuid::now_v7(), business_key: String::new() },
+        saga: NewSaga { id: Uuid::now_v7(), business_key: String::new(), trace: None },
         subject: "storefront".into(),
         idempotency: None,
         customer_id: customer.into(),

@@ -122,6 +122,7 @@ async fn start(
     stop: CancellationToken,
 ) -> Result<Running> {
     settings.unknown_patience.get_or_insert(UNKNOWN_PATIENCE);
+    settings.trace_sampling.get_or_insert(1.0);
     settings.metrics_listen = None;
     if settings.jwks_url.is_some() || settings.jwt_key_file.is_some() {
         bail!("`amends dev` has its own key: leave out the settings jwks_url and jwt_key_file");

@@ -80,6 +80,9 @@ pub(super) struct SagaView {
     since: String,
     /// Whether it is there for longer than expected.
     stuck: bool,
+    /// The id of its trace: that of the `traceparent` of the request that it was born of, or of the trace that was begun
+    /// then. Otherwise its own id, without hyphens.
+    trace_id: String,
     /// It grows with every change. An action names the revision that the operator saw.
     revision: u32,
     #[schema(value_type = Instant)]
@@ -245,6 +248,7 @@ impl SagaView {
             reason_text: reason.map(|r| r.text.clone()).filter(|t| !t.is_empty()),
             since: instant(saga.since),
             stuck: detail.stuck_at.is_some(),
+            trace_id: saga.trace().trace_id_hex(),
             revision: saga.revision,
             created_at: instant(saga.born_at),
             updated_at: instant(detail.updated_at),

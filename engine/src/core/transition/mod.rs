@@ -94,11 +94,13 @@ pub(super) fn born(
                 .map(|(a, b)| (a.to_owned(), b.to_owned()))
                 .collect(),
             poisoned: None,
+            trace: new.trace,
         },
     };
     let mut step = Deciding::new(definition, &saga, now, 0);
     step.label(definition.labels.initial);
     step.did.timeout_at = timeout_at;
+    step.did.trace = new.trace;
     step.send_step(0);
     step.finish(&Occurrence { event: Event::Started(input.clone()), at: now, jitter: 0 })
 }

@@ -110,7 +110,12 @@ impl WorldState {
         let named = catalog.iter().filter(|d| d.name == name);
         let Some(definition) = named.max_by_key(|d| d.version) else { return Addition::Impossible };
         let saga_id = id::at_slot(self.uuid(), id::slot(order));
-        let change = start(definition, NewSaga { id: saga_id, business_key: order.to_string() }, &data, now);
+        let change = start(
+            definition,
+            NewSaga { id: saga_id, business_key: order.to_string(), trace: None },
+            &data,
+            now,
+        );
         self.store.create(&change, &Json::null());
         let added = AddedSaga { saga_id, kind, amount, lines, request };
         self.store.added.entry(order).or_default().push(added);

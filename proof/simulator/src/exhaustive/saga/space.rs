@@ -7,7 +7,7 @@ impl Space for TwoSteps {
 
     fn initial(&self) -> SagaSystem {
         let now = DateTime::from_timestamp(1_767_225_600, 0).unwrap_or_default();
-        let new = NewSaga { id: super::super::saga_id(), business_key: "k".to_owned() };
+        let new = NewSaga { id: super::super::saga_id(), business_key: "k".to_owned(), trace: None };
         let born = start(&self.definition, new, &Json::null(), now);
         SagaSystem {
             saga: born.saga,
