@@ -25,11 +25,13 @@ use amends_postgres::{
     watermarks::Watermarks,
 };
 use amends_protocol::{
+    trace::{OpenSpan, TraceContext, conventions},
     transport::{Outbound, Placement, Sink},
     wire,
 };
-use amends_workflows::Workflows;
+use amends_workflows::{Workflows, events::DomainEvent};
 use chrono::Utc;
+use uuid::Uuid;
 
 use crate::webhooks::fan_out::FanOut;
 use numbers::Numbers;
@@ -195,18 +197,23 @@ impl<K: Sink> Publisher<K> {
             return Ok(());
         }
         let before = self.numbers.before(&self.workflows, entries).await?;
-        let (mut messages, mut events) = (Vec::new(), Vec::new());
+        let (mut messages, mut events, mut spans) = (Vec::new(), Vec::new(), Vec::new());
         for (read, before) in entries.iter().zip(before) {
             let (version, key) = (read.workflow_version, &read.business_key);
             let (workflows, saga) = (&self.workflows, read.saga_id);
-            for event in workflows.domain_events(&read.workflow, version, saga, key, &read.entry, before) {
+            for mut event in workflows.domain_events(&read.workflow, version, saga, key, &read.entry, before)
+            {
+                event.traceparent = read.trace.map(|trace| trace.to_string());
+                let span = read.trace.and_then(|trace| sending(saga, &event, trace));
+                let traceparent = span.as_ref().map(OpenSpan::context).or(read.trace);
+                spans.extend(span);
                 if self.fan_out.has_webhooks() {
                     events.push(event.clone());
                 }
                 messages.push(Outbound {
                     placement: Placement::Slot(read.slot),
                     key: read.business_key.parse().unwrap_or(read.saga_id),
-                    traceparent: None,
+                    traceparent: traceparent.map(|context| context.to_string()),
                     bytes: wire::write(&event),
                     topic: event.r#type,
                 });
@@ -215,10 +222,23 @@ impl<K: Sink> Publisher<K> {
         self.fan_out.plan(&events).await?;
         metrics::counter!("amends_engine_domain_events_total").increment(messages.len() as u64);
         self.sink.send(messages).await?;
+        spans.into_iter().for_each(OpenSpan::end);
         if let Some(oldest) = entries.iter().map(|read| read.entry.occurrence.at).min() {
             let lag = (Utc::now() - oldest).to_std().unwrap_or_default();
             metrics::histogram!("amends_engine_publish_lag_seconds").record(lag.as_secs_f64());
         }
         Ok(())
     }
+}
+
+/// Begins the span in which a domain event is sent. It is below the request that its saga was born of.
+fn sending(saga: Uuid, event: &DomainEvent, trace: TraceContext) -> Option<OpenSpan> {
+    let span = conventions::message("engine", conventions::Operation::Send, &event.r#type, trace)?;
+    let saga = saga.to_string();
+    Some(
+        span.with(conventions::MESSAGING_MESSAGE_ID, event.id.clone())
+            .with(conventions::MESSAGING_MESSAGE_CONVERSATION_ID, saga.clone())
+            .with(conventions::SAGA, saga)
+            .with(conventions::ORDER, event.subject.clone()),
+    )
 }

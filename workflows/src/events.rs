@@ -30,6 +30,10 @@ pub struct DomainEvent {
     /// Counts the order's events from 1, without gaps, over all of its sagas. A reader of several topics sorts by it and
     /// drops duplicates. (CloudEvents' extension of that name is a string.)
     pub sequence: String,
+    /// CloudEvents' extension for distributed tracing: the W3C context of the request that its saga was born of, if that
+    /// is known. The same for every delivery.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
     /// The content.
     pub data: Data,
 }
@@ -92,6 +96,7 @@ pub(crate) fn of_entry(
         time: instant(entry.occurrence.at),
         datacontenttype: "application/json".to_owned(),
         sequence: number.to_string(),
+        traceparent: None,
         data: Data {
             order_id: order_id.to_owned(),
             saga_id,

@@ -7,6 +7,7 @@ use std::{
 
 use amends_engine::core::{Entry, Known, Requires};
 use amends_pool::Pool;
+use amends_protocol::trace::TraceContext;
 use sqlx::FromRow;
 use uuid::Uuid;
 
@@ -34,6 +35,8 @@ pub struct Unpublished {
     pub workflow: String,
     /// Version of the workflow.
     pub workflow_version: u32,
+    /// The span of the request that the saga was born of, if it is known.
+    pub trace: Option<TraceContext>,
     /// The entry; `did.label` is the new label if it changed.
     pub entry: Entry,
 }
@@ -61,6 +64,7 @@ struct Name {
     business_key: String,
     workflow: String,
     workflow_version: i32,
+    trace: Option<String>,
 }
 
 /// Number of sagas remembered: a saga's entries follow each other within seconds.
@@ -184,7 +188,9 @@ async fn rows_of_home(
 
 async fn names_of_home(pool: &Pool, home: i16, ids: Vec<Uuid>) -> Result<Vec<Named>, Error> {
     sqlx::query_as(
-        "SELECT s.id, s.business_key, s.workflow, s.workflow_version
+        // Few states are parsed: most sagas have no trace.
+        "SELECT s.id, s.business_key, s.workflow, s.workflow_version,
+                CASE WHEN s.state LIKE '%\"trace\":%' THEN s.state::json ->> 'trace' END AS trace
          FROM UNNEST($2::uuid[]) AS w (id) JOIN sagas AS s ON ($1::int2 IS NULL OR s.home = $1) AND s.id = w.id",
     )
     .bind(home)
@@ -220,6 +226,7 @@ impl EventRow {
             business_key: name.business_key,
             workflow: name.workflow,
             workflow_version: u32::try_from(name.workflow_version).unwrap_or_default(),
+            trace: name.trace.and_then(|trace| trace.parse().ok()),
             entry: self.entry.read()?,
         })
     }

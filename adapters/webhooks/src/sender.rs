@@ -20,6 +20,8 @@ use crate::{
 const ANSWER_READ: usize = 16 << 10;
 /// The number of characters of an answer's body that are kept.
 const ANSWER_KEPT: usize = 1_000;
+/// Not part of what is signed.
+const TRACEPARENT: &str = "traceparent";
 const AGENT: &str = concat!("Amends/", env!("CARGO_PKG_VERSION"));
 
 /// Sends webhooks.
@@ -39,6 +41,8 @@ pub struct Message<'a> {
     pub timestamp: i64,
     /// JSON.
     pub body: &'a [u8],
+    /// W3C trace context.
+    pub traceparent: Option<&'a str>,
 }
 
 /// A receiver's answer.
@@ -94,12 +98,12 @@ impl Sender {
         &self,
         url: &str,
         secrets: &[SigningSecret],
-        Message { id, timestamp, body }: Message<'_>,
+        Message { id, timestamp, body, traceparent }: Message<'_>,
     ) -> Result<Answer, SendFault> {
         // The settings may have changed since it was registered. The client looks up no addresses, so they are checked here.
         let url = target(url, self.reach).map_err(|_| SendFault::Closed)?;
         let until = Instant::now() + self.timeout;
-        let request = self
+        let mut request = self
             .http
             .post(url)
             .header(USER_AGENT, AGENT)
@@ -108,6 +112,9 @@ impl Sender {
             .header(signature::TIMESTAMP, timestamp.to_string())
             .header(signature::SIGNATURE, signature::signatures(secrets, id, timestamp, body))
             .body(body.to_vec());
+        if let Some(traceparent) = traceparent {
+            request = request.header(TRACEPARENT, traceparent);
+        }
         let answer = timeout_at(until, request.send()).await.map_err(|_| SendFault::Late)?;
         let answer = answer.map_err(|error| fault_of(&error))?;
         Ok(Answer { status: answer.status().as_u16(), body: beginning(answer, until).await })

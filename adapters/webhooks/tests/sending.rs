@@ -77,7 +77,7 @@ fn sender(reach: Reach, timeout: Duration) -> Sender {
 }
 
 async fn send(sender: &Sender, url: &str) -> Result<Answer, SendFault> {
-    let message = Message { id: "msg_1", timestamp: 1_700_000_000, body: b"{}" };
+    let message = Message { id: "msg_1", timestamp: 1_700_000_000, body: b"{}", traceparent: None };
     sender.send(url, &[SigningSecret::draw()], message).await
 }
 

@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{payload::payload, secret_place, view::message_id};
+use super::{payload::payload, secret_place, traces, view::message_id};
 
 /// How long a webhook is left to a process that has said nothing.
 const WEBHOOK_LEASE: Duration = Duration::from_secs(15);
@@ -216,10 +216,14 @@ impl Deliverer {
             };
             return self.deliveries.record(&attempt).await;
         };
-        let message =
-            Message { id: &message_id(delivery.id), timestamp: Utc::now().timestamp(), body: &body };
+        let span = traces::sending(webhook, delivery);
+        let traceparent = span.as_ref().map(|span| span.context().to_string());
+        let id = message_id(delivery.id);
+        let traceparent = traceparent.as_deref();
+        let message = Message { id: &id, timestamp: Utc::now().timestamp(), body: &body, traceparent };
         let began = Instant::now();
         let answer = self.sender.send(&webhook.url, secrets, message).await;
+        traces::sent(span, &answer);
         metrics::histogram!("amends_webhook_attempt_seconds").record(began.elapsed().as_secs_f64());
         let tries = u32::try_from(delivery.tries).unwrap_or_default().saturating_add(1);
         let since_first = Duration::try_from_secs_f64(delivery.since_first).unwrap_or_default();

@@ -6,6 +6,7 @@ pub mod deliver;
 pub mod fan_out;
 mod payload;
 pub mod request;
+mod traces;
 pub mod types;
 pub mod view;
 

@@ -9,6 +9,7 @@
 //! | `text.rs` | what a message says: the files under `templates/` |
 //! | `channels/` | SMTP, and the webhook for SMS |
 //! | `events.rs` | what was sent is published, `notif.sent` |
+//! | `traces.rs` | the spans of what is processed and sent |
 //! | `http.rs` | the routes that the api forwards to |
 //!
 //! Events are received at least once and recorded exactly once; recording never waits for sending. No personal data is
@@ -27,6 +28,7 @@ mod recorder;
 mod sender;
 mod store;
 mod text;
+mod traces;
 
 pub use contact::{NO_SUCH_ORDER, OrderApi};
 pub use event::{Channel, TOPICS};

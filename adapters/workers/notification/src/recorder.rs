@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use amends_pool::Pool;
 use amends_protocol::{
+    trace::{OpenSpan, TraceContext},
     transport::{self, Batch, Inbound, Sink, Source},
     wire,
 };
@@ -13,6 +14,7 @@ use tokio::sync::Notify;
 use crate::{
     event::{Channel, Event},
     store::{NewNotification, NotificationStore},
+    traces,
 };
 
 /// The longest text of an event, in bytes.
@@ -87,12 +89,15 @@ impl<S: Source, K: Sink> Recorder<S, K> {
     }
 
     async fn record(&self, batch: &Batch) -> Result<(), Error> {
-        let mut new = Vec::new();
+        let (mut new, mut spans) = (Vec::new(), Vec::new());
         let mut dead: Vec<(&Inbound, String)> = Vec::new();
         for message in &batch.messages {
             match readable(message) {
                 Ok(event) if event.is_told() => {
-                    new.extend(Channel::ALL.map(|channel| self.notification(&event, channel)));
+                    let span = traces::processing(message, &event);
+                    let context = span.as_ref().map(OpenSpan::context);
+                    spans.extend(span);
+                    new.extend(Channel::ALL.map(|channel| self.notification(&event, channel, context)));
                 }
                 Ok(_) => {}
                 Err(why) => dead.push((message, why)),
@@ -101,6 +106,7 @@ impl<S: Source, K: Sink> Recorder<S, K> {
         if !new.is_empty() {
             let recorded = self.store.record(new).await?;
             metrics::counter!("amends_notifications_recorded_total").increment(recorded);
+            spans.into_iter().for_each(OpenSpan::end);
             self.recorded.notify_waiters();
         }
         for (message, why) in dead {
@@ -109,7 +115,7 @@ impl<S: Source, K: Sink> Recorder<S, K> {
         Ok(())
     }
 
-    fn notification(&self, event: &Event, channel: Channel) -> NewNotification {
+    fn notification(&self, event: &Event, channel: Channel, trace: Option<TraceContext>) -> NewNotification {
         NewNotification {
             id: event.notification(channel),
             order_id: event.data.order_id,
@@ -118,6 +124,7 @@ impl<S: Source, K: Sink> Recorder<S, K> {
             channel,
             amount: event.data.amount,
             currency: event.data.currency.clone(),
+            traceparent: trace.map(|context| context.to_string()),
             is_to_be_sent: self.open.has(channel),
         }
     }

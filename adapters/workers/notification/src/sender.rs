@@ -25,6 +25,7 @@ use crate::{
     recorder::OpenChannels,
     store::{Claimed, NOT_CONFIGURED, NotificationStore, Settled},
     text::{self, Refunded},
+    traces,
 };
 
 /// Number of messages of a channel that one sender handles at a time.
@@ -161,6 +162,7 @@ impl Sender {
 
     async fn handle(&self, claimed: &Claimed) -> Result<(), sqlx::Error> {
         let late = || self.later(claimed, "timeout".to_owned(), None);
+        let span = traces::sending(claimed, self.channel);
         let settled = timeout(DELIVERY_LONGEST, self.deliver(claimed)).await.unwrap_or_else(|_| late());
         let outcome = match &settled {
             Settled::Sent { .. } => "sent",
@@ -170,6 +172,7 @@ impl Sender {
         };
         metrics::counter!("amends_notifications_total", "channel" => self.channel.as_str(), "outcome" => outcome)
             .increment(1);
+        traces::sent(span, outcome);
         if let Settled::Failed { reason, .. } = &settled {
             tracing::warn!(id = %claimed.id, channel = self.channel.as_str(), reason, "a notification failed for good");
         }

@@ -22,6 +22,8 @@ pub(crate) struct NewNotification {
     pub channel: Channel,
     pub amount: Option<i64>,
     pub currency: Option<String>,
+    /// The span in which its event was processed.
+    pub traceparent: Option<String>,
     /// Whether it is queued; otherwise it is skipped.
     pub is_to_be_sent: bool,
 }
@@ -34,6 +36,7 @@ pub(crate) struct Claimed {
     pub event_type: String,
     pub amount: Option<i64>,
     pub currency: Option<String>,
+    pub traceparent: Option<String>,
     /// Number of attempts, this one included.
     pub attempts: i32,
     /// How long it has been recorded, in seconds.
@@ -73,6 +76,7 @@ impl NotificationStore {
         let (mut events, mut types) = (Vec::with_capacity(count), Vec::with_capacity(count));
         let (mut channels, mut queued) = (Vec::with_capacity(count), Vec::with_capacity(count));
         let (mut amounts, mut currencies) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let mut traceparents = Vec::with_capacity(count);
         for new in new {
             ids.push(new.id);
             orders.push(new.order_id);
@@ -82,14 +86,16 @@ impl NotificationStore {
             queued.push(new.is_to_be_sent);
             amounts.push(new.amount);
             currencies.push(new.currency);
+            traceparents.push(new.traceparent);
         }
         let recorded = sqlx::query(
-            "INSERT INTO notifications (id, order_id, event_id, event_type, channel, amount, currency, status, reason, due_at)
-             SELECT n.id, n.order_id, n.event_id, n.event_type, n.channel, n.amount, n.currency,
+            "INSERT INTO notifications (id, order_id, event_id, event_type, channel, amount, currency, traceparent, status, reason, due_at)
+             SELECT n.id, n.order_id, n.event_id, n.event_type, n.channel, n.amount, n.currency, n.traceparent,
                     CASE WHEN n.is_queued THEN 'QUEUED' ELSE 'SKIPPED' END, CASE WHEN NOT n.is_queued THEN $9 END,
                     CASE WHEN n.is_queued THEN clock_timestamp() END
-             FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::bool[], $7::bigint[], $8::text[])
-                  AS n (id, order_id, event_id, event_type, channel, is_queued, amount, currency)
+             FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::bool[], $7::bigint[], $8::text[],
+                         $10::text[])
+                  AS n (id, order_id, event_id, event_type, channel, is_queued, amount, currency, traceparent)
              ON CONFLICT (id) DO NOTHING",
         )
         .bind(ids)
@@ -101,6 +107,7 @@ impl NotificationStore {
         .bind(amounts)
         .bind(currencies)
         .bind(NOT_CONFIGURED)
+        .bind(traceparents)
         .execute(&self.pool)
         .await?;
         Ok(recorded.rows_affected())
@@ -120,7 +127,7 @@ impl NotificationStore {
              FROM (SELECT d.id FROM notifications AS d WHERE d.channel = $1 AND d.due_at <= clock_timestamp()
                    ORDER BY d.due_at LIMIT $2 FOR UPDATE SKIP LOCKED) AS due
              WHERE n.id = due.id
-             RETURNING n.id, n.order_id, n.event_type, n.amount, n.currency, n.attempts,
+             RETURNING n.id, n.order_id, n.event_type, n.amount, n.currency, n.traceparent, n.attempts,
                        extract(epoch FROM clock_timestamp() - n.created_at)::float8 AS age",
         )
         .bind(channel.as_str())

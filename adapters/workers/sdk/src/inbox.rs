@@ -15,6 +15,13 @@ pub(crate) struct Delivery {
     pub(crate) message: Inbound,
 }
 
+impl Delivery {
+    /// Returns the command and its message.
+    pub(crate) fn parts(&self) -> (&Command, &Inbound) {
+        (&self.command, &self.message)
+    }
+}
+
 /// A message for the dead letter topic, and the reason.
 pub(crate) type DeadLetter = (Inbound, String);
 

@@ -45,6 +45,7 @@ pub mod row;
 mod settings;
 pub mod store;
 mod timer;
+mod traces;
 mod transactional;
 mod upkeep;
 

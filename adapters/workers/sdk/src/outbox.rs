@@ -6,7 +6,7 @@ use amends_protocol::{
     wire,
 };
 
-use crate::settings::Settings;
+use crate::{settings::Settings, traces};
 
 /// A reply, and the trace of the command that it answers.
 #[derive(Debug, Clone)]
@@ -29,6 +29,8 @@ pub(crate) async fn send<K: Sink>(
                           "kind" => reply.kind.as_str(), "outcome" => reply.outcome.as_str())
         .increment(1);
     }
+    let replies = answered.iter().map(|answered| (&answered.reply, answered.traceparent.as_deref()));
+    let spans = traces::replying(settings, replies);
     let message = |Answered { reply, traceparent }: Answered| Outbound {
         topic: settings.reply_topic.clone(),
         placement: Placement::Slot(reply.slot),
@@ -36,7 +38,9 @@ pub(crate) async fn send<K: Sink>(
         traceparent,
         bytes: wire::write(&reply),
     };
-    sink.send(answered.into_iter().map(message).collect()).await
+    let sent = sink.send(answered.into_iter().map(message).collect()).await;
+    traces::replied(spans, sent.is_ok());
+    sent
 }
 
 /// Counts a batch of commands.

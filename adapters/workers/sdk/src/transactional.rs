@@ -20,6 +20,7 @@ use crate::{
     settings::Settings,
     store::{self, Locked, Locks, Rows},
     timer::{Backoff, Timer, TokioTimer},
+    traces::Times,
 };
 
 /// Why a batch was not settled. It is received again.
@@ -141,12 +142,13 @@ where
 
     async fn answer(&self, batch: Batch) -> Result<(), Error> {
         outbox::count_batch(&self.settings, batch.messages.len());
+        let times = Times::arrived();
         let (deliveries, mut letters) = inbox::open(batch, &self.settings);
         let mut answered = Vec::with_capacity(deliveries.len());
-        let (deliveries, locks) = self.try_new(deliveries, &mut answered).await?;
+        let (deliveries, locks) = self.try_new(deliveries, &mut answered, times).await?;
         let mut parts = Parts::new(&deliveries, locks);
         while let Some(part) = parts.next() {
-            match self.transact(part).await {
+            match self.transact(part, times.begun()).await {
                 Ok(replies) => answered.extend(replies),
                 Err(store::Error::Locked) => parts.pass_over(part, &self.settings),
                 Err(store::Error::Poison(reason)) => {
@@ -169,6 +171,7 @@ where
         &self,
         deliveries: Vec<Delivery>,
         answered: &mut Vec<Answered>,
+        times: Times,
     ) -> Result<(Vec<Delivery>, Locks), Error> {
         let now = self.rows.now().await?;
         let (new, mut left) = apart(deliveries, now, &self.settings);
@@ -177,7 +180,10 @@ where
         }
         let mut locks = Locks::Wait;
         match self.try_together(&new, now).await {
-            Ok(Some(replies)) => answered.extend(replies),
+            Ok(Some(replies)) => {
+                times.committed(&self.settings, new.len(), new.iter().map(Delivery::parts));
+                answered.extend(replies);
+            }
             Ok(None) | Err(store::Error::Poison(_)) => left.extend(new),
             Err(store::Error::Locked) => {
                 locks = Locks::PassOver;
@@ -225,7 +231,7 @@ where
     }
 
     /// Decides and runs these commands in one transaction.
-    async fn transact(&self, part: Part<'_>) -> Result<Vec<Answered>, store::Error> {
+    async fn transact(&self, part: Part<'_>, times: Times) -> Result<Vec<Answered>, store::Error> {
         let Part { deliveries, locks } = part;
         if deliveries.is_empty() {
             return Ok(Vec::new());
@@ -250,6 +256,7 @@ where
         }
         let passed_over = desk.passed_over();
         let answered = desk.commit(&self.rows, tx).await?;
+        times.committed(&self.settings, deliveries.len(), deliveries.iter().map(Delivery::parts));
         count_passed_over(&self.settings, passed_over);
         self.health.database(true);
         Ok(answered)

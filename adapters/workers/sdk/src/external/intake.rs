@@ -17,6 +17,7 @@ use crate::{
     row::{CommandRow, Lease, Said, Status},
     store::{self, Due, Locks, Rows},
     timer::{Backoff, Timer},
+    traces::Times,
 };
 
 /// The loop that accepts commands.
@@ -73,12 +74,13 @@ where
     async fn accept(&self, batch: Batch) -> Result<(), Error> {
         let Shared { settings, sink, .. } = &*self.shared;
         outbox::count_batch(settings, batch.messages.len());
+        let times = Times::arrived();
         let (deliveries, mut letters) = inbox::open(batch, settings);
-        let deliveries = self.begin_new(deliveries).await?;
+        let deliveries = self.begin_new(deliveries, times).await?;
         let mut answered = Vec::new();
         let mut parts = Parts::new(&deliveries, Locks::Wait);
         while let Some(part) = parts.next() {
-            match self.transact(part).await {
+            match self.transact(part, times.begun()).await {
                 Ok(replies) => answered.extend(replies),
                 Err(store::Error::Locked) => parts.pass_over(part, settings),
                 Err(store::Error::Poison(reason)) => {
@@ -93,7 +95,7 @@ where
 
     /// Begins new commands for which there is room, by one statement that commits their rows as started. Returns the
     /// commands left for a transaction that locks rows first.
-    async fn begin_new(&self, deliveries: Vec<Delivery>) -> Result<Vec<Delivery>, Error> {
+    async fn begin_new(&self, deliveries: Vec<Delivery>, times: Times) -> Result<Vec<Delivery>, Error> {
         let shared = &*self.shared;
         if shared.has_backlog() {
             return Ok(deliveries);
@@ -124,6 +126,8 @@ where
             Err(error) => return Err(error.into()),
         };
         let mut calls = Vec::with_capacity(inserted.len());
+        let accepted = begun.iter().filter(|(_, call)| inserted.contains(&call.work.target()));
+        times.committed(&shared.settings, inserted.len(), accepted.map(|(delivery, _)| delivery.parts()));
         for (delivery, call) in begun {
             if inserted.contains(&call.work.target()) {
                 let Delivery { command, message } = delivery;
@@ -136,7 +140,7 @@ where
         Ok(left)
     }
 
-    async fn transact(&self, part: Part<'_>) -> Result<Vec<Answered>, store::Error> {
+    async fn transact(&self, part: Part<'_>, times: Times) -> Result<Vec<Answered>, store::Error> {
         let Part { deliveries, locks } = part;
         if deliveries.is_empty() {
             return Ok(Vec::new());
@@ -156,6 +160,7 @@ where
         }
         let passed_over = desk.passed_over();
         let answered = desk.commit(&shared.rows, tx).await?;
+        times.committed(&shared.settings, deliveries.len(), deliveries.iter().map(Delivery::parts));
         count_passed_over(&shared.settings, passed_over);
         shared.begin(begun);
         if waiting {

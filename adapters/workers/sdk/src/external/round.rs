@@ -8,6 +8,7 @@ use super::{Call, Shared};
 use crate::{
     executor::{Action, Answer, ExternalExecutor, LookUp, Port, Void},
     timer::{Timer, within},
+    traces::{self, CallResult},
 };
 
 /// The result of a round.
@@ -52,7 +53,7 @@ where
 {
     let (executor, work) = (&shared.executor, &call.work);
     if (call.unwanted || call.resolved == Some(Resolved::NotDone)) && port.can_void {
-        match timely(shared, executor.void(work)).await {
+        match timely(shared, call, "void", executor.void(work)).await {
             Some(Void::Voided) => return Found::Voided,
             Some(Void::TooLate) => {}
             Some(Void::NoAnswer(reason)) => return Found::Answer(Answer::Unknown(reason)),
@@ -60,7 +61,7 @@ where
         }
     }
     if port.can_look_up {
-        match timely(shared, executor.look_up(work)).await {
+        match timely(shared, call, "look up", executor.look_up(work)).await {
             Some(LookUp::Found(answer)) => return Found::Answer(answer),
             // No outcome: the call may still be on its way, or its process paused before it.
             Some(LookUp::Nothing) => {}
@@ -84,18 +85,25 @@ where
     C: Timer,
 {
     let answer = match call.work.action {
-        Action::Execute => timely(shared, shared.executor.execute(&call.work)).await,
-        Action::Undo => timely(shared, shared.executor.undo(&call.work)).await,
+        Action::Execute => timely(shared, call, "execute", shared.executor.execute(&call.work)).await,
+        Action::Undo => timely(shared, call, "undo", shared.executor.undo(&call.work)).await,
     };
     answer.unwrap_or_else(|| Answer::Unknown(Reason::new("no_answer", "")))
 }
 
-async fn timely<R, E, K, C, F>(shared: &Shared<R, E, K, C>, future: F) -> Option<F::Output>
+async fn timely<R, E, K, C, F>(
+    shared: &Shared<R, E, K, C>,
+    call: &Call,
+    verb: &'static str,
+    future: F,
+) -> Option<F::Output>
 where
     C: Timer,
-    F: Future,
+    F: Future<Output: CallResult>,
 {
-    within(&shared.timer, shared.settings.call_timeout, future).await
+    let traceparent = call.asker.as_ref().and_then(|asker| asker.traceparent.as_deref());
+    let answer = within(&shared.timer, shared.settings.call_timeout, future);
+    traces::calling(&shared.settings, verb, &call.work.command, traceparent, answer).await
 }
 
 fn no_answer() -> Found {
