@@ -10,13 +10,13 @@ ORDERS ?= 2000
 ORDERS_KEPT ?= 1000000
 SEED ?= 1
 
-.PHONY: help run test history citus simulate mutants fuzz bench guard campaign crash-points limits build lint fmt deny real-kafka charts files containers schemathesis breaking-changes client asyncapi bootstrap
+.PHONY: help run test history citus simulate mutants fuzz bench guard campaign crash-points limits build lint fmt deny real-kafka charts files containers traces schemathesis breaking-changes client asyncapi bootstrap
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
-run: build ## start everything on this machine and run the sample orders (ARGS=--once ends after them)
-	@exec $(AMENDS) dev --samples $(ARGS)
+run: build ## start everything on this machine and run the sample orders (ARGS=--once ends after them; ARGS=--traces: with a collector and Zipkin)
+	@exec $(if $(filter --traces,$(ARGS)),scripts/traces --with) $(AMENDS) dev --samples $(filter-out --traces,$(ARGS))
 
 test: bootstrap ## run all tests, and say how many passed
 	@scripts/test
@@ -104,6 +104,9 @@ files: ## check workflows, Dockerfile, compose, scripts and migrations (needs Go
 
 real-kafka: ## run a real Apache Kafka on a free port until Ctrl-C (needs Java and maven)
 	@scripts/real-kafka
+
+traces: ## run a real OpenTelemetry Collector and a real Zipkin until Ctrl-C (needs Go, Java and maven)
+	@scripts/traces
 
 bootstrap: ## install missing packages on Debian or Ubuntu
 	@scripts/bootstrap

@@ -31,6 +31,7 @@ mod secured;
 mod services;
 mod silence;
 mod support;
+mod traces;
 mod traffic;
 mod tutorial;
 mod versions;

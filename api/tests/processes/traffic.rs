@@ -161,6 +161,7 @@ async fn a_parked_order_is_found_and_mended_over_admin(broker: Broker) {
     let path = format!("/admin/sagas/{}", found["id"].as_str().unwrap());
     let saga = client.get(&path).await;
     assert_eq!(saga["actions"], json!(["retry", "resolve done"]));
+    assert_eq!(saga["traceId"], json!(saga["id"].as_str().unwrap().replace('-', "")), "nothing is traced");
     assert_eq!(
         saga["holds"]["certain"],
         json!([

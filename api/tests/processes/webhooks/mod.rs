@@ -1,6 +1,6 @@
 //! Webhooks: signed, in order, and with receivers that are down, slow, large, gone or elsewhere.
 
-mod receiver;
+pub mod receiver;
 mod routes;
 mod secrets;
 
