@@ -51,12 +51,6 @@ impl Times {
             let Some(span) = span else { continue };
             let handling = sent.handling();
             let transaction = trace::begin(name, "transaction", SpanKind::Internal, handling);
-            of_command(span, command)
-                .at(handling)
-                .since(arrived)
-                .with(conventions::MESSAGING_DESTINATION_PARTITION_ID, message.partition.to_string())
-                .with(conventions::MESSAGING_KAFKA_OFFSET, message.offset)
-                .end();
             if let Some(transaction) = transaction {
                 transaction
                     .since(begun)
@@ -64,6 +58,12 @@ impl Times {
                     .with(conventions::MESSAGING_BATCH_MESSAGE_COUNT, count)
                     .end();
             }
+            of_command(span, command)
+                .at(handling)
+                .since(arrived)
+                .with(conventions::MESSAGING_DESTINATION_PARTITION_ID, message.partition.to_string())
+                .with(conventions::MESSAGING_KAFKA_OFFSET, message.offset)
+                .end();
         }
     }
 }

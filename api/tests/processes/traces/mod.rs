@@ -246,6 +246,16 @@ async fn an_order_is_one_trace_and_a_collector_that_hangs_costs_nothing() {
         .await
         .unwrap();
     assert_eq!(answer.status().as_u16(), 201);
+    let placed: Value = answer.json().await.unwrap();
+    let id = placed["id"].as_str().unwrap();
+    let found = client.get(&format!("/admin/sagas?businessKey={id}")).await;
+    let saga = client.get(&format!("/admin/sagas/{}", found["items"][0]["id"].as_str().unwrap())).await;
+    let trace_id = saga["traceId"].as_str().unwrap().to_owned();
+    eventually("the order's own trace is there", LONG, || async {
+        let spans = sink.spans(&trace_id).await;
+        spans.iter().any(|span| span.name == "post /api/orders" && span.parent.is_none()).then_some(())
+    })
+    .await;
 
     sink.hangs();
     let placed = client.place(&order("mug", 1, "card_approved", "AT")).await;
