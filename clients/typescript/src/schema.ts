@@ -1670,6 +1670,11 @@ export interface components {
             /** @description Whether it is there for longer than expected. */
             stuck: boolean;
             /**
+             * @description The id of its trace: that of the `traceparent` of the request that it was born of, or of the trace that was begun
+             *     then. Otherwise its own id, without hyphens.
+             */
+            traceId: string;
+            /**
              * Format: int32
              * @description It grows with every change. An action names the revision that the operator saw.
              */
