@@ -155,3 +155,9 @@ fn a_timeline_gives_the_saga_with_its_trace() {
     assert_eq!(row.trace(), root);
     assert!(row.state.to_json().contains(&format!("\"trace\":\"{root}\"")));
 }
+
+#[test]
+fn the_span_of_a_handling_has_the_id_of_the_page_of_the_protocol() {
+    let sent: TraceContext = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().unwrap();
+    assert_eq!(sent.handling().to_string(), "00-4bf92f3577b34da6a3ce929d0e0e4736-f128bb513e87d161-01");
+}
