@@ -7,6 +7,8 @@
 //! over to a program that can read it, which publishes from there on; then its owner continues after that.
 
 mod numbers;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeSet,
@@ -30,6 +32,7 @@ use amends_protocol::{
 };
 use amends_workflows::Workflows;
 use chrono::Utc;
+use futures::future::try_join;
 
 use crate::webhooks::fan_out::FanOut;
 use numbers::Numbers;
@@ -156,7 +159,6 @@ impl<K: Sink> Publisher<K> {
         // A different slot is first each time, so that none waits behind the others for ever.
         self.turn = self.turn.wrapping_add(1);
         slots.rotate_left(self.turn % slots.len());
-        self.fan_out.refresh().await?;
         let read = self.log.unpublished(&self.watermarks.of(slots), ENTRIES_BATCH, &self.known).await?;
         let sent = self.send(&read.entries).await;
         if sent.is_err() || !read.stopped.is_empty() {
@@ -177,7 +179,6 @@ impl<K: Sink> Publisher<K> {
     /// Publishes entries that the owners of other slots cannot read.
     async fn take_over(&mut self) -> Result<(), Error> {
         for (slot, position) in self.handoffs.open(&self.known).await? {
-            self.fan_out.refresh().await?;
             let read = self.log.unpublished(&[(slot, position - 1)], ENTRIES_BATCH, &self.known).await?;
             // What is known of these orders may be old: another program publishes them otherwise.
             self.numbers.forget();
@@ -194,13 +195,14 @@ impl<K: Sink> Publisher<K> {
         if entries.is_empty() {
             return Ok(());
         }
-        let before = self.numbers.before(&self.workflows, entries).await?;
+        let before = self.numbers.before(&self.workflows, entries);
+        let (before, webhooks) = try_join(before, self.fan_out.subscriptions()).await?;
         let (mut messages, mut events) = (Vec::new(), Vec::new());
         for (read, before) in entries.iter().zip(before) {
             let (version, key) = (read.workflow_version, &read.business_key);
             let (workflows, saga) = (&self.workflows, read.saga_id);
             for event in workflows.domain_events(&read.workflow, version, saga, key, &read.entry, before) {
-                if self.fan_out.has_webhooks() {
+                if !webhooks.is_empty() {
                     events.push(event.clone());
                 }
                 messages.push(Outbound {
@@ -212,7 +214,7 @@ impl<K: Sink> Publisher<K> {
                 });
             }
         }
-        self.fan_out.plan(&events).await?;
+        self.fan_out.plan(&webhooks, &events).await?;
         metrics::counter!("amends_engine_domain_events_total").increment(messages.len() as u64);
         self.sink.send(messages).await?;
         if let Some(oldest) = entries.iter().map(|read| read.entry.occurrence.at).min() {

@@ -6,6 +6,8 @@ pub mod deliver;
 pub mod fan_out;
 mod payload;
 pub mod request;
+#[cfg(test)]
+mod tests;
 pub mod types;
 pub mod view;
 
