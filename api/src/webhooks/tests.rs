@@ -4,7 +4,10 @@ use std::{collections::HashMap, io, net::IpAddr, sync::Mutex};
 
 use amends_orders::{webhook_deliveries::NewDelivery, webhooks::NewWebhook};
 use amends_postgres::MIGRATOR;
-use amends_testkit::{TestDatabase, eventually};
+use amends_testkit::{
+    TestDatabase, TlsHttp, eventually,
+    tls::{Authority, Flaw},
+};
 use amends_webhooks::{Resolver, RetryPolicy, SigningSecret};
 use axum::{Json, Router, extract::State, http::StatusCode, routing::post};
 use futures::{FutureExt, future::BoxFuture};
@@ -58,14 +61,14 @@ impl World {
     }
 
     /// Delivers until the token is cancelled.
-    fn deliver(&self, resolver: Arc<dyn Resolver>) -> (CancellationToken, JoinHandle<()>) {
+    fn deliver(&self, sender: Sender) -> (CancellationToken, JoinHandle<()>) {
         let second = Duration::from_secs(1);
         let deliverer = Arc::new(Deliverer {
             webhooks: self.webhooks.clone(),
             deliveries: self.deliveries.clone(),
             orders: OrderStore::new(self.database.clone()),
             keys: Arc::clone(&self.keys),
-            sender: Sender::new(resolver, Reach::Anywhere, LONG).unwrap(),
+            sender,
             policy: RetryPolicy { least: second, most: second, patience: LONG },
             planned: Arc::new(Notify::new()),
         });
@@ -78,6 +81,10 @@ impl World {
         let page = self.deliveries.list(webhook, &all, None, 100).await.unwrap();
         page.items.into_iter().map(|delivery| (delivery.status, delivery.attempts)).collect()
     }
+}
+
+fn sender(resolver: Arc<dyn Resolver>) -> Sender {
+    Sender::new(resolver, Reach::Anywhere, LONG).unwrap()
 }
 
 /// What a receiver has got, in order; and how many of an order's events it is answering.
@@ -134,7 +141,7 @@ async fn an_orders_events_are_sent_one_after_another_while_those_of_others_go_on
     let webhook = world.webhook(&url).await;
     let first = world.plan(webhook, 1..=4).await;
     let second = world.plan(webhook, 1..=4).await;
-    let (stop, delivering) = world.deliver(Arc::new(SystemResolver));
+    let (stop, delivering) = world.deliver(sender(Arc::new(SystemResolver)));
     eventually("everything is delivered", LONG, || async {
         let statuses = world.statuses(webhook).await;
         (statuses.len() == 8 && statuses.iter().all(|(status, _)| status == "DELIVERED")).then_some(())
@@ -172,7 +179,7 @@ async fn a_panic_while_sending_ends_a_lease_and_the_delivery_is_sent_by_the_next
     let webhook = world.webhook(&url.replace("127.0.0.1", "hooks.shop.example")).await;
     world.plan(webhook, 1..=1).await;
     let resolver = Arc::new(PanicsOnce::default());
-    let (stop, delivering) = world.deliver(Arc::clone(&resolver) as Arc<dyn Resolver>);
+    let (stop, delivering) = world.deliver(sender(Arc::clone(&resolver) as Arc<dyn Resolver>));
     eventually("the sender panics", LONG, || async { resolver.0.lock().unwrap().then_some(()) }).await;
     assert_eq!(world.statuses(webhook).await, [("PENDING".to_owned(), 0)]);
     eventually("the delivery is sent", LONG, || async {
@@ -182,6 +189,36 @@ async fn a_panic_while_sending_ends_a_lease_and_the_delivery_is_sent_by_the_next
         (receiver.got.lock().unwrap().events.len() == 1).then_some(())
     })
     .await;
+    stop.cancel();
+    delivering.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_says_why_a_certificate_is_refused_and_succeeds_once_its_authority_is_trusted() {
+    let (world, directory) = (World::new().await, tempfile::tempdir().unwrap());
+    let authority = Authority::new(directory.path(), "ours");
+    let receiver = TlsHttp::start(&authority.issue("receiver", Flaw::None)).await;
+    let webhook = world.webhook(&format!("https://localhost:{}/hook", receiver.address.port())).await;
+    let order = world.plan(webhook, 1..=1).await;
+    let delivery = world.deliveries.due(webhook, 1).await.unwrap()[0].id;
+    let (stop, delivering) = world.deliver(sender(Arc::new(SystemResolver)));
+    let reason = eventually("the certificate is refused", LONG, || async {
+        world.deliveries.get(webhook, delivery).await.unwrap().unwrap().failure
+    })
+    .await;
+    assert_eq!(reason, "the receiver's certificate is refused: no authority that is trusted has signed it");
+    stop.cancel();
+    delivering.await.unwrap();
+    assert_eq!(receiver.received(), Vec::<String>::new());
+
+    let pem = fs::read(authority.file()).unwrap();
+    let trusting = Sender::trusting(Arc::new(SystemResolver), Reach::Anywhere, LONG, &pem).unwrap();
+    let (stop, delivering) = world.deliver(trusting);
+    eventually("it is delivered", LONG, || async {
+        (world.statuses(webhook).await[0].0 == "DELIVERED").then_some(())
+    })
+    .await;
+    assert!(receiver.received()[0].contains(&order.to_string()));
     stop.cancel();
     delivering.await.unwrap();
 }
