@@ -8,9 +8,10 @@ FIRST ?= 1
 
 ORDERS ?= 2000
 ORDERS_KEPT ?= 1000000
+EVENTS_RECORDED ?= 1000000
 SEED ?= 1
 
-.PHONY: help run test history citus simulate mutants fuzz bench guard campaign crash-points limits build lint fmt deny real-kafka charts files containers traces schemathesis breaking-changes client asyncapi bootstrap
+.PHONY: help run test history notifications citus simulate mutants fuzz bench guard campaign crash-points limits build lint fmt deny real-kafka charts files containers traces schemathesis breaking-changes client asyncapi bootstrap
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -23,6 +24,9 @@ test: bootstrap ## run all tests, and say how many passed
 
 history: bootstrap ## measure upkeep and lists with ORDERS_KEPT=n orders in the tables (a million: some minutes, 2 GB)
 	@AMENDS_TEST_ORDERS=$(ORDERS_KEPT) cargo test -p amends-orders --test history --test many -- --nocapture --test-threads 1
+
+notifications: bootstrap ## record EVENTS_RECORDED=n events for customers: only the notifications' table may grow (a million: a minute or two)
+	@AMENDS_TEST_EVENTS=$(EVENTS_RECORDED) cargo test -p amends-notification --test recorder however_many -- --nocapture
 
 citus: bootstrap ## run the tests on the Citus whose coordinator AMENDS_TEST_CITUS names (docs/SCALING.md)
 	@test -n "$$AMENDS_TEST_CITUS" || { echo "AMENDS_TEST_CITUS is not set"; exit 2; }

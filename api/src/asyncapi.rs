@@ -6,6 +6,7 @@
 use std::{env, fs, path::Path};
 
 use amends_inventory::events::StockEvent;
+use amends_kafka::EVENT_CONTENT_TYPE;
 use amends_notification::events::SentEvent;
 use amends_workflows::events::DomainEvent;
 use schemars::{SchemaGenerator, generate::SchemaSettings};
@@ -89,7 +90,12 @@ fn document() -> Value {
         let message = json!({
             "name": name,
             "title": about.trim_end_matches('.'),
-            "contentType": "application/cloudevents+json",
+            "contentType": EVENT_CONTENT_TYPE,
+            "headers": {
+                "type": "object",
+                "required": ["content-type"],
+                "properties": { "content-type": { "type": "string", "const": EVENT_CONTENT_TYPE } },
+            },
             "payload": payload(&mut types, name, shape, always),
             "bindings": { "kafka": {
                 "key": { "type": "string", "format": "uuid", "description": key },
@@ -111,7 +117,7 @@ fn document() -> Value {
                             them. Readers ignore fields that they do not know.",
             "license": { "name": env!("CARGO_PKG_LICENSE") },
         },
-        "defaultContentType": "application/cloudevents+json",
+        "defaultContentType": EVENT_CONTENT_TYPE,
         "channels": channels,
         "operations": operations,
         "components": { "messages": messages, "schemas": types.take_definitions(true) },

@@ -7,6 +7,8 @@
 //! over to a program that can read it, which publishes from there on; then its owner continues after that.
 
 mod numbers;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeSet,
@@ -31,6 +33,7 @@ use amends_protocol::{
 };
 use amends_workflows::{Workflows, events::DomainEvent};
 use chrono::Utc;
+use futures::future::try_join;
 use uuid::Uuid;
 
 use crate::webhooks::fan_out::FanOut;
@@ -158,7 +161,6 @@ impl<K: Sink> Publisher<K> {
         // A different slot is first each time, so that none waits behind the others for ever.
         self.turn = self.turn.wrapping_add(1);
         slots.rotate_left(self.turn % slots.len());
-        self.fan_out.refresh().await?;
         let read = self.log.unpublished(&self.watermarks.of(slots), ENTRIES_BATCH, &self.known).await?;
         let sent = self.send(&read.entries).await;
         if sent.is_err() || !read.stopped.is_empty() {
@@ -179,7 +181,6 @@ impl<K: Sink> Publisher<K> {
     /// Publishes entries that the owners of other slots cannot read.
     async fn take_over(&mut self) -> Result<(), Error> {
         for (slot, position) in self.handoffs.open(&self.known).await? {
-            self.fan_out.refresh().await?;
             let read = self.log.unpublished(&[(slot, position - 1)], ENTRIES_BATCH, &self.known).await?;
             // What is known of these orders may be old: another program publishes them otherwise.
             self.numbers.forget();
@@ -196,7 +197,8 @@ impl<K: Sink> Publisher<K> {
         if entries.is_empty() {
             return Ok(());
         }
-        let before = self.numbers.before(&self.workflows, entries).await?;
+        let before = self.numbers.before(&self.workflows, entries);
+        let (before, webhooks) = try_join(before, self.fan_out.subscriptions()).await?;
         let (mut messages, mut events, mut spans) = (Vec::new(), Vec::new(), Vec::new());
         for (read, before) in entries.iter().zip(before) {
             let (version, key) = (read.workflow_version, &read.business_key);
@@ -207,7 +209,7 @@ impl<K: Sink> Publisher<K> {
                 let span = read.trace.and_then(|trace| sending(saga, &event, trace));
                 let traceparent = span.as_ref().map(OpenSpan::context).or(read.trace);
                 spans.extend(span);
-                if self.fan_out.has_webhooks() {
+                if !webhooks.is_empty() {
                     events.push(event.clone());
                 }
                 messages.push(Outbound {
@@ -219,7 +221,7 @@ impl<K: Sink> Publisher<K> {
                 });
             }
         }
-        self.fan_out.plan(&events).await?;
+        self.fan_out.plan(&webhooks, &events).await?;
         metrics::counter!("amends_engine_domain_events_total").increment(messages.len() as u64);
         self.sink.send(messages).await?;
         spans.into_iter().for_each(OpenSpan::end);

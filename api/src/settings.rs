@@ -66,6 +66,7 @@ pub struct Settings {
     pub webhook_key: Option<SecretString>,
     #[serde(default)]
     pub webhook_allow_private: Option<bool>,
+    pub webhook_ca_file: Option<PathBuf>,
     #[serde(with = "humantime_serde")]
     pub webhook_timeout: Duration,
     #[serde(with = "humantime_serde")]
@@ -358,6 +359,7 @@ impl Settings {
                 "service_token" => secret(&self.service_token),
                 "webhook_key" => secret(&self.webhook_key),
                 "webhook_allow_private" => self.webhook_allow_private.map(|allow| allow.to_string()),
+                "webhook_ca_file" => path(&self.webhook_ca_file),
                 "webhook_timeout" => time(self.webhook_timeout),
                 "webhook_retry_least" => time(self.webhook_retry_least),
                 "webhook_retry_most" => time(self.webhook_retry_most),

@@ -124,7 +124,7 @@ pub fn inventory(start: Start<'_>) -> Starting<'_> {
         let (process, name, pool) = (start.process, start.name, start.pool.clone());
         let cache = process.stock_cache.clone();
         let routes = transactional(start, Inventory::with_cache(cache.clone())).await?;
-        let events = point("events", KafkaSink::in_order(&process.kafka)?);
+        let events = point("events", KafkaSink::of_events(&process.kafka)?);
         let publisher = Publisher::new(pool, events);
         process.watch(amends_inventory::events::TOPIC, publisher.run(process.stop.clone()));
         let http = http_connections(process, name)?;
@@ -174,7 +174,7 @@ pub fn notification(start: Start<'_>) -> Starting<'_> {
             let sender = Sender::new(pool.clone(), api.clone(), channel, &sending)?;
             process.watch(loop_name, sender.run(Arc::clone(&recorded), process.stop.clone()));
         }
-        let events = point("events", KafkaSink::in_order(&process.kafka)?);
+        let events = point("events", KafkaSink::of_events(&process.kafka)?);
         let publisher = notification_events::Publisher::new(pool.clone(), events);
         process.watch(notification_events::SENT_TOPIC, publisher.run(process.stop.clone()));
         upkeep::of_notification(process, pool).await?;

@@ -40,6 +40,15 @@ const PAYMENT: &str = "
 INSERT INTO gateway_charges (key, charge_id, amount, currency, method)
 VALUES ('00000000-0000-7000-8000-0000000000fe', '00000000-0000-7000-8000-0000000000fd', 100, 'EUR', 'card_approved');
 ";
+/// 19: of an order that was paid for, only that is published, as its third event.
+const PUBLISHED: &str = "
+INSERT INTO webhook_deliveries (id, webhook_id, order_id, sequence, status, event_type, event_id, event)
+VALUES (gen_random_uuid(), '00000000-0000-7000-8000-00000000b00c', '00000000-0000-7000-8000-00000000000a', 3, 'SKIPPED',
+        'order.paid', '00000000-0000-7000-8000-000000000003/3/order.paid', '{}');
+INSERT INTO timeline (home, saga_id, at, batch, revision, slot, body)
+SELECT 0, '00000000-0000-7000-8000-000000000003', now(), 1, r, 1, format('{\"event\":\"woke\",\"did\":{\"label\":\"%s\"}}', label)
+FROM (VALUES (3, 'PAID'), (4, 'CONFIRMED')) AS e (r, label);
+";
 /// 18: a customer was notified of something that never happened.
 const NOTIFICATION: &str = "
 INSERT INTO notifications (id, order_id, event_id, event_type, channel, status)
@@ -70,7 +79,7 @@ async fn of_nothing_nothing_is_wrong() {
 #[tokio::test]
 async fn every_invariant_can_be_violated_and_is_found() {
     let (databases, sources) = databases().await;
-    for (at, sql) in [(0, ENGINE), (1, INVENTORY), (2, PAYMENT), (4, NOTIFICATION)] {
+    for (at, sql) in [(0, ENGINE), (0, PUBLISHED), (1, INVENTORY), (2, PAYMENT), (4, NOTIFICATION)] {
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&databases[at].pool).await.unwrap();
     }
     let nobody = Uuid::nil();
@@ -120,4 +129,33 @@ async fn what_was_resolved_as_not_done_may_be_open_only_while_its_worker_remembe
     let rows = report.lines.iter().find(|line| line.number == 9).unwrap();
     assert_eq!(rows.violations, 1, "{report}");
     assert!(report.to_string().contains(&forgotten.to_string()), "{report}");
+}
+
+#[tokio::test]
+async fn where_events_are_noted_each_that_is_missing_of_any_kind_is_found_by_its_name() {
+    let (databases, sources) = databases().await;
+    let published = |report: &books::Report| {
+        let line = report.lines.iter().find(|line| line.number == 19).unwrap();
+        (line.looked_at, line.violations, line.examples.clone())
+    };
+    sqlx::raw_sql(AssertSqlSafe(ENGINE)).execute(&databases[0].pool).await.unwrap();
+    let report = books::report(&sources, &Ledger::default()).await.unwrap();
+    assert_eq!(published(&report), (None, 0, Vec::new()), "not checked: none are noted");
+    assert!(books::are_events_published(&databases[0].pool).await.unwrap());
+
+    books::note_events(&databases[0].pool).await.unwrap();
+    books::note_events(&databases[0].pool).await.unwrap();
+    assert!(!books::are_events_published(&databases[0].pool).await.unwrap(), "there are older ones");
+    sqlx::raw_sql(AssertSqlSafe(PUBLISHED)).execute(&databases[0].pool).await.unwrap();
+    let report = books::report(&sources, &Ledger::default()).await.unwrap();
+    let saga = "00000000-0000-7000-8000-000000000003";
+    let (looked_at, violations, examples) = published(&report);
+    assert_eq!((looked_at, violations), (Some(3), 3), "{report}");
+    for missing in [
+        format!("event {saga}/1/order.created was not published"),
+        format!("event {saga}/4/order.confirmed was not published"),
+        "order 00000000-0000-7000-8000-00000000000a: 1 events, numbered from 3 to 3".to_owned(),
+    ] {
+        assert!(examples.contains(&missing), "{missing}: {examples:?}");
+    }
 }

@@ -59,6 +59,9 @@ pub struct Personal {
     /// How to reach the customer; no command carries it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contact: Option<Json>,
+    /// The language in which the customer is written to; no command carries it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locale: Option<String>,
 }
 
 /// Label of an order that was accepted and has no stock yet.

@@ -27,5 +27,5 @@ mod watch;
 
 pub use security::{BadProperty, Login, Mechanism, Security, Tls, check_property};
 pub use settings::{Contact, Error, KafkaSettings, check};
-pub use sink::KafkaSink;
+pub use sink::{EVENT_CONTENT_TYPE, KafkaSink};
 pub use source::{ASSIGNOR, KafkaSource};

@@ -40,6 +40,11 @@ const COUNT_PATIENCE: Duration = Duration::from_secs(5);
 /// Number of bytes kept of a message that is too large for its dead letter topic.
 const DEAD_LETTER_LIMIT: usize = 64 * 1024;
 
+/// The content type of domain events, as CloudEvents' binding for Kafka has it for its structured mode.
+pub const EVENT_CONTENT_TYPE: &str = "application/cloudevents+json";
+/// The header that says what a message contains.
+const CONTENT_TYPE_HEADER: &str = "content-type";
+
 /// Sends messages and waits for the broker's acknowledgement. It should be shared: it has threads and connections.
 pub struct KafkaSink {
     settings: KafkaSettings,
@@ -50,6 +55,8 @@ pub struct KafkaSink {
     bulk: Option<Slot>,
     counts: Arc<Counts>,
     turns: Mutex<HashMap<String, usize>>,
+    /// The header `content-type` of every message.
+    content_type: Option<&'static str>,
     /// The keys that sign messages, by topic.
     signing: HashMap<String, CommandKey>,
 }
@@ -67,9 +74,10 @@ impl KafkaSink {
     }
 
     /// Creates a sink for domain events, whose readers want each order's events in order and once: one idempotent
-    /// producer.
-    pub fn in_order(settings: &KafkaSettings) -> Result<Self, settings::Error> {
-        Ok(Self::with(settings, Slot::new(settings, Kind::InOrder)?, None))
+    /// producer. Each says by its `content-type` that it is a structured CloudEvent.
+    pub fn of_events(settings: &KafkaSettings) -> Result<Self, settings::Error> {
+        let sink = Self::with(settings, Slot::new(settings, Kind::InOrder)?, None);
+        Ok(Self { content_type: Some(EVENT_CONTENT_TYPE), ..sink })
     }
 
     fn with(settings: &KafkaSettings, quick: Slot, bulk: Option<Slot>) -> Self {
@@ -79,6 +87,7 @@ impl KafkaSink {
             bulk,
             counts: Arc::default(),
             turns: Mutex::default(),
+            content_type: None,
             signing: HashMap::new(),
         }
     }
@@ -142,7 +151,8 @@ impl Sink for KafkaSink {
             let signature = self.signing.get(&message.topic).map(|key| key.sign(&message.bytes));
             let about = (message.traceparent.as_deref().map(|parent| ("traceparent", parent)))
                 .into_iter()
-                .chain(signature.as_deref().map(|signature| (SIGNATURE_HEADER, signature)));
+                .chain(signature.as_deref().map(|signature| (SIGNATURE_HEADER, signature)))
+                .chain(self.content_type.map(|content_type| (CONTENT_TYPE_HEADER, content_type)));
             let record = match about.clone().next() {
                 Some(_) => record.headers(headers(about)),
                 None => record,

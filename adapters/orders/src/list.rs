@@ -20,6 +20,8 @@ use crate::{
 /// Number of orders that one page reads at most when it looks for a status: a rare status needs several pages, some of
 /// them empty.
 const STATUS_SCAN: u32 = 1_000;
+/// Number of orders that such a page reads first, for each that it may show: if the status is a common one, they are enough.
+const STATUS_SCAN_FIRST: u32 = 4;
 /// How long after its birth an order may still be committed: later its birth is refused (`arrives_in_time`, 12 s), and
 /// a statement lasts at most 10 s.
 const BIRTHS_SETTLE: Duration = Duration::from_secs(22);
@@ -89,8 +91,31 @@ impl OrderStore {
     /// The database's.
     pub async fn list(&self, filter: &OrderFilter) -> Result<OrderPage, Error> {
         let settled = least_id(self.now().await? - BIRTHS_SETTLE);
-        // One row more than are shown tells whether there are more.
-        let most = if filter.statuses.is_empty() { filter.limit.max(1) } else { STATUS_SCAN } + 1;
+        let limit = filter.limit.max(1);
+        let few = limit.saturating_mul(STATUS_SCAN_FIRST);
+        let (seen, is_end) = match filter.statuses.is_empty() {
+            true => self.scan(filter, limit).await?,
+            false if few < STATUS_SCAN => {
+                let (seen, is_end) = self.scan(filter, few).await?;
+                let is_full = seen.iter().filter(|order| order.is_wanted).count() > limit as usize;
+                if is_end || is_full { (seen, is_end) } else { self.scan(filter, STATUS_SCAN).await? }
+            }
+            false => self.scan(filter, STATUS_SCAN).await?,
+        };
+        let Cut { shown, next } = cut(&seen, is_end, filter, settled);
+        let Database { pool, homes } = self.database();
+        let view = |home, ids| async move { view(pool, home, ids, &filter.statuses).await };
+        let views = each_home(homes.divide_ids(&shown), view).await?;
+        let mut views: HashMap<Uuid, OrderView> =
+            views.into_iter().flatten().map(|view| (view.order.id, view)).collect();
+        let items = shown.into_iter().filter_map(|id| views.remove(&id)).collect();
+        Ok(OrderPage { items, next })
+    }
+
+    /// Reads the next `most` orders of a list, and one more: that one tells whether there are more. Returns also whether
+    /// these are the last.
+    async fn scan(&self, filter: &OrderFilter, most: u32) -> Result<(Vec<Seen>, bool), Error> {
+        let most = most + 1;
         let Database { pool, homes } = self.database();
         let all = homes.all().map(|home| (home, ()));
         let scans = |home, ()| async move {
@@ -104,13 +129,7 @@ impl OrderStore {
         }
         seen.truncate(most as usize);
         let is_end = seen.len() < most as usize;
-        let Cut { shown, next } = cut(&seen, is_end, filter, settled);
-        let view = |home, ids| async move { view(pool, home, ids, &filter.statuses).await };
-        let views = each_home(homes.divide_ids(&shown), view).await?;
-        let mut views: HashMap<Uuid, OrderView> =
-            views.into_iter().flatten().map(|view| (view.order.id, view)).collect();
-        let items = shown.into_iter().filter_map(|id| views.remove(&id)).collect();
-        Ok(OrderPage { items, next })
+        Ok((seen, is_end))
     }
 }
 

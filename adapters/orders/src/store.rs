@@ -212,6 +212,18 @@ impl OrderStore {
             false => Ok(Some(timeline::of_several(&self.database, &sagas).await?)),
         }
     }
+
+    /// The same of the sagas that this view of the order has: one read less.
+    ///
+    /// # Errors
+    /// The database's, or an entry of a newer program.
+    pub async fn timeline_of(&self, view: &OrderView) -> Result<Vec<SagaEntry>, Error> {
+        let mut sagas: Vec<Uuid> = view.sagas.iter().flatten().map(|saga| saga.saga_id).collect();
+        if !sagas.contains(&view.order.saga_id) {
+            sagas.push(view.order.saga_id);
+        }
+        timeline::of_several(&self.database, &sagas).await
+    }
 }
 
 /// Reads an order of this home as it is now.

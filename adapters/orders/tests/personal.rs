@@ -81,6 +81,24 @@ async fn is_exported_and_erased(world: Postgres, homes: Homes) {
     assert!(matches!(again, Erasure::Erased { orders: 0, .. }), "{again:?}");
     let record = |by: &str, orders| ("c-1".to_owned(), by.to_owned(), true, orders);
     assert_eq!(erasures(&world).await, [record("ada", 25), record("eve", 0)]);
+
+    // The words of a return that came later go too, once it is settled, and nothing else of it.
+    for (order, reason) in [(orders[0], "it is for my son Max"), (others[0], "damaged")] {
+        sqlx::query(
+            "INSERT INTO order_sagas (home, order_id, saga_id, created_at, amount, workflow, lines, reason)
+             SELECT home, id, gen_random_uuid(), now(), 7, 'order_return', '[1]', $2 FROM orders WHERE id = $1",
+        )
+        .bind(order)
+        .bind(reason)
+        .execute(world.owner())
+        .await
+        .unwrap();
+    }
+    let erased = store.erase_personal_data("c-1", "ada", &SETTLED).await.unwrap();
+    assert!(matches!(erased, Erasure::Erased { orders: 1, .. }), "{erased:?}");
+    let ledger = "SELECT reason, lines, amount FROM order_sagas ORDER BY reason";
+    let left: Vec<(String, String, i64)> = sqlx::query_as(ledger).fetch_all(world.owner()).await.unwrap();
+    assert_eq!(left, [(String::new(), "[1]".into(), 7), ("damaged".into(), "[1]".into(), 7)]);
 }
 
 #[tokio::test]

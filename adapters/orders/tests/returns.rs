@@ -139,6 +139,8 @@ async fn of_many_returns_at_once_one_is_added_and_its_label_is_the_order_s_statu
     assert_eq!(store.sagas_of(order).await.unwrap(), [first.saga.id, sagas[1].saga_id]);
     // The history is that of both, in the order of their commits.
     let timeline = store.timeline(order).await.unwrap().unwrap();
+    let view = store.get(order).await.unwrap().unwrap();
+    assert_eq!(store.timeline_of(&view).await.unwrap(), timeline);
     assert_eq!(timeline.iter().map(|of| of.entry.revision).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 1]);
     assert_eq!(timeline[5].saga_id, sagas[1].saga_id);
 }

@@ -14,6 +14,7 @@ mod scratch;
 mod server;
 pub mod smtp;
 pub mod tls;
+mod tls_http;
 mod tls_postgres;
 
 use std::{
@@ -24,6 +25,7 @@ use std::{
 pub use apache::has_real_kafka;
 pub use broker::{TestBroker, broker, real_kafka};
 pub use database::{TestDatabase, database, login_role};
+pub use tls_http::TlsHttp;
 pub use tls_postgres::TlsPostgres;
 
 /// Waits until the condition yields a value; fails the test with this description if it does not in time.

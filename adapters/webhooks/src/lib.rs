@@ -22,5 +22,5 @@ pub mod target;
 pub use resolver::{Resolver, SystemResolver};
 pub use retry::{RetryPolicy, Verdict};
 pub use secret::{SealingKeys, SigningSecret};
-pub use sender::{Answer, SendFault, Sender};
+pub use sender::{Answer, CertificateFault, SendFault, Sender, SenderError};
 pub use target::{Reach, TargetFault};

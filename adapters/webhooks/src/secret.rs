@@ -1,5 +1,7 @@
 //! The secrets that sign webhooks. In the database they are sealed (AES-256-GCM) with a key of the settings.
 
+use std::ops::RangeInclusive;
+
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use secrecy::{ExposeSecret, SecretString};
@@ -9,6 +11,8 @@ use sha2::{Digest, Sha256};
 const SECRET_PREFIX: &str = "whsec_";
 /// Number of random bytes of a secret.
 const SECRET_BYTES: usize = 32;
+/// Number of bytes of a secret that another has drawn, by Standard Webhooks.
+const SECRET_BYTES_READ: RangeInclusive<usize> = 24..=64;
 /// Number of bytes of a key that seals.
 const KEY_BYTES: usize = 32;
 /// Number of hexadecimal digits of a key's id.
@@ -16,15 +20,33 @@ const KEY_ID: usize = 8;
 /// The form in which secrets are sealed.
 const SEALED_FORM: &str = "v1";
 
-/// A secret that signs: `whsec_` and 32 random bytes in Base64.
+/// A secret that signs: `whsec_` and random bytes in Base64.
 #[derive(Debug, Clone)]
 pub struct SigningSecret(SecretString);
+
+/// A text is no secret that signs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be whsec_ and the base64 of 24 to 64 random bytes")]
+pub struct InvalidSecret;
 
 impl SigningSecret {
     /// Draws a secret.
     pub fn draw() -> Self {
         let bytes: [u8; SECRET_BYTES] = rand::random();
         Self(format!("{SECRET_PREFIX}{}", STANDARD.encode(bytes)).into())
+    }
+
+    /// Reads a secret that another has drawn.
+    ///
+    /// # Errors
+    /// [`InvalidSecret`]
+    pub fn read(text: &SecretString) -> Result<Self, InvalidSecret> {
+        let base64 = text.expose_secret().strip_prefix(SECRET_PREFIX);
+        let bytes = base64.and_then(|base64| STANDARD.decode(base64).ok());
+        match bytes {
+            Some(bytes) if SECRET_BYTES_READ.contains(&bytes.len()) => Ok(Self(text.clone())),
+            _ => Err(InvalidSecret),
+        }
     }
 
     /// Returns it as its owner is shown it, once.

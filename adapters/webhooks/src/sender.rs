@@ -1,12 +1,13 @@
 //! One attempt: a request to a receiver that may be slow, hostile or somewhere else than it says.
 
-use std::{error::Error as StdError, sync::Arc, time::Duration};
+use std::{error::Error as StdError, io, sync::Arc, time::Duration};
 
 use reqwest::{
-    Client, Response,
+    Certificate, Client, Response,
     header::{CONTENT_TYPE, USER_AGENT},
     redirect::Policy,
 };
+use rustls::CertificateError;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -63,6 +64,9 @@ pub enum SendFault {
     /// The name has no address.
     #[error("the host's name could not be resolved")]
     Unresolved,
+    /// Its certificate is not accepted.
+    #[error("the receiver's certificate is refused: {0}")]
+    Certificate(CertificateFault),
     /// No connection, or no TLS.
     #[error("no connection could be made")]
     Unconnected,
@@ -74,13 +78,67 @@ pub enum SendFault {
     Broken,
 }
 
+/// What is wrong with a receiver's certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateFault {
+    /// No authority that is trusted has signed it.
+    #[error("no authority that is trusted has signed it")]
+    Issuer,
+    /// It is not valid any more, or not yet.
+    #[error("it is not valid at this time")]
+    Time,
+    /// It is for another host.
+    #[error("it is for another host")]
+    Host,
+    /// Anything else.
+    #[error("it is malformed, revoked or not for servers")]
+    Other,
+}
+
+/// A sender cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SenderError {
+    /// There is no HTTP client: a fault of the system's certificates, or of those that are trusted too.
+    #[error(transparent)]
+    Client(#[from] reqwest::Error),
+    /// There is no certificate in what is to be trusted too.
+    #[error("contains no certificate in PEM")]
+    NoCertificate,
+}
+
 impl Sender {
     /// Creates a sender that looks names up by this resolver, and waits this long for an answer.
     ///
     /// # Errors
-    /// There is no HTTP client: a fault of the system's certificates.
-    pub fn new(resolver: Arc<dyn Resolver>, reach: Reach, timeout: Duration) -> Result<Self, reqwest::Error> {
+    /// [`SenderError`].
+    pub fn new(resolver: Arc<dyn Resolver>, reach: Reach, timeout: Duration) -> Result<Self, SenderError> {
+        Self::with_authorities(resolver, reach, timeout, &[])
+    }
+
+    /// The same, which trusts the authorities in this PEM in addition to those of the system.
+    ///
+    /// # Errors
+    /// [`SenderError`].
+    pub fn trusting(
+        resolver: Arc<dyn Resolver>,
+        reach: Reach,
+        timeout: Duration,
+        pem: &[u8],
+    ) -> Result<Self, SenderError> {
+        match Certificate::from_pem_bundle(pem)?.as_slice() {
+            [] => Err(SenderError::NoCertificate),
+            authorities => Self::with_authorities(resolver, reach, timeout, authorities),
+        }
+    }
+
+    fn with_authorities(
+        resolver: Arc<dyn Resolver>,
+        reach: Reach,
+        timeout: Duration,
+        authorities: &[Certificate],
+    ) -> Result<Self, SenderError> {
         let http = Client::builder()
+            .tls_certs_merge(authorities.iter().cloned())
             .dns_resolver(Arc::new(Guarded { resolver, reach }))
             .redirect(Policy::none())
             .no_proxy()
@@ -139,12 +197,31 @@ fn fault_of(error: &reqwest::Error) -> SendFault {
         if error.is::<ClosedAddress>() {
             return SendFault::Closed;
         }
-        cause = error.source();
+        if let Some(rustls::Error::InvalidCertificate(why)) = error.downcast_ref() {
+            return SendFault::Certificate(certificate_fault(why));
+        }
+        // An I/O error's source is that of the error in it, which would be left out.
+        let within = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        cause = within.map_or_else(|| error.source(), |within| Some(within));
     }
     match error {
         error if error.is_timeout() => SendFault::Late,
         error if error.is_dns() => SendFault::Unresolved,
         error if error.is_connect() => SendFault::Unconnected,
         _ => SendFault::Broken,
+    }
+}
+
+fn certificate_fault(why: &CertificateError) -> CertificateFault {
+    match why {
+        CertificateError::UnknownIssuer => CertificateFault::Issuer,
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => CertificateFault::Time,
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            CertificateFault::Host
+        }
+        _ => CertificateFault::Other,
     }
 }

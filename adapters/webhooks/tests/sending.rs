@@ -11,8 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use amends_testkit::{
+    TlsHttp,
+    tls::{Authority, Flaw},
+};
 use amends_webhooks::{
-    Answer, Reach, Resolver, SendFault, Sender, SigningSecret, SystemResolver,
+    Answer, CertificateFault, Reach, Resolver, SendFault, Sender, SenderError, SigningSecret, SystemResolver,
     sender::Message,
     signature::{ID, SIGNATURE, TIMESTAMP},
 };
@@ -193,8 +197,8 @@ async fn the_address_that_was_checked_is_the_one_that_is_connected_to() {
     let resolver = Scripted::new(&[&["127.0.0.1"], &[]]);
     let sender = Sender::new(Arc::clone(&resolver) as Arc<dyn Resolver>, Reach::Anywhere, HASTY).unwrap();
     let _ = send(&sender, &format!("http://hooks.shop.example:{}/", address.port())).await;
-    assert!(accepted.await.is_ok());
     assert_eq!(resolver.asked.load(Ordering::SeqCst), 1);
+    assert!(accepted.await.is_ok());
 }
 
 #[tokio::test]
@@ -224,4 +228,32 @@ async fn a_url_that_the_settings_no_longer_allow_is_refused_without_a_connection
         assert_eq!(send(&sender, &url).await, Err(SendFault::Closed), "{url}");
     }
     assert!(listener.accept().now_or_never().is_none());
+}
+
+#[tokio::test]
+async fn an_https_receiver_is_sent_to_if_its_certificate_is_in_order_and_otherwise_the_fault_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let (ours, other) = (Authority::new(directory.path(), "ours"), Authority::new(directory.path(), "other"));
+    let pem = std::fs::read(ours.file()).unwrap();
+    let of_system = sender(Reach::Anywhere, PATIENT);
+    let trusting = Sender::trusting(Arc::new(SystemResolver), Reach::Anywhere, PATIENT, &pem).unwrap();
+    let refused = |fault| Err(SendFault::Certificate(fault));
+    for (n, (authority, flaw, sender, expected)) in [
+        (&ours, Flaw::None, &trusting, Ok(204)),
+        (&ours, Flaw::None, &of_system, refused(CertificateFault::Issuer)),
+        (&other, Flaw::None, &trusting, refused(CertificateFault::Issuer)),
+        (&ours, Flaw::Expired, &trusting, refused(CertificateFault::Time)),
+        (&ours, Flaw::OtherHost, &trusting, refused(CertificateFault::Host)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let server = TlsHttp::start(&authority.issue(&format!("receiver-{n}"), flaw)).await;
+        let url = format!("https://localhost:{}/hook", server.address.port());
+        let answered = send(sender, &url).await.map(|answer| answer.status);
+        assert_eq!(answered, expected, "{n}");
+        assert_eq!(server.received().len(), usize::from(expected.is_ok()), "{n}");
+    }
+    let nothing = Sender::trusting(Arc::new(SystemResolver), Reach::Anywhere, PATIENT, b"no certificate");
+    assert!(matches!(nothing, Err(SenderError::NoCertificate)), "{nothing:?}");
 }

@@ -12,7 +12,7 @@ use utoipa::{
 };
 
 use super::request::text;
-use crate::http::openapi::schema::{self, Country, EmailAddress, PhoneNumber, Text};
+use crate::http::openapi::schema::{self, Country, EmailAddress, LOCALE_LONGEST, PhoneNumber, Text};
 
 /// The longest e-mail address that a mail server takes (RFC 5321, 4.5.3.1.3, without the brackets).
 const EMAIL_LONGEST: usize = 254;
@@ -119,6 +119,20 @@ fn phone_number(text: &str, (): &()) -> garde::Result {
     Err(garde::Error::new("must be a telephone number by E.164, such as +4366412345678"))
 }
 
+/// Validates a language: `de`, `de-AT`.
+pub(super) fn language(tag: &str, (): &()) -> garde::Result {
+    let mut parts = tag.split('-');
+    let is_language = parts.next().is_some_and(|language| {
+        (2..=3).contains(&language.len()) && language.bytes().all(|b| b.is_ascii_alphabetic())
+    });
+    let mut is_part =
+        |part: &str| (2..=8).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_alphanumeric());
+    if is_language && tag.len() <= LOCALE_LONGEST && parts.all(&mut is_part) {
+        return Ok(());
+    }
+    Err(garde::Error::new("must be a language by BCP 47, such as de or de-AT"))
+}
+
 fn country_code(code: &str, (): &()) -> garde::Result {
     let upper = code.len() == 2 && code.bytes().all(|b| b.is_ascii_uppercase());
     match rust_iso3166::from_alpha2(code) {
@@ -168,6 +182,18 @@ mod tests {
             (json!({"phone": "+1234567890123456"}), "phone"),
         ] {
             assert_eq!(faults(bad.clone()), [at], "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_language_is_two_or_three_letters_perhaps_with_more_parts() {
+        for good in ["de", "en-GB", "de-AT", "zh-Hant-TW", "gsw"] {
+            assert!(language(good, &()).is_ok(), "{good}");
+        }
+        let long = format!("de{}", "-abcdefgh".repeat(4));
+        for bad in ["", "d", "deutsch", "de_AT", "de-", "-de", "d\u{e4}", "de-AT ", "de\r\nBcc", "12", &long]
+        {
+            assert!(language(bad, &()).is_err(), "{bad}");
         }
     }
 

@@ -81,6 +81,7 @@ impl UnpricedOrder {
             payment: request.payment,
             shipping_address: request.shipping_address,
             contact: request.contact,
+            locale: request.locale,
             fingerprint,
         })
     }

@@ -8,12 +8,12 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use super::{
-    personal::{Address, Contact, ContactRequest},
+    personal::{Address, Contact, ContactRequest, language},
     pricing::UnpricedOrder,
 };
 use crate::{
     auth::{Caller, Right, access},
-    http::openapi::schema::{Currency, ProductId, Text},
+    http::openapi::schema::{Currency, Locale, ProductId, Text},
     problem::{Fault, Problem},
 };
 
@@ -49,6 +49,11 @@ pub struct OrderRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<ContactRequest>)]
     pub(super) contact: Option<Contact>,
+    /// The language of messages to the customer. Without templates in it, they are in English.
+    #[garde(inner(custom(language)))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Locale>)]
+    pub(super) locale: Option<String>,
 }
 
 /// A line of an order, as it is sent.
@@ -125,6 +130,9 @@ pub struct NewOrder {
     /// How to reach the customer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contact: Option<Contact>,
+    /// The language of messages to the customer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locale: Option<String>,
     /// The SHA-256 of the request's content as it was sent.
     #[serde(skip)]
     pub fingerprint: [u8; 32],
@@ -216,7 +224,7 @@ impl NewOrder {
     pub fn personal(&self) -> Json {
         let shipping_address = Json::of(&self.shipping_address).unwrap_or_default();
         let contact = self.contact.as_ref().and_then(|contact| Json::of(contact).ok());
-        Json::of(&Personal { shipping_address, contact }).unwrap_or_default()
+        Json::of(&Personal { shipping_address, contact, locale: self.locale.clone() }).unwrap_or_default()
     }
 }
 

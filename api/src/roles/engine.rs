@@ -143,7 +143,7 @@ fn publish(
     let mut publisher = publisher::Publisher::new(
         workflows,
         database,
-        point("events", KafkaSink::in_order(&process.kafka)?),
+        point("events", KafkaSink::of_events(&process.kafka)?),
         ownership,
         news,
         fan_out,

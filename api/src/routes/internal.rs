@@ -37,6 +37,7 @@ pub fn router(api: Arc<Api>, token: ServiceToken) -> Router {
 struct AddresseeView {
     is_erased: bool,
     contact: Option<amends_protocol::Json>,
+    locale: Option<String>,
     order: Order,
 }
 
@@ -49,10 +50,9 @@ async fn addressee(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Resul
         return Ok(none);
     };
     let stored = api.order_lists.personal_data_of(id).await?;
-    let (is_erased, contact) = match stored {
-        None => (true, None),
-        Some(stored) => (false, stored.read().ok().and_then(|personal: Personal| personal.contact)),
-    };
+    let is_erased = stored.is_none();
+    let personal: Option<Personal> = stored.and_then(|stored| stored.read().ok());
+    let (contact, locale) = personal.map(|personal| (personal.contact, personal.locale)).unwrap_or_default();
     let order = Order::now(&view, Audience::Customer);
-    Ok(Json(AddresseeView { is_erased, contact, order }).into_response())
+    Ok(Json(AddresseeView { is_erased, contact, locale, order }).into_response())
 }

@@ -193,7 +193,7 @@ async fn timeline(
 ) -> Result<Response, Problem> {
     let id = body::id("id", &id)?;
     let view = view_of(&api.orders, &caller, id).await?;
-    let entries = api.orders.timeline(id).await?.ok_or_else(no_order)?;
+    let entries = api.orders.timeline_of(&view).await?;
     let items = Audience::of(&caller).timeline(&view, &entries);
     Ok(Json(Timeline { items }).into_response())
 }

@@ -25,7 +25,7 @@ use crate::{
     http::{
         openapi::{
             Answer, Operation,
-            schema::{self, Instant, Text},
+            schema::{self, Instant, Locale, Text},
         },
         page::{CURSOR, LARGEST_PAGE, LIMIT, PAGE_PARAMETERS, PAGE_USUAL, PageRequest},
     },
@@ -46,7 +46,7 @@ const SETTLED: [&str; 1] = [FULFILLED];
 pub fn routes() -> Routes<Arc<Api>> {
     let admins = Access::Needs(Right::HandlePersonalData);
     let export_operation = Operation::new("exportPersonalData", "Export what is stored about a customer")
-        .about("Contact and address of each order, the oldest order first. What was erased, or never stated, is null.")
+        .about("Contact, address and language of each order, the oldest order first. What was erased, or never stated, is null.")
         .query(LIMIT, "Largest number of orders.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
         .query(CURSOR, "`next` of the page before.", schema::string(), Value::Null)
         .answer(Answer::json::<PersonalDataList>(StatusCode::OK, "A page.").next_link());
@@ -85,6 +85,8 @@ struct PersonalDataItem {
     shipping_address: Option<Json>,
     #[schema(required, value_type = Option<Contact>)]
     contact: Option<Json>,
+    #[schema(required, value_type = Option<Locale>)]
+    locale: Option<String>,
 }
 
 /// An erasure.
@@ -114,14 +116,14 @@ async fn export(
 
 fn shown(PersonalData { order_id, created_at, data }: &PersonalData) -> PersonalDataItem {
     let personal: Option<Personal> = data.as_ref().and_then(|data| data.read().ok());
-    let (address, contact) = match personal {
-        Some(Personal { shipping_address, contact }) => (Some(shipping_address), contact),
-        None => (None, None),
+    let (shipping_address, contact, locale) = match personal {
+        Some(Personal { shipping_address, contact, locale }) => (Some(shipping_address), contact, locale),
+        None => (None, None, None),
     };
-    PersonalDataItem { order_id: *order_id, created_at: *created_at, shipping_address: address, contact }
+    PersonalDataItem { order_id: *order_id, created_at: *created_at, shipping_address, contact, locale }
 }
 
-/// Erases contact and addresses of all of a customer's orders, and records who did so. Books, totals and ids stay.
+/// Erases contact and addresses of all of a customer's orders, with the reasons of their returns, and records who did so. Books, totals and ids stay.
 async fn erase(
     State(api): State<Arc<Api>>,
     caller: Caller,

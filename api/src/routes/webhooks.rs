@@ -13,7 +13,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
-use tokio::time::sleep;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -30,7 +29,6 @@ use crate::{
     problem::{Problem, problem_types},
     state::Api,
     webhooks::{
-        fan_out::NOTICED_AFTER,
         request::{EVENT, WebhookPatch, WebhookRequest, check_url},
         secret_place,
         view::{WebhookView, WebhookWithSecret},
@@ -165,8 +163,6 @@ async fn create(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) ->
         let detail = format!("There are {WEBHOOKS_MOST} webhooks. Nothing was changed.");
         Problem::Refused(problem_types::TOO_MANY_WEBHOOKS, detail)
     })?;
-    // After the answer, the webhook receives every event that follows.
-    sleep(NOTICED_AFTER).await;
     let mut response = with_secret(&created, &secret, StatusCode::CREATED)?;
     let location = HeaderValue::try_from(format!("{LIST}/{id}")).map_err(|_| Problem::Internal)?;
     response.headers_mut().insert(header::LOCATION, location);
@@ -203,7 +199,6 @@ async fn change(
     let change = WebhookChange { url, types, format, is_enabled: enabled };
     let store = &api.webhooks.store;
     let changed = conditionally(&api, id, condition, |seen| store.change(id, seen.revision, &change)).await?;
-    sleep(NOTICED_AFTER).await;
     Representation::of(&WebhookView::from(&changed))?.written(StatusCode::OK)
 }
 

@@ -207,6 +207,7 @@ fn messages(settings: &Settings) -> Result<(), Error> {
     for (key, path) in [
         ("smtp_password_file", &settings.smtp_password_file),
         ("smtp_ca_file", &settings.smtp_ca_file),
+        ("webhook_ca_file", &settings.webhook_ca_file),
         ("sms_webhook_secret_file", &settings.sms_webhook_secret_file),
     ] {
         if path.as_ref().is_some_and(|path| path.to_string_lossy().contains("://")) {

@@ -62,37 +62,30 @@ impl Deliverer {
             metrics::counter!("amends_webhook_attempts_total", "result" => result).increment(0);
         }
         metrics::counter!("amends_webhooks_disabled_total").increment(0);
-        let mut failures = 0_u32;
-        while !stop.is_cancelled() {
-            let run = AssertUnwindSafe(self.run_once(&stop, &mut failures)).catch_unwind().await;
-            if run.is_err() {
-                tracing::error!("the delivery of webhooks panicked; it begins anew");
-                pause(&stop, FAILURE_PAUSES[1]).await;
-            }
-        }
+        again_after_panics(&stop, || self.run_once(&stop)).await;
     }
 
     /// Leases webhooks and sends to them, until `stop`.
-    async fn run_once(self: &Arc<Self>, stop: &CancellationToken, failures: &mut u32) {
-        let mut serving = JoinSet::new();
+    async fn run_once(self: &Arc<Self>, stop: &CancellationToken) {
+        let (mut serving, mut failures) = (JoinSet::new(), 0_u32);
         while !stop.is_cancelled() {
             let room = u32::try_from(WEBHOOKS_MOST).unwrap_or_default().saturating_sub(serving.len() as u32);
             // Each lease has an owner of its own: a task that has lost one notices, though this process has it again.
             let owner = Uuid::now_v7();
             match self.webhooks.lease(owner, WEBHOOK_LEASE, room).await {
                 Ok(leased) => {
-                    *failures = 0;
+                    failures = 0;
                     for webhook in leased {
                         serving.spawn(Arc::clone(self).serve(owner, webhook, stop.clone()));
                     }
                 }
                 Err(error) => {
-                    *failures += 1;
+                    failures += 1;
                     metrics::counter!("amends_engine_loop_failures_total", "loop" => "webhooks").increment(1);
                     if failures.is_power_of_two() {
                         tracing::warn!(%error, failures, "webhooks cannot be read; it will be retried");
                     }
-                    let most = FAILURE_PAUSES[0].saturating_mul(1 << (*failures).min(10));
+                    let most = FAILURE_PAUSES[0].saturating_mul(1 << failures.min(10));
                     pause(stop, most.min(FAILURE_PAUSES[1])).await;
                     continue;
                 }
@@ -307,6 +300,16 @@ fn note_panic(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
+/// Runs a loop until `stop`. After a panic, and a pause, it begins anew.
+async fn again_after_panics<F: Future<Output = ()>>(stop: &CancellationToken, run: impl Fn() -> F) {
+    while !stop.is_cancelled() {
+        if AssertUnwindSafe(run()).catch_unwind().await.is_err() {
+            tracing::error!("the delivery of webhooks panicked; it begins anew");
+            pause(stop, FAILURE_PAUSES[1]).await;
+        }
+    }
+}
+
 async fn pause(stop: &CancellationToken, pause: Duration) {
     tokio::select! {
         () = sleep(pause) => {}
@@ -339,4 +342,24 @@ pub async fn reseal(webhooks: &WebhookStore, keys: &SealingKeys) -> Result<(), E
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_panics_begins_anew_until_it_is_stopped() {
+        let (stop, begun) = (CancellationToken::new(), AtomicU32::new(0));
+        let run = || async {
+            match begun.fetch_add(1, Ordering::SeqCst) {
+                0 | 1 => panic!("a test"),
+                _ => stop.cancel(),
+            }
+        };
+        again_after_panics(&stop, run).await;
+        assert_eq!(begun.load(Ordering::SeqCst), 3);
+    }
 }

@@ -1,13 +1,10 @@
 //! Plans the deliveries of domain events, in the publisher, before it moves on.
 //!
-//! The publisher knows the webhooks from a list that is at most [`SUBSCRIPTIONS_AGE_MOST`] old when it reads entries. So
-//! a webhook gets every event that is committed [`NOTICED_AFTER`] after its own commit; that is when its creation is
-//! answered. Without webhooks this costs one read a second, and no batch has a statement more.
+//! The publisher reads the list of webhooks after it has read the entries of a batch. So the list has every webhook that
+//! was committed before one of these entries was, and a webhook gets every event that happens after its creation was
+//! answered. The list is short, and is read while the events are numbered: it delays nothing.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use amends_orders::{
     webhook_deliveries::{DeliveryStore, NewDelivery},
@@ -23,18 +20,11 @@ use uuid::{Builder, Uuid};
 
 use super::types;
 
-/// How old the list of webhooks may be when entries are read.
-const SUBSCRIPTIONS_AGE_MOST: Duration = Duration::from_secs(1);
-/// After this time every publisher has noticed a change of a webhook.
-pub const NOTICED_AFTER: Duration = Duration::from_millis(1_200);
-
 /// Plans deliveries.
 #[derive(Debug)]
 pub struct FanOut {
     webhooks: WebhookStore,
     deliveries: DeliveryStore,
-    subscriptions: Vec<Subscription>,
-    read_at: Option<Instant>,
     planned: Arc<Notify>,
 }
 
@@ -45,37 +35,25 @@ impl FanOut {
         Self {
             webhooks: WebhookStore::new(pool.clone()),
             deliveries: DeliveryStore::new(pool.clone()),
-            subscriptions: Vec::new(),
-            read_at: None,
             planned,
         }
     }
 
-    /// Reads the list of webhooks again, if it is too old for the entries that are read next.
+    /// Reads what is sent to each webhook, after the entries were read whose events are planned.
     ///
     /// # Errors
     /// The database's.
-    pub async fn refresh(&mut self) -> Result<(), Error> {
-        if self.read_at.is_none_or(|at| at.elapsed() >= SUBSCRIPTIONS_AGE_MOST) {
-            // A list is as old as the beginning of its read.
-            let began = Instant::now();
-            self.subscriptions = self.webhooks.subscriptions().await?;
-            self.read_at = Some(began);
-        }
-        Ok(())
-    }
-
-    /// Returns whether there are any.
-    pub fn has_webhooks(&self) -> bool {
-        !self.subscriptions.is_empty()
+    pub async fn subscriptions(&self) -> Result<Vec<Subscription>, Error> {
+        self.webhooks.subscriptions().await
     }
 
     /// Plans the deliveries of these events. Those of events that are published again exist already.
     ///
     /// # Errors
     /// The database's: the events are published again.
-    pub async fn plan(&self, events: &[DomainEvent]) -> Result<(), Error> {
-        let deliveries: Vec<NewDelivery> = events.iter().flat_map(|event| self.of_event(event)).collect();
+    pub async fn plan(&self, subscriptions: &[Subscription], events: &[DomainEvent]) -> Result<(), Error> {
+        let deliveries: Vec<NewDelivery> =
+            events.iter().flat_map(|event| deliveries_of(subscriptions, event)).collect();
         if deliveries.is_empty() {
             return Ok(());
         }
@@ -84,31 +62,32 @@ impl FanOut {
         self.planned.notify_one();
         Ok(())
     }
+}
 
-    fn of_event(&self, event: &DomainEvent) -> Vec<NewDelivery> {
-        let at = DateTime::parse_from_rfc3339(&event.time).map(|at| at.to_utc()).unwrap_or_default();
-        let gets = |subscription: &&Subscription| {
-            // The event's time has no fraction of a millisecond.
-            subscription.created_at.trunc_subsecs(3) <= at
-                && subscription.types.iter().any(|named| types::names(named, &event.r#type))
-        };
-        let getting: Vec<&Subscription> = self.subscriptions.iter().filter(gets).collect();
-        if getting.is_empty() {
-            return Vec::new();
-        }
-        let text = String::from_utf8_lossy(&wire::write(event)).into_owned();
-        let sequence = event.sequence.parse().unwrap_or_default();
-        let delivery = |subscription: &Subscription| NewDelivery {
-            id: delivery_id(at, sequence),
-            webhook_id: subscription.id,
-            order_id: event.data.order_id.parse().ok(),
-            sequence,
-            event_type: event.r#type.clone(),
-            event_id: event.id.clone(),
-            event: text.clone(),
-        };
-        getting.into_iter().map(delivery).collect()
+/// Returns the deliveries of an event.
+fn deliveries_of(subscriptions: &[Subscription], event: &DomainEvent) -> Vec<NewDelivery> {
+    let at = DateTime::parse_from_rfc3339(&event.time).map(|at| at.to_utc()).unwrap_or_default();
+    let gets = |subscription: &&Subscription| {
+        // The event's time has no fraction of a millisecond.
+        subscription.created_at.trunc_subsecs(3) <= at
+            && subscription.types.iter().any(|named| types::names(named, &event.r#type))
+    };
+    let getting: Vec<&Subscription> = subscriptions.iter().filter(gets).collect();
+    if getting.is_empty() {
+        return Vec::new();
     }
+    let text = String::from_utf8_lossy(&wire::write(event)).into_owned();
+    let sequence = event.sequence.parse().unwrap_or_default();
+    let delivery = |subscription: &Subscription| NewDelivery {
+        id: delivery_id(at, sequence),
+        webhook_id: subscription.id,
+        order_id: event.data.order_id.parse().ok(),
+        sequence,
+        event_type: event.r#type.clone(),
+        event_id: event.id.clone(),
+        event: text.clone(),
+    };
+    getting.into_iter().map(delivery).collect()
 }
 
 /// Returns the id of a delivery: a UUIDv7 of the time of its event, so that deliveries sort by it, and those of an order

@@ -7,10 +7,12 @@ pub mod fan_out;
 mod payload;
 pub mod request;
 mod traces;
+#[cfg(test)]
+mod tests;
 pub mod types;
 pub mod view;
 
-use std::{sync::Arc, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use amends_orders::{OrderStore, webhook_deliveries::DeliveryStore, webhooks::WebhookStore};
 use amends_pool::{Bounds, Pool};
@@ -23,6 +25,7 @@ use uuid::Uuid;
 use crate::{
     problem::{Problem, problem_types},
     process::Process,
+    settings::Settings,
 };
 use deliver::Deliverer;
 use fan_out::FanOut;
@@ -84,9 +87,7 @@ pub async fn start(process: &Process, homes: Homes) -> Result<FanOut> {
     let (webhooks, planned) = (WebhookStore::new(pool.clone()), Arc::new(Notify::new()));
     if let Some(keys) = settings.webhook_keys()? {
         deliver::reseal(&webhooks, &keys).await?;
-        let sender =
-            Sender::new(Arc::new(SystemResolver), settings.webhook_reach(), settings.webhook_timeout)
-                .context("creating an HTTP client for webhooks")?;
+        let sender = sender(settings)?;
         let deliverer = Deliverer {
             webhooks,
             deliveries: DeliveryStore::new(pool.clone()),
@@ -101,4 +102,17 @@ pub async fn start(process: &Process, homes: Homes) -> Result<FanOut> {
         tracing::warn!("there are webhooks, and setting webhook_key is not set: nothing is delivered");
     }
     Ok(FanOut::new(&pool, planned))
+}
+
+/// Returns what sends webhooks.
+fn sender(settings: &Settings) -> Result<Sender> {
+    let (resolver, reach) = (Arc::new(SystemResolver), settings.webhook_reach());
+    let Some(file) = &settings.webhook_ca_file else {
+        return Sender::new(resolver, reach, settings.webhook_timeout)
+            .context("creating an HTTP client for webhooks");
+    };
+    let pem =
+        fs::read(file).with_context(|| format!("setting webhook_ca_file: reading {}", file.display()))?;
+    Sender::trusting(resolver, reach, settings.webhook_timeout, &pem)
+        .with_context(|| format!("setting webhook_ca_file: {}", file.display()))
 }

@@ -25,6 +25,7 @@ on_every_broker!(
 async fn kill_9_at_random_while_2000_orders_run_loses_and_doubles_nothing(broker: Broker) {
     const ORDERS: usize = 2000;
     let stack = Stack::new(broker).await;
+    books::note_events(&stack).await;
     let mut all = stack.start_all().await;
     if stack.broker.real().is_none() {
         // There are always two of each of these roles, so that one is available.
@@ -61,6 +62,7 @@ async fn kill_9_at_random_while_2000_orders_run_loses_and_doubles_nothing(broker
 async fn a_broker_that_forgets_everything_takes_no_saga_with_it() {
     const ORDERS: usize = 300;
     let stack = Stack::embedded().await;
+    books::note_events(&stack).await;
     let all = stack.start_all().await;
     load::stock(&stack).await;
     let placed = AtomicUsize::new(0);

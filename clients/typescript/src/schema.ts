@@ -252,7 +252,7 @@ export interface paths {
         };
         /**
          * Export what is stored about a customer
-         * @description Contact and address of each order, the oldest order first. What was erased, or never stated, is null.
+         * @description Contact, address and language of each order, the oldest order first. What was erased, or never stated, is null.
          */
         get: operations["exportPersonalData"];
         put?: never;
@@ -1203,6 +1203,8 @@ export interface components {
         Live: {
             status: string;
         };
+        /** @description A language by BCP 47, perhaps with a region. */
+        Locale: string;
         /** @description The text of a message. */
         MessageText: {
             /** @description The subject of an e-mail. */
@@ -1403,6 +1405,7 @@ export interface components {
             /** @description The shipping address. */
             shippingAddress: components["schemas"]["Address"];
             contact?: components["schemas"]["ContactRequest"] | null;
+            locale?: components["schemas"]["Locale"] | null;
         };
         /**
          * @description The status of an order.
@@ -1421,6 +1424,7 @@ export interface components {
             createdAt: components["schemas"]["Instant"];
             shippingAddress: components["schemas"]["Address"] | null;
             contact: components["schemas"]["Contact"] | null;
+            locale: components["schemas"]["Locale"] | null;
         };
         /** @description A page of what is stored about a customer. */
         PersonalDataList: {

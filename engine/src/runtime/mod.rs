@@ -144,6 +144,13 @@ struct Owned {
 }
 
 impl Ownership {
+    /// Owns the slots of this assignment until it is updated.
+    pub fn of(assignment: Assignment) -> Self {
+        let ownership = Self::default();
+        ownership.update(assignment, false);
+        ownership
+    }
+
     /// Sets the source's present assignment; `drained` says that the last receive found no waiting message.
     pub(crate) fn update(&self, assignment: Assignment, drained: bool) {
         let mut owned = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);

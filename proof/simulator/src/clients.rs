@@ -237,7 +237,8 @@ async fn place(door: Handle, wish: Wish, key: String, body: u64, answer: Slot<Op
             "name": "N. N.", "line1": "Street 1", "city": "City", "postalCode": "1", "country": wish.country,
         });
         let contact = Some(json!({ "email": "n.n@street-1.example" }).into());
-        let personal = Personal { shipping_address: address.into(), contact };
+        let personal =
+            Personal { shipping_address: address.into(), contact, locale: Some("de-AT".to_owned()) };
         let order = NewOrder {
             id,
             saga: NewSaga { id: saga, business_key: id.to_string(), trace: trace_of(saga) },

@@ -87,6 +87,14 @@ CREATE TEMP TABLE notified AS SELECT * FROM dblink('notification',
     AS t (event_id text, event_type text, channel text);
 CREATE INDEX ON notified (event_id);
 
+-- Every domain event, as the publisher noted it for a webhook that is disabled (`note_events`): its number among those of
+-- its order. Empty if there is no such webhook.
+CREATE TEMP TABLE published AS SELECT * FROM dblink('engine',
+    $$SELECT order_id, sequence, event_id FROM webhook_deliveries
+      WHERE webhook_id = '00000000-0000-7000-8000-00000000b00c'$$)
+    AS t (order_id uuid, sequence bigint, event_id text);
+CREATE INDEX ON published (event_id);
+
 -- Every command that a saga's row records as sent, with its id by the protocol.
 CREATE TEMP TABLE sent AS
     SELECT s.id AS saga_id, c.step_no, c.step, c.part, c.generation, c.status, c.undo_asked, c.undone, c.parked,

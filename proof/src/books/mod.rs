@@ -6,7 +6,7 @@ mod ledger;
 mod replays;
 mod table;
 
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool, postgres::PgConnectOptions};
 
 pub use ledger::{Action, Ledger, Letter, Poison};
 pub use table::{INVARIANTS, Line, Report};
@@ -16,14 +16,60 @@ use crate::deployment::{DATABASES, Deployment};
 const GATHER: &str = include_str!("gather.sql");
 const REPORT: &str = include_str!("report.sql");
 
-/// Counts the changes of an order's status of which its customer is notified, in the engine's database.
-pub const NOTIFIED_LABELS: &str =
+/// Counts the changes of orders' statuses of which customers are notified, in the engine's database.
+const NOTIFIED_LABELS: &str =
     "SELECT count(*) FROM timeline AS t JOIN sagas AS s ON s.home = t.home AND s.id = t.saga_id
     WHERE s.workflow = 'order_fulfilment' AND t.body::jsonb -> 'did' ->> 'label'
           IN ('PENDING', 'FULFILLED', 'CANCELLED', 'FAILED', 'PAYMENT_FAILED', 'SHIPMENT_FAILED')";
 /// Counts the same as the notification worker has recorded them, a row a channel, in its database.
-pub const RECORDED_LABELS: &str = "SELECT count(*) FROM notifications WHERE channel = 'email'
+const RECORDED_LABELS: &str = "SELECT count(*) FROM notifications WHERE channel = 'email'
     AND event_type IN ('order.created', 'order.fulfilled', 'order.cancelled', 'order.failed')";
+/// Notes every domain event that is published from now on: for a webhook that is disabled, so that nothing is sent.
+const NOTE_EVENTS: &str = "INSERT INTO webhooks (id, url, types, format, secret, is_enabled)
+    VALUES ('00000000-0000-7000-8000-00000000b00c', '', '{order.*,refund.*}', 'event', '', false)
+    ON CONFLICT (id) DO NOTHING";
+/// Counts the events of such changes that are noted; no row if none are noted at all.
+const NOTED_LABELS: &str = "SELECT (
+        SELECT count(*) FROM webhook_deliveries AS d
+        WHERE d.webhook_id = w.id
+          AND d.event_type IN ('order.created', 'order.confirmed', 'order.paid', 'order.fulfilled', 'order.cancelled',
+                               'order.failed'))
+    FROM webhooks AS w WHERE w.id = '00000000-0000-7000-8000-00000000b00c'";
+/// Counts all changes of orders' statuses.
+const ALL_LABELS: &str =
+    "SELECT count(*) FROM timeline AS t JOIN sagas AS s ON s.home = t.home AND s.id = t.saga_id
+    WHERE s.workflow = 'order_fulfilment' AND t.body::jsonb -> 'did' ->> 'label'
+          IN ('PENDING', 'CONFIRMED', 'PAID', 'FULFILLED', 'CANCELLED', 'FAILED', 'PAYMENT_FAILED', 'SHIPMENT_FAILED')";
+
+/// Has every domain event noted in the engine's database, for the books: call it before the first order.
+///
+/// # Errors
+/// The database's.
+pub async fn note_events(engine: &PgPool) -> Result<(), Error> {
+    sqlx::query(NOTE_EVENTS).execute(engine).await?;
+    Ok(())
+}
+
+/// Returns whether every change of an order's status has been published, where events are noted.
+///
+/// # Errors
+/// The database's.
+pub async fn are_events_published(engine: &PgPool) -> Result<bool, sqlx::Error> {
+    let noted: Option<i64> = sqlx::query_scalar(NOTED_LABELS).fetch_optional(engine).await?;
+    let Some(noted) = noted else { return Ok(true) };
+    let all: i64 = sqlx::query_scalar(ALL_LABELS).fetch_one(engine).await?;
+    Ok(noted == all)
+}
+
+/// The same, and whether the notification worker has recorded those of which customers are notified.
+///
+/// # Errors
+/// A database's.
+pub async fn are_events_recorded(engine: &PgPool, notification: &PgPool) -> Result<bool, sqlx::Error> {
+    let told: i64 = sqlx::query_scalar(NOTIFIED_LABELS).fetch_one(engine).await?;
+    let recorded: i64 = sqlx::query_scalar(RECORDED_LABELS).fetch_one(notification).await?;
+    Ok(told == recorded && are_events_published(engine).await?)
+}
 
 /// Number of examples kept of each invariant's violations.
 const EXAMPLES: i64 = 5;

@@ -285,29 +285,57 @@ FROM actions AS a WHERE a.seen_command IS NOT NULL AND NOT EXISTS (
 INSERT INTO violations
 SELECT 15, format('saga %s: %s without a name', saga_id, action) FROM actions WHERE coalesce(who, '') = '';
 
--- 18. Beyond the list: no domain event is skipped. The notification worker has recorded every change of label that
---     customers are notified of, once.
+-- 18 and 19. Beyond the list: no domain event is skipped. Each is known from what the timelines say.
 CREATE TEMP TABLE announced AS
-    SELECT t.saga_id || '/' || t.revision || '/' || e.type AS event_id
+    SELECT t.saga_id || '/' || t.revision || '/' || e.type AS event_id, e.type
     FROM timeline AS t JOIN sagas AS s ON s.id = t.saga_id
-    JOIN (VALUES ('order_fulfilment', 'PENDING', 'order.created'), ('order_fulfilment', 'FULFILLED', 'order.fulfilled'),
+    JOIN (VALUES ('order_fulfilment', 'PENDING', 'order.created'), ('order_fulfilment', 'CONFIRMED', 'order.confirmed'),
+        ('order_fulfilment', 'PAID', 'order.paid'), ('order_fulfilment', 'FULFILLED', 'order.fulfilled'),
         ('order_fulfilment', 'CANCELLED', 'order.cancelled'), ('order_fulfilment', 'FAILED', 'order.failed'),
         ('order_fulfilment', 'PAYMENT_FAILED', 'order.failed'), ('order_fulfilment', 'SHIPMENT_FAILED', 'order.failed'),
         ('order_return', 'RETURN_REQUESTED', 'order.return.requested'), ('order_refund', 'REFUNDED', 'order.refunded'))
         AS e (workflow, label, type) ON e.workflow = s.workflow AND e.label = t.did ->> 'label'
     UNION ALL
-    -- What of a return no label says: it is paid back once it is to be restocked, and complete once it is.
-    SELECT t.saga_id || '/' || t.revision || '/' || CASE t.did ->> 'step' WHEN 'refund' THEN 'order.refunded' ELSE 'order.returned' END
-    FROM timeline AS t JOIN sagas AS s ON s.id = t.saga_id AND s.workflow = 'order_return'
-    WHERE (t.did ->> 'step' = 'refund' AND t.did ->> 'sent' LIKE '%"restock%') OR (t.did ->> 'step' = 'restock' AND t.did ->> 'ended' IS NOT NULL);
+    -- What no label says: a cancellation is promised; the payment is given back, which a timer may ask for again;
+    SELECT t.saga_id || '/' || t.revision || '/' || e.type, e.type
+    FROM timeline AS t JOIN sagas AS s ON s.id = t.saga_id AND s.workflow = 'order_fulfilment',
+    LATERAL (SELECT 'order.cancel.requested' WHERE t.event -> 'cancel_requested' IS NOT NULL
+             UNION ALL SELECT 'refund.requested' WHERE t.did -> 'sent' ? 'pay compensate' AND t.event <> '"woke"') AS e (type)
+    UNION ALL
+    -- and a return is paid back once it is to be restocked, and complete once it is.
+    SELECT t.saga_id || '/' || t.revision || '/' || e.type, e.type
+    FROM timeline AS t JOIN sagas AS s ON s.id = t.saga_id AND s.workflow = 'order_return',
+    LATERAL (SELECT CASE t.did ->> 'step' WHEN 'refund' THEN 'order.refunded' ELSE 'order.returned' END) AS e (type)
+    WHERE (t.did ->> 'step' = 'refund' AND t.did ->> 'sent' LIKE '%"restock%')
+       OR (t.did ->> 'step' = 'restock' AND t.did ->> 'ended' IS NOT NULL);
 CREATE INDEX ON announced (event_id);
-INSERT INTO looked_at SELECT 18, count(*) FROM announced;
+
+-- 18. The notification worker has recorded every event that customers are notified of, once: so it arrived.
+CREATE TEMP TABLE told_of AS
+    SELECT event_id FROM announced
+    WHERE type NOT IN ('order.confirmed', 'order.paid', 'order.cancel.requested', 'refund.requested');
+INSERT INTO looked_at SELECT 18, count(*) FROM told_of;
 INSERT INTO violations
 SELECT 18, format('event %s was not recorded', a.event_id)
-FROM announced AS a LEFT JOIN notified AS n ON n.event_id = a.event_id WHERE n.event_id IS NULL;
+FROM told_of AS a LEFT JOIN notified AS n ON n.event_id = a.event_id WHERE n.event_id IS NULL;
 INSERT INTO violations
 SELECT 18, format('%s records of event %s, and not one a channel', count(*), event_id)
 FROM notified GROUP BY event_id HAVING count(*) <> 2 OR count(DISTINCT channel) <> 2;
 INSERT INTO violations
 SELECT 18, format('event %s was recorded, and no timeline has it', n.event_id)
-FROM notified AS n LEFT JOIN announced AS a ON a.event_id = n.event_id WHERE a.event_id IS NULL;
+FROM notified AS n LEFT JOIN told_of AS a ON a.event_id = n.event_id WHERE a.event_id IS NULL;
+
+-- 19. The publisher has published every event of any kind, and has numbered those of an order without gaps, if its events
+--     are noted.
+INSERT INTO looked_at SELECT 19, count(*) FROM announced HAVING EXISTS (SELECT FROM published);
+INSERT INTO violations
+SELECT 19, format('event %s was not published', a.event_id)
+FROM announced AS a LEFT JOIN published AS p ON p.event_id = a.event_id
+WHERE p.event_id IS NULL AND EXISTS (SELECT FROM published);
+INSERT INTO violations
+SELECT 19, format('event %s was published, and no timeline has it', p.event_id)
+FROM published AS p LEFT JOIN announced AS a ON a.event_id = p.event_id WHERE a.event_id IS NULL;
+INSERT INTO violations
+SELECT 19, format('order %s: %s events, numbered from %s to %s', order_id, count(*), min(sequence), max(sequence))
+FROM published GROUP BY order_id
+HAVING min(sequence) <> 1 OR max(sequence) <> count(*) OR count(DISTINCT sequence) <> count(*);

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::Error;
 use crate::{
+    books,
     deployment::{Deployment, Options, Process, ROLES, free_address},
     proxy::{Protocol, Proxy},
 };
@@ -85,6 +86,7 @@ impl Fleet {
             options.settings.entry(key.to_owned()).or_insert_with(|| value.to_owned());
         }
         let mut deployment = Deployment::start(options).await?;
+        books::note_events(&deployment.pool("engine")).await?;
         kafka_proxy.lead_to(deployment.kafka.address());
         deployment.reach_kafka_at(kafka_proxy.address());
         let mut members = Vec::new();

@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    books::{self, NOTIFIED_LABELS, RECORDED_LABELS, Report, Sources},
+    books::{self, Report, Sources},
     deployment::{self, Options, citus::Citus},
 };
 use broker::Broker;
@@ -224,8 +224,8 @@ async fn rest(fleet: &Fleet, begun: Instant) -> bool {
     let (since, mut told) = (Instant::now(), Instant::now());
     while since.elapsed() < REST {
         let unfinished = count(&engine, "SELECT count(*) FROM sagas WHERE live OR outcome IS NULL").await;
-        let recorded = count(&notification, RECORDED_LABELS).await;
-        if unfinished == Some(0) && recorded.is_some() && recorded == count(&engine, NOTIFIED_LABELS).await {
+        let recorded = books::are_events_recorded(&engine, &notification).await;
+        if unfinished == Some(0) && matches!(recorded, Ok(true)) {
             return true;
         }
         if told.elapsed() > Duration::from_secs(10) {

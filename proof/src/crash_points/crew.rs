@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{Error, scenario::PENDING};
 use crate::{
+    books,
     campaign::{client::Client, record::Record},
     deployment::{Deployment, Options, Process, ROLES, free_address},
 };
@@ -48,6 +49,7 @@ impl Crew {
             options.settings.insert(key.to_owned(), value.to_owned());
         }
         let deployment = Deployment::start(options).await?;
+        books::note_events(&deployment.pool("engine")).await?;
         let mut places = BTreeMap::new();
         for role in ROLES.iter() {
             let name = role[role.len() - 1];

@@ -10,7 +10,7 @@ use std::{fmt, path::Path, time::Duration};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    books::{self, NOTIFIED_LABELS, RECORDED_LABELS, Report, Sources},
+    books::{self, Report, Sources},
     deployment,
 };
 use crew::Crew;
@@ -115,11 +115,8 @@ async fn rest(crew: &Crew) {
             sqlx::query_scalar("SELECT count(*) FROM sagas WHERE live OR outcome IS NULL")
                 .fetch_one(&engine)
                 .await;
-        let told: Result<i64, _> = sqlx::query_scalar(NOTIFIED_LABELS).fetch_one(&engine).await;
-        let recorded: Result<i64, _> = sqlx::query_scalar(RECORDED_LABELS).fetch_one(&notification).await;
-        if let (Ok(0), Ok(told), Ok(recorded)) = (busy, told, recorded)
-            && told == recorded
-        {
+        let recorded = books::are_events_recorded(&engine, &notification).await;
+        if matches!((busy, recorded), (Ok(0), Ok(true))) {
             return;
         }
         sleep(Duration::from_millis(200)).await;

@@ -22,7 +22,7 @@ use super::{
     load::{PRODUCT, Shop},
 };
 use crate::{
-    books::{self, Ledger, NOTIFIED_LABELS, RECORDED_LABELS, Report, Sources},
+    books::{self, Ledger, Report, Sources},
     campaign::{client::Client, record::Record},
     deployment::{Deployment, Options, Process, ROLES, free_address},
 };
@@ -176,11 +176,9 @@ async fn until_none(engine: &PgPool, sql: &'static str, patience: Duration) -> R
 pub async fn settled_books(deployment: &Deployment, ledger: &Ledger) -> Result<Report, Error> {
     let (engine, notification) = (deployment.pool("engine"), deployment.pool("notification"));
     until_none(&engine, "SELECT count(*) FROM sagas WHERE live", Duration::from_secs(60)).await?;
-    let told = count(&engine, NOTIFIED_LABELS).await?;
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(30) {
-        let recorded: i64 = sqlx::query_scalar(RECORDED_LABELS).fetch_one(&notification).await?;
-        if recorded == told {
+        if books::are_events_recorded(&engine, &notification).await? {
             break;
         }
         sleep(Duration::from_millis(200)).await;

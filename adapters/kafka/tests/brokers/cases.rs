@@ -6,7 +6,7 @@ use std::{
 };
 
 use amends_kafka::{
-    KafkaSettings, KafkaSink, KafkaSource, check,
+    EVENT_CONTENT_TYPE, KafkaSettings, KafkaSink, KafkaSource, check,
     topics::{self, Mismatch, Topic},
 };
 use amends_protocol::{
@@ -273,12 +273,15 @@ pub(crate) async fn a_dead_letter_bigger_than_its_topic_allows_is_cut(broker: Te
 
 pub(crate) async fn domain_events_arrive_in_the_order_they_were_sent(broker: TestBroker) {
     let topic = broker.topic("events", 3).await;
-    let sink = KafkaSink::in_order(&settings(broker)).unwrap();
+    let sink = KafkaSink::of_events(&settings(broker)).unwrap();
     for batch in 0..10 {
         sink.send(numbered(&topic, Placement::Slot(7), batch * 50..(batch + 1) * 50)).await.unwrap();
     }
     let taken = take(&mut source(broker, &topic, &topic), 500).await;
     assert_eq!(numbers(&taken.messages), (0..500).collect::<Vec<_>>());
+    // Slot 7 of three partitions. It says what it is, as CloudEvents' binding for Kafka wants it.
+    let (headers, _) = first_message(broker, &topic, 1).await;
+    assert_eq!(headers["content-type"], EVENT_CONTENT_TYPE);
 }
 
 pub(crate) async fn a_topic_with_more_partitions_than_the_settings_is_reported(broker: TestBroker) {
@@ -409,6 +412,15 @@ fn inbound(topic: &str, bytes: Vec<u8>) -> Inbound {
 
 /// Returns the first message of a topic's DLT: headers and bytes.
 async fn dead_letter(broker: TestBroker, topic: &str) -> (BTreeMap<String, String>, Vec<u8>) {
+    first_message(broker, &topics::dead_letter_topic(topic), 0).await
+}
+
+/// Reads the headers and the content of a partition's first message.
+async fn first_message(
+    broker: TestBroker,
+    topic: &str,
+    partition: i32,
+) -> (BTreeMap<String, String>, Vec<u8>) {
     let consumer: StreamConsumer = ClientConfig::new()
         .set("bootstrap.servers", broker.bootstrap_servers())
         .set("group.id", topic)
@@ -416,7 +428,7 @@ async fn dead_letter(broker: TestBroker, topic: &str) -> (BTreeMap<String, Strin
         .create()
         .unwrap();
     let mut list = TopicPartitionList::new();
-    list.add_partition_offset(&topics::dead_letter_topic(topic), 0, Offset::Beginning).unwrap();
+    list.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
     consumer.assign(&list).unwrap();
     let message = tokio::time::timeout(PATIENCE, consumer.recv()).await.expect("it is there").unwrap();
     let headers = message.headers().unwrap().iter().map(|header| {

@@ -117,7 +117,7 @@ async fn a_topic_recreated_with_more_partitions_is_used_to_its_full_width() {
 #[tokio::test]
 async fn domain_events_go_on_after_the_broker_has_forgotten_their_producer() {
     let (broker, settings) = start(2);
-    let sink = KafkaSink::in_order(&settings).unwrap();
+    let sink = KafkaSink::of_events(&settings).unwrap();
     let mut source = KafkaSource::subscribe(&settings, "group", &[TOPIC]).unwrap();
     for _ in 0..5 {
         send(&sink, 0, "before").await;

@@ -21,6 +21,9 @@ pub(crate) struct Addressee {
     /// Whether the customer's data was erased.
     pub is_erased: bool,
     pub contact: Option<Contact>,
+    /// The language that the order asks for.
+    #[serde(default)]
+    pub locale: Option<String>,
     /// The order, as its customer sees it.
     pub order: Value,
 }

@@ -1,148 +1,40 @@
-//! Publishes what was sent as domain events, `notif.sent`: gives each sent message the next number, sends the event, and
-//! advances the mark once everything is acknowledged. The numbers are stored before they are sent, so an event that is
-//! sent again has its number still. Delivery is at least once, and in the order of the numbers.
+//! What was sent as domain events, `notif.sent`: at least once, and in the order of their numbers. The numbers are stored
+//! before they are sent, so an event that is sent again has its number still.
 
 use std::time::Duration;
 
-use amends_pool::{Connection, Pool};
+use amends_pool::Pool;
 use amends_protocol::{
     id,
-    transport::{self, Outbound, Placement, Sink},
+    transport::{Outbound, Placement},
     wire,
 };
-use amends_worker::Backoff;
-use chrono::SecondsFormat;
+use amends_worker::PublishedRow;
+use chrono::{DateTime, SecondsFormat, Utc};
 use schemars::JsonSchema;
 use serde::Serialize;
-use tokio_util::sync::CancellationToken;
+use sqlx::FromRow;
 use uuid::Uuid;
-
-use crate::store::Sent;
 
 /// The type of the events, and their topic.
 pub const SENT_TOPIC: &str = "notif.sent";
 
-/// Maximum number of messages in a batch.
-const SENT_BATCH: i64 = 500;
-/// Pause after an empty read.
-const SENT_POLL: Duration = Duration::from_secs(1);
+/// Maximum number of messages that are numbered at once.
+const NUMBERED_BATCH: i64 = 500;
 
-/// Why a batch was not published.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The database failed.
-    #[error("database: {0}")]
-    Database(#[from] sqlx::Error),
-    /// The transport failed.
-    #[error(transparent)]
-    Transport(#[from] transport::Error),
-}
+/// Publishes what was sent.
+pub type Publisher<K> = amends_worker::Publisher<Sent, K>;
 
-/// Publishes what was sent. Only one of several instances publishes at a time.
-pub struct Publisher<K> {
-    pool: Pool,
-    sink: K,
-}
-
-impl<K: Sink> Publisher<K> {
-    /// Creates a publisher. `sink` must keep the order of its messages.
-    pub fn new(pool: impl Into<Pool>, sink: K) -> Self {
-        Self { pool: pool.into(), sink }
-    }
-
-    /// Publishes until stopped.
-    pub async fn run(self, stop: CancellationToken) {
-        let mut backoff = Backoff::default();
-        while !stop.is_cancelled() {
-            let published = self.run_once().await;
-            if published.is_ok() {
-                backoff.reset();
-            }
-            let rest = match published {
-                Ok(0) => SENT_POLL,
-                Ok(_) => continue,
-                Err(error) => {
-                    tracing::warn!(%error, "notif.sent: the batch failed and will be retried");
-                    backoff.pause()
-                }
-            };
-            tokio::select! {
-                () = tokio::time::sleep(rest) => {}
-                () = stop.cancelled() => {}
-            }
-        }
-    }
-
-    /// Publishes one batch; returns the number of its events.
-    ///
-    /// # Errors
-    /// [`Error`]: the batch is published again.
-    pub async fn run_once(&self) -> Result<usize, Error> {
-        // Nothing is published before its number is stored.
-        self.number().await?;
-        let mut tx = self.pool.begin().await?;
-        match self.publish(&mut tx).await {
-            Ok(published) => {
-                tx.commit().await?;
-                Ok(published)
-            }
-            Err(error) => {
-                // A dropped transaction would end a little later, and with it its lock.
-                let _ = tx.rollback().await;
-                Err(error)
-            }
-        }
-    }
-
-    /// Gives what was sent the next numbers.
-    async fn number(&self) -> Result<(), sqlx::Error> {
-        let mut tx = self.pool.begin().await?;
-        // The instance that locks the row numbers. What the last one has numbered is seen by the next statement only.
-        let mark: Option<i64> = sqlx::query_scalar("SELECT numbered FROM notif_sent FOR UPDATE SKIP LOCKED")
-            .fetch_optional(&mut *tx)
-            .await?;
-        let Some(mark) = mark else { return tx.rollback().await };
-        let numbered = sqlx::query(
-            "UPDATE notifications AS n SET number = $1 + page.nth
-             FROM (SELECT id, row_number() OVER (ORDER BY sent_at, id) AS nth
-                   FROM (SELECT id, sent_at FROM notifications
-                         WHERE status = 'SENT' AND number IS NULL ORDER BY sent_at, id LIMIT $2) AS next) AS page
-             WHERE n.id = page.id",
-        )
-        .bind(mark)
-        .bind(SENT_BATCH)
-        .execute(&mut *tx)
-        .await?
-        .rows_affected();
-        if numbered == 0 {
-            return tx.rollback().await;
-        }
-        sqlx::query("UPDATE notif_sent SET numbered = numbered + $1")
-            .bind(i64::try_from(numbered).unwrap_or_default())
-            .execute(&mut *tx)
-            .await?;
-        tx.commit().await
-    }
-
-    async fn publish(&self, tx: &mut Connection) -> Result<usize, Error> {
-        // The instance that locks the row publishes; the others have nothing to do.
-        let mark: Option<i64> = sqlx::query_scalar("SELECT published FROM notif_sent FOR UPDATE SKIP LOCKED")
-            .fetch_optional(&mut *tx)
-            .await?;
-        let Some(mark) = mark else { return Ok(0) };
-        let sent: Vec<Sent> = sqlx::query_as(
-            "SELECT id, order_id, event_id, event_type, channel, number, sent_at FROM notifications
-             WHERE number > $1 ORDER BY number LIMIT $2",
-        )
-        .bind(mark)
-        .bind(SENT_BATCH)
-        .fetch_all(&mut *tx)
-        .await?;
-        let Some(last) = sent.last().map(|sent| sent.number) else { return Ok(0) };
-        self.sink.send(sent.iter().map(Sent::event).collect()).await?;
-        sqlx::query("UPDATE notif_sent SET published = $1").bind(last).execute(&mut *tx).await?;
-        Ok(sent.len())
-    }
+/// A notification that was sent.
+#[derive(Debug, Clone, FromRow)]
+pub struct Sent {
+    id: Uuid,
+    order_id: Uuid,
+    event_id: String,
+    event_type: String,
+    channel: String,
+    number: i64,
+    sent_at: DateTime<Utc>,
 }
 
 /// `notif.sent`: a message was handed to the mail server or the SMS provider.
@@ -184,8 +76,23 @@ pub struct MessageSent {
     pub channel: String,
 }
 
-impl Sent {
-    /// Returns it as a structured CloudEvent 1.0. Nothing in it is personal.
+impl PublishedRow for Sent {
+    const TOPIC: &'static str = SENT_TOPIC;
+    const POLL: Duration = Duration::from_secs(1);
+    const MARK: &'static str = "SELECT published FROM notif_sent FOR UPDATE SKIP LOCKED";
+    const ROWS: &'static str =
+        "SELECT id, order_id, event_id, event_type, channel, number, sent_at FROM notifications
+         WHERE number > $1 ORDER BY number LIMIT $2";
+    const ADVANCE: &'static str = "UPDATE notif_sent SET published = $1";
+
+    async fn prepare(pool: &Pool) -> Result<(), sqlx::Error> {
+        number(pool).await
+    }
+
+    fn number(&self) -> i64 {
+        self.number
+    }
+
     fn event(&self) -> Outbound {
         let event = SentEvent {
             specversion: "1.0",
@@ -212,4 +119,34 @@ impl Sent {
             bytes: wire::write(&event),
         }
     }
+}
+
+/// Gives what was sent the next numbers.
+async fn number(pool: &Pool) -> Result<(), sqlx::Error> {
+    let mut tx = pool.begin().await?;
+    // The instance that locks the row numbers. What the last one has numbered is seen by the next statement only.
+    let mark: Option<i64> = sqlx::query_scalar("SELECT numbered FROM notif_sent FOR UPDATE SKIP LOCKED")
+        .fetch_optional(&mut *tx)
+        .await?;
+    let Some(mark) = mark else { return tx.rollback().await };
+    let numbered = sqlx::query(
+        "UPDATE notifications AS n SET number = $1 + page.nth
+         FROM (SELECT id, row_number() OVER (ORDER BY sent_at, id) AS nth
+               FROM (SELECT id, sent_at FROM notifications
+                     WHERE status = 'SENT' AND number IS NULL ORDER BY sent_at, id LIMIT $2) AS next) AS page
+         WHERE n.id = page.id",
+    )
+    .bind(mark)
+    .bind(NUMBERED_BATCH)
+    .execute(&mut *tx)
+    .await?
+    .rows_affected();
+    if numbered == 0 {
+        return tx.rollback().await;
+    }
+    sqlx::query("UPDATE notif_sent SET numbered = numbered + $1")
+        .bind(i64::try_from(numbered).unwrap_or_default())
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await
 }

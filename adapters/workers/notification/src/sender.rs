@@ -47,7 +47,7 @@ pub struct SendingSettings {
     pub email: Option<EmailSettings>,
     /// SMS; `None`: none are sent.
     pub sms: Option<SmsSettings>,
-    /// The language of messages, one of [`crate::LOCALES`].
+    /// The language of messages about orders that ask for none, one of [`crate::LOCALES`].
     pub locale: String,
     /// How long a message is tried.
     pub patience: Duration,
@@ -199,13 +199,12 @@ impl Sender {
         let address = masked(&to);
         let refunded = claimed.amount.zip(claimed.currency.clone());
         let refunded = refunded.map(|(amount, currency)| Refunded { amount, currency });
-        let written = text::written(
-            &claimed.event_type,
-            self.channel,
-            &self.locale,
-            &addressee.order,
-            refunded.as_ref(),
-        );
+        let locale = match &addressee.locale {
+            Some(asked) => text::locale_for(asked),
+            None => &self.locale,
+        };
+        let written =
+            text::written(&claimed.event_type, self.channel, locale, &addressee.order, refunded.as_ref());
         let message = match written {
             Ok(message) => message,
             Err(error) => {

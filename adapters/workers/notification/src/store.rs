@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use amends_pool::Pool;
-use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 use uuid::Uuid;
 
@@ -168,16 +167,4 @@ impl NotificationStore {
         .await?;
         Ok(())
     }
-}
-
-/// A notification that was sent, as `notif.sent` tells it.
-#[derive(Debug, Clone, FromRow)]
-pub(crate) struct Sent {
-    pub id: Uuid,
-    pub order_id: Uuid,
-    pub event_id: String,
-    pub event_type: String,
-    pub channel: String,
-    pub number: i64,
-    pub sent_at: DateTime<Utc>,
 }

@@ -15,6 +15,8 @@ use crate::{
 
 /// The locales of the templates.
 pub const LOCALES: [&str; 2] = ["en", "de"];
+/// The locale of messages about orders that ask for one without templates.
+const FALLBACK_LOCALE: &str = "en";
 /// The layout of an e-mail's HTML.
 const LAYOUT: &str = "email/layout.html";
 
@@ -63,6 +65,13 @@ pub struct Refunded {
     pub amount: i64,
     /// ISO 4217.
     pub currency: String,
+}
+
+/// Returns the locale of the templates for an order that asks for this one: its language, whatever the region.
+pub(crate) fn locale_for(asked: &str) -> &'static str {
+    let language = asked.split('-').next().unwrap_or_default();
+    let known = LOCALES.into_iter().find(|locale| locale.eq_ignore_ascii_case(language));
+    known.unwrap_or(FALLBACK_LOCALE)
 }
 
 /// Writes a message about an event of an order.

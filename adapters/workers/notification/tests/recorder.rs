@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use amends_notification::{MIGRATOR, OpenChannels, Recorder, TOPICS, has_template, preview};
@@ -212,19 +212,28 @@ async fn sizes_of_other_tables(pool: &PgPool) -> Vec<(String, i64)> {
     sizes
 }
 
+/// `make test` records 100,000 events. `make notifications` records a million (AMENDS_TEST_EVENTS).
 #[tokio::test]
-async fn a_hundred_thousand_events_grow_no_table_but_that_of_the_notifications() {
+async fn however_many_events_grow_no_table_but_that_of_the_notifications() {
+    let number: i64 = std::env::var("AMENDS_TEST_EVENTS").map_or(100_000, |number| number.parse().unwrap());
     let database = amends_testkit::database(&MIGRATOR, "notification").await;
     let before = sizes_of_other_tables(&database.pool).await;
     assert!(before.len() > 1, "{before:?}");
-    let events = (0..100_000_i64).map(|number| message(number, event("order.created", number)));
-    let all: Vec<Inbound> = events.collect();
-    let batches = all.chunks(500).map(<[Inbound]>::to_vec).collect();
     let service = PgPool::connect(&database.role_url("amends_notification")).await.unwrap();
-    let (mut recorder, _) = recorder(&service, batches, OpenChannels::default());
-    while recorder.run_once().await.unwrap() > 0 {}
-    let rows: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM notifications").fetch_one(&service).await.unwrap();
-    assert_eq!(rows, 200_000);
+    let begun = Instant::now();
+    for first in (0..number).step_by(500) {
+        let events = first..number.min(first + 500);
+        let batch = events.map(|number| message(number, event("order.created", number))).collect();
+        let (mut recorder, _) = recorder(&service, vec![batch], OpenChannels::default());
+        recorder.run_once().await.unwrap();
+    }
+    let took = begun.elapsed();
+    let (rows, bytes): (i64, i64) =
+        sqlx::query_as("SELECT count(*), pg_total_relation_size('notifications') FROM notifications")
+            .fetch_one(&service)
+            .await
+            .unwrap();
+    println!("{number} events in {took:?}: {rows} notifications of {} bytes each", bytes / rows.max(1));
+    assert_eq!(rows, 2 * number);
     assert_eq!(sizes_of_other_tables(&database.pool).await, before);
 }

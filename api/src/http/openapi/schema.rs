@@ -13,6 +13,9 @@ use utoipa::{
     },
 };
 
+/// The longest name of a language, as BCP 47 recommends it (4.4.1).
+pub const LOCALE_LONGEST: usize = 35;
+
 macro_rules! types {
     ($($(#[doc = $about:literal])+ $name:ident => $schema:expr;)*) => {$(
         $(#[doc = $about])+
@@ -39,6 +42,8 @@ types! {
     EmailAddress => string().format(Some(SchemaFormat::KnownFormat(KnownFormat::Email))).max_length(Some(254));
     /// A telephone number by E.164.
     PhoneNumber => string().pattern(Some("^\\+[1-9][0-9]{6,14}$"));
+    /// A language by BCP 47, perhaps with a region.
+    Locale => string().max_length(Some(LOCALE_LONGEST)).pattern(Some("^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$"));
     /// A time by RFC 3339 in UTC.
     Instant => string().format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)));
     /// The status of an order.

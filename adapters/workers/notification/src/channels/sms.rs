@@ -3,13 +3,11 @@
 
 use std::{fmt, time::Duration};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+use amends_webhooks::{SigningSecret, signature};
 use chrono::Utc;
-use hmac::{Hmac, KeyInit, Mac};
 use reqwest::{Client, StatusCode, Url, header, redirect::Policy};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde_json::json;
-use sha2::Sha256;
 use uuid::Uuid;
 
 use super::{NotTaken, Unusable};
@@ -17,11 +15,6 @@ use super::{NotTaken, Unusable};
 /// How long the receiver may take to answer, unless the settings say otherwise; and to be connected.
 pub const SMS_ANSWER_LONGEST: Duration = Duration::from_secs(15);
 const SMS_CONNECT_LONGEST: Duration = Duration::from_secs(5);
-/// The prefix of a secret, by the standard.
-const SECRET_PREFIX: &str = "whsec_";
-/// Number of bytes of a secret, by the standard.
-const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
-
 /// The settings of SMS.
 #[derive(Debug, Clone)]
 pub struct SmsSettings {
@@ -37,7 +30,7 @@ pub struct SmsSettings {
 pub(crate) struct SmsWebhook {
     http: Client,
     url: Url,
-    mac: Hmac<Sha256>,
+    secret: SigningSecret,
 }
 
 impl fmt::Debug for SmsWebhook {
@@ -48,32 +41,27 @@ impl fmt::Debug for SmsWebhook {
 
 impl SmsWebhook {
     pub(crate) fn new(settings: &SmsSettings) -> Result<Self, Unusable> {
-        let secret = settings.secret.expose_secret().strip_prefix(SECRET_PREFIX);
-        let bytes = secret.and_then(|base64| STANDARD.decode(base64).ok());
-        let Some(bytes) = bytes.filter(|bytes| SECRET_BYTES.contains(&bytes.len())) else {
-            return Err(Unusable("must be whsec_ and the base64 of 24 to 64 random bytes".to_owned()));
-        };
+        let secret = SigningSecret::read(&settings.secret).map_err(|error| Unusable(error.to_string()))?;
         let http = Client::builder()
             .redirect(Policy::none())
             .connect_timeout(SMS_CONNECT_LONGEST)
             .timeout(settings.answer_timeout)
             .build()
             .map_err(|error| Unusable(error.without_url().to_string()))?;
-        let mac = Hmac::new_from_slice(&bytes).map_err(|error| Unusable(error.to_string()))?;
-        Ok(Self { http, url: settings.url.clone(), mac })
+        Ok(Self { http, url: settings.url.clone(), secret })
     }
 
     /// Posts a message. Posted again, it has the same `webhook-id`.
     pub(crate) async fn send(&self, id: Uuid, to: &str, text: &str) -> Result<(), NotTaken> {
         let body = json!({ "to": to, "text": text }).to_string();
-        let at = Utc::now().timestamp();
+        let (id, at) = (id.to_string(), Utc::now().timestamp());
         let request = self
             .http
             .post(self.url.clone())
             .header(header::CONTENT_TYPE, "application/json")
-            .header("webhook-id", id.to_string())
-            .header("webhook-timestamp", at)
-            .header("webhook-signature", self.signature(id, at, &body))
+            .header(signature::ID, &id)
+            .header(signature::TIMESTAMP, at)
+            .header(signature::SIGNATURE, signature::signatures([&self.secret], &id, at, body.as_bytes()))
             .body(body);
         // Its body is not read: the status says all.
         let status = match request.send().await {
@@ -92,12 +80,6 @@ impl SmsWebhook {
             _ => Err(NotTaken::Later(reason)),
         }
     }
-
-    fn signature(&self, id: Uuid, at: i64, body: &str) -> String {
-        let mut mac = self.mac.clone();
-        mac.update(format!("{id}.{at}.{body}").as_bytes());
-        format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
-    }
 }
 
 #[cfg(test)]
@@ -113,9 +95,12 @@ mod tests {
     #[test]
     fn a_signature_is_that_of_the_standard() {
         // HMAC-SHA-256 of "00000000-0000-0000-0000-000000000007.1614265330.{}" with the secret of the standard's examples.
-        let webhook = webhook("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
-        let signature = webhook.signature(Uuid::from_u128(7), 1_614_265_330, "{}");
-        assert_eq!(signature, "v1,h0DYyfXpQXCVZYDSTja5B2VgsJNDIpj/0rp1qxa/qZI=");
+        let SmsWebhook { secret, .. } = webhook("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let id = Uuid::from_u128(7).to_string();
+        assert_eq!(
+            signature::signatures([&secret], &id, 1_614_265_330, b"{}"),
+            "v1,h0DYyfXpQXCVZYDSTja5B2VgsJNDIpj/0rp1qxa/qZI="
+        );
     }
 
     #[test]

@@ -139,6 +139,8 @@ async fn a_sender_that_dies_between_sending_and_recording_leaves_a_claim_and_the
 
     let next = world.sender(Channel::Email, &settings);
     assert_eq!(next.run_once().await.unwrap(), 0, "it is claimed");
+    let lapses = world.rest(id).await;
+    assert!((60.0..=120.0).contains(&lapses), "a claim that never lapses: {lapses} s");
     assert_eq!(world.row(id).await.says(), ("QUEUED", None, 1));
     server.answers("data", None);
     world.make_due().await;
@@ -226,4 +228,30 @@ async fn without_a_server_nothing_is_sent_and_only_dev_keeps_what_would_be() {
     let preview: Value = serde_json::from_str(&row.preview.unwrap()).unwrap();
     assert_eq!(preview["subject"], "We have received your order");
     assert!(!preview.to_string().contains("marker"), "{preview}");
+}
+
+#[tokio::test]
+async fn a_message_is_in_the_orders_language_in_english_without_templates_and_else_in_that_of_the_settings() {
+    let (world, server) = (World::new().await, SmtpServer::start(SmtpSecurity::Plain, None));
+    let mut settings = by_mail(&server, None);
+    settings.locale = "de".to_owned();
+    let sender = world.sender(Channel::Email, &settings);
+    let (german, english) =
+        ("Subject: Wir haben Ihre Bestellung erhalten", "Subject: We have received your order");
+    for (locale, subject) in [
+        (json!("en"), english),
+        (json!("en-GB"), english),
+        (json!("fr"), english),
+        (json!("de-AT"), german),
+        (json!("DE"), german),
+        (Value::Null, german),
+    ] {
+        world.known.lock().unwrap()["locale"] = locale.clone();
+        let id = world.queue("order.created", Channel::Email).await;
+        sender.run_once().await.unwrap();
+        assert_eq!(world.row(id).await.says(), ("SENT", None, 1));
+        let messages = server.messages();
+        let content = messages.last().unwrap()["content"].as_str().unwrap();
+        assert!(content.contains(subject), "{locale}: {content}");
+    }
 }

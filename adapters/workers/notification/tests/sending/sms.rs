@@ -1,9 +1,6 @@
 //! SMS by a webhook: a real HTTP server that takes, fails, redirects, hangs and answers late.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex};
 
 use amends_notification::Channel;
 use amends_testkit::eventually;
@@ -19,7 +16,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha2::Sha256;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 
 use crate::world::{LONG, World, by_sms, silent};
 
@@ -36,14 +33,14 @@ enum Does {
 
 #[derive(Clone)]
 struct Provider {
-    does: Arc<Mutex<Does>>,
+    does: watch::Sender<Does>,
     /// Headers and body of each message.
     received: Arc<Mutex<Vec<(HeaderMap, String)>>>,
 }
 
 async fn send(State(provider): State<Provider>, headers: HeaderMap, body: String) -> Response {
     provider.received.lock().unwrap().push((headers, body));
-    let does = *provider.does.lock().unwrap();
+    let does = *provider.does.borrow();
     match does {
         Does::Answers(status @ 300..400) => {
             (StatusCode::from_u16(status).unwrap(), [("location", "/elsewhere")]).into_response()
@@ -55,7 +52,9 @@ async fn send(State(provider): State<Provider>, headers: HeaderMap, body: String
         .into_response(),
         Does::Hangs => std::future::pending().await,
         Does::AnswersLate => {
-            tokio::time::sleep(Duration::from_secs(2)).await;
+            // By then its caller has given up, and the test goes on.
+            let mut does = provider.does.subscribe();
+            let _ = does.wait_for(|does| !matches!(does, Does::AnswersLate)).await;
             StatusCode::OK.into_response()
         }
     }
@@ -63,7 +62,7 @@ async fn send(State(provider): State<Provider>, headers: HeaderMap, body: String
 
 impl Provider {
     async fn start() -> (Self, String) {
-        let provider = Self { does: Arc::new(Mutex::new(Does::Answers(204))), received: Arc::default() };
+        let provider = Self { does: watch::Sender::new(Does::Answers(204)), received: Arc::default() };
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}/send", listener.local_addr().unwrap());
         let routes = Router::new().route("/send", post(send)).with_state(provider.clone());
@@ -72,7 +71,7 @@ impl Provider {
     }
 
     fn does(&self, does: Does) {
-        *self.does.lock().unwrap() = does;
+        self.does.send_replace(does);
     }
 }
 
