@@ -38,6 +38,7 @@ use crate::{
     links::{self, Pools},
     routes,
     settings::Settings,
+    telemetry,
 };
 
 /// What every role of a process receives.
@@ -102,6 +103,9 @@ impl Process {
         let following =
             links::follow_files(process.settings.clone(), process.pools.clone(), process.stop.clone());
         process.watch("secrets", following);
+        let measuring =
+            telemetry::measure(process.metrics.clone(), process.pools.clone(), process.stop.clone());
+        process.watch("metrics", measuring);
         Ok(process)
     }
 

@@ -10,7 +10,7 @@ use amends_protocol::{
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Engine, Error};
+use super::{Engine, Error, counts::CommandCounts};
 use crate::{
     core::{CommandToSend, Input, Needs, Saga, command},
     port::{Clock, Inputs, SagaStore},
@@ -33,11 +33,12 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         }
         // The store usually knows the time without a query. Without it the messages are sent all the same.
         let sent_at = self.store.now().await.ok();
-        let mut messages = Vec::new();
+        let (mut messages, mut counts) = (Vec::new(), CommandCounts::default());
         for Outgoing { saga, sends, inputs } in &outgoing {
             self.messages(saga, sends, inputs, sent_at, &mut messages)?;
+            self.count(saga, sends, sent_at, &mut counts);
         }
-        metrics::counter!("amends_engine_commands_total").increment(messages.len() as u64);
+        counts.record();
         let sent = self.sink.send(messages).await;
         let now = self.clock.monotonic();
         match &sent {
@@ -63,6 +64,20 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
                 .collect(),
         )
         .await
+    }
+
+    fn count(
+        &self,
+        saga: &Saga,
+        sends: &[CommandToSend],
+        sent_at: Option<DateTime<Utc>>,
+        counts: &mut CommandCounts,
+    ) {
+        if let Some(definition) = self.catalog.get(&saga.workflow, saga.workflow_version) {
+            for send in sends {
+                counts.add(&definition.steps[send.step], send, sent_at);
+            }
+        }
     }
 
     fn messages(

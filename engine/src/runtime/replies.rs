@@ -16,7 +16,7 @@ use chrono::{DateTime, Utc};
 use futures::future::join_all;
 use uuid::Uuid;
 
-use super::{Engine, Error, batch, budget::AnswerHeard, odd::OddBatch};
+use super::{Engine, Error, batch, budget::AnswerHeard, counts::AnswerCounts, odd::OddBatch};
 use crate::{
     core::{Echo, Event, Nothing, RESEND, ReplyEvent, Requires},
     port::{Clock, Deferral, DeferredReply, OddReason, SagaStore, Stray},
@@ -188,6 +188,7 @@ async fn read<'a, S: SagaStore, K: Sink, C: Clock>(
 ) -> Result<Judged<'a>, Error> {
     let mut judged = Judged::default();
     let mut believed: Vec<(usize, Reply)> = Vec::with_capacity(messages.len());
+    let mut answers = AnswerCounts::default();
     for (message, inbound) in messages.iter().enumerate() {
         match wire::reply(&inbound.bytes) {
             Err(why) => {
@@ -220,6 +221,7 @@ async fn read<'a, S: SagaStore, K: Sink, C: Clock>(
             Ordering::Equal => {
                 if taken == Taken::First {
                     note(engine, &reply, now);
+                    answers.add(engine.catalog.get(&reply.workflow, reply.workflow_version), &reply);
                 }
                 let heard = Heard { message, succeeded: reply.outcome == Outcome::Succeeded };
                 judged.by_saga.entry(reply.saga_id).or_default().push(heard);
@@ -227,6 +229,7 @@ async fn read<'a, S: SagaStore, K: Sink, C: Clock>(
             }
         }
     }
+    answers.record();
     Ok(judged)
 }
 

@@ -171,7 +171,8 @@ impl Sender {
         metrics::counter!("amends_notifications_total", "channel" => self.channel.as_str(), "outcome" => outcome)
             .increment(1);
         if let Settled::Failed { reason, .. } = &settled {
-            tracing::warn!(id = %claimed.id, channel = self.channel.as_str(), reason, "a notification failed for good");
+            let (order, channel) = (claimed.order_id, self.channel.as_str());
+            tracing::warn!(id = %claimed.id, %order, channel, reason, "a notification failed for good");
         }
         self.store.settle(claimed, settled).await
     }
