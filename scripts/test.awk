@@ -23,10 +23,15 @@ function xml(text) {
 
 /^---- .* stdout ----$/ { failed_name = $0; sub(/^---- /, "", failed_name); sub(/ stdout ----$/, "", failed_name); left = 0; next }
 /^failures:$|^test result:/ { failed_name = ""; left = 0 }
-/^thread .* panicked at / && failed_name != "" { why = why "\n" failed_name "\n"; left = 12 }
-# What the test said, without the way there: that is above, and a log that is cut keeps its end.
+# A line a failed test, for a log that is cut keeps its end: where it failed and the beginning of what it said.
+/^thread .* panicked at / && failed_name != "" && !(failed_name in why) {
+  place = $0; sub(/.* panicked at /, "", place)
+  why[failed_name] = place; failed_names[++failures] = failed_name; left = 12
+  output[suite, failed_name] = output[suite, failed_name] $0 "\n"
+  next
+}
 /^stack backtrace:/ { left = 0 }
-left > 0 { why = why "    " $0 "\n"; left -= 1 }
+left > 0 { why[failed_name] = why[failed_name] " " $0; left -= 1 }
 failed_name != "" { output[suite, failed_name] = output[suite, failed_name] $0 "\n" }
 
 /^test result:/ { passed += $4; failed += $6 }
@@ -48,7 +53,8 @@ END {
     if (tests > 0) print "</testsuite>" > junit
     print "</testsuites>" > junit
   }
-  if (failed > 0) printf "\n== why tests failed\n%s\n", why
+  if (failed > 0) print "\n== why tests failed"
+  for (i = 1; i <= failures; i++) printf "%s: %s\n", failed_names[i], substr(why[failed_names[i]], 1, 240)
   printf "%d passed, %d failed\n", passed, failed
   exit failed > 0
 }
