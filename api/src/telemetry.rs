@@ -1,20 +1,23 @@
 //! Logs to stderr, metrics for `/metrics`.
 
 pub mod catalog;
-mod gauges;
 mod repeats;
 
-pub use gauges::measure;
-
-use std::{io::IsTerminal, sync::OnceLock};
+use std::{io::IsTerminal, sync::OnceLock, time::Duration};
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{EnvFilter, Layer as _, fmt, prelude::*};
 
 use repeats::Repeats;
 
-use crate::settings::{LogFormat, Settings, redacted};
+use crate::{
+    links::Pools,
+    settings::{LogFormat, Settings, redacted},
+};
 
+/// Interval between two measurements.
+const MEASURE_EVERY: Duration = Duration::from_secs(2);
 /// What was left out of the logs; set by [`logs`].
 static REPEATS: OnceLock<Repeats> = OnceLock::new();
 
@@ -64,4 +67,24 @@ pub fn metrics() -> Result<PrometheusHandle, BuildError> {
         .set_buckets_for_metric(full("amends_engine_step_seconds"), &SAGA_SECONDS)?
         .set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), &SIZES)?
         .install_recorder()
+}
+
+/// Measures what a process has of itself, until `stop`. It also adds the recorded observations to their histograms: until then each takes memory, and
+/// nobody may ever read `/metrics`.
+pub async fn measure(metrics: PrometheusHandle, pools: Pools, stop: CancellationToken) {
+    metrics::gauge!("amends_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    while !stop.is_cancelled() {
+        metrics.run_upkeep();
+        pools.each(|pool| {
+            let occupancy = pool.occupancy();
+            for (state, connections) in [("in_use", occupancy.in_use), ("idle", occupancy.idle)] {
+                let labels = [("pool", occupancy.name.to_owned()), ("state", state.to_owned())];
+                metrics::gauge!("amends_postgres_connections", &labels).set(connections as f64);
+            }
+        });
+        tokio::select! {
+            () = tokio::time::sleep(MEASURE_EVERY) => {}
+            () = stop.cancelled() => {}
+        }
+    }
 }

@@ -5,6 +5,7 @@
 //! does not see the first increment of a counter that has not existed before.
 
 mod metrics_of_roles;
+mod values;
 
 use crate::services;
 

@@ -1,16 +1,14 @@
 //! Every metric of every role, by what it is about.
 
-use amends_engine::port::{Deferral, OddReason};
-use amends_notification::Channel;
-use amends_protocol::{Kind, Outcome};
-use amends_workflows::{Workflows, order_fulfilment};
-
 use super::{
-    LabelValues::{self, Currencies, Each, OwnWorker, SomeOf},
+    LabelValues::{self, Currencies, Each, SomeOf},
     Metric, MetricKind,
     RecordedBy::{self, Deciders, Every, Executors, Readers, Role},
+    values::{
+        DATABASE, KIND, OPEN_STATE, OUTCOME, PARTICIPANT, POOL, STATUS, WHY, WORKER, WORKFLOW, channels,
+        groups, odd_reasons, pieces, steps, token_outcomes, topics_read, upstreams, words,
+    },
 };
-use crate::{auth::refusal::Refusal, process, roles::engine::ENGINE_GROUP, services, topics};
 
 type Labels = &'static [(&'static str, LabelValues)];
 
@@ -26,127 +24,9 @@ const fn histogram(name: &'static str, by: RecordedBy, labels: Labels, help: &'s
     Metric { name, kind: MetricKind::Histogram, help, by, labels }
 }
 
-fn all() -> Workflows {
-    amends_workflows::all(&amends_workflows::Settings::default())
-}
-
-fn workflows() -> Vec<String> {
-    all().names().into_iter().map(str::to_owned).collect()
-}
-
-fn participants() -> Vec<String> {
-    all().participants().into_iter().map(str::to_owned).collect()
-}
-
-fn steps() -> Vec<String> {
-    let catalog = all().catalog();
-    let steps = catalog.iter().flat_map(|definition| &definition.steps);
-    let mut names: Vec<_> =
-        steps.filter(|step| step.signal.is_none()).map(|step| step.name.to_owned()).collect();
-    names.sort_unstable();
-    names.dedup();
-    names
-}
-
-fn statuses() -> Vec<String> {
-    words(&order_fulfilment::STATUSES)
-}
-
-fn kinds() -> Vec<String> {
-    words(&Kind::ALL.map(Kind::as_str))
-}
-
-fn outcomes() -> Vec<String> {
-    words(&Outcome::ALL.map(Outcome::as_str))
-}
-
-fn deferrals() -> Vec<String> {
-    words(&Deferral::ALL.map(Deferral::as_str))
-}
-
-fn odd_reasons() -> Vec<String> {
-    words(&OddReason::ALL.map(OddReason::as_str))
-}
-
-fn channels() -> Vec<String> {
-    words(&Channel::ALL.map(Channel::as_str))
-}
-
-fn databases() -> Vec<String> {
-    words(&services::names())
-}
-
-fn groups() -> Vec<String> {
-    let engine = ENGINE_GROUP.to_owned();
-    services::workers().map(|service| process::group(service.name)).chain([engine]).collect()
-}
-
-fn topics_read() -> Vec<String> {
-    let events = services::workers().flat_map(|service| service.reads.iter().map(|&topic| topic.to_owned()));
-    let commands = participants().into_iter().map(|name| format!("{name}.commands"));
-    commands.chain([topics::REPLIES.to_owned()]).chain(events).collect()
-}
-
-fn token_outcomes() -> Vec<String> {
-    let refusals = Refusal::ALL.map(Refusal::label);
-    words(&[&refusals[..], &["accepted", "missing", "keys_away"]].concat())
-}
-
-fn upstreams() -> Vec<String> {
-    words(&["inventory", "notification"])
-}
-
-fn pools() -> Vec<String> {
-    let own = services::names().into_iter().map(|name| format!("amends-{name}"));
-    let further = ["api", "api-answers", "api-lists", "api-order-lists", "api-products", "api-webhooks"];
-    let of_others = ["engine-upkeep", "engine-webhooks", "inventory-http", "notification-http"];
-    own.chain(further.into_iter().chain(of_others).map(|name| format!("amends-{name}"))).collect()
-}
-
-fn pieces() -> Vec<String> {
-    words(&[
-        "count of notifications",
-        "count of webhooks' deliveries",
-        "counts",
-        "expiry of a worker's books",
-        "expiry of answers",
-        "expiry of idempotency keys",
-        "expiry of notifications",
-        "expiry of webhooks' deliveries",
-        "expiry of worker rows",
-        "history of orders",
-        "history of sagas",
-        "history of strays",
-        "marking the stuck",
-        "money held",
-        "partitions",
-        "partitions of worker rows",
-        "statistics of the database",
-        "sweep for missed wake-ups",
-        "topics",
-    ])
-}
-
-fn words(words: &[&str]) -> Vec<String> {
-    words.iter().map(|&word| word.to_owned()).collect()
-}
-
 const API: RecordedBy = Role("api");
 const ENGINE: RecordedBy = Role("engine");
 const NOTIFICATION: RecordedBy = Role("notification");
-const DATABASE: (&str, LabelValues) = ("database", SomeOf(databases));
-const KIND: (&str, LabelValues) = ("kind", Each(kinds));
-const OUTCOME: (&str, LabelValues) = ("outcome", Each(outcomes));
-const PARTICIPANT: (&str, LabelValues) = ("participant", Each(participants));
-const POOL: (&str, LabelValues) = ("pool", SomeOf(pools));
-const STATUS: (&str, LabelValues) = ("status", Each(statuses));
-const WHY: (&str, LabelValues) = ("why", Each(deferrals));
-const WORKER: (&str, LabelValues) = ("worker", OwnWorker);
-const WORKFLOW: (&str, LabelValues) = ("workflow", Each(workflows));
-
-/// The state of sagas that have not ended.
-const OPEN_STATE: (&str, LabelValues) = ("state", Each(|| words(&["running", "compensating", "parked"])));
-
 /// Every metric.
 pub static METRICS: &[Metric] = &[
     // Orders and sagas.
