@@ -171,8 +171,11 @@ pub async fn migrate(
 /// nothing waits for long behind a migration that itself waits behind a long transaction.
 async fn bring_up_to_date(pool: &PgPool, migrator: &Migrator, patience: Duration) -> Result<()> {
     let begun = Instant::now();
+    let mut connection = pool.acquire().await?;
     loop {
-        let Err(error) = migrator.run(pool).await else { return Ok(()) };
+        let Err(error) = migrator.run(&mut *connection).await else { return Ok(()) };
+        // It holds its own lock against other migrations still.
+        sqlx::query("SELECT pg_advisory_unlock_all()").execute(&mut *connection).await?;
         if !is_for_a_lock(&error) {
             return Err(error.into());
         }

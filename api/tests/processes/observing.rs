@@ -6,17 +6,15 @@ use amends_api::telemetry::catalog::{METRICS, MetricKind, first_labels};
 use amends_proof::{campaign::broker::Broker as Admin, deployment::ROLES};
 use amends_testkit::eventually;
 use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
 
-use crate::{
-    books,
-    support::{
-        LONG, Process, Stack,
-        client::order,
-        clients,
-        exposition::{self, Exposed},
-        load,
-        prometheus::Prometheus,
-    },
+use crate::support::{
+    LONG, Process, Stack,
+    client::order,
+    clients,
+    exposition::{self, Exposed},
+    load,
+    prometheus::Prometheus,
 };
 
 /// Gauges that exist only in some deployments: with an issuer of tokens.
@@ -68,6 +66,12 @@ impl Deployment {
         texts.fold((0, 0), |(lines, bytes), text| (lines + text.lines().count(), bytes + text.len()))
     }
 
+    async fn sagas(&self, which: &'static str) -> i64 {
+        let sql = format!("SELECT count(*) FROM sagas {which}");
+        let counted = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(self.stack.pool("engine")).await;
+        counted.unwrap()
+    }
+
     /// Orders of every outcome, one that parks, and messages, requests and a webhook that fail.
     async fn live(&self) {
         let processes: Vec<&Process> = self.roles.iter().map(|(process, _)| process).collect();
@@ -91,7 +95,11 @@ impl Deployment {
             (listed["items"][0]["businessKey"] == json!(parked)).then_some(())
         })
         .await;
-        books::settle(&self.stack).await;
+        // The carrier's worker goes on asking about the parked order.
+        eventually("no saga has anything to do", LONG, || async {
+            (self.sagas("WHERE live").await == 0).then_some(())
+        })
+        .await;
     }
 }
 
@@ -191,10 +199,7 @@ async fn every_metric_exists_from_the_start_has_help_and_no_label_without_bound_
 
     // What a saga costs in the logs.
     let ended = deployment.logged();
-    let sagas: i64 = sqlx::query_scalar("SELECT count(*) FROM sagas")
-        .fetch_one(deployment.stack.pool("engine"))
-        .await
-        .unwrap();
+    let sagas = deployment.sagas("").await;
     let lines = (ended.0 - started.0) as f64 / sagas as f64;
     let bytes = (ended.1 - started.1) as f64 / sagas as f64;
     println!("{sagas} sagas, {lines:.2} lines and {bytes:.0} bytes each, at the default level");
@@ -208,6 +213,9 @@ async fn every_metric_exists_from_the_start_has_help_and_no_label_without_bound_
     }
 
     if let Some(prometheus) = prometheus {
+        for (process, _) in &deployment.roles {
+            prometheus.lint(&Deployment::exposed(process).await.1);
+        }
         prometheus.check(deployment.roles.len()).await;
     }
 }

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fmt::Write as _,
     fs,
+    io::Write as _,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -18,6 +19,7 @@ use super::{LONG, free_address};
 /// A Prometheus that scrapes every second. It is killed when dropped.
 pub struct Prometheus {
     child: Child,
+    programs: PathBuf,
     http: reqwest::Client,
     url: String,
     _data: tempfile::TempDir,
@@ -74,7 +76,20 @@ impl Prometheus {
             .spawn()
             .unwrap();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        Some(Self { child, http, url: format!("http://{address}/api/v1"), _data: data })
+        Some(Self { child, programs, http, url: format!("http://{address}/api/v1"), _data: data })
+    }
+
+    /// Has promtool check names and help of what a role exposes.
+    pub fn lint(&self, exposed: &str) {
+        let mut promtool = Command::new(self.programs.join("promtool"))
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        promtool.stdin.take().unwrap().write_all(exposed.as_bytes()).unwrap();
+        let output = promtool.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     async fn get(&self, path: &str) -> Option<Value> {
