@@ -18,6 +18,7 @@ use crate::{
 
 /// Interval between two measurements.
 const MEASURE_EVERY: Duration = Duration::from_secs(2);
+
 /// What was left out of the logs; set by [`logs`].
 static REPEATS: OnceLock<Repeats> = OnceLock::new();
 
@@ -69,8 +70,8 @@ pub fn metrics() -> Result<PrometheusHandle, BuildError> {
         .install_recorder()
 }
 
-/// Measures what a process has of itself, until `stop`. It also adds the recorded observations to their histograms: until then each takes memory, and
-/// nobody may ever read `/metrics`.
+/// Measures what a process has of itself, until `stop`. It also adds the recorded observations to their histograms: until
+/// then each takes memory, and nobody may ever read `/metrics`.
 pub async fn measure(metrics: PrometheusHandle, pools: Pools, stop: CancellationToken) {
     metrics::gauge!("amends_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     while !stop.is_cancelled() {
