@@ -140,6 +140,11 @@ impl Pools {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(pool.clone());
     }
 
+    /// Does this with each pool.
+    pub fn each(&self, act: impl FnMut(&Pool)) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(act);
+    }
+
     /// Makes new connections from another URL, where they were made from `old`.
     fn follow(&self, old: &str, new: &str) -> Result<(), amends_pool::Error> {
         for pool in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {

@@ -106,6 +106,9 @@ impl Process {
         let following =
             links::follow_files(process.settings.clone(), process.pools.clone(), process.stop.clone());
         process.watch("secrets", following);
+        let measuring =
+            telemetry::measure(process.metrics.clone(), process.pools.clone(), process.stop.clone());
+        process.watch("metrics", measuring);
         Ok(process)
     }
 

@@ -65,6 +65,7 @@ pub fn main() -> ExitCode {
     let ended = runtime.block_on(roles::run(cli.role, settings));
     // A check of an unavailable broker takes seconds; its result is not needed any more.
     runtime.shutdown_background();
+    telemetry::end_logs();
     match ended {
         Ok(code) => code,
         Err(error) => fail(1, &format!("{error:#}")),

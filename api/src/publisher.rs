@@ -11,7 +11,7 @@ mod numbers;
 mod tests;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -31,7 +31,7 @@ use amends_protocol::{
     transport::{Outbound, Placement, Sink},
     wire,
 };
-use amends_workflows::{Workflows, events::DomainEvent};
+use amends_workflows::{Workflows, events::DomainEvent, order_fulfilment::STATUSES};
 use chrono::Utc;
 use futures::future::try_join;
 use uuid::Uuid;
@@ -78,6 +78,8 @@ pub struct Publisher<K> {
     ownership: Ownership,
     news: News,
     swept_at: Option<Instant>,
+    /// When there was last nothing left to publish.
+    caught_up_at: Instant,
     turn: usize,
 }
 
@@ -106,6 +108,7 @@ impl<K: Sink> Publisher<K> {
             ownership,
             news,
             swept_at: None,
+            caught_up_at: Instant::now(),
             turn: 0,
         }
     }
@@ -115,6 +118,18 @@ impl<K: Sink> Publisher<K> {
     /// # Errors
     /// Store or transport; the batch is read again.
     pub async fn run_once(&mut self) -> Result<usize, Error> {
+        let published = self.publish_news().await;
+        if matches!(published, Ok(entries) if entries < ENTRIES_BATCH as usize) {
+            self.caught_up_at = Instant::now();
+        }
+        // Of a run that hangs nothing is known: it counts as behind from the next run's end on.
+        metrics::gauge!("amends_engine_publisher_behind_seconds")
+            .set(self.caught_up_at.elapsed().as_secs_f64());
+        metrics::gauge!("amends_engine_slots_handed_over").set(self.stopped.len() as f64);
+        published
+    }
+
+    async fn publish_news(&mut self) -> Result<usize, Error> {
         let (assignment, _) = self.ownership.now();
         if self.generation != Some(assignment.generation) {
             self.watermarks.open(&self.ownership.slots()).await?;
@@ -222,6 +237,7 @@ impl<K: Sink> Publisher<K> {
             }
         }
         self.fan_out.plan(&webhooks, &events).await?;
+        count_statuses(entries);
         metrics::counter!("amends_engine_domain_events_total").increment(messages.len() as u64);
         self.sink.send(messages).await?;
         spans.into_iter().for_each(OpenSpan::end);
@@ -243,4 +259,19 @@ fn sending(saga: Uuid, event: &DomainEvent, trace: TraceContext) -> Option<OpenS
             .with(conventions::SAGA, saga)
             .with(conventions::ORDER, event.subject.clone()),
     )
+}
+
+/// Counts the orders that reached a status. Entries that are published again are counted again.
+fn count_statuses(entries: &[Unpublished]) {
+    let mut reached = BTreeMap::<&'static str, u64>::new();
+    for Unpublished { workflow, entry, .. } in entries {
+        let status = amends_workflows::events::order_status(workflow, entry);
+        // Labels are data for the engine: only known ones become a metric's label.
+        if let Some(known) = STATUSES.iter().find(|known| Some(**known) == status) {
+            *reached.entry(known).or_default() += 1;
+        }
+    }
+    for (status, orders) in reached {
+        metrics::counter!("amends_order_statuses_total", "status" => status).increment(orders);
+    }
 }

@@ -156,6 +156,9 @@ pub enum Deferral {
 }
 
 impl Deferral {
+    /// Every reason.
+    pub const ALL: [Self; 4] = [Self::Locked, Self::UnknownWorkflow, Self::Unreadable, Self::Unreachable];
+
     /// Returns the word used in tables and metrics.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -100,8 +100,7 @@ pub(crate) fn of_entry(
         data: Data {
             order_id: order_id.to_owned(),
             saga_id,
-            // A refund's label is no status of the order.
-            status: entry.did.label.clone().filter(|_| workflow != order_refund::NAME),
+            status: order_status(workflow, entry).map(str::to_owned),
             heading_for: entry.did.heading_for.clone(),
             order: input.filter(|_| r#type == "order.created").cloned(),
             r#return: input.filter(|_| r#type == "order.return.requested").cloned(),
@@ -110,6 +109,12 @@ pub(crate) fn of_entry(
         },
     };
     (before + 1..).zip(types.iter().copied()).map(event).collect()
+}
+
+/// Returns the status that an order has from this entry on, if the entry changes it. A refund's label is no status of the
+/// order.
+pub fn order_status<'a>(workflow: &str, entry: &'a Entry) -> Option<&'a str> {
+    entry.did.label.as_deref().filter(|_| workflow != order_refund::NAME)
 }
 
 fn instant(at: DateTime<Utc>) -> String {

@@ -90,6 +90,9 @@ pub const RETURNED: &str = "RETURNED";
 /// Some pieces came back.
 pub const PARTIALLY_RETURNED: &str = "PARTIALLY_RETURNED";
 
+/// The kind of what an order holds of its customer's money.
+pub const MONEY_CAPTURED: &str = "money_captured";
+
 /// Every status of an order. The last three are labels of its returns.
 pub const STATUSES: [&str; 12] = [
     PENDING,
@@ -181,7 +184,7 @@ fn stock(call: &Call<'_>) -> Vec<Exposure> {
 }
 
 fn money(call: &Call<'_>) -> Vec<Exposure> {
-    let captured = input(call).map(|i| Exposure::new("money_captured", i.currency, i.total));
+    let captured = input(call).map(|i| Exposure::new(MONEY_CAPTURED, i.currency, i.total));
     captured.into_iter().filter(|e| e.amount != 0).collect()
 }
 

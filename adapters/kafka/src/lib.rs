@@ -16,6 +16,7 @@
 pub mod acls;
 mod context;
 pub mod inspect;
+mod lag;
 mod producer;
 mod progress;
 mod security;

@@ -24,6 +24,7 @@ use rdkafka::{
 
 use crate::{
     KafkaSettings, context,
+    lag::{LAG_EVERY, Lag},
     progress::{Partition, Progress},
     settings,
     watch::Watch,
@@ -243,9 +244,11 @@ fn join(
         ("fetch.wait.max.ms", &millis(settings.fetch_wait)),
         ("fetch.queue.backoff.ms", "10"),
         ("fetch.error.backoff.ms", "100"),
+        ("statistics.interval.ms", &millis(LAG_EVERY)),
     ]);
     let member = Member {
         topic: topics.first().map_or_else(String::new, |&topic| topic.into()),
+        lag: Lag::of(group, topics),
         state: Mutex::new(SourceState { progress, ..SourceState::default() }),
     };
     let consumer: StreamConsumer<Member> =
@@ -342,6 +345,7 @@ impl Drop for KafkaSource {
 /// State shared with the client's callbacks, which run while the source receives.
 struct Member {
     topic: String,
+    lag: Lag,
     state: Mutex<SourceState>,
 }
 
@@ -386,6 +390,10 @@ impl ClientContext for Member {
 
     fn error(&self, error: KafkaError, reason: &str) {
         context::error(&error, reason);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        self.lag.note(statistics);
     }
 }
 

@@ -127,7 +127,7 @@ async fn every_piece_of_upkeep_stays_below_a_hundredth_of_a_core_and_ends() {
     let mut counted = 0;
     let counts = async || match upkeep.count_some(&mut survey).await.unwrap() {
         Some(counts) => {
-            counted = counts.iter().map(|count| count.sagas).sum();
+            counted = counts.sagas.iter().map(|count| count.sagas).sum();
             true
         }
         None => false,

@@ -8,13 +8,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::pool::PoolConnectionMetadata;
+use sqlx::{SqlStr, pool::PoolConnectionMetadata};
 use tokio::{
     sync::watch,
     time::{Sleep, sleep_until},
 };
 
-use crate::sqlstate;
+use crate::{sqlstate, statement};
+
+/// A statement that takes this long is slow.
+const STATEMENT_SLOW: Duration = Duration::from_secs(1);
 
 /// How long the disk counts as full after a statement met a full disk.
 const DISK_FULL_KEPT: Duration = Duration::from_secs(10);
@@ -22,6 +25,8 @@ const DISK_FULL_KEPT: Duration = Duration::from_secs(10);
 /// What a pool knows about its calls.
 #[derive(Debug, Default)]
 pub(crate) struct Calls {
+    /// The pool's name.
+    pool: String,
     state: Mutex<CallsState>,
     /// The error of a statement that the database can never execute.
     program_fault: watch::Sender<String>,
@@ -44,6 +49,11 @@ struct CallsState {
 }
 
 impl Calls {
+    /// Creates it for a pool of this name.
+    pub(crate) fn of_pool(pool: &str) -> Self {
+        Self { pool: pool.to_owned(), ..Self::default() }
+    }
+
     /// Begins a call that must end within `bound`. `fit` is cleared if the connection cannot be used afterwards.
     pub(crate) fn begin<'c>(&'c self, bound: Duration, fit: &'c mut bool) -> Call<'c> {
         let begun = Instant::now();
@@ -56,7 +66,7 @@ impl Calls {
             }
         };
         state.waiting[place] = Some(begun);
-        Call { calls: self, fit, place, begun, bound, deadline: None }
+        Call { calls: self, fit, place, begun, bound, deadline: None, statement: None }
     }
 
     /// Records that a caller waited in vain.
@@ -138,9 +148,17 @@ pub(crate) struct Call<'c> {
     bound: Duration,
     /// Created once there is something to wait for.
     deadline: Option<Pin<Box<Sleep>>>,
+    /// What is executed.
+    statement: Option<SqlStr>,
 }
 
 impl Call<'_> {
+    /// Names what it executes.
+    pub(crate) fn of(mut self, statement: SqlStr) -> Self {
+        self.statement = Some(statement);
+        self
+    }
+
     /// Passes the answer on, or ends the wait at the deadline; then the connection cannot be used any more.
     pub(crate) fn poll<T>(
         &mut self,
@@ -174,6 +192,16 @@ impl Call<'_> {
 impl Drop for Call<'_> {
     fn drop(&mut self) {
         self.calls.state().waiting[self.place] = None;
+        let Some(sql) = &self.statement else { return };
+        let (took, pool) = (self.begun.elapsed(), &self.calls.pool);
+        if took >= STATEMENT_SLOW {
+            metrics::counter!("amends_postgres_slow_statements_total").increment(1);
+            let statement = statement::name(sql.as_str());
+            tracing::warn!(pool, statement, milliseconds = took.as_millis(), "a statement was slow");
+        } else if tracing::enabled!(tracing::Level::TRACE) {
+            let statement = statement::name(sql.as_str());
+            tracing::trace!(pool, statement, microseconds = took.as_micros(), "a statement");
+        }
     }
 }
 

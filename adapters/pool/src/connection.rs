@@ -19,6 +19,7 @@ use tokio::{runtime::Handle, time::timeout};
 use crate::{
     Pool,
     calls::{Call, Calls},
+    statement::Statement,
 };
 
 /// How long returning a connection to its pool may take; after that it is closed.
@@ -95,7 +96,9 @@ impl<'c> Executor<'c> for &'c mut Connection {
         E: 'q + Execute<'q, Postgres>,
     {
         let (raw, call) = self.call();
-        Box::pin(Bounded { answers: raw.fetch_many(query), call, over: false })
+        let statement = Statement::of(query);
+        let call = call.of(statement.text());
+        Box::pin(Bounded { answers: raw.fetch_many(statement), call, over: false })
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, Error>>
@@ -104,7 +107,9 @@ impl<'c> Executor<'c> for &'c mut Connection {
         E: 'q + Execute<'q, Postgres>,
     {
         let (raw, call) = self.call();
-        Box::pin(bounded(call, raw.fetch_optional(query)))
+        let statement = Statement::of(query);
+        let call = call.of(statement.text());
+        Box::pin(bounded(call, raw.fetch_optional(statement)))
     }
 
     fn prepare_with<'e>(

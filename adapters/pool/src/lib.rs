@@ -10,6 +10,7 @@
 //! | [`sqlstate`] | the meaning of an error: its cause, and whether the connection can still be used |
 //! | `schema` | [`check`] and [`is_at`], for the start |
 //! | `clock` | [`DatabaseClock`] |
+//! | `statistics` | [`Statistics`]: what the database has committed and written |
 
 #![warn(missing_docs)]
 
@@ -19,12 +20,15 @@ mod connection;
 mod pool;
 mod schema;
 pub mod sqlstate;
+mod statement;
+mod statistics;
 mod writability;
 
 pub use clock::DatabaseClock;
 pub use connection::{Connection, Transaction};
-pub use pool::{Bounds, Plans, Pool, ROLE_SETTINGS, connect};
+pub use pool::{Bounds, Occupancy, Plans, Pool, ROLE_SETTINGS, connect};
 pub use schema::{check, is_at};
+pub use statistics::{Statistics, statistics};
 pub use writability::{Unwritable, WriteCheck};
 
 /// Why a start fails.

@@ -12,12 +12,13 @@ use futures::{
     future::BoxFuture,
     stream::{self, BoxStream},
 };
+use metrics::Histogram;
 use sqlx::{
-    Connection as _, Either, Execute, Executor, PgPool, Postgres, SqlStr,
+    ConnectOptions as _, Connection as _, Either, Execute, Executor, PgPool, Postgres, SqlStr,
     pool::PoolConnectionMetadata,
     postgres::{PgConnectOptions, PgPoolOptions, PgQueryResult, PgRow, PgStatement, PgTypeInfo},
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::{
     Connection, Error, Transaction,
@@ -75,6 +76,17 @@ pub const ROLE_SETTINGS: [(&str, &str); 6] = [
     ("lock_timeout", LOCK_TIMEOUT),
 ];
 
+/// How a pool's connections are used now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Occupancy<'p> {
+    /// The pool's name.
+    pub name: &'p str,
+    /// Connections in use.
+    pub in_use: usize,
+    /// Open connections that are not in use.
+    pub idle: usize,
+}
+
 /// Connections to a service's database, opened when first needed.
 ///
 /// No call waits for ever: the server ends its statement, or the client closes the connection and treats the answer as
@@ -84,6 +96,8 @@ pub struct Pool {
     pub(crate) connections: PgPool,
     pub(crate) calls: Arc<Calls>,
     pub(crate) call_bound: Duration,
+    /// How long callers wait for a connection.
+    pub(crate) waits: Histogram,
     /// What its connections are made from; `None` if the pool was made of existing ones.
     pub(crate) origin: Option<Arc<Origin>>,
 }
@@ -110,7 +124,11 @@ impl Origin {
             Plans::Generic => "force_generic_plan",
             Plans::Custom => "force_custom_plan",
         };
-        let options = PgConnectOptions::from_str(url).map_err(Error::Url)?.application_name(&self.name);
+        // A connection's calls log them by name: the client library would log their whole text.
+        let options = PgConnectOptions::from_str(url)
+            .map_err(Error::Url)?
+            .application_name(&self.name)
+            .disable_statement_logging();
         let options =
             options.options([("plan_cache_mode", plan_cache_mode)]).options(ROLE_SETTINGS).options([
                 // A transaction whose client is gone holds locks for which others wait.
@@ -158,7 +176,7 @@ impl Pool {
     ) -> Result<Self, Error> {
         let origin = Origin { url: Mutex::new(url.to_owned()), name: name.to_owned(), bounds, plans };
         let options = origin.options(url)?;
-        let calls = Arc::<Calls>::default();
+        let calls = Arc::new(Calls::of_pool(name));
         let connections = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(ACQUIRE_BOUND)
@@ -168,7 +186,8 @@ impl Pool {
                 move |connection, idle| Box::pin(is_fit(connection, idle, Arc::clone(&calls)))
             })
             .connect_lazy_with(options);
-        Ok(Self { connections, calls, call_bound: bounds.call, origin: Some(Arc::new(origin)) })
+        let waits = metrics::histogram!("amends_postgres_acquire_seconds", "pool" => name.to_owned());
+        Ok(Self { connections, calls, call_bound: bounds.call, waits, origin: Some(Arc::new(origin)) })
     }
 
     /// Makes new connections from another URL, if this pool's are made from `old`: its password has been changed. Open
@@ -192,7 +211,10 @@ impl Pool {
     /// # Errors
     /// The database's, or a timeout if no connection becomes free within the bound.
     pub async fn acquire(&self) -> Result<Connection, sqlx::Error> {
-        let raw = self.connections.acquire().await?;
+        let begun = Instant::now();
+        let acquired = self.connections.acquire().await;
+        self.waits.record(begun.elapsed().as_secs_f64());
+        let raw = acquired?;
         Ok(Connection::new(raw, Arc::clone(&self.calls), self.call_bound))
     }
 
@@ -210,6 +232,14 @@ impl Pool {
     /// The database's.
     pub async fn begin_with(&self, statement: &'static str) -> Result<Transaction, sqlx::Error> {
         Transaction::begin(self, statement).await
+    }
+
+    /// Returns its name, and how many of its connections are in use and idle.
+    pub fn occupancy(&self) -> Occupancy<'_> {
+        let idle = self.connections.num_idle();
+        let open = usize::try_from(self.connections.size()).unwrap_or(usize::MAX);
+        let name = self.origin.as_ref().map_or("", |origin| origin.name.as_str());
+        Occupancy { name, in_use: open.saturating_sub(idle), idle }
     }
 
     /// Returns the connections without bounds, for statements of any duration, such as migrations.
@@ -232,7 +262,8 @@ impl Pool {
 /// Wraps existing connections: their calls have the default bounds.
 impl From<PgPool> for Pool {
     fn from(connections: PgPool) -> Self {
-        Self { connections, calls: Arc::default(), call_bound: Bounds::default().call, origin: None }
+        let (calls, call_bound) = (Arc::default(), Bounds::default().call);
+        Self { connections, calls, call_bound, waits: Histogram::noop(), origin: None }
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) const STATE: &str = "CASE WHEN s.parked THEN 'parked' WHEN s.outcome 
      WHEN s.heading_for IS NOT NULL THEN 'compensating' ELSE 'running' END";
 
 /// The sagas of a table called `s` that have not ended. It is the predicate of the partial index.
-const OPEN: &str = "(s.live OR s.parked OR s.outcome IS NULL)";
+pub(crate) const OPEN: &str = "(s.live OR s.parked OR s.outcome IS NULL)";
 
 /// Parses a state's word.
 pub(crate) fn state_of(word: &str) -> Option<SagaState> {

@@ -114,7 +114,8 @@ impl EventLog {
                 continue;
             }
             if let Some(Err(why)) = entry {
-                tracing::warn!(slot, %why, "cannot read an entry; the slot is not published beyond it");
+                let saga = row.entry.saga_id;
+                tracing::warn!(slot, %saga, %why, "cannot read an entry; the slot is not published beyond it");
             }
             stopped.insert(slot);
             let requires = Requires {

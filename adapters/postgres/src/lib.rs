@@ -10,6 +10,7 @@
 //! | [`handoffs`] | slots whose owner cannot read the next entry |
 //! | `conformance` | the test suite for every `SagaStore` (with the feature of that name) |
 //! | [`upkeep`] | periodic upkeep |
+//! | [`exposure`] | what all sagas that have not ended hold |
 //! | [`retention`] | how long history is kept, and how it is dropped |
 //! | [`deployment`] | properties of the whole deployment |
 //! | [`homes`] | the parts of the database that a statement never crosses |
@@ -27,6 +28,7 @@ mod deferred;
 pub mod deployment;
 pub mod error;
 pub mod events;
+pub mod exposure;
 pub mod handoffs;
 mod held;
 pub mod homes;

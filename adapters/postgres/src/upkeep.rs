@@ -53,17 +53,30 @@ impl Walk {
     }
 
     /// Returns whether the walk has not begun, or has just ended.
-    fn is_at_start(&self) -> bool {
+    pub(crate) fn is_at_start(&self) -> bool {
         self.home == 0 && self.after.is_nil()
     }
 }
 
-/// Counts so far, by workflow and state: sagas, and how many of them are stuck. A saga that changes meanwhile is
-/// counted as it was when it was read.
+/// Counts so far. A saga that changes meanwhile is counted as it was when it was read.
 #[derive(Debug, Default)]
 pub struct Survey {
     walk: Walk,
+    /// By workflow and state: sagas, and how many of them are stuck.
     sums: BTreeMap<(String, String), (u64, u64)>,
+    labels: BTreeMap<(String, String), u64>,
+    orphans: u64,
+}
+
+/// What a [`Survey`] has counted at the end of a round.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Sagas that have not ended, by workflow and state.
+    pub sagas: Vec<Count>,
+    /// The same sagas by workflow and label.
+    pub labels: BTreeMap<(String, String), u64>,
+    /// Sagas that have ended, and of which an effect that was discovered late is being undone.
+    pub orphans: u64,
 }
 
 /// Number of sagas that one [`Upkeep::mark_stuck`] reads. With 300,000 waiting sagas a round takes five minutes.
@@ -200,22 +213,22 @@ impl Upkeep {
         Ok(woken.concat())
     }
 
-    /// Counts the next [`COUNT_LOOK`] sagas that have not ended; returns the totals by workflow and state at the end of
-    /// a round. Ended sagas are not counted, because that would read all of them.
+    /// Counts the next [`COUNT_LOOK`] sagas that have not ended; returns the totals at the end of a round. Ended sagas are not counted, because that would read all of them.
     ///
     /// # Errors
     /// The database's; the counts so far are kept.
-    pub async fn count_some(&self, survey: &mut Survey) -> Result<Option<Vec<Count>>, Error> {
+    pub async fn count_some(&self, survey: &mut Survey) -> Result<Option<Counts>, Error> {
         let mut looked_at = 0;
         while looked_at < COUNT_LOOK {
             looked_at += self.count_home(COUNT_LOOK - looked_at, survey).await?;
             if survey.walk.is_at_start() {
-                let sums = std::mem::take(survey).sums;
+                let Survey { sums, labels, orphans, .. } = std::mem::take(survey);
                 let count = |((workflow, state), (sagas, stuck)): ((String, String), (u64, u64))| {
                     Some(Count { workflow, state: state_of(&state)?, sagas, stuck })
                         .filter(|count| count.sagas > 0)
                 };
-                return Ok(Some(sums.into_iter().filter_map(count).collect()));
+                let sagas = sums.into_iter().filter_map(count).collect();
+                return Ok(Some(Counts { sagas, labels, orphans }));
             }
         }
         Ok(None)
@@ -225,13 +238,13 @@ impl Upkeep {
     async fn count_home(&self, look: u32, survey: &mut Survey) -> Result<u32, Error> {
         let rows: Vec<Counted> = sqlx::query_as(AssertSqlSafe(format!(
             "WITH looked_at AS MATERIALIZED (
-                 SELECT s.id, s.workflow, {STATE} AS state, s.stuck_at IS NOT NULL AS is_stuck,
+                 SELECT s.id, s.workflow, {STATE} AS state, s.label, s.stuck_at IS NOT NULL AS is_stuck,
                         s.parked OR s.outcome IS NULL AS is_open
                  FROM sagas AS s
                  WHERE ($3::int2 IS NULL OR s.home = $3) AND (s.live OR s.parked OR s.outcome IS NULL) AND s.id > $1 ORDER BY s.id LIMIT $2)
-             SELECT workflow, state, count(*) AS looked_at, count(*) FILTER (WHERE is_open) AS sagas,
+             SELECT workflow, state, label, count(*) AS looked_at, count(*) FILTER (WHERE is_open) AS sagas,
                     count(*) FILTER (WHERE is_open AND is_stuck) AS stuck, (array_agg(id ORDER BY id DESC))[1] AS last
-             FROM looked_at GROUP BY workflow, state"
+             FROM looked_at GROUP BY workflow, state, label"
         )))
         .bind(survey.walk.after)
         .bind(i64::from(look))
@@ -242,8 +255,13 @@ impl Upkeep {
         let last = rows.iter().map(|row| row.last).max();
         let looked_at: i64 = rows.iter().map(|row| row.looked_at).sum();
         for row in rows {
+            let sagas = row.sagas.unsigned_abs();
+            survey.orphans += row.looked_at.unsigned_abs() - sagas;
+            if sagas > 0 {
+                *survey.labels.entry((row.workflow.clone(), row.label)).or_default() += sagas;
+            }
             let sums = survey.sums.entry((row.workflow, row.state)).or_default();
-            *sums = (sums.0 + row.sagas.unsigned_abs(), sums.1 + row.stuck.unsigned_abs());
+            *sums = (sums.0 + sagas, sums.1 + row.stuck.unsigned_abs());
         }
         let is_page_full = looked_at >= i64::from(look);
         survey.walk.go_on(self.database.homes, last.filter(|_| is_page_full));
@@ -256,6 +274,7 @@ impl Upkeep {
 struct Counted {
     workflow: String,
     state: String,
+    label: String,
     looked_at: i64,
     sagas: i64,
     stuck: i64,

@@ -11,6 +11,7 @@ use amends_engine::{
 use amends_postgres::{
     admin::{Admin, Filter},
     conformance::{World, moved},
+    exposure::{EXPOSURE_LOOK, ExposureSurvey, Held},
     upkeep::{Count, Survey, Upkeep, Walk},
 };
 use amends_protocol::{Exposure, Reason};
@@ -272,7 +273,9 @@ async fn what_has_not_ended_is_counted_by_state() {
         count(SagaState::Parked, 2, 0),
         count(SagaState::Running, 2, 1),
     ];
-    assert_eq!(upkeep.count_some(&mut Survey::default()).await.unwrap().unwrap(), expected);
+    let counts = upkeep.count_some(&mut Survey::default()).await.unwrap().unwrap();
+    assert_eq!((counts.sagas.as_slice(), counts.orphans), (expected.as_slice(), 1));
+    assert_eq!(counts.labels.values().sum::<u64>(), 5, "{:?}", counts.labels);
 }
 
 #[tokio::test]
@@ -287,4 +290,36 @@ async fn a_list_by_step_or_age_alone_reads_no_history() {
     assert_eq!(listed(&admin, aged).await, [template.id]);
     let read = world.counted("seq_tup_read + idx_tup_fetch", "sagas_").await;
     assert!(read < 1_000, "{read} rows were read");
+}
+
+#[tokio::test]
+async fn what_all_sagas_hold_is_added_up_by_state_and_currency_and_stock_is_left_out() {
+    let world = world().await;
+    let holding = |unit: &str, amount| {
+        vec![Exposure::new("money_captured", unit, amount), Exposure::new("stock_reserved", "mug", 7)]
+    };
+    changed(&world, |saga| saga.state.commands[0].held = holding("EUR", 2_500)).await;
+    changed(&world, |saga| saga.state.commands[0].held = holding("EUR", 1_000)).await;
+    let parked = changed(&world, |saga| {
+        saga.state.commands[0].held = holding("JPY", 40);
+        (saga.parked, saga.live) = (true, false);
+    })
+    .await;
+    // Ended: what it holds is settled.
+    changed(&world, |saga| {
+        saga.state.commands[0].held = holding("EUR", 9_999);
+        (saga.outcome, saga.live) = (Some(SagaOutcome::Completed), false);
+    })
+    .await;
+    let more = i32::try_from(EXPOSURE_LOOK).unwrap();
+    world.copies(&parked, more, "live = false").await;
+    let (upkeep, mut survey) = (Upkeep::new(world.pool()), ExposureSurvey::default());
+    assert_eq!(upkeep.add_up_some(&mut survey, "money_captured").await.unwrap(), None, "there are more");
+    let held = upkeep.add_up_some(&mut survey, "money_captured").await.unwrap().unwrap();
+    let sum = |state, unit: &str, amount| Held { state, unit: unit.to_owned(), amount };
+    let copies = i64::from(EXPOSURE_LOOK);
+    assert_eq!(
+        held,
+        [sum(SagaState::Parked, "JPY", 40 * (copies + 1)), sum(SagaState::Running, "EUR", 3_500)]
+    );
 }

@@ -60,7 +60,7 @@ async fn who_waits_for_a_signal_is_running_counted_and_never_stuck() {
     assert_eq!(upkeep.sweep_missed().await.unwrap(), [] as [Uuid; 0]);
     let counts = upkeep.count_some(&mut Survey::default()).await.unwrap().unwrap();
     let expected = Count { workflow: "errand".into(), state: SagaState::Running, sagas: 2, stuck: 0 };
-    assert_eq!(counts, [expected]);
+    assert_eq!(counts.sagas, [expected]);
     // A saga at any other step that has stood still for as long is stuck.
     let other = Upkeep::new(world.pool());
     assert_eq!(other.mark_stuck(minutes, &mut Walk::default()).await.unwrap(), waiting[1..]);

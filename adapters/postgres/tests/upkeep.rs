@@ -180,6 +180,6 @@ async fn what_is_counted_in_parts_comes_to_the_whole() {
     let mut survey = Survey::default();
     assert_eq!(upkeep.count_some(&mut survey).await.unwrap(), None, "there are more");
     let counts = upkeep.count_some(&mut survey).await.unwrap().unwrap();
-    let count = counts.iter().map(|count| (count.sagas, count.stuck)).collect::<Vec<_>>();
+    let count = counts.sagas.iter().map(|count| (count.sagas, count.stuck)).collect::<Vec<_>>();
     assert_eq!(count, [(u64::from(COUNT_LOOK) + 1, u64::from(COUNT_LOOK))]);
 }

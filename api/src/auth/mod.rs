@@ -18,7 +18,7 @@ mod claims;
 mod key_cache;
 mod keys;
 mod own_key;
-mod refusal;
+pub(crate) mod refusal;
 pub mod roles;
 mod token;
 

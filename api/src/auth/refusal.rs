@@ -54,6 +54,26 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Every reason.
+    pub const ALL: [Self; 16] = [
+        Self::NotBearer,
+        Self::TooLong,
+        Self::Malformed,
+        Self::Algorithm,
+        Self::KeyInHeader,
+        Self::Critical,
+        Self::Type,
+        Self::UnknownKey,
+        Self::Signature,
+        Self::Issuer,
+        Self::Audience,
+        Self::NoExpiry,
+        Self::Expired,
+        Self::NotYet,
+        Self::Subject,
+        Self::NoKeysHere,
+    ];
+
     /// Returns its label in metrics and logs.
     pub fn label(self) -> &'static str {
         match self {

@@ -199,7 +199,15 @@ pub struct Call<'a> {
 impl Breaker {
     /// Creates the breaker of this service, closed.
     pub fn new(name: &'static str) -> Self {
-        Self { name, core: Mutex::new(Core::new()) }
+        let breaker = Self { name, core: Mutex::new(Core::new()) };
+        breaker.show(State::Closed);
+        breaker
+    }
+
+    /// Shows the state as a metric.
+    fn show(&self, state: State) {
+        let open = f64::from(u8::from(state != State::Closed));
+        metrics::gauge!("amends_circuit_breaker_open", "service" => self.name).set(open);
     }
 
     /// Returns the service's name.
@@ -239,8 +247,7 @@ impl Breaker {
             (result, before, core.snapshot(now).state)
         };
         if before != after {
-            let open = f64::from(u8::from(after != State::Closed));
-            metrics::gauge!("amends_circuit_breaker_open", "service" => self.name).set(open);
+            self.show(after);
             match after {
                 State::Open => tracing::warn!(service = self.name, "the circuit breaker opens"),
                 State::Closed => tracing::info!(service = self.name, "the circuit breaker closes"),

@@ -1,6 +1,12 @@
 //! `amends migrate`: databases, login roles, tables and keys.
 
-use std::{borrow::Cow, collections::HashMap, str::FromStr, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    error::Error,
+    str::FromStr,
+    time::{Duration, Instant},
+};
 
 use amends_postgres::{
     Homes,
@@ -11,7 +17,8 @@ use amends_postgres::{
 use anyhow::{Context, Result, bail};
 use percent_encoding::percent_decode_str;
 use sqlx::{
-    AssertSqlSafe, PgConnection,
+    AssertSqlSafe, ConnectOptions, FromRow, PgConnection, PgPool,
+    migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
@@ -19,6 +26,11 @@ use crate::{
     services::{SERVICES, Service},
     settings::Settings,
 };
+
+/// How long a statement of a migration waits for a lock. Everything that needs the same table waits behind it.
+const MIGRATION_LOCK_TIMEOUT: &str = "2s";
+/// Pause before a migration that has waited in vain is tried again: what waited behind it goes on.
+const MIGRATION_LOCK_PAUSE: Duration = Duration::from_secs(1);
 
 /// Creates what is missing on `database_url`'s server and brings it up to date. If it creates a role without a given
 /// password, it draws one and prints the role's setting.
@@ -50,7 +62,7 @@ pub async fn run(settings: &Settings, rotation: Rotation) -> Result<()> {
 /// # Errors
 /// A database cannot be reached; what was done before is valid and stays.
 pub async fn ensure_keys(server: &str, settings: &Settings, rotation: Rotation) -> Result<()> {
-    let options = PgConnectOptions::from_str(server).context("database_url")?;
+    let options = PgConnectOptions::from_str(server).context("database_url")?.disable_statement_logging();
     let pool = async |name: &str| {
         let options = options.clone().database(&format!("amends_{name}"));
         PgPoolOptions::new()
@@ -96,7 +108,9 @@ pub async fn migrate(
     citus: Option<Homes>,
     patience: Duration,
 ) -> Result<Vec<Made>> {
-    let options = PgConnectOptions::from_str(server).context("database_url")?;
+    // Some statements have passwords in them.
+    let options = PgConnectOptions::from_str(server).context("database_url")?.disable_statement_logging();
+    let options = options.options([("lock_timeout", MIGRATION_LOCK_TIMEOUT)]);
     let cluster = match citus {
         Some(_) => Some(Cluster::of(&options, patience).await?),
         None => None,
@@ -137,7 +151,7 @@ pub async fn migrate(
             Some(cluster) if name == "engine" => cluster.join(&database, &database).await?,
             _ => {}
         }
-        migrator.run(&pool).await.with_context(|| format!("database {database}"))?;
+        bring_up_to_date(&pool, migrator, patience).await.with_context(|| format!("database {database}"))?;
         if name == "engine" {
             if let Some(homes) = citus {
                 distribute(&pool, homes).await?;
@@ -151,6 +165,71 @@ pub async fn migrate(
     drop(admin);
     server.close().await;
     Ok(made)
+}
+
+/// Runs the migrations that are missing. One that waits for a lock gives way, and is tried again until the patience is over:
+/// nothing waits for long behind a migration that itself waits behind a long transaction.
+async fn bring_up_to_date(pool: &PgPool, migrator: &Migrator, patience: Duration) -> Result<()> {
+    let begun = Instant::now();
+    let mut connection = pool.acquire().await?;
+    loop {
+        let Err(error) = migrator.run(&mut *connection).await else { return Ok(()) };
+        // It holds its own lock against other migrations still.
+        sqlx::query("SELECT pg_advisory_unlock_all()").execute(&mut *connection).await?;
+        if !is_for_a_lock(&error) {
+            return Err(error.into());
+        }
+        let held = holders(pool).await?;
+        if begun.elapsed() >= patience {
+            bail!("a migration waits for a lock, and nothing was changed: {held}");
+        }
+        eprintln!("amends: a migration waits for a lock and will be tried again: {held}");
+        tokio::time::sleep(MIGRATION_LOCK_PAUSE).await;
+    }
+}
+
+/// Returns whether a migration failed because another transaction held what it needs.
+fn is_for_a_lock(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref().is_some_and(amends_pool::sqlstate::is_locked) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// A transaction that is open in the database.
+#[derive(FromRow)]
+struct OpenTransaction {
+    pid: i32,
+    role: String,
+    application: String,
+    state: String,
+    seconds: i64,
+}
+
+/// Returns, in words, the transactions that have been open for longest.
+async fn holders(pool: &PgPool) -> Result<String> {
+    let open: Vec<OpenTransaction> = sqlx::query_as(
+        "SELECT pid, COALESCE(usename, '')::text AS role, application_name AS application, COALESCE(state, '') AS state,
+                extract(epoch FROM clock_timestamp() - xact_start)::int8 AS seconds
+         FROM pg_stat_activity
+         WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
+         ORDER BY xact_start LIMIT 3",
+    )
+    .fetch_all(pool)
+    .await?;
+    let words = |open: &OpenTransaction| {
+        let OpenTransaction { pid, role, application, state, seconds } = open;
+        let of = if application.is_empty() { role.clone() } else { format!("{role}, {application}") };
+        format!("pid {pid} ({of}: {state}) has been in a transaction for {seconds} s")
+    };
+    match open.as_slice() {
+        [] => Ok("no other transaction is open any more".to_owned()),
+        open => Ok(open.iter().map(words).collect::<Vec<_>>().join("; ")),
+    }
 }
 
 /// Creates the login role. Returns the password if it had to draw one.

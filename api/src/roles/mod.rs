@@ -45,6 +45,7 @@ pub async fn run(role: Role, mut settings: Settings) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let metrics = telemetry::metrics()?;
+    telemetry::catalog::begin(&roles_of(&role));
     let interrupted = CancellationToken::new();
     tokio::spawn(process::signalled(interrupted.clone()));
     if let Role::Dev(options) = role {
@@ -98,6 +99,19 @@ async fn start(
         | Role::EmbeddedBroker { .. } => unreachable!("handled above"),
     }
     Ok(process)
+}
+
+/// Returns the names of the roles that run in the process of this one, for its metrics.
+fn roles_of(role: &Role) -> Vec<&'static str> {
+    match role {
+        Role::Api => vec!["api"],
+        Role::Engine => vec!["engine"],
+        Role::Worker { name } => {
+            services::find_worker(name).map(|service| service.name).into_iter().collect()
+        }
+        Role::Dev(_) => services::names().into_iter().chain(["api"]).collect(),
+        _ => Vec::new(),
+    }
 }
 
 fn default_listen(role: &Role) -> Option<SocketAddr> {

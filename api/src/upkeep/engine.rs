@@ -1,6 +1,9 @@
 //! Upkeep of the engine's database.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use amends_engine::core::{Catalog, SagaState};
 use amends_kafka::{
@@ -15,21 +18,27 @@ use amends_orders::{
 use amends_pool::{Bounds, Pool};
 use amends_postgres::{
     Database, Error, Homes,
+    exposure::ExposureSurvey,
     retention::{History, RetiredMonth},
     upkeep::{Survey, Upkeep as EngineUpkeep, Walk},
 };
 use amends_protocol::id;
+use amends_workflows::{
+    order_fulfilment::{MONEY_CAPTURED, STATUSES},
+    order_refund,
+};
 use anyhow::Result;
 use chrono::{TimeDelta, Utc};
+use iso_currency::Currency;
 use uuid::Uuid;
 
-use super::{Piece, Upkeep};
+use super::{Piece, Upkeep, statistics::CountWrites};
 use crate::process::Process;
 
 /// Number of months ahead for which partitions are created.
 const MONTHS_AHEAD: u16 = 3;
 /// One connection per piece, opened when needed: the loops have only a few, and no piece waits for another's.
-const UPKEEP_CONNECTIONS: u32 = 11;
+const UPKEEP_CONNECTIONS: u32 = 13;
 /// Maximum number of pages of expired answers that one run deletes.
 const ANSWER_PAGES_MOST: usize = 50;
 
@@ -55,6 +64,7 @@ pub async fn of_engine(process: &Process, homes: Homes, catalog: &Catalog, topic
     upkeep.add(ForgetAnswers(AnswerStore::new(all))).await?;
     upkeep.add(ExpireDeliveries(DeliveryStore::new(pool.clone()))).await?;
     upkeep.add(CountDeliveries(DeliveryStore::new(pool.clone()))).await?;
+    upkeep.add(CountWrites::of("engine", pool.clone())).await?;
     upkeep.add(TurnKeys(pool)).await?;
     upkeep.add(EnsurePartitions(database.clone())).await?;
     for what in History::ALL {
@@ -62,6 +72,13 @@ pub async fn of_engine(process: &Process, homes: Homes, catalog: &Catalog, topic
     }
     upkeep.add(MarkStuck { database: database.clone(), stuck_after, walk: Walk::default() }).await?;
     upkeep.add(SweepMissed(database.clone())).await?;
+    upkeep
+        .add(AddUpMoney {
+            database: database.clone(),
+            survey: ExposureSurvey::default(),
+            shown: BTreeSet::new(),
+        })
+        .await?;
     upkeep.add(CountOpen { database, survey: Survey::default(), workflows }).await?;
     upkeep
         .add(EnsureTopics { kafka: process.kafka.clone(), topics, patience: process.settings.start_timeout })
@@ -284,16 +301,63 @@ impl Piece for CountOpen {
         for (workflow, state) in
             self.workflows.iter().flat_map(|workflow| STATES.map(|state| (*workflow, state)))
         {
-            if !counts.iter().any(|count| count.workflow == workflow && count.state == state) {
+            if !counts.sagas.iter().any(|count| count.workflow == workflow && count.state == state) {
                 let labels = [("workflow", workflow), ("state", state.as_str())];
                 metrics::gauge!("amends_engine_sagas", &labels).set(0.0);
                 metrics::gauge!("amends_engine_sagas_stuck", &labels).set(0.0);
             }
         }
-        for count in counts {
+        show_statuses(&counts.labels);
+        metrics::gauge!("amends_engine_orphans").set(counts.orphans as f64);
+        for count in counts.sagas {
             let labels = [("workflow", count.workflow), ("state", count.state.as_str().to_owned())];
             metrics::gauge!("amends_engine_sagas", &labels).set(count.sagas as f64);
             metrics::gauge!("amends_engine_sagas_stuck", &labels).set(count.stuck as f64);
+        }
+        Ok(())
+    }
+}
+
+/// Sets the gauges of orders by status.
+fn show_statuses(labels: &BTreeMap<(String, String), u64>) {
+    for status in STATUSES {
+        // A refund's label is no status of the order.
+        let of_status =
+            labels.iter().filter(|((workflow, label), _)| label == status && workflow != order_refund::NAME);
+        let orders: u64 = of_status.map(|(_, sagas)| sagas).sum();
+        metrics::gauge!("amends_orders_open", "status" => status).set(orders as f64);
+    }
+}
+
+/// Sets the gauges of money that sagas hold.
+struct AddUpMoney {
+    database: EngineUpkeep,
+    survey: ExposureSurvey,
+    /// The gauges set so far, by currency and state.
+    shown: BTreeSet<(String, &'static str)>,
+}
+
+impl Piece for AddUpMoney {
+    const PERIOD: Duration = Duration::from_secs(2);
+    type Error = Error;
+
+    fn name(&self) -> &'static str {
+        "money held"
+    }
+
+    async fn run_once(&mut self) -> Result<(), Error> {
+        let Some(sums) = self.database.add_up_some(&mut self.survey, MONEY_CAPTURED).await? else {
+            return Ok(());
+        };
+        // A worker states the unit: only a currency becomes a label.
+        let sums = sums.into_iter().filter(|held| Currency::from_code(&held.unit).is_some());
+        let sums: BTreeMap<_, _> = sums.map(|held| ((held.unit, held.state.as_str()), held.amount)).collect();
+        self.shown.extend(sums.keys().cloned());
+        // The gauge of what is not held any more would keep its last value.
+        for shown in &self.shown {
+            let labels = [("currency", shown.0.clone()), ("state", shown.1.to_owned())];
+            let amount = sums.get(shown).copied().unwrap_or_default();
+            metrics::gauge!("amends_engine_money_held_minor_units", &labels).set(amount as f64);
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! longer than [`RUN_MOST`] is ended. So no piece has to wait for another, or for the length of its last run.
 
 mod engine;
+mod statistics;
 mod worker;
 
 use std::{
@@ -50,6 +51,7 @@ impl Upkeep {
 
     /// Adds a piece, and runs it for the first time.
     async fn add<P: Piece>(&self, piece: P) -> Result<()> {
+        let _ = metrics::histogram!("amends_upkeep_seconds", "piece" => piece.name());
         let piece = Arc::new(Mutex::new(piece));
         tokio::spawn(run(Arc::clone(&piece)));
         let turn =

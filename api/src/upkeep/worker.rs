@@ -2,17 +2,19 @@
 
 use std::{marker::PhantomData, time::Duration};
 
-use amends_notification::expire_notifications;
+use amends_notification::{Channel, count_waiting, expire_notifications};
 use amends_pool::Pool;
 use amends_worker::{Participant, PgRows, Settings, ensure_partitions, expire_rows, store};
 use anyhow::Result;
 use chrono::Utc;
 
-use super::{Piece, Upkeep};
-use crate::process::Process;
+use super::{Piece, Upkeep, statistics::CountWrites};
+use crate::{process::Process, services};
 
 /// Number of months ahead for which partitions of a worker's rows are created.
 const MONTHS_AHEAD: u16 = 3;
+/// The number up to which waiting notifications are counted.
+const WAITING_COUNTED: i64 = 100_000;
 
 /// Starts the upkeep of a workflows' participant.
 pub async fn of_worker<P: Participant + 'static>(
@@ -22,6 +24,9 @@ pub async fn of_worker<P: Participant + 'static>(
 ) -> Result<()> {
     let upkeep = Upkeep::new().await?;
     let rows = PgRows::new(pool.clone());
+    if let Some(service) = services::find_worker(&settings.name) {
+        upkeep.add(CountWrites::of(service.name, pool.clone())).await?;
+    }
     upkeep.add(RowPartitions(rows.clone())).await?;
     upkeep.add(ExpireRows { rows, settings: settings.clone() }).await?;
     upkeep.add(ExpireBooks::<P> { pool, settings, participant: PhantomData }).await?;
@@ -31,6 +36,8 @@ pub async fn of_worker<P: Participant + 'static>(
 /// Starts the upkeep of the notification worker, which has no rows.
 pub async fn of_notification(process: &Process, pool: Pool) -> Result<()> {
     let upkeep = Upkeep::new().await?;
+    upkeep.add(CountWrites::of("notification", pool.clone())).await?;
+    upkeep.add(CountNotifications(pool.clone())).await?;
     upkeep.add(ExpireNotifications { pool, retention: process.settings.retention }).await?;
     upkeep.start(process).await
 }
@@ -116,6 +123,27 @@ impl Piece for ExpireNotifications {
         let rows = expire_notifications(&self.pool, Utc::now(), self.retention).await?;
         if rows > 0 {
             tracing::info!(rows, "removed notifications past their retention");
+        }
+        Ok(())
+    }
+}
+
+/// Sets the gauges of notifications that wait to be sent.
+struct CountNotifications(Pool);
+
+impl Piece for CountNotifications {
+    const PERIOD: Duration = Duration::from_secs(5);
+    type Error = sqlx::Error;
+
+    fn name(&self) -> &'static str {
+        "count of notifications"
+    }
+
+    async fn run_once(&mut self) -> Result<(), sqlx::Error> {
+        for channel in Channel::ALL {
+            let waiting = count_waiting(&self.0, channel, WAITING_COUNTED).await?;
+            metrics::gauge!("amends_notifications_waiting", "channel" => channel.as_str())
+                .set(waiting as f64);
         }
         Ok(())
     }

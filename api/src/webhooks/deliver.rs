@@ -58,10 +58,6 @@ pub struct Deliverer {
 impl Deliverer {
     /// Delivers until `stop`. A panic ends only what it happened in.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        for result in RESULTS {
-            metrics::counter!("amends_webhook_attempts_total", "result" => result).increment(0);
-        }
-        metrics::counter!("amends_webhooks_disabled_total").increment(0);
         again_after_panics(&stop, || self.run_once(&stop)).await;
     }
 
@@ -176,8 +172,8 @@ impl Deliverer {
                         return;
                     }
                     if let Err(error) = self.attempt(webhook, secrets, &delivery).await {
-                        let id = delivery.id;
-                        tracing::warn!(delivery = %id, %error, "an attempt could not be recorded; it will be repeated");
+                        let (id, order) = (delivery.id, delivery.order_id);
+                        tracing::warn!(delivery = %id, ?order, %error, "an attempt could not be recorded; it will be repeated");
                     }
                 }
             })

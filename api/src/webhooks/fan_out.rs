@@ -31,7 +31,6 @@ pub struct FanOut {
 impl FanOut {
     /// Creates it over these connections. `planned` is notified of new deliveries.
     pub fn new(pool: &Pool, planned: Arc<Notify>) -> Self {
-        metrics::counter!("amends_webhook_deliveries_planned_total").increment(0);
         Self {
             webhooks: WebhookStore::new(pool.clone()),
             deliveries: DeliveryStore::new(pool.clone()),

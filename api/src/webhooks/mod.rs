@@ -6,9 +6,9 @@ pub mod deliver;
 pub mod fan_out;
 mod payload;
 pub mod request;
-mod traces;
 #[cfg(test)]
 mod tests;
+mod traces;
 pub mod types;
 pub mod view;
 

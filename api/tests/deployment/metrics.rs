@@ -1,4 +1,4 @@
-//! The metrics that the dashboard, the alerts and docs/OPERATING.md name, against those that the sources record.
+//! The catalog of metrics against the sources, docs/METRICS.md, the dashboard, the alerts and docs/OPERATING.md.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,10 +6,15 @@ use std::{
     path::Path,
 };
 
+use amends_api::telemetry::catalog::{LabelValues, METRICS};
 use serde_json::Value;
 
-use super::support::{documents, path, text};
+use super::support::{documents, kept, path, text};
 
+/// The tests of the alerts.
+const ALERT_TESTS: &str = "charts/tests/alerts.yaml";
+/// The page with all metrics.
+const PAGE: &str = "docs/METRICS.md";
 const ALERTS: &str = "charts/amends/files/alerts.yaml";
 const DASHBOARD: &str = "charts/amends/files/dashboard.json";
 
@@ -97,6 +102,43 @@ fn under(value: &Value, keys: &[&str]) -> Vec<String> {
 fn anchor(heading: &str) -> String {
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
     kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+#[test]
+fn the_catalog_has_every_metric_that_a_source_records_and_no_other() {
+    let recorded = recorded();
+    let catalog: BTreeMap<String, &str> =
+        METRICS.iter().map(|metric| (metric.name.to_owned(), metric.kind.as_str())).collect();
+    assert_eq!(recorded, catalog);
+}
+
+#[test]
+fn the_page_of_metrics_has_every_metric() {
+    let page = text(PAGE);
+    let begin = "| metric | kind | recorded by | labels | what it is |\n";
+    let head = &page[..page.find(begin).unwrap_or(page.len())];
+    let mut generated = format!("{head}{begin}| --- | --- | --- | --- | --- |\n");
+    for metric in METRICS {
+        let label = |(key, values): &(&str, _)| format!("`{key}`: {}", words(values));
+        let labels = metric.labels.iter().map(label).collect::<Vec<_>>().join("; ");
+        let labels = if labels.is_empty() { "–".to_owned() } else { labels };
+        let (name, kind, by, help) = (metric.name, metric.kind.as_str(), metric.by.words(), metric.help);
+        generated.push_str(&format!("| `{name}` | {kind} | {by} | {labels} | {help} |\n"));
+    }
+    kept(PAGE, &page, &generated);
+}
+
+fn words(values: &LabelValues) -> String {
+    values.words()
+}
+
+#[test]
+fn every_alert_is_tested_by_promtool() {
+    let tested = under(&documents(ALERT_TESTS)[0], &["alertname"]);
+    let alerts = under(&documents(ALERTS)[0], &["alert"]);
+    for alert in alerts {
+        assert!(tested.contains(&alert), "{ALERT_TESTS} has no test of {alert}");
+    }
 }
 
 #[test]

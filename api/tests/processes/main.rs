@@ -19,6 +19,7 @@ mod limits;
 mod listing;
 mod migrating;
 mod notifying;
+mod observing;
 mod odd;
 mod passed_over;
 mod privacy;

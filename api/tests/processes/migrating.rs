@@ -3,7 +3,8 @@
 
 use std::{
     env,
-    process::{Command, Output},
+    io::{BufRead, BufReader},
+    process::{Command, Output, Stdio},
     str::FromStr,
 };
 
@@ -60,6 +61,71 @@ async fn a_server_without_the_extension_and_homes_that_change_are_refused_in_one
 }
 
 /// How many homes are on each node.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_waits_for_a_lock_says_who_holds_it_and_ends_or_goes_on_once_it_is_free() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Postgres::start(PostgresOptions::new(data.path())).await.unwrap();
+    let url = server.url("postgres");
+    assert!(migrate(&url, &[]).status.success());
+
+    let mut holder = PgConnection::connect(&server.url("amends_payment")).await.unwrap();
+    let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut holder).await.unwrap();
+    let mut open = holder.begin().await.unwrap();
+    sqlx::query("LOCK TABLE _sqlx_migrations").execute(&mut *open).await.unwrap();
+    let refused = migrate(&url, &["--set", "start_timeout=2s"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success(), "{said}");
+    let held = format!("pid {pid} (postgres: idle in transaction)");
+    let last = said.lines().last().unwrap();
+    assert!(last.contains("amends_payment") && last.contains(&held), "{said}");
+
+    let mut waiting = Command::new(env!("CARGO_BIN_EXE_amends"))
+        .args(["migrate", "--set", "start_timeout=90s"])
+        .env_clear()
+        .env("DATABASE_URL", &url)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(waiting.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut said = Vec::new();
+    for line in lines.by_ref() {
+        let waits = line.contains("will be tried again") && line.contains(&held);
+        said.push(line);
+        if waits {
+            break;
+        }
+    }
+    assert!(said.last().is_some_and(|line| line.contains(&held)), "{said:?}");
+    open.rollback().await.unwrap();
+    lines.for_each(drop);
+    assert!(waiting.wait().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_password_is_in_the_log_of_a_migration_at_any_level() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Postgres::start(PostgresOptions::new(data.path())).await.unwrap();
+    let role = |name| format!("postgres://amends_{name}:password-in-no-log@127.0.0.1/amends_{name}");
+    let output = Command::new(env!("CARGO_BIN_EXE_amends"))
+        .arg("migrate")
+        .env_clear()
+        .env("DATABASE_URL", server.url("postgres"))
+        .env("AMENDS_LOG", "trace")
+        .env("AMENDS_ENGINE_DATABASE_URL", role("engine"))
+        .env("AMENDS_PAYMENT_DATABASE_URL", role("payment"))
+        .output()
+        .unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{log}");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let drawn: Vec<&str> =
+        printed.lines().filter_map(|line| line.split(':').nth(2)?.split('@').next()).collect();
+    assert_eq!(drawn.len(), 3, "{printed}");
+    for secret in drawn.into_iter().chain(["password-in-no-log"]) {
+        assert!(!log.contains(secret), "{secret} is in the log");
+    }
+}
+
 async fn homes_by_node(engine: &str) -> Vec<i64> {
     let mut connection = PgConnection::connect(engine).await.unwrap();
     let count = "SELECT count(*) FROM generate_series(0, 47) AS h (home)

@@ -10,15 +10,15 @@ use amends_testkit::{
     eventually,
     smtp::{SmtpSecurity, SmtpServer},
 };
-use reqwest::Method;
+use reqwest::{Method, Url};
 use serde_json::{Value, json};
 
 use crate::{
     books,
     support::{
-        LONG, Stack,
+        LONG, Process, SERVICE_TOKEN, Stack,
         client::order,
-        clients,
+        clients, exposition,
         issuer::token,
         load,
         shop::{Shop, read},
@@ -35,6 +35,79 @@ fn personal_order(method: &str, country: &str) -> Value {
                                       "postalCode": "1010", "country": country });
     body["contact"] = json!({ "email": MARKS[3], "phone": MARKS[4] });
     body
+}
+
+/// Secrets that the deployment is given.
+const SECRETS: [(&str, &str); 2] = [
+    (SERVICE_TOKEN, "service-token-that-is-in-no-log"),
+    ("AMENDS_WEBHOOK_KEY", "6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b"),
+];
+/// A token of a caller.
+const BEARER: &str = "bearer-token-that-is-in-no-log";
+/// A topic in which each role meets a message that it cannot read.
+const POISONED: [(&str, &str, &str); 4] = [
+    ("engine", "saga.replies", "amends_engine_dead_letters_total"),
+    ("worker inventory", "inventory.commands", "amends_worker_dead_letters_total"),
+    ("worker payment", "payment.commands", "amends_worker_dead_letters_total"),
+    ("worker shipment", "shipment.commands", "amends_worker_dead_letters_total"),
+];
+
+/// Requests, messages and connections that fail, each with a mark in it; returns further secrets.
+async fn fail_in_every_way(stack: &Stack, processes: &[Process]) -> Vec<String> {
+    let api = processes.iter().find(|process| process.role == "api").unwrap().address;
+    let http = reqwest::Client::new();
+    let [name, line, _, email, phone] = MARKS;
+    let order = format!("http://{api}/api/orders");
+    let listed = Url::parse_with_params(&order, [("customerId", email), ("limit", "none")]).unwrap();
+    for request in [
+        http.post(&order).header("content-type", "application/json").body(format!("{{\"a\": {name}")),
+        http.post(&order).json(&json!({ "customerId": email, "lines": line })),
+        http.post(&order).header("content-type", "text/plain").body(phone),
+        http.get(listed),
+        http.get(format!("http://{api}/api/orders/{name}")),
+        http.get(format!("http://{api}/{phone}")).bearer_auth(BEARER),
+        http.post(format!("http://{api}/api/webhooks")).json(&json!({ "url": format!("http://{email}/") })),
+        http.get(format!("http://{api}/internal/orders/{name}/addressee")).bearer_auth(BEARER),
+    ] {
+        let answer = request.send().await.unwrap();
+        assert!(answer.status().is_client_error(), "{}: {}", answer.url(), answer.status());
+    }
+    // Its receiver answers nothing.
+    let webhook = json!({ "url": "http://127.0.0.1:9/hook", "types": ["order.*"] });
+    let created = http.post(format!("http://{api}/api/webhooks")).json(&webhook).send().await.unwrap();
+    assert_eq!(created.status(), 201);
+    let created: Value = created.json().await.unwrap();
+    let mut secrets = vec![created["secret"].as_str().expect("a secret").to_owned()];
+    let after = http.post(&order).json(&personal_order("card_approved", "AT")).send().await.unwrap();
+    assert_eq!(after.status(), 201);
+
+    let broker = Admin::new(stack.broker.bootstrap_servers().parse().unwrap()).unwrap();
+    let poison = json!({ "name": name, "address": line, "email": email, "phone": phone }).to_string();
+    for (_, topic, _) in POISONED {
+        broker.produce(topic, poison.as_bytes()).await.unwrap();
+        broker.produce(topic, format!("{name} {email}").as_bytes()).await.unwrap();
+    }
+    for (role, _, metric) in POISONED {
+        let process = processes.iter().find(|process| process.role == role).unwrap();
+        eventually(&format!("{role} has met both"), LONG, || async {
+            let (_, text) = process.client().try_get_text("/metrics").await?;
+            (exposition::parse(&text).get(metric)?.sum(&[]) >= 2.0).then_some(())
+        })
+        .await;
+    }
+    for service in services::names() {
+        let ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                     WHERE datname = current_database() AND usename LIKE 'amends%'";
+        let ended: i64 = sqlx::query_scalar(ended).fetch_one(stack.pool(service)).await.unwrap();
+        assert!(ended > 0, "{service}");
+        let url = Url::parse(stack.role_url(service)).unwrap();
+        secrets.extend(url.password().map(str::to_owned));
+    }
+    for process in processes {
+        process.ready().await;
+    }
+    books::settle(stack).await;
+    secrets
 }
 
 fn is_marked(text: &str) -> bool {
@@ -93,9 +166,13 @@ async fn marked_topics(stack: &Stack) -> (Vec<String>, usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn names_addresses_mails_and_phones_are_in_their_table_and_in_ship_commands_and_nowhere_else() {
+async fn names_addresses_mails_and_phones_are_in_their_table_and_in_ship_commands_and_no_secret_is_in_a_log()
+{
     let mut stack = Stack::embedded().await;
     stack.set("AMENDS_LOG", "trace");
+    for (setting, secret) in SECRETS {
+        stack.set(setting, secret);
+    }
     let mail = SmtpServer::start(SmtpSecurity::Plain, None);
     stack.set("AMENDS_SMTP_URL", &mail.url()).set("AMENDS_MAIL_FROM", "Shop <orders@shop.example>");
     let logs = tempfile::NamedTempFile::new().unwrap();
@@ -143,10 +220,15 @@ async fn names_addresses_mails_and_phones_are_in_their_table_and_in_ship_command
     let (topics, messages) = marked_topics(&stack).await;
     assert!(messages > 20, "{messages}");
     assert_eq!(topics, ["shipment.commands"]);
+    let further = fail_in_every_way(&stack, &processes).await;
     drop(processes);
     let log = fs::read_to_string(logs.path()).unwrap();
     assert!(log.contains("TRACE"), "everything is logged: {} bytes", log.len());
-    if let Some(line) = log.lines().find(|line| is_marked(line)) {
+    let secrets = SECRETS.iter().map(|(_, secret)| *secret).chain([BEARER]);
+    let secrets: Vec<&str> = secrets.chain(further.iter().map(String::as_str)).collect();
+    assert!(secrets.len() > 3 && secrets.iter().all(|secret| secret.len() > 7), "{}", secrets.len());
+    let is_told = |line: &&str| is_marked(line) || secrets.iter().any(|secret| line.contains(secret));
+    if let Some(line) = log.lines().find(is_told) {
         panic!("{line}");
     }
 }

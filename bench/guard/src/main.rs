@@ -2,12 +2,14 @@
 //!
 //! * instructions of the core's decisions and of the codecs, by valgrind's callgrind ([`work`]);
 //! * WAL bytes and commits of the engine's database, by a fixed small run ([`rows`]), and WAL bytes of the workers'
-//!   ([`workers`]).
+//!   ([`workers`]);
+//! * what these runs write in the logs at the default level ([`lines`]).
 //!
 //! It fails when one has grown by more than 5 %. Where that is on purpose, `make guard ARGS=--write` writes the new
 //! baseline, to be committed with the change.
 
 mod instructions;
+mod lines;
 mod rows;
 mod wal;
 mod work;
@@ -62,11 +64,12 @@ fn main() -> Result<ExitCode> {
     })
 }
 
-/// What an order writes in the databases.
+/// What an order writes in the databases, and in the logs.
 async fn written() -> Result<Counts> {
-    let server = wal::Server::start().await?;
+    let (meter, server) = (lines::LogMeter::start()?, wal::Server::start().await?);
     let mut counts = rows::count(&server).await?;
     counts.extend(workers::count(&server).await?);
+    counts.extend(meter.counts());
     server.stop().await;
     Ok(counts)
 }

@@ -25,6 +25,9 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::Execute, Self::Compensate, Self::Probe, Self::Fence];
+
     /// Returns the word used in messages, timelines and logs.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -10,7 +10,7 @@ use amends_protocol::{Json, Kind, Reason, id, transport::Sink};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Engine, Error, dispatch::Outgoing, recent::Kept, written::Wrote};
+use super::{Engine, Error, counts::time_steps, dispatch::Outgoing, recent::Kept, written::Wrote};
 use crate::{
     core::{
         CommandToSend, Decision, Entry, Event, Illegal, Needs, Nothing, Occurrence, Requires, Saga,
@@ -325,6 +325,9 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             self.news.mark(write.saga.slot);
             count_incidents(&write.entries);
             time_ended(&write);
+            if let Some(definition) = self.catalog.get(&write.saga.workflow, write.saga.workflow_version) {
+                time_steps(definition, &write);
+            }
             let data = if write.wants.data { Some(inputs.data.clone()) } else { pending.data };
             let saga = Arc::new(write.saga);
             outcome.rows.push(saga.clone());

@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 
 use super::{
     Engine, Error,
+    counts::CommandCounts,
     traces::{self, API, Causes, unrecorded},
 };
 use crate::{
@@ -36,11 +37,12 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         }
         // The store usually knows the time without a query. Without it the messages are sent all the same.
         let sent_at = self.store.now().await.ok();
-        let (mut messages, mut spans) = (Vec::new(), Vec::new());
+        let (mut messages, mut spans, mut counts) = (Vec::new(), Vec::new(), CommandCounts::default());
         for Outgoing { saga, sends, inputs } in &outgoing {
             self.messages(saga, sends, inputs, sent_at, causes, (&mut messages, &mut spans))?;
+            self.count(saga, sends, sent_at, &mut counts);
         }
-        metrics::counter!("amends_engine_commands_total").increment(messages.len() as u64);
+        counts.record();
         let sent = self.sink.send(messages).await;
         traces::end(spans, sent.is_ok());
         let now = self.clock.monotonic();
@@ -65,6 +67,20 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             .map(|(saga, sends, inputs)| Outgoing { saga: Arc::new(saga), sends, inputs })
             .collect();
         self.dispatch(outgoing, &Causes::none(API)).await
+    }
+
+    fn count(
+        &self,
+        saga: &Saga,
+        sends: &[CommandToSend],
+        sent_at: Option<DateTime<Utc>>,
+        counts: &mut CommandCounts,
+    ) {
+        if let Some(definition) = self.catalog.get(&saga.workflow, saga.workflow_version) {
+            for send in sends {
+                counts.add(&definition.steps[send.step], send, sent_at);
+            }
+        }
     }
 
     fn messages(

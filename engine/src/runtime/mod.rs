@@ -13,6 +13,7 @@
 pub mod apply;
 mod batch;
 mod budget;
+mod counts;
 pub mod deferred;
 mod dispatch;
 pub mod fleet;

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::{
     Engine, Error, batch,
     budget::AnswerHeard,
+    counts::AnswerCounts,
     odd::OddBatch,
     traces::{Causes, ENGINE},
 };
@@ -195,6 +196,7 @@ async fn read<'a, S: SagaStore, K: Sink, C: Clock>(
 ) -> Result<Judged<'a>, Error> {
     let mut judged = Judged::default();
     let mut believed: Vec<(usize, Reply)> = Vec::with_capacity(messages.len());
+    let mut answers = AnswerCounts::default();
     for (message, inbound) in messages.iter().enumerate() {
         match wire::reply(&inbound.bytes) {
             Err(why) => {
@@ -227,6 +229,7 @@ async fn read<'a, S: SagaStore, K: Sink, C: Clock>(
             Ordering::Equal => {
                 if taken == Taken::First {
                     note(engine, &reply, now);
+                    answers.add(engine.catalog.get(&reply.workflow, reply.workflow_version), &reply);
                 }
                 let heard = Heard { message, succeeded: reply.outcome == Outcome::Succeeded };
                 judged.by_saga.entry(reply.saga_id).or_default().push(heard);
@@ -234,6 +237,7 @@ async fn read<'a, S: SagaStore, K: Sink, C: Clock>(
             }
         }
     }
+    answers.record();
     Ok(judged)
 }
 

@@ -1,4 +1,4 @@
-//! Deletion of old notifications.
+//! Upkeep: deletion of old notifications, and the number of those that wait.
 
 use std::time::Duration;
 
@@ -6,8 +6,18 @@ use amends_pool::Pool;
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
+use crate::{event::Channel, store::NotificationStore};
+
 /// Number of rows that one statement deletes.
 const EXPIRY_PAGE: i64 = 1_000;
+
+/// Returns how many notifications of a channel wait to be sent or to be tried again, up to `most`.
+///
+/// # Errors
+/// The database's.
+pub async fn count_waiting(pool: &Pool, channel: Channel, most: i64) -> Result<i64, sqlx::Error> {
+    NotificationStore::new(pool).waiting(channel, most).await
+}
 
 /// Deletes notifications of events that happened longer than `retention` before `now`: an id is a UUIDv7, and sorts by
 /// that time. It reads only old rows. Returns the number of rows deleted.

@@ -32,7 +32,7 @@ mod traces;
 
 pub use contact::{NO_SUCH_ORDER, OrderApi};
 pub use event::{Channel, TOPICS};
-pub use expiry::expire_notifications;
+pub use expiry::{count_waiting, expire_notifications};
 pub use http::{NotificationPage, router};
 pub use list::{MessageText, Notification, STATUSES};
 pub use recorder::{Error, OpenChannels, Recorder};

@@ -174,7 +174,8 @@ impl Sender {
             .increment(1);
         traces::sent(span, outcome);
         if let Settled::Failed { reason, .. } = &settled {
-            tracing::warn!(id = %claimed.id, channel = self.channel.as_str(), reason, "a notification failed for good");
+            let (order, channel) = (claimed.order_id, self.channel.as_str());
+            tracing::warn!(id = %claimed.id, %order, channel, reason, "a notification failed for good");
         }
         self.store.settle(claimed, settled).await
     }

@@ -136,6 +136,17 @@ impl NotificationStore {
         .await
     }
 
+    /// Counts the notifications of a channel that wait to be sent or to be tried again, up to `most`.
+    pub(crate) async fn waiting(&self, channel: Channel, most: i64) -> Result<i64, sqlx::Error> {
+        sqlx::query_scalar(
+            "SELECT count(*) FROM (SELECT FROM notifications WHERE channel = $1 AND due_at IS NOT NULL LIMIT $2) AS waiting",
+        )
+        .bind(channel.as_str())
+        .bind(most)
+        .fetch_one(&self.pool)
+        .await
+    }
+
     /// Records how the attempt ended. If another sender has claimed the notification since, only a success is recorded:
     /// the message was sent, whatever the other one finds.
     pub(crate) async fn settle(&self, claimed: &Claimed, settled: Settled) -> Result<(), sqlx::Error> {

@@ -184,7 +184,7 @@ impl Rows for PgRows {
             match CommandRow::try_from(stored) {
                 Ok(row) => drop(rows.insert(key, row)),
                 Err(why) => {
-                    tracing::error!(%why, "a row that is due cannot be read; it is put off");
+                    tracing::error!(command = %key, %why, "a row that is due cannot be read; it is put off");
                     unreadable.push(key);
                 }
             }

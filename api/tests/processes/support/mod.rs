@@ -3,9 +3,11 @@
 mod broker;
 pub mod client;
 pub mod document;
+pub mod exposition;
 pub mod headers;
 pub mod issuer;
 pub mod load;
+pub mod prometheus;
 pub mod shop;
 
 use std::{
@@ -364,8 +366,8 @@ impl Stack {
 pub static CITUS_TURN: Mutex<()> = Mutex::const_new(());
 
 /// Returns clients of all apis.
-pub fn clients(all: &[Process]) -> Vec<Client> {
-    all.iter().filter(|process| process.role == "api").map(Process::client).collect()
+pub fn clients<'a>(all: impl IntoIterator<Item = &'a Process>) -> Vec<Client> {
+    all.into_iter().filter(|process| process.role == "api").map(Process::client).collect()
 }
 
 impl Process {

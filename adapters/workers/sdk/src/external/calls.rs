@@ -248,8 +248,10 @@ impl<R: Rows, E: ExternalExecutor, K, C: Timer> Shared<R, E, K, C> {
             }
             Err(store::Error::Poison(reason)) => {
                 // The row stays started; its lease lapses, and its outcome is looked up.
-                let command = finished.first().map(|f| f.call.work.target());
-                tracing::error!(worker = self.settings.name, ?command, reason, "an outcome cannot be stored");
+                for work in finished.iter().map(|finished| &finished.call.work) {
+                    let (worker, saga, command) = (&self.settings.name, work.command.saga_id, work.target());
+                    tracing::error!(worker, %saga, %command, reason, "an outcome cannot be stored");
+                }
                 Ok(Written::default())
             }
             written => written,

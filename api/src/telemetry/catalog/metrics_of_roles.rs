@@ -1,0 +1,399 @@
+//! Every metric of every role, by what it is about.
+
+use super::{
+    LabelValues::{self, Currencies, Each, SomeOf},
+    Metric, MetricKind,
+    RecordedBy::{self, Deciders, Every, Executors, Readers, Role},
+    values::{
+        DATABASE, KIND, OPEN_STATE, OUTCOME, PARTICIPANT, POOL, STATUS, WHY, WORKER, WORKFLOW, channels,
+        groups, odd_reasons, pieces, steps, token_outcomes, topics_read, upstreams, words,
+    },
+};
+
+type Labels = &'static [(&'static str, LabelValues)];
+
+const fn counter(name: &'static str, by: RecordedBy, labels: Labels, help: &'static str) -> Metric {
+    Metric { name, kind: MetricKind::Counter, help, by, labels }
+}
+
+const fn gauge(name: &'static str, by: RecordedBy, labels: Labels, help: &'static str) -> Metric {
+    Metric { name, kind: MetricKind::Gauge, help, by, labels }
+}
+
+const fn histogram(name: &'static str, by: RecordedBy, labels: Labels, help: &'static str) -> Metric {
+    Metric { name, kind: MetricKind::Histogram, help, by, labels }
+}
+
+const API: RecordedBy = Role("api");
+const ENGINE: RecordedBy = Role("engine");
+const NOTIFICATION: RecordedBy = Role("notification");
+/// Every metric.
+pub static METRICS: &[Metric] = &[
+    // Orders and sagas.
+    counter(
+        "amends_order_statuses_total",
+        ENGINE,
+        &[STATUS],
+        "Orders that reached a status, counted when it is published; what is published again is counted again.",
+    ),
+    gauge(
+        "amends_orders_open",
+        ENGINE,
+        &[STATUS],
+        "Orders of which a saga has not ended, by status. Every engine counts all of them: take max.",
+    ),
+    gauge(
+        "amends_engine_sagas",
+        ENGINE,
+        &[WORKFLOW, OPEN_STATE],
+        "Sagas that have not ended. Every engine counts all of them: take max.",
+    ),
+    gauge(
+        "amends_engine_sagas_stuck",
+        ENGINE,
+        &[WORKFLOW, OPEN_STATE],
+        "Sagas without progress for stuck_after. Every engine counts all of them: take max.",
+    ),
+    gauge(
+        "amends_engine_orphans",
+        ENGINE,
+        &[],
+        "Ended sagas of which an effect that was discovered late is being undone. Take max.",
+    ),
+    gauge(
+        "amends_engine_money_held_minor_units",
+        ENGINE,
+        &[
+            ("currency", Currencies),
+            ("state", Each(|| words(&["running", "compensating", "parked", "completed", "undone"]))),
+        ],
+        "Captured money of sagas that have not ended, or of which a late effect is being undone. Take max.",
+    ),
+    histogram(
+        "amends_engine_saga_seconds",
+        Deciders,
+        &[WORKFLOW, ("outcome", Each(|| words(&["completed", "undone"])))],
+        "Time from a saga's birth to its end.",
+    ),
+    histogram(
+        "amends_engine_step_seconds",
+        Deciders,
+        &[WORKFLOW, ("step", Each(steps)), ("kind", Each(|| words(&["execute", "compensate"])))],
+        "Time from the first issue of a command to the answer that settles it, over all attempts.",
+    ),
+    counter(
+        "amends_engine_commands_total",
+        Deciders,
+        &[PARTICIPANT, KIND, ("sent", Each(|| words(&["first", "again"])))],
+        "Commands sent. Again: a further attempt, or a repetition of one that was not answered.",
+    ),
+    counter(
+        "amends_engine_answers_total",
+        ENGINE,
+        &[PARTICIPANT, KIND, OUTCOME],
+        "Replies accepted. The outcome unknown says that the worker could not find out.",
+    ),
+    counter(
+        "amends_engine_incidents_total",
+        Deciders,
+        &[("kind", Each(|| words(&["exposure_not_netted", "late_success"])))],
+        "Events that should be impossible.",
+    ),
+    counter(
+        "amends_engine_poisoned_total",
+        Deciders,
+        &[],
+        "Sagas that were parked because their events cannot be stored.",
+    ),
+    counter("amends_engine_strays_total", ENGINE, &[], "Successes that no saga here ordered."),
+    // Replies.
+    counter("amends_engine_dead_letters_total", ENGINE, &[], "Replies that cannot be read or routed."),
+    counter("amends_engine_forged_replies_total", ENGINE, &[], "Replies without the token of their command."),
+    counter(
+        "amends_engine_old_epoch_replies_total",
+        ENGINE,
+        &[],
+        "Replies from before the database was restored.",
+    ),
+    counter(
+        "amends_engine_odd_replies_total",
+        ENGINE,
+        &[("reason", Each(odd_reasons))],
+        "Replies that changed nothing.",
+    ),
+    counter(
+        "amends_engine_odd_notes_lost_total",
+        ENGINE,
+        &[],
+        "Notes of odd replies that could not be written.",
+    ),
+    counter(
+        "amends_engine_deferred_replies_total",
+        ENGINE,
+        &[WHY],
+        "Replies that could not be judged on arrival.",
+    ),
+    counter(
+        "amends_engine_deferred_replies_judged_total",
+        ENGINE,
+        &[],
+        "Deferred replies that were judged later.",
+    ),
+    histogram("amends_engine_batch_size", ENGINE, &[], "Replies in a batch."),
+    histogram(
+        "amends_engine_reply_to_command_seconds",
+        ENGINE,
+        &[],
+        "Time of a batch, from its receipt to the acknowledged next commands.",
+    ),
+    // Writes.
+    histogram("amends_engine_commit_seconds", Deciders, &[], "Time of a transaction that writes decisions."),
+    counter(
+        "amends_engine_conflicts_total",
+        Deciders,
+        &[],
+        "Decisions that were made again because another writer was first.",
+    ),
+    counter("amends_engine_passed_over_total", Deciders, &[WHY], "Sagas that a batch passed over."),
+    counter(
+        "amends_postgres_commits_read_back_total",
+        Deciders,
+        &[],
+        "Commits whose answer was lost, and whose result was read back.",
+    ),
+    counter(
+        "amends_postgres_unreadable_rows_total",
+        Deciders,
+        &[],
+        "Rows of sagas that this program cannot read.",
+    ),
+    counter(
+        "amends_postgres_homes_failed_total",
+        Deciders,
+        &[],
+        "Failures of a part of a distributed database.",
+    ),
+    counter(
+        "amends_orders_claims_replaced_total",
+        API,
+        &[],
+        "Idempotency keys that were taken for an order that was never placed, and were replaced.",
+    ),
+    // Timers, recovery, loops.
+    histogram("amends_engine_timer_lateness_seconds", ENGINE, &[], "How late the timers of sagas fire."),
+    counter(
+        "amends_engine_repeats_put_off_total",
+        ENGINE,
+        &[PARTICIPANT, ("after", Each(|| words(&["failed", "silent", "unsent"])))],
+        "Repetitions that wait until the participant, or the broker, recovers.",
+    ),
+    counter(
+        "amends_engine_recovered_total",
+        ENGINE,
+        &[],
+        "Sagas whose commands were sent again after a change of ownership.",
+    ),
+    counter(
+        "amends_engine_clock_set_back_total",
+        ENGINE,
+        &[],
+        "Times that the database's clock was found to be set back.",
+    ),
+    counter(
+        "amends_engine_loop_failures_total",
+        ENGINE,
+        &[("loop", Each(|| words(&["deferred", "publisher", "recovery", "replies", "timers", "webhooks"])))],
+        "Runs of an engine's loop that failed and are repeated.",
+    ),
+    histogram("amends_upkeep_seconds", Readers, &[("piece", SomeOf(pieces))], "Time of a run of upkeep."),
+    // Domain events and webhooks.
+    counter("amends_engine_domain_events_total", ENGINE, &[], "Domain events sent."),
+    histogram(
+        "amends_engine_publish_lag_seconds",
+        ENGINE,
+        &[],
+        "Time from a decision to its acknowledged event, of the oldest event of each batch.",
+    ),
+    gauge(
+        "amends_engine_publisher_behind_seconds",
+        ENGINE,
+        &[],
+        "Time since the publisher of domain events last had nothing left to publish.",
+    ),
+    gauge(
+        "amends_engine_slots_handed_over",
+        ENGINE,
+        &[],
+        "Slots whose events wait for a program that can read the next entry.",
+    ),
+    counter(
+        "amends_webhook_deliveries_planned_total",
+        ENGINE,
+        &[],
+        "Deliveries of events to webhooks that were planned.",
+    ),
+    gauge(
+        "amends_webhook_deliveries_due",
+        ENGINE,
+        &[],
+        "Deliveries to webhooks that are due. Every engine counts all of them, up to 100,000: take max.",
+    ),
+    counter(
+        "amends_webhook_attempts_total",
+        ENGINE,
+        &[("result", Each(|| words(&["delivered", "retried", "failed", "gone"])))],
+        "Attempts to deliver to a webhook.",
+    ),
+    histogram("amends_webhook_attempt_seconds", ENGINE, &[], "Time of an attempt to deliver to a webhook."),
+    counter(
+        "amends_webhooks_disabled_total",
+        ENGINE,
+        &[],
+        "Webhooks that were disabled because their receiver is gone, or has failed for too long.",
+    ),
+    // The api.
+    histogram("amends_api_batch_size", API, &[], "New orders in a batch."),
+    counter(
+        "amends_api_left_to_the_engine_total",
+        API,
+        &[],
+        "Orders whose first command the api left to the engine, because too many wait for the broker.",
+    ),
+    counter(
+        "amends_api_lists_refused_total",
+        API,
+        &[],
+        "Lists that were refused because too many are being read.",
+    ),
+    counter(
+        "amends_api_limited_total",
+        API,
+        &[("by", Each(|| words(&["subject", "address", "concurrency"])))],
+        "Requests beyond a limit.",
+    ),
+    counter(
+        "amends_api_stock_reads_total",
+        API,
+        &[("from", Each(|| words(&["cache", "worker"])))],
+        "Reads of one product's stock.",
+    ),
+    counter(
+        "amends_api_retries_total",
+        API,
+        &[("service", Each(upstreams))],
+        "Requests to a service that were repeated.",
+    ),
+    gauge(
+        "amends_circuit_breaker_open",
+        API,
+        &[("service", Each(upstreams))],
+        "1 while the api does not ask this service, or only tries.",
+    ),
+    counter(
+        "amends_auth_requests_total",
+        API,
+        &[("outcome", Each(token_outcomes))],
+        "Requests, by what their token was found to be.",
+    ),
+    counter(
+        "amends_auth_key_readings_total",
+        API,
+        &[("result", Each(|| words(&["read", "failed"])))],
+        "Readings of the keys of tokens.",
+    ),
+    gauge("amends_auth_keys", API, &[], "Keys by which tokens are checked, once they have been read."),
+    counter(
+        "amends_service_requests_refused_total",
+        Every,
+        &[],
+        "Requests of services that were refused for a missing or wrong service token.",
+    ),
+    // Workers.
+    counter("amends_worker_commands_total", Executors, &[WORKER, KIND, OUTCOME], "Commands answered."),
+    histogram("amends_worker_batch_size", Executors, &[WORKER], "Commands in a batch."),
+    gauge("amends_worker_calls_in_flight", Executors, &[WORKER], "Calls of external systems in progress."),
+    counter(
+        "amends_worker_dead_letters_total",
+        Executors,
+        &[WORKER],
+        "Commands that cannot be read, or whose signature is wrong.",
+    ),
+    counter(
+        "amends_worker_passed_over_total",
+        Executors,
+        &[WORKER],
+        "Commands that were left because another transaction holds their rows.",
+    ),
+    counter(
+        "amends_worker_trials_failed_total",
+        Executors,
+        &[WORKER],
+        "Trials of a batch that were done again because another instance had the same commands.",
+    ),
+    counter(
+        "amends_inventory_cache_waits_total",
+        Role("inventory"),
+        &[],
+        "Waits until stock in a Redis that is away has expired.",
+    ),
+    counter(
+        "amends_notifications_recorded_total",
+        NOTIFICATION,
+        &[],
+        "Messages to customers that were recorded.",
+    ),
+    counter(
+        "amends_notifications_total",
+        NOTIFICATION,
+        &[
+            ("channel", Each(channels)),
+            ("outcome", Each(|| words(&["sent", "retried", "failed", "skipped"]))),
+        ],
+        "Attempts to send a message to a customer.",
+    ),
+    gauge(
+        "amends_notifications_waiting",
+        NOTIFICATION,
+        &[("channel", Each(channels))],
+        "Messages that wait to be sent, or to be tried again, up to 100,000. Every worker counts all: take max.",
+    ),
+    // Database, broker, process.
+    gauge(
+        "amends_postgres_connections",
+        Every,
+        &[POOL, ("state", Each(|| words(&["in_use", "idle"])))],
+        "Open connections to a database.",
+    ),
+    histogram("amends_postgres_acquire_seconds", Every, &[POOL], "How long callers wait for a connection."),
+    counter(
+        "amends_postgres_calls_unanswered_total",
+        Every,
+        &[],
+        "Calls of a database that this program ended because no answer came.",
+    ),
+    counter("amends_postgres_slow_statements_total", Every, &[], "Statements that took a second and more."),
+    counter(
+        "amends_database_commits_total",
+        Readers,
+        &[DATABASE],
+        "Transactions that all clients of the database have committed while this process ran. Take max of the rate.",
+    ),
+    counter(
+        "amends_database_wal_bytes_total",
+        Readers,
+        &[DATABASE],
+        "WAL that the database's server has written while this process ran, for all databases. Take max of the rate.",
+    ),
+    gauge(
+        "amends_kafka_lag_messages",
+        Readers,
+        &[("group", SomeOf(groups)), ("topic", SomeOf(topics_read))],
+        "Messages after the committed offsets of the partitions that this process owns: take sum.",
+    ),
+    gauge(
+        "amends_build_info",
+        Every,
+        &[("version", SomeOf(|| words(&[env!("CARGO_PKG_VERSION")])))],
+        "1, with the version of the program.",
+    ),
+];
