@@ -100,7 +100,7 @@ impl World {
         let now = orders.now().await.unwrap();
         let mut order = NewOrder {
             id: Uuid::now_v7(),
-            saga: NewSaga { id: Uuid::now_v7(), business_key: String::new() },
+            saga: NewSaga { id: Uuid::now_v7(), business_key: String::new(), trace: None },
             subject: "storefront".into(),
             idempotency: None,
             customer_id: "c-1".into(),

@@ -44,6 +44,7 @@ pub(super) fn sent(span: Option<OpenSpan>, answer: &Result<Answer, SendFault>) {
         Err(fault) => span.fail(match fault {
             SendFault::Closed => "closed",
             SendFault::Unresolved => "unresolved",
+            SendFault::Certificate(_) => "certificate",
             SendFault::Unconnected => "unconnected",
             SendFault::Late => "timeout",
             SendFault::Broken => "broken",
