@@ -15,10 +15,6 @@ pub(crate) const EXPORT_FAILED: &str = "export_failed";
 
 /// Creates a queue; `sampling` is the share of the new traces that are recorded.
 pub fn queue(sampling: f64) -> (Queue, mpsc::Receiver<Span>) {
-    metrics::counter!("amends_trace_spans_exported_total").increment(0);
-    for reason in [QUEUE_FULL, EXPORT_FAILED] {
-        metrics::counter!("amends_trace_spans_dropped_total", "reason" => reason).increment(0);
-    }
     let (spans, waiting) = mpsc::channel(SPANS_WAITING_MOST);
     (Queue { spans, sampling }, waiting)
 }

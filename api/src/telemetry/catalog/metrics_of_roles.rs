@@ -390,6 +390,14 @@ pub static METRICS: &[Metric] = &[
         &[("group", SomeOf(groups)), ("topic", SomeOf(topics_read))],
         "Messages after the committed offsets of the partitions that this process owns: take sum.",
     ),
+    // Spans.
+    counter("amends_trace_spans_exported_total", Every, &[], "Spans that the collector has taken."),
+    counter(
+        "amends_trace_spans_dropped_total",
+        Every,
+        &[("reason", Each(|| words(&["queue_full", "export_failed"])))],
+        "Spans that the collector did not get: it is slower than they come, or did not take them.",
+    ),
     gauge(
         "amends_build_info",
         Every,
