@@ -8,12 +8,12 @@ use clap::Parser;
 /// Measures limits under stress, each with its own servers and processes.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Only these: overdue, overload, failing, storm, backlog, pinned, unsent, away, silent.
+    /// Only these: overdue, overload, failing, storm, backlog, pinned, unsent, away, silent, returns.
     limits: Vec<String>,
     /// The program `amends`; by default the one beside this one.
     #[arg(long)]
     program: Option<PathBuf>,
-    /// Fraction of the required size for `unsent` (600 s) and `away` (300,000 sagas): 0.1 is a tenth.
+    /// Fraction of the required size for `unsent` (600 s), `away` (300,000 sagas) and `returns` (600 orders): 0.1 is a tenth.
     #[arg(long, default_value_t = 1.0)]
     size: f64,
 }

@@ -7,6 +7,7 @@ mod load;
 mod overdue;
 mod overload;
 mod pinned;
+mod returns;
 mod silent;
 mod stage;
 mod storm;
@@ -86,10 +87,12 @@ pub enum Limit {
     Away,
     /// All connections to the database go silent.
     Silent,
+    /// Shipped orders are returned and refunded at once.
+    Returns,
 }
 
 /// All limits.
-pub const ALL: [Limit; 9] = [
+pub const ALL: [Limit; 10] = [
     Limit::Overdue,
     Limit::Overload,
     Limit::Failing,
@@ -99,6 +102,7 @@ pub const ALL: [Limit; 9] = [
     Limit::Unsent,
     Limit::Away,
     Limit::Silent,
+    Limit::Returns,
 ];
 
 impl Limit {
@@ -114,10 +118,12 @@ impl Limit {
             Limit::Unsent => "unsent",
             Limit::Away => "away",
             Limit::Silent => "silent",
+            Limit::Returns => "returns",
         }
     }
 
-    /// Measures the limit with its own deployment; `size` is the fraction of the required size for `unsent` and `away`.
+    /// Measures the limit with its own deployment; `size` is the fraction of the required size for `unsent`,
+    /// `away` and `returns`.
     ///
     /// # Errors
     /// [`Error`]: it could not be measured.
@@ -132,6 +138,7 @@ impl Limit {
             Limit::Unsent => unsent::measure(program, size).await,
             Limit::Away => away::measure(program, size).await,
             Limit::Silent => silent::measure(program).await,
+            Limit::Returns => returns::measure(program, size).await,
         }
     }
 }
