@@ -91,7 +91,7 @@ impl OrderStore {
         let settled = least_id(self.now().await? - BIRTHS_SETTLE);
         // One row more than are shown tells whether there are more.
         let most = if filter.statuses.is_empty() { filter.limit.max(1) } else { STATUS_SCAN } + 1;
-        let Database { pool, homes } = self.database();
+        let Database { pool, homes, .. } = self.database();
         let all = homes.all().map(|home| (home, ()));
         let scans = |home, ()| async move {
             let mut query = scan(home, filter, most);

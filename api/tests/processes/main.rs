@@ -25,6 +25,7 @@ mod privacy;
 mod products;
 mod reads;
 mod recovery;
+mod restoring;
 mod returning;
 mod samples;
 mod secured;

@@ -82,7 +82,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             let personal = inputs.personal.as_ref().filter(|_| step.needs == Needs::Personal);
             let input = Input { data: &inputs.data, personal };
             let command =
-                Command { sent_at, ..command(definition, saga, send, input, self.epoch.known(), &self.key) };
+                Command { sent_at, ..command(definition, saga, send, input, self.epoch, &self.key) };
             into.push(Outbound {
                 topic: format!("{}.commands", step.participant),
                 placement: Placement::Together,
