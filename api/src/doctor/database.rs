@@ -272,7 +272,7 @@ impl Work {
             findings.push(Finding::warning(
                 subject,
                 format!("{} replies wait for a program that can judge them", many(self.deferred)),
-                "Run an engine of the newest version that has run here. After a restore they may wait until their sagas have ended.",
+                "Run an engine of the newest version that has run here.",
             ));
         }
         if self.may_rewrite {

@@ -153,18 +153,12 @@ async fn a_restore_into_the_past_doubles_no_effect_and_lists_what_it_has_lost() 
 async fn a_restore_is_refused_where_there_is_no_deployment() {
     let data = tempfile::tempdir().unwrap();
     let server = Postgres::start(PostgresOptions::new(data.path())).await.unwrap();
-    let run = |url: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_amends"));
-        command.args(["restore"]).env_clear().env("DATABASE_URL", url).env("AMENDS_START_TIMEOUT", "2s");
-        let output = command.output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
-        said
-    };
-    let said = run(&server.url("postgres"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_amends"));
+    command.args(["restore"]).env_clear().env("DATABASE_URL", server.url("postgres"));
+    let output = command.env("AMENDS_START_TIMEOUT", "2s").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
     assert!(said.contains("amends_engine"), "{said}");
-    let said = run("nonsense");
-    assert!(said.contains("database_url"), "{said}");
 }
 
 /// Has the server archive its log from now on; returns where.
