@@ -27,6 +27,7 @@ history: bootstrap ## measure upkeep and lists with ORDERS_KEPT=n orders in the 
 citus: bootstrap ## run the tests on the Citus whose coordinator AMENDS_TEST_CITUS names (docs/SCALING.md)
 	@test -n "$$AMENDS_TEST_CITUS" || { echo "AMENDS_TEST_CITUS is not set"; exit 2; }
 	@cargo test -p amends-postgres --test citus -- --nocapture
+	@cargo test -p amends-api --test processes -- distributed migrating
 	@cargo test -p amends-orders --test claims -- --nocapture
 	@cargo test -p amends-api --test processes -- --nocapture --test-threads 1 migrating:: distributed::
 
@@ -63,11 +64,11 @@ fmt: ## format the code
 deny: ## check dependencies' licenses, sources and bans (needs cargo-deny)
 	@cargo deny check bans licenses sources
 
-campaign: ## place orders while faults occur, then check the books (ORDERS=2000 SEED=1 FAULTS=… LEAST=…; needs Java and maven)
+campaign: ## place orders while faults occur, then check the books (ORDERS=2000 SEED=1 FAULTS=… LEAST=… CITUS=postgres://…; needs Java and maven)
 	@AMENDS_TEST_REAL_KAFKA=1 scripts/bootstrap
 	@cargo build --release -p amends-api -p amends-proof
 	@$(RELEASE)/amends-campaign --orders $(ORDERS) --seed $(SEED) \
-		$(if $(FAULTS),--faults $(FAULTS)) $(if $(LEAST),--least $(LEAST))
+		$(if $(FAULTS),--faults $(FAULTS)) $(if $(LEAST),--least $(LEAST)) $(if $(CITUS),--citus $(CITUS))
 
 crash-points: ## kill processes at named points, then check the books (ROLE=engine: only that; needs Java and maven)
 	@AMENDS_TEST_REAL_KAFKA=1 scripts/bootstrap

@@ -1,13 +1,14 @@
-//! A service's database: whether it answers, has this program's schema, keeps what it has confirmed, and what waits in
-//! it.
+//! A service's database: whether it answers, has this program's schema, and keeps what it has confirmed; also each node of
+//! a distributed one.
 
 use std::time::{Duration, Instant};
 
 use amends_pool::{Bounds, Error, Pool, check, is_at};
 use chrono::{DateTime, TimeDelta, Utc};
+use serde::Deserialize;
 use sqlx::FromRow;
 
-use super::{finding::Finding, links};
+use super::{finding::Finding, links, work::Work};
 use crate::{services::Service, settings::Settings};
 
 const CONNECTIONS: u32 = 1;
@@ -17,12 +18,6 @@ const SKEW_MOST: TimeDelta = TimeDelta::seconds(30);
 const SKEW_NOTED: TimeDelta = TimeDelta::seconds(1);
 /// The longest transaction that does no harm.
 const TRANSACTION_LONGEST: Duration = Duration::from_secs(60);
-/// How late the oldest timer may be while engines work.
-const TIMER_LATEST: Duration = Duration::from_secs(30);
-/// A program that has announced itself within this time is live.
-const PROGRAM_LIVE: Duration = Duration::from_secs(10);
-/// Counts stop here.
-const COUNTED_MOST: i64 = 1_000;
 
 /// Looks at a service's database.
 pub(super) async fn examine(settings: &Settings, service: &Service) -> Vec<Finding> {
@@ -62,12 +57,11 @@ pub(super) async fn examine(settings: &Settings, service: &Service) -> Vec<Findi
         Err(error) => findings.push(unreadable(&subject, &error)),
     }
     if service.name == "engine" {
-        match sqlx::query_as::<_, Work>(WORK)
-            .bind(COUNTED_MOST + 1)
-            .bind(PROGRAM_LIVE.as_secs_f64())
-            .fetch_one(&pool)
-            .await
-        {
+        match nodes(&pool, &subject).await {
+            Ok(of_nodes) => findings.extend(of_nodes),
+            Err(error) => findings.push(unreadable(&subject, &error)),
+        }
+        match Work::read(&pool).await {
             Ok(work) => findings.extend(work.findings()),
             Err(error) => findings.push(unreadable(&subject, &error)),
         }
@@ -80,6 +74,37 @@ fn unreadable(subject: &str, error: &sqlx::Error) -> Finding {
     Finding::wrong(subject, format!("cannot be examined: {error}"), "See the message.")
 }
 
+/// Looks at the worker nodes of a database that is distributed by Citus; of any other there are none.
+async fn nodes(pool: &Pool, subject: &str) -> Result<Vec<Finding>, sqlx::Error> {
+    let is_distributed = "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')";
+    if !sqlx::query_scalar::<_, bool>(is_distributed).fetch_one(pool).await? {
+        return Ok(Vec::new());
+    }
+    let asked = (Utc::now(), Instant::now());
+    let answers: Vec<(String, i32, bool, String)> = sqlx::query_as(
+        "SELECT n.nodename, n.nodeport, a.success, a.result
+         FROM run_command_on_all_nodes($1, true) AS a JOIN pg_dist_node AS n USING (nodeid)
+         WHERE n.groupid <> 0 ORDER BY n.nodeid",
+    )
+    .bind(format!("SELECT row_to_json(facts) FROM ({FACTS}) AS facts"))
+    .fetch_all(pool)
+    .await?;
+    let took = asked.1.elapsed();
+    let middle = asked.0 + TimeDelta::from_std(took / 2).unwrap_or_default();
+    let of_node = |(host, port, has_answered, answer): (String, i32, bool, String)| {
+        let subject = format!("{subject} on {host}:{port}");
+        match serde_json::from_str::<Facts>(&answer).ok().filter(|_| has_answered) {
+            Some(facts) => facts.findings(&subject, took, middle),
+            None => {
+                let advice = "Orders whose homes it has wait until it is back.";
+                vec![Finding::wrong(&subject, format!("does not answer: {answer}"), advice)]
+            }
+        }
+    };
+    Ok(answers.into_iter().flat_map(of_node).collect())
+}
+
+/// Every server is asked this, and so is every node.
 const FACTS: &str = "
     SELECT current_setting('server_version') AS version,
            current_setting('fsync') = 'on' AS syncs,
@@ -95,7 +120,7 @@ const FACTS: &str = "
             WHERE datname = current_database() AND pid <> pg_backend_pid())::float8 AS longest_transaction,
            clock_timestamp() AS now";
 
-#[derive(Debug, Clone, FromRow)]
+#[derive(Debug, Clone, FromRow, Deserialize)]
 struct Facts {
     version: String,
     syncs: bool,
@@ -116,11 +141,7 @@ impl Facts {
     fn findings(&self, subject: &str, took: Duration, middle: DateTime<Utc>) -> Vec<Finding> {
         let mut findings = vec![Finding::good(
             subject,
-            format!(
-                "Postgres {} answers in {} ms and has this program's schema",
-                self.version,
-                took.as_millis()
-            ),
+            format!("Postgres {} answers in {} ms", self.version, took.as_millis()),
         )];
         findings.push(self.durability(subject));
         if self.is_read_only {
@@ -199,91 +220,6 @@ impl Facts {
 
 fn ms(of: TimeDelta) -> f64 {
     of.num_milliseconds() as f64
-}
-
-/// What waits in the engine's database. Each count reads a bounded number of index entries.
-const WORK: &str = "
-    SELECT (SELECT count(*) FROM (SELECT 1 FROM sagas WHERE parked LIMIT $1) AS parked) AS parked,
-           (SELECT count(*) FROM (SELECT 1 FROM strays LIMIT $1) AS stray) AS strays,
-           (SELECT count(*) FROM (SELECT 1 FROM deferred_replies LIMIT $1) AS deferred) AS deferred,
-           (SELECT extract(epoch FROM clock_timestamp() - min(wake_at)) FROM sagas WHERE live)::float8 AS timer_late,
-           (SELECT count(*) FROM programs WHERE seen_at > clock_timestamp() - make_interval(secs => $2)) AS programs,
-           (SELECT count(DISTINCT known) FROM programs
-            WHERE seen_at > clock_timestamp() - make_interval(secs => $2)) AS versions,
-           has_table_privilege('timeline', 'DELETE') OR has_table_privilege('timeline', 'UPDATE') AS may_rewrite";
-
-#[derive(Debug, Clone, FromRow)]
-struct Work {
-    parked: i64,
-    strays: i64,
-    deferred: i64,
-    /// In seconds; negative if the next timer is due later.
-    timer_late: Option<f64>,
-    programs: i64,
-    versions: i64,
-    may_rewrite: bool,
-}
-
-impl Work {
-    fn findings(&self) -> Vec<Finding> {
-        let mut findings = Vec::new();
-        let subject = "sagas";
-        let many = |count: i64| {
-            if count > COUNTED_MOST { format!("more than {COUNTED_MOST}") } else { count.to_string() }
-        };
-        findings.push(match (self.programs, self.versions) {
-            (0, _) => Finding::wrong(
-                "programs",
-                "no engine and no api has announced itself for 10 s",
-                "Start them: without an engine no order progresses.",
-            ),
-            (programs, 1) => {
-                Finding::good("programs", format!("{programs} engines and apis are live, all of one version"))
-            }
-            (programs, versions) => Finding::warning(
-                "programs",
-                format!("{programs} engines and apis are live, of {versions} versions"),
-                "Finish the upgrade: sagas are born in a new version only once all know it.",
-            ),
-        });
-        findings.push(match self.timer_late {
-            Some(late) if late > TIMER_LATEST.as_secs_f64() => Finding::wrong(
-                subject,
-                format!("the oldest timer is {late:.0} s overdue"),
-                "See whether engines run, own all partitions (lag below), and reach the database.",
-            ),
-            _ => Finding::good(subject, "timers are in time"),
-        });
-        if self.parked > 0 {
-            findings.push(Finding::warning(
-                subject,
-                format!("{} are parked and wait for an operator", many(self.parked)),
-                "GET /admin/sagas?state=parked lists them with their reasons.",
-            ));
-        }
-        if self.strays > 0 {
-            findings.push(Finding::warning(
-                subject,
-                format!("{} successes arrived that no saga here had ordered", many(self.strays)),
-                "Effects may exist without an order: see the table strays, and whether a database was restored.",
-            ));
-        }
-        if self.deferred > 0 {
-            findings.push(Finding::warning(
-                subject,
-                format!("{} replies wait for a program that can judge them", many(self.deferred)),
-                "Run an engine of the newest version that has run here.",
-            ));
-        }
-        if self.may_rewrite {
-            findings.push(Finding::warning(
-                subject,
-                "the login role may change the history of sagas",
-                "Use the role that `amends migrate` has created.",
-            ));
-        }
-        findings
-    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod broker;
 mod database;
 mod finding;
 mod links;
+mod work;
 
 use std::process::ExitCode;
 

@@ -7,12 +7,14 @@ use std::{
     time::Duration,
 };
 
+use amends_proof::deployment::citus::{Citus, Node};
 use amends_testkit::eventually;
 use futures::future::join;
-use sqlx::{ConnectOptions, PgConnection, PgPool, postgres::PgConnectOptions};
+use sqlx::PgPool;
 
 use crate::{
     books,
+    doctor::{examined, of_grade},
     support::{
         Broker, CITUS_TURN, LONG, Stack,
         client::{Client, order},
@@ -21,56 +23,17 @@ use crate::{
     },
 };
 
-/// Returns a deployment whose databases are on the Citus; `None` if there is none.
-async fn on_citus() -> Option<Stack> {
+/// Returns a deployment whose databases are on the Citus, and that; `None` if there is none.
+async fn on_citus() -> Option<(Stack, Citus)> {
     match std::env::var("AMENDS_TEST_CITUS") {
-        Ok(url) => Some(Stack::on_citus(Broker::embedded(), &url).await),
+        Ok(url) => {
+            let citus = Citus::at(&url).unwrap();
+            Some((Stack::on_citus(Broker::embedded(), &citus).await, citus))
+        }
         Err(_) => {
             eprintln!("left out: AMENDS_TEST_CITUS names no Citus");
             None
         }
-    }
-}
-
-/// A worker node: where it is, and the shards of the sagas there.
-#[derive(Debug, Clone)]
-struct Node {
-    host: String,
-    port: i32,
-}
-
-async fn worker_nodes(engine: &PgPool) -> Vec<Node> {
-    let nodes: Vec<(String, i32)> = sqlx::query_as(
-        "SELECT nodename, nodeport FROM pg_dist_node WHERE noderole = 'primary' AND shouldhaveshards ORDER BY nodeid",
-    )
-    .fetch_all(engine)
-    .await
-    .unwrap();
-    nodes.into_iter().map(|(host, port)| Node { host, port }).collect()
-}
-
-impl Node {
-    /// Connects to another database of the node.
-    async fn connect(&self, engine: &PgPool) -> PgConnection {
-        let options = PgConnectOptions::clone(&engine.connect_options());
-        let options = options.host(&self.host).port(u16::try_from(self.port).unwrap()).database("postgres");
-        options.connect().await.unwrap()
-    }
-
-    /// From now on the node's engine database accepts no connection, and has none.
-    async fn goes(&self, engine: &PgPool) {
-        let mut node = self.connect(engine).await;
-        let go = "ALTER DATABASE amends_engine ALLOW_CONNECTIONS false;
-                  SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'amends_engine'";
-        sqlx::raw_sql(go).execute(&mut node).await.unwrap();
-    }
-
-    async fn comes_back(&self, engine: &PgPool) {
-        let mut node = self.connect(engine).await;
-        sqlx::raw_sql("ALTER DATABASE amends_engine ALLOW_CONNECTIONS true")
-            .execute(&mut node)
-            .await
-            .unwrap();
     }
 }
 
@@ -109,16 +72,28 @@ async fn place(client: &Client, count: usize) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_away_stops_no_order_of_another_and_a_shard_that_moves_loses_none() {
     let _turn = CITUS_TURN.lock().await;
-    let Some(stack) = on_citus().await else { return };
+    let Some((stack, citus)) = on_citus().await else { return };
     let engine = stack.pool("engine");
-    let nodes = worker_nodes(engine).await;
+    let nodes = citus.workers().await.unwrap();
     let [victim, other, ..] = nodes.as_slice() else { panic!("two worker nodes are needed: {nodes:?}") };
     let all = stack.start_all().await;
     load::stock(&stack).await;
     let clients = clients(&all);
     let before = place(&clients[0], 20).await;
+    // The doctor looks at each node, and at what waits on all of them.
+    let name = |node: &Node| format!("database engine on {}:{}: ", node.host, node.port);
+    let (_, findings) = examined(&stack);
+    let good = of_grade(&findings, "good");
+    for part in
+        [format!("{}Postgres", name(victim)), format!("{}Postgres", name(other)), "sagas: timers".into()]
+    {
+        assert!(good.iter().any(|found| found.starts_with(&part)), "{part}: {findings:?}");
+    }
 
-    victim.goes(engine).await;
+    citus.turn_away(victim).await.unwrap();
+    let (status, findings) = examined(&stack);
+    let (wrong, silent) = (of_grade(&findings, "wrong"), format!("{}does not answer", name(victim)));
+    assert!(status == 1 && wrong.iter().any(|found| found.starts_with(&silent)), "{wrong:?}");
     // Some moments belong to its homes; the others' orders are placed, and fulfilled, while it is away.
     let meanwhile = place(&clients[0], 20).await;
     eventually("orders of the other nodes are fulfilled", LONG, || async {
@@ -131,7 +106,7 @@ async fn a_node_that_is_away_stops_no_order_of_another_and_a_shard_that_moves_lo
         Some(())
     })
     .await;
-    victim.comes_back(engine).await;
+    citus.let_in(victim).await.unwrap();
     let on_victim = orders_on(engine, victim).await;
     assert!(meanwhile.iter().all(|id| !on_victim.contains(id)), "none was placed on a node that is away");
     assert!(before.iter().any(|id| on_victim.contains(id)), "the test says something");
@@ -141,12 +116,7 @@ async fn a_node_that_is_away_stops_no_order_of_another_and_a_shard_that_moves_lo
     let moving = async {
         reaches(&placed, 50).await;
         for (from, to) in [(victim, other), (other, victim)] {
-            let shard = "SELECT citus_move_shard_placement(shardid, $1, $2, $3, $4, 'block_writes')
-                         FROM (SELECT min(s.shardid) AS shardid FROM generate_series(0, 3) AS h (home)
-                               JOIN citus_shards AS s ON s.shardid = get_shard_id_for_distribution_column('slot_positions', h.home)
-                               WHERE s.nodename = $1 AND s.nodeport = $2) AS s";
-            let query = sqlx::query(shard).bind(&from.host).bind(from.port).bind(&to.host).bind(to.port);
-            query.execute(engine).await.unwrap();
+            assert!(citus.move_home(from, to).await.unwrap(), "it has a home");
             eprintln!("a home has moved after {} orders", placed.load(Ordering::Relaxed));
         }
     };

@@ -14,14 +14,14 @@ const SOUND: [&str; 3] =
     ["database engine: confirmed commits survive", "programs: 4", "lag of amends-payment: 0 messages"];
 
 /// Runs the doctor; returns its status and what it found.
-fn examined(stack: &Stack) -> (i32, Vec<Value>) {
+pub fn examined(stack: &Stack) -> (i32, Vec<Value>) {
     let Output { status, stdout, stderr } = stack.output(&["doctor", "--output", "json"], &[]);
     let findings = serde_json::from_slice(&stdout);
     (status.code().unwrap(), findings.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&stderr))))
 }
 
 /// Returns `subject: found` of the findings with this grade.
-fn of_grade(findings: &[Value], grade: &str) -> Vec<String> {
+pub fn of_grade(findings: &[Value], grade: &str) -> Vec<String> {
     let text = |finding: &Value| format!("{}: {}", finding["subject"], finding["found"]).replace('"', "");
     findings.iter().filter(|finding| finding["grade"] == grade).map(text).collect()
 }

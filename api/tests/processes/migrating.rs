@@ -8,9 +8,10 @@ use std::{
 };
 
 use amends_embedded::{Postgres, PostgresOptions};
+use amends_proof::deployment::citus::Citus;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 
-use crate::support::{CITUS_TURN, drop_from_citus};
+use crate::support::CITUS_TURN;
 
 const CITUS: [&str; 2] = ["--set", "distributed=citus"];
 
@@ -73,7 +74,7 @@ async fn on_a_citus_every_node_gets_its_homes_and_what_cannot_be_leaves_nothing_
         return eprintln!("left out: AMENDS_TEST_CITUS names no Citus");
     };
     let _turn = CITUS_TURN.lock().await;
-    drop_from_citus(&citus).await;
+    Citus::at(&citus).unwrap().clear().await.unwrap();
     let of = |database: &str| {
         PgConnectOptions::from_str(&citus).unwrap().database(database).to_url_lossy().to_string()
     };
@@ -103,5 +104,5 @@ async fn on_a_citus_every_node_gets_its_homes_and_what_cannot_be_leaves_nothing_
     assert!(most - least <= 1 && homes.iter().sum::<i64>() == 48, "{homes:?}");
     assert_refused(&migrate(&citus, &["--set", "distributed=citus", "--set", "homes=24"]), &["48", "24"]);
     assert_refused(&migrate(&citus, &[]), &["48", "distributed"]);
-    drop_from_citus(&citus).await;
+    Citus::at(&citus).unwrap().clear().await.unwrap();
 }

@@ -61,7 +61,8 @@ pub struct Meter {
 
 /// The server's first process.
 pub fn postmaster(deployment: &Deployment) -> Result<u32> {
-    let file = deployment.postgres.directory().join("cluster/postmaster.pid");
+    let directory = deployment.server.directory().context("the server is not the deployment's own")?;
+    let file = directory.join("cluster/postmaster.pid");
     let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
     text.lines().next().and_then(|line| line.trim().parse().ok()).context("postmaster.pid")
 }

@@ -31,7 +31,7 @@ pub async fn measure(deployment: &Deployment) -> Result<Yardsticks> {
     let database = scratch(deployment, "ceiling").await?;
     amends_postgres::MIGRATOR.run(&database).await?;
     database.close().await;
-    let ceiling_per_s = ceiling::measure(&deployment.postgres.url("ceiling")).await?;
+    let ceiling_per_s = ceiling::measure(&deployment.server.url("ceiling")).await?;
     for name in ["yardstick", "ceiling"] {
         sqlx::query(AssertSqlSafe(format!("DROP DATABASE {name}")))
             .execute(&deployment.pool("engine"))
@@ -42,6 +42,6 @@ pub async fn measure(deployment: &Deployment) -> Result<Yardsticks> {
 
 async fn scratch(deployment: &Deployment, name: &str) -> Result<PgPool> {
     sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&deployment.pool("engine")).await?;
-    let options = PgConnectOptions::from_str(&deployment.postgres.url(name))?;
+    let options = PgConnectOptions::from_str(&deployment.server.url(name))?;
     Ok(PgPoolOptions::new().max_connections(1).connect_with(options).await?)
 }

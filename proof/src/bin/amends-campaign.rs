@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use amends_proof::campaign::{self, Campaign, faults::ALL};
+use amends_proof::{
+    campaign::{self, Campaign, faults},
+    deployment::citus::Citus,
+};
 use clap::Parser;
 
 /// Places orders while faults occur, and then checks the books.
@@ -14,7 +17,7 @@ struct Arguments {
     /// Orders per second; by default such that there are five seconds for each fault, at most 100.
     #[arg(long)]
     rate: Option<f64>,
-    /// Number of faults; by default one for every 300 orders, and at least 21: each kind once.
+    /// Number of faults; by default one for every 300 orders, and at least as many as there are kinds.
     #[arg(long)]
     faults: Option<usize>,
     /// Also ends with status 1 if fewer faults than this were injected: a slow campaign has shown too little.
@@ -29,6 +32,10 @@ struct Arguments {
     /// Directory for the processes' logs if the books do not balance.
     #[arg(long, default_value = "target/campaign")]
     logs: PathBuf,
+    /// The coordinator of a Citus that has the databases, in place of an own Postgres; what earlier tests have left there is
+    /// dropped.
+    #[arg(long)]
+    citus: Option<String>,
     /// The program `amends`; by default the one beside this one.
     #[arg(long)]
     program: Option<PathBuf>,
@@ -38,7 +45,15 @@ struct Arguments {
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let beside = || std::env::current_exe().ok().map(|me| me.with_file_name("amends")).unwrap_or_default();
-    let faults = arguments.faults.unwrap_or((arguments.orders / 300).max(ALL.len()));
+    let citus = match arguments.citus.as_deref().map(Citus::at).transpose() {
+        Ok(citus) => citus,
+        Err(error) => {
+            eprintln!("campaign: --citus: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let kinds = faults::possible(citus.is_some()).len();
+    let faults = arguments.faults.unwrap_or((arguments.orders / 300).max(kinds));
     let leisurely = arguments.orders as f64 / (faults.max(1) as f64 * 5.0);
     let campaign = Campaign {
         program: arguments.program.unwrap_or_else(beside),
@@ -48,6 +63,7 @@ async fn main() -> ExitCode {
         seed: arguments.seed,
         only: arguments.only,
         logs: arguments.logs,
+        citus,
     };
     match campaign::run(&campaign).await {
         Ok(outcome) => {

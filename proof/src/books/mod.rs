@@ -17,7 +17,8 @@ const GATHER: &str = include_str!("gather.sql");
 const REPORT: &str = include_str!("report.sql");
 
 /// Counts the changes of an order's status of which its customer is notified, in the engine's database.
-pub const NOTIFIED_LABELS: &str = "SELECT count(*) FROM timeline AS t JOIN sagas AS s ON s.id = t.saga_id
+pub const NOTIFIED_LABELS: &str =
+    "SELECT count(*) FROM timeline AS t JOIN sagas AS s ON s.home = t.home AND s.id = t.saga_id
     WHERE s.workflow = 'order_fulfilment' AND t.body::jsonb -> 'did' ->> 'label'
           IN ('PENDING', 'FULFILLED', 'CANCELLED', 'FAILED', 'PAYMENT_FAILED', 'SHIPMENT_FAILED')";
 /// Counts the same as the notification worker has recorded them, a row a channel, in its database.
@@ -40,9 +41,11 @@ pub struct Sources {
 impl Sources {
     /// Returns those of a deployment.
     pub fn of(deployment: &Deployment) -> Self {
-        let url = |name: &str| deployment.postgres.url(&format!("amends_{name}"));
+        let url = |name: &str| deployment.server.url(&format!("amends_{name}"));
+        // In a distributed database no temporary tables can be joined; the nodes' registry is in `postgres`.
+        let desk = if deployment.server.citus().is_some() { "amends_inventory" } else { "postgres" };
         Self {
-            desk: deployment.postgres.url("postgres"),
+            desk: deployment.server.url(desk),
             databases: DATABASES.iter().map(|name| url(name)).collect(),
         }
     }

@@ -64,12 +64,30 @@ pub enum Kind {
     BrokerCut,
     /// Connections to the broker are slow.
     BrokerSlow,
+    /// A node of the distributed database crashes and recovers.
+    NodeCrashed,
+    /// A node of the distributed database is away for a while.
+    NodeAway,
+    /// Homes of the distributed database move from one node to another, and back.
+    HomesMoved,
 }
 
 use Kind::*;
 
+/// Those of the deployment's own Postgres.
+const OF_ONE_POSTGRES: [Kind; 2] = [PostgresImmediate, PostgresFast];
+
+/// Those of a distributed database.
+const OF_NODES: [Kind; 3] = [NodeCrashed, NodeAway, HomesMoved];
+
+/// Returns the kinds that a deployment can have.
+pub fn possible(is_distributed: bool) -> Vec<Kind> {
+    let others: &[Kind] = if is_distributed { &OF_ONE_POSTGRES } else { &OF_NODES };
+    ALL.into_iter().filter(|kind| !others.contains(kind)).collect()
+}
+
 /// All kinds.
-pub const ALL: [Kind; 22] = [
+pub const ALL: [Kind; 25] = [
     KillEngine,
     KillWorker,
     KillApi,
@@ -92,6 +110,9 @@ pub const ALL: [Kind; 22] = [
     CommitsLost,
     BrokerCut,
     BrokerSlow,
+    NodeCrashed,
+    NodeAway,
+    HomesMoved,
 ];
 
 /// Faults of RELIABILITY that are not injected here, and why.
@@ -133,6 +154,9 @@ impl Kind {
             CommitsLost => "COMMITs lost on their way",
             BrokerCut => "half of the ways to the broker cut",
             BrokerSlow => "way to the broker slow (50 ms each way)",
+            NodeCrashed => "node of the Citus crashed (-9), recovers",
+            NodeAway => "node of the Citus away",
+            HomesMoved => "homes of the Citus moved to another node and back",
         }
     }
 }
@@ -290,6 +314,30 @@ pub async fn inject(
             sleep(millis(random, 2000, 4000)).await;
             fleet.kafka_proxy.heal();
             Ok("everybody".into())
+        }
+        NodeCrashed | NodeAway | HomesMoved => {
+            let pause = millis(random, 1000, 6000);
+            let citus = fleet.deployment.server.citus();
+            let citus = citus.ok_or_else(|| Error::NotInjected("one Postgres".into()))?;
+            let nodes = citus.workers().await?;
+            let victim = &nodes[random.random_range(0..nodes.len())];
+            match kind {
+                NodeCrashed => citus.crash(victim).await?,
+                NodeAway => {
+                    citus.turn_away(victim).await?;
+                    sleep(pause).await;
+                    citus.let_in(victim).await?;
+                }
+                _ => {
+                    let other = nodes.iter().find(|node| *node != victim);
+                    let other = other.ok_or_else(|| Error::NotInjected("one node".into()))?;
+                    for (from, to) in [(victim, other), (other, victim)] {
+                        citus.move_home(from, to).await?;
+                        sleep(pause / 4).await;
+                    }
+                }
+            }
+            Ok(format!("node {}:{}", victim.host, victim.port))
         }
     }
 }

@@ -1,6 +1,10 @@
 //! Two processes of every role: each reaches Postgres through its own proxy, and all reach the broker through one.
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{
+    fs, io,
+    net::{SocketAddr, ToSocketAddrs},
+    time::Duration,
+};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
@@ -70,6 +74,8 @@ impl Fleet {
             ("session_timeout", session.as_str()),
             ("command_partitions", "6"),
             ("reply_partitions", "6"),
+            // Of a distributed database.
+            ("homes", "6"),
             ("database_connections", "6"),
             ("payment_call_timeout", "1s"),
             ("shipment_call_timeout", "1s"),
@@ -189,7 +195,10 @@ impl Fleet {
 
     /// Sends a signal to the postmaster: `QUIT` stops it at once, `INT` in order. It is restarted automatically.
     pub fn signal_postgres(&self, signal: Signal) -> Result<(), Error> {
-        let path = self.deployment.postgres.directory().join("cluster/postmaster.pid");
+        let Some(directory) = self.deployment.server.directory() else {
+            return Err(Error::NotInjected("the server is not the deployment's own".into()));
+        };
+        let path = directory.join("cluster/postmaster.pid");
         let file = fs::read_to_string(&path).map_err(Error::proxy)?;
         let pid = file.lines().next().and_then(|line| line.trim().parse().ok()).and_then(Pid::from_raw);
         match pid {
@@ -233,10 +242,11 @@ async fn member(
     address: SocketAddr,
 ) -> Result<Member, Error> {
     let proxy = Proxy::listen(Protocol::Postgres).await.map_err(Error::proxy)?;
-    let port = deployment.postgres.port();
-    proxy.lead_to(SocketAddr::from(([127, 0, 0, 1], port)));
+    let (host, port) = deployment.server.address();
+    let server = (host, port).to_socket_addrs().map_err(Error::proxy)?.next();
+    proxy.lead_to(server.ok_or_else(|| Error::proxy(io::ErrorKind::NotFound.into()))?);
     let url = deployment.role_url(database);
-    let through = url.replace(&format!(":{port}/"), &format!(":{}/", proxy.address().port()));
+    let through = url.replace(&format!("{host}:{port}/"), &format!("{}/", proxy.address()));
     let settings = vec![(format!("{database}_database_url"), through)];
     Ok(Member { name, role, address, proxy, settings, process: None })
 }

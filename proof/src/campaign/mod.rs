@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     books::{self, NOTIFIED_LABELS, RECORDED_LABELS, Report, Sources},
-    deployment::{self, Options},
+    deployment::{self, Options, citus::Citus},
 };
 use broker::Broker;
 use client::Client;
@@ -52,6 +52,8 @@ pub struct Campaign {
     pub only: String,
     /// Directory for the processes' logs if the books do not balance.
     pub logs: PathBuf,
+    /// The Citus with the databases, in place of one Postgres.
+    pub citus: Option<Citus>,
 }
 
 /// Why a campaign could not be run. (Violations are an outcome.)
@@ -130,7 +132,8 @@ impl CampaignOutcome {
 /// [`Error`]: it could not be run.
 pub async fn run(campaign: &Campaign) -> Result<CampaignOutcome, Error> {
     let begun = Instant::now();
-    let fleet = Fleet::start(Options::new(&campaign.program)).await?;
+    let options = Options { citus: campaign.citus.clone(), ..Options::new(&campaign.program) };
+    let fleet = Fleet::start(options).await?;
     let record = Record::default();
     let client = Client::new(&fleet.apis(), record.clone());
     let broker = Broker::new(fleet.deployment.kafka.address()).map_err(|e| Error::Broker(e.to_string()))?;

@@ -16,6 +16,7 @@ use super::{
     record::Record,
     workload::canary,
 };
+use crate::deployment;
 
 /// How long a canary order may take before its fault counts as not recovered from.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -68,7 +69,7 @@ impl Nemesis {
         let mut next = Instant::now();
         while faults.len() < campaign.faults && !stop.is_cancelled() {
             if deck.is_empty() {
-                deck = faults::ALL.to_vec();
+                deck = faults::possible(self.fleet.deployment.server.citus().is_some());
                 deck.retain(|kind| kind.name().contains(&campaign.only));
                 deck.shuffle(&mut random);
             }
@@ -92,7 +93,9 @@ impl Nemesis {
         let (victim, not_run) = match injected {
             Ok(victim) => (victim, None),
             Err(Error::NotInjected(why)) => (String::new(), Some(why)),
-            Err(Error::Database(why)) => (String::new(), Some(why.to_string())),
+            Err(Error::Database(why) | Error::Deployment(deployment::Error::Database(why))) => {
+                (String::new(), Some(why.to_string()))
+            }
             Err(other) => return Err(other),
         };
         let lasted = begun.elapsed();

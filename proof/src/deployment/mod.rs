@@ -1,8 +1,10 @@
 //! All servers and roles that an order needs, as separate processes on this machine: [`Deployment`] starts its own
 //! Postgres and Apache Kafka and knows the settings of each role; a role is a [`Process`].
 
+pub mod citus;
 mod kafka;
 mod process;
+mod server;
 
 use std::{
     collections::BTreeMap,
@@ -23,8 +25,10 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
+use citus::Citus;
 pub use kafka::{Kafka, KafkaOptions};
 pub use process::Process;
+pub use server::Server;
 
 /// The databases, each named `amends_<name>` and used by the login role of the same name.
 pub static DATABASES: LazyLock<Vec<&'static str>> = LazyLock::new(services::names);
@@ -42,6 +46,8 @@ pub struct Options {
     pub program: PathBuf,
     /// Further settings of Postgres; fsync is on.
     pub postgres: Vec<(String, String)>,
+    /// The Citus with the databases, in place of an own Postgres. What earlier deployments have left there is dropped.
+    pub citus: Option<Citus>,
     /// How Apache Kafka is run.
     pub kafka: KafkaOptions,
     /// Settings of every role (`database_connections`, `3`).
@@ -56,6 +62,7 @@ impl Options {
         Self {
             program: program.into(),
             postgres: Vec::new(),
+            citus: None,
             kafka: KafkaOptions::default(),
             settings: BTreeMap::new(),
             log: "warn".into(),
@@ -107,7 +114,7 @@ impl Error {
 #[derive(Debug)]
 pub struct Deployment {
     /// The server of all five databases.
-    pub postgres: Postgres,
+    pub server: Server,
     /// The broker.
     pub kafka: Kafka,
     options: Options,
@@ -126,16 +133,14 @@ impl Deployment {
         let reachable = Permissions::from_mode(0o711);
         let directory = tempfile::Builder::new().permissions(reachable).tempdir();
         let directory = directory.map_err(Error::io("making a directory"))?;
-        let mut server = PostgresOptions::new(directory.path().join("postgres"));
-        server.settings.clone_from(&options.postgres);
-        let (postgres, kafka) = tokio::join!(
-            Postgres::start(server),
+        let (server, kafka) = tokio::join!(
+            server(&options, directory.path()),
             Kafka::start(directory.path().join("kafka"), options.kafka.clone())
         );
-        let (postgres, kafka) = (postgres?, kafka?);
-        let urls = migrate(&options.program, &postgres)?;
+        let (server, kafka) = (server?, kafka?);
+        let urls = migrate(&options, &server)?;
         let (inventory, brokers) = (free_address()?, kafka.address().to_string());
-        Ok(Self { postgres, kafka, options, urls, inventory, brokers, directory })
+        Ok(Self { server, kafka, options, urls, inventory, brokers, directory })
     }
 
     /// Returns the directory of the logs and other files of this deployment.
@@ -155,7 +160,7 @@ impl Deployment {
 
     /// Sets the port of 127.0.0.1 at which every role that is spawned from now on finds Postgres.
     pub fn reach_postgres_at(&mut self, port: u16) {
-        let (from, to) = (format!(":{}/", self.postgres.port()), format!(":{port}/"));
+        let (from, to) = (format!(":{}/", self.server.address().1), format!(":{port}/"));
         self.urls.values_mut().for_each(|url| *url = url.replace(&from, &to));
     }
 
@@ -166,7 +171,7 @@ impl Deployment {
 
     /// Returns connections to a database as its owner, the superuser; at most four.
     pub fn pool(&self, database: &str) -> PgPool {
-        let url = self.postgres.url(&format!("amends_{database}"));
+        let url = self.server.url(&format!("amends_{database}"));
         let options = PgConnectOptions::from_str(&url).expect("the server's own URL");
         PgPoolOptions::new().max_connections(4).connect_lazy_with(options.application_name("amends-proof"))
     }
@@ -233,7 +238,7 @@ impl Deployment {
     /// Shuts both servers down in order and removes their data. Roles must have ended.
     pub async fn stop(self) {
         self.kafka.stop();
-        self.postgres.stop().await;
+        self.server.stop().await;
     }
 }
 
@@ -243,10 +248,33 @@ pub fn free_address() -> Result<SocketAddr, Error> {
     Ok((Ipv4Addr::LOCALHOST, port).into())
 }
 
+/// Starts the server, or clears the one that is there.
+async fn server(options: &Options, directory: &Path) -> Result<Server, Error> {
+    if let Some(citus) = &options.citus {
+        citus.clear().await?;
+        return Ok(Server::Citus(citus.clone()));
+    }
+    let mut own = PostgresOptions::new(directory.join("postgres"));
+    own.settings.clone_from(&options.postgres);
+    Ok(Server::Own(Postgres::start(own).await?))
+}
+
 /// Sets up the databases; returns each login role's connection string.
-fn migrate(program: &Path, postgres: &Postgres) -> Result<BTreeMap<&'static str, String>, Error> {
+fn migrate(options: &Options, server: &Server) -> Result<BTreeMap<&'static str, String>, Error> {
+    let program = &options.program;
     let mut command = Command::new(program);
-    command.arg("migrate").env_clear().env("DATABASE_URL", postgres.url("postgres")).stdin(Stdio::null());
+    command.arg("migrate").env_clear().env("DATABASE_URL", server.url("postgres")).stdin(Stdio::null());
+    if let Some(citus) = server.citus() {
+        command.env("AMENDS_DISTRIBUTED", "citus");
+        for setting in ["homes", "reply_partitions"] {
+            if let Some(value) = options.settings.get(setting) {
+                command.env(format!("AMENDS_{}", setting.to_ascii_uppercase()), value);
+            }
+        }
+        for name in DATABASES.iter() {
+            command.env(format!("AMENDS_{}_DATABASE_URL", name.to_ascii_uppercase()), citus.role_url(name));
+        }
+    }
     let output = command.output().map_err(Error::io(format!("running {}", program.display())))?;
     if !output.status.success() {
         return Err(Error::Migrate(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
@@ -254,7 +282,8 @@ fn migrate(program: &Path, postgres: &Postgres) -> Result<BTreeMap<&'static str,
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     let url = |name: &str| {
         let prefix = format!("AMENDS_{}_DATABASE_URL=", name.to_ascii_uppercase());
-        printed.lines().find_map(|line| line.strip_prefix(&prefix)).map(str::to_owned)
+        let drawn = printed.lines().find_map(|line| line.strip_prefix(&prefix)).map(str::to_owned);
+        drawn.or_else(|| server.citus().map(|citus| citus.role_url(name)))
     };
     DATABASES
         .iter()

@@ -93,8 +93,7 @@ async fn window(load: &Load) -> Result<f64, Error> {
 
 /// The same while a transaction with a snapshot is open in a database.
 async fn held_open(stage: &Stage, load: &Load, database: &str) -> Result<f64, Error> {
-    let mut idle =
-        PgConnection::connect(&stage.deployment.postgres.url(&format!("amends_{database}"))).await?;
+    let mut idle = PgConnection::connect(&stage.deployment.server.url(&format!("amends_{database}"))).await?;
     let mut open = idle.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
     sqlx::query("SELECT pg_current_xact_id()").execute(&mut *open).await?;
     let measured = window(load).await;

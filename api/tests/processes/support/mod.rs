@@ -14,22 +14,21 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
-    str::FromStr,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use amends_api::services::{SERVICES, Service};
 use amends_embedded::{Postgres, PostgresOptions};
-use amends_proof::{books::Sources, deployment::ROLES};
+use amends_proof::{
+    books::Sources,
+    deployment::{ROLES, citus::Citus},
+};
 use amends_testkit::{
     TestDatabase, TlsPostgres, eventually,
     proxy::{self, Proxy},
 };
-use sqlx::{
-    AssertSqlSafe, ConnectOptions, PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use sqlx::{ConnectOptions, PgPool, postgres::PgPoolOptions};
 use tokio::sync::Mutex;
 
 pub use amends_proof::deployment::free_address;
@@ -155,30 +154,19 @@ impl Stack {
         databases
     }
 
-    /// The same on the Citus with this coordinator, with as many homes as there are partitions. What earlier tests have
-    /// left there is dropped.
-    pub async fn on_citus(broker: Broker, coordinator: &str) -> Self {
-        drop_from_citus(coordinator).await;
-        let options = PgConnectOptions::from_str(coordinator).unwrap();
-        let url = |name: &str, role: Option<&str>| {
-            let options = options.clone().database(&format!("amends_{name}"));
-            let options = match role {
-                Some(role) => options.username(role).password("amends-test"),
-                None => options,
-            };
-            options.to_url_lossy().to_string()
-        };
+    /// The same on a Citus, with as many homes as there are partitions. What earlier tests have left there is dropped.
+    pub async fn on_citus(broker: Broker, citus: &Citus) -> Self {
+        citus.clear().await.unwrap();
         let (mut databases, mut migrate) = (BTreeMap::new(), Command::new(env!("CARGO_BIN_EXE_amends")));
+        migrate.arg("migrate").env_clear().env("DATABASE_URL", citus.url("postgres"));
         migrate
-            .arg("migrate")
-            .env_clear()
-            .env("DATABASE_URL", coordinator)
-            .env("AMENDS_DISTRIBUTED", "citus");
-        migrate.env("AMENDS_HOMES", "4").env("AMENDS_REPLY_PARTITIONS", "4");
+            .env("AMENDS_DISTRIBUTED", "citus")
+            .env("AMENDS_HOMES", "4")
+            .env("AMENDS_REPLY_PARTITIONS", "4");
         for &Service { name, .. } in &SERVICES {
-            let role = url(name, Some(&format!("amends_{name}")));
+            let role = citus.role_url(name);
             migrate.env(format!("AMENDS_{}_DATABASE_URL", name.to_ascii_uppercase()), &role);
-            let pool = PgPoolOptions::new().connect_lazy(&url(name, None)).unwrap();
+            let pool = PgPoolOptions::new().connect_lazy(&citus.url(&format!("amends_{name}"))).unwrap();
             databases.insert(name, Database { pool, url: role, _clone: None });
         }
         let output = migrate.output().unwrap();
@@ -388,24 +376,6 @@ impl Stack {
 
 /// Held by a test that migrates on the Citus: the databases' names are always the same.
 pub static CITUS_TURN: Mutex<()> = Mutex::const_new(());
-
-/// Drops the databases that `amends migrate` has created, on every node.
-pub async fn drop_from_citus(coordinator: &str) {
-    let options = PgConnectOptions::from_str(coordinator).unwrap();
-    let mut connection = options.connect().await.unwrap();
-    let nodes: Vec<(String, i32)> = sqlx::query_as("SELECT nodename, nodeport FROM pg_dist_node")
-        .fetch_all(&mut connection)
-        .await
-        .unwrap();
-    for (host, port) in nodes {
-        let mut node =
-            options.clone().host(&host).port(u16::try_from(port).unwrap()).connect().await.unwrap();
-        for Service { name, .. } in &SERVICES {
-            let drop = format!("DROP DATABASE IF EXISTS amends_{name} WITH (FORCE)");
-            sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut node).await.unwrap();
-        }
-    }
-}
 
 /// Returns clients of all apis.
 pub fn clients(all: &[Process]) -> Vec<Client> {
