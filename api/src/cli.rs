@@ -96,6 +96,17 @@ pub enum Role {
         #[arg(long)]
         rotate_keys: bool,
     },
+    /// Begins the next epoch after the engine's database was restored to an earlier state: run it once the database has
+    /// recovered, before the roles are started. Says what is at risk. (A second run begins another epoch, which is
+    /// harmless.)
+    Restore {
+        /// Looks only, and changes nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// As a table for people, or as JSON for programs.
+        #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+        output: OutputFormat,
+    },
     /// Lists the topics of a deployment, and what each role may do with them at a Kafka with access control.
     Topics(Topics),
     /// Looks at databases, topics and lag, and says what is wrong and what to do; changes nothing. The status is 1 if

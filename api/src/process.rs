@@ -194,7 +194,8 @@ impl Process {
     }
 
     /// Stops the process with a failure once the pool's database can never execute a statement: repeated, the statement
-    /// would look like an endless outage. The pool's new connections follow a changed password.
+    /// would look like an endless outage. A database that was restored to an earlier state executes no write of a program
+    /// that was started before. The pool's new connections follow a changed password.
     pub fn watch_statements(&self, pool: &Pool) {
         self.pools.add(pool);
         let (pool, stop, failed) = (pool.clone(), self.stop.clone(), Arc::clone(&self.failed));
@@ -303,14 +304,14 @@ pub async fn engine_database(process: &Process, user: &str) -> Result<(Database,
     let pool = database(process, user, &amends_postgres::MIGRATOR).await?;
     let deployment = deployment(&pool).await?;
     if deployment.homes == Homes::ONE {
-        return Ok((Database { pool, homes: Homes::ONE }, deployment));
+        return Ok((Database::from(pool).in_epoch(deployment.epoch), deployment));
     }
     pool.close().await;
     let (url, name) = (process.settings.database_of(user)?, format!("amends-{user}"));
     let connections = process.settings.database_connections;
     let database = Database::connect(url, connections, &name, Bounds::default(), deployment.homes)?;
     process.watch_statements(&database.pool);
-    Ok((database, deployment))
+    Ok((database.in_epoch(deployment.epoch), deployment))
 }
 
 /// Listens on an address without tokens. It is an error if the address is taken, or if other machines can reach it and

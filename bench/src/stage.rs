@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use amends_api::clock::TokioClock;
-use amends_engine::runtime::{Engine, Epoch};
+use amends_engine::runtime::Engine;
 use amends_kafka::{KafkaSettings, KafkaSink};
 use amends_orders::OrderStore;
 use amends_pool as pool;
@@ -258,7 +258,7 @@ async fn births(deployment: &Deployment, kafka: &KafkaSettings, mode: Mode) -> R
         clock: TokioClock::default(),
         catalog,
         key: this.key,
-        epoch: Epoch::new(this.epoch),
+        epoch: this.epoch,
         ownership: Default::default(),
         news: Default::default(),
         budget: Default::default(),

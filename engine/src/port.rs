@@ -153,6 +153,8 @@ pub enum Deferral {
     Unreadable,
     /// The saga's part of the store does not answer.
     Unreachable,
+    /// The reply is a success from before a restore. Whether the saga orders it again is known once the saga has ended.
+    BeforeRestore,
 }
 
 impl Deferral {
@@ -166,6 +168,7 @@ impl Deferral {
             Deferral::UnknownWorkflow => "unknown_workflow",
             Deferral::Unreadable => "unreadable",
             Deferral::Unreachable => "unreachable",
+            Deferral::BeforeRestore => "before_restore",
         }
     }
 }
@@ -177,6 +180,7 @@ impl std::fmt::Display for Deferral {
             Deferral::UnknownWorkflow => "this program does not know its workflow in that version",
             Deferral::Unreadable => "this program cannot read its row: a newer program wrote it",
             Deferral::Unreachable => "its part of the store does not answer",
+            Deferral::BeforeRestore => "it is a success from before a restore, and its saga has not ended",
         })
     }
 }
@@ -243,12 +247,19 @@ pub enum Error {
     /// A row cannot be read: a newer program wrote it, or it is damaged.
     #[error("store holds what cannot be read: {0}")]
     Unreadable(String),
+    /// The store was restored to an earlier state since this program has read its epoch. The program may remember what
+    /// the store no longer contains: it must end, and nothing of it is written.
+    #[error("store: {0}")]
+    OtherEpoch(String),
 }
 
 /// The store of sagas. State, timeline and timers of a saga change in one transaction, guarded by its revision.
 ///
 /// A store may have several parts, each with sagas of its own, on several servers. It then reads and writes each part by
 /// itself, and [`load`](Self::load) and [`commit`](Self::commit) report the parts that fail instead of failing.
+///
+/// A program uses a store in one epoch, that of its start. In another epoch, writes that rest on what was read before
+/// fail with [`Error::OtherEpoch`], and so does [`announce`](Self::announce).
 pub trait SagaStore: Send + Sync {
     /// Returns the time of the store's own clock: never ahead of it, and never before the time that a read returned.
     fn now(&self) -> impl Future<Output = Result<DateTime<Utc>, Error>> + Send;

@@ -11,7 +11,7 @@ fn stored() -> Vec<String> {
     let mut stay = support::waiting_for("charge");
     stay.refuses("charge execute", "no");
     let state = stay.saga.state.to_json();
-    stay.entries.iter().map(Entry::body).chain([state]).collect()
+    stay.entries.iter().map(|entry| entry.body(0)).chain([state]).collect()
 }
 
 fn read(text: &str) {

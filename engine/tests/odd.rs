@@ -5,7 +5,7 @@ mod support;
 use amends_engine::{
     core::{Actor, Catalog, Definition, Event},
     port::{self, OddReason, OddReply},
-    runtime::{Epoch, deferred, replies},
+    runtime::{deferred, replies},
 };
 use amends_protocol::{Kind, Outcome, Reply, TokenKey, wire};
 use support::world::{TestEngine, World, block_on};
@@ -27,7 +27,7 @@ fn booked(world: &World, engine: &TestEngine) -> Uuid {
 /// Processes a batch of this reply alone; returns the notes of the saga.
 fn noted(change: impl FnOnce(&mut Reply)) -> (Vec<(OddReason, u32)>, usize, usize) {
     let (world, mut engine) = World::new();
-    engine.epoch = Epoch::new(2);
+    engine.epoch = 2;
     world.state().epoch = 2;
     let stay = world.born(1);
     let mut booked = world.answer(stay, "book", Kind::Execute, Outcome::Succeeded);

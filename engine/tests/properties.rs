@@ -144,7 +144,7 @@ impl World {
         for entry in &self.saga.entries[written..] {
             assert_eq!(entry.revision, before.revision + 1, "revisions without a gap");
             assert!(entry.did.ended.is_none() || before.outcome.is_none(), "a saga ends once");
-            let stored = Entry::from_stored(entry.revision, entry.occurrence.at, &entry.body());
+            let stored = Entry::from_stored(entry.revision, entry.occurrence.at, &entry.body(0));
             assert_eq!(&stored.unwrap(), entry);
             let Occurrence { event, at, jitter } = entry.occurrence.clone();
             match transition(&self.definition, &self.replayed, &Occurrence { event, at, jitter }) {

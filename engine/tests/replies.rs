@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use amends_engine::core::{Actor, Event, Retry, SagaState, Seen};
 use amends_engine::port;
-use amends_engine::runtime::{self, Epoch, apply::Applied, replies};
+use amends_engine::runtime::{self, apply::Applied, deferred, replies};
 use amends_protocol::{Kind, Outcome, Reply, TokenKey};
 use support::world::{TestEngine, World, block_on};
 use uuid::Uuid;
@@ -280,7 +280,7 @@ fn a_success_nobody_here_ordered_is_kept_and_other_answers_are_not() {
 #[test]
 fn a_reply_from_before_a_restore_is_ignored() {
     let (world, mut engine) = World::new();
-    engine.epoch = Epoch::new(2);
+    engine.epoch = 2;
     let a = world.born(1);
     let mut reply = world.answer(a, "book", Kind::Execute, Outcome::Succeeded);
     world.delivers(&reply);
@@ -295,7 +295,7 @@ fn a_reply_from_before_a_restore_is_ignored() {
 }
 
 #[test]
-fn a_reply_of_a_newer_epoch_has_the_engine_read_its_own_again() {
+fn a_reply_of_a_newer_epoch_has_the_engine_read_the_store_s_and_end_if_that_is_newer_too() {
     let (world, engine) = World::new();
     let (a, b) = (world.born(1), world.born(2));
     let newer = |saga| Reply { epoch: 7, ..world.answer(saga, "book", Kind::Execute, Outcome::Succeeded) };
@@ -304,18 +304,52 @@ fn a_reply_of_a_newer_epoch_has_the_engine_read_its_own_again() {
     world.delivers(&newer(a));
     run(&world, &engine).unwrap();
     assert_eq!(world.log(), ["epoch", "offsets", "note 1"]);
-    assert_eq!((world.saga(a).revision, engine.epoch.known()), (1, 1));
+    assert_eq!((world.saga(a).revision, engine.epoch), (1, 1));
     let dead: Vec<(i64, String)> = world.state().dead.clone();
     assert_eq!(dead.len(), 2);
     assert!(dead[0].1.contains("epoch 7"), "{dead:?}");
 
-    // The store was restored while this engine ran: replies of the new epoch count, replies of the old one do not.
+    // The store was restored while this engine ran: it judges nothing more, whatever the epoch of the reply.
     world.state().epoch = 7;
     world.answers(b, "book", Outcome::Refused);
     world.delivers(&newer(a));
+    let error = run(&world, &engine).unwrap_err();
+    assert!(matches!(error, runtime::Error::Store(port::Error::OtherEpoch(_))), "{error}");
+    assert_eq!((world.saga(a).label.as_str(), world.saga(b).label.as_str()), ("NEW", "NEW"));
+    assert_eq!(world.state().dead.len(), 2);
+    // Started again, it judges what it had received.
+    let mut engine = world.engine();
+    engine.epoch = 7;
     run(&world, &engine).unwrap();
     assert_eq!((world.saga(a).label.as_str(), world.saga(b).label.as_str()), ("BOOKED", "NEW"));
-    assert_eq!((engine.epoch.known(), world.state().dead.len()), (7, 2));
+}
+
+#[test]
+fn a_success_from_before_a_restore_is_a_stray_if_no_saga_here_has_ordered_it() {
+    let (world, mut engine) = World::new();
+    engine.epoch = 2;
+    world.state().epoch = 2;
+    let (alive, gone) = (world.born(1), Uuid::from_u128(99));
+    // The saga was lost, the saga orders it, and the saga may still order it.
+    world.answers(gone, "book", Outcome::Succeeded);
+    world.answers(gone, "charge", Outcome::Refused);
+    world.answers(alive, "book", Outcome::Succeeded);
+    world.answers(alive, "charge", Outcome::Succeeded);
+    run(&world, &engine).unwrap();
+    let strays = || world.state().strays.iter().map(|stray| stray.saga_id).collect::<Vec<_>>();
+    assert_eq!((strays(), world.saga(alive).revision, world.state().deferred.len()), (vec![gone], 1, 1));
+
+    // It is judged once the saga has ended: on another way than before the restore.
+    let again = || {
+        world.passes(60);
+        block_on(deferred::run_once(&engine)).unwrap()
+    };
+    assert_eq!((again(), strays(), world.state().deferred.len()), (1, vec![gone], 1));
+    let refused = Reply { epoch: 2, ..world.answer(alive, "book", Kind::Execute, Outcome::Refused) };
+    world.delivers(&refused);
+    run(&world, &engine).unwrap();
+    assert!(world.saga(alive).outcome.is_some());
+    assert_eq!((again(), strays(), world.state().deferred.len()), (1, vec![gone, alive], 0));
 }
 
 #[test]

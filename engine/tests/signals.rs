@@ -261,8 +261,8 @@ fn a_program_without_the_workflow_judges_nothing_of_it() {
     let mut saga = saga;
     saga.signals("ask", yes());
     let entry = saga.entries.last().unwrap();
-    assert!(entry.body().starts_with("{\"event\":{\"signalled\":"), "{}", entry.body());
-    assert_eq!(&Entry::from_stored(entry.revision, entry.occurrence.at, &entry.body()).unwrap(), entry);
+    assert!(entry.body(0).starts_with("{\"event\":{\"signalled\":"), "{}", entry.body(0));
+    assert_eq!(&Entry::from_stored(entry.revision, entry.occurrence.at, &entry.body(0)).unwrap(), entry);
 }
 
 #[test]

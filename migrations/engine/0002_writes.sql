@@ -1,6 +1,46 @@
 -- How sagas are written: births and commits are one statement each, so that a batch is one round trip and one transaction.
 -- The number of an entry is given in one place, append_entries. `of_home` is the home of all rows that a call writes.
 
+-- Returns true if the database is in this epoch; otherwise it fails with an error of its own (`sqlstate::is_other_epoch`).
+-- A program that was started before a restore may remember sagas, positions and answers that the database no longer
+-- contains: in the epoch after it, it can write nothing. The row is read, and the table's lock held until the commit:
+-- `raise_epoch` waits for all writes of the epoch before.
+CREATE FUNCTION check_epoch(of_epoch integer) RETURNS boolean
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    present integer;
+BEGIN
+    SELECT d.epoch INTO present FROM deployment AS d;
+    IF present <> of_epoch THEN
+        RAISE EXCEPTION 'the database was restored to an earlier state: its epoch is %, and this program was started in epoch %',
+            present, of_epoch USING ERRCODE = 'AM001';
+    END IF;
+    RETURN true;
+END $$;
+
+-- The same for plain statements: it is executed once, before any row is written.
+CREATE FUNCTION is_epoch(of_epoch integer) RETURNS boolean
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    RETURN check_epoch(of_epoch);
+END $$;
+
+-- Begins the next epoch, after the database was restored to an earlier state; returns it. For the database's owner. It
+-- waits, a few seconds, for writes that are not committed.
+CREATE FUNCTION raise_epoch() RETURNS integer
+LANGUAGE plpgsql
+SET lock_timeout = '5s'
+AS $$
+DECLARE
+    raised integer;
+BEGIN
+    LOCK TABLE deployment IN ACCESS EXCLUSIVE MODE;
+    UPDATE deployment SET epoch = epoch + 1 RETURNING epoch INTO raised;
+    RETURN raised;
+END $$;
+
 -- Waits until no other transaction is writing entries in these slots, and keeps others out until the end of this one.
 -- In the order of the slots, so that two batches cannot deadlock. The first number is the class of these advisory locks,
 -- "amnd".
@@ -42,13 +82,14 @@ END $$;
 
 -- Inserts the new sagas in `among` (null: all) with their personal fields and first entries. New rows block no other
 -- transaction, so the slots are locked last.
-CREATE FUNCTION bear_sagas(of_home smallint, ids uuid[], slots smallint[], business_keys text[], workflows text[],
+CREATE FUNCTION bear_sagas(of_home smallint, of_epoch integer, ids uuid[], slots smallint[], business_keys text[], workflows text[],
                            workflow_versions integer[], labels text[], wake_ats timestamptz[], steps text[],
                            ats timestamptz[], states text[], personals text[], bodies text[], lives boolean[],
                            core_versions smallint[], state_versions smallint[], batch bigint, among uuid[]) RETURNS void
 LANGUAGE plpgsql
 AS $$
 BEGIN
+    PERFORM check_epoch(of_epoch);
     INSERT INTO sagas (home, id, slot, business_key, workflow, workflow_version, revision, label, parked, live, wake_at,
                        step, since, born_at, updated_at, state, core_version, state_version)
     SELECT of_home, w.id, w.slot, w.business_key, w.workflow, w.workflow_version, 1, w.label, false, w.live, w.wake_at,
@@ -69,7 +110,7 @@ END $$;
 -- 2 live; and what of the input the caller asks for: 4 data, 8 personal fields. With `passing_over` it waits for nobody:
 -- a row that another transaction holds, or whose slot is held, is passed over. Returns the rows that were written, with
 -- the input that was asked for, and as `locked` those that were passed over.
-CREATE FUNCTION commit_sagas(of_home smallint, passing_over boolean, ids uuid[], read_revisions integer[],
+CREATE FUNCTION commit_sagas(of_home smallint, of_epoch integer, passing_over boolean, ids uuid[], read_revisions integer[],
                              revisions integer[], labels text[], headings text[], reasons text[], outcomes text[],
                              flags smallint[], wake_ats timestamptz[], steps text[], sinces timestamptz[], updated_ats timestamptz[],
                              core_versions smallint[], state_versions smallint[], states text[],
@@ -85,6 +126,7 @@ DECLARE
     written      uuid[];
     asked        smallint[];
 BEGIN
+    PERFORM check_epoch(of_epoch);
     IF passing_over THEN
         WITH held AS (
             SELECT s.id, s.slot
@@ -129,7 +171,7 @@ BEGIN
     END IF;
 END $$;
 
-REVOKE ALL ON FUNCTION lock_slots, lock_free_slots,
+REVOKE ALL ON FUNCTION check_epoch, is_epoch, raise_epoch, lock_slots, lock_free_slots,
     append_entries, bear_sagas, commit_sagas FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION lock_slots, lock_free_slots, append_entries, bear_sagas, commit_sagas
+GRANT EXECUTE ON FUNCTION check_epoch, is_epoch, lock_slots, lock_free_slots, append_entries, bear_sagas, commit_sagas
     TO amends_engine;

@@ -137,7 +137,7 @@ END $$;
 -- Places orders with their sagas; returns the orders placed. An order with a key is placed only if the key was taken for
 -- it: `key_orders` are the first order of each key, sorted by key. A statement that arrives after its program has given
 -- it up places nothing, because the program has already read back that nothing was placed.
-CREATE FUNCTION place_orders(of_home smallint, of_class smallint, key_subjects text[], keys text[], key_orders uuid[],
+CREATE FUNCTION place_orders(of_home smallint, of_epoch integer, of_class smallint, key_subjects text[], keys text[], key_orders uuid[],
                              fingerprints bytea[], order_ids uuid[], keyed boolean[], cancels_ats timestamptz[],
                              totals bigint[], subjects text[], customer_ids text[], currencies text[], lines text[],
                              saga_ids uuid[], slots smallint[], business_keys text[], workflows text[],
@@ -170,7 +170,7 @@ BEGIN
                            place_orders.lines)
          AS w (id, saga_id, created_at, cancels_at, total, subject, customer_id, currency, lines)
     WHERE born IS NULL OR w.saga_id IN (SELECT UNNEST(born));
-    PERFORM bear_sagas(of_home, saga_ids, slots, business_keys, workflows, workflow_versions, labels, wake_ats, steps,
+    PERFORM bear_sagas(of_home, of_epoch, saga_ids, slots, business_keys, workflows, workflow_versions, labels, wake_ats, steps,
                        ats, states, personals, bodies, lives, core_versions, state_versions, batch, born);
     RETURN QUERY SELECT UNNEST(placed);
 END $$;

@@ -15,7 +15,8 @@ use crate::{order_fulfilment::OrderInput, order_refund, order_return::ReturnInpu
 pub struct DomainEvent {
     /// `1.0`.
     pub specversion: String,
-    /// The event's id, the same for every delivery.
+    /// The event's id, the same for every delivery. After a restore, an order's new events have other ids than those that
+    /// were lost.
     pub id: String,
     /// `/amends/order_fulfilment`.
     pub source: String,
@@ -89,7 +90,7 @@ pub(crate) fn of_entry(
     let refunded = brought.iter().find(|exposure| exposure.kind == "money_refunded");
     let event = |(number, r#type): (u64, &str)| DomainEvent {
         specversion: "1.0".to_owned(),
-        id: format!("{saga_id}/{}/{type}", entry.revision),
+        id: format!("{saga_id}/{}/{type}", revision(entry)),
         source: format!("/amends/{workflow}"),
         r#type: r#type.to_owned(),
         subject: order_id.to_owned(),
@@ -117,6 +118,40 @@ pub fn order_status<'a>(workflow: &str, entry: &'a Entry) -> Option<&'a str> {
     entry.did.label.as_deref().filter(|_| workflow != order_refund::NAME)
 }
 
+/// Returns an entry's revision; after a restore with the epoch: the same revision may have been published before, with
+/// another content.
+fn revision(entry: &Entry) -> String {
+    match entry.epoch {
+        0 => entry.revision.to_string(),
+        epoch => format!("{}.{epoch}", entry.revision),
+    }
+}
+
 fn instant(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use amends_engine::core::{Did, Occurrence};
+
+    use super::*;
+
+    #[test]
+    fn an_event_of_a_new_epoch_has_an_id_of_its_own_and_at_first_ids_name_no_epoch() {
+        let entry = |epoch| Entry {
+            revision: 7,
+            core_version: 1,
+            epoch,
+            occurrence: Occurrence { event: Event::Woke, at: DateTime::UNIX_EPOCH, jitter: 0 },
+            did: Did::default(),
+        };
+        let saga = Uuid::from_u128(1);
+        let id = |epoch| {
+            let events = of_entry("order_fulfilment", &["order.paid"], saga, "o", &entry(epoch), 4);
+            (events[0].id.clone(), events[0].sequence.clone())
+        };
+        assert_eq!(id(0), (format!("{saga}/7/order.paid"), "5".to_owned()));
+        assert_eq!(id(2), (format!("{saga}/7.2/order.paid"), "5".to_owned()));
+    }
 }

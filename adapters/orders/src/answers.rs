@@ -140,7 +140,7 @@ impl AnswerStore {
     /// # Errors
     /// The database's.
     pub async fn forget_expired(&self) -> Result<u64, Error> {
-        let Database { pool, homes } = &self.0;
+        let Database { pool, homes, .. } = &self.0;
         let forget = |home, ()| async move {
             sqlx::query(FORGET).bind(home).bind(FORGOTTEN_AT_ONCE).execute(pool).await.map_err(error::of)
         };

@@ -61,7 +61,7 @@ fn home_of(homes: Homes, subject: &str, key: &str) -> i16 {
 /// # Errors
 /// The error of a database with one home.
 pub(crate) async fn claim(
-    Database { pool, homes }: &Database,
+    Database { pool, homes, .. }: &Database,
     orders: &[&NewOrder],
 ) -> Result<HashMap<Uuid, Result<Claim, Error>>, Error> {
     let parts = homes.divide(orders.iter().copied(), |order| home(*homes, order));
@@ -85,7 +85,7 @@ async fn claim_home(pool: &Pool, home: i16, orders: Vec<&NewOrder>) -> Result<Ve
 }
 
 /// Gives back the keys of orders that were certainly not placed.
-pub(crate) async fn release(Database { pool, homes }: &Database, orders: &[&NewOrder]) {
+pub(crate) async fn release(Database { pool, homes, .. }: &Database, orders: &[&NewOrder]) {
     let keyed = orders.iter().copied().filter(|order| order.idempotency.is_some());
     let parts = homes.divide(keyed, |order| home(*homes, order));
     let release = |home, orders: Vec<&NewOrder>| {
@@ -143,7 +143,7 @@ pub(crate) async fn replace(
 }
 
 /// Returns whether an order exists, once no transaction is writing in its slot.
-async fn exists(Database { pool, homes }: &Database, order_id: Uuid) -> Result<bool, Error> {
+async fn exists(Database { pool, homes, .. }: &Database, order_id: Uuid) -> Result<bool, Error> {
     let home = homes.of(order_id);
     let ask = async {
         let mut tx = pool.begin().await?;
@@ -191,7 +191,7 @@ pub(crate) async fn placed_with(
 /// # Errors
 /// The error of a database with one home.
 pub(crate) async fn orders(
-    Database { pool, homes }: &Database,
+    Database { pool, homes, .. }: &Database,
     ids: &[Uuid],
 ) -> Result<HashMap<Uuid, OrderRow>, Error> {
     let read = |home, ids: Vec<Uuid>| async move {

@@ -103,7 +103,7 @@ impl OrderStore {
             false => self.scan(filter, STATUS_SCAN).await?,
         };
         let Cut { shown, next } = cut(&seen, is_end, filter, settled);
-        let Database { pool, homes } = self.database();
+        let Database { pool, homes, .. } = self.database();
         let view = |home, ids| async move { view(pool, home, ids, &filter.statuses).await };
         let views = each_home(homes.divide_ids(&shown), view).await?;
         let mut views: HashMap<Uuid, OrderView> =
@@ -116,7 +116,7 @@ impl OrderStore {
     /// these are the last.
     async fn scan(&self, filter: &OrderFilter, most: u32) -> Result<(Vec<Seen>, bool), Error> {
         let most = most + 1;
-        let Database { pool, homes } = self.database();
+        let Database { pool, homes, .. } = self.database();
         let all = homes.all().map(|home| (home, ()));
         let scans = |home, ()| async move {
             let mut query = scan(home, filter, most);

@@ -34,7 +34,7 @@ impl OrderStore {
     /// # Errors
     /// The database's.
     pub async fn newest(&self, orders: &[Uuid]) -> Result<HashMap<Uuid, Newest>, Error> {
-        let Database { pool, homes } = self.database();
+        let Database { pool, homes, .. } = self.database();
         let found = answering_homes(homes.divide_ids(orders), |home, ids| newest_in(pool, home, ids)).await?;
         Ok(found.into_iter().flatten().map(|order| (order.id, order.newest)).collect())
     }

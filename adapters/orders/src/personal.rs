@@ -66,7 +66,7 @@ impl OrderStore {
         after: Option<Uuid>,
         limit: u32,
     ) -> Result<PersonalDataPage, Error> {
-        let Database { pool, homes } = self.database();
+        let Database { pool, homes, .. } = self.database();
         // One more than are shown tells whether there are more.
         let most = limit.max(1) + 1;
         let read = |home, ()| read(pool, home, customer_id, after, most);
@@ -84,7 +84,7 @@ impl OrderStore {
     /// # Errors
     /// The database's.
     pub async fn personal_data_of(&self, order_id: Uuid) -> Result<Option<Json>, Error> {
-        let Database { pool, homes } = self.database();
+        let Database { pool, homes, .. } = self.database();
         let data: Option<sqlx::types::Json<Json>> = sqlx::query_scalar(
             "SELECT p.data::json
              FROM orders AS o JOIN personal AS p ON ($1::int2 IS NULL OR p.home = $1) AND p.saga_id = COALESCE((
@@ -116,7 +116,7 @@ impl OrderStore {
         if !under_way.is_empty() {
             return Ok(Erasure::UnderWay(under_way));
         }
-        let Database { pool, homes } = self.database();
+        let Database { pool, homes, .. } = self.database();
         let id = Uuid::now_v7();
         sqlx::query("INSERT INTO personal_data_erasures (id, customer_id, erased_by) VALUES ($1, $2, $3)")
             .bind(id)
@@ -166,7 +166,7 @@ impl OrderStore {
         settled: &[&str],
         after: Option<Uuid>,
     ) -> Result<Vec<Looked>, Error> {
-        let Database { pool, homes } = self.database();
+        let Database { pool, homes, .. } = self.database();
         let look = |home, ()| look(pool, home, customer_id, settled, after);
         let all = homes.all().map(|home| (home, ()));
         let mut page: Vec<Looked> = each_home(all, look).await?.into_iter().flatten().collect();

@@ -39,7 +39,7 @@ impl OrderStore {
         &self,
         orders: &[(Uuid, i64)],
     ) -> Result<HashMap<Uuid, Vec<EarlierEntry>>, Error> {
-        let Database { pool, homes } = self.database();
+        let Database { pool, homes, .. } = self.database();
         let parts = homes.divide(orders.iter().copied(), |(order, _)| homes.of(*order));
         let found = each_home(parts, |home, orders| rows_of_home(pool, home, orders)).await?;
         let mut entries: HashMap<Uuid, Vec<EarlierEntry>> = HashMap::new();

@@ -2,7 +2,7 @@
 
 use amends_engine::core::Change;
 use amends_pool::{Connection, sqlstate};
-use amends_postgres::{Birth, Error, births, error, lost_commit, timeline};
+use amends_postgres::{Birth, Error, births, columns::int, error, lost_commit, timeline};
 use amends_protocol::Json;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -63,7 +63,7 @@ impl OrderStore {
                 return Err(error::of(failed));
             }
         };
-        insert(&mut tx, home, order_id, &new, request).await.map_err(error::of)?;
+        insert(&mut tx, home, self.database().epoch, order_id, &new, request).await.map_err(error::of)?;
         let saga_id = new.change.saga.id;
         match tx.commit().await {
             Ok(()) => {}
@@ -156,6 +156,7 @@ async fn read(
 async fn insert(
     connection: &mut Connection,
     home: i16,
+    epoch: u32,
     order_id: Uuid,
     new: &NewOrderSaga,
     request: Option<[u8; 32]>,
@@ -190,9 +191,8 @@ async fn insert(
             .await?;
     }
     let birth = [Birth { change: &new.change, personal: None }];
-    births::bind(sqlx::query(births::INSERT).bind(home), &birth, timeline::new_batch())
-        .execute(connection)
-        .await?;
+    let query = sqlx::query(births::INSERT).bind(home).bind(int(epoch));
+    births::bind(query, &birth, epoch, timeline::new_batch()).execute(connection).await?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use amends_engine::core::Change;
 use amends_pool::{Connection, DatabaseClock, Pool, sqlstate};
 use amends_postgres::{
     Birth, Database, Error, Homes, births,
-    columns::{each, small},
+    columns::{each, int, small},
     error, lost_commit,
     timeline::{self, SagaEntry},
 };
@@ -98,7 +98,7 @@ impl OrderStore {
         let mut connection = self.pool().acquire().await.map_err(error::of)?;
         // Among several homes, the keys are taken before.
         let takes_keys = self.database.homes == Homes::ONE;
-        let placed = match insert(&mut connection, home, &born, takes_keys).await {
+        let placed = match insert(&mut connection, home, self.database.epoch, &born, takes_keys).await {
             Ok(placed) => {
                 // The connection is released before another is acquired.
                 drop(connection);
@@ -260,11 +260,12 @@ impl<'a> Born<'a> {
 /// Keys, orders and the births of their sagas (function `place_orders`): one statement, one transaction, one round
 /// trip. The last sixteen parameters are those of [`births::bind`].
 const PLACE: &str = "SELECT place_orders($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
-     $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30)";
+     $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31)";
 
 async fn insert(
     connection: &mut Connection,
     home: i16,
+    epoch: u32,
     born: &[Born<'_>],
     takes_keys: bool,
 ) -> Result<HashSet<Uuid>, sqlx::Error> {
@@ -272,7 +273,7 @@ async fn insert(
     let births = each(born, |born| Birth { change: &born.change, personal: Some(&born.order.personal) });
     // The first order of the batch with a key takes it; the others get that order's result.
     let asking = if takes_keys { keys::first_of_each(&orders) } else { Vec::new() };
-    let query = keys::bind(sqlx::query(PLACE).bind(home), &asking)
+    let query = keys::bind(sqlx::query(PLACE).bind(home).bind(int(epoch)), &asking)
         .bind(each(&orders, |order| order.id))
         .bind(each(&orders, |order| takes_keys && order.idempotency.is_some()))
         .bind(each(born, |born| born.row.cancels_at))
@@ -281,7 +282,7 @@ async fn insert(
         .bind(each(&orders, |order| order.customer_id.as_str()))
         .bind(each(&orders, |order| order.currency.as_str()))
         .bind(each(&orders, |order| order.lines.get()));
-    let placed = births::bind(query, &births, timeline::new_batch()).fetch_all(connection).await?;
+    let placed = births::bind(query, &births, epoch, timeline::new_batch()).fetch_all(connection).await?;
     placed.iter().map(|row| row.try_get(0)).collect()
 }
 

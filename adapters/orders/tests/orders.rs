@@ -346,7 +346,7 @@ async fn what_cannot_be_stored_does_not_stop_the_others() {
 #[tokio::test]
 async fn what_cannot_be_stored_in_one_home_leaves_the_answers_of_the_others_true() {
     let (world, _) = orders().await;
-    let store = OrderStore::new(Database { pool: world.pool(), homes: Homes::new(2).unwrap() });
+    let store = OrderStore::new(Database { homes: Homes::new(2).unwrap(), ..world.pool().into() });
     let now = store.now().await.unwrap();
     let mut batch: Vec<NewOrder> = (0..8).map(|_| order(None)).collect();
     for (n, order) in batch.iter_mut().enumerate() {

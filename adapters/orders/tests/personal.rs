@@ -47,7 +47,7 @@ async fn erasures(world: &Postgres) -> Vec<(String, String, bool, i64)> {
 }
 
 async fn is_exported_and_erased(world: Postgres, homes: Homes) {
-    let store = OrderStore::new(amends_postgres::Database { pool: world.pool(), homes });
+    let store = OrderStore::new(amends_postgres::Database { homes, ..world.pool().into() });
     let orders = placed(&store, "c-1", 25).await;
     let others = placed(&store, "c-2", 3).await;
     let before = all(&store, "c-1", 10).await;

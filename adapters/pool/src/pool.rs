@@ -247,8 +247,8 @@ impl Pool {
         &self.connections
     }
 
-    /// Waits for the next statement that this database can never execute (SQLSTATE classes 0A and 42); returns its
-    /// error. Repeating such a statement would look like an endless outage.
+    /// Waits for the next statement that this database can never execute (SQLSTATE classes 0A and 42, and
+    /// the error of another epoch); returns its error. Repeating such a statement would look like an endless outage.
     pub async fn program_fault(&self) -> String {
         self.calls.program_fault().await
     }

@@ -26,6 +26,9 @@ const QUERY_CANCELED: &str = "57014";
 const NO_ROOM: [&str; 2] = ["53100", "53400"];
 /// Feature not supported, syntax error or access rule violation: such a statement can never succeed.
 const PROGRAM_CLASSES: [&str; 2] = ["0A", "42"];
+/// Amends' own (migrations/engine/0002_writes.sql): the database was restored to an earlier state since the program has
+/// read its epoch.
+const OTHER_EPOCH: &str = "AM001";
 /// `undefined_table`.
 const UNDEFINED_TABLE: &str = "42P01";
 
@@ -56,7 +59,12 @@ pub fn is_read_only(error: &Error) -> bool {
 
 /// Returns whether the program is at fault: the statement needs something that this database will never have or allow.
 pub fn is_program_fault(error: &Error) -> bool {
-    has_class(error, &PROGRAM_CLASSES)
+    has_class(error, &PROGRAM_CLASSES) || is_other_epoch(error)
+}
+
+/// Returns whether the database was restored to an earlier state since the program has read its epoch.
+pub fn is_other_epoch(error: &Error) -> bool {
+    has_code(error, OTHER_EPOCH)
 }
 
 /// Returns whether the statement names a table that does not exist.

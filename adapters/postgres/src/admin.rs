@@ -151,7 +151,7 @@ impl Admin {
     /// # Errors
     /// [`ListError`].
     pub async fn list(&self, filter: &Filter) -> Result<Page, ListError> {
-        let Database { pool, homes } = &self.database;
+        let Database { pool, homes, .. } = &self.database;
         let all = homes.all().map(|home| (home, ()));
         let mut rows: Vec<ListedRow> = each_home(all, |home, ()| rows_of_home(pool, home, filter))
             .await?
@@ -190,7 +190,7 @@ impl Admin {
 
     /// Reads everything in one snapshot.
     async fn read(&self, saga_id: Uuid) -> Result<Option<DetailRows>, sqlx::Error> {
-        let Database { pool, homes } = &self.database;
+        let Database { pool, homes, .. } = &self.database;
         let home = homes.of(saga_id);
         let mut tx = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         let saga = sqlx::query_as(AssertSqlSafe(format!(

@@ -24,7 +24,7 @@ use crate::{
 
 /// Updates rows that still have the revision that was read, and appends their entries (function `commit_sagas`).
 const COMMIT: &str = "SELECT saga_id, locked, data, personal FROM commit_sagas($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, \
-     $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)";
+     $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)";
 
 /// What a batch does where another transaction holds a row or a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,16 +39,13 @@ enum WhereHeld {
 ///
 /// # Errors
 /// The error of a database with one home.
-pub(crate) async fn commit(
-    Database { pool, homes }: &Database,
-    held: &Held,
-    writes: &[Write],
-) -> Result<Committed, Error> {
+pub(crate) async fn commit(database: &Database, held: &Held, writes: &[Write]) -> Result<Committed, Error> {
+    let homes = database.homes;
     let mut writes: Vec<&Write> = writes.iter().collect();
     writes.sort_by_key(|write| write.saga.id);
     let parts = homes.divide(writes, |write| homes.of_slot(write.saga.slot));
-    let commit = |home, writes| commit_home(pool, held, home, writes);
-    let Answers { answers, failed } = answers_of_homes(*homes, parts, commit).await?;
+    let commit = |home, writes| commit_home(database, held, home, writes);
+    let Answers { answers, failed } = answers_of_homes(homes, parts, commit).await?;
     let mut committed = Committed::default();
     for Committed { written, locked, .. } in answers {
         committed.written.extend(written);
@@ -65,12 +62,17 @@ pub(crate) async fn commit(
 /// Writes a home's part of a batch. If another transaction holds a row, the statement waits as long as the connection's
 /// lock timeout (`amends_pool`), and then passes the row over. A batch with a row that was passed over recently does not
 /// wait at all.
-async fn commit_home(pool: &Pool, held: &Held, home: i16, writes: Vec<&Write>) -> Result<Committed, Error> {
+async fn commit_home(
+    Database { pool, epoch, .. }: &Database,
+    held: &Held,
+    home: i16,
+    writes: Vec<&Write>,
+) -> Result<Committed, Error> {
     let batch = timeline::new_batch();
     let mut where_held = if held.has_any(&writes) { WhereHeld::PassesOver } else { WhereHeld::Waits };
     let mut connection = pool.acquire().await.map_err(error::of)?;
     loop {
-        match run(&mut connection, home, where_held, &writes, batch).await {
+        match run(&mut connection, home, *epoch, where_held, &writes, batch).await {
             Ok(rows) => {
                 drop(connection);
                 return committed(rows, held, &writes);
@@ -112,6 +114,7 @@ fn committed(rows: Vec<CommittedRow>, held: &Held, writes: &[&Write]) -> Result<
 async fn run(
     connection: &mut Connection,
     home: i16,
+    epoch: u32,
     where_held: WhereHeld,
     writes: &[&Write],
     batch: i64,
@@ -122,6 +125,7 @@ async fn run(
     // The result is read to its end: an error at commit is reported after the last row.
     sqlx::query_as(COMMIT)
         .bind(home)
+        .bind(int(epoch))
         .bind(where_held == WhereHeld::PassesOver)
         .bind(each(writes, |w| w.saga.id))
         .bind(each(writes, |w| int(w.read_revision)))
@@ -142,7 +146,7 @@ async fn run(
         .bind(each(&entries, |(w, _)| small(w.saga.slot)))
         .bind(each(&entries, |(_, entry)| int(entry.revision)))
         .bind(each(&entries, |(_, entry)| entry.occurrence.at))
-        .bind(each(&entries, |(_, entry)| entry.body()))
+        .bind(each(&entries, |(_, entry)| entry.body(epoch)))
         .bind(batch)
         .fetch_all(connection)
         .await

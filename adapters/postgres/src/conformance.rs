@@ -146,6 +146,7 @@ pub fn moved(saga: &Saga, entries: u32, at: DateTime<Utc>) -> Write {
     let entry = |n| Entry {
         revision: saga.revision + n,
         core_version: saga.core_version,
+        epoch: 0,
         occurrence: Occurrence { event: Event::Woke, at, jitter: 7 },
         did: Did { sent: vec![format!("fetch execute {n}")], ..Did::default() },
     };

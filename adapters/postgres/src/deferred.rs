@@ -21,7 +21,7 @@ const ELSEWHERE_MOST: usize = 4;
 /// Stores replies. A reply that is already stored is due again after its rest, for any program that can judge it then.
 /// What a home does not take is stored in another one that answers, because its messages will not come again.
 pub(crate) async fn keep(
-    Database { pool, homes }: &Database,
+    Database { pool, homes, .. }: &Database,
     replies: &[DeferredReply],
 ) -> Result<(), Error> {
     let mut replies: Vec<(DeferredId, &DeferredReply)> = replies.iter().map(|r| (r.id(), r)).collect();
@@ -103,7 +103,7 @@ struct DeferredRow {
 /// Reads the replies that are due and that the program can judge. No reply rests for a minute or longer: one that is
 /// due later than that was stored before the database's clock was set back.
 pub(crate) async fn due(
-    Database { pool, homes }: &Database,
+    Database { pool, homes, .. }: &Database,
     scan: &DeferredScan,
 ) -> Result<Vec<(DeferredId, Inbound)>, Error> {
     let all = homes.all().map(|home| (home, ()));
@@ -153,7 +153,7 @@ async fn due_home(pool: &Pool, home: i16, scan: &DeferredScan) -> Result<Vec<Def
 }
 
 /// Deletes replies that were judged.
-pub(crate) async fn forget(Database { pool, homes }: &Database, ids: &[DeferredId]) -> Result<(), Error> {
+pub(crate) async fn forget(Database { pool, homes, .. }: &Database, ids: &[DeferredId]) -> Result<(), Error> {
     let mut ids: Vec<&DeferredId> = ids.iter().collect();
     ids.sort();
     let parts = homes.divide(ids.iter().copied(), |id| homes.of(id.saga_id));

@@ -65,6 +65,18 @@ pub(crate) async fn epoch(pool: &Pool) -> Result<u32, sqlx::Error> {
     Ok(epoch.and_then(|epoch| u32::try_from(epoch).ok()).unwrap_or_default())
 }
 
+/// Begins the next epoch after the database was restored to an earlier state, and returns it; run as the database's
+/// owner. It waits for writes of the epoch before that are not committed; whoever was started in it writes nothing from
+/// then on.
+///
+/// # Errors
+/// [`Error::Missing`], or the database's: writes have not ended in time.
+pub async fn raise_epoch(pool: impl Into<Pool>) -> Result<u32, Error> {
+    let pool: &Pool = &pool.into();
+    let raised: Option<i32> = sqlx::query_scalar("SELECT raise_epoch()").fetch_one(pool).await?;
+    Ok(raised.ok_or(Error::Missing)?.unsigned_abs())
+}
+
 /// Checks that a database that was migrated before was made with this number of homes; run as the database's owner.
 ///
 /// # Errors

@@ -12,6 +12,9 @@ pub fn of(error: sqlx::Error) -> Error {
         sqlx::Error::Database(said) if sqlstate::is_locked(&error) => {
             Error::Locked(said.message().to_owned())
         }
+        sqlx::Error::Database(said) if sqlstate::is_other_epoch(&error) => {
+            Error::OtherEpoch(said.message().to_owned())
+        }
         sqlx::Error::Database(said) => {
             Error::Unavailable(format!("{} ({})", said.message(), said.code().unwrap_or_default()))
         }

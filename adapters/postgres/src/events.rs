@@ -89,7 +89,7 @@ impl EventLog {
         limit: u32,
         known: &Known,
     ) -> Result<Read, Error> {
-        let Database { pool, homes } = &self.database;
+        let Database { pool, homes, .. } = &self.database;
         let parts = homes.divide(watermarks.iter().copied(), |(slot, _)| homes.of_slot(*slot));
         let read = |home, watermarks| rows_of_home(pool, home, watermarks, limit);
         let mut rows: Vec<EventRow> =
@@ -147,7 +147,7 @@ impl EventLog {
         if unknown.is_empty() {
             return Ok(names);
         }
-        let Database { pool, homes } = &self.database;
+        let Database { pool, homes, .. } = &self.database;
         let unknown: Vec<Uuid> = unknown.into_iter().collect();
         let found = each_home(homes.divide_ids(&unknown), |home, ids| names_of_home(pool, home, ids)).await?;
         let found: Vec<Named> = found.into_iter().flatten().collect();

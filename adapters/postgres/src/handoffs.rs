@@ -41,7 +41,7 @@ impl Handoffs {
     pub async fn give(&self, handoffs: &[Handoff]) -> Result<(), Error> {
         let mut handoffs: Vec<&Handoff> = handoffs.iter().collect();
         handoffs.sort_by_key(|handoff| (handoff.slot, handoff.position));
-        let Database { pool, homes } = &self.database;
+        let Database { pool, homes, .. } = &self.database;
         let parts = homes.divide(handoffs, |handoff| homes.of_slot(handoff.slot));
         each_home(parts, |home, handoffs| give_home(pool, home, handoffs)).await?;
         Ok(())
@@ -52,7 +52,7 @@ impl Handoffs {
     /// # Errors
     /// The database's.
     pub async fn open(&self, known: &Known) -> Result<Vec<(u16, i64)>, Error> {
-        let Database { pool, homes } = &self.database;
+        let Database { pool, homes, .. } = &self.database;
         let all = homes.all().map(|home| (home, ()));
         let rows = answering_homes(all, |home, ()| open_home(pool, home, known)).await?;
         Ok(rows
@@ -69,7 +69,7 @@ impl Handoffs {
     pub async fn settle(&self, slot: u16, position: i64, reached: Option<i64>) -> Result<(), Error> {
         sqlx::query(
             "WITH reached AS (
-                 INSERT INTO publisher_watermarks (home, slot, position) SELECT $1, $2, $4 WHERE $4 IS NOT NULL
+                 INSERT INTO publisher_watermarks (home, slot, position) SELECT $1, $2, $4 WHERE $4 IS NOT NULL AND is_epoch($5)
                  ON CONFLICT (slot, position, home) DO NOTHING
              )
              DELETE FROM publisher_handoffs WHERE ($1::int2 IS NULL OR home = $1) AND slot = $2 AND position = $3",
@@ -78,6 +78,7 @@ impl Handoffs {
         .bind(small(slot))
         .bind(position)
         .bind(reached)
+        .bind(int(self.database.epoch))
         .execute(&self.database.pool)
         .await
         .map_err(error::of)?;

@@ -13,13 +13,16 @@ use uuid::Uuid;
 /// Maximum number of homes whose statements run at once: each needs a connection.
 const HOMES_AT_ONCE: usize = 4;
 
-/// The engine's database: connections to it, and the number of its homes.
+/// The engine's database: connections to it, the number of its homes, and the epoch in which it is used.
 #[derive(Debug, Clone)]
 pub struct Database {
     /// The connections.
     pub pool: Pool,
     /// The homes.
     pub homes: Homes,
+    /// The epoch that the program has read at its start. In another one, nothing that rests on what was read before is
+    /// written.
+    pub epoch: u32,
 }
 
 impl Database {
@@ -35,14 +38,20 @@ impl Database {
         homes: Homes,
     ) -> Result<Self, amends_pool::Error> {
         let plans = if homes == Homes::ONE { Plans::Generic } else { Plans::Custom };
-        Ok(Self { pool: Pool::connect_planned(url, max_connections, name, bounds, plans)?, homes })
+        let pool = Pool::connect_planned(url, max_connections, name, bounds, plans)?;
+        Ok(Self { pool, homes, epoch: 0 })
+    }
+
+    /// Uses the database in this epoch. In epoch 0 it was never restored.
+    pub fn in_epoch(self, epoch: u32) -> Self {
+        Self { epoch, ..self }
     }
 }
 
 impl From<Pool> for Database {
-    /// A database with one home.
+    /// A database with one home that was never restored.
     fn from(pool: Pool) -> Self {
-        Self { pool, homes: Homes::ONE }
+        Self { pool, homes: Homes::ONE, epoch: 0 }
     }
 }
 

@@ -30,7 +30,7 @@ impl InputsRow {
 }
 
 /// Reads inputs, including personal fields.
-pub(crate) async fn of(Database { pool, homes }: &Database, ids: &[Uuid]) -> Result<Vec<Inputs>, Error> {
+pub(crate) async fn of(Database { pool, homes, .. }: &Database, ids: &[Uuid]) -> Result<Vec<Inputs>, Error> {
     let read = |home, ids: Vec<Uuid>| async move { of_home(pool, home, &ids).await };
     Ok(each_home(homes.divide_ids(ids), read).await?.into_iter().flatten().collect())
 }

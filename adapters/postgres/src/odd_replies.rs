@@ -79,7 +79,7 @@ const NOTE: &str = r#"
     ON CONFLICT (saga_id, reason, home) DO NOTHING"#;
 
 /// Counts the replies, and stores the last for each saga and reason.
-pub(crate) async fn note(Database { pool, homes }: &Database, odd: &[OddReplies]) -> Result<(), Error> {
+pub(crate) async fn note(Database { pool, homes, .. }: &Database, odd: &[OddReplies]) -> Result<(), Error> {
     let parts = homes.divide(odd, |odd| homes.of(odd.saga_id));
     answering_homes(parts, |home, odd| note_home(pool, home, odd)).await?;
     Ok(())

@@ -3,15 +3,14 @@
 use std::time::Duration;
 
 use amends_engine::core::Known;
-use amends_pool::Pool;
 use uuid::Uuid;
 
-use crate::{Error, error};
+use crate::{Database, Error, columns::int, error};
 
-/// Records that a program is live; returns what the others know that have announced themselves within `live`. Deletes
-/// programs that have been silent for ten minutes.
+/// Records that a program is live, if it was started in the present epoch; returns what the others know that have
+/// announced themselves within `live`. Deletes programs that have been silent for ten minutes.
 pub(crate) async fn announce(
-    pool: &Pool,
+    Database { pool, epoch, .. }: &Database,
     program: Uuid,
     known: &Known,
     live: Duration,
@@ -19,7 +18,7 @@ pub(crate) async fn announce(
     let own = serde_json::to_string(known).expect("what is known has string keys and integers only");
     let others: Vec<String> = sqlx::query_scalar(
         "WITH own AS (
-             INSERT INTO programs (id, seen_at, known) VALUES ($1, clock_timestamp(), $2)
+             INSERT INTO programs (id, seen_at, known) SELECT $1, clock_timestamp(), $2 WHERE is_epoch($4)
              ON CONFLICT (id) DO UPDATE SET seen_at = EXCLUDED.seen_at, known = EXCLUDED.known
          ), gone AS (
              DELETE FROM programs WHERE seen_at < now() - interval '10 minutes' AND id <> $1
@@ -29,6 +28,7 @@ pub(crate) async fn announce(
     .bind(program)
     .bind(own)
     .bind(live.as_secs_f64())
+    .bind(int(*epoch))
     .fetch_all(pool)
     .await
     .map_err(error::of)?;

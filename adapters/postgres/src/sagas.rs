@@ -175,7 +175,7 @@ fn joined(parts: Vec<Loaded>) -> Result<Loaded, Error> {
 }
 
 /// Reads sagas by id. (`= ANY` would search every partition for each id.)
-pub(crate) async fn load(Database { pool, homes }: &Database, ids: &[Uuid]) -> Result<Loaded, Error> {
+pub(crate) async fn load(Database { pool, homes, .. }: &Database, ids: &[Uuid]) -> Result<Loaded, Error> {
     let load = |home, ids: Vec<Uuid>| {
         let select = "SELECT s.* FROM UNNEST($2::uuid[]) AS w (id)
                       JOIN sagas AS s ON ($1::int2 IS NULL OR s.home = $1) AND s.id = w.id";
@@ -195,7 +195,7 @@ pub(crate) async fn load(Database { pool, homes }: &Database, ids: &[Uuid]) -> R
 }
 
 /// Reads sagas that are due, the longest overdue first. A newer program's sagas are left to that program.
-pub(crate) async fn due(Database { pool, homes }: &Database, scan: &DueScan) -> Result<Loaded, Error> {
+pub(crate) async fn due(Database { pool, homes, .. }: &Database, scan: &DueScan) -> Result<Loaded, Error> {
     let due = |home, slots: Vec<u16>| async move { due_home(pool, home, &slots, scan).await };
     let mut loaded = joined(answering_homes(asking(homes.divide_slots(&scan.slots)), due).await?)?;
     loaded.sagas.sort_by_key(|saga| saga.wake_at);
@@ -233,7 +233,7 @@ async fn due_home(pool: &Pool, home: i16, slots: &[u16], scan: &DueScan) -> Resu
 
 /// Reads live sagas that wake later than `beyond` from now, in the order of their `wake_at`.
 pub(crate) async fn sleeping_beyond(
-    Database { pool, homes }: &Database,
+    Database { pool, homes, .. }: &Database,
     slots: &[u16],
     beyond: Duration,
     after: Option<(DateTime<Utc>, Uuid)>,
@@ -267,7 +267,7 @@ pub(crate) async fn sleeping_beyond(
 
 /// Reads live sagas that changed within `within`: no other saga can have issued a command since.
 pub(crate) async fn in_flight(
-    Database { pool, homes }: &Database,
+    Database { pool, homes, .. }: &Database,
     slots: &[u16],
     within: Duration,
     after: Option<Uuid>,
@@ -296,18 +296,19 @@ pub(crate) async fn in_flight(
 
 /// Sets `wake_at` of sagas that still have the revision that was read. Returns those that another transaction holds.
 pub(crate) async fn reschedule(
-    Database { pool, homes }: &Database,
+    database: &Database,
     sagas: &[(Uuid, u32, Option<DateTime<Utc>>)],
 ) -> Result<Vec<Uuid>, Error> {
+    let homes = database.homes;
     let mut sagas: Vec<_> = sagas.to_vec();
     sagas.sort_by_key(|(id, ..)| *id);
     let parts = homes.divide(sagas, |(id, ..)| homes.of(*id));
-    let locked = answering_homes(parts, |home, sagas| reschedule_home(pool, home, sagas)).await?;
+    let locked = answering_homes(parts, |home, sagas| reschedule_home(database, home, sagas)).await?;
     Ok(locked.into_iter().flatten().collect())
 }
 
 async fn reschedule_home(
-    pool: &Pool,
+    Database { pool, epoch, .. }: &Database,
     home: i16,
     sagas: Vec<(Uuid, u32, Option<DateTime<Utc>>)>,
 ) -> Result<Vec<Uuid>, Error> {
@@ -317,6 +318,7 @@ async fn reschedule_home(
             .bind(each(&sagas, |(id, ..)| *id))
             .bind(each(&sagas, |(_, revision, _)| int(*revision)))
             .bind(each(&sagas, |(.., wake_at)| *wake_at))
+            .bind(int(*epoch))
             .fetch_all(pool)
     };
     match run(RESCHEDULE).await {
@@ -329,7 +331,7 @@ async fn reschedule_home(
 const RESCHEDULE: &str = "WITH done AS (
          UPDATE sagas AS s SET wake_at = w.wake_at
          FROM UNNEST($2::uuid[], $3::int4[], $4::timestamptz[]) AS w (id, revision, wake_at)
-         WHERE ($1::int2 IS NULL OR s.home = $1) AND s.id = w.id AND s.revision = w.revision)
+         WHERE ($1::int2 IS NULL OR s.home = $1) AND s.id = w.id AND s.revision = w.revision AND is_epoch($5))
      SELECT NULL::uuid WHERE false";
 const RESCHEDULE_WHAT_IS_FREE: &str = "WITH w AS MATERIALIZED (
          SELECT * FROM UNNEST($2::uuid[], $3::int4[], $4::timestamptz[]) AS w (id, revision, wake_at)
@@ -339,7 +341,7 @@ const RESCHEDULE_WHAT_IS_FREE: &str = "WITH w AS MATERIALIZED (
      ), done AS (
          UPDATE sagas AS s SET wake_at = w.wake_at FROM w
          WHERE ($1::int2 IS NULL OR s.home = $1) AND s.id = w.id AND s.revision = w.revision
-           AND w.id IN (SELECT id FROM free)
+           AND w.id IN (SELECT id FROM free) AND is_epoch($5)
      )
      SELECT w.id FROM w JOIN sagas AS s ON ($1::int2 IS NULL OR s.home = $1) AND s.id = w.id AND s.revision = w.revision
      WHERE (w.id IN (SELECT id FROM free)) IS NOT TRUE";

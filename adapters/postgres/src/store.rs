@@ -46,9 +46,9 @@ impl PgSagaStore {
     /// # Errors
     /// The database's. If the database is unavailable, the insert may have happened.
     pub async fn create(&self, births: &[Birth<'_>]) -> Result<(), Error> {
-        let Database { pool, homes } = &self.database;
+        let homes = self.database.homes;
         let parts = homes.divide(births.iter().copied(), |birth| homes.of_slot(birth.change.saga.slot));
-        each_home(parts, |home, births| births::insert(pool, home, births)).await?;
+        each_home(parts, |home, births| births::insert(&self.database, home, births)).await?;
         Ok(())
     }
 
@@ -128,6 +128,6 @@ impl SagaStore for PgSagaStore {
     }
 
     async fn announce(&self, program: Uuid, known: &Known, live: Duration) -> Result<Vec<Known>, Error> {
-        programs::announce(self.pool(), program, known, live).await
+        programs::announce(&self.database, program, known, live).await
     }
 }

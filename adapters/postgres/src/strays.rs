@@ -6,7 +6,7 @@ use amends_pool::Pool;
 use crate::{Database, Error, columns::each, error, homes::each_home};
 
 /// Stores each stray once.
-pub(crate) async fn keep(Database { pool, homes }: &Database, strays: &[Stray]) -> Result<(), Error> {
+pub(crate) async fn keep(Database { pool, homes, .. }: &Database, strays: &[Stray]) -> Result<(), Error> {
     let mut strays: Vec<&Stray> = strays.iter().collect();
     strays.sort_by_key(|stray| (stray.saga_id, stray.command_id));
     let parts = homes.divide(strays, |stray| homes.of(stray.saga_id));

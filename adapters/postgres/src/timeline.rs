@@ -43,7 +43,7 @@ impl EntryRow {
 ///
 /// # Errors
 /// The database's, or an entry of a newer program.
-pub async fn of(Database { pool, homes }: &Database, saga_id: Uuid) -> Result<Vec<Entry>, Error> {
+pub async fn of(Database { pool, homes, .. }: &Database, saga_id: Uuid) -> Result<Vec<Entry>, Error> {
     rows(pool, homes.of(saga_id), saga_id).await.map_err(error::of)?.iter().map(EntryRow::read).collect()
 }
 
@@ -61,7 +61,7 @@ pub struct SagaEntry {
 /// # Errors
 /// The database's, or an entry of a newer program.
 pub async fn of_several(
-    Database { pool, homes }: &Database,
+    Database { pool, homes, .. }: &Database,
     sagas: &[Uuid],
 ) -> Result<Vec<SagaEntry>, Error> {
     let Some(first) = sagas.first() else { return Ok(Vec::new()) };

@@ -193,7 +193,7 @@ impl Upkeep {
     /// # Errors
     /// The database's.
     pub async fn sweep_missed(&self) -> Result<Vec<Uuid>, Error> {
-        let Database { pool, homes } = &self.database;
+        let Database { pool, homes, .. } = &self.database;
         let sweep = |home, ()| async move {
             sqlx::query_scalar(
                 "UPDATE sagas SET wake_at = now()

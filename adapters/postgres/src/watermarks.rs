@@ -6,12 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use amends_pool::Pool;
 use sqlx::FromRow;
 
 use crate::{
     Database, Error,
-    columns::{each, small},
+    columns::{each, int, small},
     error,
     homes::answering_homes,
 };
@@ -48,22 +47,28 @@ const FURTHEST: &str = "SELECT own.slot, w.position FROM UNNEST($2::int2[]) AS o
      CROSS JOIN LATERAL (SELECT position FROM publisher_watermarks AS w
                          WHERE ($1::int2 IS NULL OR w.home = $1) AND w.slot = own.slot
                          ORDER BY w.position DESC LIMIT 1) AS w";
-/// Inserts new positions and deletes the ones before them.
+/// Inserts new positions and deletes the ones before them; not after a restore, when entries will have these positions
+/// that are not written yet.
 const KEEP: &str = "WITH kept AS (
          INSERT INTO publisher_watermarks (home, slot, position)
-         SELECT $1, w.* FROM UNNEST($2::int2[], $3::int8[]) AS w
+         SELECT $1, w.* FROM UNNEST($2::int2[], $3::int8[]) AS w WHERE is_epoch($5)
          ON CONFLICT (slot, position, home) DO NOTHING
      )
      DELETE FROM publisher_watermarks AS w USING UNNEST($2::int2[], $4::int8[]) AS last (slot, position)
      WHERE ($1::int2 IS NULL OR w.home = $1) AND w.slot = last.slot AND w.position = last.position";
 
 /// Stores the positions of slots of a home; returns the slots.
-async fn keep_home(pool: &Pool, home: i16, marks: Vec<(u16, Mark)>) -> Result<Vec<u16>, Error> {
+async fn keep_home(
+    Database { pool, epoch, .. }: &Database,
+    home: i16,
+    marks: Vec<(u16, Mark)>,
+) -> Result<Vec<u16>, Error> {
     sqlx::query(KEEP)
         .bind(home)
         .bind(each(&marks, |(slot, _)| small(*slot)))
         .bind(each(&marks, |(_, mark)| mark.reached))
         .bind(each(&marks, |(_, mark)| mark.kept))
+        .bind(int(*epoch))
         .execute(pool)
         .await
         .map_err(error::of)?;
@@ -147,10 +152,12 @@ impl Watermarks {
         if self.ahead.is_empty() {
             return Ok(());
         }
-        let Database { pool, homes } = &self.database;
+        let homes = self.database.homes;
         let marks: Vec<(u16, Mark)> = self.ahead.iter().map(|slot| (*slot, self.slots[slot])).collect();
         let parts = homes.divide(marks, |(slot, _)| homes.of_slot(*slot));
-        for slot in answering_homes(parts, |home, marks| keep_home(pool, home, marks)).await?.concat() {
+        for slot in
+            answering_homes(parts, |home, marks| keep_home(&self.database, home, marks)).await?.concat()
+        {
             self.ahead.remove(&slot);
             if let Some(mark) = self.slots.get_mut(&slot) {
                 mark.kept = Some(mark.reached);
@@ -165,7 +172,7 @@ impl Watermarks {
         slots: &[u16],
         statement: &'static str,
     ) -> Result<Vec<(Vec<u16>, Vec<WatermarkRow>)>, Error> {
-        let Database { pool, homes } = &self.database;
+        let Database { pool, homes, .. } = &self.database;
         let ask = |home, slots: Vec<u16>| async move {
             let rows = sqlx::query_as(statement)
                 .bind(home)

@@ -169,7 +169,7 @@ async fn task_count(world: &Postgres, statement: &str) -> String {
 async fn writes_are_one_task_and_a_statement_without_a_home_is_not() {
     let Some(world) = citus().await else { return };
     let texts = "'{}'::text[]";
-    let birth = format!("SELECT bear_sagas(1::int2, '{{}}', '{{}}', {texts}, {texts}, '{{}}', {texts}, '{{}}', {texts}, '{{}}',
+    let birth = format!("SELECT bear_sagas(1::int2, 0, '{{}}', '{{}}', {texts}, {texts}, '{{}}', {texts}, '{{}}', {texts}, '{{}}',
         {texts}, {texts}, {texts}, '{{}}', '{{}}', '{{}}', 1, NULL)");
     assert_eq!(task_count(&world, &birth).await, "1");
     let one = "SELECT FROM sagas WHERE home = 1 AND id = '00000000-0000-7000-8000-000000000000'";

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use amends_engine::runtime::{Engine, Epoch};
+use amends_engine::runtime::Engine;
 use amends_orders::{OrderStore, answers::AnswerStore, products::ProductStore};
 use amends_postgres::PgSagaStore;
 use anyhow::{Context, Result, bail};
@@ -78,7 +78,7 @@ pub async fn serve_on(process: &Process, listener: TcpListener, auth: Authentica
         clock: TokioClock::default(),
         catalog: workflows.catalog(),
         key: deployment.key,
-        epoch: Epoch::new(deployment.epoch),
+        epoch: deployment.epoch,
         ownership: Default::default(),
         news: Default::default(),
         budget: Default::default(),

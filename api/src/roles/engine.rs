@@ -6,8 +6,7 @@ use amends_engine::{
     core::Catalog,
     port::{self, Clock, SagaStore},
     runtime::{
-        Engine, Epoch, Error, News, Ownership, RepeatBudget, deferred, recovery::Recovery, replies, rest,
-        timers,
+        Engine, Error, News, Ownership, RepeatBudget, deferred, recovery::Recovery, replies, rest, timers,
     },
 };
 use amends_kafka::{KafkaSink, KafkaSource};
@@ -68,7 +67,7 @@ pub async fn drive<S: SagaStore + 'static>(
         clock: TokioClock::default(),
         catalog,
         key: deployment.key,
-        epoch: Epoch::new(deployment.epoch),
+        epoch: deployment.epoch,
         ownership: ownership.clone(),
         news: news.clone(),
         budget: RepeatBudget::default(),

@@ -5,6 +5,7 @@ pub mod dev;
 pub mod engine;
 mod health;
 mod migrate;
+mod restore;
 mod topic_list;
 
 use std::{net::SocketAddr, process::ExitCode};
@@ -31,6 +32,10 @@ pub async fn run(role: Role, mut settings: Settings) -> Result<ExitCode> {
     if let Role::Migrate { rotate_keys } = role {
         let rotation = if rotate_keys { Rotation::Rotate } else { Rotation::Keep };
         migrate::run(&settings, rotation).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Role::Restore { dry_run, output } = role {
+        restore::run(&settings, dry_run, output).await?;
         return Ok(ExitCode::SUCCESS);
     }
     if let Role::Topics(options) = &role {
@@ -91,6 +96,7 @@ async fn start(
         | Role::Dev(_)
         | Role::Token(_)
         | Role::Migrate { .. }
+        | Role::Restore { .. }
         | Role::Topics(_)
         | Role::Doctor { .. }
         | Role::Config

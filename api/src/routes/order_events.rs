@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 
+use amends_engine::core::Entry;
 use amends_http::{accept, body, query};
 use amends_orders::OrderView;
 use amends_postgres::timeline::SagaEntry;
@@ -67,21 +68,28 @@ pub fn routes() -> Routes<Arc<Api>> {
         .each(|routes| routes.route_layer(from_fn(query::none)).route_layer(from_fn(accept::event_stream)))
 }
 
-/// The place of an event in its order's history. It is the same for every reader and after every restart.
+/// The place of an event in its order's history. It is the same for every reader and after every restart. After the
+/// database was restored to an earlier state, new events have other ids than those that were lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct EventId {
     saga: Uuid,
     revision: u32,
+    epoch: u32,
 }
 
 impl EventId {
     fn text(self) -> String {
-        format!("{}.{}", self.saga, self.revision)
+        match self.epoch {
+            0 => format!("{}.{}", self.saga, self.revision),
+            epoch => format!("{}.{}.{epoch}", self.saga, self.revision),
+        }
     }
 
     fn read(text: &str) -> Option<Self> {
-        let (saga, revision) = text.split_once('.')?;
-        let id = Self { saga: Uuid::try_parse(saga).ok()?, revision: revision.parse().ok()? };
+        let (saga, place) = text.split_once('.')?;
+        let (revision, epoch) = place.split_once('.').unwrap_or((place, "0"));
+        let (revision, epoch) = (revision.parse().ok()?, epoch.parse().ok()?);
+        let id = Self { saga: Uuid::try_parse(saga).ok()?, revision, epoch };
         (id.text() == text).then_some(id)
     }
 }
@@ -167,7 +175,10 @@ impl Following {
     async fn enqueue(&mut self) -> Result<(), Problem> {
         let entries = self.api.order_lists.timeline(self.seen.order.id).await?.unwrap_or_default();
         let (audience, mut status) = (Audience::of(&self.caller), String::new());
-        let id_of = |of: &SagaEntry| EventId { saga: of.saga_id, revision: of.entry.revision };
+        let id_of = |of: &SagaEntry| {
+            let Entry { revision, epoch, .. } = of.entry;
+            EventId { saga: of.saga_id, revision, epoch }
+        };
         let next = match self.last {
             None => 0,
             Some(last) => match entries.iter().position(|entry| id_of(entry) == last) {
@@ -202,10 +213,16 @@ mod tests {
 
     #[test]
     fn an_events_id_has_one_spelling() {
-        let id = EventId { saga: Uuid::from_u128(0xABC), revision: 10 };
-        assert_eq!(EventId::read(&id.text()), Some(id));
-        for text in
-            ["", "7", ".", &id.text().to_uppercase(), &format!("{}.+1", id.saga), &format!("{} ", id.text())]
+        let id = EventId { saga: Uuid::from_u128(0xABC), revision: 10, epoch: 0 };
+        let after_a_restore = EventId { epoch: 2, ..id };
+        assert_eq!(id.text(), format!("{}.10", id.saga));
+        for id in [id, after_a_restore] {
+            assert_eq!(EventId::read(&id.text()), Some(id));
+        }
+        let others = ["+1", "10.0", "10.", "10.2.3"].map(|place| format!("{}.{place}", id.saga));
+        for text in ["", "7", ".", &id.text().to_uppercase(), &format!("{} ", id.text())]
+            .into_iter()
+            .chain(others.iter().map(String::as_str))
         {
             assert_eq!(EventId::read(text), None, "{text}");
         }

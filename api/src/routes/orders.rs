@@ -323,6 +323,13 @@ impl From<port::Error> for Problem {
                     "This program cannot read what a newer one has written. Try again.".to_owned(),
                 )
             }
+            port::Error::OtherEpoch(why) => {
+                tracing::warn!(why, "this program ends: its database was restored");
+                Problem::Unavailable(
+                    "This program is about to be restarted. Sending the same request with the same key again is safe."
+                        .to_owned(),
+                )
+            }
             other @ port::Error::Data(_) => {
                 tracing::error!(error = %other, "a request could not be stored");
                 Problem::Internal

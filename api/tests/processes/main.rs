@@ -26,6 +26,7 @@ mod privacy;
 mod products;
 mod reads;
 mod recovery;
+mod restoring;
 mod returning;
 mod samples;
 mod secured;

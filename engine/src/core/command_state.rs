@@ -197,7 +197,7 @@ fn is_zero(n: &u16) -> bool {
     *n == 0
 }
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
-fn is_zero32(n: &u32) -> bool {
+pub(super) fn is_zero32(n: &u32) -> bool {
     *n == 0
 }
 

@@ -4,7 +4,7 @@ use amends_protocol::{Kind, Outcome, Reason, trace::TraceContext};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::command_state::{is_one16, one16};
+use super::command_state::{is_one16, is_zero32, one16};
 use super::{CORE_VERSION, CommandState, Definition, Occurrence, Saga, SagaOutcome};
 
 /// The result of a transition.
@@ -146,6 +146,9 @@ pub struct Entry {
     pub revision: u32,
     /// Version of the rules that decided the entry; a replay uses the same version.
     pub core_version: u16,
+    /// The store's epoch in which the entry was written; 0 until the store writes it. After a restore, a saga may have
+    /// another entry of a revision that was published before.
+    pub epoch: u32,
     /// What happened, and when.
     pub occurrence: Occurrence,
     /// What the core decided.
@@ -161,14 +164,17 @@ struct Body<E, D> {
     /// Absent for version 1.
     #[serde(default = "one16", skip_serializing_if = "is_one16")]
     core: u16,
+    /// Absent for epoch 0.
+    #[serde(default, skip_serializing_if = "is_zero32")]
+    epoch: u32,
     did: D,
 }
 
 impl Entry {
-    /// Returns the JSON that is stored beside revision and time.
-    pub fn body(&self) -> String {
+    /// Returns the JSON that a store in this epoch keeps beside revision and time.
+    pub fn body(&self, epoch: u32) -> String {
         let (event, did) = (&self.occurrence.event, &self.did);
-        let body = Body { event, jitter: self.occurrence.jitter, core: self.core_version, did };
+        let body = Body { event, jitter: self.occurrence.jitter, core: self.core_version, epoch, did };
         serde_json::to_string(&body).expect("entries have string keys and finite numbers only")
     }
 
@@ -177,13 +183,13 @@ impl Entry {
     /// # Errors
     /// The entry was decided by newer rules, or is damaged.
     pub fn from_stored(revision: u32, at: DateTime<Utc>, body: &str) -> Result<Self, serde_json::Error> {
-        let Body { event, jitter, core, did } = serde_json::from_str(body)?;
+        let Body { event, jitter, core, epoch, did } = serde_json::from_str(body)?;
         if core > CORE_VERSION {
             return Err(serde::de::Error::custom(format!(
                 "decided by rules {core}, newer than {CORE_VERSION}"
             )));
         }
-        Ok(Self { revision, core_version: core, occurrence: Occurrence { event, at, jitter }, did })
+        Ok(Self { revision, core_version: core, epoch, occurrence: Occurrence { event, at, jitter }, did })
     }
 }
 

@@ -101,7 +101,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             let personal = inputs.personal.as_ref().filter(|_| step.needs == Needs::Personal);
             let input = Input { data: &inputs.data, personal };
             let command =
-                Command { sent_at, ..command(definition, saga, send, input, self.epoch.known(), &self.key) };
+                Command { sent_at, ..command(definition, saga, send, input, self.epoch, &self.key) };
             let topic = format!("{}.commands", step.participant);
             let span = causes.sending(saga, &command, &topic);
             let traceparent = span.as_ref().map_or_else(|| unrecorded(saga, &command), OpenSpan::context);

@@ -25,6 +25,7 @@ mod put_off;
 mod recent;
 pub mod recovery;
 pub mod replies;
+mod restored;
 pub mod timers;
 mod traces;
 mod written;
@@ -36,10 +37,7 @@ pub use passed_over::PassedOver;
 pub use recent::Recent;
 
 use std::{
-    sync::{
-        Arc, RwLock,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, RwLock},
     time::Duration,
 };
 
@@ -69,8 +67,9 @@ pub struct Engine<S, K, C> {
     pub catalog: Catalog,
     /// The key of the reply tokens, by which the engine recognises replies to its own commands.
     pub key: TokenKey,
-    /// Number of times the store was restored to an earlier state.
-    pub epoch: Epoch,
+    /// Number of times the store had been restored to an earlier state when this process started. A process does not
+    /// outlive a restore.
+    pub epoch: u32,
     /// The slots that this process owns, as last seen by the replies loop.
     pub ownership: Ownership,
     /// The slots in which this process has recently committed.
@@ -89,28 +88,6 @@ impl<S, K, C> Engine<S, K, C> {
     /// Returns what this program knows. It judges only sagas that this covers.
     pub fn known(&self) -> Known {
         Known::of(&self.catalog)
-    }
-}
-
-/// Number of times the store was restored to an earlier state, as far as this process knows. It is read at the start,
-/// and again when a message carries a newer epoch.
-#[derive(Debug)]
-pub struct Epoch(AtomicU32);
-
-impl Epoch {
-    /// Creates it from the value read.
-    pub fn new(epoch: u32) -> Self {
-        Self(AtomicU32::new(epoch))
-    }
-
-    /// Returns the newest epoch that this process has read.
-    pub fn known(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Takes over a value that was read. Returns whether it is newer.
-    fn learn(&self, epoch: u32) -> bool {
-        self.0.fetch_max(epoch, Ordering::Relaxed) < epoch
     }
 }
 

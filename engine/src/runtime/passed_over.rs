@@ -17,7 +17,7 @@ const MOST_REMEMBERED: usize = 10_000;
 /// Returns how long the timers leave a saga out.
 const fn rest(why: Deferral) -> Duration {
     match why {
-        Deferral::Locked | Deferral::Unreachable => Duration::from_secs(2),
+        Deferral::Locked | Deferral::Unreachable | Deferral::BeforeRestore => Duration::from_secs(2),
         // Until then a newer program wakes it, or an operator repairs the row.
         Deferral::UnknownWorkflow | Deferral::Unreadable => Duration::from_secs(60),
     }

@@ -59,11 +59,6 @@ impl Recent {
         }
     }
 
-    /// Forgets all sagas, because the rows have changed.
-    pub(super) fn clear(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Halves::default();
-    }
-
     /// Remembers these sagas. A saga that has ended expects no more replies and is not remembered.
     pub(super) fn keep(&self, written: impl Iterator<Item = Kept>) {
         let mut halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);

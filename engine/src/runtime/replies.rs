@@ -21,11 +21,12 @@ use super::{
     budget::AnswerHeard,
     counts::AnswerCounts,
     odd::OddBatch,
+    restored::BeforeRestore,
     traces::{Causes, ENGINE},
 };
 use crate::{
     core::{Echo, Event, Nothing, RESEND, ReplyEvent, Requires},
-    port::{Clock, Deferral, DeferredReply, OddReason, SagaStore, Stray},
+    port::{self, Clock, Deferral, DeferredReply, OddReason, SagaStore, Stray},
 };
 
 /// Maximum number of replies in a batch.
@@ -59,6 +60,8 @@ struct Judged<'a> {
     events: BTreeMap<Uuid, Vec<Event>>,
     dead: Vec<(&'a Inbound, String)>,
     odd: OddBatch,
+    /// Successes from before a restore, with their messages.
+    before_restore: Vec<(usize, Reply)>,
 }
 
 /// What remains to do once a batch is settled.
@@ -120,7 +123,7 @@ impl Taken {
     fn rest(self, why: Deferral) -> Duration {
         match (self, why) {
             (Taken::Again, _) => DEFERRED_REST,
-            (Taken::First, Deferral::Locked | Deferral::Unreachable) => LOCKED_REST,
+            (Taken::First, Deferral::BeforeRestore | Deferral::Locked | Deferral::Unreachable) => LOCKED_REST,
             // A reply that needs another program is left to that program at once.
             (Taken::First, Deferral::UnknownWorkflow | Deferral::Unreadable) => Duration::ZERO,
         }
@@ -134,14 +137,17 @@ pub(super) async fn take<S: SagaStore, K: Sink, C: Clock>(
     taken: Taken,
 ) -> Result<Settled, Error> {
     let now = engine.store.now().await?;
-    let Judged { by_saga, events, mut dead, mut odd } = read(engine, messages, taken, now).await?;
+    let Judged { by_saga, events, mut dead, mut odd, before_restore } =
+        read(engine, messages, taken, now).await?;
     let traced = traced(messages, &by_saga, &events);
     let mut outcome = batch::BatchOutcome::default();
     // All are completed, even if one fails.
     for lane in join_all(lanes(events).into_iter().map(|events| advance(engine, events, &traced))).await {
         outcome.append(lane?);
     }
-    keep_strays(engine, messages, &by_saga, &outcome).await?;
+    let BeforeRestore { mut strays, deferred } = BeforeRestore::of(engine, messages, &before_restore).await?;
+    strays.extend(not_ordered_strays(messages, &by_saga, &outcome));
+    keep_strays(engine, strays).await?;
     let unparked = engine.park(&outcome.poisoned).await?;
     outcome.poisoned.retain(|poison| unparked.iter().all(|saga| saga.saga_id != poison.saga_id));
     outcome.passed_over.extend(unparked);
@@ -149,7 +155,7 @@ pub(super) async fn take<S: SagaStore, K: Sink, C: Clock>(
     let passed_over: BTreeSet<Uuid> = outcome.passed_over.iter().map(|saga| saga.saga_id).collect();
     outcome.retract(|id| passed_over.contains(id));
     traced.end(|saga| !passed_over.contains(saga));
-    let deferred = defer(engine, messages, &by_saga, &outcome, taken).await?;
+    let deferred = defer(engine, messages, &by_saga, &outcome, taken, deferred).await?;
     for (heard, why, dead_letter) in unchanging(&by_saga, &outcome) {
         let message = &messages[heard.message];
         odd.add_again(why, message);
@@ -212,17 +218,24 @@ async fn read<'a, S: SagaStore, K: Sink, C: Clock>(
         }
     }
     let newest = believed.iter().map(|(_, reply)| reply.epoch).max();
-    let epoch = current_epoch(engine, newest).await?;
+    check_epoch(engine, newest).await?;
     for (message, reply) in believed {
-        match reply.epoch.cmp(&epoch) {
+        match reply.epoch.cmp(&engine.epoch) {
             // From before the store was restored: the engine asks again for what it settles.
             Ordering::Less => {
-                metrics::counter!("amends_engine_old_epoch_replies_total").increment(1);
-                judged.odd.add(OddReason::OldEpoch, &messages[message], &reply);
+                if taken == Taken::First {
+                    metrics::counter!("amends_engine_old_epoch_replies_total").increment(1);
+                    judged.odd.add(OddReason::OldEpoch, &messages[message], &reply);
+                }
+                if reply.outcome == Outcome::Succeeded {
+                    judged.before_restore.push((message, reply));
+                }
             }
             Ordering::Greater => {
-                let why =
-                    format!("the reply's epoch {} is newer than this deployment's {epoch}", reply.epoch);
+                let why = format!(
+                    "the reply's epoch {} is newer than this deployment's {}",
+                    reply.epoch, engine.epoch
+                );
                 judged.dead.push((&messages[message], why));
                 judged.odd.add(OddReason::NewerEpoch, &messages[message], &reply);
             }
@@ -251,20 +264,26 @@ fn not_ordered<'a>(
     missing.chain(not_mine.filter_map(|event| by_saga.get(&event.saga_id)?.get(event.place)))
 }
 
-/// Stores successes that no saga here ordered.
-async fn keep_strays<S: SagaStore, K: Sink, C: Clock>(
-    engine: &Engine<S, K, C>,
+/// Returns the successes that no saga here ordered.
+fn not_ordered_strays(
     messages: &[Inbound],
     by_saga: &BTreeMap<Uuid, Vec<Heard>>,
     outcome: &batch::BatchOutcome,
-) -> Result<(), Error> {
-    let mut strays = Vec::new();
-    for Heard { message, .. } in not_ordered(by_saga, outcome).filter(|heard| heard.succeeded) {
+) -> Vec<Stray> {
+    let successes = not_ordered(by_saga, outcome).filter(|heard| heard.succeeded);
+    let strays = successes.filter_map(|Heard { message, .. }| {
         // It has already been parsed once.
-        let Ok(reply) = wire::reply(&messages[*message].bytes) else { continue };
+        let reply = wire::reply(&messages[*message].bytes).ok()?;
         let whole = Json::of(&reply).unwrap_or_default();
-        strays.push(Stray { saga_id: reply.saga_id, command_id: reply.command_id, reply: whole });
-    }
+        Some(Stray { saga_id: reply.saga_id, command_id: reply.command_id, reply: whole })
+    });
+    strays.collect()
+}
+
+async fn keep_strays<S: SagaStore, K: Sink, C: Clock>(
+    engine: &Engine<S, K, C>,
+    strays: Vec<Stray>,
+) -> Result<(), Error> {
     if !strays.is_empty() {
         metrics::counter!("amends_engine_strays_total").increment(strays.len() as u64);
         engine.store.keep_strays(&strays).await?;
@@ -272,21 +291,29 @@ async fn keep_strays<S: SagaStore, K: Sink, C: Clock>(
     Ok(())
 }
 
-/// Returns the deployment's epoch. If replies name a newer one than this process knows, the store may have been
-/// restored since the epoch was read: it is read again.
-async fn current_epoch<S: SagaStore, K: Sink, C: Clock>(
+/// If replies name a newer epoch than this process was started in, the store may have been restored since: its epoch is
+/// read. A process does not outlive a restore, because it may remember what the store no longer contains.
+///
+/// # Errors
+/// [`port::Error::OtherEpoch`]; nothing of the batch is judged.
+async fn check_epoch<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     newest: Option<u32>,
-) -> Result<u32, Error> {
-    let is_newer = |newest| newest > engine.epoch.known();
-    if newest.is_some_and(is_newer) && engine.epoch.learn(engine.store.epoch().await?) {
-        tracing::warn!(epoch = engine.epoch.known(), "the store was restored to an earlier state");
-        engine.recent.clear();
+) -> Result<(), Error> {
+    if newest.is_none_or(|newest| newest <= engine.epoch) {
+        return Ok(());
     }
-    Ok(engine.epoch.known())
+    match engine.store.epoch().await? {
+        present if present > engine.epoch => Err(port::Error::OtherEpoch(format!(
+            "it was restored to an earlier state: its epoch is {present}, and this program was started in epoch {}",
+            engine.epoch
+        ))
+        .into()),
+        _ => Ok(()),
+    }
 }
 
-/// Stores the replies of sagas that were passed over. An ended or parked saga has no timer that would ask again, so
+/// Stores these replies, and those of sagas that were passed over. An ended or parked saga has no timer that would ask again, so
 /// this happens before their offsets move.
 async fn defer<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
@@ -294,8 +321,8 @@ async fn defer<S: SagaStore, K: Sink, C: Clock>(
     by_saga: &BTreeMap<Uuid, Vec<Heard>>,
     outcome: &batch::BatchOutcome,
     taken: Taken,
+    mut deferred: Vec<DeferredReply>,
 ) -> Result<Vec<DeferredReply>, Error> {
-    let mut deferred = Vec::new();
     for saga in &outcome.passed_over {
         for heard in by_saga.get(&saga.saga_id).into_iter().flatten() {
             metrics::counter!("amends_engine_deferred_replies_total", "why" => saga.why.as_str())
@@ -321,7 +348,7 @@ async fn defer<S: SagaStore, K: Sink, C: Clock>(
 
 /// Returns what a program must know to look at a reply whose saga could not be read: a workflow of this program, the
 /// reply's if it is one of them. The row then says what judging it needs.
-fn required<S, K, C>(engine: &Engine<S, K, C>, message: &Inbound) -> Requires {
+pub(super) fn required<S, K, C>(engine: &Engine<S, K, C>, message: &Inbound) -> Requires {
     // It has already been parsed once.
     let named = wire::reply(&message.bytes).ok();
     let definition = named

@@ -14,7 +14,7 @@ use amends_engine::port::{
     self, Clock, Committed, DeferredId, DeferredReply, DeferredScan, DueScan, FailedPart, Inputs, Loaded,
     OddReason, OddReplies, OddReply, SagaStore, Stray, Unreadable, Write,
 };
-use amends_engine::runtime::{Engine, Epoch, News, Ownership, RepeatBudget};
+use amends_engine::runtime::{Engine, News, Ownership, RepeatBudget};
 use amends_protocol::trace::TraceContext;
 use amends_protocol::transport::{self, Assignment, Batch, Inbound, Outbound, Sink, Source};
 use amends_protocol::{Command, Json, Kind, Outcome, Reply, TokenKey, id, wire};
@@ -109,7 +109,7 @@ impl World {
             clock: self.clone(),
             catalog: Catalog::new(vec![stay()]).unwrap(),
             key: TokenKey::new(KEY),
-            epoch: Epoch::new(1),
+            epoch: 1,
             ownership: Ownership::default(),
             news: News::default(),
             budget: RepeatBudget::default(),

@@ -12,7 +12,7 @@ use amends_engine::{
     core::{Catalog, Definition, Event, Saga, SignalStep, SignalVerdict, Step, StepKind},
     port::{self, Clock as _},
     runtime::{
-        Engine, Epoch, Error, Ownership, RepeatAllowance, RepeatAllowances, RepeatBudget,
+        Engine, Error, Ownership, RepeatAllowance, RepeatAllowances, RepeatBudget,
         apply::{Applied, apply},
         deferred,
         recovery::Recovery,
@@ -134,7 +134,7 @@ pub fn engine(handle: &Handle) -> SimEngine {
         clock: SimClock(handle.clone()),
         catalog: catalog_of(handle),
         key: TokenKey::new([7; 32]),
-        epoch: Epoch::new(EPOCH),
+        epoch: EPOCH,
         ownership: Ownership::default(),
         news: amends_engine::runtime::News::default(),
         budget: RepeatBudget::new(TIGHT),

@@ -193,7 +193,7 @@ impl Store {
         let stored = Stored {
             saga: change.saga.clone(),
             updated_at: entry.occurrence.at,
-            entries: vec![(entry.revision, entry.occurrence.at, entry.body())],
+            entries: vec![(entry.revision, entry.occurrence.at, entry.body(0))],
             data,
             personal: Some(personal.clone()).filter(|p| !p.is_null()),
         };
@@ -318,7 +318,7 @@ impl WorldState {
             return Err(Error::Unavailable("its home is away".to_owned()));
         }
         let bodies: Vec<Vec<String>> =
-            writes.iter().map(|w| w.entries.iter().map(Entry::body).collect()).collect();
+            writes.iter().map(|w| w.entries.iter().map(|entry| entry.body(0)).collect()).collect();
         for (write, bodies) in writes.iter().zip(&bodies) {
             check(write, bodies).map_err(|why| Error::Data(format!("{}: {why}", write.saga.id)))?;
         }

@@ -26,8 +26,9 @@ CREATE TEMP TABLE entries AS SELECT * FROM dblink('engine', $$
 CREATE UNIQUE INDEX ON entries (saga_id);
 
 CREATE TEMP TABLE timeline AS SELECT * FROM dblink('engine', $$
-    SELECT saga_id, revision, at, body::jsonb -> 'event', body::jsonb -> 'did' FROM timeline $$)
-    AS t (saga_id uuid, revision integer, at timestamptz, event jsonb, did jsonb);
+    SELECT saga_id, revision, at, body::jsonb -> 'event', body::jsonb -> 'did', coalesce((body::jsonb ->> 'epoch')::integer, 0)
+    FROM timeline $$)
+    AS t (saga_id uuid, revision integer, at timestamptz, event jsonb, did jsonb, epoch integer);
 CREATE UNIQUE INDEX ON timeline (saga_id, revision);
 
 CREATE TEMP TABLE keys AS SELECT * FROM dblink('engine', 'SELECT subject, key, order_id FROM idempotency_keys')
@@ -80,6 +81,25 @@ CREATE TEMP TABLE worker_rows AS
     SELECT 'shipment', * FROM dblink('shipment', 'SELECT command_id, saga_id, status, live, undo IS NOT NULL FROM commands')
         AS t (command_id uuid, saga_id uuid, status text, live boolean, undo_remembered boolean);
 CREATE INDEX ON worker_rows (command_id);
+
+-- Sagas that were lost when the engine's database was restored to an earlier state: workers have rows of them. Their
+-- effects must be listed as strays; then they are explained, and left out of all that follows. (What they have reserved
+-- and shipped stays in the stock's sums.)
+CREATE TEMP TABLE restores AS SELECT * FROM dblink('engine', 'SELECT coalesce(max(epoch), 0) FROM deployment') AS t (epoch integer);
+CREATE TEMP TABLE lost AS
+    SELECT DISTINCT w.saga_id FROM worker_rows AS w
+    WHERE (SELECT epoch FROM restores) > 0 AND NOT EXISTS (SELECT FROM sagas AS s WHERE s.id = w.saga_id);
+CREATE UNIQUE INDEX ON lost (saga_id);
+CREATE TEMP TABLE unlisted AS
+    SELECT w.worker, w.command_id, w.saga_id FROM worker_rows AS w JOIN lost AS l ON l.saga_id = w.saga_id
+    WHERE w.status = 'succeeded' AND NOT EXISTS (SELECT FROM strays AS s WHERE s.command_id = w.command_id);
+CREATE TEMP TABLE lost_commands AS SELECT w.command_id FROM worker_rows AS w JOIN lost AS l ON l.saga_id = w.saga_id;
+CREATE UNIQUE INDEX ON lost_commands (command_id);
+DELETE FROM refunds WHERE charge_key IN (SELECT command_id FROM lost_commands);
+DELETE FROM charges WHERE key IN (SELECT command_id FROM lost_commands);
+DELETE FROM bookings WHERE key IN (SELECT command_id FROM lost_commands);
+DELETE FROM worker_rows WHERE saga_id IN (SELECT saga_id FROM lost);
+DELETE FROM strays WHERE saga_id IN (SELECT saga_id FROM lost);
 
 -- Each event has a row a channel; both are recorded in one statement.
 CREATE TEMP TABLE notified AS SELECT * FROM dblink('notification',

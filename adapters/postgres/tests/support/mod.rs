@@ -40,7 +40,7 @@ pub async fn world() -> Postgres {
 pub async fn world_with(homes: Homes) -> Postgres {
     let database = database(&MIGRATOR, "engine").await;
     let pool = connect(&database.role_url("amends_engine"));
-    let store = PgSagaStore::new(Database { pool, homes });
+    let store = PgSagaStore::new(Database { homes, ..pool.into() });
     Postgres { database, store, turn: None }
 }
 

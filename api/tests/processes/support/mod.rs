@@ -119,7 +119,12 @@ impl Stack {
 
     /// The same with the test's own server, which `amends migrate` has set up.
     pub async fn on_own_server(broker: Broker, data: &Path) -> Self {
-        let server = Postgres::start(PostgresOptions::new(data)).await.unwrap();
+        Self::on_server_with(broker, PostgresOptions::new(data)).await
+    }
+
+    /// The same with a server of these options.
+    pub async fn on_server_with(broker: Broker, options: PostgresOptions) -> Self {
+        let server = Postgres::start(options).await.unwrap();
         let databases = Self::migrated(|database| server.url(database));
         Self::over(broker, databases, Some(server))
     }
@@ -191,6 +196,15 @@ impl Stack {
             ],
             desk: "engine",
         }
+    }
+
+    /// From now on, the database of this name is the one on another server, with the same roles.
+    pub fn move_to(&mut self, name: &'static str, server: &Postgres) {
+        let database = self.databases.get_mut(name).unwrap();
+        let mut url = reqwest::Url::parse(&database.url).unwrap();
+        url.set_port(Some(server.port())).unwrap();
+        database.url = url.into();
+        database.pool = PgPoolOptions::new().connect_lazy(&server.url(&format!("amends_{name}"))).unwrap();
     }
 
     /// Sets a setting for every process that is started from now on.

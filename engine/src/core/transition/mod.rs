@@ -184,6 +184,7 @@ impl<'a> Deciding<'a> {
         let entry = Entry {
             revision: self.saga.revision,
             core_version: self.saga.core_version,
+            epoch: 0,
             occurrence,
             did: self.did,
         };
