@@ -65,7 +65,7 @@ impl World {
         let test = amends_testkit::database(&MIGRATOR, "engine").await;
         let pool = amends_pool::connect(&test.role_url("amends_engine"), 4, "test").unwrap();
         let (webhooks, deliveries) = (WebhookStore::new(pool.clone()), DeliveryStore::new(pool.clone()));
-        Self { test, database: Database { pool, homes: Homes::ONE }, webhooks, deliveries }
+        Self { test, database: Database { pool, homes: Homes::ONE, epoch: 0 }, webhooks, deliveries }
     }
 
     /// A publisher of all slots.
@@ -130,6 +130,7 @@ impl World {
         let entry = |(revision, (event, did))| Entry {
             revision,
             core_version: saga.core_version,
+            epoch: 0,
             occurrence: Occurrence { event, at, jitter: 0 },
             did,
         };
