@@ -192,7 +192,7 @@ fn restored(to: usize, until: usize, cancelled_at: usize) {
 fn whatever_the_store_forgets_no_effect_is_doubled_and_none_is_unexplained() {
     for until in 1..=STEPS {
         for to in 0..until {
-            for cancelled_at in 0..=until.min(6) {
+            for cancelled_at in (0..=until.min(6)).step_by(2) {
                 restored(to, until, cancelled_at);
             }
         }

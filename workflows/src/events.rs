@@ -15,8 +15,7 @@ use crate::{order_fulfilment::OrderInput, order_refund, order_return::ReturnInpu
 pub struct DomainEvent {
     /// `1.0`.
     pub specversion: String,
-    /// The event's id, the same for every delivery. After a restore, an order's new events have other ids than those that
-    /// were lost.
+    /// The event's id, the same for every delivery.
     pub id: String,
     /// `/amends/order_fulfilment`.
     pub source: String,
