@@ -14,12 +14,11 @@ use std::{
 };
 
 use tracing::{
-    Event, Level, Metadata, Subscriber,
+    Event, Level, Subscriber,
     callsite::Identifier,
     field::{Field, Visit},
-    subscriber::Interest,
 };
-use tracing_subscriber::layer::{Context, Filter};
+use tracing_subscriber::{Layer, layer::Context};
 
 /// How long lines of a place are counted together.
 const REPEAT_PERIOD: Duration = Duration::from_secs(10);
@@ -134,16 +133,9 @@ impl Repeats {
     }
 }
 
-impl<S: Subscriber> Filter<S> for Repeats {
-    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        true
-    }
-
-    fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
-        Interest::always()
-    }
-
-    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+/// It is a filter of all layers: a line that is left out reaches none of them.
+impl<S: Subscriber> Layer<S> for Repeats {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let metadata = event.metadata();
         let level = *metadata.level();
         if level > Level::INFO || metadata.name() == OF_LOG_CRATE || metadata.target() == module_path!() {
@@ -174,7 +166,7 @@ impl Visit for Text {
 mod tests {
     use std::io::{self, Write};
 
-    use tracing_subscriber::{Layer, fmt, prelude::*};
+    use tracing_subscriber::{fmt, prelude::*};
 
     use super::*;
 
@@ -197,7 +189,7 @@ mod tests {
         let (written, repeats) = (Written::default(), Repeats::default());
         let writer = written.clone();
         let layer = fmt::layer().with_ansi(false).with_writer(move || writer.clone());
-        let subscriber = tracing_subscriber::registry().with(layer.with_filter(repeats.clone()));
+        let subscriber = tracing_subscriber::registry().with(repeats.clone()).with(layer);
         tracing::subscriber::with_default(subscriber, || act(&repeats));
         let bytes = written.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
