@@ -30,15 +30,15 @@ pub fn logs(settings: &Settings) -> Result<(), String> {
         EnvFilter::try_new(filter).map_err(|e| format!("setting: log: {}", redacted(&e.to_string())))?;
     let colours = std::io::stderr().is_terminal();
     let repeats = Repeats::default();
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(filter).with(repeats.clone());
     let started = match settings.log_format {
         LogFormat::Text => {
             let layer = fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false);
-            registry.with(repeats.clone()).with(layer).try_init()
+            registry.with(layer).try_init()
         }
         LogFormat::Json => {
             let layer = fmt::layer().json().with_writer(std::io::stderr);
-            registry.with(repeats.clone()).with(layer).try_init()
+            registry.with(layer).try_init()
         }
     };
     started.map_err(|e| e.to_string())?;

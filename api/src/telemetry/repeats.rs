@@ -133,7 +133,8 @@ impl Repeats {
     }
 }
 
-/// Not a filter of one layer: with those, the next line after one that was left out can be taken for left out too.
+/// It is a filter of all layers: a line that is left out reaches none of them. (With a filter of one layer, the next line can
+/// be taken for left out too.)
 impl<S: Subscriber> Layer<S> for Repeats {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let metadata = event.metadata();
