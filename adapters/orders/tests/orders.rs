@@ -92,7 +92,7 @@ async fn an_order_is_read_as_it_was_placed_with_its_sagas_label() {
     assert_eq!(store.sagas_of(order.id).await.unwrap(), [order.saga.id]);
     let first = SagaEntry { saga_id: order.saga.id, entry: change.entry.clone() };
     let view = store.get(order.id).await.unwrap().unwrap();
-    assert_eq!(store.timeline_of(&view).await.unwrap(), [first.clone()]);
+    assert_eq!(store.timeline_of(&view).await.unwrap(), std::slice::from_ref(&first));
     assert_eq!(store.timeline(order.id).await.unwrap().unwrap(), [first]);
 
     let at = row.created_at + chrono::TimeDelta::seconds(1);
