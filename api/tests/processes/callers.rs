@@ -169,7 +169,8 @@ async fn every_route_answers_every_caller_as_its_row_says() {
             assert_eq!(headers::faults(&path, &headers), Vec::<String>::new(), "{name} by {caller}");
             for leak in LEAKS {
                 // Metrics have names of ours.
-                let may_say = ["readDocsFile", "readOpenApi"].contains(&route.id()) || route.path == "/metrics";
+                let may_say =
+                    ["readDocsFile", "readOpenApi"].contains(&route.id()) || route.path == "/metrics";
                 assert!(may_say || !text.contains(leak), "{name} by {caller} says {leak}: {text}");
             }
             let challenge = headers.get("www-authenticate").map(|value| value.to_str().unwrap());
