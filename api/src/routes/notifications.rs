@@ -61,7 +61,9 @@ pub fn routes() -> Routes<Arc<Api>> {
         .query(STATUS, "Only with one of these statuses.", schema::several(schema::one_of(&STATUSES)), json!(["SENT"]))
         .query(LIMIT, "Largest number of notifications.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
         .query(CURSOR, "`next` of the page before, with the same other parameters.", schema::string(), Value::Null)
-        .answer(Answer::json::<NotificationList>(StatusCode::OK, "A page.").next_link());
+        .answer(Answer::json::<NotificationList>(StatusCode::OK, "A page.").next_link())
+        // Of the order that `orderId` names.
+        .problems(&[problem_types::NOT_FOUND]);
     Routes::default()
         .on(Method::GET, ONE, reads, read, one)
         .each(|routes| routes.route_layer(from_fn(query::none)))

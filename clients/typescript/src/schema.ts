@@ -3411,6 +3411,7 @@ export interface operations {
             400: components["responses"]["invalid-request"];
             401: components["responses"]["missing-token.invalid-token"];
             403: components["responses"]["forbidden.foreign-origin"];
+            404: components["responses"]["not-found"];
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
