@@ -1,4 +1,4 @@
-//! What of statements is logged: their names, and nothing of their text.
+//! Statements are logged by name: no line has a part of their text.
 
 mod support;
 

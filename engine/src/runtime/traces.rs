@@ -68,7 +68,7 @@ impl Causes {
         causes
     }
 
-    /// Somebody asked for an event, in a request that has a trace of its own.
+    /// The cause is a request for an event. The request has a trace of its own, and the event's span links to it.
     pub fn asked(Asked { event, at, by }: Asked, row: Option<&Arc<Saga>>) -> Self {
         let mut causes = Self::none(API);
         if let (Some(at), Some(saga)) = (at, row)
