@@ -7,7 +7,8 @@ use std::{
     time::Duration,
 };
 
-use amends_proof::deployment::citus::{Citus, Node};
+use amends_postgres::citus::Node;
+use amends_proof::deployment::citus::Citus;
 use amends_testkit::eventually;
 use futures::future::join;
 use sqlx::PgPool;
@@ -43,7 +44,7 @@ async fn orders_on(engine: &PgPool, node: &Node) -> HashSet<String> {
               JOIN citus_shards AS s ON s.shardid = get_shard_id_for_distribution_column('sagas', h.home)
               WHERE s.nodename = $1 AND s.nodeport = $2";
     let homes: Vec<i16> =
-        sqlx::query_scalar(on).bind(&node.host).bind(node.port).fetch_all(engine).await.unwrap();
+        sqlx::query_scalar(on).bind(&node.host).bind(i32::from(node.port)).fetch_all(engine).await.unwrap();
     let mut all = HashSet::new();
     for home in homes {
         let ids: Vec<uuid::Uuid> = sqlx::query_scalar("SELECT id FROM orders WHERE home = $1")
@@ -81,7 +82,7 @@ async fn a_node_that_is_away_stops_no_order_of_another_and_a_shard_that_moves_lo
     let clients = clients(&all);
     let before = place(&clients[0], 20).await;
     // The doctor looks at each node, and at what waits on all of them.
-    let name = |node: &Node| format!("database engine on {}:{}: ", node.host, node.port);
+    let name = |node: &Node| format!("database engine on {node}: ");
     let (_, findings) = examined(&stack);
     let good = of_grade(&findings, "good");
     for part in

@@ -337,7 +337,7 @@ pub async fn inject(
                     }
                 }
             }
-            Ok(format!("node {}:{}", victim.host, victim.port))
+            Ok(format!("node {victim}"))
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use amends_postgres::citus::Node;
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, postgres::PgConnectOptions};
 
 use super::{DATABASES, Error};
@@ -10,15 +11,6 @@ use super::{DATABASES, Error};
 #[derive(Debug, Clone)]
 pub struct Citus {
     coordinator: Box<PgConnectOptions>,
-}
-
-/// A worker node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Node {
-    /// Its host, as the coordinator knows it.
-    pub host: String,
-    /// Its port.
-    pub port: i32,
 }
 
 impl Citus {
@@ -122,19 +114,26 @@ impl Citus {
                      FROM (SELECT shardid FROM citus_shards
                            WHERE table_name = 'slot_positions'::regclass AND nodename = $1 AND nodeport = $2
                            ORDER BY random() LIMIT 1) AS shard";
-        let moved = sqlx::query(moved).bind(&from.host).bind(from.port).bind(&to.host).bind(to.port);
+        let moved = sqlx::query(moved)
+            .bind(&from.host)
+            .bind(i32::from(from.port))
+            .bind(&to.host)
+            .bind(i32::from(to.port));
         Ok(moved.fetch_optional(&mut engine).await?.is_some())
     }
 
     /// Connects to the database of a node in which no table is distributed.
     async fn connect(&self, node: &Node) -> Result<PgConnection, Error> {
-        let port = u16::try_from(node.port).map_err(|e| sqlx::Error::Decode(e.into()))?;
-        let options = self.coordinator.clone().host(&node.host).port(port).database("postgres");
+        let options = self.coordinator.clone().host(&node.host).port(node.port).database("postgres");
         Ok(options.connect().await?)
     }
 }
 
 async fn nodes(connection: &mut PgConnection, sql: &'static str) -> Result<Vec<Node>, Error> {
     let found: Vec<(String, i32)> = sqlx::query_as(sql).fetch_all(connection).await?;
-    Ok(found.into_iter().map(|(host, port)| Node { host, port }).collect())
+    let node = |(host, port)| {
+        let port = u16::try_from(port).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+        Ok(Node { host, port })
+    };
+    found.into_iter().map(node).collect()
 }

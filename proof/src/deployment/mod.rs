@@ -1,5 +1,5 @@
 //! All servers and roles that an order needs, as separate processes on this machine: [`Deployment`] starts its own
-//! Postgres and Apache Kafka and knows the settings of each role; a role is a [`Process`].
+//! Postgres (or uses a Citus that is there) and Apache Kafka, and knows the settings of each role; a role is a [`Process`].
 
 pub mod citus;
 mod kafka;
@@ -109,8 +109,8 @@ impl Error {
     }
 }
 
-/// A Postgres with five databases, an Apache Kafka, and the settings that a role needs to find them. When dropped, both
-/// servers end and their data is removed.
+/// A server with five databases, an Apache Kafka, and the settings that a role needs to find them. When dropped, both
+/// servers end and their data is removed; a Citus stays as it is.
 #[derive(Debug)]
 pub struct Deployment {
     /// The server of all five databases.
