@@ -34,12 +34,18 @@ pub enum SmtpSecurity {
 #[derive(Debug)]
 pub struct SmtpServer {
     child: Child,
-    orders: Option<ChildStdin>,
     port: u16,
     security: SmtpSecurity,
-    taken: Receiver<()>,
+    orders: Mutex<Orders>,
     messages: Arc<Mutex<Vec<Value>>>,
     directory: TempDir,
+}
+
+/// What it is told, and that it has taken it.
+#[derive(Debug)]
+struct Orders {
+    stdin: ChildStdin,
+    taken: Receiver<()>,
 }
 
 impl SmtpServer {
@@ -80,7 +86,8 @@ impl SmtpServer {
         });
         let port = port.recv_timeout(ANSWER_LONGEST).expect("the mail server starts");
         let port = u16::try_from(port).expect("a port");
-        Self { orders: child.stdin.take(), child, port, security, taken, messages, directory }
+        let orders = Mutex::new(Orders { stdin: child.stdin.take().expect("it is piped"), taken });
+        Self { child, port, security, orders, messages, directory }
     }
 
     /// Returns its URL.
@@ -102,21 +109,31 @@ impl SmtpServer {
     ///
     /// # Panics
     /// It does not take the order.
-    pub fn answers(&mut self, command: &str, answer: Option<&str>) {
-        let orders = self.orders.as_mut().expect("it runs");
-        writeln!(orders, "{}", json!({ command: answer })).expect("it reads");
-        self.taken.recv_timeout(ANSWER_LONGEST).expect("it takes the order");
+    pub fn answers(&self, command: &str, answer: Option<&str>) {
+        self.order(&json!({ command: answer }));
     }
 
-    /// Returns the messages that it has received, whatever it answered: `from`, `to`, `tls`, `login`, `content`.
+    /// Returns all messages that it has received until now, whatever it answered: `from`, `to`, `tls`, `login`,
+    /// `content`.
+    ///
+    /// # Panics
+    /// It no longer runs.
     pub fn messages(&self) -> Vec<Value> {
+        // It says each message before it answers the sender, but on a pipe: what it says to this order comes after them.
+        self.order(&json!({}));
         self.messages.lock().expect("nobody panics with it").clone()
+    }
+
+    /// Sends it an order, and waits until it and all that it said before are read.
+    fn order(&self, order: &Value) {
+        let mut orders = self.orders.lock().expect("nobody panics with it");
+        writeln!(orders.stdin, "{order}").expect("it reads");
+        orders.taken.recv_timeout(ANSWER_LONGEST).expect("it takes the order");
     }
 }
 
 impl Drop for SmtpServer {
     fn drop(&mut self) {
-        drop(self.orders.take());
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -139,7 +139,7 @@ async fn a_customer_is_told_by_mail_and_reads_own_notifications_and_nobody_elses
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mail_server_that_hangs_delays_no_order_and_no_record() {
-    let mut server = SmtpServer::start(SmtpSecurity::Plain, None);
+    let server = SmtpServer::start(SmtpSecurity::Plain, None);
     server.answers("rcpt", Some("hang"));
     let mut shop = Shop::open().await;
     send_by(&mut shop.stack, &server);
@@ -157,7 +157,7 @@ async fn a_mail_server_that_hangs_delays_no_order_and_no_record() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_erased_before_it_was_sent_is_never_mailed() {
-    let mut server = SmtpServer::start(SmtpSecurity::Plain, None);
+    let server = SmtpServer::start(SmtpSecurity::Plain, None);
     server.answers("rcpt", Some("451 later"));
     let mut shop = Shop::open().await;
     send_by(&mut shop.stack, &server);

@@ -63,7 +63,7 @@ async fn a_certificate_that_is_not_trusted_is_sent_nothing() {
 
 #[tokio::test]
 async fn a_refusal_is_final_and_a_deferral_is_tried_again_until_the_server_takes_it() {
-    let (world, mut server) = (World::new().await, SmtpServer::start(SmtpSecurity::Plain, None));
+    let (world, server) = (World::new().await, SmtpServer::start(SmtpSecurity::Plain, None));
     let sender = world.sender(Channel::Email, &by_mail(&server, None));
     for command in ["rcpt", "data"] {
         server.answers(command, Some("550 5.1.1 marker@example.org is unknown"));
@@ -102,7 +102,7 @@ async fn a_login_that_is_refused_is_tried_again_because_somebody_will_mend_it() 
 
 #[tokio::test]
 async fn what_a_server_that_hangs_or_closes_may_have_taken_is_sent_again_with_the_same_id() {
-    let (world, mut server) = (World::new().await, SmtpServer::start(SmtpSecurity::Plain, None));
+    let (world, server) = (World::new().await, SmtpServer::start(SmtpSecurity::Plain, None));
     let sender = world.sender(Channel::Email, &by_mail(&server, None));
     for (answer, reason) in [("hang", "smtp_timeout"), ("close", "smtp_unreachable")] {
         let id = world.queue("order.created", Channel::Email).await;
@@ -126,7 +126,7 @@ fn copies(server: &SmtpServer, id: Uuid) -> usize {
 
 #[tokio::test]
 async fn a_sender_that_dies_between_sending_and_recording_leaves_a_claim_and_the_same_id_is_sent_again() {
-    let (world, mut server) = (World::new().await, SmtpServer::start(SmtpSecurity::Plain, None));
+    let (world, server) = (World::new().await, SmtpServer::start(SmtpSecurity::Plain, None));
     let settings = by_mail(&server, None);
     let id = world.queue("order.created", Channel::Email).await;
     server.answers("data", Some("hang"));
@@ -172,7 +172,7 @@ async fn two_senders_never_send_the_same_message() {
 
 #[tokio::test]
 async fn after_a_day_of_deferrals_a_message_has_failed() {
-    let (world, mut server) = (World::new().await, SmtpServer::start(SmtpSecurity::Plain, None));
+    let (world, server) = (World::new().await, SmtpServer::start(SmtpSecurity::Plain, None));
     server.answers("rcpt", Some("451 later"));
     let sender = world.sender(Channel::Email, &by_mail(&server, None));
     let id = world.queue("order.created", Channel::Email).await;
