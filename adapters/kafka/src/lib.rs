@@ -17,6 +17,7 @@ pub mod acls;
 mod context;
 pub mod inspect;
 mod lag;
+mod member;
 mod producer;
 mod progress;
 mod security;
@@ -26,7 +27,8 @@ mod source;
 pub mod topics;
 mod watch;
 
+pub use member::ASSIGNOR;
 pub use security::{BadProperty, Login, Mechanism, Security, Tls, check_property};
 pub use settings::{Contact, Error, KafkaSettings, check};
 pub use sink::{EVENT_CONTENT_TYPE, KafkaSink};
-pub use source::{ASSIGNOR, KafkaSource};
+pub use source::KafkaSource;
