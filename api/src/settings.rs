@@ -7,6 +7,7 @@ mod ranges;
 mod redacted;
 mod services;
 mod traces;
+mod syntax;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -284,6 +285,11 @@ impl Settings {
     pub fn call_timeout_of(&self, service: &str) -> Option<Duration> {
         self.services.get(service)?.call_timeout
     }
+
+/// The value is never repeated: it may be another setting's, with a password.
+fn refused(key: &str, why: &str) -> Result<(), Error> {
+    Err(Error::Invalid(format!("{key}: {why}")))
+}
 
     /// Returns the number of homes of the engine's database if it is on Citus.
     pub fn citus(&self) -> Option<Homes> {

@@ -7,7 +7,7 @@ use config::{Value, ValueKind};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use super::{Error, Settings};
+use super::{Error, Settings, refused, syntax::claim};
 
 /// What the settings that librdkafka receives as they are begin with.
 pub(super) const PROPERTIES: &str = "rdkafka.";
@@ -56,6 +56,42 @@ impl Settings {
         });
         Security { tls, login }
     }
+}
+
+/// What belongs together is set together, so that no link is less secured than its settings seem to say.
+pub(super) fn check(settings: &Settings) -> Result<(), Error> {
+    for (key, path) in [
+        ("kafka_ca_file", &settings.kafka_ca_file),
+        ("kafka_certificate_file", &settings.kafka_certificate_file),
+        ("kafka_key_file", &settings.kafka_key_file),
+    ] {
+        if path.is_some() && !settings.kafka_tls {
+            refused(key, "needs kafka_tls = true")?;
+        }
+    }
+    let is_pair = settings.kafka_certificate_file.is_some() == settings.kafka_key_file.is_some();
+    if !is_pair {
+        refused("kafka_certificate_file", "and kafka_key_file must be set together")?;
+    }
+    match (&settings.kafka_sasl_user, &settings.kafka_sasl_password) {
+        (Some(user), Some(_)) => claim("kafka_sasl_user", user)?,
+        (Some(user), None) => {
+            claim("kafka_sasl_user", user)?;
+            refused("kafka_sasl_password", "must be set beside kafka_sasl_user")?;
+        }
+        (None, Some(_)) => refused("kafka_sasl_user", "must be set beside kafka_sasl_password")?,
+        (None, None) => {}
+    }
+    let sends_password =
+        settings.kafka_sasl_user.is_some() && settings.kafka_sasl_mechanism == SaslMechanism::Plain;
+    if sends_password && !settings.kafka_tls {
+        refused("kafka_sasl_mechanism", "PLAIN sends the password as it is: it needs kafka_tls = true")?;
+    }
+    let password = settings.kafka_sasl_password.as_ref().map(ExposeSecret::expose_secret);
+    if password.is_some_and(|password| password.contains('\0')) {
+        refused("kafka_sasl_password", "must be a text without NUL")?;
+    }
+    Ok(())
 }
 
 /// Takes the properties of librdkafka out of all keys. In a file they are a table, in the environment their dots are

@@ -18,7 +18,11 @@ use amends_webhooks::SealingKeys;
 use humantime_serde::re::humantime::format_duration;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Error, SaslMechanism, Settings, traces};
+use super::{
+    Error, Settings, kafka, refused,
+    syntax::{claim, database, is_host, key_set, listener},
+    traces,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -95,7 +99,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), Error> {
     if settings.redis_ca_file.is_some() && !settings.redis_url.as_ref().is_some_and(has_tls) {
         refused("redis_ca_file", "needs a redis_url that begins with rediss://")?;
     }
-    kafka_security(settings)?;
+    kafka::check(settings)?;
     traces::check(settings)?;
     // The filter's own parser takes it for the name of a module.
     if settings.log.contains("://") {
@@ -138,51 +142,6 @@ fn tokens(settings: &Settings) -> Result<(), Error> {
         }
     }
     claim("roles_claim", &settings.roles_claim)
-}
-
-fn claim(key: &str, value: &str) -> Result<(), Error> {
-    // A password in a URL would be shown by `amends config`.
-    let has_password = value.split_once("://").is_some_and(|(_, rest)| rest.contains('@'));
-    if has_password || amends_http::text::check(value).is_err() {
-        refused(key, "must be 1-200 visible characters, and no URL with a password")?;
-    }
-    Ok(())
-}
-
-/// What belongs together is set together, so that no link is less secured than its settings seem to say.
-fn kafka_security(settings: &Settings) -> Result<(), Error> {
-    for (key, path) in [
-        ("kafka_ca_file", &settings.kafka_ca_file),
-        ("kafka_certificate_file", &settings.kafka_certificate_file),
-        ("kafka_key_file", &settings.kafka_key_file),
-    ] {
-        if path.is_some() && !settings.kafka_tls {
-            refused(key, "needs kafka_tls = true")?;
-        }
-    }
-    let is_pair = settings.kafka_certificate_file.is_some() == settings.kafka_key_file.is_some();
-    if !is_pair {
-        refused("kafka_certificate_file", "and kafka_key_file must be set together")?;
-    }
-    match (&settings.kafka_sasl_user, &settings.kafka_sasl_password) {
-        (Some(user), Some(_)) => claim("kafka_sasl_user", user)?,
-        (Some(user), None) => {
-            claim("kafka_sasl_user", user)?;
-            refused("kafka_sasl_password", "must be set beside kafka_sasl_user")?;
-        }
-        (None, Some(_)) => refused("kafka_sasl_user", "must be set beside kafka_sasl_password")?,
-        (None, None) => {}
-    }
-    let sends_password =
-        settings.kafka_sasl_user.is_some() && settings.kafka_sasl_mechanism == SaslMechanism::Plain;
-    if sends_password && !settings.kafka_tls {
-        refused("kafka_sasl_mechanism", "PLAIN sends the password as it is: it needs kafka_tls = true")?;
-    }
-    let password = settings.kafka_sasl_password.as_ref().map(ExposeSecret::expose_secret);
-    if password.is_some_and(|password| password.contains('\0')) {
-        refused("kafka_sasl_password", "must be a text without NUL")?;
-    }
-    Ok(())
 }
 
 /// A token is sent as it is, so it has the characters of one (RFC 6750, 2.1).
@@ -245,20 +204,6 @@ fn messages(settings: &Settings) -> Result<(), Error> {
     Ok(())
 }
 
-fn key_set(key: &str, url: &str) -> Result<(), Error> {
-    match reqwest::Url::parse(url) {
-        Ok(url)
-            if matches!(url.scheme(), "http" | "https")
-                && url.username().is_empty()
-                && url.password().is_none() =>
-        {
-            Ok(())
-        }
-        Ok(_) => refused(key, "must be https://HOST/PATH (or http://), without user and password"),
-        Err(error) => refused(key, &format!("is not a URL: {error}")),
-    }
-}
-
 fn duration(key: &str, value: Duration, range: RangeInclusive<Duration>) -> Result<(), Error> {
     within(key, &value, &range, |bound| format_duration(*bound).to_string())
 }
@@ -273,54 +218,6 @@ fn within<T: PartialOrd + Debug, S: Display>(
         return Ok(());
     }
     refused(key, &format!("must be from {} to {}", show(range.start()), show(range.end())))
-}
-
-/// The value is never repeated: it may be another setting's, with a password.
-fn refused(key: &str, why: &str) -> Result<(), Error> {
-    Err(Error::Invalid(format!("{key}: {why}")))
-}
-
-/// Returns whether a text is a host, with or without a port.
-fn is_host(text: &str) -> bool {
-    !text.is_empty() && !text.contains(|c: char| c == '@' || c == '/' || c.is_whitespace())
-}
-
-fn database(key: &str, url: Option<&SecretString>) -> Result<(), Error> {
-    let Some(url) = url else { return Ok(()) };
-    match reqwest::Url::parse(url.expose_secret()) {
-        Ok(url) if matches!(url.scheme(), "postgres" | "postgresql") => encryption(key, &url),
-        Ok(_) => refused(key, "must begin with postgres://"),
-        Err(error) => refused(key, &format!("is not a URL: {error}")),
-    }
-}
-
-/// The client library also trusts the public authorities, beside those of `sslrootcert`. With `verify-ca`, which does not
-/// look at the name, any certificate of theirs would be taken.
-fn encryption(key: &str, url: &reqwest::Url) -> Result<(), Error> {
-    let of = |names: [&str; 2]| url.query_pairs().find(|(name, _)| names.contains(&&**name));
-    let mode = of(["sslmode", "ssl-mode"]).map(|(_, mode)| mode.into_owned());
-    match mode.as_deref() {
-        None | Some("disable" | "prefer" | "require" | "verify-full") => {}
-        Some("verify-ca") => {
-            refused(key, "sslmode=verify-ca takes the certificate of any server: use verify-full")?
-        }
-        Some(_) => refused(key, "sslmode must be disable, prefer, require or verify-full")?,
-    }
-    if of(["sslrootcert", "ssl-root-cert"]).is_some() && mode.as_deref() != Some("verify-full") {
-        refused(key, "sslrootcert needs sslmode=verify-full: otherwise no certificate is checked")?;
-    }
-    if of(["sslcert", "ssl-cert"]).is_some() != of(["sslkey", "ssl-key"]).is_some() {
-        refused(key, "sslcert and sslkey must be set together")?;
-    }
-    Ok(())
-}
-
-fn listener(key: &str, url: &str) -> Result<(), Error> {
-    match reqwest::Url::parse(url) {
-        Ok(url) if url.scheme() == "http" && url.username().is_empty() && url.password().is_none() => Ok(()),
-        Ok(_) => refused(key, "must be http://HOST:PORT"),
-        Err(error) => refused(key, &format!("is not a URL: {error}")),
-    }
 }
 
 #[cfg(test)]
