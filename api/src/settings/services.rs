@@ -6,9 +6,14 @@ use std::{
 };
 
 use config::Value;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
-use super::{API, Error, flat};
+use super::{Error, Settings, flat};
+
+/// Name in the database settings, beside the services' names.
+const API: &str = "api";
+/// The service whose database the api uses by default.
+const ENGINE: &str = "engine";
 
 /// The settings `<service>_database_url`, `<service>_url` and `<service>_call_timeout`; of the api, the first two.
 #[derive(Debug, Clone, Default)]
@@ -58,5 +63,55 @@ impl ServiceSettings {
             true => self.call_timeout.map(time),
             false => self.url.as_ref().map(|url| format!("{url:?}")),
         }
+    }
+}
+
+impl Settings {
+    /// Returns the database of a service, or of the api, which uses the engine's by default.
+    ///
+    /// # Errors
+    /// [`Error::Missing`].
+    pub fn database_of(&self, user: &str) -> Result<&str, Error> {
+        let own = |name: &str| self.services.get(name)?.database_url.as_ref();
+        let url = own(user).or_else(|| if user == API { own(ENGINE) } else { None });
+        url.map(ExposeSecret::expose_secret).ok_or_else(|| Error::Missing(self.database_key_of(user)))
+    }
+
+    /// Returns the setting of the database of a service, or of the api.
+    pub fn database_key_of(&self, user: &str) -> String {
+        let is_own = self.services.get(user).is_some_and(|own| own.database_url.is_some());
+        format!("{}_database_url", if user == API && !is_own { ENGINE } else { user })
+    }
+
+    /// Returns the URLs of all databases that are set, by their setting.
+    pub fn database_urls(&self) -> impl Iterator<Item = (String, &str)> {
+        let own = self.services.iter().map(|(name, own)| (format!("{name}_database_url"), &own.database_url));
+        let all = own.chain([("database_url".to_owned(), &self.database_url)]);
+        all.filter_map(|(key, url)| Some((key, url.as_ref()?.expose_secret())))
+    }
+
+    /// Sets the URL of a service's database.
+    pub fn set_database_of(&mut self, service: &str, url: String) {
+        self.services.entry(service.to_owned()).or_default().database_url = Some(url.into());
+        if service == ENGINE
+            && let Some(api) = self.services.get_mut(API)
+        {
+            api.database_url = None;
+        }
+    }
+
+    /// Returns the URL of a listening service; empty if it is not set.
+    pub fn url_of(&self, service: &str) -> &str {
+        self.services.get(service).and_then(|own| own.url.as_deref()).unwrap_or_default()
+    }
+
+    /// Sets the URL of a listening service.
+    pub fn set_url_of(&mut self, service: &str, url: String) {
+        self.services.entry(service.to_owned()).or_default().url = Some(url);
+    }
+
+    /// Returns the time limit of a service's external calls, if it is set.
+    pub fn call_timeout_of(&self, service: &str) -> Option<Duration> {
+        self.services.get(service)?.call_timeout
     }
 }
