@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     Engine, Error,
-    batch::BatchOutcome,
+    outcome::BatchOutcome,
     traces::{Asked, Causes},
 };
 use crate::{

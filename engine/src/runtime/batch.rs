@@ -6,104 +6,25 @@ use std::{
     sync::Arc,
 };
 
-use amends_protocol::{Json, Kind, Reason, id, transport::Sink};
+use amends_protocol::{Json, Kind, Reason, transport::Sink};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Engine, Error, counts::time_steps, dispatch::Outgoing, recent::Kept, written::Wrote};
+use super::{
+    Engine, Error,
+    counts::{count_incidents, time_ended, time_steps},
+    dispatch::Outgoing,
+    outcome::{BatchOutcome, Ignored, PassedOver, Poison},
+    recent::Kept,
+    written::Wrote,
+};
 use crate::{
-    core::{
-        CommandToSend, Decision, Entry, Event, Illegal, Needs, Nothing, Occurrence, Requires, Saga,
-        SagaOutcome, transition,
-    },
-    port::{Clock, Deferral, Inputs, Loaded, SagaStore, Unreadable, Wants, Write},
+    core::{CommandToSend, Decision, Event, Illegal, Needs, Nothing, Occurrence, Saga, transition},
+    port::{Clock, Deferral, Inputs, Loaded, SagaStore, Wants, Write},
 };
 
 /// Maximum number of times a batch is decided again because another writer was first.
 const DECISION_ROUNDS: usize = 20;
-
-/// Results of a batch's events, by saga.
-#[derive(Debug, Default)]
-pub(super) struct BatchOutcome {
-    /// Commands to send after the commit.
-    pub outgoing: Vec<Outgoing>,
-    /// Sagas that do not exist here.
-    pub missing: Vec<Uuid>,
-    /// Events that changed nothing.
-    pub ignored: Vec<Ignored>,
-    /// Events that cannot be stored.
-    pub poisoned: Vec<Poison>,
-    /// Sagas that were passed over: all their events wait.
-    pub passed_over: Vec<PassedOver>,
-    /// Actions that were refused.
-    pub illegal: Vec<(Uuid, Illegal)>,
-    /// The rows as they are now.
-    pub rows: Vec<Arc<Saga>>,
-}
-
-impl BatchOutcome {
-    /// Adds the results of other sagas.
-    pub fn append(&mut self, other: Self) {
-        let Self { outgoing, missing, ignored, poisoned, passed_over, illegal, rows } = other;
-        self.outgoing.extend(outgoing);
-        self.missing.extend(missing);
-        self.ignored.extend(ignored);
-        self.poisoned.extend(poisoned);
-        self.passed_over.extend(passed_over);
-        self.illegal.extend(illegal);
-        self.rows.extend(rows);
-    }
-
-    /// Removes the results of these sagas, because their events are decided again.
-    pub fn retract(&mut self, is_of: impl Fn(&Uuid) -> bool) {
-        self.ignored.retain(|event| !is_of(&event.saga_id));
-        self.illegal.retain(|(id, _)| !is_of(id));
-    }
-}
-
-/// An event that changed nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ignored {
-    pub saga_id: Uuid,
-    /// Index in the saga's list.
-    pub place: usize,
-    pub why: Nothing,
-}
-
-/// An event that cannot be stored.
-#[derive(Debug)]
-pub(super) struct Poison {
-    pub saga_id: Uuid,
-    /// Index in the saga's list.
-    pub place: usize,
-    pub why: String,
-}
-
-/// A saga that this engine cannot judge now.
-#[derive(Debug, Clone)]
-pub(super) struct PassedOver {
-    pub saga_id: Uuid,
-    pub slot: u16,
-    /// What a program must know to judge it; `None` if its row could not be read.
-    pub requires: Option<Requires>,
-    pub why: Deferral,
-}
-
-impl PassedOver {
-    fn of(saga: &Saga, why: Deferral) -> Self {
-        Self { saga_id: saga.id, slot: saga.slot, requires: Some(Requires::of(saga)), why }
-    }
-
-    fn unread(saga_id: Uuid) -> Self {
-        Self { saga_id, slot: id::slot(saga_id), requires: None, why: Deferral::Unreachable }
-    }
-}
-
-impl From<Unreadable> for PassedOver {
-    fn from(Unreadable { saga_id, slot, requires }: Unreadable) -> Self {
-        Self { saga_id, slot, requires: Some(requires), why: Deferral::Unreadable }
-    }
-}
 
 /// The decision for one saga.
 struct Decided {
@@ -442,24 +363,5 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             }
         }
         Ok(passed_over)
-    }
-}
-
-fn count_incidents(entries: &[Entry]) {
-    for incident in entries.iter().filter_map(|e| e.did.incident.as_ref()) {
-        metrics::counter!("amends_engine_incidents_total", "kind" => incident.clone()).increment(1);
-    }
-}
-
-/// Records how long sagas that ended had taken since their birth.
-fn time_ended(Write { saga, entries, .. }: &Write) {
-    for (entry, ended) in entries.iter().filter_map(|entry| Some((entry, entry.did.ended?))) {
-        let outcome = match ended {
-            SagaOutcome::Completed => "completed",
-            SagaOutcome::Undone => "undone",
-        };
-        let took = (entry.occurrence.at - saga.born_at).to_std().unwrap_or_default();
-        metrics::histogram!("amends_engine_saga_seconds", "workflow" => saga.workflow.clone(), "outcome" => outcome)
-            .record(took.as_secs_f64());
     }
 }

@@ -7,7 +7,7 @@ use amends_protocol::{Kind, Outcome, Reply};
 use chrono::{DateTime, Utc};
 
 use crate::{
-    core::{CommandState, CommandToSend, Definition, Event, RESEND, ReplyEvent, Step},
+    core::{CommandState, CommandToSend, Definition, Entry, Event, RESEND, ReplyEvent, SagaOutcome, Step},
     port::Write,
 };
 
@@ -72,6 +72,26 @@ pub(super) fn time_steps(definition: &Definition, write: &Write) {
         let took = (entry.occurrence.at - issued_at).to_std().unwrap_or_default();
         let labels = [("workflow", definition.name), ("step", step.name), ("kind", kind.as_str())];
         metrics::histogram!("amends_engine_step_seconds", &labels).record(took.as_secs_f64());
+    }
+}
+
+/// Counts events that should be impossible.
+pub(super) fn count_incidents(entries: &[Entry]) {
+    for incident in entries.iter().filter_map(|e| e.did.incident.as_ref()) {
+        metrics::counter!("amends_engine_incidents_total", "kind" => incident.clone()).increment(1);
+    }
+}
+
+/// Records how long sagas that ended had taken since their birth.
+pub(super) fn time_ended(Write { saga, entries, .. }: &Write) {
+    for (entry, ended) in entries.iter().filter_map(|entry| Some((entry, entry.did.ended?))) {
+        let outcome = match ended {
+            SagaOutcome::Completed => "completed",
+            SagaOutcome::Undone => "undone",
+        };
+        let took = (entry.occurrence.at - saga.born_at).to_std().unwrap_or_default();
+        metrics::histogram!("amends_engine_saga_seconds", "workflow" => saga.workflow.clone(), "outcome" => outcome)
+            .record(took.as_secs_f64());
     }
 }
 

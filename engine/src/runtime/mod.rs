@@ -19,6 +19,7 @@ mod dispatch;
 pub mod fleet;
 mod news;
 mod odd;
+mod outcome;
 mod oversleepers;
 mod passed_over;
 mod put_off;

@@ -17,10 +17,11 @@ use futures::future::join_all;
 use uuid::Uuid;
 
 use super::{
-    Engine, Error, batch,
+    Engine, Error,
     budget::AnswerHeard,
     counts::AnswerCounts,
     odd::OddBatch,
+    outcome::BatchOutcome,
     restored::BeforeRestore,
     traces::{Causes, ENGINE},
 };
@@ -140,7 +141,7 @@ pub(super) async fn take<S: SagaStore, K: Sink, C: Clock>(
     let Judged { by_saga, events, mut dead, mut odd, before_restore } =
         read(engine, messages, taken, now).await?;
     let traced = traced(messages, &by_saga, &events);
-    let mut outcome = batch::BatchOutcome::default();
+    let mut outcome = BatchOutcome::default();
     // All are completed, even if one fails.
     for lane in join_all(lanes(events).into_iter().map(|events| advance(engine, events, &traced))).await {
         outcome.append(lane?);
@@ -171,7 +172,7 @@ pub(super) async fn take<S: SagaStore, K: Sink, C: Clock>(
 /// Returns the judged replies that changed nothing, with the reason and the text of their dead letter.
 fn unchanging<'a>(
     by_saga: &'a BTreeMap<Uuid, Vec<Heard>>,
-    outcome: &'a batch::BatchOutcome,
+    outcome: &'a BatchOutcome,
 ) -> impl Iterator<Item = (&'a Heard, OddReason, Option<String>)> {
     let heard = |id: &Uuid, place: usize| by_saga.get(id)?.get(place);
     let poisoned = outcome.poisoned.iter().filter_map(move |poison| {
@@ -257,7 +258,7 @@ async fn read<'a, S: SagaStore, K: Sink, C: Clock>(
 /// Returns the replies that no saga here ordered: their saga does not exist here, or they match none of its commands.
 fn not_ordered<'a>(
     by_saga: &'a BTreeMap<Uuid, Vec<Heard>>,
-    outcome: &'a batch::BatchOutcome,
+    outcome: &'a BatchOutcome,
 ) -> impl Iterator<Item = &'a Heard> {
     let missing = outcome.missing.iter().filter_map(|id| by_saga.get(id)).flatten();
     let not_mine = outcome.ignored.iter().filter(|event| event.why == Nothing::NotMine);
@@ -268,7 +269,7 @@ fn not_ordered<'a>(
 fn not_ordered_strays(
     messages: &[Inbound],
     by_saga: &BTreeMap<Uuid, Vec<Heard>>,
-    outcome: &batch::BatchOutcome,
+    outcome: &BatchOutcome,
 ) -> Vec<Stray> {
     let successes = not_ordered(by_saga, outcome).filter(|heard| heard.succeeded);
     let strays = successes.filter_map(|Heard { message, .. }| {
@@ -319,7 +320,7 @@ async fn defer<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     messages: &[Inbound],
     by_saga: &BTreeMap<Uuid, Vec<Heard>>,
-    outcome: &batch::BatchOutcome,
+    outcome: &BatchOutcome,
     taken: Taken,
     mut deferred: Vec<DeferredReply>,
 ) -> Result<Vec<DeferredReply>, Error> {
@@ -366,7 +367,7 @@ async fn advance<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     events: BTreeMap<Uuid, Vec<Event>>,
     causes: &Causes,
-) -> Result<batch::BatchOutcome, Error> {
+) -> Result<BatchOutcome, Error> {
     let mut outcome = engine.decide(events, None).await?;
     engine.dispatch(std::mem::take(&mut outcome.outgoing), causes).await?;
     Ok(outcome)
