@@ -27,6 +27,7 @@ mod recent;
 pub mod recovery;
 pub mod replies;
 mod restored;
+mod strays;
 pub mod timers;
 mod traces;
 mod written;

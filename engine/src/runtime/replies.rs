@@ -8,7 +8,7 @@ use std::{
 };
 
 use amends_protocol::{
-    Json, Kind, Outcome, Reply, trace,
+    Kind, Outcome, Reply, trace,
     transport::{Inbound, Sink, Source},
     wire,
 };
@@ -23,11 +23,12 @@ use super::{
     odd::OddBatch,
     outcome::BatchOutcome,
     restored::BeforeRestore,
+    strays::{keep_strays, not_ordered, not_ordered_strays},
     traces::{Causes, ENGINE},
 };
 use crate::{
     core::{Echo, Event, Nothing, RESEND, ReplyEvent, Requires},
-    port::{self, Clock, Deferral, DeferredReply, OddReason, SagaStore, Stray},
+    port::{self, Clock, Deferral, DeferredReply, OddReason, SagaStore},
 };
 
 /// Maximum number of replies in a batch.
@@ -49,9 +50,9 @@ const LOCKED_REST: Duration = Duration::from_secs(1);
 const DEFERRED_REST: Duration = Duration::from_secs(5);
 
 /// The message of a reply, and whether its outcome is a success.
-struct Heard {
-    message: usize,
-    succeeded: bool,
+pub(super) struct Heard {
+    pub message: usize,
+    pub succeeded: bool,
 }
 
 /// The replies of a batch to judge, by saga, and the messages that are not valid replies.
@@ -253,43 +254,6 @@ async fn read<'a, S: SagaStore, K: Sink, C: Clock>(
     }
     answers.record();
     Ok(judged)
-}
-
-/// Returns the replies that no saga here ordered: their saga does not exist here, or they match none of its commands.
-fn not_ordered<'a>(
-    by_saga: &'a BTreeMap<Uuid, Vec<Heard>>,
-    outcome: &'a BatchOutcome,
-) -> impl Iterator<Item = &'a Heard> {
-    let missing = outcome.missing.iter().filter_map(|id| by_saga.get(id)).flatten();
-    let not_mine = outcome.ignored.iter().filter(|event| event.why == Nothing::NotMine);
-    missing.chain(not_mine.filter_map(|event| by_saga.get(&event.saga_id)?.get(event.place)))
-}
-
-/// Returns the successes that no saga here ordered.
-fn not_ordered_strays(
-    messages: &[Inbound],
-    by_saga: &BTreeMap<Uuid, Vec<Heard>>,
-    outcome: &BatchOutcome,
-) -> Vec<Stray> {
-    let successes = not_ordered(by_saga, outcome).filter(|heard| heard.succeeded);
-    let strays = successes.filter_map(|Heard { message, .. }| {
-        // It has already been parsed once.
-        let reply = wire::reply(&messages[*message].bytes).ok()?;
-        let whole = Json::of(&reply).unwrap_or_default();
-        Some(Stray { saga_id: reply.saga_id, command_id: reply.command_id, reply: whole })
-    });
-    strays.collect()
-}
-
-async fn keep_strays<S: SagaStore, K: Sink, C: Clock>(
-    engine: &Engine<S, K, C>,
-    strays: Vec<Stray>,
-) -> Result<(), Error> {
-    if !strays.is_empty() {
-        metrics::counter!("amends_engine_strays_total").increment(strays.len() as u64);
-        engine.store.keep_strays(&strays).await?;
-    }
-    Ok(())
 }
 
 /// If replies name a newer epoch than this process was started in, the store may have been restored since: its epoch is
