@@ -1,5 +1,7 @@
 //! Wakes sagas that are due, by the database's clock.
 
+mod crowd;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     pin::pin,
@@ -14,6 +16,8 @@ use amends_protocol::{
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::{Either, select};
 use uuid::Uuid;
+
+use crowd::Crowd;
 
 use super::{
     Engine, Error,
@@ -55,15 +59,6 @@ struct Looked {
     at: Option<DateTime<Utc>>,
     wide_at: Option<Duration>,
     thorough_at: Option<Duration>,
-}
-
-/// Sagas that wait for a participant that cannot be reached, and are due in such numbers that they would fill batch
-/// after batch. They get scans of their own until all of them are put off, so that the others do not wait for that.
-#[derive(Debug)]
-struct Crowd {
-    steps: Vec<&'static str>,
-    /// Everything due before this time is put off already.
-    from: Option<DateTime<Utc>>,
 }
 
 /// Times of the last scans, and the sagas that wait until a repetition can be paid for.
@@ -232,37 +227,6 @@ impl Timers {
         // The others were answered meanwhile, or have another owner.
         sagas.retain(|saga| saga.live && assignment.owns(saga.slot) && saga.only_repeats_due(now).is_some());
         Ok(sagas)
-    }
-
-    /// From now on scans these participants' sagas separately.
-    fn crowd_out<S, K, C>(&mut self, engine: &Engine<S, K, C>, unpaid: &BTreeSet<&'static str>) {
-        let steps = engine.catalog.iter().flat_map(|definition| &definition.steps);
-        let mut steps: Vec<_> =
-            steps.filter(|step| unpaid.contains(step.participant)).map(|step| step.name).collect();
-        if steps.is_empty() {
-            return;
-        }
-        steps.extend(self.crowd.take().into_iter().flat_map(|crowd| crowd.steps));
-        steps.sort_unstable();
-        steps.dedup();
-        self.crowd = Some(Crowd { steps, from: None });
-    }
-
-    async fn look_at_crowd<S: SagaStore, K: Sink, C: Clock>(
-        &mut self,
-        engine: &Engine<S, K, C>,
-        slots: Vec<u16>,
-    ) -> Result<usize, Error> {
-        let Some(Crowd { steps, from }) = &self.crowd else { return Ok(0) };
-        let share = DueShare::At(steps.clone());
-        let scan = DueScan { share, ..due_scan(engine, slots, *from) };
-        let due = engine.store.due(&scan).await?;
-        let taken = self.wake(engine, due, Vec::new()).await?;
-        match &mut self.crowd {
-            Some(crowd) if taken.count >= BATCH as usize => crowd.from = taken.last,
-            crowd => *crowd = None,
-        }
-        Ok(taken.count)
     }
 
     /// Wakes sagas that are due, and sagas put off that can be paid for; puts off what cannot be paid for.
