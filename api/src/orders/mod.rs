@@ -7,5 +7,6 @@ pub mod explanation;
 pub mod personal;
 pub mod pricing;
 pub mod request;
+pub mod timeline;
 pub mod view;
 pub mod watch;

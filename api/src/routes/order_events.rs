@@ -32,7 +32,8 @@ use crate::{
     },
     http::openapi::{Answer, Operation, schema},
     orders::{
-        view::{Audience, Item, carries_status},
+        timeline::{Item, carries_status},
+        view::Audience,
         watch::Watcher,
     },
     problem::{Fault, Problem, problem_types},

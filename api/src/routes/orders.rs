@@ -35,7 +35,8 @@ use crate::{
     },
     orders::{
         door, explanation, request,
-        view::{Audience, Explanation, Order, Timeline, instant},
+        timeline::Timeline,
+        view::{Audience, Explanation, Order, instant},
     },
     problem::{Problem, problem_types},
     state::Api,

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::{
     auth::{Caller, Right},
     http::openapi::schema::{Holding, Instant},
-    orders::view::{Item, instant},
+    orders::{timeline::Item, view::instant},
 };
 
 /// A page of sagas.
