@@ -2,6 +2,8 @@
 //! sagas' births, with which their commands' ids begin; a statement that names the range of its ids reads no other
 //! partition.
 
+mod stored;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -9,14 +11,15 @@ use std::{
 };
 
 use amends_pool::{DatabaseClock, Pool, Transaction};
-use amends_protocol::{Command, Json, Resolved};
+use amends_protocol::{Command, Resolved};
 use chrono::{DateTime, Utc};
-use serde::{Serialize, de::DeserializeOwned};
-use sqlx::{FromRow, Postgres, postgres::PgArguments, query::QueryScalar};
+use sqlx::{Postgres, postgres::PgArguments, query::QueryScalar};
 use uuid::Uuid;
 
+use stored::{COLUMNS, Stored, int, json, said};
+
 use crate::{
-    row::{CommandRow, Lease, Status},
+    row::CommandRow,
     store::{Due, Error, Locked, Locks, Rows},
 };
 
@@ -43,9 +46,6 @@ impl PgRows {
 
 /// A transaction of a worker.
 pub type PgTx = Transaction;
-
-const COLUMNS: &str = "command_id, saga_id, status, attempt, epoch, issued_at, unsure, live, owner, lease_until, \
-                       started_at, command, reply, undo, undo_reply, resolved";
 
 impl Rows for PgRows {
     type Tx = PgTx;
@@ -328,71 +328,6 @@ fn each<T>(rows: &[&CommandRow], of: impl FnMut(&&CommandRow) -> T) -> Vec<T> {
     rows.iter().map(of).collect()
 }
 
-/// Returns the recorded reply beyond its outcome, if there is anything.
-fn said(row: &CommandRow) -> Option<String> {
-    Some(json(&row.said)).filter(|said| said != "{}")
-}
-
-/// Converts to a signed integer for Postgres; the table's checks reject values that do not fit.
-fn int(n: u32) -> i32 {
-    i32::try_from(n).unwrap_or(-1)
-}
-
-/// The table's row as it is stored.
-#[derive(FromRow)]
-struct Stored {
-    command_id: Uuid,
-    saga_id: Uuid,
-    status: String,
-    attempt: i32,
-    epoch: i32,
-    issued_at: DateTime<Utc>,
-    unsure: bool,
-    live: bool,
-    owner: Option<Uuid>,
-    lease_until: Option<DateTime<Utc>>,
-    started_at: Option<DateTime<Utc>>,
-    command: Option<String>,
-    reply: Option<String>,
-    undo: Option<String>,
-    undo_reply: Option<String>,
-    resolved: Option<String>,
-    now: DateTime<Utc>,
-}
-
-impl TryFrom<Stored> for CommandRow {
-    type Error = Error;
-
-    fn try_from(stored: Stored) -> Result<Self, Error> {
-        let key = stored.command_id;
-        let status = Status::of(&stored.status)
-            .ok_or_else(|| Error::Poison(format!("row {key}: status {} is not known", stored.status)))?;
-        let resolved = stored.resolved.as_deref().map(|word| {
-            let unknown = || Error::Poison(format!("row {key}: resolution {word} is not known"));
-            Resolved::of(word).ok_or_else(unknown)
-        });
-        Ok(CommandRow {
-            key,
-            saga_id: stored.saga_id,
-            status,
-            attempt: stored.attempt.unsigned_abs(),
-            epoch: stored.epoch.unsigned_abs(),
-            issued_at: stored.issued_at,
-            unsure: stored.unsure,
-            lease: stored
-                .lease_until
-                .filter(|_| stored.live)
-                .map(|until| Lease { owner: stored.owner, until }),
-            started_at: stored.started_at,
-            command: read(key, stored.command)?,
-            said: read(key, stored.reply)?.unwrap_or_default(),
-            undo: read(key, stored.undo)?,
-            undone: read(key, stored.undo_reply)?,
-            resolved: resolved.transpose()?,
-        })
-    }
-}
-
 /// Returns the answer of a statement that locks rows. If it waited for one in vain, the others are free again on return:
 /// the next statement may pass over what is locked.
 async fn free_again<T>(tx: &mut PgTx, answer: Result<T, sqlx::Error>) -> Result<T, Error> {
@@ -417,16 +352,6 @@ async fn locked(tx: &mut PgTx, stored: Vec<Stored>) -> Result<Locked, Error> {
     let rows =
         stored.into_iter().map(|s| CommandRow::try_from(s).map(|r| (r.key, r))).collect::<Result<_, _>>()?;
     Ok(Locked { now, rows, ..Locked::default() })
-}
-
-fn json<T: Serialize>(value: &T) -> String {
-    Json::of(value).unwrap_or_default().get().to_owned()
-}
-
-fn read<T: DeserializeOwned>(key: Uuid, text: Option<String>) -> Result<Option<T>, Error> {
-    text.map(|t| serde_json::from_str(&t))
-        .transpose()
-        .map_err(|e| Error::Poison(format!("row {key} cannot be read: {e}")))
 }
 
 fn millis(duration: Duration) -> f64 {
