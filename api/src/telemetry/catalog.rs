@@ -23,7 +23,22 @@ pub struct Metric {
     /// Which roles record it.
     pub by: RecordedBy,
     /// The keys of its labels, with their values.
-    pub labels: &'static [(&'static str, LabelValues)],
+    pub labels: Labels,
+}
+
+/// The labels of a metric: keys, with their values.
+type Labels = &'static [(&'static str, LabelValues)];
+
+const fn counter(name: &'static str, by: RecordedBy, labels: Labels, help: &'static str) -> Metric {
+    Metric { name, kind: MetricKind::Counter, help, by, labels }
+}
+
+const fn gauge(name: &'static str, by: RecordedBy, labels: Labels, help: &'static str) -> Metric {
+    Metric { name, kind: MetricKind::Gauge, help, by, labels }
+}
+
+const fn histogram(name: &'static str, by: RecordedBy, labels: Labels, help: &'static str) -> Metric {
+    Metric { name, kind: MetricKind::Histogram, help, by, labels }
 }
 
 /// The kind of a metric.

@@ -1,32 +1,20 @@
 //! Every metric of every role, by what it is about.
 
 use super::{
-    LabelValues::{self, Currencies, Each, SomeOf},
-    Metric, MetricKind,
+    LabelValues::{Currencies, Each, SomeOf},
+    Metric,
     RecordedBy::{self, Deciders, Every, Executors, Readers, Role},
+    counter, gauge, histogram,
     values::{
         DATABASE, KIND, OPEN_STATE, OUTCOME, PARTICIPANT, POOL, STATUS, WHY, WORKER, WORKFLOW, channels,
         groups, odd_reasons, pieces, steps, token_outcomes, topics_read, upstreams, words,
     },
 };
 
-type Labels = &'static [(&'static str, LabelValues)];
-
-const fn counter(name: &'static str, by: RecordedBy, labels: Labels, help: &'static str) -> Metric {
-    Metric { name, kind: MetricKind::Counter, help, by, labels }
-}
-
-const fn gauge(name: &'static str, by: RecordedBy, labels: Labels, help: &'static str) -> Metric {
-    Metric { name, kind: MetricKind::Gauge, help, by, labels }
-}
-
-const fn histogram(name: &'static str, by: RecordedBy, labels: Labels, help: &'static str) -> Metric {
-    Metric { name, kind: MetricKind::Histogram, help, by, labels }
-}
-
 const API: RecordedBy = Role("api");
 const ENGINE: RecordedBy = Role("engine");
 const NOTIFICATION: RecordedBy = Role("notification");
+
 /// Every metric.
 pub static METRICS: &[Metric] = &[
     // Orders and sagas.
