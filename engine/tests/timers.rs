@@ -1,32 +1,16 @@
-//! The timers and recovery loops over a world in memory: nothing early, nothing forgotten, nothing twice.
+//! The timers, over a world in memory: nothing early, nothing forgotten, nothing twice.
 
 mod support;
 
 use amends_engine::core::{Event, SagaState};
-use amends_engine::port;
-use amends_engine::runtime::recovery::Recovery;
+use amends_engine::runtime::replies;
 use amends_engine::runtime::timers::{BATCH, Timers};
-use amends_engine::runtime::{self, replies};
-use amends_protocol::transport::Assignment;
 use amends_protocol::{Kind, Outcome, SLOTS};
 use chrono::TimeDelta;
-use support::world::{TestEngine, World, block_on};
+use support::world::{TestEngine, World, block_on, own};
 
 fn look(timers: &mut Timers, engine: &TestEngine) -> usize {
     block_on(timers.run_once(engine)).unwrap()
-}
-
-fn recover(recovery: &mut Recovery, engine: &TestEngine) -> usize {
-    block_on(recovery.run_once(engine)).unwrap()
-}
-
-/// Reads the source once, so that the owned slots are known and drained.
-fn own(world: &World, engine: &TestEngine, partitions: &[i32]) {
-    let mut state = world.state();
-    let generation = state.assignment.generation + 1;
-    state.assignment = Assignment { generation, partitions: partitions.to_vec(), count: 8 };
-    drop(state);
-    block_on(replies::run_once(engine, &mut world.clone())).unwrap();
 }
 
 #[test]
@@ -198,67 +182,6 @@ fn timers_that_cannot_be_sent_come_again() {
     assert_eq!(world.sent(), [(a, "book probe".to_owned())]);
 }
 
-#[test]
-fn recovery_sends_gained_slots_once_and_only_after_they_are_drained() {
-    let (world, engine) = World::new();
-    let (a, b) = (world.born(1), world.born(2));
-    let mut recovery = Recovery::default();
-    assert_eq!(recover(&mut recovery, &engine), 0, "nothing is owned yet");
-
-    // Waiting messages of the partition are processed first: `a` has its answer, and its next command was sent.
-    world.answers(a, "book", Outcome::Succeeded);
-    world.state().store_fails.push_back(port::Error::Unavailable("restarting".to_owned()));
-    world.state().assignment = Assignment { generation: 7, partitions: vec![1], count: 8 };
-    assert!(block_on(replies::run_once(&engine, &mut world.clone())).is_err());
-    assert_eq!(recover(&mut recovery, &engine), 0, "not drained");
-    block_on(replies::run_once(&engine, &mut world.clone())).unwrap();
-    world.sent();
-    assert_eq!(recover(&mut recovery, &engine), 1);
-    assert_eq!(world.sent(), [(a, "charge execute".to_owned())]);
-    assert_eq!(recover(&mut recovery, &engine), 0, "once");
-
-    own(&world, &engine, &[1, 2]);
-    assert_eq!(recover(&mut recovery, &engine), 1, "only what was gained");
-    assert_eq!(world.sent(), [(b, "book execute".to_owned())]);
-    assert_eq!(world.saga(b).revision, 1, "no row changes");
-
-    // Lost and gained again: another process owned it in between.
-    own(&world, &engine, &[1]);
-    recover(&mut recovery, &engine);
-    own(&world, &engine, &[1, 2]);
-    assert_eq!(recover(&mut recovery, &engine), 1);
-    assert_eq!(world.sent(), [(b, "book execute".to_owned())]);
-}
-
-#[test]
-fn recovery_that_fails_starts_over() {
-    let (world, engine) = World::new();
-    let a = world.born(1);
-    own(&world, &engine, &[1]);
-    world.state().send_fails = 1;
-    let mut recovery = Recovery::default();
-    assert!(matches!(block_on(recovery.run_once(&engine)), Err(runtime::Error::Transport(_))));
-    assert_eq!(recover(&mut recovery, &engine), 1);
-    assert_eq!(world.sent(), [(a, "book execute".to_owned())]);
-}
-
-#[test]
-fn recovery_leaves_alone_what_is_old_parked_or_settled() {
-    let (world, engine) = World::new();
-    let (old, settled, parked) = (world.born(1), world.born(1), world.born(1));
-    world.passes(31);
-    let fresh = world.born(1);
-    world.answers(settled, "book", Outcome::Refused);
-    own(&world, &engine, &[1]);
-    world.state().poison.insert(parked);
-    world.answers(parked, "book", Outcome::Succeeded);
-    block_on(replies::run_once(&engine, &mut world.clone())).unwrap();
-    assert_eq!(world.saga(parked).state(), SagaState::Parked);
-    assert_eq!(recover(&mut Recovery::default(), &engine), 1);
-    assert_eq!(world.sent(), [(fresh, "book execute".to_owned())]);
-    assert!(world.saga(old).live);
-}
-
 /// Creates stays whose `book` was answered as failed, and that are due again.
 fn failed_once(world: &World, engine: &TestEngine, many: usize) -> Vec<uuid::Uuid> {
     own(world, engine, &[0, 1, 2, 3, 4, 5, 6, 7]);
@@ -417,93 +340,4 @@ fn an_answer_is_soon_by_the_engine_s_database_since_its_command_was_sent_whateve
     assert_eq!(paid_by(50, sent(1, 3600)), 50);
     assert_eq!(paid_by(50, sent(6, -3600)), 5, "late: a tenth");
     assert_eq!(paid_by(50, |_, reply| reply.sent_at = None), 5, "nothing is known of it: a tenth");
-}
-
-/// Sets the database's clock back; the monotonic clock runs on.
-fn set_back(world: &World, by: TimeDelta) {
-    let mut state = world.state();
-    state.now -= by;
-    state.set_back += by;
-}
-
-#[test]
-fn a_clock_that_is_set_back_by_hours_puts_no_timer_off_by_hours() {
-    let (world, engine) = World::new();
-    own(&world, &engine, &[0, 1, 2, 3, 4, 5, 6, 7]);
-    let (a, b) = (world.born(1), world.born(2));
-    world.answers(b, "book", Outcome::FailedTransient);
-    block_on(replies::run_once(&engine, &mut world.clone())).unwrap();
-    let mut timers = Timers::default();
-    assert_eq!(look(&mut timers, &engine), 0);
-    set_back(&world, TimeDelta::hours(2));
-    assert_eq!(look(&mut timers, &engine), 0, "noticed, and their alarms set anew");
-    assert_eq!(look(&mut timers, &engine), 2);
-    let mut sent = world.sent();
-    sent.sort();
-    let mut expected = [(a, "book execute".to_owned()), (b, "book execute".to_owned())];
-    expected.sort();
-    assert_eq!(sent, expected);
-    // And from there on, by the present clock.
-    world.passes(10);
-    assert_eq!(look(&mut timers, &engine), 2);
-    assert!(world.sent().contains(&(a, "book probe".to_owned())));
-    assert!(world.saga(a).wake_at.unwrap() < world.state().now + TimeDelta::minutes(2));
-}
-
-#[test]
-fn an_engine_that_starts_after_the_clock_was_set_back_finds_who_would_oversleep() {
-    let (world, engine) = World::new();
-    own(&world, &engine, &[1]);
-    let many: Vec<_> = (0..BATCH + 10).map(|_| world.born(1)).collect();
-    set_back(&world, TimeDelta::hours(2));
-    let mut timers = Timers::default();
-    for _ in 0..2 {
-        assert!((0..100).any(|_| look(&mut timers, &engine) == 0), "it looks and looks");
-        world.passes(1);
-    }
-    let limit = world.state().now + TimeDelta::minutes(2);
-    assert!(many.iter().all(|saga| world.saga(*saga).wake_at.unwrap() < limit));
-}
-
-#[test]
-fn who_would_oversleep_because_its_owner_does_not_know_its_workflow_is_woken_by_another_engine() {
-    for partitions in [&[2][..], &[]] {
-        let (world, engine) = World::new();
-        own(&world, &engine, partitions);
-        let (a, mut timers) = (world.born(1), Timers::default());
-        assert_eq!(look(&mut timers, &engine), 0);
-        let slept_until = world.saga(a).wake_at;
-        set_back(&world, TimeDelta::hours(2));
-        world.passes(5);
-        look(&mut timers, &engine);
-        assert_eq!(world.saga(a).wake_at, slept_until, "first it is its owner's");
-        world.passes(5);
-        look(&mut timers, &engine);
-        assert!(world.saga(a).wake_at.unwrap() < world.state().now + TimeDelta::minutes(2));
-    }
-}
-
-#[test]
-fn the_promise_that_a_saga_ends_in_time_stays_where_it_is() {
-    let (world, engine) = World::new();
-    own(&world, &engine, &[1]);
-    let a = world.born(1);
-    let promised = world.saga(a).state.timeout_at;
-    set_back(&world, TimeDelta::hours(2));
-    let mut timers = Timers::default();
-    look(&mut timers, &engine);
-    look(&mut timers, &engine);
-    assert!(promised.is_some());
-    assert_eq!(world.saga(a).state.timeout_at, promised);
-
-    // A saga with nothing but its timeout sleeps until then.
-    world.state().poison.insert(a);
-    world.answers(a, "book", Outcome::Succeeded);
-    block_on(replies::run_once(&engine, &mut world.clone())).unwrap();
-    world.passes(10);
-    look(&mut timers, &engine);
-    assert_eq!(world.saga(a).wake_at, promised);
-    own(&world, &engine, &[1, 2]);
-    look(&mut timers, &engine);
-    assert_eq!(world.saga(a).wake_at, promised);
 }

@@ -13,7 +13,7 @@ use amends_engine::core::{
     Catalog, CommandToSend, Decision, Entry, Event, Known, NewSaga, Occurrence, Saga, start, transition,
 };
 use amends_engine::port::{self, Clock, DeferredId, DeferredReply, DueScan, OddReason, OddReply, Stray};
-use amends_engine::runtime::{Engine, News, Ownership, RepeatBudget};
+use amends_engine::runtime::{Engine, News, Ownership, RepeatBudget, replies};
 use amends_protocol::trace::TraceContext;
 use amends_protocol::transport::Assignment;
 use amends_protocol::{Command, Json, Kind, Outcome, Reply, TokenKey, id, wire};
@@ -241,4 +241,13 @@ impl Clock for World {
 /// Runs a future of this world, in which nothing ever waits.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     future.now_or_never().expect("the world answers at once")
+}
+
+/// Reads the source once, so that the owned slots are known and drained.
+pub(crate) fn own(world: &World, engine: &TestEngine, partitions: &[i32]) {
+    let mut state = world.state();
+    let generation = state.assignment.generation + 1;
+    state.assignment = Assignment { generation, partitions: partitions.to_vec(), count: 8 };
+    drop(state);
+    block_on(replies::run_once(engine, &mut world.clone())).unwrap();
 }
