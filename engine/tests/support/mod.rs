@@ -1,6 +1,7 @@
 //! A workflow for tests of the engine, and fakes of its ports.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod actions;
 pub(crate) mod worker;
 pub(crate) mod world;
 
