@@ -7,6 +7,7 @@ pub mod exposition;
 pub mod headers;
 pub mod issuer;
 pub mod load;
+mod process;
 pub mod prometheus;
 pub mod shop;
 
@@ -15,7 +16,7 @@ use std::{
     fs::File,
     net::SocketAddr,
     path::Path,
-    process::{Child, Command, ExitStatus, Output, Stdio},
+    process::{Command, Output, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -27,7 +28,7 @@ use amends_proof::{
     deployment::{ROLES, citus::Citus},
 };
 use amends_testkit::{
-    TestDatabase, TlsPostgres, eventually,
+    TestDatabase, TlsPostgres,
     proxy::{self, Proxy},
 };
 use sqlx::{ConnectOptions, PgPool, postgres::PgPoolOptions};
@@ -36,7 +37,7 @@ use tokio::sync::Mutex;
 pub use amends_proof::deployment::free_address;
 pub use broker::{Broker, KAFKA_ADMIN};
 pub(crate) use broker::{on_apache, on_every_broker};
-use client::Client;
+pub use process::{Process, clients};
 
 /// Longer than anything that a test waits for, even on a busy machine.
 pub const LONG: Duration = Duration::from_secs(90);
@@ -83,13 +84,6 @@ struct Database {
     url: String,
     /// Drops the database at the end.
     _clone: Option<TestDatabase>,
-}
-
-/// A running role. It is killed when dropped.
-pub struct Process {
-    child: Child,
-    pub address: SocketAddr,
-    pub role: String,
 }
 
 impl Stack {
@@ -378,63 +372,3 @@ impl Stack {
 
 /// Held by a test that migrates on the Citus: the databases' names are always the same.
 pub static CITUS_TURN: Mutex<()> = Mutex::const_new(());
-
-/// Returns clients of all apis.
-pub fn clients<'a>(all: impl IntoIterator<Item = &'a Process>) -> Vec<Client> {
-    all.into_iter().filter(|process| process.role == "api").map(Process::client).collect()
-}
-
-impl Process {
-    /// Returns a client of its listener.
-    pub fn client(&self) -> Client {
-        Client::at(self.address)
-    }
-
-    /// Waits until it is ready.
-    pub async fn ready(&self) {
-        let client = self.client();
-        eventually(&format!("{} is ready", self.role), LONG, || {
-            let client = client.clone();
-            async move { (client.try_get("/health/ready").await?.0 == 200).then_some(()) }
-        })
-        .await;
-    }
-
-    /// kill -9, and a restart of the same role at the same address.
-    pub fn kill_and_restart(&mut self, stack: &Stack) {
-        self.kill();
-        let role: Vec<&str> = self.role.split(' ').collect();
-        let again = stack.spawn_at(&role, self.address);
-        *self = again;
-    }
-
-    /// SIGTERM, and waits until it has ended.
-    pub async fn stop(mut self) {
-        let told = Command::new("sh").args(["-c", &format!("kill -TERM {}", self.child.id())]).status();
-        assert!(told.unwrap().success());
-        let status = self.ended().await;
-        assert!(status.success(), "{}: {status}", self.role);
-    }
-
-    /// Waits until it has ended.
-    pub async fn ended(&mut self) -> ExitStatus {
-        let child = &mut self.child;
-        eventually(&format!("{} ends", self.role), LONG, || {
-            let ended = child.try_wait().unwrap();
-            async move { ended }
-        })
-        .await
-    }
-
-    /// kill -9.
-    pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
