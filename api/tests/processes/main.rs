@@ -21,6 +21,7 @@ mod migrating;
 mod notifying;
 mod observing;
 mod odd;
+mod own_orders;
 mod passed_over;
 mod privacy;
 mod products;
