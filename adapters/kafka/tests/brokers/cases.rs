@@ -1,14 +1,13 @@
 //! Cases for every broker.
 
+mod topics;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     time::{Duration, Instant},
 };
 
-use amends_kafka::{
-    EVENT_CONTENT_TYPE, KafkaSettings, KafkaSink, KafkaSource, check,
-    topics::{self, Mismatch, Topic},
-};
+use amends_kafka::{EVENT_CONTENT_TYPE, KafkaSettings, KafkaSink, check, topics::dead_letter_topic};
 use amends_protocol::{
     CommandKey,
     transport::{Inbound, Placement, Sink, Source},
@@ -16,11 +15,11 @@ use amends_protocol::{
 use amends_testkit::TestBroker;
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewPartitions},
-    client::DefaultClientContext,
     consumer::{Consumer, StreamConsumer},
     message::Headers,
 };
+
+pub(crate) use topics::*;
 
 use crate::world::{
     PATIENCE, expect, message, numbered, numbers, scatter, settings, sink, source, take, text,
@@ -228,7 +227,7 @@ pub(crate) async fn a_rebalance_does_not_wait_long_for_a_member_that_does_not_co
 
 pub(crate) async fn a_dead_letter_says_where_it_came_from_and_why(broker: TestBroker) {
     let topic = broker.topic("commands", 1).await;
-    broker.create(&topics::dead_letter_topic(&topic), 1).await;
+    broker.create(&dead_letter_topic(&topic), 1).await;
     let poison = Inbound { partition: 3, offset: 77, ..inbound(&topic, b"\xff not json".to_vec()) };
     sink(broker).dead_letter(&poison, "not JSON").await.unwrap();
     let (headers, bytes) = dead_letter(broker, &topic).await;
@@ -242,7 +241,7 @@ pub(crate) async fn what_a_sink_signs_arrives_with_its_signature_and_goes_on_as_
     broker: TestBroker,
 ) {
     let (topic, other) = (broker.topic("commands", 1).await, broker.topic("others", 1).await);
-    broker.create(&topics::dead_letter_topic(&topic), 1).await;
+    broker.create(&dead_letter_topic(&topic), 1).await;
     let key = CommandKey::new("k", [7; 32]);
     let sink = sink(broker).signing(HashMap::from([(topic.clone(), key.clone())]));
     sink.send(numbered(&topic, Placement::Together, 0..2)).await.unwrap();
@@ -262,7 +261,7 @@ pub(crate) async fn a_dead_letter_bigger_than_its_topic_allows_is_cut(broker: Te
         return; // The embedded broker has no limit.
     }
     let topic = broker.topic("commands", 1).await;
-    broker.create(&topics::dead_letter_topic(&topic), 1).await;
+    broker.create(&dead_letter_topic(&topic), 1).await;
     let poison = inbound(&topic, vec![b'x'; 3_000_000]);
     sink(broker).dead_letter(&poison, "too deep").await.unwrap();
     let (headers, bytes) = dead_letter(broker, &topic).await;
@@ -282,110 +281,6 @@ pub(crate) async fn domain_events_arrive_in_the_order_they_were_sent(broker: Tes
     // Slot 7 of three partitions. It says what it is, as CloudEvents' binding for Kafka wants it.
     let (headers, _) = first_message(broker, &topic, 1).await;
     assert_eq!(headers["content-type"], EVENT_CONTENT_TYPE);
-}
-
-pub(crate) async fn a_topic_with_more_partitions_than_the_settings_is_reported(broker: TestBroker) {
-    let (good, wide) = (broker.topic("good", 2).await, broker.topic("wide", 3).await);
-    let wanted = [Topic::new(&good, 2), Topic::new(&wide, 1)];
-    let found = topics::ensure(&settings(broker), &wanted, PATIENCE).await.unwrap();
-    assert_eq!(found, [Mismatch { topic: wide, expected: 1, found: 3 }]);
-}
-
-/// As when a broker creates a topic itself, at the first message after the topic was deleted.
-pub(crate) async fn a_topic_with_fewer_partitions_than_the_settings_gets_them_where_the_broker_can(
-    broker: TestBroker,
-) {
-    let narrow = broker.topic("narrow", 1).await;
-    let wanted = [Topic::new(&narrow, 12)];
-    // The embedded broker does not answer unknown requests.
-    let patience = if broker.is_real() { PATIENCE } else { Duration::from_millis(500) };
-    let found = topics::ensure(&settings(broker), &wanted, patience).await.unwrap();
-    if broker.is_real() {
-        assert_eq!(found, []);
-        scatter(&sink(broker), &narrow, 0..12).await;
-        let taken = take(&mut source(broker, &narrow, &narrow), 12).await.messages;
-        let partitions: BTreeSet<i32> = taken.iter().map(|message| message.partition).collect();
-        assert_eq!(partitions, (0..12).collect());
-    } else {
-        assert_eq!(found, [Mismatch { topic: narrow, expected: 12, found: 1 }]);
-    }
-}
-
-pub(crate) async fn missing_topics_are_made_where_the_broker_can(broker: TestBroker) {
-    let topic = Topic::new(broker.unique("missing"), 5);
-    let wanted = [topic.clone(), topic.dead_letters()];
-    if broker.is_real() {
-        for _ in 0..2 {
-            assert_eq!(topics::ensure(&settings(broker), &wanted, PATIENCE).await.unwrap(), []);
-        }
-    } else {
-        let refused =
-            topics::ensure(&settings(broker), &wanted, Duration::from_millis(500)).await.unwrap_err();
-        assert!(refused.to_string().contains(&topic.name), "{refused}");
-    }
-}
-
-pub(crate) async fn a_topic_that_grows_is_noticed_where_the_broker_can(broker: TestBroker) {
-    if !broker.is_real() {
-        return; // Its topics never grow; they can be lost and created again, see `faults`.
-    }
-    let topic = broker.topic("replies", 2).await;
-    let sink = sink(broker);
-    let settings = KafkaSettings {
-        properties: BTreeMap::from([("topic.metadata.refresh.interval.ms".into(), "500".into())]),
-        ..settings(broker)
-    };
-    let mut source = KafkaSource::subscribe(&settings, &topic, &[&topic]).unwrap();
-    scatter(&sink, &topic, 0..4).await;
-    expect(&mut source, 0..4).await;
-    assert_eq!(source.assignment().count, 2);
-
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", broker.bootstrap_servers()).create().unwrap();
-    admin.create_partitions(&[NewPartitions::new(&topic, 5)], &AdminOptions::new()).await.unwrap();
-    let begun = Instant::now();
-    while source.assignment().partitions.len() < 5 {
-        assert!(begun.elapsed() < PATIENCE, "{:?}", source.assignment());
-        source.receive(1, Duration::from_millis(50)).await.unwrap();
-    }
-    assert_eq!(source.assignment().count, 5);
-    let begun = Instant::now();
-    loop {
-        assert!(begun.elapsed() < PATIENCE, "the sink still sends to the old partition");
-        sink.send(vec![message(&topic, Placement::Slot(4), 4)]).await.unwrap();
-        let batch = source.receive(10, Duration::from_millis(50)).await.unwrap();
-        if batch.messages.iter().any(|message| message.partition == 4) {
-            return;
-        }
-    }
-}
-
-pub(crate) async fn a_topic_deleted_and_made_again_is_read_on_where_the_broker_can(broker: TestBroker) {
-    if !broker.is_real() {
-        return; // It can only lose everything, see `faults`.
-    }
-    let topic = broker.topic("replies", 4).await;
-    let sink = sink(broker);
-    let mut source = source(broker, &topic, &topic);
-    scatter(&sink, &topic, 0..40).await;
-    let batch = expect(&mut source, 0..40).await;
-    source.commit(batch.receipt).unwrap();
-
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", broker.bootstrap_servers()).create().unwrap();
-    admin.delete_topics(&[&topic], &AdminOptions::new()).await.unwrap();
-    let again = [Topic::new(&topic, 4)];
-    topics::ensure(&settings(broker), &again, PATIENCE).await.unwrap();
-    let (begun, mut missing) = (Instant::now(), BTreeSet::from([0, 1, 2, 3]));
-    while !missing.is_empty() {
-        assert!(begun.elapsed() < PATIENCE, "nothing comes from partitions {missing:?}");
-        // Repeatedly, as the engine does while there is no answer; errors may occur meanwhile.
-        let messages = (0..4).map(|slot| message(&topic, Placement::Slot(slot), slot)).collect();
-        let _ = sink.send(messages).await;
-        let Ok(batch) = source.receive(100, Duration::from_millis(100)).await else { continue };
-        missing.retain(|partition| batch.messages.iter().all(|message| message.partition != *partition));
-        source.commit(batch.receipt).unwrap();
-    }
 }
 
 #[tokio::test]
@@ -412,7 +307,7 @@ fn inbound(topic: &str, bytes: Vec<u8>) -> Inbound {
 
 /// Returns the first message of a topic's DLT: headers and bytes.
 async fn dead_letter(broker: TestBroker, topic: &str) -> (BTreeMap<String, String>, Vec<u8>) {
-    first_message(broker, &topics::dead_letter_topic(topic), 0).await
+    first_message(broker, &dead_letter_topic(topic), 0).await
 }
 
 /// Reads the headers and the content of a partition's first message.
