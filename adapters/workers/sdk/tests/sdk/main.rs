@@ -5,6 +5,7 @@ mod books;
 mod external;
 mod gateway;
 mod instance;
+mod ledger;
 mod messages;
 mod recovery;
 mod rows;
