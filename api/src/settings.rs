@@ -3,6 +3,7 @@
 
 mod files;
 mod kafka;
+mod lost_commits;
 mod ranges;
 mod redacted;
 mod services;
@@ -25,6 +26,7 @@ use serde::Deserialize;
 pub use files::SecretFile;
 pub(crate) use files::content as secret_in;
 pub use kafka::SaslMechanism;
+pub use lost_commits::LostCommits;
 pub use redacted::redacted;
 use services::ServiceSettings;
 pub use traces::OtlpProtocol;
@@ -126,6 +128,7 @@ pub struct Settings {
     pub call_lease: Duration,
     #[serde(with = "humantime_serde")]
     pub start_timeout: Duration,
+    pub on_lost_commits: LostCommits,
     pub log: String,
     pub log_format: LogFormat,
     pub otlp_endpoint: Option<String>,
@@ -403,6 +406,7 @@ impl Settings {
                 "retention" => time(self.retention),
                 "call_lease" => time(self.call_lease),
                 "start_timeout" => time(self.start_timeout),
+                "on_lost_commits" => text(self.on_lost_commits.as_str()),
                 "log" => text(&self.log),
                 "otlp_endpoint" => self.otlp_endpoint.as_deref().and_then(text),
                 "otlp_protocol" => text(self.otlp_protocol.as_str()),
