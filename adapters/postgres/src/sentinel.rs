@@ -165,20 +165,20 @@ impl SentinelExaminer {
     async fn lacking(
         &self,
         connection: &mut PgConnection,
-        sagas: HashMap<Uuid, Acknowledged>,
+        mut sagas: HashMap<Uuid, Acknowledged>,
     ) -> Result<Vec<Lost>, sqlx::Error> {
         let ids: Vec<Uuid> = sagas.keys().copied().collect();
         let mut found: BTreeMap<Uuid, i32> = BTreeMap::new();
         for (home, ids) in self.homes.divide_ids(&ids) {
             for ids in ids.chunks(COMPARED_AT_ONCE) {
-                let rows: Vec<(Uuid, i32)> = sqlx::query_as(
-                    "SELECT id, revision FROM sagas WHERE ($1::int2 IS NULL OR home = $1) AND id = ANY($2)",
-                )
-                .bind(home)
-                .bind(ids)
-                .fetch_all(&mut *connection)
-                .await?;
-                found.extend(rows);
+                match revisions(connection, home, ids).await {
+                    Ok(rows) => found.extend(rows),
+                    // A home that is away does not keep the others from being used.
+                    Err(sqlx::Error::Database(_)) if self.homes != Homes::ONE => {
+                        ids.iter().for_each(|id| drop(sagas.remove(id)));
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         }
         let lost = sagas.into_iter().filter_map(|(saga_id, Acknowledged { revision, at, business_key })| {
@@ -193,11 +193,24 @@ impl SentinelExaminer {
     }
 }
 
+/// Reads the revisions of those of these sagas of a home that are there.
+async fn revisions(
+    connection: &mut PgConnection,
+    home: i16,
+    ids: &[Uuid],
+) -> Result<Vec<(Uuid, i32)>, sqlx::Error> {
+    sqlx::query_as("SELECT id, revision FROM sagas WHERE ($1::int2 IS NULL OR home = $1) AND id = ANY($2)")
+        .bind(home)
+        .bind(ids)
+        .fetch_all(connection)
+        .await
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn revisions(sagas: HashMap<Uuid, Acknowledged>) -> BTreeMap<u128, u32> {
+    fn by_number(sagas: HashMap<Uuid, Acknowledged>) -> BTreeMap<u128, u32> {
         sagas.into_iter().map(|(id, acknowledged)| (id.as_u128(), acknowledged.revision)).collect()
     }
 
@@ -211,12 +224,12 @@ mod tests {
         write(2, 7, 4);
         write(2, 7, 3);
         write(3, 8, 1);
-        assert_eq!(revisions(sentinel.remembered().newest()), BTreeMap::from([(2, 4), (3, 1)]));
+        assert_eq!(by_number(sentinel.remembered().newest()), BTreeMap::from([(2, 4), (3, 1)]));
         (0..REMEMBERED_MOST as u128 * 2).for_each(|n| write(1_000 + n, 9, 1));
         let remembered = sentinel.remembered();
         assert!(remembered.newer.len() + remembered.older.len() <= REMEMBERED_MOST);
-        let newest = revisions(remembered.newest());
+        let newest = by_number(remembered.newest());
         assert_eq!((newest.len(), newest[&2], newest[&3]), (3, 4, 1));
-        assert_eq!(revisions(remembered.all())[&2], 4);
+        assert_eq!(by_number(remembered.all())[&2], 4);
     }
 }
