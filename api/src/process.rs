@@ -303,15 +303,26 @@ pub async fn database(process: &Process, user: &str, migrator: &Migrator) -> Res
 pub async fn engine_database(process: &Process, user: &str) -> Result<(Database, Deployment)> {
     let pool = database(process, user, &amends_postgres::MIGRATOR).await?;
     let deployment = deployment(&pool).await?;
+    if deployment.is_suspended {
+        bail!(
+            "the database has lost commits that it had acknowledged (table lost_commits), and on_lost_commits is \
+             \"stop\": look at the orders at risk, then run `amends restore`"
+        );
+    }
+    let on_lost = process.settings.on_lost_commits.into();
     if deployment.homes == Homes::ONE {
-        return Ok((Database::from(pool).in_epoch(deployment.epoch), deployment));
+        let database = Database::from(pool).in_epoch(deployment.epoch);
+        database.watch_for_lost_commits(on_lost);
+        return Ok((database, deployment));
     }
     pool.close().await;
     let (url, name) = (process.settings.database_of(user)?, format!("amends-{user}"));
     let connections = process.settings.database_connections;
     let database = Database::connect(url, connections, &name, Bounds::default(), deployment.homes)?;
     process.watch_statements(&database.pool);
-    Ok((database.in_epoch(deployment.epoch), deployment))
+    let database = database.in_epoch(deployment.epoch);
+    database.watch_for_lost_commits(on_lost);
+    Ok((database, deployment))
 }
 
 /// Listens on an address without tokens. It is an error if the address is taken, or if other machines can reach it and

@@ -4,6 +4,7 @@
 mod commented;
 mod files;
 mod kafka;
+mod lost_commits;
 mod ranges;
 mod redacted;
 mod services;
@@ -27,6 +28,7 @@ use serde::Deserialize;
 pub use files::SecretFile;
 pub(crate) use files::content as secret_in;
 pub use kafka::SaslMechanism;
+pub use lost_commits::LostCommits;
 pub use redacted::redacted;
 use services::ServiceSettings;
 pub use traces::OtlpProtocol;
@@ -128,6 +130,7 @@ pub struct Settings {
     pub call_lease: Duration,
     #[serde(with = "humantime_serde")]
     pub start_timeout: Duration,
+    pub on_lost_commits: LostCommits,
     pub log: String,
     pub log_format: LogFormat,
     pub otlp_endpoint: Option<String>,

@@ -74,6 +74,7 @@ impl OrderStore {
             }
             Err(refused) => return Err(error::of(refused)),
         }
+        self.database().sentinel.acknowledged_births([&new.change.saga].into_iter());
         Ok(Added::Done(Box::new(new.change)))
     }
 

@@ -111,6 +111,8 @@ impl OrderStore {
             }
             Err(error) => return Err(error::of(error)),
         };
+        let new = born.iter().filter(|born| placed.contains(&born.order.id));
+        self.database.sentinel.acknowledged_births(new.map(|born| &born.change.saga));
         let losers: Vec<&NewOrder> =
             born.iter().map(|born| born.order).filter(|order| !placed.contains(&order.id)).collect();
         let stored = keys::read(self.pool(), home, &losers).await.map_err(error::of)?;

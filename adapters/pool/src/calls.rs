@@ -117,7 +117,8 @@ impl Calls {
         self.state().disk_full_at.is_some_and(|at| at.elapsed() < DISK_FULL_KEPT)
     }
 
-    fn note(&self, error: &sqlx::Error) {
+    /// Records what an error says about the database and its connections.
+    pub(crate) fn note(&self, error: &sqlx::Error) {
         let now = Some(Instant::now());
         if sqlstate::is_disk_full(error) {
             self.state().disk_full_at = now;

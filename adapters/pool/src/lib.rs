@@ -26,7 +26,7 @@ mod writability;
 
 pub use clock::DatabaseClock;
 pub use connection::{Connection, Transaction};
-pub use pool::{Bounds, Occupancy, Plans, Pool, ROLE_SETTINGS, connect};
+pub use pool::{Bounds, Examiner, Occupancy, Plans, Pool, ROLE_SETTINGS, connect};
 pub use schema::{check, is_at};
 pub use statistics::{Statistics, statistics};
 pub use writability::{Unwritable, WriteCheck};

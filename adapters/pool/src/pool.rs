@@ -3,7 +3,7 @@
 use std::{
     fmt,
     str::FromStr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -100,7 +100,24 @@ pub struct Pool {
     pub(crate) waits: Histogram,
     /// What its connections are made from; `None` if the pool was made of existing ones.
     pub(crate) origin: Option<Arc<Origin>>,
+    /// What examines new connections, once it is set.
+    pub(crate) examiner: Examination,
 }
+
+/// Examines a new connection before anything else uses it: whether its server is the one that it should be.
+pub trait Examiner: fmt::Debug + Send + Sync {
+    /// Examines it.
+    ///
+    /// # Errors
+    /// The connection shall not be used, and is closed; another one is made after a pause.
+    fn examine<'c>(
+        &'c self,
+        connection: &'c mut sqlx::PgConnection,
+    ) -> BoxFuture<'c, Result<(), sqlx::Error>>;
+}
+
+/// The examiner of a pool that exists before it.
+type Examination = Arc<OnceLock<Box<dyn Examiner>>>;
 
 /// What connections are made from.
 pub(crate) struct Origin {
@@ -177,17 +194,37 @@ impl Pool {
         let origin = Origin { url: Mutex::new(url.to_owned()), name: name.to_owned(), bounds, plans };
         let options = origin.options(url)?;
         let calls = Arc::new(Calls::of_pool(name));
+        let examiner = Examination::default();
         let connections = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(ACQUIRE_BOUND)
             .test_before_acquire(false)
+            .after_connect({
+                let (examiner, calls) = (Arc::clone(&examiner), Arc::clone(&calls));
+                move |connection, _| {
+                    Box::pin(examined(connection, Arc::clone(&examiner), Arc::clone(&calls), bounds.call))
+                }
+            })
             .before_acquire({
                 let calls = Arc::clone(&calls);
                 move |connection, idle| Box::pin(is_fit(connection, idle, Arc::clone(&calls)))
             })
             .connect_lazy_with(options);
         let waits = metrics::histogram!("amends_postgres_acquire_seconds", "pool" => name.to_owned());
-        Ok(Self { connections, calls, call_bound: bounds.call, waits, origin: Some(Arc::new(origin)) })
+        Ok(Self {
+            connections,
+            calls,
+            call_bound: bounds.call,
+            waits,
+            origin: Some(Arc::new(origin)),
+            examiner,
+        })
+    }
+
+    /// Has new connections examined from now on. Only the first examiner counts; a pool that was made of existing
+    /// connections has none.
+    pub fn examine_new(&self, examiner: impl Examiner + 'static) {
+        let _ = self.examiner.set(Box::new(examiner));
     }
 
     /// Makes new connections from another URL, if this pool's are made from `old`: its password has been changed. Open
@@ -263,7 +300,14 @@ impl Pool {
 impl From<PgPool> for Pool {
     fn from(connections: PgPool) -> Self {
         let (calls, call_bound) = (Arc::default(), Bounds::default().call);
-        Self { connections, calls, call_bound, waits: Histogram::noop(), origin: None }
+        Self {
+            connections,
+            calls,
+            call_bound,
+            waits: Histogram::noop(),
+            origin: None,
+            examiner: Arc::default(),
+        }
     }
 }
 
@@ -277,6 +321,19 @@ impl From<&Pool> for Pool {
     fn from(pool: &Pool) -> Self {
         pool.clone()
     }
+}
+
+/// Has a new connection examined, within the bound of a call.
+async fn examined(
+    connection: &mut sqlx::PgConnection,
+    examiner: Examination,
+    calls: Arc<Calls>,
+    bound: Duration,
+) -> Result<(), sqlx::Error> {
+    let Some(examiner) = examiner.get() else { return Ok(()) };
+    let examined = timeout(bound, examiner.examine(connection)).await;
+    let examined = examined.unwrap_or_else(|_| Err(unanswered(bound)));
+    examined.inspect_err(|error| calls.note(error))
 }
 
 /// Returns whether an idle connection can be used.

@@ -1,6 +1,6 @@
 //! Commits a batch of writes: for each home one statement, one transaction, one round trip.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use amends_engine::{
     core::{Entry, state_version},
@@ -41,9 +41,9 @@ enum WhereHeld {
 /// The error of a database with one home.
 pub(crate) async fn commit(database: &Database, held: &Held, writes: &[Write]) -> Result<Committed, Error> {
     let homes = database.homes;
-    let mut writes: Vec<&Write> = writes.iter().collect();
-    writes.sort_by_key(|write| write.saga.id);
-    let parts = homes.divide(writes, |write| homes.of_slot(write.saga.slot));
+    let mut sorted: Vec<&Write> = writes.iter().collect();
+    sorted.sort_by_key(|write| write.saga.id);
+    let parts = homes.divide(sorted, |write| homes.of_slot(write.saga.slot));
     let commit = |home, writes| commit_home(database, held, home, writes);
     let Answers { answers, failed } = answers_of_homes(homes, parts, commit).await?;
     let mut committed = Committed::default();
@@ -51,12 +51,24 @@ pub(crate) async fn commit(database: &Database, held: &Held, writes: &[Write]) -
         committed.written.extend(written);
         committed.locked.extend(locked);
     }
+    database.sentinel.acknowledged(acknowledged(writes, &committed.written));
     let failed = failed.into_iter().map(|(writes, error)| {
         let sagas = each(&writes, |write| write.saga.id);
         FailedPart { sagas, error }
     });
     committed.failed.extend(failed);
     Ok(committed)
+}
+
+/// Returns those of these writes that were written, as a saga's id, slot and revision each.
+fn acknowledged<'w>(
+    writes: &'w [Write],
+    written: &[Inputs],
+) -> impl Iterator<Item = (Uuid, u16, u32)> + use<'w> {
+    let part =
+        (written.len() < writes.len()).then(|| written.iter().map(|i| i.saga_id).collect::<HashSet<_>>());
+    let is_written = move |write: &&Write| part.as_ref().is_none_or(|part| part.contains(&write.saga.id));
+    writes.iter().filter(is_written).map(|write| (write.saga.id, write.saga.slot, write.saga.revision))
 }
 
 /// Writes a home's part of a batch. If another transaction holds a row, the statement waits as long as the connection's

@@ -14,6 +14,8 @@ pub struct Deployment {
     pub homes: Homes,
     /// Key of the reply tokens.
     pub key: TokenKey,
+    /// Commits were lost, and no program shall start before `amends restore` was run.
+    pub is_suspended: bool,
 }
 
 /// Why the deployment's row cannot be read.
@@ -45,18 +47,19 @@ pub enum Error {
 /// # Errors
 /// [`Error`].
 pub async fn deployment(pool: &Pool) -> Result<Deployment, Error> {
-    type DeploymentRow = (i32, i16, String, Option<String>, Option<String>);
-    let row: Option<DeploymentRow> =
-        sqlx::query_as("SELECT epoch, homes, reply_key, previous_reply_key, next_reply_key FROM deployment")
-            .fetch_optional(pool)
-            .await?;
-    let (epoch, homes, key, previous, next) = row.ok_or(Error::Missing)?;
+    type DeploymentRow = (i32, i16, bool, String, Option<String>, Option<String>);
+    let row: Option<DeploymentRow> = sqlx::query_as(
+        "SELECT epoch, homes, is_suspended, reply_key, previous_reply_key, next_reply_key FROM deployment",
+    )
+    .fetch_optional(pool)
+    .await?;
+    let (epoch, homes, is_suspended, key, previous, next) = row.ok_or(Error::Missing)?;
     let mut key = TokenKey::from_hex(&key)?;
     for other in [previous, next].into_iter().flatten() {
         key = key.accepting(TokenKey::from_hex(&other)?);
     }
     let homes = u16::try_from(homes).ok().and_then(Homes::new).unwrap_or(Homes::ONE);
-    Ok(Deployment { epoch: u32::try_from(epoch).unwrap_or_default(), homes, key })
+    Ok(Deployment { epoch: u32::try_from(epoch).unwrap_or_default(), homes, key, is_suspended })
 }
 
 /// Reads the number of times the database was restored to an earlier state.

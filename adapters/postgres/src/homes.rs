@@ -10,6 +10,8 @@ use futures::{FutureExt, StreamExt, future::Either, stream};
 use sqlx::PgPool;
 use uuid::Uuid;
 
+use crate::sentinel::{OnLostCommits, Sentinel, SentinelExaminer};
+
 /// Maximum number of homes whose statements run at once: each needs a connection.
 const HOMES_AT_ONCE: usize = 4;
 
@@ -23,6 +25,8 @@ pub struct Database {
     /// The epoch that the program has read at its start. In another one, nothing that rests on what was read before is
     /// written.
     pub epoch: u32,
+    /// Remembers what it has acknowledged.
+    pub sentinel: Sentinel,
 }
 
 impl Database {
@@ -39,19 +43,25 @@ impl Database {
     ) -> Result<Self, amends_pool::Error> {
         let plans = if homes == Homes::ONE { Plans::Generic } else { Plans::Custom };
         let pool = Pool::connect_planned(url, max_connections, name, bounds, plans)?;
-        Ok(Self { pool, homes, epoch: 0 })
+        Ok(Self { pool, homes, epoch: 0, sentinel: Sentinel::default() })
     }
 
     /// Uses the database in this epoch. In epoch 0 it was never restored.
     pub fn in_epoch(self, epoch: u32) -> Self {
         Self { epoch, ..self }
     }
+
+    /// Has each new connection examined for commits that are lost, from now on.
+    pub fn watch_for_lost_commits(&self, on_lost: OnLostCommits) {
+        let Self { pool, homes, epoch, sentinel } = self;
+        pool.examine_new(SentinelExaminer::new(sentinel.clone(), *homes, *epoch, on_lost));
+    }
 }
 
 impl From<Pool> for Database {
     /// A database with one home that was never restored.
     fn from(pool: Pool) -> Self {
-        Self { pool, homes: Homes::ONE, epoch: 0 }
+        Self { pool, homes: Homes::ONE, epoch: 0, sentinel: Sentinel::default() }
     }
 }
 

@@ -14,6 +14,7 @@
 //! | [`retention`] | how long history is kept, and how it is dropped |
 //! | [`deployment`] | properties of the whole deployment |
 //! | [`homes`] | the parts of the database that a statement never crosses |
+//! | [`sentinel`], [`lost_commits`] | notices that the database has lost what it had acknowledged, and notes it |
 //! | [`citus`] | the database on a distributed Postgres |
 #![warn(missing_docs)]
 
@@ -35,10 +36,12 @@ pub mod homes;
 mod inputs;
 pub mod keys;
 pub mod lost_commit;
+pub mod lost_commits;
 pub mod odd_replies;
 mod programs;
 pub mod retention;
 mod sagas;
+pub mod sentinel;
 mod store;
 mod strays;
 pub mod timeline;

@@ -49,6 +49,7 @@ impl PgSagaStore {
         let homes = self.database.homes;
         let parts = homes.divide(births.iter().copied(), |birth| homes.of_slot(birth.change.saga.slot));
         each_home(parts, |home, births| births::insert(&self.database, home, births)).await?;
+        self.database.sentinel.acknowledged_births(births.iter().map(|birth| &birth.change.saga));
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! A proxy in front of Postgres that breaks connections, or silences them, at the worst moment.
+//! A proxy in front of Postgres that breaks connections, or silences them, at the worst moment, or leads to another server.
 
 use std::{
     str::FromStr,
@@ -21,7 +21,11 @@ pub struct Proxy {
     /// Its connection string, with the user and the database of the server behind it.
     pub url: String,
     strike: watch::Sender<Strike>,
+    server: watch::Sender<Address>,
 }
+
+/// Host and port of a server.
+type Address = (String, u16);
 
 /// What happens to the existing connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +52,7 @@ pub async fn faithful(url: &str) -> Proxy {
 
 async fn proxy(plan: Plan, url: &str) -> Proxy {
     let options = PgConnectOptions::from_str(url).expect("a URL");
-    let server = (options.get_host().to_owned(), options.get_port());
+    let (server, behind) = watch::channel(address(&options));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let port = listener.local_addr().expect("it listens").port();
     let url = options.host("127.0.0.1").port(port).to_url_lossy().to_string();
@@ -56,14 +60,24 @@ async fn proxy(plan: Plan, url: &str) -> Proxy {
     let plan = Arc::new(plan);
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
-            let Ok(server) = TcpStream::connect(server.clone()).await else { continue };
+            let server = behind.borrow().clone();
+            let Ok(server) = TcpStream::connect(server).await else { continue };
             tokio::spawn(connection(client, server, plan.clone(), struck.clone()));
         }
     });
-    Proxy { url, strike }
+    Proxy { url, strike, server }
+}
+
+fn address(options: &PgConnectOptions) -> Address {
+    (options.get_host().to_owned(), options.get_port())
 }
 
 impl Proxy {
+    /// From now on the server with this URL is behind it, for new connections.
+    pub fn leads_to(&self, url: &str) {
+        self.server.send_replace(address(&PgConnectOptions::from_str(url).expect("a URL")));
+    }
+
     /// Breaks the existing connections.
     pub fn cut(&self) {
         self.strike.send_replace(Strike::Cut);

@@ -17,6 +17,8 @@ const COUNTED_MOST: i64 = 1_000;
 /// statement, and with a parameter.
 const PARKED: &str = "SELECT count(*) FROM (SELECT 1 FROM sagas WHERE parked LIMIT 1001) AS parked";
 const STRAYS: &str = "SELECT count(*) FROM (SELECT 1 FROM strays LIMIT 1001) AS stray";
+const LOST: &str = "SELECT count(*) FROM (SELECT 1 FROM lost_commits LIMIT 1001) AS lost";
+const SUSPENDED: &str = "SELECT is_suspended FROM deployment";
 const DEFERRED: &str = "SELECT count(*) FROM (SELECT 1 FROM deferred_replies LIMIT 1001) AS deferred";
 const TIMER_LATE: &str =
     "SELECT extract(epoch FROM clock_timestamp() - min(wake_at))::float8 FROM sagas WHERE live";
@@ -31,6 +33,8 @@ const MAY_REWRITE: &str =
 pub(super) struct Work {
     parked: i64,
     strays: i64,
+    lost: i64,
+    is_suspended: bool,
     deferred: i64,
     /// In seconds; negative if the next timer is due later.
     timer_late: Option<f64>,
@@ -49,6 +53,8 @@ impl Work {
         Ok(Self {
             parked: count(PARKED).await?,
             strays: count(STRAYS).await?,
+            lost: count(LOST).await?,
+            is_suspended: sqlx::query_scalar(SUSPENDED).fetch_one(pool).await?,
             deferred: count(DEFERRED).await?,
             timer_late: sqlx::query_scalar(TIMER_LATE).fetch_one(pool).await?,
             programs,
@@ -99,6 +105,20 @@ impl Work {
                 subject,
                 format!("{} successes arrived that no saga here had ordered", many(self.strays)),
                 "Effects may exist without an order: see the table strays, and whether a database was restored.",
+            ));
+        }
+        if self.is_suspended {
+            findings.push(Finding::wrong(
+                subject,
+                "the database has lost commits, and no program starts",
+                "Look at the orders at risk (table lost_commits), then run `amends restore`.",
+            ));
+        }
+        if self.lost > 0 {
+            findings.push(Finding::warning(
+                subject,
+                format!("the database has lost commits of {}", many(self.lost)),
+                "See \"Lost commits\" in OPERATING. Rows of the table lost_commits that are dealt with can be deleted.",
             ));
         }
         if self.deferred > 0 {

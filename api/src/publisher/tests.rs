@@ -15,7 +15,7 @@ use amends_orders::{
     webhook_deliveries::{DeliveryStatus, DeliveryStore},
     webhooks::{NewWebhook, WebhookStore},
 };
-use amends_postgres::{Homes, MIGRATOR, PgSagaStore};
+use amends_postgres::{MIGRATOR, PgSagaStore};
 use amends_protocol::{
     Json,
     transport::{self, Assignment, Inbound},
@@ -65,7 +65,7 @@ impl World {
         let test = amends_testkit::database(&MIGRATOR, "engine").await;
         let pool = amends_pool::connect(&test.role_url("amends_engine"), 4, "test").unwrap();
         let (webhooks, deliveries) = (WebhookStore::new(pool.clone()), DeliveryStore::new(pool.clone()));
-        Self { test, database: Database { pool, homes: Homes::ONE, epoch: 0 }, webhooks, deliveries }
+        Self { test, database: pool.into(), webhooks, deliveries }
     }
 
     /// A publisher of all slots.

@@ -28,7 +28,8 @@ const LOOK: &str = "
            (SELECT max(updated_at) FROM sagas) AS newest_change,
            (SELECT count(*) FROM sagas WHERE live) AS live_sagas,
            (SELECT count(*) FROM sagas WHERE parked) AS parked_sagas,
-           (SELECT count(*) FROM strays) AS strays";
+           (SELECT count(*) FROM strays) AS strays,
+           (SELECT count(*) FROM lost_commits) AS lost_commits";
 
 #[derive(Debug, Clone, FromRow)]
 struct Looked {
@@ -39,6 +40,7 @@ struct Looked {
     live_sagas: i64,
     parked_sagas: i64,
     strays: i64,
+    lost_commits: i64,
 }
 
 /// What was done, and what is at risk.
@@ -54,6 +56,7 @@ struct Restored {
     live_sagas: i64,
     parked_sagas: i64,
     strays: i64,
+    lost_commits: i64,
 }
 
 /// Raises the epoch of the engine's database on `database_url`'s server, unless it shall only look; prints what is at
@@ -77,9 +80,17 @@ pub async fn run(settings: &Settings, dry_run: bool, output: OutputFormat) -> Re
         );
     }
     let epoch = if dry_run { before } else { raise_epoch(&pool).await.context("raising the epoch")? };
-    let Looked { newest_change, live_sagas, parked_sagas, strays, .. } = looked;
-    let restored =
-        Restored { dry_run, epoch_before: before, epoch, newest_change, live_sagas, parked_sagas, strays };
+    let Looked { newest_change, live_sagas, parked_sagas, strays, lost_commits, .. } = looked;
+    let restored = Restored {
+        dry_run,
+        epoch_before: before,
+        epoch,
+        newest_change,
+        live_sagas,
+        parked_sagas,
+        strays,
+        lost_commits,
+    };
     match output {
         OutputFormat::Table => print!("{}", as_text(&restored)),
         OutputFormat::Json => println!("{}", serde_json::to_string_pretty(&restored)?),
@@ -100,7 +111,8 @@ async fn owner(settings: &Settings) -> Result<Pool> {
 }
 
 fn as_text(restored: &Restored) -> String {
-    let Restored { dry_run, epoch_before, epoch, newest_change, live_sagas, parked_sagas, strays } = restored;
+    let Restored { dry_run, epoch_before, epoch, newest_change, live_sagas, parked_sagas, .. } = restored;
+    let Restored { strays, lost_commits, .. } = restored;
     let newest = newest_change.map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true));
     let mut text = String::new();
     let mut line = |what: &str, found: String| _ = writeln!(text, "{what:<14}{found}");
@@ -112,6 +124,9 @@ fn as_text(restored: &Restored) -> String {
     line("live sagas", format!("{live_sagas}; engines ask again for what these have ordered"));
     line("parked sagas", parked_sagas.to_string());
     line("strays", format!("{strays} so far"));
+    if *lost_commits > 0 {
+        line("lost commits", format!("of {lost_commits} sagas (table lost_commits)"));
+    }
     let since = newest.unwrap_or_else(|| "<the point of the restore>".to_owned());
     let _ = write!(
         text,
@@ -139,6 +154,7 @@ mod tests {
             live_sagas: 12,
             parked_sagas: 1,
             strays: 0,
+            lost_commits: 0,
         };
         let text = as_text(&restored);
         assert!(

@@ -19,6 +19,7 @@ use amends_pool::{Bounds, Pool};
 use amends_postgres::{
     Database, Error, Homes,
     exposure::ExposureSurvey,
+    lost_commits,
     retention::{History, RetiredMonth},
     upkeep::{Survey, Upkeep as EngineUpkeep, Walk},
 };
@@ -38,7 +39,7 @@ use crate::process::Process;
 /// Number of months ahead for which partitions are created.
 const MONTHS_AHEAD: u16 = 3;
 /// One connection per piece, opened when needed: the loops have only a few, and no piece waits for another's.
-const UPKEEP_CONNECTIONS: u32 = 13;
+const UPKEEP_CONNECTIONS: u32 = 14;
 /// Maximum number of pages of expired answers that one run deletes.
 const ANSWER_PAGES_MOST: usize = 50;
 
@@ -46,6 +47,8 @@ const ANSWER_PAGES_MOST: usize = 50;
 const DELIVERY_RETENTION: TimeDelta = TimeDelta::days(30);
 /// Maximum number of pages of old deliveries that one run deletes.
 const DELIVERY_PAGES_MOST: usize = 50;
+/// For how long lost commits are shown after they were noted.
+const LOST_LATELY: Duration = Duration::from_secs(24 * 60 * 60);
 /// The number up to which deliveries that are due are counted.
 const DUE_COUNTED: i64 = 100_000;
 
@@ -65,6 +68,7 @@ pub async fn of_engine(process: &Process, homes: Homes, catalog: &Catalog, topic
     upkeep.add(ExpireDeliveries(DeliveryStore::new(pool.clone()))).await?;
     upkeep.add(CountDeliveries(DeliveryStore::new(pool.clone()))).await?;
     upkeep.add(CountWrites::of("engine", pool.clone())).await?;
+    upkeep.add(CountLostCommits(pool.clone())).await?;
     upkeep.add(TurnKeys(pool)).await?;
     upkeep.add(EnsurePartitions(database.clone())).await?;
     for what in History::ALL {
@@ -163,6 +167,24 @@ impl Piece for CountDeliveries {
     async fn run_once(&mut self) -> Result<(), Error> {
         let due = self.0.waiting(DUE_COUNTED).await?;
         metrics::gauge!("amends_webhook_deliveries_due").set(due as f64);
+        Ok(())
+    }
+}
+
+/// Sets the gauge of sagas whose commits were lost lately.
+struct CountLostCommits(Pool);
+
+impl Piece for CountLostCommits {
+    const PERIOD: Duration = Duration::from_secs(30);
+    type Error = Error;
+
+    fn name(&self) -> &'static str {
+        "count of lost commits"
+    }
+
+    async fn run_once(&mut self) -> Result<(), Error> {
+        let lost = lost_commits::count(&self.0, LOST_LATELY).await?;
+        metrics::gauge!("amends_engine_lost_commits").set(lost as f64);
         Ok(())
     }
 }

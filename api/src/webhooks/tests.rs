@@ -33,7 +33,7 @@ impl World {
         let pool = amends_pool::connect(&test.role_url("amends_engine"), 4, "test").unwrap();
         let (webhooks, deliveries) = (WebhookStore::new(pool.clone()), DeliveryStore::new(pool.clone()));
         let keys = Arc::new(SealingKeys::read(&"5a".repeat(32).into()).unwrap());
-        Self { test, webhooks, deliveries, database: Database { pool, homes: Homes::ONE, epoch: 0 }, keys }
+        Self { test, webhooks, deliveries, database: pool.into(), keys }
     }
 
     async fn webhook(&self, url: &str) -> Uuid {

@@ -13,6 +13,7 @@ mod doctor;
 mod edge;
 mod environment;
 mod examples;
+mod failover;
 mod following;
 mod hostile;
 mod limits;

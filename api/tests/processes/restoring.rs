@@ -191,7 +191,7 @@ async fn archived(pool: &PgPool, archive: &Path) {
 }
 
 /// Takes a base backup of a server; returns the directory of a cluster with it.
-fn back_up(server: &Postgres) -> PathBuf {
+pub fn back_up(server: &Postgres) -> PathBuf {
     let backup = server.directory().with_extension("restored");
     std::fs::create_dir(&backup).unwrap();
     let taken = Command::new("pg_basebackup")
@@ -244,7 +244,7 @@ fn printed(output: &Output) -> Value {
 }
 
 /// Places orders and waits until they are fulfilled; returns their ids.
-async fn fulfilled(api: &Client, count: usize) -> Vec<String> {
+pub async fn fulfilled(api: &Client, count: usize) -> Vec<String> {
     let mut ids = Vec::new();
     for _ in 0..count {
         ids.push(api.place(&order("mug", 1, "card_approved", "AT")).await);
@@ -255,7 +255,7 @@ async fn fulfilled(api: &Client, count: usize) -> Vec<String> {
     ids
 }
 
-async fn sagas_of(engine: &PgPool, orders: &[String]) -> BTreeSet<Uuid> {
+pub async fn sagas_of(engine: &PgPool, orders: &[String]) -> BTreeSet<Uuid> {
     let sagas: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM sagas WHERE business_key = ANY($1)")
         .bind(orders)
         .fetch_all(engine)
@@ -270,7 +270,7 @@ async fn there(engine: &PgPool, orders: &[String]) -> usize {
 }
 
 /// Reads all messages of a topic.
-async fn read_all(stack: &Stack, topic: &str) -> Vec<Inbound> {
+pub async fn read_all(stack: &Stack, topic: &str) -> Vec<Inbound> {
     let settings = KafkaSettings::new(stack.broker.bootstrap_servers());
     let mut source =
         KafkaSource::subscribe(&settings, &format!("reader-{}", Uuid::now_v7()), &[topic]).unwrap();
@@ -286,7 +286,7 @@ async fn read_all(stack: &Stack, topic: &str) -> Vec<Inbound> {
 }
 
 /// Returns the message once more.
-fn again(message: &Inbound) -> Outbound {
+pub fn again(message: &Inbound) -> Outbound {
     let reply = wire::reply(&message.bytes).unwrap();
     Outbound {
         topic: "saga.replies".to_owned(),

@@ -94,6 +94,12 @@ pub static METRICS: &[Metric] = &[
         "Sagas that were parked because their events cannot be stored.",
     ),
     counter("amends_engine_strays_total", ENGINE, &[], "Successes that no saga here ordered."),
+    gauge(
+        "amends_engine_lost_commits",
+        ENGINE,
+        &[],
+        "Sagas whose newest commit the database was found to have lost within the last day.",
+    ),
     // Replies.
     counter("amends_engine_dead_letters_total", ENGINE, &[], "Replies that cannot be read or routed."),
     counter("amends_engine_forged_replies_total", ENGINE, &[], "Replies without the token of their command."),

@@ -216,12 +216,18 @@ impl Stack {
     /// Connects every role to its database through a proxy, from now on.
     pub async fn through_proxies(&mut self) -> Vec<Proxy> {
         let mut proxies = Vec::new();
-        for database in self.databases.values_mut() {
-            let proxy = proxy::faithful(&database.url).await;
-            database.url.clone_from(&proxy.url);
-            proxies.push(proxy);
+        for service in &SERVICES {
+            proxies.push(self.through_proxy(service.name).await);
         }
         proxies
+    }
+
+    /// Connects the roles that use the database of this name through a proxy, from now on.
+    pub async fn through_proxy(&mut self, name: &str) -> Proxy {
+        let database = self.databases.get_mut(name).unwrap();
+        let proxy = proxy::faithful(&database.url).await;
+        database.url.clone_from(&proxy.url);
+        proxy
     }
 
     /// Returns a database, as its owner.

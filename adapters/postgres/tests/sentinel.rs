@@ -1,0 +1,197 @@
+//! The lost-commit sentinel: no connection is used to a database that has lost what it had acknowledged.
+
+mod support;
+
+use std::time::Duration;
+
+use amends_engine::{core::Saga, port::SagaStore};
+use amends_pool::Bounds;
+use amends_postgres::{
+    Birth, Database, Homes, PgSagaStore,
+    conformance::{World, birth, moved},
+    deployment::{deployment, ensure_deployment, raise_epoch},
+    lost_commits,
+    sentinel::OnLostCommits,
+};
+use amends_testkit::proxy::{self, Proxy};
+use sqlx::AssertSqlSafe;
+use support::{Postgres, world};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+/// How long the program has until it must have noticed.
+const SOON: Duration = Duration::from_secs(30);
+
+/// A program that uses the database in epoch 0, over connections that can be cut.
+struct Program {
+    database: Database,
+    store: PgSagaStore,
+    line: Proxy,
+}
+
+impl Program {
+    async fn of(world: &Postgres, on_lost: OnLostCommits) -> Self {
+        let line = proxy::faithful(&world.database.role_url("amends_engine")).await;
+        let database = Database::connect(&line.url, 3, "test", Bounds::default(), Homes::ONE).unwrap();
+        database.watch_for_lost_commits(on_lost);
+        Self { store: PgSagaStore::new(database.clone()), database, line }
+    }
+
+    async fn gives_birth(&self, world: &Postgres, slot: u16) -> Saga {
+        let now = world.store().load(&[]).await.unwrap().now;
+        let new = birth(slot, now);
+        self.store.create(&[Birth { change: &new, personal: None }]).await.unwrap();
+        new.saga
+    }
+
+    async fn moves(&self, saga: &Saga) {
+        let write = moved(saga, saga.revision, saga.born_at);
+        assert_eq!(self.store.commit(&[write]).await.unwrap().written.len(), 1);
+    }
+
+    /// Connects anew, and returns what ends the program.
+    async fn is_told(&self) -> String {
+        let fault = self.database.pool.program_fault();
+        self.line.cut();
+        let asks = async {
+            // Each fails: no connection is used.
+            loop {
+                assert!(self.store.now_from_the_database().await.is_err());
+            }
+        };
+        timeout(SOON, async {
+            tokio::select! { said = fault => said, () = asks => unreachable!() }
+        })
+        .await
+        .expect("it is told")
+    }
+}
+
+/// Asks the database, whatever a clock knows.
+trait Asks {
+    async fn now_from_the_database(&self) -> Result<Vec<Uuid>, sqlx::Error>;
+}
+
+impl Asks for PgSagaStore {
+    async fn now_from_the_database(&self) -> Result<Vec<Uuid>, sqlx::Error> {
+        sqlx::query_scalar("SELECT id FROM sagas LIMIT 1").fetch_all(self.pool()).await
+    }
+}
+
+async fn deployed() -> Postgres {
+    let world = world().await;
+    ensure_deployment(world.owner(), &"ab".repeat(32), Homes::ONE).await.unwrap();
+    world
+}
+
+/// A noted saga: id, acknowledged and found revision, business key.
+type Noted = (Uuid, i32, Option<i32>, Option<String>);
+
+async fn noted(world: &Postgres) -> Vec<Noted> {
+    sqlx::query_as(
+        "SELECT saga_id, acknowledged_revision, found_revision, business_key FROM lost_commits
+         ORDER BY epoch, acknowledged_revision, saga_id",
+    )
+    .fetch_all(world.owner())
+    .await
+    .unwrap()
+}
+
+async fn forget(world: &Postgres, sql: String) {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(world.owner()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_database_that_has_everything_is_used_by_new_connections() {
+    let world = deployed().await;
+    let program = Program::of(&world, OnLostCommits::NextEpoch).await;
+    let saga = program.gives_birth(&world, 1).await;
+    program.moves(&saga).await;
+    // Another program writes it too: a higher revision is none that was lost.
+    let newer = world.store().load(&[saga.id]).await.unwrap().sagas.remove(0);
+    world.store().commit(&[moved(&newer, newer.revision, newer.born_at)]).await.unwrap();
+    program.line.cut();
+    let read = amends_testkit::eventually("a new connection is used", SOON, || async {
+        program.store.now_from_the_database().await.ok()
+    })
+    .await;
+    assert_eq!(read, [saga.id]);
+    assert_eq!(deployment(&world.pool()).await.unwrap().epoch, 0);
+    assert_eq!(noted(&world).await, []);
+}
+
+#[tokio::test]
+async fn a_database_that_has_lost_commits_is_in_the_next_epoch_before_anything_is_read_and_each_is_noted() {
+    let world = deployed().await;
+    let program = Program::of(&world, OnLostCommits::NextEpoch).await;
+    let kept = program.gives_birth(&world, 1).await;
+    let moved_on = program.gives_birth(&world, 2).await;
+    program.moves(&moved_on).await;
+    let lost = program.gives_birth(&world, 2).await;
+    // What a failover leaves behind: the newest is gone.
+    let back = "UPDATE sagas SET revision = 1 WHERE id = '{}'; DELETE FROM timeline WHERE revision > 1";
+    forget(&world, back.replace("{}", &moved_on.id.to_string())).await;
+    forget(&world, format!("DELETE FROM sagas WHERE id = '{}'", lost.id)).await;
+
+    let said = program.is_told().await;
+    assert!(said.contains("its epoch is 1") && said.contains("started in epoch 0"), "{said}");
+    let deployment = deployment(&world.pool()).await.unwrap();
+    assert_eq!((deployment.epoch, deployment.is_suspended), (1, false));
+    let key = |saga: &Saga| Some(saga.business_key.clone());
+    let expected = [(lost.id, 1, None, key(&lost)), (moved_on.id, 2, Some(1), key(&moved_on))];
+    assert_eq!(noted(&world).await, expected, "and not {}", kept.id);
+    assert_eq!(lost_commits::count(&world.pool(), SOON).await.unwrap(), 2);
+
+    // Whoever starts afterwards goes on.
+    let after = PgSagaStore::new(Database::from(world.pool()).in_epoch(1));
+    let saga = after.load(&[moved_on.id]).await.unwrap().sagas.remove(0);
+    assert_eq!(after.commit(&[moved(&saga, 1, saga.born_at)]).await.unwrap().written.len(), 1);
+}
+
+#[tokio::test]
+async fn a_second_program_adds_what_it_knows_and_begins_no_further_epoch() {
+    let world = deployed().await;
+    let first = Program::of(&world, OnLostCommits::NextEpoch).await;
+    let second = Program::of(&world, OnLostCommits::NextEpoch).await;
+    let lost = [first.gives_birth(&world, 1).await, second.gives_birth(&world, 1).await];
+    forget(&world, "DELETE FROM sagas".to_owned()).await;
+    first.is_told().await;
+    second.is_told().await;
+    let mut ids: Vec<Uuid> = noted(&world).await.into_iter().map(|(id, ..)| id).collect();
+    ids.sort_unstable();
+    let mut expected = lost.map(|saga| saga.id);
+    expected.sort_unstable();
+    assert_eq!(ids, expected);
+    assert_eq!(deployment(&world.pool()).await.unwrap().epoch, 1);
+}
+
+#[tokio::test]
+async fn by_the_setting_no_program_starts_until_an_operator_has_begun_an_epoch() {
+    let world = deployed().await;
+    let program = Program::of(&world, OnLostCommits::Stop).await;
+    program.gives_birth(&world, 1).await;
+    forget(&world, "DELETE FROM sagas".to_owned()).await;
+    program.is_told().await;
+    let stopped = deployment(&world.pool()).await.unwrap();
+    assert_eq!((stopped.epoch, stopped.is_suspended), (1, true));
+    raise_epoch(world.owner()).await.unwrap();
+    let looked_at = deployment(&world.pool()).await.unwrap();
+    assert_eq!((looked_at.epoch, looked_at.is_suspended), (2, false));
+}
+
+#[tokio::test]
+async fn what_cannot_be_noted_opens_no_connection() {
+    let world = deployed().await;
+    let program = Program::of(&world, OnLostCommits::NextEpoch).await;
+    program.gives_birth(&world, 1).await;
+    forget(&world, "DELETE FROM sagas".to_owned()).await;
+    // Somebody holds the deployment's row: no epoch can begin.
+    let mut holder = world.owner().begin().await.unwrap();
+    sqlx::query("LOCK TABLE deployment IN ACCESS SHARE MODE").execute(&mut *holder).await.unwrap();
+    program.line.cut();
+    assert!(program.store.now_from_the_database().await.is_err());
+    holder.rollback().await.unwrap();
+    assert_eq!(noted(&world).await, []);
+    program.is_told().await;
+    assert_eq!(deployment(&world.pool()).await.unwrap().epoch, 1);
+}
