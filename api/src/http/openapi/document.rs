@@ -29,12 +29,14 @@ const PROBLEM: &str = "application/problem+json";
 const BEARER: &str = "bearer";
 
 /// Problems that every route can answer.
-const EVERYWHERE: [&ProblemType; 7] = [
+const EVERYWHERE: [&ProblemType; 9] = [
     types::INVALID_REQUEST,
     types::FOREIGN_ORIGIN,
     types::REQUEST_TIMEOUT,
     types::BODY_TOO_LARGE,
+    types::URI_TOO_LONG,
     types::FOREIGN_HOST,
+    types::HEADERS_TOO_LARGE,
     types::INTERNAL,
     types::UNAVAILABLE,
 ];
