@@ -240,10 +240,7 @@ where
     F: Future<Output = Result<Option<Webhook>, amends_postgres::Error>>,
 {
     for _ in 0..CHANGE_TRIES {
-        let seen = found(api, id).await?;
-        if let Some(condition) = &condition {
-            condition.check(&Representation::of(&WebhookView::from(&seen))?.tag)?;
-        }
+        let seen = found_as_seen(api, id, condition.as_ref()).await?;
         if let Some(changed) = change(seen).await? {
             return Ok(changed);
         }
@@ -269,6 +266,19 @@ async fn list(
 /// Reads the id of a webhook in a path.
 pub(super) fn webhook_id(id: &str) -> Result<Uuid, Problem> {
     Ok(body::id("id", id)?)
+}
+
+/// Reads a webhook that must exist, and be in the state that the request is meant for.
+pub(super) async fn found_as_seen(
+    api: &Api,
+    id: Uuid,
+    condition: Option<&IfMatch>,
+) -> Result<Webhook, Problem> {
+    let seen = found(api, id).await?;
+    if let Some(condition) = condition {
+        condition.check(&Representation::of(&WebhookView::from(&seen))?.tag)?;
+    }
+    Ok(seen)
 }
 
 /// Reads a webhook that must exist.

@@ -260,6 +260,13 @@ async fn a_quote_is_applied_exactly_or_not_at_all() {
         ended.then_some(())
     })
     .await;
+    let shown = open.shop.ask(Method::GET, &path, Some(&open.storefront)).send().await.unwrap();
+    let tag = shown.headers()["etag"].to_str().unwrap().to_owned();
+    for (condition, status) in [(tag.as_str(), 200), ("\"other\"", 412)] {
+        let asked =
+            open.shop.ask(Method::POST, &quotes, Some(&open.storefront)).header("if-match", condition);
+        assert_eq!(asked.json(&lines).send().await.unwrap().status(), status, "{condition}");
+    }
     let (status, quoted) = quote().await;
     assert_eq!(
         (status, &quoted["amount"], &quoted["remaining"]),
