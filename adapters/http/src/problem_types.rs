@@ -243,8 +243,8 @@ problem_types! {
     PRECONDITION_FAILED {
         slug: "precondition-failed", status: PRECONDITION_FAILED, effect: Nothing,
         title: "It has changed since you read it",
-        meaning: "The header `If-Match` names another state than the present one.",
-        remedy: "Read the resource again, decide anew, and send the request with the new `ETag`.",
+        meaning: "The header `If-Match`, or the quote of a refund, names another state than the present one. What has no `ETag` is in no state that a tag names.",
+        remedy: "Read the resource again, decide anew, and send the request with the new `ETag`, or with a new quote.",
     }
     BODY_TOO_LARGE {
         slug: "body-too-large", status: PAYLOAD_TOO_LARGE, effect: Nothing,

@@ -11,7 +11,6 @@ use axum::{
     http::{Method, StatusCode},
     response::Response,
 };
-use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -32,6 +31,7 @@ use crate::{
     orders::{
         personal::{Address, Contact},
         request,
+        view::instant,
     },
     problem::{Fault, Problem, problem_types},
     state::Api,
@@ -80,7 +80,7 @@ struct PersonalDataList {
 struct PersonalDataItem {
     order_id: Uuid,
     #[schema(value_type = Instant)]
-    created_at: DateTime<Utc>,
+    created_at: String,
     #[schema(required, value_type = Option<Address>)]
     shipping_address: Option<Json>,
     #[schema(required, value_type = Option<Contact>)]
@@ -98,7 +98,7 @@ struct Erased {
     /// Number of orders whose personal data were erased.
     erased_orders: u64,
     #[schema(value_type = Instant)]
-    erased_at: DateTime<Utc>,
+    erased_at: String,
 }
 
 async fn export(
@@ -120,7 +120,8 @@ fn shown(PersonalData { order_id, created_at, data }: &PersonalData) -> Personal
         Some(Personal { shipping_address, contact, locale }) => (Some(shipping_address), contact, locale),
         None => (None, None, None),
     };
-    PersonalDataItem { order_id: *order_id, created_at: *created_at, shipping_address, contact, locale }
+    let created_at = instant(*created_at);
+    PersonalDataItem { order_id: *order_id, created_at, shipping_address, contact, locale }
 }
 
 /// Erases contact and addresses of all of a customer's orders, with the reasons of their returns, and records who did so. Books, totals and ids stay.
@@ -134,7 +135,7 @@ async fn erase(
     let customer_id = customer(customer_id)?;
     match api.order_lists.erase_personal_data(&customer_id, caller.subject(), &SETTLED).await? {
         Erasure::Erased { orders, at } => {
-            Ok(axum::Json(Erased { customer_id, erased_orders: orders, erased_at: at }))
+            Ok(axum::Json(Erased { customer_id, erased_orders: orders, erased_at: instant(at) }))
         }
         Erasure::UnderWay(orders) => {
             let named: Vec<String> = orders.iter().map(ToString::to_string).collect();

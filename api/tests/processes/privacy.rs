@@ -244,6 +244,8 @@ async fn an_admin_exports_and_erases_a_customers_data_once_no_order_is_under_way
     assert_eq!(export["items"][0]["orderId"], json!(order));
     assert_eq!(export["items"][0]["shippingAddress"]["line1"], "1 Long Street", "{export}");
     assert_eq!((&export["items"][0]["contact"], &export["next"]), (&Value::Null, &Value::Null));
+    let (_, placed) = shop.get(&format!("/api/orders/{order}"), &admin).await;
+    assert_eq!(export["items"][0]["createdAt"], placed["createdAt"], "one instant has one spelling");
 
     let erase = async |customer: &str| {
         read(shop.ask(Method::DELETE, &path(customer), Some(&admin)).send().await.unwrap()).await
