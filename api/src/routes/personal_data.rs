@@ -52,7 +52,10 @@ pub fn routes() -> Routes<Arc<Api>> {
         .answer(Answer::json::<PersonalDataList>(StatusCode::OK, "A page.").next_link());
     let erase_operation =
         Operation::new("erasePersonalData", "Erase contact and addresses of a customer's orders")
-            .about("Books, totals and ids stay. Who erased them, and when, is recorded.")
+            .about(
+                "The reasons of cancellations, returns and refunds go too. Books, totals and ids stay. Who erased them, \
+                 and when, is recorded.",
+            )
             .answer(Answer::json::<Erased>(StatusCode::OK, "They are erased."))
             .problems(&[problem_types::ORDERS_UNDER_WAY]);
     Routes::default().on(Method::GET, PATH, admins, export, export_operation).on(
@@ -124,7 +127,8 @@ fn shown(PersonalData { order_id, created_at, data }: &PersonalData) -> Personal
     PersonalDataItem { order_id: *order_id, created_at, shipping_address, contact, locale }
 }
 
-/// Erases contact and addresses of all of a customer's orders, with the reasons of their returns, and records who did so. Books, totals and ids stay.
+/// Erases contact and addresses of all of a customer's orders, with the reasons of their cancellations, returns and
+/// refunds, and records who did so. Books, totals and ids stay.
 async fn erase(
     State(api): State<Arc<Api>>,
     caller: Caller,
