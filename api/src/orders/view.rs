@@ -167,15 +167,6 @@ struct Refund {
     created_at: String,
 }
 
-/// A page of orders.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct OrderList {
-    pub items: Vec<Order>,
-    /// The `cursor` of the next page; null on the last one.
-    #[schema(required)]
-    pub next: Option<String>,
-}
-
 /// What an order waits for.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Explanation {

@@ -49,7 +49,7 @@ pub fn routes() -> Routes<Arc<Api>> {
         .about("Contact, address and language of each order, the oldest order first. What was erased, or never stated, is null.")
         .query(LIMIT, "Largest number of orders.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
         .query(CURSOR, "`next` of the page before.", schema::string(), Value::Null)
-        .answer(Answer::json::<PersonalDataList>(StatusCode::OK, "A page.").next_link());
+        .answer(Answer::page::<PersonalDataItem>());
     let erase_operation =
         Operation::new("erasePersonalData", "Erase contact and addresses of a customer's orders")
             .about(
@@ -67,18 +67,9 @@ pub fn routes() -> Routes<Arc<Api>> {
     )
 }
 
-/// A page of what is stored about a customer.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "pages of every list are written by `PageRequest`")]
-struct PersonalDataList {
-    items: Vec<PersonalDataItem>,
-    /// The `cursor` of the next page; null on the last one.
-    #[schema(required)]
-    next: Option<String>,
-}
-
 /// What is stored about the customer of an order.
 #[derive(Serialize, ToSchema)]
+#[schema(as = PersonalData)]
 #[serde(rename_all = "camelCase")]
 struct PersonalDataItem {
     order_id: Uuid,

@@ -16,7 +16,7 @@ use axum::{
 use chrono::Utc;
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use utoipa::{PartialSchema, ToSchema};
+use utoipa::PartialSchema;
 use uuid::Uuid;
 
 use super::webhooks::{found, found_as_seen, webhook_id};
@@ -104,19 +104,8 @@ pub fn routes() -> Routes<Arc<Api>> {
                 )
                 .query(LIMIT, "Largest number of deliveries.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
                 .query(CURSOR, "`next` of the page before.", schema::string(), Value::Null)
-                .answer(Answer::json::<DeliveryList>(StatusCode::OK, "A page.").next_link()),
+                .answer(Answer::page::<DeliveryView>()),
         )
-}
-
-/// A page of deliveries.
-#[derive(ToSchema)]
-#[schema(as = WebhookDeliveryList)]
-#[expect(dead_code, reason = "pages of every list are written by `PageRequest`")]
-struct DeliveryList {
-    items: Vec<DeliveryView>,
-    /// The `cursor` of the next page; null on the last one.
-    #[schema(required)]
-    next: Option<String>,
 }
 
 async fn list(

@@ -13,7 +13,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
-use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
@@ -133,18 +132,8 @@ pub fn routes() -> Routes<Arc<Api>> {
             Operation::new("listWebhooks", "List webhooks, page by page")
                 .query(LIMIT, "Largest number of webhooks.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
                 .query(CURSOR, "`next` of the page before.", schema::string(), Value::Null)
-                .answer(Answer::json::<WebhookList>(StatusCode::OK, "A page.").next_link()),
+                .answer(Answer::page::<WebhookView>()),
         )
-}
-
-/// A page of webhooks.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "pages of every list are written by `PageRequest`")]
-struct WebhookList {
-    items: Vec<WebhookView>,
-    /// The `cursor` of the next page; null on the last one.
-    #[schema(required)]
-    next: Option<String>,
 }
 
 async fn create(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> Result<Response, Problem> {

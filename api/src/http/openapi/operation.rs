@@ -15,6 +15,7 @@ use utoipa::{
 };
 
 use super::schema::{self, Alternative};
+use crate::http::page::Page;
 
 pub(super) const JSON: &str = "application/json";
 
@@ -202,6 +203,11 @@ impl Answer {
         let content = ContentBuilder::new().schema(Some(reference::<T>(&mut schemas))).build();
         let response = ResponseBuilder::new().description(about).content(JSON, content).build();
         Self { status, response, schemas }
+    }
+
+    /// A page of a list of these, which leads to the next one.
+    pub fn page<T: ToSchema>() -> Self {
+        Self::json::<Page<Vec<T>>>(StatusCode::OK, "A page.").next_link()
     }
 
     /// An answer of other media types.
