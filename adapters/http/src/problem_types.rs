@@ -243,14 +243,20 @@ problem_types! {
     PRECONDITION_FAILED {
         slug: "precondition-failed", status: PRECONDITION_FAILED, effect: Nothing,
         title: "It has changed since you read it",
-        meaning: "The header `If-Match` names another state than the present one.",
-        remedy: "Read the resource again, decide anew, and send the request with the new `ETag`.",
+        meaning: "The header `If-Match`, or the quote of a refund, names another state than the present one. What has no `ETag` is in no state that a tag names.",
+        remedy: "Read the resource again, decide anew, and send the request with the new `ETag`, or with a new quote.",
     }
     BODY_TOO_LARGE {
         slug: "body-too-large", status: PAYLOAD_TOO_LARGE, effect: Nothing,
         title: "The body is too large",
         meaning: "The body has more than 64 KiB.",
         remedy: "Send a smaller body.",
+    }
+    URI_TOO_LONG {
+        slug: "uri-too-long", status: URI_TOO_LONG, effect: Nothing,
+        title: "The path and query are too long",
+        meaning: "The path and query of the request have more than 65,534 bytes.",
+        remedy: "Send a shorter query.",
     }
     NOT_JSON {
         slug: "not-json", status: UNSUPPORTED_MEDIA_TYPE, effect: Nothing,
@@ -281,6 +287,12 @@ problem_types! {
         title: "Too many requests",
         meaning: "More requests arrive than are admitted.",
         remedy: "Send the request again after the time in `Retry-After`.",
+    }
+    HEADERS_TOO_LARGE {
+        slug: "headers-too-large", status: REQUEST_HEADER_FIELDS_TOO_LARGE, effect: Nothing,
+        title: "There are too many headers, or too large ones",
+        meaning: "The request has more than 100 headers, or its head has more than 64 KiB.",
+        remedy: "Send fewer or shorter headers.",
     }
     INTERNAL {
         slug: "internal", status: INTERNAL_SERVER_ERROR, effect: Unknown,

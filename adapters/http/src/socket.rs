@@ -1,4 +1,5 @@
-//! A connection's bytes: their arrival is recorded, and a client that reads none is given up.
+//! A connection's bytes: their arrival is recorded, a client that reads none is given up, and what hyper answers by itself
+//! becomes a problem.
 
 use std::{
     future::Future,
@@ -9,13 +10,44 @@ use std::{
     time::Duration,
 };
 
+use bytes::{Buf, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::Sleep,
 };
 
-use crate::connections::Connection;
+use crate::{
+    ProblemDetails, ProblemType,
+    connections::Connection,
+    problem_types::{HEADERS_TOO_LARGE, INVALID_REQUEST, URI_TOO_LONG},
+};
+
+/// How hyper begins its own answers to a head that it cannot read, and the problems in their place. No answer of a route
+/// looks like these: they have no body.
+const REFUSALS: [(&[u8], &ProblemType, &str); 3] = [
+    (
+        b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n",
+        INVALID_REQUEST,
+        "The head of the request is not HTTP/1.1.",
+    ),
+    (
+        b"HTTP/1.1 414 URI Too Long\r\nconnection: close\r\ncontent-length: 0\r\n",
+        URI_TOO_LONG,
+        "At most 65,534 bytes of path and query are read.",
+    ),
+    (
+        b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n",
+        HEADERS_TOO_LARGE,
+        "At most 100 headers of 64 KiB together are read.",
+    ),
+];
+
+/// Returns the whole answer to send in place of one of hyper's own.
+fn in_place_of(answer: &[u8]) -> Option<Bytes> {
+    let (_, kind, detail) = REFUSALS.into_iter().find(|(beginning, ..)| answer.starts_with(beginning))?;
+    Some(ProblemDetails::new(kind, detail).to_last_response().into())
+}
 
 pub(crate) struct Socket {
     stream: TcpStream,
@@ -23,11 +55,13 @@ pub(crate) struct Socket {
     write_timeout: Duration,
     /// Runs while the client reads nothing of what is to be sent.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// What is left to send of a problem in place of hyper's own answer.
+    refusal: Option<Bytes>,
 }
 
 impl Socket {
     pub(crate) fn new(stream: TcpStream, connection: Arc<Connection>, write_timeout: Duration) -> Self {
-        Self { stream, connection, write_timeout, stalled: None }
+        Self { stream, connection, write_timeout, stalled: None, refusal: None }
     }
 
     fn bounded(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -59,8 +93,21 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.bounded(cx, written)
+        let Some(mut rest) = self.refusal.take().or_else(|| in_place_of(bytes)) else {
+            let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+            return self.bounded(cx, written);
+        };
+        while !rest.is_empty() {
+            let written = Pin::new(&mut self.stream).poll_write(cx, &rest);
+            match self.bounded(cx, written) {
+                Poll::Ready(Ok(length @ 1..)) => rest.advance(length),
+                unfinished => {
+                    self.refusal = Some(rest);
+                    return unfinished;
+                }
+            }
+        }
+        Poll::Ready(Ok(bytes.len()))
     }
 
     fn poll_write_vectored(

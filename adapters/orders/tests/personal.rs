@@ -4,8 +4,10 @@ mod customers;
 #[path = "../../postgres/tests/support/mod.rs"]
 mod support;
 
+use amends_engine::core::{Actor, Did, Entry, Event, Occurrence};
 use amends_orders::{Erasure, OrderStore, PersonalData};
 use amends_postgres::Homes;
+use chrono::DateTime;
 use customers::{ids, place};
 use support::{Postgres, world, world_with};
 use uuid::Uuid;
@@ -44,6 +46,29 @@ async fn erasures(world: &Postgres) -> Vec<(String, String, bool, i64)> {
     .fetch_all(world.owner())
     .await
     .unwrap()
+}
+
+/// Adds a cancellation to the timeline of an order.
+async fn cancel(world: &Postgres, order: Uuid, by: Actor) {
+    let occurrence = Occurrence { event: Event::CancelRequested(by), at: DateTime::UNIX_EPOCH, jitter: 7 };
+    let entry = Entry { revision: 9, core_version: 1, epoch: 0, occurrence, did: Did::default() };
+    sqlx::query(
+        "INSERT INTO timeline (home, saga_id, slot, position, revision, at, batch, body)
+         SELECT t.home, t.saga_id, t.slot, t.position + 1000, 9, t.at, t.batch, $2
+         FROM timeline AS t JOIN orders AS o ON o.saga_id = t.saga_id WHERE o.id = $1 AND t.revision = 1",
+    )
+    .bind(order)
+    .bind(entry.body(0))
+    .execute(world.owner())
+    .await
+    .unwrap();
+}
+
+/// Returns who cancelled an order, and why.
+async fn cancellations(store: &OrderStore, order: Uuid) -> Vec<Actor> {
+    let entries = store.timeline(order).await.unwrap().unwrap();
+    let by = |event| if let Event::CancelRequested(by) = event { Some(by) } else { None };
+    entries.into_iter().filter_map(|of| by(of.entry.occurrence.event)).collect()
 }
 
 async fn is_exported_and_erased(world: Postgres, homes: Homes) {
@@ -99,6 +124,19 @@ async fn is_exported_and_erased(world: Postgres, homes: Homes) {
     let ledger = "SELECT reason, lines, amount FROM order_sagas ORDER BY reason";
     let left: Vec<(String, String, i64)> = sqlx::query_as(ledger).fetch_all(world.owner()).await.unwrap();
     assert_eq!(left, [(String::new(), "[1]".into(), 7), ("damaged".into(), "[1]".into(), 7)]);
+
+    // So do the words of a cancellation, whatever they are; who cancelled stays, and the rest of the timeline.
+    let words = "Max said \"no\", \"why\":\"x\" \\";
+    for (order, customer) in [(orders[1], "c-1"), (others[1], "c-2")] {
+        cancel(&world, order, Actor::new(customer, words)).await;
+    }
+    let before = store.timeline(orders[1]).await.unwrap().unwrap();
+    let erased = store.erase_personal_data("c-1", "ada", &SETTLED).await.unwrap();
+    assert!(matches!(erased, Erasure::Erased { orders: 1, .. }), "{erased:?}");
+    assert_eq!(cancellations(&store, orders[1]).await, [Actor::new("c-1", "")]);
+    assert_eq!(cancellations(&store, others[1]).await, [Actor::new("c-2", words)]);
+    let after = store.timeline(orders[1]).await.unwrap().unwrap();
+    assert_eq!((after.len(), &after[0]), (before.len(), &before[0]));
 }
 
 #[tokio::test]

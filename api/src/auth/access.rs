@@ -11,14 +11,14 @@ use axum::{
     extract::{MatchedPath, Request, State},
     handler::Handler,
     http::Method,
-    middleware::{Next, from_fn_with_state},
+    middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{MethodFilter, on},
 };
 
 use super::{caller::Caller, roles::Right};
 use crate::{
-    http::openapi::Operation,
+    http::{etag, openapi::Operation},
     problem::{Problem, problem_types},
 };
 
@@ -82,8 +82,12 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
             Method::DELETE => MethodFilter::DELETE,
             ref other => unreachable!("no route of ours answers {other}"),
         };
+        let mut handled = on(filter, handler);
+        if method != Method::GET && !operation.compares_tags() {
+            handled = handled.route_layer(from_fn(etag::without_tag));
+        }
         self.listed.push(Route { method, path, access, operation });
-        Self { router: self.router.route(path, on(filter, handler)), ..self }
+        Self { router: self.router.route(path, handled), ..self }
     }
 
     /// Applies something to the routes that were added so far.

@@ -2,7 +2,9 @@
 
 use axum::{
     body::Body,
+    extract::Request,
     http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware::Next,
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
@@ -141,6 +143,16 @@ impl IfMatch {
             Self::Tags(tags) if tags.iter().any(|listed| !listed.is_weak && listed.opaque == tag.0) => Ok(()),
             Self::Tags(_) => Err(precondition_failed()),
         }
+    }
+}
+
+/// The layer of routes that change something without an entity tag: no tag names its state, so `If-Match` is fulfilled
+/// by `*` alone (RFC 9110, 13.1.1).
+pub async fn without_tag(request: Request, next: Next) -> Response {
+    match IfMatch::read(request.headers()) {
+        Ok(None | Some(IfMatch::Any)) => next.run(request).await,
+        Ok(Some(IfMatch::Tags(_))) => precondition_failed().into_response(),
+        Err(problem) => problem.into_response(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Pages of lists: what a request asks for, and how its answer leads to the next page.
 
+use std::borrow::Cow;
+
 use amends_http::query::Parameter;
 use amends_protocol::TokenKey;
 use axum::{
@@ -9,8 +11,15 @@ use axum::{
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
-use serde_json::json;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        ObjectBuilder, Ref, RefOr,
+        schema::{Schema, SchemaType, Type},
+    },
+};
 
+use super::openapi::schema;
 use crate::{
     auth::Caller,
     orders::cursor::{CursorScope, Place},
@@ -30,6 +39,40 @@ pub const PAGE_USUAL: u32 = 50;
 pub const LARGEST_PAGE: u32 = 200;
 /// All but the unreserved characters (RFC 3986, 2.3).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A page of a list, as it is answered.
+#[derive(Debug, Serialize)]
+pub struct Page<Items> {
+    items: Items,
+    /// The cursor of the next page; `None` on the last one.
+    next: Option<String>,
+}
+
+impl<T: ToSchema> PartialSchema for Page<Vec<T>> {
+    fn schema() -> RefOr<Schema> {
+        let next = ObjectBuilder::new().schema_type(SchemaType::Array(vec![Type::String, Type::Null]));
+        let next = next.description(Some("The `cursor` of the next page; null on the last one."));
+        ObjectBuilder::new()
+            .description(Some("A page of a list."))
+            .property("items", schema::several(Ref::from_schema_name(T::name())))
+            .property("next", next)
+            .required("items")
+            .required("next")
+            .into()
+    }
+}
+
+/// In documents a page of orders is an `OrderList`.
+impl<T: ToSchema> ToSchema for Page<Vec<T>> {
+    fn name() -> Cow<'static, str> {
+        format!("{}List", T::name()).into()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((T::name().into_owned(), T::schema()));
+        T::schemas(schemas);
+    }
+}
 
 /// A page that a caller asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,7 +134,7 @@ impl<P: Place> PageRequest<P> {
         let of_list: Vec<(&str, &str)> =
             self.of_list.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let link = next.as_ref().map(|cursor| link(&self.path, &of_list, self.limit, cursor));
-        let mut response = Json(json!({ "items": items, "next": next })).into_response();
+        let mut response = Json(Page { items, next }).into_response();
         if let Some(link) = link.and_then(|link| HeaderValue::try_from(link).ok()) {
             response.headers_mut().insert(header::LINK, link);
         }

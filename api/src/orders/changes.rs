@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::{request::text, view::instant};
 use crate::{
-    http::{etag, openapi::schema::Text},
-    problem::Problem,
+    http::openapi::schema::Text,
+    problem::{Problem, problem_types},
 };
 
 /// What the seal of a quote is a seal of.
@@ -247,7 +247,10 @@ pub fn problem(refused: Refused, kind: &'static ProblemType) -> Problem {
     let conflict = |detail: String| ProblemDetails::new(kind, detail);
     let nothing = Fault::at("", "nothing fits").remaining(0);
     match refused {
-        Refused::Moved => etag::precondition_failed(),
+        Refused::Moved => {
+            let detail = "The order is in another state than `If-Match` or the quote names. Nothing was changed: read it again.";
+            Problem::Refused(problem_types::PRECONDITION_FAILED, detail.to_owned())
+        }
         Refused::NoWorkflow => Problem::Unavailable("No program knows this workflow yet.".to_owned()),
         Refused::Ledger(Refusal::NoSuchLine(n)) => {
             let why = "must be a line of this order, and named once";

@@ -2,6 +2,7 @@
 
 use amends_engine::core::{SagaProgress, Status};
 use amends_orders::{OrderRow, OrderSaga, OrderView};
+use amends_protocol::id;
 use amends_workflows::{
     order_fulfilment::{self as order, Line},
     order_ledger::{EntryKind, Ledger, LedgerEntry, Standing, line_id},
@@ -11,7 +12,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
-use uuid::Uuid;
+use uuid::{Builder, Uuid};
 
 use crate::{
     auth::{Caller, Right},
@@ -146,15 +147,6 @@ struct Refund {
     created_at: String,
 }
 
-/// A page of orders.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct OrderList {
-    pub items: Vec<Order>,
-    /// The `cursor` of the next page; null on the last one.
-    #[schema(required)]
-    pub next: Option<String>,
-}
-
 /// What an order waits for.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Explanation {
@@ -260,11 +252,21 @@ fn shipment(view: &OrderView, ledger: &Ledger) -> Option<Shipment> {
     let tracking = tracking.into_iter().find_map(|number| number.as_str()).map(str::to_owned);
     let line = |(n, line): (usize, &Line)| Quantity { line_id: line_id(n), quantity: line.quantity };
     Some(Shipment {
-        id: amends_protocol::id::execute(ledger.fulfilment, "ship", 0, 1),
+        id: shipment_id(ledger.fulfilment),
         tracking_number: tracking,
         lines: ledger.lines.iter().enumerate().map(line).collect(),
         shipped_at: instant(at),
     })
+}
+
+/// Returns the id of a parcel: a UUIDv7 of its order's birth, as all ids of the API are, and otherwise the id of the
+/// command that shipped it. It is the same at each reading.
+fn shipment_id(fulfilment: Uuid) -> Uuid {
+    let command = id::execute(fulfilment, "ship", 0, 1);
+    let millis = u64::try_from(id::born_at(command).timestamp_millis()).unwrap_or_default();
+    let mut rest = [0; 10];
+    rest.copy_from_slice(&command.as_bytes()[6..]);
+    Builder::from_unix_timestamp_millis(millis, &rest).into_uuid()
 }
 
 fn returned(saga: &OrderSaga, entry: &LedgerEntry) -> Option<Return> {
@@ -302,4 +304,19 @@ fn refunded_by(saga: &OrderSaga, entry: &LedgerEntry) -> Option<Refund> {
         status,
         created_at: instant(saga.created_at),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parcel_has_a_uuid_of_version_7_that_stays_the_same_and_is_no_other_orders() {
+        let [first, second] = [Uuid::now_v7(), Uuid::now_v7()].map(shipment_id);
+        assert_eq!((first.get_version_num(), first.get_variant()), (7, uuid::Variant::RFC4122));
+        assert_ne!(first, second);
+        let fulfilment = Uuid::now_v7();
+        assert_eq!(shipment_id(fulfilment), shipment_id(fulfilment));
+        assert_eq!(id::born_at(shipment_id(fulfilment)), id::born_at(fulfilment));
+    }
 }

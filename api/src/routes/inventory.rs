@@ -14,7 +14,6 @@ use axum::{
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
-use utoipa::ToSchema;
 
 use super::products::product_id;
 use crate::{
@@ -104,7 +103,7 @@ pub fn routes() -> Routes<Arc<Api>> {
                 .query(BELOW, "Only products of which fewer are available.", schema::integer(1, ON_HAND_MOST), 10)
                 .query(LIMIT, "Largest number of products.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
                 .query(CURSOR, "`next` of the page before.", schema::string(), Value::Null)
-                .answer(Answer::json::<StockList>(StatusCode::OK, "A page.").next_link().link(
+                .answer(Answer::page::<Product>().link(
                     "readStock",
                     "productId",
                     "$response.body#/items/0/productId",
@@ -118,7 +117,7 @@ pub fn routes() -> Routes<Arc<Api>> {
             behind(Operation::new("listStockMovements", "List the movements of a product's stock, the newest first"))
                 .query(LIMIT, "Largest number of movements.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
                 .query(CURSOR, "`next` of the page before.", schema::string(), Value::Null)
-                .answer(Answer::json::<MovementList>(StatusCode::OK, "A page.").next_link())
+                .answer(Answer::page::<Movement>())
                 .problems(&[problem_types::UNKNOWN_PRODUCT]),
         )
 }
@@ -138,26 +137,6 @@ fn behind(operation: Operation) -> Operation {
         problem_types::SERVICE_AWAY,
         problem_types::SERVICE_LATE,
     ])
-}
-
-/// A page of products' stock.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "the page is passed on as the worker writes it")]
-struct StockList {
-    items: Vec<Product>,
-    /// The `cursor` of the next page; null on the last one.
-    #[schema(required)]
-    next: Option<String>,
-}
-
-/// A page of movements.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "the page is passed on as the worker writes it")]
-struct MovementList {
-    items: Vec<Movement>,
-    /// The `cursor` of the next page; null on the last one.
-    #[schema(required)]
-    next: Option<String>,
 }
 
 /// A page of the worker's.

@@ -18,7 +18,6 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{inventory::passed_on, order_read::view_of};
@@ -61,7 +60,7 @@ pub fn routes() -> Routes<Arc<Api>> {
         .query(STATUS, "Only with one of these statuses.", schema::several(schema::one_of(&STATUSES)), json!(["SENT"]))
         .query(LIMIT, "Largest number of notifications.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
         .query(CURSOR, "`next` of the page before, with the same other parameters.", schema::string(), Value::Null)
-        .answer(Answer::json::<NotificationList>(StatusCode::OK, "A page.").next_link())
+        .answer(Answer::page::<Notification>())
         // Of the order that `orderId` names.
         .problems(&[problem_types::NOT_FOUND]);
     Routes::default()
@@ -78,16 +77,6 @@ fn behind(operation: Operation) -> Operation {
         problem_types::SERVICE_AWAY,
         problem_types::SERVICE_LATE,
     ])
-}
-
-/// A page of notifications.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "pages of every list are written by `PageRequest`")]
-struct NotificationList {
-    items: Vec<Notification>,
-    /// The `cursor` of the next page; null on the last one.
-    #[schema(required)]
-    next: Option<String>,
 }
 
 /// The place of a notification in a list: its order, and its id. Behind all of an order's is the nil id.

@@ -8,7 +8,7 @@ use amends_protocol::TokenKey;
 use amends_workflows::order_fulfilment::STATUSES;
 use axum::{
     extract::{OriginalUri, State},
-    http::{Method, StatusCode, Uri},
+    http::{Method, Uri},
     response::Response,
 };
 use chrono::{DateTime, Utc};
@@ -30,7 +30,7 @@ use crate::{
     },
     orders::{
         request,
-        view::{Audience, Order, OrderList},
+        view::{Audience, Order},
     },
     problem::{Fault, Problem},
     state::Api,
@@ -70,9 +70,7 @@ pub fn routes() -> Routes<Arc<Api>> {
         .query(SORT, "The newest first, or the oldest.", schema::one_of(&["createdAt", "-createdAt"]), "-createdAt")
         .query(LIMIT, "Largest number of orders.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
         .query(CURSOR, "`next` of the page before, with the same other parameters.", schema::string(), Value::Null)
-        .answer(
-            Answer::json::<OrderList>(StatusCode::OK, "A page.").next_link().link("readOrder", "id", FIRST),
-        );
+        .answer(Answer::page::<Order>().link("readOrder", "id", FIRST));
     Routes::default().on(Method::GET, PATH, Access::Needs(Right::ReadOrders), list, operation)
 }
 

@@ -69,6 +69,7 @@ pub fn routes() -> Routes<Arc<Api>> {
             quote,
             Operation::new("quoteRefund", "Say what a refund would be, without making it")
                 .about("Exactly one of `amount` and `lines`. The `hash` is the `quote` of the refund.")
+                .if_match()
                 .body::<QuoteRequest>(json!({ "lines": [{ "lineId": "1", "quantity": 1 }] }))
                 .exactly_one_of(&[("amount", &[]), ("lines", &[])])
                 .answer(
@@ -151,9 +152,10 @@ async fn quote(
     Path(id): Path<String>,
     body: Bytes,
 ) -> Result<Json<Quoted>, Problem> {
-    let id = body::id("id", &id)?;
+    let (id, condition) = (body::id("id", &id)?, IfMatch::read(&headers)?);
     let request: QuoteRequest = body::read(&headers, &body)?;
     let view = view_of(&api.orders, &caller, id).await?;
+    state_for(condition.as_ref(), &view, &caller)?;
     let quote = request.quoted(id, OrderState::of(&view))?;
     let ledger = view.ledger();
     let refused = |refusal| changes::problem(Refused::Ledger(refusal), problem_types::NOT_REFUNDABLE);

@@ -11,7 +11,6 @@ use axum::{
     http::{Method, StatusCode},
     response::Response,
 };
-use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -32,6 +31,7 @@ use crate::{
     orders::{
         personal::{Address, Contact},
         request,
+        view::instant,
     },
     problem::{Fault, Problem, problem_types},
     state::Api,
@@ -49,10 +49,13 @@ pub fn routes() -> Routes<Arc<Api>> {
         .about("Contact, address and language of each order, the oldest order first. What was erased, or never stated, is null.")
         .query(LIMIT, "Largest number of orders.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
         .query(CURSOR, "`next` of the page before.", schema::string(), Value::Null)
-        .answer(Answer::json::<PersonalDataList>(StatusCode::OK, "A page.").next_link());
+        .answer(Answer::page::<PersonalDataItem>());
     let erase_operation =
         Operation::new("erasePersonalData", "Erase contact and addresses of a customer's orders")
-            .about("Books, totals and ids stay. Who erased them, and when, is recorded.")
+            .about(
+                "The reasons of cancellations, returns and refunds go too. Books, totals and ids stay. Who erased them, \
+                 and when, is recorded.",
+            )
             .answer(Answer::json::<Erased>(StatusCode::OK, "They are erased."))
             .problems(&[problem_types::ORDERS_UNDER_WAY]);
     Routes::default().on(Method::GET, PATH, admins, export, export_operation).on(
@@ -64,23 +67,14 @@ pub fn routes() -> Routes<Arc<Api>> {
     )
 }
 
-/// A page of what is stored about a customer.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "pages of every list are written by `PageRequest`")]
-struct PersonalDataList {
-    items: Vec<PersonalDataItem>,
-    /// The `cursor` of the next page; null on the last one.
-    #[schema(required)]
-    next: Option<String>,
-}
-
 /// What is stored about the customer of an order.
 #[derive(Serialize, ToSchema)]
+#[schema(as = PersonalData)]
 #[serde(rename_all = "camelCase")]
 struct PersonalDataItem {
     order_id: Uuid,
     #[schema(value_type = Instant)]
-    created_at: DateTime<Utc>,
+    created_at: String,
     #[schema(required, value_type = Option<Address>)]
     shipping_address: Option<Json>,
     #[schema(required, value_type = Option<Contact>)]
@@ -98,7 +92,7 @@ struct Erased {
     /// Number of orders whose personal data were erased.
     erased_orders: u64,
     #[schema(value_type = Instant)]
-    erased_at: DateTime<Utc>,
+    erased_at: String,
 }
 
 async fn export(
@@ -120,10 +114,12 @@ fn shown(PersonalData { order_id, created_at, data }: &PersonalData) -> Personal
         Some(Personal { shipping_address, contact, locale }) => (Some(shipping_address), contact, locale),
         None => (None, None, None),
     };
-    PersonalDataItem { order_id: *order_id, created_at: *created_at, shipping_address, contact, locale }
+    let created_at = instant(*created_at);
+    PersonalDataItem { order_id: *order_id, created_at, shipping_address, contact, locale }
 }
 
-/// Erases contact and addresses of all of a customer's orders, with the reasons of their returns, and records who did so. Books, totals and ids stay.
+/// Erases contact and addresses of all of a customer's orders, with the reasons of their cancellations, returns and
+/// refunds, and records who did so. Books, totals and ids stay.
 async fn erase(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -134,7 +130,7 @@ async fn erase(
     let customer_id = customer(customer_id)?;
     match api.order_lists.erase_personal_data(&customer_id, caller.subject(), &SETTLED).await? {
         Erasure::Erased { orders, at } => {
-            Ok(axum::Json(Erased { customer_id, erased_orders: orders, erased_at: at }))
+            Ok(axum::Json(Erased { customer_id, erased_orders: orders, erased_at: instant(at) }))
         }
         Erasure::UnderWay(orders) => {
             let named: Vec<String> = orders.iter().map(ToString::to_string).collect();

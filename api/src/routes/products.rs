@@ -84,7 +84,7 @@ pub fn routes() -> Routes<Arc<Api>> {
             Operation::new("listProducts", "List products, page by page")
                 .query(LIMIT, "Largest number of products.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
                 .query(CURSOR, "`next` of the page before.", schema::string(), Value::Null)
-                .answer(Answer::json::<ProductList>(StatusCode::OK, "A page.").next_link().link(
+                .answer(Answer::page::<ProductView>().link(
                     "readProduct",
                     "productId",
                     "$response.body#/items/0/productId",
@@ -97,16 +97,6 @@ fn leading_on(answer: Answer) -> Answer {
     let of_a_product = ["readProduct", "putProduct", "readStock", "changeStock"];
     let id = "$response.body#/productId";
     of_a_product.into_iter().fold(answer, |answer, operation| answer.link(operation, "productId", id))
-}
-
-/// A page of products.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "pages of every list are written by `PageRequest`")]
-struct ProductList {
-    items: Vec<ProductView>,
-    /// The `cursor` of the next page; null on the last one.
-    #[schema(required)]
-    next: Option<String>,
 }
 
 /// `PUT /api/products/{productId}`, as it is sent.

@@ -16,16 +16,17 @@ use axum::{
 use chrono::Utc;
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use utoipa::{PartialSchema, ToSchema};
+use utoipa::PartialSchema;
 use uuid::Uuid;
 
-use super::webhooks::{found, webhook_id};
+use super::webhooks::{found, found_as_seen, webhook_id};
 use crate::{
     auth::{
         Caller, Right,
         access::{Access, Routes},
     },
     http::{
+        etag::IfMatch,
         openapi::{Answer, Operation, schema},
         page::{CURSOR, LARGEST_PAGE, LIMIT, PAGE_USUAL, PageRequest},
     },
@@ -55,7 +56,8 @@ pub fn routes() -> Routes<Arc<Api>> {
             manages,
             resend,
             Operation::new("resendWebhookDelivery", "Send a delivery again")
-                .about("Whatever has become of it. It has the same `webhook-id`.")
+                .about("Whatever has become of it. It has the same `webhook-id`. `If-Match` is for the webhook's tag.")
+                .if_match()
                 .answer(Answer::json::<DeliveryView>(StatusCode::ACCEPTED, "The delivery as it is now.")),
         )
         .on(
@@ -67,8 +69,9 @@ pub fn routes() -> Routes<Arc<Api>> {
                 .about(
                     "Every delivery of an event from this time on, whatever has become of it: those that were taken are \
                      known by their `webhook-id`. If there are too many for one request, `next` is the `since` of the \
-                     next one.",
+                     next one. `If-Match` is for the webhook's tag.",
                 )
+                .if_match()
                 .body::<WebhookResendRequest>(json!({ "since": "2026-01-01T00:00:00Z" }))
                 .answer(Answer::json::<ResentView>(StatusCode::ACCEPTED, "How many are sent again.")),
         )
@@ -78,7 +81,11 @@ pub fn routes() -> Routes<Arc<Api>> {
             manages,
             test,
             Operation::new("testWebhook", "Send a test event to a webhook")
-                .about("An event of type `webhook.test`, whatever the webhook's types are. Nothing is sent while it is disabled.")
+                .about(
+                    "An event of type `webhook.test`, whatever the webhook's types are. Nothing is sent while it is \
+                     disabled. `If-Match` is for the webhook's tag.",
+                )
+                .if_match()
                 .answer(Answer::json::<DeliveryView>(StatusCode::ACCEPTED, "The delivery of the event.")),
         )
         .each(|routes| routes.route_layer(from_fn(query::none)))
@@ -97,19 +104,8 @@ pub fn routes() -> Routes<Arc<Api>> {
                 )
                 .query(LIMIT, "Largest number of deliveries.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
                 .query(CURSOR, "`next` of the page before.", schema::string(), Value::Null)
-                .answer(Answer::json::<DeliveryList>(StatusCode::OK, "A page.").next_link()),
+                .answer(Answer::page::<DeliveryView>()),
         )
-}
-
-/// A page of deliveries.
-#[derive(ToSchema)]
-#[schema(as = WebhookDeliveryList)]
-#[expect(dead_code, reason = "pages of every list are written by `PageRequest`")]
-struct DeliveryList {
-    items: Vec<DeliveryView>,
-    /// The `cursor` of the next page; null on the last one.
-    #[schema(required)]
-    next: Option<String>,
 }
 
 async fn list(
@@ -146,10 +142,11 @@ fn statuses(query: &[(&'static str, String)]) -> Result<Vec<DeliveryStatus>, Pro
 
 async fn resend(
     State(api): State<Arc<Api>>,
+    headers: HeaderMap,
     Path((id, delivery)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
     let (id, delivery) = (webhook_id(&id)?, body::id("deliveryId", &delivery)?);
-    found(&api, id).await?;
+    found_as_seen(&api, id, IfMatch::read(&headers)?.as_ref()).await?;
     let sent = api.webhooks.deliveries.resend(id, delivery).await?;
     let sent = sent.ok_or_else(|| Problem::NotFound("There is no such delivery.".to_owned()))?;
     Ok(accepted(&sent))
@@ -161,9 +158,9 @@ async fn resend_since(
     Path(id): Path<String>,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let id = webhook_id(&id)?;
+    let (id, condition) = (webhook_id(&id)?, IfMatch::read(&headers)?);
     let request: WebhookResendRequest = body::read(&headers, &body)?;
-    found(&api, id).await?;
+    found_as_seen(&api, id, condition.as_ref()).await?;
     let millis = u64::try_from(request.since().timestamp_millis()).unwrap_or_default();
     let mut from = Uuid::from_u128(u128::from(millis) << 80);
     let (mut deliveries, began) = (0, Instant::now());
@@ -180,9 +177,13 @@ async fn resend_since(
     Ok((StatusCode::ACCEPTED, Json(ResentView { deliveries, next })).into_response())
 }
 
-async fn test(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Result<Response, Problem> {
+async fn test(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
     let id = webhook_id(&id)?;
-    found(&api, id).await?;
+    found_as_seen(&api, id, IfMatch::read(&headers)?.as_ref()).await?;
     let (at, event_id) = (Utc::now(), Uuid::now_v7());
     let event = json!({
         "specversion": "1.0", "id": event_id, "source": "/amends/webhooks", "type": TEST_EVENT, "subject": id,

@@ -13,7 +13,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
-use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
@@ -133,18 +132,8 @@ pub fn routes() -> Routes<Arc<Api>> {
             Operation::new("listWebhooks", "List webhooks, page by page")
                 .query(LIMIT, "Largest number of webhooks.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
                 .query(CURSOR, "`next` of the page before.", schema::string(), Value::Null)
-                .answer(Answer::json::<WebhookList>(StatusCode::OK, "A page.").next_link()),
+                .answer(Answer::page::<WebhookView>()),
         )
-}
-
-/// A page of webhooks.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "pages of every list are written by `PageRequest`")]
-struct WebhookList {
-    items: Vec<WebhookView>,
-    /// The `cursor` of the next page; null on the last one.
-    #[schema(required)]
-    next: Option<String>,
 }
 
 async fn create(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> Result<Response, Problem> {
@@ -240,10 +229,7 @@ where
     F: Future<Output = Result<Option<Webhook>, amends_postgres::Error>>,
 {
     for _ in 0..CHANGE_TRIES {
-        let seen = found(api, id).await?;
-        if let Some(condition) = &condition {
-            condition.check(&Representation::of(&WebhookView::from(&seen))?.tag)?;
-        }
+        let seen = found_as_seen(api, id, condition.as_ref()).await?;
         if let Some(changed) = change(seen).await? {
             return Ok(changed);
         }
@@ -269,6 +255,19 @@ async fn list(
 /// Reads the id of a webhook in a path.
 pub(super) fn webhook_id(id: &str) -> Result<Uuid, Problem> {
     Ok(body::id("id", id)?)
+}
+
+/// Reads a webhook that must exist, and be in the state that the request is meant for.
+pub(super) async fn found_as_seen(
+    api: &Api,
+    id: Uuid,
+    condition: Option<&IfMatch>,
+) -> Result<Webhook, Problem> {
+    let seen = found(api, id).await?;
+    if let Some(condition) = condition {
+        condition.check(&Representation::of(&WebhookView::from(&seen))?.tag)?;
+    }
+    Ok(seen)
 }
 
 /// Reads a webhook that must exist.

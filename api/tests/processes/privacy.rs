@@ -244,6 +244,8 @@ async fn an_admin_exports_and_erases_a_customers_data_once_no_order_is_under_way
     assert_eq!(export["items"][0]["orderId"], json!(order));
     assert_eq!(export["items"][0]["shippingAddress"]["line1"], "1 Long Street", "{export}");
     assert_eq!((&export["items"][0]["contact"], &export["next"]), (&Value::Null, &Value::Null));
+    let (_, placed) = shop.get(&format!("/api/orders/{order}"), &admin).await;
+    assert_eq!(export["items"][0]["createdAt"], placed["createdAt"], "one instant has one spelling");
 
     let erase = async |customer: &str| {
         read(shop.ask(Method::DELETE, &path(customer), Some(&admin)).send().await.unwrap()).await
@@ -252,8 +254,11 @@ async fn an_admin_exports_and_erases_a_customers_data_once_no_order_is_under_way
     assert_eq!((status, &refused["type"]), (409, &json!("/problems/orders-under-way")), "{refused}");
     assert!(refused["detail"].as_str().unwrap().contains(&order), "{refused}");
 
-    let cancelled = shop.ask(Method::DELETE, &format!("/api/orders/{order}"), Some(&admin));
-    assert_eq!(cancelled.send().await.unwrap().status(), 202);
+    let (customer, timeline) = (token("c-a", &[Role::Customer]), format!("/api/orders/{order}/timeline"));
+    let cancelled = shop.ask(Method::POST, &format!("/api/orders/{order}/cancel"), Some(&customer));
+    let cancelled = cancelled.json(&json!({ "reason": "my son Max has it already" })).send().await.unwrap();
+    assert_eq!(cancelled.status(), 202);
+    assert!(shop.get(&timeline, &admin).await.1.to_string().contains("my son Max"), "operators read it");
     let _engine = shop.stack.start(&["engine"]).await;
     let _inventory = shop.stack.start(&["worker", "inventory"]).await;
     let erased = eventually("the order has ended, and its data is erased", LONG, || async {
@@ -264,6 +269,10 @@ async fn an_admin_exports_and_erases_a_customers_data_once_no_order_is_under_way
     assert_eq!(erased["erasedOrders"], 1, "{erased}");
     let (_, export) = shop.get(&path("c-a"), &admin).await;
     assert_eq!(export["items"][0]["shippingAddress"], Value::Null, "{export}");
+    let (status, told) = shop.get(&timeline, &admin).await;
+    let by =
+        told["items"].as_array().unwrap().iter().find(|item| item["type"] == "cancel_requested").unwrap();
+    assert_eq!((status, &by["detail"]["by"]), (200, &json!({ "who": "c-a" })), "the customer's words go too");
     let (_, kept) = shop.get(&format!("/api/orders/{order}"), &admin).await;
     assert_eq!((&kept["total"], &kept["status"]), (&json!(1250), &json!("CANCELLED")), "the books stay");
     let (status, nobody) = erase("nobody").await;

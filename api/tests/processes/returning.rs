@@ -119,6 +119,8 @@ async fn an_order_comes_back_in_parts_and_is_paid_back_and_in_stock_again() {
     );
     assert_eq!(order["lines"][0]["fulfilled"], 2, "{order}");
     let parcel = &order["shipments"][0];
+    let id: uuid::Uuid = parcel["id"].as_str().unwrap().parse().unwrap();
+    assert_eq!(id.get_version_num(), 7, "as every id of the API: {order}");
     assert!(parcel["trackingNumber"].as_str().is_some_and(|number| !number.is_empty()), "{order}");
     assert_eq!(parcel["lines"], json!([{ "lineId": "1", "quantity": 2 }, { "lineId": "2", "quantity": 1 }]));
     assert!(order["returnableUntil"].as_str().unwrap() > order["createdAt"].as_str().unwrap());
@@ -260,6 +262,13 @@ async fn a_quote_is_applied_exactly_or_not_at_all() {
         ended.then_some(())
     })
     .await;
+    let shown = open.shop.ask(Method::GET, &path, Some(&open.storefront)).send().await.unwrap();
+    let tag = shown.headers()["etag"].to_str().unwrap().to_owned();
+    for (condition, status) in [(tag.as_str(), 200), ("\"other\"", 412)] {
+        let asked =
+            open.shop.ask(Method::POST, &quotes, Some(&open.storefront)).header("if-match", condition);
+        assert_eq!(asked.json(&lines).send().await.unwrap().status(), status, "{condition}");
+    }
     let (status, quoted) = quote().await;
     assert_eq!(
         (status, &quoted["amount"], &quoted["remaining"]),
@@ -273,7 +282,9 @@ async fn a_quote_is_applied_exactly_or_not_at_all() {
     };
     let (status, order) = apply("q-1", &quoted["hash"]).await;
     assert_eq!((status, &order["refunds"][0]["amount"]), (202, &json!(1750)), "{order}");
-    assert_eq!(apply("q-2", &stale["hash"]).await.0, 412, "the order has moved");
+    let (status, moved) = apply("q-2", &stale["hash"]).await;
+    assert_eq!((status, &moved["type"]), (412, &json!("/problems/precondition-failed")), "{moved}");
+    assert!(moved["detail"].as_str().unwrap().contains("the quote"), "{moved}");
     assert_eq!(apply("q-3", &json!("00".repeat(40))).await.0, 400);
     let before = open.shop.rows().await;
     for (body, status) in [

@@ -143,6 +143,27 @@ async fn stock_is_adjusted_once_with_a_key_and_the_ledger_names_the_operator() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn stock_that_has_no_tag_is_changed_for_any_state_and_for_none_that_a_tag_names() {
+    let shop = Shop::open().await;
+    let _worker = shop.inventory().await;
+    let set = async |on_hand: i64, condition: &str| {
+        let put = shop.by_operator(Method::PUT, STOCK).header("if-match", condition);
+        read(put.json(&json!({ "onHand": on_hand })).send().await.unwrap()).await
+    };
+    assert_eq!(set(5, "*").await.0, 200);
+    for (condition, status, kind) in [
+        ("\"a\"", 412, "/problems/precondition-failed"),
+        ("W/\"a\"", 412, "/problems/precondition-failed"),
+        ("a", 400, "/problems/invalid-request"),
+    ] {
+        let (refused, problem) = set(7, condition).await;
+        assert_eq!((refused, &problem["type"]), (status, &json!(kind)), "{condition}: {problem}");
+    }
+    let (_, shown) = shop.get("/api/inventory/mug", &token("vera", &[Role::Viewer])).await;
+    assert_eq!(shown["onHand"], 5, "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_is_away_is_soon_not_asked_until_it_is_back_or_an_admin_says_so() {
     let shop = Shop::open().await;
     assert_eq!(shop.breaker().await["state"], "closed");

@@ -59,6 +59,25 @@ async fn a_head_that_stops_halfway_is_answered_408_and_closed() {
 }
 
 #[tokio::test]
+async fn a_head_that_cannot_be_read_is_answered_with_a_problem_and_closed() {
+    let edge = Edge::start(GENEROUS).await;
+    let headers: String = (0..=100).map(|n| format!("X-{n}: 1\r\n")).collect();
+    for (request, status, slug) in [
+        (format!("GET /ok HTTP/1.1\r\n{headers}\r\n"), 431, "headers-too-large"),
+        ("GET /ok HTTP/1.1\r\nHost: localhost\r\n: 1\r\n\r\n".to_owned(), 400, "invalid-request"),
+        ("GET /ok HTTP/3.0\r\nHost: localhost\r\n\r\n".to_owned(), 400, "invalid-request"),
+    ] {
+        let answer = answer(edge.send(&request).await).await;
+        let problem = answer.problem();
+        assert_eq!((answer.status, &problem["type"]), (status, &format!("/problems/{slug}").into()));
+        assert!(answer.head.contains("connection: close"), "{}", answer.head);
+        let id = format!("x-request-id: {}", problem["requestId"].as_str().unwrap());
+        assert!(answer.head.contains(&id), "{}", answer.head);
+    }
+    assert_eq!(edge.ask("GET /ok HTTP/1.1\r\n\r\n").await.status, 200);
+}
+
+#[tokio::test]
 async fn a_connection_on_which_nothing_comes_is_closed_without_a_word() {
     let edge = Edge::start(Limits { head: SHORT, ..GENEROUS }).await;
     let (mut stream, mut bytes) = (edge.connect().await, Vec::new());

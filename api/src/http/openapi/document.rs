@@ -29,12 +29,14 @@ const PROBLEM: &str = "application/problem+json";
 const BEARER: &str = "bearer";
 
 /// Problems that every route can answer.
-const EVERYWHERE: [&ProblemType; 7] = [
+const EVERYWHERE: [&ProblemType; 9] = [
     types::INVALID_REQUEST,
     types::FOREIGN_ORIGIN,
     types::REQUEST_TIMEOUT,
     types::BODY_TOO_LARGE,
+    types::URI_TOO_LONG,
     types::FOREIGN_HOST,
+    types::HEADERS_TOO_LARGE,
     types::INTERNAL,
     types::UNAVAILABLE,
 ];
@@ -110,8 +112,8 @@ fn idempotency_key(required: Required) -> Parameter {
 }
 
 fn if_match() -> Parameter {
-    let about =
-        "`*`, or the entity tags of states as they were read. In any other state nothing is changed (412).";
+    let about = "`*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no \
+         `ETag` is in no state that a tag names.";
     // `*`, or quoted tags, separated by commas.
     let tag = r#"(W/)?"[!#-~]*""#;
     let schema = schema::string().pattern(Some(format!(r"^(\*|{tag}( *, *{tag})*)$")));
@@ -168,7 +170,7 @@ fn method(method: &Method) -> HttpMethod {
 }
 
 fn operation(route: &Route, components: &mut Components) -> path::Operation {
-    let Operation { id, summary, about, parameters, body, is_conditional, .. } = route.operation.clone();
+    let Operation { id, summary, about, parameters, body, .. } = route.operation.clone();
     let mut operation =
         OperationBuilder::new().operation_id(Some(id)).summary(Some(summary)).tag(tag_of(route.path));
     if !about.is_empty() {
@@ -181,7 +183,7 @@ fn operation(route: &Route, components: &mut Components) -> path::Operation {
         Key::Required => Some("RequiredIdempotencyKey"),
         Key::ByMethod | Key::Taken => takes_key(route).then_some("IdempotencyKey"),
     };
-    for name in key.into_iter().chain(is_conditional.then_some("IfMatch")).chain(["RequestId"]) {
+    for name in key.into_iter().chain(takes_if_match(route).then_some("IfMatch")).chain(["RequestId"]) {
         operation = operation.parameter_ref(Ref::new(format!("#/components/parameters/{name}")));
     }
     if let Access::Needs(right) = route.access {
@@ -197,6 +199,11 @@ fn operation(route: &Route, components: &mut Components) -> path::Operation {
 fn takes_key(route: &Route) -> bool {
     let by_method = route.method == Method::POST && route.access != Access::Open;
     by_method || route.operation.key != Key::ByMethod
+}
+
+/// Returns whether a route takes an `If-Match`: whatever changes something does.
+fn takes_if_match(route: &Route) -> bool {
+    route.method != Method::GET
 }
 
 /// Returns the names of the roles with a right.
@@ -244,7 +251,7 @@ pub(super) fn problems(route: &Route) -> BTreeMap<u16, Vec<&'static ProblemType>
     kinds.extend(when(route.path.contains('{'), types::NOT_FOUND));
     kinds.extend(when(answers_content, types::NOT_ACCEPTABLE));
     kinds.extend(when(takes_key, types::IDEMPOTENCY_KEY_REUSED));
-    kinds.extend(when(operation.is_conditional, types::PRECONDITION_FAILED));
+    kinds.extend(when(takes_if_match(route), types::PRECONDITION_FAILED));
     kinds.extend(&operation.problems);
     let mut by_status = BTreeMap::<u16, Vec<&'static ProblemType>>::new();
     for kind in types::ALL.iter().filter(|kind| kinds.contains(kind)) {

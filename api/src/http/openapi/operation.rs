@@ -15,6 +15,7 @@ use utoipa::{
 };
 
 use super::schema::{self, Alternative};
+use crate::http::page::Page;
 
 pub(super) const JSON: &str = "application/json";
 
@@ -33,7 +34,7 @@ pub struct Operation {
     pub(super) problems: Vec<&'static ProblemType>,
     pub(super) schemas: Schemas,
     pub(super) key: Key,
-    pub(super) is_conditional: bool,
+    pub(super) compares_tags: bool,
 }
 
 /// Whether a request takes an `Idempotency-Key`.
@@ -68,7 +69,7 @@ impl Operation {
             problems: Vec::new(),
             schemas: Vec::new(),
             key: Key::ByMethod,
-            is_conditional: false,
+            compares_tags: false,
         }
     }
 
@@ -150,10 +151,11 @@ impl Operation {
         Self { body: Some(body.build()), ..self }
     }
 
-    /// The request may carry `If-Match`: it changes something only in the state that the caller has seen.
+    /// The handler compares `If-Match` with the entity tag of the resource: it changes something only in the state that
+    /// the caller has seen. Without this, what changes has no tag, and no tag is the right one.
     #[must_use]
     pub fn if_match(self) -> Self {
-        Self { is_conditional: true, ..self }
+        Self { compares_tags: true, ..self }
     }
 
     /// The request takes an `Idempotency-Key`, though it is no POST.
@@ -187,6 +189,11 @@ impl Operation {
     pub fn id(&self) -> &'static str {
         self.id
     }
+
+    /// Returns whether the handler compares `If-Match` with an entity tag.
+    pub fn compares_tags(&self) -> bool {
+        self.compares_tags
+    }
 }
 
 impl Answer {
@@ -196,6 +203,11 @@ impl Answer {
         let content = ContentBuilder::new().schema(Some(reference::<T>(&mut schemas))).build();
         let response = ResponseBuilder::new().description(about).content(JSON, content).build();
         Self { status, response, schemas }
+    }
+
+    /// A page of a list of these, which leads to the next one.
+    pub fn page<T: ToSchema>() -> Self {
+        Self::json::<Page<Vec<T>>>(StatusCode::OK, "A page.").next_link()
     }
 
     /// An answer of other media types.

@@ -124,11 +124,14 @@ async fn a_webhook_is_changed_and_deleted_in_the_state_that_was_seen_and_then_go
         (Method::PATCH, path.clone()),
         (Method::DELETE, path.clone()),
         (Method::POST, format!("{path}/rotate-secret")),
+        (Method::POST, format!("{path}/test")),
     ] {
         let request = ask(method.clone(), &path).header("if-match", &old).json(&json!({ "enabled": true }));
         assert_eq!(request.send().await.unwrap().status(), 412, "{method} {path}");
     }
     assert_eq!(ask(Method::GET, &path).send().await.unwrap().headers()["etag"], tag);
+    let tested = ask(Method::POST, &format!("{path}/test")).header("if-match", &tag).send().await.unwrap();
+    assert_eq!(tested.status(), 202);
     let deleted = ask(Method::DELETE, &path).header("if-match", &tag).send().await.unwrap();
     assert_eq!(deleted.status(), 204);
     for (method, path) in [

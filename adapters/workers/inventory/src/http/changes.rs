@@ -172,9 +172,10 @@ async fn carried_out(
             return Err(Problem::BelowReserved { reserved, fits });
         }
         Changed::TooMuch { on_hand } => {
-            let most = format!("must be at most {}", ON_HAND_MOST - on_hand);
+            let most = ON_HAND_MOST - on_hand;
             let place = if matches!(by_hand.change, Change::Add(_)) { "/quantity" } else { "/adjust" };
-            return Err(Problem::TooMuch(Fault::at(place, most)));
+            let fits = Fault::at(place, format!("must be at most {most}")).remaining(most);
+            return Err(Problem::TooMuch(fits));
         }
     };
     let product_id = by_hand.product_id.clone();

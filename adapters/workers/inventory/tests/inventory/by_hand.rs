@@ -96,6 +96,7 @@ async fn a_refused_change_leaves_its_key_free_and_says_what_would_fit() {
     let (status, _, problem) = add(&world, None, "mug", 1_000_000_000_000).await;
     assert_eq!((status, &problem["type"]), (409, &json!("/problems/stock-too-large")));
     assert_eq!(problem["errors"][0]["pointer"], "/quantity", "{problem}");
+    assert_eq!(problem["remaining"], 999_999_999_997_i64, "{problem}");
     assert_eq!(world.stock("mug").await, (3, 3, 0));
     world.assert_books_balance().await;
 }
