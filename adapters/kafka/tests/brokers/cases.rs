@@ -26,6 +26,9 @@ use crate::world::{
     PATIENCE, expect, message, numbered, numbers, scatter, settings, sink, source, take, text,
 };
 
+/// How long an answer is waited for that does not come: long enough for those that do, also on a busy machine.
+const UNANSWERED: Duration = Duration::from_secs(5);
+
 pub(crate) async fn nothing_that_was_sent_is_lost(broker: TestBroker) {
     let topic = broker.topic("commands", 4).await;
     let sink = sink(broker);
@@ -298,7 +301,7 @@ pub(crate) async fn a_topic_with_fewer_partitions_than_the_settings_gets_them_wh
     let narrow = broker.topic("narrow", 1).await;
     let wanted = [Topic::new(&narrow, 12)];
     // The embedded broker does not answer unknown requests.
-    let patience = if broker.is_real() { PATIENCE } else { Duration::from_millis(500) };
+    let patience = if broker.is_real() { PATIENCE } else { UNANSWERED };
     let found = topics::ensure(&settings(broker), &wanted, patience).await.unwrap();
     if broker.is_real() {
         assert_eq!(found, []);
@@ -319,8 +322,7 @@ pub(crate) async fn missing_topics_are_made_where_the_broker_can(broker: TestBro
             assert_eq!(topics::ensure(&settings(broker), &wanted, PATIENCE).await.unwrap(), []);
         }
     } else {
-        let refused =
-            topics::ensure(&settings(broker), &wanted, Duration::from_millis(500)).await.unwrap_err();
+        let refused = topics::ensure(&settings(broker), &wanted, UNANSWERED).await.unwrap_err();
         assert!(refused.to_string().contains(&topic.name), "{refused}");
     }
 }
