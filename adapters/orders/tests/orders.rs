@@ -260,7 +260,7 @@ async fn no_generation_begins_while_a_key_is_being_taken() {
     };
     let (placed, ()) = tokio::join!(placing, meanwhile);
     // The server reports an error before it releases the locks.
-    eventually("its turn", Duration::from_secs(10), || async {
+    eventually("its turn", Duration::from_secs(60), || async {
         keys::turn(&world.pool(), KeyClass::Placement).await.is_ok_and(|turned| turned).then_some(())
     })
     .await;
@@ -427,5 +427,6 @@ async fn without_a_database_nothing_is_placed_and_it_is_said_soon() {
         tokio::join!(store.now(), async { store.place(Utc::now(), &[order(None)], birth).await });
     assert!(matches!(time, Err(Error::Unavailable(_))), "{time:?}");
     assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
-    assert!(begun.elapsed() < std::time::Duration::from_secs(6), "{:?}", begun.elapsed());
+    // By itself the library would try for half a minute.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
 }
