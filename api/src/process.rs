@@ -234,23 +234,25 @@ impl Process {
     }
 }
 
-/// The first signal stops the process in order, the second at once.
-pub async fn signalled(interrupted: CancellationToken) {
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return tracing::error!("signals cannot be received");
-    };
-    let mut next = async || {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    };
-    next().await;
-    interrupted.cancel();
-    next().await;
-    std::process::exit(130);
+/// The first signal stops the process in order, the second at once. Signals are received from this call on: before its
+/// future is awaited for the first time, a signal would otherwise kill a process that has begun to work.
+pub fn signalled(interrupted: CancellationToken) -> impl Future<Output = ()> {
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    async move {
+        let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
+            return tracing::error!("signals cannot be received");
+        };
+        let mut next = async || {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        };
+        next().await;
+        interrupted.cancel();
+        next().await;
+        std::process::exit(130);
+    }
 }
 
 /// Returns the consumer group of a worker.
@@ -366,6 +368,17 @@ mod tests {
         let kafka = kafka(&settings, "127.0.0.1:1".to_owned());
         let metrics = PrometheusBuilder::new().build_recorder().handle();
         Process::new(settings, kafka, metrics, stop.clone()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_signal_that_comes_before_anything_waits_for_it_stops_the_process_in_order() {
+        let interrupted = CancellationToken::new();
+        let signalled = signalled(interrupted.clone());
+        let own = std::process::id().to_string();
+        assert!(std::process::Command::new("kill").args(["-TERM", &own]).status().unwrap().success());
+        let waiting = tokio::spawn(signalled);
+        interrupted.cancelled().await;
+        waiting.abort();
     }
 
     #[tokio::test]

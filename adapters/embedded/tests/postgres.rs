@@ -100,7 +100,7 @@ async fn killed_alone_it_comes_back_on_the_same_port() {
     let killed = postmaster(&server).unwrap();
     assert!(Command::new("sh").args(["-c", &format!("kill -9 {killed}")]).status().unwrap().success());
 
-    eventually("it is back", Duration::from_secs(30), async || {
+    eventually("it is back", Duration::from_secs(90), async || {
         let again = postmaster(&server).filter(|running| *running != killed)?;
         PgConnection::connect(&server.url("postgres")).await.ok().map(|_| again)
     })
@@ -175,7 +175,7 @@ async fn a_server_ends_with_the_process_that_started_it_though_that_was_killed()
     let (mut holder, server) = hold(directory.path());
     holder.kill().unwrap();
     holder.wait().unwrap();
-    eventually("the server is gone", Duration::from_secs(30), async || {
+    eventually("the server is gone", Duration::from_secs(90), async || {
         (!Path::new("/proc").join(&server).exists()).then_some(())
     })
     .await;

@@ -32,7 +32,7 @@ async fn a_second_request_waits_for_the_firsts_answer() {
         let store = store.clone();
         async move { store.take(REQUEST, BODY, ANSWER_LIFETIME).await }
     });
-    eventually("the second request waits for the first", Duration::from_secs(20), || async {
+    eventually("the second request waits for the first", Duration::from_secs(60), || async {
         let waiting: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_locks WHERE NOT granted")
             .fetch_one(world.owner())
             .await

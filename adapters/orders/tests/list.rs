@@ -103,7 +103,7 @@ async fn a_customers_orders_and_those_of_a_period_are_listed_alone() {
 
 /// Waits until the database's clock has reached this time.
 async fn until(store: &OrderStore, at: DateTime<Utc>) {
-    amends_testkit::eventually("the clock goes on", std::time::Duration::from_secs(5), || async {
+    amends_testkit::eventually("the clock goes on", std::time::Duration::from_secs(60), || async {
         (store.now().await.unwrap() >= at).then_some(())
     })
     .await;

@@ -9,7 +9,7 @@ use amends_testkit::{
 };
 use sqlx::{AssertSqlSafe, Executor};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn pool(url: &str) -> Pool {
     connect(url, 1, "test").unwrap()
@@ -46,11 +46,6 @@ async fn the_certificate_and_its_host_are_checked_and_a_plain_connection_is_refu
     assert!(refusal(&by_no_file).await.contains("UnknownIssuer"), "only public authorities are trusted then");
     for (flaw, part) in [(Flaw::Expired, "expired"), (Flaw::OtherHost, "not valid for name")] {
         server.present(&ours.issue("flawed", flaw)).await;
-        // The server reads its certificate again a moment later.
-        eventually("it presents the other certificate", PATIENCE, || async {
-            check(&pool(&at(&verified)), PATIENCE).await.err()
-        })
-        .await;
         let why = refusal(&at(&verified)).await;
         assert!(why.contains(part), "{part}: {why}");
     }

@@ -66,7 +66,7 @@ async fn nobody_else_may_make_partitions() {
 #[tokio::test]
 async fn a_migrated_database_is_current_for_the_engine() {
     let world = world().await;
-    check(&world.pool(), PATIENCE).await.unwrap();
+    check(&world.pool(), PATIENCE * 6).await.unwrap();
     is_at(&world.pool(), &MIGRATOR).await.unwrap();
 }
 

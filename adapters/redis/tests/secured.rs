@@ -9,10 +9,15 @@ use amends_testkit::{
     tls::{Authority, Flaw},
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn ping(redis: &Redis) -> Result<i64, Away> {
     redis.run(&Script::new("return ARGV[1] + #KEYS"), &["k".to_owned()], &[41]).await
+}
+
+/// Returns why the check refuses. A Redis that does not answer in time, as on a busy machine, counts as away.
+async fn refusal(redis: &Redis) -> String {
+    eventually("a refusal", PATIENCE, || async { redis.check().await.err() }).await.to_string()
 }
 
 fn trusting(server: &RedisServer, authority: &Authority) -> Redis {
@@ -30,15 +35,15 @@ async fn the_certificate_and_its_host_are_checked_and_a_plain_connection_is_refu
 
     let plain = Redis::new(&server.url().replace("rediss", "redis")).unwrap();
     assert_eq!(ping(&plain).await, Err(Away));
-    let stranger = trusting(&server, &other).check().await.unwrap_err().to_string();
+    let stranger = refusal(&trusting(&server, &other)).await;
     assert!(stranger.contains("UnknownIssuer"), "{stranger}");
-    let public = Redis::new(&server.url()).unwrap().check().await.unwrap_err().to_string();
+    let public = refusal(&Redis::new(&server.url()).unwrap()).await;
     assert!(public.contains("UnknownIssuer"), "{public}");
 
     for (flaw, part) in [(Flaw::Expired, "expired"), (Flaw::OtherHost, "not valid for name")] {
         server.present(ours.issue("flawed", flaw));
         server.restart();
-        let why = redis.check().await.unwrap_err().to_string();
+        let why = refusal(&redis).await;
         assert!(why.contains(part), "{part}: {why}");
         assert_eq!(ping(&redis).await, Err(Away), "a running role goes on without it");
     }

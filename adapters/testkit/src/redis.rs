@@ -3,7 +3,7 @@
 use std::{
     env,
     io::Read,
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread::sleep,
@@ -17,7 +17,7 @@ const KEEPER: &str = r#"program="$1"; shift
 ( exec -a redis-server "$program" "$@" ) >/dev/null 2>&1 & server=$!
 read -r _; kill -9 "$server" 2>/dev/null"#;
 /// How long it may take to start.
-const START_LONGEST: Duration = Duration::from_secs(30);
+const START_LONGEST: Duration = Duration::from_secs(90);
 
 /// A Redis on an address of its own, in memory only.
 #[derive(Debug)]
@@ -46,9 +46,9 @@ impl RedisServer {
     }
 
     fn start_as(tls: Option<Issued>) -> Self {
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-        let address = free.local_addr().expect("it has an address");
-        drop(free);
+        // Not one that the system gives to outgoing connections: it must be free again after each kill.
+        let port = amends_embedded::free_port().expect("a port is free");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut server = Self { address, tls, keeper: None };
         server.restart();
         server

@@ -45,8 +45,12 @@ async fn embedded() -> Server {
     let mut options = PostgresOptions::new(scratch::directory().join("postgres"));
     options.fsync = false;
     options.scram = false;
-    options.settings =
-        vec![("shared_buffers".into(), "64MB".into()), ("max_connections".into(), "400".into())];
+    options.settings = vec![
+        ("shared_buffers".into(), "64MB".into()),
+        ("max_connections".into(), "400".into()),
+        // Tests count what is read and written: nobody else does so meanwhile.
+        ("autovacuum".into(), "off".into()),
+    ];
     let postgres = Postgres::start(options).await.expect("a Postgres for tests starts");
     let options = PgConnectOptions::from_str(&postgres.url("postgres")).expect("its URL is one");
     Server { options, _embedded: Some(postgres) }

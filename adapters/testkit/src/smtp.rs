@@ -17,7 +17,7 @@ use tempfile::TempDir;
 /// The server's program.
 const SERVER: &str = include_str!("smtp_server.py");
 /// How long it may take to start, and to take an order.
-const ANSWER_LONGEST: Duration = Duration::from_secs(30);
+const ANSWER_LONGEST: Duration = Duration::from_secs(90);
 
 /// How connections to a server are secured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,12 +4,22 @@ use std::{
     fs::{self, Permissions},
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use amends_embedded::{Postgres, PostgresOptions};
-use sqlx::{Connection, PgConnection};
+use sqlx::{
+    Connection, PgConnection,
+    types::chrono::{DateTime, Utc},
+};
 
-use crate::tls::{Authority, Issued};
+use crate::{
+    eventually,
+    tls::{Authority, Issued},
+};
+
+/// How long the server may take to read its settings again.
+const RELOAD_LONGEST: Duration = Duration::from_secs(90);
 
 /// A Postgres of one test. Its superuser, too, is refused without encryption.
 #[derive(Debug)]
@@ -56,7 +66,24 @@ impl TlsPostgres {
         let rules = self.directory.join("cluster").join("pg_hba.conf");
         let mut superuser = self.superuser(mode).await;
         fs::write(rules, format!("{rule}\n")).expect("its rules can be written");
-        reload(&mut superuser).await;
+        self.reload(&mut superuser).await;
+    }
+
+    /// Has the server read its settings and its certificate again; waits until it has.
+    async fn reload(&self, superuser: &mut PgConnection) {
+        let read_at = "SELECT pg_conf_load_time()";
+        let before: DateTime<Utc> =
+            sqlx::query_scalar(read_at).fetch_one(&mut *superuser).await.expect("it answers its superuser");
+        sqlx::raw_sql("SELECT pg_reload_conf()").execute(superuser).await.expect("it can be told to");
+        // The server does so a moment later. Its new sessions begin with what it has read; if its new rules refuse them, it
+        // has read those.
+        eventually("the server has read its settings again", RELOAD_LONGEST, || async {
+            let url = self.url("postgres", "sslmode=require");
+            let Ok(mut session) = PgConnection::connect(&url).await else { return Some(()) };
+            let now: DateTime<Utc> = sqlx::query_scalar(read_at).fetch_one(&mut session).await.ok()?;
+            (now > before).then_some(())
+        })
+        .await;
     }
 
     /// Presents another certificate from now on.
@@ -66,7 +93,7 @@ impl TlsPostgres {
     pub async fn present(&self, issued: &Issued) {
         let mut superuser = self.superuser("require").await;
         present(&self.directory, issued);
-        reload(&mut superuser).await;
+        self.reload(&mut superuser).await;
     }
 
     async fn superuser(&self, mode: &str) -> PgConnection {
@@ -100,10 +127,6 @@ impl TlsPostgres {
     pub async fn stop(self) {
         self.server.stop().await;
     }
-}
-
-async fn reload(superuser: &mut PgConnection) {
-    sqlx::raw_sql("SELECT pg_reload_conf()").execute(superuser).await.expect("it reads its settings again");
 }
 
 fn present(directory: &Path, issued: &Issued) {

@@ -53,7 +53,7 @@ async fn a_database_is_gone_with_its_test() {
     let name = dropped.name().to_owned();
     count(&dropped).await;
     drop(dropped);
-    eventually("it is gone", Duration::from_secs(30), async || {
+    eventually("it is gone", Duration::from_secs(90), async || {
         let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")
             .bind(&name)
             .fetch_one(&kept.pool)

@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(seen.recv().await, Some("endless"), "the first run comes at once");
         upkeep.add(Quick(done)).await.unwrap();
         upkeep.0.start().await.unwrap();
-        let patience = Duration::from_secs(30);
+        let patience = Duration::from_secs(90);
         for _ in 0..3 {
             let run = timeout(patience, seen.recv()).await.expect("the quick piece has its turn");
             assert_eq!(run, Some("quick"));

@@ -4,7 +4,6 @@
 use std::{
     collections::HashSet,
     sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
 };
 
 use amends_postgres::citus::Node;
@@ -15,9 +14,9 @@ use sqlx::PgPool;
 
 use crate::{
     books,
-    doctor::{examined, of_grade},
+    doctor::{examined, examined_with, of_grade},
     support::{
-        Broker, CITUS_TURN, LONG, Stack,
+        AWAY, Broker, CITUS_TURN, LONG, Stack,
         client::{Client, order},
         clients,
         load::{self, every_order_is_there, place_all, reaches},
@@ -92,7 +91,7 @@ async fn a_node_that_is_away_stops_no_order_of_another_and_a_shard_that_moves_lo
     }
 
     citus.turn_away(victim).await.unwrap();
-    let (status, findings) = examined(&stack);
+    let (status, findings) = examined_with(&stack, &[AWAY]);
     let (wrong, silent) = (of_grade(&findings, "wrong"), format!("{}does not answer", name(victim)));
     assert!(status == 1 && wrong.iter().any(|found| found.starts_with(&silent)), "{wrong:?}");
     // Some moments belong to its homes; the others' orders are placed, and fulfilled, while it is away.
@@ -126,5 +125,5 @@ async fn a_node_that_is_away_stops_no_order_of_another_and_a_shard_that_moves_lo
     every_order_is_there(&stack, &[before, meanwhile, ids].concat()).await;
     books::balance(&stack).await;
     drop(all);
-    tokio::time::timeout(Duration::from_secs(10), stack.pool("engine").close()).await.unwrap();
+    tokio::time::timeout(LONG, stack.pool("engine").close()).await.unwrap();
 }

@@ -5,7 +5,7 @@ use std::process::Output;
 use amends_testkit::eventually;
 use serde_json::Value;
 
-use crate::support::{Broker, LONG, Stack, client::order, clients, load, on_apache};
+use crate::support::{AWAY, Broker, LONG, Stack, client::order, clients, load, on_apache};
 
 on_apache!(a_deployment_at_work_is_sound_until_its_engine_is_gone_or_a_database_may_lose_commits);
 
@@ -15,7 +15,12 @@ const SOUND: [&str; 3] =
 
 /// Runs the doctor; returns its status and what it found.
 pub fn examined(stack: &Stack) -> (i32, Vec<Value>) {
-    let Output { status, stdout, stderr } = stack.output(&["doctor", "--output", "json"], &[]);
+    examined_with(stack, &[])
+}
+
+/// The same with further settings.
+pub fn examined_with(stack: &Stack, settings: &[(&str, &str)]) -> (i32, Vec<Value>) {
+    let Output { status, stdout, stderr } = stack.output(&["doctor", "--output", "json"], settings);
     let findings = serde_json::from_slice(&stdout);
     (status.code().unwrap(), findings.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&stderr))))
 }
@@ -49,14 +54,17 @@ async fn a_deployment_at_work_is_sound_until_its_engine_is_gone_or_a_database_ma
 
     let payment = stack.pool("payment");
     sqlx::query("ALTER DATABASE amends_payment SET synchronous_commit = off").execute(payment).await.unwrap();
-    let (status, findings) = examined(&stack);
-    let wrong = of_grade(&findings, "wrong");
-    assert_eq!((status, wrong.len()), (1, 1), "{wrong:?}");
-    assert!(
-        wrong[0].starts_with("database payment") && wrong[0].contains("synchronous_commit is off"),
-        "{wrong:?}"
-    );
-    assert!(findings.iter().any(|finding| finding["grade"] == "wrong" && finding["advice"].is_string()));
+    // A program that could not announce itself in time is missed for a moment.
+    eventually("the doctor finds this wrong and nothing else", LONG, || async {
+        let (status, findings) = examined(&stack);
+        let wrong = of_grade(&findings, "wrong");
+        println!("status {status}, wrong {wrong:?}");
+        let [one] = wrong.as_slice() else { return None };
+        assert!(findings.iter().any(|finding| finding["grade"] == "wrong" && finding["advice"].is_string()));
+        let is_named = one.starts_with("database payment") && one.contains("synchronous_commit is off");
+        (status == 1 && is_named).then_some(())
+    })
+    .await;
     sqlx::query("ALTER DATABASE amends_payment RESET synchronous_commit").execute(payment).await.unwrap();
 
     drop(all);
@@ -83,6 +91,7 @@ async fn what_cannot_be_reached_or_may_lose_commits_is_wrong_and_changes_nothing
     let away = [
         ("KAFKA_BROKERS", "127.0.0.1:1"),
         ("AMENDS_PAYMENT_DATABASE_URL", "postgres://a:secret@127.0.0.1:1/b"),
+        AWAY,
     ];
     let Output { status, stdout, .. } = stack.output(&["doctor"], &away);
     let text = String::from_utf8(stdout).unwrap();

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use crate::support::{Stack, client::order};
+use crate::support::{AWAY, Stack, client::order};
 
 /// The setting under which requests without a token are refused.
 const NO_AUTH: (&str, &str) = ("AMENDS_NO_AUTH", "false");
@@ -195,8 +195,13 @@ async fn what_a_start_cannot_do_without_is_one_line_and_a_status() {
     let mut both = keys("AMENDS_JWKS_URL", "https://id.example/keys");
     both.push(("AMENDS_JWT_KEY_FILE", "/nowhere/key.pem"));
     for (what, role, settings, says) in [
-        ("no database", "api", vec![("AMENDS_ENGINE_DATABASE_URL", "postgres://127.0.0.1:1/x")], "database"),
-        ("no broker", "engine", vec![("KAFKA_BROKERS", "127.0.0.1:1")], "127.0.0.1:1"),
+        (
+            "no database",
+            "api",
+            vec![("AMENDS_ENGINE_DATABASE_URL", "postgres://127.0.0.1:1/x"), AWAY],
+            "database",
+        ),
+        ("no broker", "engine", vec![("KAFKA_BROKERS", "127.0.0.1:1"), AWAY], "127.0.0.1:1"),
         ("an unknown setting", "api", vec![("AMENDS_COLOUR", "red")], "colour"),
         ("a malformed setting", "api", vec![("AMENDS_PENDING_TIMEOUT", "soon")], "pending_timeout"),
         ("a timeout beyond dates", "api", vec![("AMENDS_PENDING_TIMEOUT", "9999999999y")], "pending_timeout"),

@@ -151,12 +151,14 @@ async fn what_is_no_stream_of_this_order_is_refused() {
 async fn an_idle_stream_says_so_every_15_seconds_and_ends_whole_when_the_api_stops() {
     let shop = Shop::open().await;
     let order = shop.place_for("c-a").await;
+    // Before the api begins to count.
+    let begun = Instant::now();
     let mut events = Events::of(&shop, &order, &token("c-a", &[Role::Customer]), None).await;
     events.event().await;
-    let begun = Instant::now();
     assert_eq!(events.part().await, Some(Part::Comment));
     let waited = begun.elapsed();
-    assert!(Duration::from_secs(10) < waited && waited < Duration::from_secs(25), "{waited:?}");
+    // Proxies close a connection that is silent for a minute.
+    assert!(Duration::from_secs(15) <= waited && waited < Duration::from_secs(60), "{waited:?}");
     let Shop { api, .. } = shop;
     let (part, ()) = tokio::join!(events.part(), api.stop());
     assert_eq!(part, None, "the stream ended by its last chunk, not by a broken connection");

@@ -72,7 +72,8 @@ async fn a_migration_that_waits_for_a_lock_says_who_holds_it_and_ends_or_goes_on
     let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut holder).await.unwrap();
     let mut open = holder.begin().await.unwrap();
     sqlx::query("LOCK TABLE _sqlx_migrations").execute(&mut *open).await.unwrap();
-    let refused = migrate(&url, &["--set", "start_timeout=2s"]);
+    // Long enough for all connections, also on a busy machine.
+    let refused = migrate(&url, &["--set", "start_timeout=10s"]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success(), "{said}");
     let held = format!("pid {pid} (postgres: idle in transaction)");

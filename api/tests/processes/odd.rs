@@ -112,16 +112,18 @@ async fn an_operator_sees_the_last_answer_of_a_saga_and_the_replies_that_changed
     for same in ["revision", "state", "timeline", "lastAnswer", "holds"] {
         assert_eq!(before[same], after[same], "{same}");
     }
-    let mut counted = Vec::new();
-    for process in &all {
-        let (_, text) = process.client().try_get_text("/metrics").await.expect("metrics");
-        let is_odd =
-            |line: &&str| line.starts_with("amends_engine_odd_replies_total") && !line.ends_with(" 0");
-        counted.extend(text.lines().filter(is_odd).map(str::to_owned));
-    }
-    assert!(
-        counted.contains(&"amends_engine_odd_replies_total{reason=\"forged\"} 1".to_owned()),
-        "{counted:?}"
-    );
-    assert_eq!(counted.len(), expected.len() + 1, "{counted:?}");
+    // They are counted after they are written down.
+    eventually("all are counted", LONG, || async {
+        let mut counted = Vec::new();
+        for process in &all {
+            let (_, text) = process.client().try_get_text("/metrics").await?;
+            let is_odd =
+                |line: &&str| line.starts_with("amends_engine_odd_replies_total") && !line.ends_with(" 0");
+            counted.extend(text.lines().filter(is_odd).map(str::to_owned));
+        }
+        println!("{counted:?}");
+        let is_forged = counted.contains(&"amends_engine_odd_replies_total{reason=\"forged\"} 1".to_owned());
+        (is_forged && counted.len() == expected.len() + 1).then_some(())
+    })
+    .await;
 }

@@ -1,14 +1,18 @@
 //! One saga that cannot be judged stops no other: a forgotten transaction holds its row, or a newer program wrote it.
 
 use futures::future::{join, join_all};
-use sqlx::PgPool;
+use sqlx::{PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
 use amends_testkit::eventually;
 
 use crate::{
     books,
-    support::{Broker, LONG, Stack, client::order, on_every_broker},
+    support::{
+        Broker, LONG, Stack,
+        client::{Client, order},
+        on_every_broker,
+    },
 };
 
 on_every_broker!(
@@ -24,6 +28,22 @@ async fn saga_of(engine: &PgPool, order: &str) -> Uuid {
         .unwrap()
 }
 
+/// Places an order whose charge takes three seconds, and holds its saga's row while replies are still to come. Where the
+/// machine was slower than the card, it does so with another order.
+async fn held(client: &Client, engine: &PgPool) -> (String, Transaction<'static, Postgres>) {
+    eventually("an order is held", LONG, || async {
+        let placed = client.place(&order("mug", 1, "card_slow", "AT")).await;
+        let mut forgotten = engine.begin().await.unwrap();
+        let label: String = sqlx::query_scalar("SELECT label FROM sagas WHERE id = $1 FOR UPDATE")
+            .bind(saga_of(engine, &placed).await)
+            .fetch_one(&mut *forgotten)
+            .await
+            .unwrap();
+        (label != "FULFILLED").then_some((placed, forgotten))
+    })
+    .await
+}
+
 async fn count(engine: &PgPool, table: &str) -> i64 {
     let sql = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
     sqlx::query_scalar(sql).fetch_one(engine).await.unwrap()
@@ -35,13 +55,7 @@ async fn a_saga_whose_row_is_held_stops_no_other_order_and_costs_its_own_request
     all.push(stack.start(&["engine"]).await);
     stack.stock("mug", 1000).await;
     let (client, engine) = (all[5].client(), stack.pool("engine"));
-    let held = client.place(&order("mug", 1, "card_slow", "AT")).await;
-    let mut forgotten = engine.begin().await.unwrap();
-    sqlx::query("SELECT FROM sagas WHERE id = $1 FOR UPDATE")
-        .bind(saga_of(engine, &held).await)
-        .execute(&mut *forgotten)
-        .await
-        .unwrap();
+    let (held, forgotten) = held(&client, engine).await;
     let sound = order("mug", 1, "card_approved", "AT");
     let others = join_all((0..30).map(|_| client.place(&sound))).await;
     for id in &others {
@@ -77,8 +91,14 @@ async fn a_saga_that_a_newer_program_wrote_is_503_and_its_replies_wait_for_an_en
     let all = stack.start_all().await;
     stack.stock("mug", 1000).await;
     let (client, engine) = (all[5].client(), stack.pool("engine"));
-    let newer = client.place(&order("mug", 1, "card_slow", "AT")).await;
+    let (newer, mut holds) = held(&client, engine).await;
     let saga = saga_of(engine, &newer).await;
+    sqlx::query("UPDATE sagas SET core_version = 99 WHERE id = $1")
+        .bind(saga)
+        .execute(&mut *holds)
+        .await
+        .unwrap();
+    holds.commit().await.unwrap();
     let rewrite = async |version: i16| {
         sqlx::query("UPDATE sagas SET core_version = $2 WHERE id = $1")
             .bind(saga)
@@ -87,7 +107,6 @@ async fn a_saga_that_a_newer_program_wrote_is_503_and_its_replies_wait_for_an_en
             .await
             .unwrap();
     };
-    rewrite(99).await;
     let path = format!("/api/orders/{newer}");
     client.get(&path).await;
     assert_eq!(client.delete(&path).await.0, 503);

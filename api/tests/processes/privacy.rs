@@ -1,6 +1,10 @@
 //! Personal data: where it is, and that it can be exported and erased.
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use amends_api::{auth::Role, services, settings::Settings, topics};
 use amends_kafka::{KafkaSettings, KafkaSource};
@@ -154,7 +158,9 @@ async fn marked_topics(stack: &Stack) -> (Vec<String>, usize) {
     let subscribed: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut source = KafkaSource::subscribe(&kafka, "reads-everything", &subscribed).unwrap();
     let (mut marked, mut met) = (Vec::new(), 0);
+    let begun = Instant::now();
     while met < usize::try_from(there).unwrap() {
+        assert!(begun.elapsed() < LONG, "{met} of {there} messages");
         let batch = source.receive(1_000, Duration::from_secs(5)).await.unwrap();
         met += batch.messages.len();
         let found = batch.messages.iter().filter(|m| is_marked(&String::from_utf8_lossy(&m.bytes)));

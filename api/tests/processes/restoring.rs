@@ -9,7 +9,10 @@ use std::{
 
 use amends_embedded::{Postgres, PostgresOptions};
 use amends_kafka::{KafkaSettings, KafkaSink, KafkaSource};
-use amends_proof::books::{self as proof, Ledger};
+use amends_proof::{
+    books::{self as proof, Ledger},
+    campaign::broker::Broker as Admin,
+};
 use amends_protocol::{
     Outcome, Reply,
     transport::{Inbound, Outbound, Placement, Sink, Source},
@@ -18,6 +21,7 @@ use amends_protocol::{
 use amends_testkit::eventually;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::{
@@ -155,7 +159,7 @@ async fn a_restore_is_refused_where_there_is_no_deployment() {
     let server = Postgres::start(PostgresOptions::new(data.path())).await.unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_amends"));
     command.args(["restore"]).env_clear().env("DATABASE_URL", server.url("postgres"));
-    let output = command.env("AMENDS_START_TIMEOUT", "2s").output().unwrap();
+    let output = command.env("AMENDS_START_TIMEOUT", "90s").output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
     assert!(said.contains("amends_engine"), "{said}");
@@ -269,20 +273,22 @@ async fn there(engine: &PgPool, orders: &[String]) -> usize {
     sagas_of(engine, orders).await.len()
 }
 
-/// Reads all messages of a topic.
+/// Reads all messages that a topic has now.
 pub async fn read_all(stack: &Stack, topic: &str) -> Vec<Inbound> {
+    let broker = Admin::new(stack.broker.bootstrap_servers().parse().unwrap()).unwrap();
+    let there: i64 = broker.lengths(topic).await.unwrap().iter().sum();
     let settings = KafkaSettings::new(stack.broker.bootstrap_servers());
     let mut source =
         KafkaSource::subscribe(&settings, &format!("reader-{}", Uuid::now_v7()), &[topic]).unwrap();
     let mut messages = Vec::new();
-    loop {
-        let batch = source.receive(10_000, std::time::Duration::from_secs(1)).await.unwrap();
-        let is_assigned = !source.assignment().partitions.is_empty();
-        if batch.messages.is_empty() && is_assigned && !messages.is_empty() {
-            return messages;
+    let reading = async {
+        while messages.len() < usize::try_from(there).unwrap() {
+            messages.extend(source.receive(10_000, LONG).await.unwrap().messages);
         }
-        messages.extend(batch.messages);
-    }
+    };
+    let is_read = timeout(LONG, reading).await.is_ok();
+    assert!(is_read, "{} of {there} messages of {topic}", messages.len());
+    messages
 }
 
 /// Returns the message once more.

@@ -71,8 +71,19 @@ impl Open {
             (&json!(0), &json!("2")),
             "{placed}"
         );
-        let path = format!("/api/orders/{}", placed["id"].as_str().unwrap());
+        let id = placed["id"].as_str().unwrap();
+        let path = format!("/api/orders/{id}");
         self.becomes(&path, "FULFILLED").await;
+        // Its pieces are taken out of the stock after that.
+        eventually("the order is complete", LONG, || async {
+            let ended: bool = sqlx::query_scalar("SELECT outcome IS NOT NULL FROM sagas WHERE id = $1::uuid")
+                .bind(self.shop.saga_of(id).await)
+                .fetch_one(self.shop.stack.pool("engine"))
+                .await
+                .unwrap();
+            ended.then_some(())
+        })
+        .await;
         path
     }
 
@@ -252,16 +263,6 @@ async fn a_quote_is_applied_exactly_or_not_at_all() {
     let quotes = format!("{path}/refunds/quote");
     let lines = json!({ "lines": [{ "lineId": "1", "quantity": 1 }, { "lineId": "2", "quantity": 1 }] });
     let quote = async || open.send(Method::POST, &quotes, &open.storefront, None, lines.clone()).await;
-    eventually("the order has settled", LONG, || async {
-        let saga = open.shop.saga_of(path.rsplit('/').next().unwrap()).await;
-        let ended: bool = sqlx::query_scalar("SELECT outcome IS NOT NULL FROM sagas WHERE id = $1::uuid")
-            .bind(saga)
-            .fetch_one(open.shop.stack.pool("engine"))
-            .await
-            .unwrap();
-        ended.then_some(())
-    })
-    .await;
     let shown = open.shop.ask(Method::GET, &path, Some(&open.storefront)).send().await.unwrap();
     let tag = shown.headers()["etag"].to_str().unwrap().to_owned();
     for (condition, status) in [(tag.as_str(), 200), ("\"other\"", 412)] {

@@ -19,6 +19,9 @@ use crate::support::{
     clients, free_address, load,
 };
 
+/// Upper limit for what must end at once, on a busy machine: less than a role waits at its start.
+const AT_ONCE: Duration = Duration::from_secs(60);
+
 /// The user of a role, as `amends topics --acls` names it.
 fn user(role: &str) -> String {
     format!("amends_{role}")
@@ -26,11 +29,12 @@ fn user(role: &str) -> String {
 
 /// Runs a role that must not start, and returns the line that says why.
 fn refused(stack: &Stack, role: &[&str], settings: &[(&str, &str)]) -> String {
-    let begun = Instant::now();
-    let Output { status, stderr, .. } = stack.output(role, settings);
+    // An api starts without Redis or a broker that has not answered after two seconds, as on a busy machine.
+    let attempts = if role == ["api"] { 5 } else { 1 };
+    let output = (0..attempts).find_map(|_| stack.ends(role, settings, AT_ONCE));
+    let Output { status, stderr, .. } = output.unwrap_or_else(|| panic!("{role:?} starts with {settings:?}"));
     let said = String::from_utf8(stderr).unwrap();
     assert!(!status.success(), "{role:?} starts with {settings:?}");
-    assert!(begun.elapsed() < Duration::from_secs(30), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
     assert!(said.starts_with("amends: setting"), "{said}");
     said
@@ -70,12 +74,8 @@ async fn a_role_whose_database_or_redis_is_not_the_one_that_is_meant_says_so_in_
 
     for (flaw, part) in [(Flaw::Expired, "expired"), (Flaw::OtherHost, "not valid for name")] {
         server.present(&ours.issue("flawed", flaw)).await;
-        let said = amends_testkit::eventually("the flaw is seen", Duration::from_secs(20), || async {
-            let said = refused(&stack, &["engine"], &[]);
-            said.contains(part).then_some(said)
-        })
-        .await;
-        assert!(said.contains("engine_database_url"), "{said}");
+        let said = refused(&stack, &["engine"], &[]);
+        assert!(said.contains("engine_database_url") && said.contains(part), "{said}");
     }
     server.stop().await;
 }
@@ -239,7 +239,7 @@ fn can_read(stack: &Stack, authority: &str, user: &str, topic: &str) -> bool {
     }
     consumer.assign(&partition).unwrap();
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(20) {
+    while begun.elapsed() < crate::support::LONG {
         match consumer.poll(Duration::from_millis(500)) {
             Some(Ok(_)) => return true,
             Some(Err(error))

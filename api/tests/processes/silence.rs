@@ -15,7 +15,7 @@ const BACK: Duration = Duration::from_secs(30);
 /// Waits until a process reports that it is not ready; returns the reported state of its database.
 async fn not_ready(process: &Process) -> Value {
     let client = process.client();
-    eventually("a process that says it is not ready", BACK, || async {
+    eventually("a process that says it is not ready", LONG, || async {
         let (status, said) = client.try_get("/health/ready").await?;
         (status == 503).then(|| said["checks"]["database"].clone())
     })
@@ -82,7 +82,7 @@ async fn a_role_whose_sessions_were_read_only_takes_orders_again_within_seconds(
     assert_eq!(not_ready(&api).await, "read-only");
 
     sqlx::raw_sql(role("RESET default_transaction_read_only")).execute(owner).await.unwrap();
-    eventually("an order is taken", Duration::from_secs(10), || async {
+    eventually("an order is taken", BACK, || async {
         (client.try_place(&body, None).await?.status == 201).then_some(())
     })
     .await;

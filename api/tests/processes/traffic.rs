@@ -304,14 +304,27 @@ async fn a_cancelled_order_ends_cancelled_and_a_shipped_one_cannot_be(broker: Br
     let all = stack.start_all().await;
     stack.stock("mug", 10).await;
     let client = all[5].client();
-    let slow = client.place(&order("mug", 1, "card_slow", "AT")).await;
-    client.becomes(&slow, "CONFIRMED").await;
+    // Its charge takes three seconds. Where the machine is slower than the card, another order is cancelled.
+    let slow = eventually("an order is cancelled while it is charged", LONG, || async {
+        let slow = client.place(&order("mug", 1, "card_slow", "AT")).await;
+        let path = format!("/api/orders/{slow}");
+        eventually("it is reserved", LONG, || async {
+            (client.get(&path).await["status"] != "PENDING").then_some(())
+        })
+        .await;
+        let (status, body) = client.delete(&path).await;
+        if status == 409 {
+            client.becomes(&slow, "FULFILLED").await;
+            return None;
+        }
+        let is_so = (status, &body["status"], &body["headingFor"]);
+        assert_eq!(is_so, (202, &"CANCELLING".into(), &"CANCELLED".into()));
+        Some(slow)
+    })
+    .await;
     let (status, body) = client.delete(&format!("/api/orders/{slow}")).await;
-    assert_eq!(
-        (status, &body["status"], &body["headingFor"]),
-        (202, &"CANCELLING".into(), &"CANCELLED".into())
-    );
-    assert_eq!(client.delete(&format!("/api/orders/{slow}")).await.0, 202, "it is on the way there");
+    // It is on the way there, or has arrived.
+    assert!(status == 202 || body["type"] == "/problems/cannot-cancel", "{body}");
     client.becomes(&slow, "CANCELLED").await;
     let (status, problem) = client.delete(&format!("/api/orders/{slow}")).await;
     assert_eq!((status, &problem["type"]), (409, &"/problems/cannot-cancel".into()));
@@ -346,7 +359,8 @@ async fn a_poison_saga_parks_alone_and_the_rest_of_its_batch_goes_on(broker: Bro
 #[tokio::test]
 async fn more_orders_than_are_admitted_are_sent_away_and_leave_nothing_behind() {
     let mut stack = Stack::embedded().await;
-    stack.set("AMENDS_ADMISSION", "20");
+    // So few that not even a slow machine takes as long for all of them as their admission would.
+    stack.set("AMENDS_ADMISSION", "5");
     let api = stack.start(&["api"]).await;
     let client = api.client();
     let body = order("mug", 1, "card_approved", "AT");
@@ -358,8 +372,8 @@ async fn more_orders_than_are_admitted_are_sent_away_and_leave_nothing_behind() 
     assert!(!away.is_empty() && away.iter().all(|answer| answer.status == 429), "{away:?}");
     assert!(away.iter().all(|answer| answer.body["type"] == "/problems/too-many-requests"));
     assert!(away.iter().all(|answer| answer.retry_after.is_some_and(|seconds| seconds >= 1)));
-    // A burst of one second's worth, and then twenty per second.
-    assert!(taken.len() >= 20 && taken.len() as f64 <= 20.0 * (2.0 + seconds), "{}", taken.len());
+    // A burst of one second's worth, and then five per second.
+    assert!(taken.len() >= 5 && taken.len() as f64 <= 5.0 * (2.0 + seconds), "{}", taken.len());
     for rows in ["orders", "sagas", "timeline"] {
         let sql = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {rows}"));
         let count: i64 = sqlx::query_scalar(sql).fetch_one(stack.pool("engine")).await.unwrap();

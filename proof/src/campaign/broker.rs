@@ -19,7 +19,7 @@ use crate::books::Letter;
 pub const TOPICS: [&str; 4] = ["inventory.commands", "payment.commands", "shipment.commands", "saga.replies"];
 /// A topic of domain events that a worker reads.
 const EVENTS: &str = "order.created";
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Returns the topics that receive poison.
 pub fn poisonable() -> impl Iterator<Item = &'static str> {

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     task::JoinHandle,
     time::timeout,
 };
@@ -34,6 +34,8 @@ pub struct Edge {
     pub serving: JoinHandle<()>,
     /// Permits for the answers of `/slow`, one each.
     pub slow: Arc<Semaphore>,
+    /// Number of requests of `/slow` that have been read.
+    slow_read: watch::Receiver<usize>,
     /// The numbers that `/taken` received.
     pub taken: Arc<std::sync::Mutex<Vec<i64>>>,
 }
@@ -58,7 +60,9 @@ impl Edge {
         let address = listener.local_addr().unwrap();
         let (stop, slow, taken) = (CancellationToken::new(), Arc::new(Semaphore::new(0)), Arc::default());
         let (permits, numbers) = (Arc::clone(&slow), Arc::clone(&taken));
+        let (read, slow_read) = watch::channel(0);
         let slow_route = get(async move || {
+            read.send_modify(|read| *read += 1);
             permits.acquire().await.unwrap().forget();
             "slow"
         });
@@ -79,7 +83,13 @@ impl Edge {
             .route("/large", get(async || Body::from(vec![0; LARGE])));
         let rules = Rules::new(address, hosts, origins).unwrap();
         let serving = tokio::spawn(serve(listener, guarded(routes, rules), limits, stop.clone()));
-        Self { address, stop, serving, slow, taken }
+        Self { address, stop, serving, slow, slow_read, taken }
+    }
+
+    /// Waits until this many requests of `/slow` are being answered.
+    pub async fn is_answering(&self, slow: usize) {
+        let mut read = self.slow_read.clone();
+        timeout(LONG, read.wait_for(|read| *read >= slow)).await.expect("they are read").unwrap();
     }
 
     pub async fn connect(&self) -> TcpStream {

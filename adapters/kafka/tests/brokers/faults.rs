@@ -81,7 +81,8 @@ async fn while_the_broker_is_away_a_send_fails_and_then_all_goes_on() {
     broker.set_reachable(false);
     let begun = Instant::now();
     sink.send(one(0, "away")).await.unwrap_err();
-    assert!(begun.elapsed() < Duration::from_secs(10), "the delivery timeout was half a second");
+    // By itself librdkafka would try for five minutes.
+    assert!(begun.elapsed() < PATIENCE, "the delivery timeout was half a second");
 
     broker.set_reachable(true);
     send(&sink, 1, "after").await;
@@ -97,7 +98,7 @@ async fn a_source_can_be_dropped_while_the_broker_is_away() {
     broker.set_reachable(false);
     let begun = Instant::now();
     drop(source);
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

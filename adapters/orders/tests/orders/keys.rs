@@ -99,7 +99,7 @@ async fn no_generation_begins_while_a_key_is_being_taken() {
     };
     let (placed, ()) = tokio::join!(placing, meanwhile);
     // The server reports an error before it releases the locks.
-    eventually("its turn", Duration::from_secs(10), || async {
+    eventually("its turn", Duration::from_secs(60), || async {
         keys::turn(&world.pool(), KeyClass::Placement).await.is_ok_and(|turned| turned).then_some(())
     })
     .await;

@@ -283,5 +283,6 @@ async fn without_a_database_nothing_is_placed_and_it_is_said_soon() {
         tokio::join!(store.now(), async { store.place(Utc::now(), &[order(None)], birth).await });
     assert!(matches!(time, Err(Error::Unavailable(_))), "{time:?}");
     assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
-    assert!(begun.elapsed() < std::time::Duration::from_secs(6), "{:?}", begun.elapsed());
+    // By itself the library would try for half a minute.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
 }

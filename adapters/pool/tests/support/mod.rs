@@ -3,8 +3,8 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use amends_pool::{Bounds, Pool};
-use amends_testkit::{TestDatabase, database};
+use amends_pool::{Bounds, Connection, Pool};
+use amends_testkit::{TestDatabase, database, eventually};
 use sqlx::{AssertSqlSafe, migrate::Migrator};
 
 /// Short, so that a test need not wait long; the server's is the shorter one.
@@ -27,6 +27,11 @@ pub async fn owner(database: &TestDatabase, sql: &str) {
 
 pub fn connect(url: &str, connections: u32) -> Pool {
     Pool::connect(url, connections, "test", BOUNDS).unwrap()
+}
+
+/// Waits for a connection: a busy machine may take longer than a caller waits.
+pub async fn acquired(pool: &Pool) -> Connection {
+    eventually("a connection", Duration::from_secs(60), || async { pool.acquire().await.ok() }).await
 }
 
 pub async fn insert(pool: &Pool, id: i32) -> Result<(), sqlx::Error> {

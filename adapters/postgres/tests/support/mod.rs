@@ -196,7 +196,7 @@ impl Postgres {
     /// owner's are closed.
     pub async fn counted(&self, what: &'static str, tables: &str) -> i64 {
         self.pool().close().await;
-        eventually("the connections are gone", Duration::from_secs(10), || async {
+        eventually("the connections are gone", Duration::from_secs(60), || async {
         let others: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'amends_engine'",
         )
@@ -217,10 +217,10 @@ impl Postgres {
 
     /// Waits until this many connections wait for a lock of this kind (a pattern).
     pub async fn until_waiting(&self, kind: &str, connections: i64) {
-        eventually("connections wait for a lock", Duration::from_secs(20), || async {
+        eventually("connections wait for a lock", Duration::from_secs(60), || async {
             let waiting: i64 = sqlx::query_scalar(
-                "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype LIKE $1
-                 AND (database IS NULL OR database = (SELECT oid FROM pg_database WHERE datname = current_database()))",
+                "SELECT count(*) FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+                 WHERE NOT l.granted AND l.locktype LIKE $1 AND a.datname = current_database()",
             )
             .bind(kind)
             .fetch_one(self.owner())

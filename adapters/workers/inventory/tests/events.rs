@@ -102,10 +102,11 @@ async fn a_move_whose_transaction_is_slow_is_not_skipped() {
     assert_eq!(publisher.run_once().await.unwrap(), 1, "what is committed is told");
     amends_testkit::eventually(
         "the other waits for its number",
-        std::time::Duration::from_secs(20),
+        std::time::Duration::from_secs(60),
         || async {
             let waiting: i64 = sqlx::query_scalar(
-                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted",
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
             )
             .fetch_one(&database.pool)
             .await

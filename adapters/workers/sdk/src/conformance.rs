@@ -143,7 +143,7 @@ pub async fn who_inserts_last_waits_for_nobody_who_began_with_the_row(rows: &imp
     rows.lock(&mut first, &[&command], Locks::Wait).await.expect("its row");
     let mut second = rows.begin().await.expect("a transaction");
     let inserted = rows.insert_in(&mut second, std::slice::from_ref(&row));
-    let inserted = tokio::time::timeout(Duration::from_secs(10), inserted).await.expect("it waits");
+    let inserted = tokio::time::timeout(Duration::from_secs(60), inserted).await.expect("it waits");
     assert!(!inserted.expect("an answer"), "it is not new");
 }
 
@@ -186,7 +186,7 @@ pub async fn who_passes_over_leaves_what_others_hold_and_says_so(rows: &impl Row
     let mut second = rows.begin().await.expect("a transaction");
     let commands = [&held, &free, &new];
     let locked = rows.lock(&mut second, &commands, Locks::PassOver);
-    let locked = tokio::time::timeout(Duration::from_secs(10), locked).await.expect("it waits");
+    let locked = tokio::time::timeout(Duration::from_secs(60), locked).await.expect("it waits");
     let locked = locked.expect("what is free");
     assert_eq!(locked.passed_over.into_iter().collect::<Vec<_>>(), [held.command_id]);
     assert_eq!(locked.rows.into_keys().collect::<Vec<_>>(), [free.command_id]);

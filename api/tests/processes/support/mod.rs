@@ -14,11 +14,13 @@ pub mod shop;
 use std::{
     collections::BTreeMap,
     fs::File,
+    io::Read,
     net::SocketAddr,
     path::Path,
     process::{Command, Output, Stdio},
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use amends_api::services::{SERVICES, Service};
@@ -41,6 +43,9 @@ pub use process::{Process, clients};
 
 /// Longer than anything that a test waits for, even on a busy machine.
 pub const LONG: Duration = Duration::from_secs(90);
+
+/// The setting of a role that must not wait long for what is not there.
+pub const AWAY: (&str, &str) = ("AMENDS_START_TIMEOUT", "2s");
 
 /// The setting with the token between the api and its services.
 pub const SERVICE_TOKEN: &str = "AMENDS_SERVICE_TOKEN";
@@ -278,15 +283,16 @@ impl Stack {
         process
     }
 
-    /// Starts a role with a limit on its descriptors, and waits until it is ready.
-    pub async fn start_with_descriptors(&self, role: &[&str], most: u32) -> Process {
+    /// Starts a role with a limit on its descriptors that logs to a file, and waits until it is ready.
+    pub async fn start_with_descriptors(&self, role: &[&str], most: u32, log: &File) -> Process {
         let address = free_address().unwrap();
         let bare = self.command(role, address);
         let mut command = Command::new("sh");
         let limited = format!("ulimit -n {most} && exec \"$0\" \"$@\"");
         command.args(["-c", &limited]).arg(bare.get_program()).args(bare.get_args()).env_clear();
         command.envs(bare.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.try_clone().unwrap());
+        let child = command.spawn().unwrap();
         let process = Process { child, address, role: role.join(" ") };
         process.ready().await;
         process
@@ -309,11 +315,33 @@ impl Stack {
         Process { child: child.expect("the binary under test starts"), address, role: role.join(" ") }
     }
 
-    /// Runs a role that is expected to end by itself, with other settings.
+    /// Runs a role that is expected to end by itself, with other settings. Where it waits for what is not there, `AWAY` is
+    /// among them.
     pub fn output(&self, role: &[&str], settings: &[(&str, &str)]) -> Output {
+        self.ends(role, settings, LONG * 2).unwrap_or_else(|| panic!("{role:?} does not end by itself"))
+    }
+
+    /// The same; `None` if it had to be killed after a time.
+    pub fn ends(&self, role: &[&str], settings: &[(&str, &str)], within: Duration) -> Option<Output> {
         let mut command = self.command(role, free_address().unwrap());
-        command.env("AMENDS_START_TIMEOUT", "2s").envs(settings.iter().copied());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).output().expect("the binary under test starts")
+        command.envs(settings.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary under test starts");
+        let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let (stdout, stderr) = (thread::spawn(|| whole(stdout)), thread::spawn(|| whole(stderr)));
+        let begun = Instant::now();
+        let status = loop {
+            match child.try_wait().unwrap() {
+                Some(status) => break Some(status),
+                None if begun.elapsed() > within => break None,
+                None => thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        if status.is_none() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        let (stdout, stderr) = (stdout.join().unwrap(), stderr.join().unwrap());
+        status.map(|status| Output { status, stdout, stderr })
     }
 
     fn command(&self, role: &[&str], address: SocketAddr) -> Command {
@@ -329,6 +357,7 @@ impl Stack {
             .env("AMENDS_NO_AUTH", "true")
             .envs(self.known.iter().map(|known| (known.setting, format!("http://{}", known.address))))
             .env("AMENDS_SESSION_TIMEOUT", "3s")
+            .env("AMENDS_START_TIMEOUT", "90s")
             .env("AMENDS_COMMAND_PARTITIONS", "4")
             .env("AMENDS_REPLY_PARTITIONS", "4")
             .env("AMENDS_LOG", std::env::var("TEST_LOG").unwrap_or_else(|_| "warn".to_owned()))
@@ -374,6 +403,13 @@ impl Stack {
         }
         assert_eq!(request.send().await.unwrap().status(), 200);
     }
+}
+
+/// Reads all that a process says.
+fn whole(mut said: impl Read) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    said.read_to_end(&mut bytes).unwrap();
+    bytes
 }
 
 /// Held by a test that migrates on the Citus: the databases' names are always the same.

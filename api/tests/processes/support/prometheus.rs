@@ -1,6 +1,7 @@
 //! A real Prometheus, from Debian's package (`scripts/tools`).
 
 use std::{
+    cell::RefCell,
     collections::BTreeSet,
     fmt::Write as _,
     fs,
@@ -132,14 +133,22 @@ impl Prometheus {
         for rule in &rules {
             assert_eq!(rule["health"], "ok", "{rule}");
         }
-        let there = self.get("label/__name__/values").await.unwrap();
-        let there: BTreeSet<&str> = there.as_array().unwrap().iter().filter_map(Value::as_str).collect();
-        let expressions = rules.iter().map(|rule| rule["query"].as_str().unwrap().to_owned());
-        for expression in expressions.chain(panels()) {
-            for name in names(&expression) {
-                assert!(there.contains(name.as_str()), "there is no {name}: {expression}");
+        let expressions: Vec<String> =
+            rules.iter().map(|rule| rule["query"].as_str().unwrap().to_owned()).chain(panels()).collect();
+        let missing = RefCell::new(BTreeSet::new());
+        // A series exists once it was scraped, and a recorded one once its rule was evaluated after that.
+        eventually("every expression names series that exist", LONG, || async {
+            let there = self.get("label/__name__/values").await?;
+            let there: BTreeSet<&str> = there.as_array()?.iter().filter_map(Value::as_str).collect();
+            let named = expressions.iter().flat_map(|expression| names(expression));
+            let absent: BTreeSet<String> = named.filter(|name| !there.contains(name.as_str())).collect();
+            if *missing.borrow() != absent {
+                println!("there is no {absent:?}");
+                missing.borrow_mut().clone_from(&absent);
             }
-        }
+            absent.is_empty().then_some(())
+        })
+        .await;
         for expression in panels() {
             eventually(&format!("a panel shows something: {expression}"), LONG, || async {
                 let shown = self.query(&expression).await.unwrap_or_else(|why| panic!("{expression}: {why}"));

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::support::{
     Broker, LONG, Process, Stack,
     client::{Client, order},
+    free_address,
 };
 use receiver::{Received, Receiver, Says, url_at};
 
@@ -77,10 +78,14 @@ impl Hook {
     }
 }
 
+/// How long a receiver may take: longer than one of a test does on a busy machine, so that nothing is sent twice.
+const PATIENT: &str = "60s";
+
 /// An api and an engine: enough for the events of orders that nobody reserves.
 async fn api_and_engine(settings: &[(&str, &str)]) -> (Stack, Process, Process) {
     let mut stack = Stack::embedded().await;
     stack.set("AMENDS_WEBHOOK_RETRY_LEAST", "100ms").set("AMENDS_WEBHOOK_RETRY_MOST", "300ms");
+    stack.set("AMENDS_WEBHOOK_TIMEOUT", PATIENT);
     for (key, value) in settings {
         stack.set(key, value);
     }
@@ -115,7 +120,8 @@ fn has_orders(received: &[Received], orders: &[String]) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_event_of_an_order_arrives_once_signed_and_in_order_and_is_listed() {
-    let stack = Stack::new(Broker::embedded()).await;
+    let mut stack = Stack::new(Broker::embedded()).await;
+    stack.set("AMENDS_WEBHOOK_TIMEOUT", PATIENT);
     let all = stack.start_all().await;
     // Two engines share the work.
     let _second = stack.start(&["engine"]).await;
@@ -164,14 +170,14 @@ async fn every_event_of_an_order_arrives_once_signed_and_in_order_and_is_listed(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_that_is_down_or_hangs_delays_no_other_and_gets_everything_once_it_is_back() {
-    let (_stack, api, _engine) = api_and_engine(&[("AMENDS_WEBHOOK_TIMEOUT", "60s")]).await;
+    let (_stack, api, _engine) = api_and_engine(&[]).await;
     let client = api.client();
-    let (good, hanging, down) = (Receiver::start().await, Receiver::start().await, Receiver::start().await);
-    let (address, url) = (down.address, down.url());
-    drop(down);
+    let (good, hanging) = (Receiver::start().await, Receiver::start().await);
+    // Nobody listens there, and no other program takes it by chance.
+    let address = free_address().unwrap();
     hanging.says(Says::Nothing);
     let hangs = Hook::of_all(&client, &hanging).await;
-    let away = Hook::create(&client, &url, &["order.*"], "event").await;
+    let away = Hook::create(&client, &url_at(address), &["order.*"], "event").await;
     Hook::of_all(&client, &good).await;
     let mut orders = Vec::new();
     for _ in 0..8 {
@@ -189,11 +195,11 @@ async fn a_receiver_that_is_down_or_hangs_delays_no_other_and_gets_everything_on
     let pending = client.get(&format!("{}/deliveries?status=DELIVERED", away.path)).await;
     assert_eq!(pending["items"], json!([]));
     // At most so many requests at once, and all that is due waits for one receiver only.
-    assert_eq!(hanging.received().len(), 4);
+    hanging.gets("as many as there may be at once", |received| received.len() >= 4).await;
+    assert_eq!(hanging.most_at_once(), 4);
     assert!(hangs.deliveries().await.iter().all(|delivery| delivery["status"] == "PENDING"));
 
     let back = Receiver::start_at(address).await;
-    assert_eq!(back.url(), url_at(address));
     let received = back.gets("everything", |received| has_orders(received, &orders)).await;
     assert!(received.iter().all(|message| message.is_by(&away.secret)));
     away.has("everything is delivered", |all| all.iter().all(|one| one["status"] == "DELIVERED")).await;
@@ -224,6 +230,8 @@ async fn a_410_disables_at_once_and_what_was_missed_is_sent_on_demand() {
     let path = format!("/deliveries/{}/resend", listed[0]["id"].as_str().unwrap());
     assert_eq!(hook.post(&path, &Value::Null).await["status"], "PENDING");
     receiver.gets("the second order", |received| has_orders(received, std::slice::from_ref(&second))).await;
+    // It is noted as delivered after it has arrived.
+    hook.has("nothing is on its way", |all| all.iter().all(|one| one["status"] != "PENDING")).await;
     let resent = hook.post("/resend", &json!({ "since": "2026-01-01T00:00:00Z" })).await;
     assert_eq!(resent, json!({ "deliveries": 3, "next": null }));
     let received = receiver.gets("all of them", |received| {
@@ -244,7 +252,8 @@ async fn a_receiver_that_fails_for_longer_than_the_patience_is_disabled_and_may_
     assert_eq!(hook.is_disabled().await, "Every attempt has failed for 1s.");
     let given_up = &hook.deliveries().await[0];
     assert_eq!(given_up["answer"]["status"], 302, "a redirect is a failure: {given_up}");
-    assert!(given_up["attempts"].as_i64() >= Some(3), "{given_up}");
+    // A first one, and one after the patience; more where the machine has time for them.
+    assert!(given_up["attempts"].as_i64() >= Some(2), "{given_up}");
     let ids_before = ids(&receiver.received());
     assert_eq!(ids_before.len(), 1, "the same id at every attempt");
     receiver.says(Says::TenMegabytes);
@@ -258,7 +267,7 @@ async fn a_receiver_that_fails_for_longer_than_the_patience_is_disabled_and_may_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_rotation_both_secrets_sign_until_the_overlap_has_ended() {
-    let (stack, api, _engine) = api_and_engine(&[("AMENDS_WEBHOOK_SECRET_OVERLAP", "4s")]).await;
+    let (stack, api, _engine) = api_and_engine(&[("AMENDS_WEBHOOK_SECRET_OVERLAP", "1h")]).await;
     let client = api.client();
     let receiver = Receiver::start().await;
     let hook = Hook::of_all(&client, &receiver).await;
@@ -270,6 +279,9 @@ async fn after_a_rotation_both_secrets_sign_until_the_overlap_has_ended() {
     assert_eq!(received[0].json()["type"], "webhook.test");
     assert_eq!(received[0].header("webhook-signature").split(' ').count(), 2);
     assert!(received[0].is_by(new) && received[0].is_by(&hook.secret));
+    // The hour is over.
+    let overlap_ends = "UPDATE webhooks SET previous_until = now()";
+    sqlx::query(overlap_ends).execute(stack.pool("engine")).await.unwrap();
     let last = eventually("one secret signs", LONG, || async {
         let sent = receiver.received().len();
         hook.post("/test", &Value::Null).await;
@@ -292,15 +304,16 @@ async fn after_a_rotation_both_secrets_sign_until_the_overlap_has_ended() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_dies_before_it_records_a_delivery_sends_it_again_with_the_same_id() {
-    let (stack, api, mut engine) = api_and_engine(&[("AMENDS_WEBHOOK_TIMEOUT", "60s")]).await;
+    let (stack, api, mut engine) = api_and_engine(&[]).await;
     let client = api.client();
     let receiver = Receiver::start().await;
     let hook = Hook::of_all(&client, &receiver).await;
     receiver.says(Says::Nothing);
     let order = place(&client).await;
     receiver.gets("the first attempt", |received| has_orders(received, std::slice::from_ref(&order))).await;
-    engine.kill_and_restart(&stack);
+    engine.kill();
     receiver.says(Says::Status(200));
+    engine.kill_and_restart(&stack);
     let received = receiver.gets("the second attempt", |received| received.len() >= 2).await;
     assert_eq!(ids(&received).len(), 1);
     assert_eq!(received[0].json(), received[1].json());

@@ -48,6 +48,27 @@ pub struct Receiver {
 struct ReceiverState {
     received: Vec<Received>,
     says: Says,
+    /// Number of requests that are not answered yet, and the highest that it was.
+    open: usize,
+    most_open: usize,
+}
+
+/// A request, until it is answered or its sender has gone.
+struct OpenRequest(Arc<Mutex<ReceiverState>>);
+
+impl OpenRequest {
+    fn of(state: &Arc<Mutex<ReceiverState>>) -> Self {
+        let mut locked = state.lock().unwrap();
+        locked.open += 1;
+        locked.most_open = locked.most_open.max(locked.open);
+        Self(Arc::clone(state))
+    }
+}
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().open -= 1;
+    }
 }
 
 impl Received {
@@ -80,7 +101,8 @@ impl Receiver {
     pub async fn start_at(address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(Mutex::new(ReceiverState { received: Vec::new(), says: Says::Status(204) }));
+        let (received, says) = (Vec::new(), Says::Status(204));
+        let state = Arc::new(Mutex::new(ReceiverState { received, says, open: 0, most_open: 0 }));
         let router = Router::new().route("/hook", post(receive)).with_state(Arc::clone(&state));
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { address, state, serving }
@@ -93,6 +115,11 @@ impl Receiver {
     /// Makes it answer this way from now on.
     pub fn says(&self, says: Says) {
         self.state.lock().unwrap().says = says;
+    }
+
+    /// Returns how many requests it had to answer at once, at most.
+    pub fn most_at_once(&self) -> usize {
+        self.state.lock().unwrap().most_open
     }
 
     /// Returns what it has received.
@@ -127,6 +154,7 @@ async fn receive(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response<Body> {
+    let _open = OpenRequest::of(&state);
     let says = {
         let mut state = state.lock().unwrap();
         state.received.push(Received { headers, body });

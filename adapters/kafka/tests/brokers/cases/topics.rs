@@ -19,6 +19,9 @@ use rdkafka::{
 
 use crate::world::{PATIENCE, expect, message, scatter, settings, sink, source, take};
 
+/// How long an answer is waited for that does not come: long enough for those that do, also on a busy machine.
+const UNANSWERED: Duration = Duration::from_secs(5);
+
 pub(crate) async fn a_topic_with_more_partitions_than_the_settings_is_reported(broker: TestBroker) {
     let (good, wide) = (broker.topic("good", 2).await, broker.topic("wide", 3).await);
     let wanted = [Topic::new(&good, 2), Topic::new(&wide, 1)];
@@ -33,7 +36,7 @@ pub(crate) async fn a_topic_with_fewer_partitions_than_the_settings_gets_them_wh
     let narrow = broker.topic("narrow", 1).await;
     let wanted = [Topic::new(&narrow, 12)];
     // The embedded broker does not answer unknown requests.
-    let patience = if broker.is_real() { PATIENCE } else { Duration::from_millis(500) };
+    let patience = if broker.is_real() { PATIENCE } else { UNANSWERED };
     let found = topics::ensure(&settings(broker), &wanted, patience).await.unwrap();
     if broker.is_real() {
         assert_eq!(found, []);
@@ -55,7 +58,7 @@ pub(crate) async fn missing_topics_are_made_where_the_broker_can(broker: TestBro
         }
     } else {
         let refused =
-            topics::ensure(&settings(broker), &wanted, Duration::from_millis(500)).await.unwrap_err();
+            topics::ensure(&settings(broker), &wanted, UNANSWERED).await.unwrap_err();
         assert!(refused.to_string().contains(&topic.name), "{refused}");
     }
 }

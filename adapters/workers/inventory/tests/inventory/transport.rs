@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 /// How long a test waits for anything.
-pub const SOON: Duration = Duration::from_secs(30);
+pub const SOON: Duration = Duration::from_secs(90);
 
 /// A topic of commands and one of replies. Clones are the same topics.
 #[derive(Clone, Default)]

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::world::{LONG, World, by_sms, silent};
+use crate::world::{HASTY, LONG, World, by_sms, by_sms_within, silent};
 
 /// What the provider does with the next message.
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +101,7 @@ async fn a_message_is_posted_once_and_signed_as_the_standard_has_it() {
 async fn what_a_provider_refuses_has_failed_and_what_it_may_take_later_is_posted_again_with_the_same_id() {
     let (world, (provider, url)) = (World::new().await, Provider::start().await);
     let sender = world.sender(Channel::Sms, &by_sms(&url));
+    let hasty = world.sender(Channel::Sms, &by_sms_within(&url, HASTY));
     for (does, status, reason) in [
         (Does::Answers(400), "FAILED", "sms_400"),
         (Does::Answers(410), "FAILED", "sms_410"),
@@ -116,7 +117,8 @@ async fn what_a_provider_refuses_has_failed_and_what_it_may_take_later_is_posted
         provider.does(does);
         provider.received.lock().unwrap().clear();
         let id = world.queue("order.created", Channel::Sms).await;
-        sender.run_once().await.unwrap();
+        let first = if reason == "sms_timeout" { &hasty } else { &sender };
+        first.run_once().await.unwrap();
         assert_eq!(world.row(id).await.says(), (status, Some(reason), 1), "{does:?}");
         provider.does(Does::Answers(200));
         world.make_due().await;

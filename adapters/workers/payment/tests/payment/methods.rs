@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use amends_payment::settings;
 use amends_protocol::{Kind, Outcome, Reply};
+use amends_worker::Settings;
 use serde_json::{Value, json};
 
 use crate::{
@@ -105,7 +106,9 @@ async fn a_charge_whose_reply_is_lost_is_refunded_once() {
 async fn a_refund_asked_for_while_the_charge_is_under_way_follows_it() {
     let world = World::quiet().await;
     let slow = Waited::stopped();
-    world.start(world.worker_of(slow.clone(), settings()));
+    // Longer than this test takes.
+    let patient = Settings { call_timeout: SOON, lease: SOON * 3, ..settings() };
+    world.start(world.worker_of(slow.clone(), patient));
     let charge = pay("card_slow");
     world.topics.send(std::slice::from_ref(&charge));
     slow.is_waited_for().await;

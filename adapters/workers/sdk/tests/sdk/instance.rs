@@ -96,5 +96,5 @@ impl Instance {
 
 /// Returns the future's value; fails a test that would wait for ever.
 pub async fn soon<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(20), future).await.expect("it does not come to an end")
+    tokio::time::timeout(Duration::from_secs(60), future).await.expect("it does not come to an end")
 }

@@ -137,7 +137,7 @@ async fn a_crash_before_the_commit_leaves_nothing_and_the_command_is_done_once()
     let stuck = Ledger { stuck: true, ..Ledger::default() };
     let mut crashing = worker(&books.pool, &wire, stuck.clone());
     let mut run = Box::pin(crashing.run_once());
-    let begun = amends_testkit::eventually("it is at work", Duration::from_secs(20), || {
+    let begun = amends_testkit::eventually("it is at work", Duration::from_secs(60), || {
         let ended = futures::FutureExt::now_or_never(&mut run).is_some();
         let begun = ended || stuck.work.load(Ordering::Relaxed) == 1;
         async move { begun.then_some(!ended) }
