@@ -57,8 +57,7 @@ pub(crate) async fn missing_topics_are_made_where_the_broker_can(broker: TestBro
             assert_eq!(topics::ensure(&settings(broker), &wanted, PATIENCE).await.unwrap(), []);
         }
     } else {
-        let refused =
-            topics::ensure(&settings(broker), &wanted, UNANSWERED).await.unwrap_err();
+        let refused = topics::ensure(&settings(broker), &wanted, UNANSWERED).await.unwrap_err();
         assert!(refused.to_string().contains(&topic.name), "{refused}");
     }
 }
