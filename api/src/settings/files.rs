@@ -10,7 +10,7 @@ use std::{
 use config::Value;
 use secrecy::SecretString;
 
-use super::{API, Error, flat};
+use super::{Error, flat, services::API};
 
 /// The secrets, beside the URL of each service's database.
 const SECRETS: [&str; 5] =

@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{Error, Settings, flat};
 
 /// Name in the database settings, beside the services' names.
-const API: &str = "api";
+pub(super) const API: &str = "api";
 /// The service whose database the api uses by default.
 const ENGINE: &str = "engine";
 
