@@ -64,6 +64,23 @@ impl Socket {
         Self { stream, connection, write_timeout, stalled: None, refusal: None }
     }
 
+    /// Sends a problem in place of an answer of hyper's own, and says that the answer is written; `None` if these bytes are
+    /// something else.
+    fn replaced(&mut self, cx: &mut Context<'_>, answer: &[u8]) -> Option<Poll<io::Result<usize>>> {
+        let mut rest = self.refusal.take().or_else(|| in_place_of(answer))?;
+        while !rest.is_empty() {
+            let written = Pin::new(&mut self.stream).poll_write(cx, &rest);
+            match self.bounded(cx, written) {
+                Poll::Ready(Ok(length @ 1..)) => rest.advance(length),
+                unfinished => {
+                    self.refusal = Some(rest);
+                    return Some(unfinished);
+                }
+            }
+        }
+        Some(Poll::Ready(Ok(answer.len())))
+    }
+
     fn bounded(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if written.is_ready() {
             self.stalled = None;
@@ -93,21 +110,11 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let Some(mut rest) = self.refusal.take().or_else(|| in_place_of(bytes)) else {
-            let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-            return self.bounded(cx, written);
-        };
-        while !rest.is_empty() {
-            let written = Pin::new(&mut self.stream).poll_write(cx, &rest);
-            match self.bounded(cx, written) {
-                Poll::Ready(Ok(length @ 1..)) => rest.advance(length),
-                unfinished => {
-                    self.refusal = Some(rest);
-                    return unfinished;
-                }
-            }
+        if let Some(replaced) = self.replaced(cx, bytes) {
+            return replaced;
         }
-        Poll::Ready(Ok(bytes.len()))
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.bounded(cx, written)
     }
 
     fn poll_write_vectored(
@@ -115,6 +122,9 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let Some(replaced) = bytes.first().and_then(|first| self.replaced(cx, first)) {
+            return replaced;
+        }
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
         self.bounded(cx, written)
     }
@@ -129,5 +139,30 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_answer_of_hypers_own_is_replaced_and_each_by_its_problem() {
+        for (status, reason, slug) in [
+            (400, "Bad Request", "invalid-request"),
+            (414, "URI Too Long", "uri-too-long"),
+            (431, "Request Header Fields Too Large", "headers-too-large"),
+        ] {
+            let own = format!(
+                "HTTP/1.1 {status} {reason}\r\nconnection: close\r\ncontent-length: 0\r\ndate: x\r\n\r\n"
+            );
+            let sent = in_place_of(own.as_bytes()).unwrap();
+            let sent = String::from_utf8(sent.to_vec()).unwrap();
+            assert!(sent.starts_with(&format!("HTTP/1.1 {status} {reason}\r\n")), "{sent}");
+            assert!(sent.contains(&format!("/problems/{slug}\"")), "{sent}");
+            let with_body = own.replace("content-length: 0", "content-length: 7");
+            assert_eq!(in_place_of(with_body.as_bytes()), None);
+        }
+        assert_eq!(in_place_of(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"), None);
     }
 }
