@@ -21,6 +21,7 @@ mod migrating;
 mod notifying;
 mod observing;
 mod odd;
+mod operating;
 mod passed_over;
 mod privacy;
 mod products;
