@@ -40,7 +40,9 @@ async fn a_saga_whose_worker_is_away_says_so_with_its_lag_and_what_comes_next() 
         (told["kind"] == "worker_away").then_some(told)
     })
     .await;
-    assert_eq!((&told["participant"]["name"], &told["participant"]["lag"]), (&json!("inventory"), &json!(1)));
+    assert_eq!(told["participant"]["name"], "inventory");
+    // The engine has asked again meanwhile.
+    assert!(told["participant"]["lag"].as_u64() >= Some(1), "{told}");
     assert_eq!(told["participant"]["lastReplyAt"], Value::Null);
     assert_eq!(told["waitsFor"]["step"], "reserve");
     assert!(told["sentence"].as_str().unwrap().contains("takes nothing from its topic"), "{told}");
