@@ -1,4 +1,6 @@
-//! The command line: one subcommand per role.
+//! The command line: one subcommand per role, and those that ask a running api.
+
+pub mod saga;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -116,6 +118,10 @@ pub enum Role {
         #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
         output: OutputFormat,
     },
+    /// Sagas of a running api: lists, shows and explains them, plans actions and applies plans. The token is read from
+    /// AMENDS_TOKEN.
+    #[command(after_help = saga::EXIT_STATUS)]
+    Saga(saga::Saga),
     /// Prints the settings in force, commented, secrets hidden.
     Config,
     /// Messages to customers.

@@ -10,10 +10,11 @@ use amends_pool::{Bounds, Pool};
 use amends_postgres::{
     Database, Homes,
     admin::{Admin, Filter, ListError, Page},
+    overviews::{LiveVersion, StandingStill, StrayReply, Timer},
 };
 use axum::response::Response;
 use tokio::{
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::spawn_blocking,
     time::{sleep, timeout},
 };
@@ -83,6 +84,20 @@ pub fn answer_connections(
     Ok(database)
 }
 
+/// Lists are counted exactly up to this number of sagas.
+pub const COUNTED_MOST: u32 = 1_000;
+
+/// Number of parked sagas, and of stuck ones, that are grouped by what they have in common.
+const STANDING_STILL_MOST: u32 = 5_000;
+
+/// A page of sagas, and how many there are.
+pub struct Listed {
+    /// The page.
+    pub page: Page,
+    /// The number of sagas of the whole list, if it was counted; above [`COUNTED_MOST`] there are more than that.
+    pub count: Option<u32>,
+}
+
 /// Reads lists, one at a time.
 pub struct Lists {
     admin: Admin,
@@ -100,43 +115,118 @@ impl Lists {
         Ok(Self { admin: Admin::new(database), turn: Arc::new(Semaphore::new(1)) })
     }
 
-    /// Reads a page of sagas, as rendered by `shown`.
+    /// Reads a page of sagas, as rendered by `shown`, and counts the whole list if that is asked for.
     ///
     /// # Errors
     /// [`Problem::Busy`]: other lists are being read, or this one reads too much.
     pub async fn sagas(
         &self,
         filter: &Filter,
-        shown: impl FnOnce(&Page) -> Response + Send + 'static,
+        is_counted: bool,
+        shown: impl FnOnce(&Listed) -> Response + Send + 'static,
     ) -> Result<Response, Problem> {
-        let Ok(Ok(turn)) = timeout(LIST_WAIT, Arc::clone(&self.turn).acquire_owned()).await else {
+        let turn = self.turn().await?;
+        let response = self.read(filter, is_counted, shown).await;
+        turn.end();
+        response
+    }
+
+    /// Counts the sagas that have not ended, by version of their workflow.
+    ///
+    /// # Errors
+    /// As for [`Lists::sagas`].
+    pub async fn live_versions(&self) -> Result<Vec<LiveVersion>, Problem> {
+        let turn = self.turn().await?;
+        let read = self.admin.live_versions().await;
+        turn.end();
+        read.map_err(refused)
+    }
+
+    /// Reads sagas that are parked or stuck.
+    ///
+    /// # Errors
+    /// As for [`Lists::sagas`].
+    pub async fn standing_still(&self) -> Result<StandingStill, Problem> {
+        let turn = self.turn().await?;
+        let read = self.admin.standing_still(STANDING_STILL_MOST).await;
+        turn.end();
+        read.map_err(refused)
+    }
+
+    /// Lists the sagas that are woken next.
+    ///
+    /// # Errors
+    /// As for [`Lists::sagas`].
+    pub async fn timers(&self, limit: u32) -> Result<Vec<Timer>, Problem> {
+        let turn = self.turn().await?;
+        let read = self.admin.timers(limit).await;
+        turn.end();
+        read.map_err(refused)
+    }
+
+    /// Lists successes that no saga ordered.
+    ///
+    /// # Errors
+    /// As for [`Lists::sagas`].
+    pub async fn strays(&self, limit: u32) -> Result<Vec<StrayReply>, Problem> {
+        let turn = self.turn().await?;
+        let read = self.admin.strays(limit).await;
+        turn.end();
+        read.map_err(refused)
+    }
+
+    /// Waits for the turn to read a list.
+    async fn turn(&self) -> Result<Turn, Problem> {
+        let Ok(Ok(place)) = timeout(LIST_WAIT, Arc::clone(&self.turn).acquire_owned()).await else {
             metrics::counter!("amends_api_lists_refused_total").increment(1);
             return Err(Problem::Busy(
                 "Lists are read one at a time, and too many are waiting. Try again later.".to_owned(),
             ));
         };
-        let begun = Instant::now();
-        let response = self.read(filter, shown).await;
-        tokio::spawn(async move {
-            sleep(begun.elapsed()).await;
-            drop(turn);
-        });
-        response
+        Ok(Turn { place, begun: Instant::now() })
     }
 
     async fn read(
         &self,
         filter: &Filter,
-        shown: impl FnOnce(&Page) -> Response + Send + 'static,
+        is_counted: bool,
+        shown: impl FnOnce(&Listed) -> Response + Send + 'static,
     ) -> Result<Response, Problem> {
-        let page = self.admin.list(filter).await.map_err(|error| match error {
-            ListError::TakesTooLong => Problem::Busy(format!(
-                "This list takes longer than {} s. Narrow it: a state, a step, a smaller limit.",
-                LIST_BOUNDS.statement.as_secs()
-            )),
-            ListError::Store(error) => error.into(),
-        })?;
+        let page = self.admin.list(filter).await.map_err(refused)?;
+        let count = match is_counted {
+            true => Some(self.admin.count(filter, COUNTED_MOST).await.map_err(refused)?),
+            false => None,
+        };
+        let listed = Listed { page, count };
         // Rendering hundreds of rows takes milliseconds, in which this thread would serve no order.
-        spawn_blocking(move || shown(&page)).await.map_err(|_| Problem::Internal)
+        spawn_blocking(move || shown(&listed)).await.map_err(|_| Problem::Internal)
+    }
+}
+
+/// The turn to read a list.
+struct Turn {
+    place: OwnedSemaphorePermit,
+    begun: Instant,
+}
+
+impl Turn {
+    /// Lets the next list be read, once the reader has paused as long as this one took.
+    fn end(self) {
+        let Self { place, begun } = self;
+        let took = begun.elapsed();
+        tokio::spawn(async move {
+            sleep(took).await;
+            drop(place);
+        });
+    }
+}
+
+fn refused(error: ListError) -> Problem {
+    match error {
+        ListError::TakesTooLong => Problem::Busy(format!(
+            "This list takes longer than {} s. Narrow it: a state, a step, a smaller limit.",
+            LIST_BOUNDS.statement.as_secs()
+        )),
+        ListError::Store(error) => error.into(),
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     cli::{Cli, Role},
-    messages, panics, roles, services,
+    messages, panics, remote, roles, services,
     settings::{Settings, redacted},
     telemetry,
 };
@@ -43,6 +43,10 @@ pub fn main() -> ExitCode {
     if let Role::Notify { what } = &cli.role {
         let printed = messages::preview(what).map(|text| println!("{text}"));
         return printed.map_or_else(|error| fail(1, &format!("{error:#}")), |()| ExitCode::SUCCESS);
+    }
+    if let Role::Saga(options) = &cli.role {
+        let done = remote::saga(options);
+        return done.map_or_else(|failure| fail(failure.status, &failure.why), |()| ExitCode::SUCCESS);
     }
     let settings =
         cli.flags.pairs().and_then(|flags| Settings::read(&services::names(), cli.config.as_deref(), &flags));

@@ -25,6 +25,8 @@ use config::{Config, Environment, File, FileFormat, Value, ValueKind};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+use crate::remote::TOKEN_VARIABLE;
+
 pub use files::SecretFile;
 pub(crate) use files::content as secret_in;
 pub use kafka::SaslMechanism;
@@ -36,11 +38,11 @@ pub use traces::OtlpProtocol;
 /// The defaults, as `amends config` prints them and as they are compiled in.
 pub const DEFAULTS: &str = include_str!("../amends.default.toml");
 
-/// Environment variables of the tests.
+/// Environment variables of the tests, and of commands that ask an api.
 #[cfg(not(feature = "failpoints"))]
-const NOT_SETTINGS: [&str; 2] = ["AMENDS_TEST_", "AMENDS_CONFIG"];
+const NOT_SETTINGS: [&str; 3] = ["AMENDS_TEST_", "AMENDS_CONFIG", TOKEN_VARIABLE];
 #[cfg(feature = "failpoints")]
-const NOT_SETTINGS: [&str; 3] = ["AMENDS_TEST_", "AMENDS_CONFIG", "AMENDS_FAILPOINT"];
+const NOT_SETTINGS: [&str; 4] = ["AMENDS_TEST_", "AMENDS_CONFIG", "AMENDS_FAILPOINT", TOKEN_VARIABLE];
 
 /// Settings whose variable has no prefix.
 const BARE_VARIABLES: [&str; 5] =

@@ -14,6 +14,7 @@ use crate::{
     gateway::Upstream,
     lists::Lists,
     orders::{door::Door, watch::Watches},
+    participants::Participants,
     webhooks::Webhooks,
 };
 
@@ -35,6 +36,8 @@ pub struct Api {
     pub answers: AnswerStore,
     /// Reads lists for operators.
     pub lists: Lists,
+    /// Looks at workers, for explanations.
+    pub participants: Participants,
     /// The entry for new orders.
     pub door: Door,
     /// The inventory worker.

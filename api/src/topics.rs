@@ -39,12 +39,19 @@ pub fn acls(settings: &Settings, principal: impl Fn(&str) -> String) -> Vec<Acl>
     let commands = |name: &str| format!("{name}.commands");
     let all_commands = || participants.iter().map(|name| commands(name));
     let mut roles = vec![
-        Role { name: API, writes: all_commands().collect(), ..Role::default() },
+        Role {
+            name: API,
+            writes: all_commands().collect(),
+            // It says of a worker how far it is behind.
+            sees_groups: participants.iter().map(|name| process::group(name)).collect(),
+            ..Role::default()
+        },
         Role {
             name: ENGINE,
             reads: vec![REPLIES.to_owned()],
             group: Some(roles::engine::ENGINE_GROUP.to_owned()),
             writes: all_commands().chain(workflows.event_types().into_iter().map(str::to_owned)).collect(),
+            ..Role::default()
         },
     ];
     for service in workers() {
@@ -56,6 +63,7 @@ pub fn acls(settings: &Settings, principal: impl Fn(&str) -> String) -> Vec<Acl>
             reads: reads.chain(service.reads.iter().map(|&topic| topic.to_owned())).collect(),
             group: Some(process::group(service.name)),
             writes: replies.chain(service.events.iter().map(|&topic| topic.to_owned())).collect(),
+            ..Role::default()
         });
     }
     let names: Vec<String> = all(settings).into_iter().map(|topic| topic.name).collect();
@@ -69,6 +77,7 @@ struct Role {
     reads: Vec<String>,
     group: Option<String>,
     writes: Vec<String>,
+    sees_groups: Vec<String>,
 }
 
 impl Role {
@@ -85,8 +94,10 @@ impl Role {
         let sees = all.iter().map(topic(Operation::Describe));
         let reads = self.reads.iter().map(topic(Operation::Read));
         let joins = self.group.iter().map(|name| acl(Resource::Group, name, Operation::Read));
+        let sees_groups =
+            self.sees_groups.iter().map(|name| acl(Resource::Group, name, Operation::Describe));
         let writes = self.writes.iter().chain(&dead_letters).map(topic(Operation::Write));
-        sees.chain(reads).chain(joins).chain(writes).collect()
+        sees.chain(sees_groups).chain(reads).chain(joins).chain(writes).collect()
     }
 }
 
@@ -118,7 +129,13 @@ mod tests {
         let own = acls.iter().filter(|acl| acl.operation != Operation::Describe);
         insta::assert_snapshot!(own.map(ToString::to_string).collect::<Vec<_>>().join("\n"));
         let described = acls.iter().filter(|acl| acl.operation == Operation::Describe).count();
-        assert_eq!(described, names().len() * (workers().count() + 2));
+        let of_groups: Vec<_> = (acls.iter())
+            .filter(|acl| acl.operation == Operation::Describe && acl.resource == Resource::Group)
+            .map(|acl| (acl.principal.as_str(), acl.name.as_str()))
+            .collect();
+        let seen = ["amends-inventory", "amends-payment", "amends-shipment"];
+        assert_eq!(of_groups, seen.map(|group| ("User:amends_api", group)));
+        assert_eq!(described, names().len() * (workers().count() + 2) + seen.len());
     }
 
     #[test]

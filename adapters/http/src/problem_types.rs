@@ -246,6 +246,12 @@ problem_types! {
         meaning: "The header `If-Match`, or the quote of a refund, names another state than the present one. What has no `ETag` is in no state that a tag names.",
         remedy: "Read the resource again, decide anew, and send the request with the new `ETag`, or with a new quote.",
     }
+    PLAN_OUTDATED {
+        slug: "plan-outdated", status: PRECONDITION_FAILED, effect: Nothing,
+        title: "The saga has moved since the plan was made",
+        meaning: "The saga is at another revision than the plan, or the plan would do something else by now.",
+        remedy: "`detail` says what has changed. Read the saga again, and plan anew.",
+    }
     BODY_TOO_LARGE {
         slug: "body-too-large", status: PAYLOAD_TOO_LARGE, effect: Nothing,
         title: "The body is too large",

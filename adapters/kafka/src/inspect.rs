@@ -81,6 +81,15 @@ pub async fn configurations(
     Ok(Some(all))
 }
 
+/// How far a consumer group is in a topic.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Number of messages that it has settled, and of those that were deleted before.
+    pub settled: i64,
+    /// Number of messages that it has not settled.
+    pub behind: i64,
+}
+
 /// Returns how many messages of a topic a consumer group has not settled. A partition of which it has settled nothing
 /// counts whole.
 ///
@@ -92,27 +101,45 @@ pub async fn lag(
     topic: &FoundTopic,
     patience: Duration,
 ) -> Result<i64, Error> {
+    progress(settings, group, topic, patience).await.map(|progress| progress.behind)
+}
+
+/// Returns how far a consumer group is in a topic.
+///
+/// # Errors
+/// [`Error::Unreachable`].
+pub async fn progress(
+    settings: &KafkaSettings,
+    group: &str,
+    topic: &FoundTopic,
+    patience: Duration,
+) -> Result<Progress, Error> {
     let config = settings.client(&[("group.id", group), ("enable.auto.commit", "false")]);
     let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(Error::Settings)?;
     let topic = topic.clone();
-    let asking = tokio::task::spawn_blocking(move || behind(&consumer, &topic, patience));
+    let asking = tokio::task::spawn_blocking(move || progress_of(&consumer, &topic, patience));
     context::finished(asking).await.map_err(|source| unreachable(settings, source))
 }
 
-fn behind(consumer: &BaseConsumer<Quiet>, topic: &FoundTopic, patience: Duration) -> Result<i64, KafkaError> {
+fn progress_of(
+    consumer: &BaseConsumer<Quiet>,
+    topic: &FoundTopic,
+    patience: Duration,
+) -> Result<Progress, KafkaError> {
     let mut partitions = TopicPartitionList::new();
     partitions.add_partition_range(&topic.name, 0, topic.partitions - 1);
     let settled = consumer.committed_offsets(partitions, patience)?;
-    let mut behind = 0;
+    let mut progress = Progress::default();
     for partition in settled.elements() {
         let (low, high) = consumer.fetch_watermarks(&topic.name, partition.partition(), patience)?;
         let from = match partition.offset() {
             Offset::Offset(offset) => offset.max(low),
             _ => low,
         };
-        behind += (high - from).max(0);
+        progress.settled += from;
+        progress.behind += (high - from).max(0);
     }
-    Ok(behind)
+    Ok(progress)
 }
 
 fn admin(settings: &KafkaSettings) -> Result<Arc<AdminClient<Quiet>>, Error> {

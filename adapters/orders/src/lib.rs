@@ -37,4 +37,4 @@ pub use order::{NewOrder, OrderRow, OrderSaga, OrderView, Placed};
 pub use personal::{Erasure, PersonalData, PersonalDataPage};
 pub use published::EarlierEntry;
 pub use returns::{Added, NewOrderSaga};
-pub use store::OrderStore;
+pub use store::{OrderStore, SAGAS_OF_CUSTOMERS};

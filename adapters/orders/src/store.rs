@@ -7,7 +7,9 @@ use amends_pool::{Connection, DatabaseClock, Pool, sqlstate};
 use amends_postgres::{
     Birth, Database, Error, Homes, births,
     columns::{each, int, small},
-    error, lost_commit,
+    error,
+    homes::each_home,
+    lost_commit,
     timeline::{self, SagaEntry},
 };
 use amends_protocol::halving::Parts;
@@ -20,6 +22,9 @@ use crate::{
     keys::{self, KeyedOrder},
     order::{NewOrder, OrderRow, OrderView, Placed, view_columns, view_tables},
 };
+
+/// The largest number of sagas that [`OrderStore::sagas_of_customers`] returns of a home.
+pub const SAGAS_OF_CUSTOMERS: i64 = 10_000;
 
 /// The orders in the engine's database.
 #[derive(Debug, Clone)]
@@ -200,6 +205,32 @@ impl OrderStore {
         .fetch_all(self.pool())
         .await
         .map_err(error::of)
+    }
+
+    /// Reads the ids of the sagas of these customers' orders: of each home, the newest [`SAGAS_OF_CUSTOMERS`].
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn sagas_of_customers(&self, customers: &[String]) -> Result<Vec<Uuid>, Error> {
+        let of_home = |home: i16, ()| async move {
+            sqlx::query_scalar(
+                "SELECT o.saga_id FROM orders AS o WHERE ($1::int2 IS NULL OR o.home = $1) AND o.customer_id = ANY ($2)
+                 UNION
+                 SELECT os.saga_id FROM orders AS o
+                 JOIN order_sagas AS os ON ($1::int2 IS NULL OR os.home = $1) AND os.order_id = o.id
+                 WHERE ($1::int2 IS NULL OR o.home = $1) AND o.customer_id = ANY ($2)
+                 ORDER BY saga_id DESC LIMIT $3",
+            )
+            .bind(home)
+            .bind(customers)
+            .bind(SAGAS_OF_CUSTOMERS)
+            .fetch_all(self.pool())
+            .await
+            .map_err(error::of)
+        };
+        let all = self.database.homes.all().map(|home| (home, ()));
+        let sagas: Vec<Vec<Uuid>> = each_home(all, of_home).await?;
+        Ok(sagas.into_iter().flatten().collect())
     }
 
     /// Reads the timelines of an order's sagas, in the order in which their entries were committed; `None` if there is

@@ -9,7 +9,7 @@ use amends_engine::{
 use amends_pool::{Pool, sqlstate};
 use amends_protocol::Reason;
 use chrono::{DateTime, Utc};
-use sqlx::{AssertSqlSafe, FromRow, QueryBuilder};
+use sqlx::{AssertSqlSafe, FromRow, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use crate::{
@@ -34,13 +34,17 @@ pub(crate) fn state_of(word: &str) -> Option<SagaState> {
     [Running, Compensating, Parked, Completed, Undone].into_iter().find(|state| state.as_str() == word)
 }
 
-/// Which sagas to list.
+/// Which sagas to list. Of each list of values, a saga has one; an empty list does not narrow.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Filter {
-    /// Only sagas in this state.
-    pub state: Option<SagaState>,
-    /// Only sagas at this step. Without a state: only sagas that have not ended.
-    pub step: Option<String>,
+    /// Only sagas in one of these states.
+    pub states: Vec<SagaState>,
+    /// Only sagas at one of these steps. Without a state: only sagas that have not ended.
+    pub steps: Vec<String>,
+    /// Only sagas with one of these labels.
+    pub labels: Vec<String>,
+    /// Only sagas of one of these workflows.
+    pub workflows: Vec<OfWorkflow>,
     /// Only these sagas.
     pub among: Option<Vec<Uuid>>,
     /// Only sagas that are marked as stuck, or only those that are not.
@@ -50,10 +54,23 @@ pub struct Filter {
     pub undone_holding: bool,
     /// Only sagas that have been at their step for at least this long. Without a state: only sagas that have not ended.
     pub older_than: Option<Duration>,
+    /// Only sagas that were born at this time or later.
+    pub born_after: Option<DateTime<Utc>>,
+    /// Only sagas that were born before this time.
+    pub born_before: Option<DateTime<Utc>>,
     /// Only sagas older than this one: the previous page's `next`.
     pub after: Option<Uuid>,
     /// Maximum number of sagas.
     pub limit: u32,
+}
+
+/// A workflow, in one version or in all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OfWorkflow {
+    /// Its name.
+    pub name: String,
+    /// Its version; `None`: every version.
+    pub version: Option<u32>,
 }
 
 /// An item of the list.
@@ -136,7 +153,7 @@ impl From<sqlx::Error> for ListError {
 /// Reads for operators.
 #[derive(Debug, Clone)]
 pub struct Admin {
-    database: Database,
+    pub(crate) database: Database,
 }
 
 impl Admin {
@@ -165,6 +182,18 @@ impl Admin {
         let items: Vec<Listed> = rows.into_iter().map(Listed::from).collect();
         let next = items.last().map(|last| last.id).filter(|_| more);
         Ok(Page { items, next })
+    }
+
+    /// Counts the sagas of a list, exactly up to `most`; more are counted as `most + 1`. Where its page begins does not
+    /// matter.
+    ///
+    /// # Errors
+    /// [`ListError`].
+    pub async fn count(&self, filter: &Filter, most: u32) -> Result<u32, ListError> {
+        let Database { pool, homes, .. } = &self.database;
+        let all = homes.all().map(|home| (home, ()));
+        let counted = each_home(all, |home, ()| count_of_home(pool, home, filter, most + 1)).await?;
+        Ok(u32::try_from(counted.into_iter().sum::<i64>()).unwrap_or(u32::MAX).min(most + 1))
     }
 
     /// Reads all that is stored about one saga.
@@ -215,43 +244,93 @@ async fn rows_of_home(pool: &Pool, home: i16, filter: &Filter) -> Result<Vec<Lis
     query.push(STATE).push(
         " AS state_word, s.label, s.step, s.reason, s.since, s.stuck_at, s.born_at, s.updated_at,
           CASE WHEN s.parked THEN s.state END AS parked_state
-          FROM sagas AS s WHERE (",
+          FROM sagas AS s WHERE ",
     );
-    query.push_bind(home).push("::int2 IS NULL OR s.home = ").push_bind(home).push(")");
-    // The same predicates as those of the partial indexes.
-    match filter.state {
-        Some(SagaState::Parked) => query.push(" AND s.parked"),
-        Some(state @ (SagaState::Running | SagaState::Compensating)) => {
-            query.push(" AND ").push(OPEN).push(" AND ").push(STATE).push(" = ").push_bind(state.as_str())
-        }
-        Some(state) => query.push(" AND NOT s.parked AND s.outcome = ").push_bind(state.as_str()),
-        // Step and age are searched only among sagas that have not ended: otherwise the query would read the whole
-        // history.
-        None if filter.step.is_some() || filter.older_than.is_some() => query.push(" AND ").push(OPEN),
-        None => &mut query,
-    };
-    match filter.stuck {
-        Some(true) => query.push(" AND s.live AND s.stuck_at IS NOT NULL"),
-        Some(false) => query.push(" AND s.stuck_at IS NULL"),
-        None => &mut query,
-    };
-    if filter.undone_holding {
-        query.push(" AND s.outcome = 'undone' AND (s.live OR s.parked) AND s.state LIKE '%\"held\":[{%'");
-    }
-    if let Some(step) = &filter.step {
-        query.push(" AND s.step = ").push_bind(step.as_str());
-    }
-    if let Some(age) = filter.older_than {
-        query.push(" AND s.since <= now() - make_interval(secs => ").push_bind(age.as_secs_f64()).push(")");
-    }
-    if let Some(among) = &filter.among {
-        query.push(" AND s.id = ANY(").push_bind(among).push(")");
-    }
+    narrow(&mut query, home, filter);
     if let Some(after) = filter.after {
         query.push(" AND s.id < ").push_bind(after);
     }
     query.push(" ORDER BY s.id DESC LIMIT ").push_bind(i64::from(filter.limit.max(1)) + 1);
     Ok(query.build_query_as().fetch_all(pool).await?)
+}
+
+/// Counts a home's sagas, up to this number.
+async fn count_of_home(pool: &Pool, home: i16, filter: &Filter, most: u32) -> Result<i64, ListError> {
+    let mut query = QueryBuilder::new("SELECT count(*) FROM (SELECT FROM sagas AS s WHERE ");
+    narrow(&mut query, home, filter);
+    query.push(" LIMIT ").push_bind(i64::from(most)).push(") AS counted");
+    Ok(query.build_query_scalar().fetch_one(pool).await?)
+}
+
+/// Adds the conditions of a filter, without the place at which a page begins.
+fn narrow(query: &mut QueryBuilder<Postgres>, home: i16, filter: &Filter) {
+    query.push("(").push_bind(home).push("::int2 IS NULL OR s.home = ").push_bind(home).push(")");
+    for (at, state) in filter.states.iter().enumerate() {
+        query.push(if at == 0 { " AND (" } else { " OR " });
+        in_state(query, *state);
+    }
+    if !filter.states.is_empty() {
+        query.push(")");
+    } else if !filter.steps.is_empty() || filter.older_than.is_some() {
+        // Step and age are searched only among sagas that have not ended: otherwise the query would read the whole
+        // history.
+        query.push(" AND ").push(OPEN);
+    }
+    match filter.stuck {
+        Some(true) => query.push(" AND s.live AND s.stuck_at IS NOT NULL"),
+        Some(false) => query.push(" AND s.stuck_at IS NULL"),
+        None => &mut *query,
+    };
+    if filter.undone_holding {
+        query.push(" AND s.outcome = 'undone' AND (s.live OR s.parked) AND s.state LIKE '%\"held\":[{%'");
+    }
+    if !filter.steps.is_empty() {
+        query.push(" AND s.step = ANY(").push_bind(filter.steps.clone()).push(")");
+    }
+    if !filter.labels.is_empty() {
+        query.push(" AND s.label = ANY(").push_bind(filter.labels.clone()).push(")");
+    }
+    for (at, workflow) in filter.workflows.iter().enumerate() {
+        query.push(if at == 0 { " AND (" } else { " OR " });
+        query.push("(s.workflow = ").push_bind(workflow.name.clone());
+        if let Some(version) = workflow.version {
+            query.push(" AND s.workflow_version = ").push_bind(i32::try_from(version).unwrap_or(i32::MAX));
+        }
+        query.push(")");
+    }
+    if !filter.workflows.is_empty() {
+        query.push(")");
+    }
+    if let Some(age) = filter.older_than {
+        query.push(" AND s.since <= now() - make_interval(secs => ").push_bind(age.as_secs_f64()).push(")");
+    }
+    if let Some(after) = filter.born_after {
+        query.push(" AND s.born_at >= ").push_bind(after);
+    }
+    if let Some(before) = filter.born_before {
+        query.push(" AND s.born_at < ").push_bind(before);
+    }
+    if let Some(among) = &filter.among {
+        query.push(" AND s.id = ANY(").push_bind(among.clone()).push(")");
+    }
+}
+
+/// Adds the condition of a state: the same predicates as those of the partial indexes.
+fn in_state(query: &mut QueryBuilder<Postgres>, state: SagaState) {
+    match state {
+        SagaState::Parked => query.push("s.parked"),
+        SagaState::Running | SagaState::Compensating => query
+            .push("(")
+            .push(OPEN)
+            .push(" AND ")
+            .push(STATE)
+            .push(" = ")
+            .push_bind(state.as_str())
+            .push(")"),
+        SagaState::Completed | SagaState::Undone => {
+            query.push("(NOT s.parked AND s.outcome = ").push_bind(state.as_str()).push(")")
+        }
+    };
 }
 
 /// An item as it is stored.

@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | [`PgSagaStore`] | the engine's [`SagaStore`](amends_engine::port::SagaStore) |
 //! | [`births`], [`columns`], [`error`], [`lost_commit`] | parts of statements that insert sagas, for stores that insert more with them |
-//! | [`admin`], [`odd_replies`] | reads for operators |
+//! | [`admin`], [`odd_replies`], [`last_replies`], [`overviews`] | reads for operators |
+//! | [`plans`] | what operators have planned |
 //! | [`events`] | the timeline, in order, for the publisher of domain events |
 //! | [`watermarks`] | how far the timeline is published |
 //! | [`handoffs`] | slots whose owner cannot read the next entry |
@@ -35,9 +36,12 @@ mod held;
 pub mod homes;
 mod inputs;
 pub mod keys;
+pub mod last_replies;
 pub mod lost_commit;
 pub mod lost_commits;
 pub mod odd_replies;
+pub mod overviews;
+pub mod plans;
 mod programs;
 pub mod retention;
 mod sagas;

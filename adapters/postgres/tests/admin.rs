@@ -9,7 +9,7 @@ use amends_engine::{
     port::{OddReason, OddReplies, OddReply, SagaStore},
 };
 use amends_postgres::{
-    admin::{Admin, Filter},
+    admin::{Admin, Filter, OfWorkflow},
     conformance::{World, moved},
     exposure::{EXPOSURE_LOOK, ExposureSurvey, Held},
     upkeep::{Count, Survey, Upkeep, Walk},
@@ -74,7 +74,7 @@ async fn sagas_are_listed_by_state() {
     let sagas = one_of_each(&world).await;
     for (state, saga) in STATES.into_iter().zip(&sagas) {
         assert_eq!(saga.state(), state);
-        let filter = Filter { state: Some(state), limit: 10, ..Filter::default() };
+        let filter = Filter { states: vec![state], limit: 10, ..Filter::default() };
         let page = admin.list(&filter).await.unwrap();
         assert_eq!(
             page.items.iter().map(|item| (item.id, item.state)).collect::<Vec<_>>(),
@@ -83,9 +83,9 @@ async fn sagas_are_listed_by_state() {
     }
     // An orphan makes an ended saga live again; its state does not change.
     let orphan = changed(&world, |saga| saga.outcome = Some(SagaOutcome::Undone)).await;
-    let undone = Filter { state: Some(SagaState::Undone), ..Filter::default() };
+    let undone = Filter { states: vec![SagaState::Undone], ..Filter::default() };
     assert_eq!(listed(&admin, undone).await, [orphan.id, sagas[4].id]);
-    let running = Filter { state: Some(SagaState::Running), ..Filter::default() };
+    let running = Filter { states: vec![SagaState::Running], ..Filter::default() };
     assert_eq!(listed(&admin, running).await, [sagas[0].id]);
 }
 
@@ -113,7 +113,7 @@ async fn what_is_undone_and_holds_something_is_listed() {
     .await;
     let holding = Filter { undone_holding: true, ..Filter::default() };
     assert_eq!(listed(&admin, holding.clone()).await, [parked.id, late.id]);
-    let undone = Filter { state: Some(SagaState::Undone), ..holding };
+    let undone = Filter { states: vec![SagaState::Undone], ..holding };
     assert_eq!(listed(&admin, undone).await, [late.id]);
 }
 
@@ -143,15 +143,53 @@ async fn sagas_are_listed_by_step_and_age() {
     let admin = Admin::new(world.pool());
     let sagas = one_of_each(&world).await;
     let old = changed(&world, |saga| saga.since -= TimeDelta::hours(1)).await;
-    let carried = |state| Filter { step: Some("carry".into()), state, ..Filter::default() };
+    let carried = |state: Option<SagaState>| Filter {
+        steps: vec!["carry".into()],
+        states: state.into_iter().collect(),
+        ..Filter::default()
+    };
     assert_eq!(listed(&admin, carried(Some(SagaState::Undone))).await, [sagas[4].id]);
     assert_eq!(listed(&admin, carried(None)).await, [] as [Uuid; 0], "what has ended is listed by its state");
     let carrying = changed(&world, |saga| saga.step = "carry".into()).await;
     assert_eq!(listed(&admin, carried(None)).await, [carrying.id]);
     let aged = Filter { older_than: Some(Duration::from_secs(1800)), ..Filter::default() };
     assert_eq!(listed(&admin, aged).await, [old.id]);
-    let nowhere = Filter { step: Some("'; DROP TABLE sagas".into()), ..Filter::default() };
+    let nowhere = Filter { steps: vec!["'; DROP TABLE sagas".into()], ..Filter::default() };
     assert_eq!(listed(&admin, nowhere).await.len(), 0);
+}
+
+#[tokio::test]
+async fn several_values_of_a_field_are_an_or_and_several_fields_an_and() {
+    let world = world().await;
+    let admin = Admin::new(world.pool());
+    let sagas = one_of_each(&world).await;
+    let of = |states: &[SagaState]| Filter { states: states.to_vec(), ..Filter::default() };
+    let (running, undone) = (of(&[SagaState::Running]), of(&[SagaState::Undone]));
+    let both = of(&[SagaState::Running, SagaState::Undone]);
+    let mut each = listed(&admin, running).await;
+    each.extend(listed(&admin, undone.clone()).await);
+    each.sort_by(|a, b| b.cmp(a));
+    assert_eq!(listed(&admin, both.clone()).await, each);
+    assert_eq!(admin.count(&both, 1_000).await.unwrap() as usize, each.len());
+    assert_eq!(admin.count(&both, 1).await.unwrap(), 2, "one more than was asked for");
+
+    let Some(row) = admin.list(&Filter { limit: 1, ..undone.clone() }).await.unwrap().items.pop() else {
+        panic!("one is undone");
+    };
+    let labelled =
+        |label: &str| Filter { labels: vec![label.to_owned(), "none".to_owned()], ..undone.clone() };
+    assert_eq!(listed(&admin, labelled(&row.label)).await, [row.id]);
+    assert_eq!(listed(&admin, labelled("other")).await, [] as [Uuid; 0]);
+    let of_workflow = |version| Filter {
+        workflows: vec![OfWorkflow { name: row.workflow.clone(), version }],
+        ..Filter::default()
+    };
+    assert_eq!(listed(&admin, of_workflow(None)).await.len(), sagas.len());
+    assert_eq!(listed(&admin, of_workflow(Some(row.workflow_version))).await.len(), sagas.len());
+    assert_eq!(listed(&admin, of_workflow(Some(99))).await.len(), 0);
+    let from = |at| Filter { born_after: at, born_before: None, ..undone.clone() };
+    assert_eq!(listed(&admin, from(Some(row.born_at))).await, [row.id]);
+    assert_eq!(listed(&admin, Filter { born_before: Some(row.born_at), ..undone.clone() }).await.len(), 0);
 }
 
 #[tokio::test]
@@ -284,7 +322,7 @@ async fn a_list_by_step_or_age_alone_reads_no_history() {
     let template = changed(&world, |saga| saga.since -= TimeDelta::hours(1)).await;
     world.copies(&template, 3_000, "live = false, outcome = 'completed'").await;
     let admin = Admin::new(world.pool());
-    let at_fetch = Filter { step: Some("fetch".into()), ..Filter::default() };
+    let at_fetch = Filter { steps: vec!["fetch".into()], ..Filter::default() };
     assert_eq!(listed(&admin, at_fetch).await, [template.id]);
     let aged = Filter { older_than: Some(Duration::from_secs(60)), ..Filter::default() };
     assert_eq!(listed(&admin, aged).await, [template.id]);

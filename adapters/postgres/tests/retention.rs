@@ -77,7 +77,7 @@ async fn what_has_not_ended_outlives_its_month_with_all_that_is_its_own() {
     // They are found, shown and driven as before.
     let admin = Admin::new(world.pool());
     let parked =
-        Filter { state: Some(amends_engine::core::SagaState::Parked), limit: 9, ..Filter::default() };
+        Filter { states: vec![amends_engine::core::SagaState::Parked], limit: 9, ..Filter::default() };
     let parked = admin.list(&parked).await.unwrap().items;
     assert_eq!(parked.len(), 3);
     let detail = admin.get(parked[0].id).await.unwrap().unwrap();

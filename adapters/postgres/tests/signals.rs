@@ -49,9 +49,9 @@ async fn who_waits_for_a_signal_is_running_counted_and_never_stuck() {
         ids.sort();
         ids
     };
-    let running = Filter { state: Some(SagaState::Running), ..Filter::default() };
+    let running = Filter { states: vec![SagaState::Running], ..Filter::default() };
     assert_eq!(listed(running).await, waiting);
-    assert_eq!(listed(Filter { step: Some("ask".into()), ..Filter::default() }).await, waiting);
+    assert_eq!(listed(Filter { steps: vec!["ask".into()], ..Filter::default() }).await, waiting);
     let aged = Filter { older_than: Some(Duration::from_secs(60)), ..Filter::default() };
     assert_eq!(listed(aged).await, waiting);
 

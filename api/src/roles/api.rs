@@ -21,6 +21,7 @@ use crate::{
         door::{Placing, door},
         watch::Watches,
     },
+    participants::Participants,
     process::{Process, bind, engine_database, serve},
     routes::{self, Limits},
     state::Api,
@@ -86,6 +87,7 @@ pub async fn serve_on(process: &Process, listener: TcpListener, auth: Authentica
         passed_over: Default::default(),
         fleet: Default::default(),
     });
+    let participants = Participants::new(process.kafka.clone(), database.clone());
     let orders = OrderStore::new(database);
     let placing = Placing { engine: Arc::clone(&engine), orders: orders.clone() };
     fleet::join(process, &engine).await?;
@@ -116,6 +118,7 @@ pub async fn serve_on(process: &Process, listener: TcpListener, auth: Authentica
             settings.database_of("api")?,
             deployment.homes,
         )?),
+        participants,
         door,
         inventory: Upstream::new(
             "inventory",

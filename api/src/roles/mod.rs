@@ -99,6 +99,7 @@ async fn start(
         | Role::Restore { .. }
         | Role::Topics(_)
         | Role::Doctor { .. }
+        | Role::Saga(_)
         | Role::Config
         | Role::Notify { .. }
         | Role::Health(_)

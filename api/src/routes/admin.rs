@@ -1,25 +1,23 @@
-//! `/admin/sagas`: reads for operators. Their actions are in [`actions`], what they read in [`view`].
+//! `/admin/sagas`: reads for operators. Their list is in [`list`], their actions are in [`actions`] and [`plans`], what they
+//! read in [`view`].
 
 mod actions;
+mod explanation;
+mod list;
+mod plans;
 mod view;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use amends_engine::core::SagaState;
-use amends_http::{
-    body,
-    query::{self, Parameter},
-};
-use amends_postgres::admin::{Admin, Detail, Filter, Page};
+use amends_http::{body, query};
+use amends_postgres::admin::{Admin, Detail};
 use axum::{
-    Json,
-    extract::{OriginalUri, Path, State},
+    extract::{Path, State},
     http::{HeaderMap, Method, StatusCode},
     middleware::from_fn,
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use serde_json::{Value, json};
-use utoipa::PartialSchema;
 use uuid::Uuid;
 
 use crate::{
@@ -29,38 +27,13 @@ use crate::{
     },
     http::{
         etag::Representation,
-        openapi::{
-            Answer, Operation,
-            schema::{self, Text},
-        },
-        page,
+        openapi::{Answer, Operation, schema},
     },
     orders::request,
-    problem::{Fault, Problem, problem_types},
+    problem::{Problem, problem_types},
     state::Api,
 };
-use view::{SagaList, SagaView};
-
-const PAGE_USUAL: u32 = 50;
-const LARGEST_PAGE: u32 = 500;
-/// The states of sagas.
-const STATES: [SagaState; 5] =
-    [SagaState::Running, SagaState::Compensating, SagaState::Parked, SagaState::Completed, SagaState::Undone];
-
-const PATH: &str = "/admin/sagas";
-const AFTER: &str = "after";
-const LIMIT: &str = "limit";
-const BUSINESS_KEY: &str = "businessKey";
-const PARAMETERS: [Parameter; 8] = [
-    Parameter::Once(BUSINESS_KEY),
-    Parameter::Once("state"),
-    Parameter::Once("step"),
-    Parameter::Once("stuck"),
-    Parameter::Once("holds"),
-    Parameter::Once("olderThan"),
-    Parameter::Once(AFTER),
-    Parameter::Once(LIMIT),
-];
+use view::SagaView;
 
 pub fn routes() -> Routes<Arc<Api>> {
     let (reads, acts) = (Access::Needs(Right::ReadSagas), Access::Needs(Right::ActOnSagas));
@@ -90,6 +63,21 @@ pub fn routes() -> Routes<Arc<Api>> {
                 )
                 .answer(leading_on(Answer::json::<SagaView>(StatusCode::OK, "The saga.").etag()))
                 .answer(Answer::empty(StatusCode::NOT_MODIFIED, "The caller has this state.").etag()),
+        )
+        .on(
+            Method::GET,
+            "/admin/sagas/{id}/explanation",
+            reads,
+            explanation::explain,
+            Operation::new("explainSaga", "Say why a saga does not progress")
+                .about(
+                    "It looks at the saga, at the worker that the saga waits for, and at the broker; so it may take two \
+                     seconds.",
+                )
+                .answer(Answer::json::<explanation::SagaExplanation>(
+                    StatusCode::OK,
+                    "Why, what comes next, and what can be done.",
+                )),
         )
         .on(
             Method::POST,
@@ -135,8 +123,9 @@ pub fn routes() -> Routes<Arc<Api>> {
                 .body::<actions::SignalRequest>(signal)
                 .problems(&[problem_types::STALE]),
         )
+        .merge(plans::routes())
         .each(|routes| routes.route_layer(from_fn(query::none)))
-        .on(Method::GET, PATH, reads, list, describe_list())
+        .merge(list::routes())
 }
 
 /// Describes an operator's action on a saga.
@@ -154,113 +143,8 @@ fn leading_on(answer: Answer) -> Answer {
     of_a_saga.into_iter().fold(answer, |answer, operation| answer.link(operation, "id", "$response.body#/id"))
 }
 
-fn describe_list() -> Operation {
-    let states = STATES.map(SagaState::as_str);
-    let (yes_or_no, yes) = (schema::one_of(&["true", "false"]), schema::one_of(&["true"]));
-    Operation::new("listSagas", "List sagas, page by page")
-        .query(
-            BUSINESS_KEY,
-            "Only sagas of this order.",
-            Text::schema(),
-            "01a20191-dc04-70a7-b9de-b92999bc7f56",
-        )
-        .query("state", "Only sagas in this state.", schema::one_of(&states), "parked")
-        .query("step", "Only sagas at this step.", Text::schema(), "pay")
-        .query(
-            "stuck",
-            "Only sagas that are at their step for longer than expected, or only others.",
-            yes_or_no,
-            "false",
-        )
-        .query("holds", "Only undone sagas that still hold something outside.", yes, Value::Null)
-        .query("olderThan", "Only sagas that are at their step for longer than this.", age(), "5m")
-        .query(AFTER, "`next` of the page before.", schema::uuid(), Value::Null)
-        .query(LIMIT, "Largest number of sagas.", schema::limit(PAGE_USUAL, LARGEST_PAGE), 50)
-        .answer(Answer::json::<SagaList>(StatusCode::OK, "A page.").next_link().link(
-            "readSaga",
-            "id",
-            "$response.body#/items/0/id",
-        ))
-        .problems(&[problem_types::BUSY])
-}
-
-fn age() -> utoipa::openapi::ObjectBuilder {
-    schema::string().pattern(Some("^(0|[1-9][0-9]{0,2}(s|m|h|d))$"))
-}
-
-async fn list(State(api): State<Arc<Api>>, OriginalUri(uri): OriginalUri) -> Result<Response, Problem> {
-    let query = query::read(&uri, &PARAMETERS)?;
-    let mut filter = filter(&query)?;
-    if let Some((_, key)) = query.iter().find(|(name, _)| *name == BUSINESS_KEY) {
-        filter.among = Some(about(&api, key).await?);
-    }
-    let limit = filter.limit.to_string();
-    let shown = move |page: &Page| {
-        let mut response = Json(SagaList::of(page)).into_response();
-        if let Some(after) = page.next.map(|after| after.to_string()) {
-            let of_list = query.iter().filter(|(name, _)| ![AFTER, LIMIT].contains(name));
-            let of_list = of_list.map(|(name, value)| (*name, value.as_str()));
-            let parameters: Vec<_> =
-                of_list.chain([(LIMIT, limit.as_str()), (AFTER, after.as_str())]).collect();
-            page::link_next(&mut response, PATH, &parameters);
-        }
-        response
-    };
-    api.lists.sagas(&filter, shown).await
-}
-
-/// Returns the sagas of a business key. A key is an order's id, and the order book knows its sagas: so the sagas'
-/// table, which is written all the time, needs no index for it.
-async fn about(api: &Api, key: &str) -> Result<Vec<Uuid>, Problem> {
-    match key.parse() {
-        Ok(order) => Ok(api.orders.sagas_of(order).await?),
-        Err(_) => Ok(Vec::new()),
-    }
-}
-
 fn admin(api: &Api) -> Admin {
     Admin::new(api.engine.store.database().clone())
-}
-
-fn filter(query: &[(&'static str, String)]) -> Result<Filter, Problem> {
-    let mut filter = Filter { limit: PAGE_USUAL, ..Filter::default() };
-    let mut faults = Vec::new();
-    for (name, value) in query {
-        match *name {
-            "state" => {
-                filter.state = STATES.into_iter().find(|s| s.as_str() == value);
-                if filter.state.is_none() {
-                    let why = "must be running, compensating, parked, completed or undone";
-                    faults.push(Fault::parameter("state", why));
-                }
-            }
-            BUSINESS_KEY if request::text(value, &()).is_err() => {
-                faults.push(Fault::parameter(BUSINESS_KEY, "must be a business key"));
-            }
-            "step" if request::text(value, &()).is_ok() => filter.step = Some(value.clone()),
-            "step" => faults.push(Fault::parameter("step", "must be the name of a step")),
-            "stuck" => match value.parse() {
-                Ok(stuck) => filter.stuck = Some(stuck),
-                Err(_) => faults.push(Fault::parameter("stuck", "must be true or false")),
-            },
-            "holds" if value == "true" => filter.undone_holding = true,
-            "holds" => faults.push(Fault::parameter("holds", "must be true, or left out")),
-            "olderThan" => match humantime_serde::re::humantime::parse_duration(value) {
-                Ok(age) if age <= Duration::from_secs(3650 * 86_400) => filter.older_than = Some(age),
-                _ => faults.push(Fault::parameter("olderThan", "must be a time such as 5m or 2h")),
-            },
-            AFTER => match value.parse() {
-                Ok(id) => filter.after = Some(id),
-                Err(_) => faults.push(Fault::parameter(AFTER, "must be the `next` of the page before")),
-            },
-            LIMIT => match value.parse() {
-                Ok(limit @ 1..=LARGEST_PAGE) => filter.limit = limit,
-                _ => faults.push(Fault::parameter(LIMIT, "must be 1-500")),
-            },
-            _ => {}
-        }
-    }
-    if faults.is_empty() { Ok(filter) } else { Err(Problem::Invalid(faults)) }
 }
 
 async fn read(

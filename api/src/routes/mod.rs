@@ -5,6 +5,7 @@
 pub mod admin;
 mod breakers;
 mod docs;
+mod failures;
 pub mod health;
 mod internal;
 mod inventory;
@@ -17,6 +18,7 @@ mod order_read;
 mod order_refunds;
 mod order_returns;
 mod orders;
+mod overviews;
 mod personal_data;
 mod problems;
 mod products;
@@ -43,7 +45,7 @@ use crate::{
     gateway::ServiceToken,
     http::{
         concurrency::{self, Concurrency},
-        idempotency, openapi,
+        idempotency, latency, openapi,
         rate_limit::{self, LimitedBy, RateLimit},
         traces,
     },
@@ -80,7 +82,7 @@ pub fn router(api: Arc<Api>, limits: Limits, services: Option<ServiceToken>) -> 
     if is_compressed {
         routes = routes.layer(CompressionLayer::new().compress_when(DefaultPredicate::new().and(has_no_tag)));
     }
-    routes = routes.layer(from_fn(traces::traced));
+    routes = routes.layer(from_fn(traces::traced)).layer(from_fn(latency::measured));
     if let Some(token) = services {
         // Not among the api's own routes: their callers have no tokens, the limits are not theirs, and they are in no
         // document. A router keeps the fallback of the one that is merged into it, and that of the api's routes asks for
@@ -137,6 +139,8 @@ fn resources() -> Routes<Arc<Api>> {
         .merge(notifications::routes())
         .merge(personal_data::routes())
         .merge(admin::routes())
+        .merge(failures::routes())
+        .merge(overviews::routes())
         .merge(breakers::routes());
     resources.each(|routes| routes.route_layer(from_fn(accept::json))).merge(order_events::routes())
 }

@@ -164,10 +164,10 @@ pub(super) async fn added(
     match added {
         Added::Done(change) => {
             if let Event::Started(data) = change.entry.occurrence.event.clone() {
-                let saga = change.saga.id;
+                let (saga, trace) = (change.saga.id, change.saga.trace().trace_id_hex());
                 let inputs = Inputs { saga_id: saga, data, personal: None };
                 if let Err(error) = api.engine.send(vec![(change.saga, change.sends, inputs)]).await {
-                    tracing::warn!(%order, %saga, %error, "commands are committed but could not be sent; they are sent when due");
+                    tracing::warn!(%order, %saga, trace, %error, "commands are committed but could not be sent; they are sent when due");
                 }
             }
         }

@@ -7,7 +7,7 @@
 mod metrics_of_roles;
 mod values;
 
-use crate::services;
+use crate::{routes, services};
 
 pub use metrics_of_roles::METRICS;
 
@@ -113,6 +113,8 @@ pub enum LabelValues {
     SomeOf(fn() -> Vec<String>),
     /// Codes of ISO 4217, of those currencies in which something is held.
     Currencies,
+    /// Paths of the api's routes as the router knows them, of those that are asked.
+    Routes,
 }
 
 impl LabelValues {
@@ -122,6 +124,7 @@ impl LabelValues {
             Self::Each(values) | Self::SomeOf(values) => values().iter().any(|allowed| allowed == value),
             Self::OwnWorker => services::find_worker(value).is_some(),
             Self::Currencies => iso_currency::Currency::from_code(value).is_some(),
+            Self::Routes => routes::listed().iter().any(|route| route.path == value),
         }
     }
 
@@ -133,7 +136,7 @@ impl LabelValues {
                 let workers = roles.iter().filter(|role| services::find_worker(role).is_some());
                 Some(workers.map(|role| (*role).to_owned()).collect())
             }
-            Self::SomeOf(_) | Self::Currencies => None,
+            Self::SomeOf(_) | Self::Currencies | Self::Routes => None,
         }
     }
 
@@ -145,6 +148,7 @@ impl LabelValues {
             }
             Self::OwnWorker => "the worker's name".to_owned(),
             Self::Currencies => "an ISO 4217 code".to_owned(),
+            Self::Routes => "a path of the OpenAPI document".to_owned(),
         }
     }
 }

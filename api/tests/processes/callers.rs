@@ -23,7 +23,7 @@ const CALLERS: [&str; 8] =
 /// What each caller gets on each route, for an order of customer A. The rows are compared with the api's own OpenAPI
 /// document: a route without a row here, or a row without a route, fails the test. Bodies are the document's examples,
 /// but an action on a saga is sent an empty object: 400 is the answer to who may act.
-const MATRIX: [(&str, [u16; 8]); 58] = [
+const MATRIX: [(&str, [u16; 8]); 66] = [
     ("POST /api/orders", [401, 401, 201, 201, 403, 201, 403, 403]),
     ("GET /api/orders", [401, 401, 200, 200, 200, 200, 200, 200]),
     ("GET /api/orders/{id}", [401, 401, 200, 404, 200, 200, 200, 200]),
@@ -64,6 +64,15 @@ const MATRIX: [(&str, [u16; 8]); 58] = [
     ("PUT /admin/circuit-breakers/{name}", [401, 401, 403, 403, 403, 403, 403, 200]),
     ("GET /admin/sagas", [401, 401, 403, 403, 200, 403, 200, 200]),
     ("GET /admin/sagas/{id}", [401, 401, 403, 403, 200, 403, 200, 200]),
+    ("GET /admin/sagas/{id}/explanation", [401, 401, 403, 403, 200, 403, 200, 200]),
+    ("GET /admin/failures", [401, 401, 403, 403, 200, 403, 200, 200]),
+    ("GET /admin/participants", [401, 401, 403, 403, 200, 403, 200, 200]),
+    ("GET /admin/definitions", [401, 401, 403, 403, 200, 403, 200, 200]),
+    ("GET /admin/timers", [401, 401, 403, 403, 200, 403, 200, 200]),
+    ("GET /admin/orphans", [401, 401, 403, 403, 200, 403, 200, 200]),
+    // Of a saga, and with a hash, that do not exist.
+    ("POST /admin/plans", [401, 401, 403, 403, 403, 403, 404, 404]),
+    ("POST /admin/plans/{plan}", [401, 401, 403, 403, 403, 403, 404, 404]),
     ("POST /admin/sagas/{id}/retry", [401, 401, 403, 403, 403, 403, 400, 400]),
     ("POST /admin/sagas/{id}/resend", [401, 401, 403, 403, 403, 403, 400, 400]),
     ("POST /admin/sagas/{id}/cancel", [401, 401, 403, 403, 403, 403, 400, 400]),

@@ -58,6 +58,7 @@ fn body_now(route: &Documented, saga: &Value) -> Option<Value> {
     let parked =
         saga["waitsFor"].as_array().and_then(|waits| waits.iter().rfind(|wait| !wait["parked"].is_null()));
     for (field, present) in [
+        ("saga", saga["id"].clone()),
         ("revision", saga["revision"].clone()),
         ("commandId", parked.map(|wait| wait["commandId"].clone()).unwrap_or_default()),
     ] {
@@ -125,10 +126,22 @@ async fn every_example_of_the_document_is_a_request_that_works() {
             "readNotification" => notification_of(&client, &order).await,
             _ => String::new(),
         };
+        let plan = match route.id() {
+            "applyPlan" => {
+                let cancel = json!({ "action": "cancel", "saga": saga, "reason": "why" });
+                client.post("/admin/plans", &cancel).await.1["plan"].as_str().unwrap().to_owned()
+            }
+            _ => String::new(),
+        };
         let id = if notification.is_empty() { id } else { &notification };
         let path = format!(
             "{}{}",
-            route.filled(&[("id", id), ("customerId", "c-of-no-order"), ("deliveryId", &delivery)]),
+            route.filled(&[
+                ("id", id),
+                ("customerId", "c-of-no-order"),
+                ("deliveryId", &delivery),
+                ("plan", &plan),
+            ]),
             query_of(&route)
         );
         let mut request = http.request(route.method.clone(), format!("http://{}{path}", api.address));

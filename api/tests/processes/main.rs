@@ -22,6 +22,7 @@ mod migrating;
 mod notifying;
 mod observing;
 mod odd;
+mod operating;
 mod own_orders;
 mod passed_over;
 mod privacy;

@@ -129,7 +129,7 @@ impl CommandToSend {
     }
 
     /// Returns the command's name in the timeline: `pay execute 2`, `reserve/1 compensate`.
-    pub(super) fn name(&self, definition: &Definition) -> String {
+    pub fn name(&self, definition: &Definition) -> String {
         let part = if self.part == 0 { String::new() } else { format!("/{}", self.part) };
         let attempt = match (self.kind, self.attempt) {
             (Kind::Execute | Kind::Compensate, n) if n > 1 => format!(" {n}"),

@@ -74,7 +74,8 @@ async fn applied<S: SagaStore, K: Sink, C: Clock>(
 ) -> Result<Applied, Error> {
     let causes = Causes::asked(asked, outcome.rows.last());
     if let Err(error) = engine.dispatch(std::mem::take(&mut outcome.outgoing), &causes).await {
-        tracing::warn!(saga = %saga_id, %error, "commands are committed but could not be sent; they are sent when due");
+        let trace = outcome.rows.last().map(|saga| saga.trace().trace_id_hex());
+        tracing::warn!(saga = %saga_id, trace, %error, "commands are committed but could not be sent; they are sent when due");
     }
     causes.end(|_| true);
     // The saga itself is sound: the request cannot be stored.

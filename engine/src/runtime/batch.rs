@@ -345,8 +345,9 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         let mut passed_over = Vec::new();
         for Poison { saga_id: id, why, .. } in poisoned {
             metrics::counter!("amends_engine_poisoned_total").increment(1);
-            tracing::error!(saga = %id, why, "the saga's events cannot be stored; parking the saga");
             let loaded = self.store.load(&[*id]).await?;
+            let trace = loaded.sagas.first().map(|saga| saga.trace().trace_id_hex());
+            tracing::error!(saga = %id, trace, why, "the saga's events cannot be stored; parking the saga");
             passed_over.extend(loaded.unreadable.into_iter().map(PassedOver::from));
             passed_over.extend(loaded.unreachable.into_iter().map(PassedOver::unread));
             let event = Event::Poisoned(Reason::new("poisoned", "what came for it cannot be stored"));
@@ -356,7 +357,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
                 let Some(write) = decided.and_then(|d| d.write) else { continue };
                 let Wrote { refused, locked, unreachable, .. } = self.write(&[write]).await?;
                 for (saga, why) in refused {
-                    tracing::error!(%saga, why, "the saga cannot be parked either");
+                    tracing::error!(%saga, trace, why, "the saga cannot be parked either");
                 }
                 passed_over.extend(locked.iter().map(|_| PassedOver::of(saga, Deferral::Locked)));
                 passed_over.extend(unreachable.iter().map(|_| PassedOver::of(saga, Deferral::Unreachable)));

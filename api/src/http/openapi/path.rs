@@ -34,6 +34,7 @@ fn parameter(path: &str, name: &str) -> Parameter {
         "id" => ("The order's id.", ORDER, schema::uuid().into()),
         "customerId" => ("The customer's id.", "c-1001", Text::schema()),
         "productId" => ("The product's id.", "mug-blue", ProductId::schema()),
+        "plan" => ("The plan's hash.", PLAN, schema::string().into()),
         "name" => ("The name of a service.", "inventory", schema::string().into()),
         "slug" => ("The last part of a problem's `type`.", "invalid-request", schema::string().into()),
         "file" => ("A file of the page.", "swagger-ui.css", schema::string().into()),
@@ -55,4 +56,5 @@ const ORDER: &str = "01a20191-dc04-70a7-b9de-b92999bc7f56";
 const WEBHOOK: &str = "01a20191-dc04-7bd1-8b51-16b4e85a0b1c";
 const DELIVERY: &str = "01a20191-dc04-7001-9f0e-3c1d6a2b5e77";
 const SAGA: &str = "01a20191-dc04-70a7-b9de-b92aad419056";
+const PLAN: &str = "5d3a0c6e2b1f4a7d9e8c0b1a2f3e4d5c6b7a8990a1b2c3d4e5f60718293a4b5c";
 const NOTIFICATION: &str = "01a20191-dc3f-7b1e-8f0a-5d4c1a7be922";

@@ -1,4 +1,4 @@
-//! Operator actions on a saga: retry, resend, cancel, resolve, signal.
+//! Operator actions on a saga: retry, resend, cancel, resolve, signal. Each is planned and applied in one.
 
 use std::sync::Arc;
 
@@ -197,7 +197,7 @@ pub(super) async fn signal(
 }
 
 /// Returns what the step would hold: a command resolved as done counts like a success in the books.
-fn would_hold(api: &Api, detail: &Detail, seen: Seen) -> Vec<Exposure> {
+pub(super) fn would_hold(api: &Api, detail: &Detail, seen: Seen) -> Vec<Exposure> {
     let saga = &detail.saga;
     let Some(definition) = api.engine.catalog.get(&saga.workflow, saga.workflow_version) else {
         return Vec::new();
@@ -232,7 +232,7 @@ async fn act(
     }
 }
 
-fn refused(saga: &Saga, why: Illegal) -> Problem {
+pub(super) fn refused(saga: &Saga, why: Illegal) -> Problem {
     let at = |pointer: &str, why: &str| Problem::Invalid(vec![Fault::at(pointer, why)]);
     match why {
         Illegal::NeedsReference => {

@@ -1,11 +1,11 @@
 //! Sagas as shown to operators.
 
-use amends_engine::core::{
-    Actor, Decision, Definition, Direction, Entry, Event, Input, Occurrence, Resend, Resolution, Retry, Saga,
-    transition,
+use amends_engine::{
+    core::{Definition, Direction, Entry, Event, Input, Saga},
+    operate::{Action, actions},
 };
 use amends_postgres::{
-    admin::{Detail, Listed, Page},
+    admin::{Detail, Listed},
     odd_replies::OddRow,
 };
 use amends_protocol::{Exposure, Kind, Outcome, id};
@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::{
     auth::{Caller, Right},
     http::openapi::schema::{Holding, Instant},
+    lists::{self, COUNTED_MOST},
     orders::{timeline::Item, view::instant},
 };
 
@@ -26,6 +27,10 @@ pub(super) struct SagaList {
     /// The `after` of the next page; null on the last one.
     #[schema(required)]
     next: Option<Uuid>,
+    /// The number of sagas of the whole list, if it was asked for: `0`–`1000`, or `1000+`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    count: Option<String>,
 }
 
 /// A saga in a list.
@@ -106,14 +111,14 @@ pub(super) struct SagaView {
 /// What a saga waits for.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
-enum Wait {
+pub(super) enum Wait {
     Command(CommandWait),
     Signal(SignalWait),
 }
 
 /// An event from outside that a saga waits for.
 #[derive(Debug, Serialize, ToSchema)]
-struct SignalWait {
+pub(super) struct SignalWait {
     /// Its name.
     signal: String,
     #[schema(value_type = Instant)]
@@ -125,7 +130,7 @@ struct SignalWait {
 /// A command that a saga waits for.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct CommandWait {
+pub(super) struct CommandWait {
     step: &'static str,
     /// `execute` or `compensate`.
     command: &'static str,
@@ -193,7 +198,7 @@ struct OddReply {
 
 /// What a saga holds in the outside world.
 #[derive(Debug, Serialize, ToSchema)]
-struct Holdings {
+pub(super) struct Holdings {
     #[schema(value_type = Vec<Holding>)]
     certain: Vec<Exposure>,
     /// What it may hold, if commands without an answer have taken effect.
@@ -206,8 +211,13 @@ struct Holdings {
 
 impl SagaList {
     /// Renders a page.
-    pub(super) fn of(page: &Page) -> Self {
-        Self { items: page.items.iter().map(SagaListItem::from).collect(), next: page.next }
+    pub(super) fn of(lists::Listed { page, count }: &lists::Listed) -> Self {
+        let items = page.items.iter().map(SagaListItem::from).collect();
+        let count = count.map(|count| match count {
+            exact @ 0..=COUNTED_MOST => exact.to_string(),
+            _ => format!("{COUNTED_MOST}+"),
+        });
+        Self { items, next: page.next, count }
     }
 }
 
@@ -231,10 +241,6 @@ impl SagaView {
     /// Renders a saga for an operator.
     pub(super) fn of(detail: &Detail, definition: Option<&Definition>, caller: &Caller) -> Self {
         let saga = &detail.saga;
-        let input = Input { data: &detail.inputs.data, personal: None };
-        let held = definition.map(|d| saga.holds(d, input));
-        let (certain, possible) = held.unwrap_or_default();
-        let beyond = definition.map(|d| saga.holds_beyond(d, input)).unwrap_or_default();
         let reason = if saga.parked { saga.parked_reason() } else { saga.reason.as_ref() };
         Self {
             id: saga.id,
@@ -256,15 +262,25 @@ impl SagaView {
             waits_for: definition.map(|d| waits_for(saga, d)).unwrap_or_default(),
             last_answer: last_answer(&detail.timeline),
             odd_replies: detail.odd_replies.iter().map(OddReplies::from).collect(),
-            holds: Holdings { certain, possible, beyond },
+            holds: Holdings::of(detail, definition),
             timeline: detail.timeline.iter().map(Item::from).collect(),
             actions: definition.map(|d| legal(detail, d, caller)).unwrap_or_default(),
         }
     }
 }
 
+impl Holdings {
+    /// Computes what a saga holds. Nothing is known of a workflow that this program does not know.
+    pub(super) fn of(Detail { saga, inputs, .. }: &Detail, definition: Option<&Definition>) -> Self {
+        let input = Input { data: &inputs.data, personal: None };
+        let (certain, possible) = definition.map(|d| saga.holds(d, input)).unwrap_or_default();
+        let beyond = definition.map(|d| saga.holds_beyond(d, input)).unwrap_or_default();
+        Self { certain, possible, beyond }
+    }
+}
+
 /// Returns what the saga waits for: a reply, a timer, or an operator.
-fn waits_for(saga: &Saga, definition: &Definition) -> Vec<Wait> {
+pub(super) fn waits_for(saga: &Saga, definition: &Definition) -> Vec<Wait> {
     let mut waits = Vec::new();
     if let Some((signal, since)) = saga.awaited(definition) {
         let deadline = saga.state.commands.iter().rev().find(|c| definition.steps[c.step].name == signal);
@@ -346,22 +362,6 @@ fn legal(detail: &Detail, definition: &Definition, caller: &Caller) -> Vec<&'sta
     if !caller.may(Right::ActOnSagas) {
         return Vec::new();
     }
-    let by = Actor::new(caller.subject(), "");
-    let seen = detail.saga.seen(definition);
-    let resolution =
-        |done| Resolution { by: by.clone(), seen, done, reference: "?".to_owned(), exposure: Vec::new() };
-    let candidates = [
-        ("retry", Event::RetryRequested(Retry { by: by.clone(), seen })),
-        ("resend", Event::ResendRequested(Resend { by: by.clone(), seen: None })),
-        ("cancel", Event::CancelRequested(by.clone())),
-        ("resolve done", Event::Resolved(resolution(true))),
-        ("resolve notDone", Event::Resolved(resolution(false))),
-    ];
-    let takes = |event: Event| {
-        let occurrence = Occurrence { event, at: detail.now, jitter: 0 };
-        matches!(transition(definition, &detail.saga, &occurrence), Decision::Changed(_))
-    };
-    let signal = detail.saga.awaited(definition).map(|_| "signal");
-    let legal = candidates.into_iter().filter(|(_, event)| takes(event.clone())).map(|(name, _)| name);
-    legal.chain(signal).collect()
+    let possible = actions(&detail.saga, definition, detail.now).into_iter();
+    possible.filter(Action::is_legal).map(|action| action.name).collect()
 }

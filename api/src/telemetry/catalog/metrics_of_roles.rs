@@ -1,13 +1,13 @@
 //! Every metric of every role, by what it is about.
 
 use super::{
-    LabelValues::{Currencies, Each, SomeOf},
+    LabelValues::{self, Currencies, Each, Routes, SomeOf},
     Metric,
     RecordedBy::{self, Deciders, Every, Executors, Readers, Role},
     counter, gauge, histogram,
     values::{
         DATABASE, KIND, OPEN_STATE, OUTCOME, PARTICIPANT, POOL, STATUS, WHY, WORKER, WORKFLOW, channels,
-        groups, odd_reasons, pieces, steps, token_outcomes, topics_read, upstreams, words,
+        groups, odd_reasons, pieces, status_classes, steps, token_outcomes, topics_read, upstreams, words,
     },
 };
 
@@ -252,6 +252,12 @@ pub static METRICS: &[Metric] = &[
         API,
         &[],
         "Orders whose first command the api left to the engine, because too many wait for the broker.",
+    ),
+    histogram(
+        "amends_api_request_seconds",
+        API,
+        &[("route", Routes), ("status", Each(status_classes))],
+        "Time from a request's head to its answer's head, by route; also of requests that wait for something.",
     ),
     counter(
         "amends_api_lists_refused_total",

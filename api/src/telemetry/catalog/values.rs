@@ -6,7 +6,10 @@ use amends_protocol::{Kind, Outcome};
 use amends_workflows::{Workflows, order_fulfilment};
 
 use super::LabelValues::{self, Each, OwnWorker, SomeOf};
-use crate::{auth::refusal::Refusal, process, roles::engine::ENGINE_GROUP, services, topics};
+use crate::{
+    auth::refusal::Refusal, http::latency::STATUS_CLASSES, process, roles::engine::ENGINE_GROUP, services,
+    topics,
+};
 
 pub(super) const DATABASE: (&str, LabelValues) = ("database", SomeOf(databases));
 pub(super) const KIND: (&str, LabelValues) = ("kind", Each(kinds));
@@ -46,6 +49,10 @@ pub(super) fn steps() -> Vec<String> {
 
 pub(super) fn statuses() -> Vec<String> {
     words(&order_fulfilment::STATUSES)
+}
+
+pub(super) fn status_classes() -> Vec<String> {
+    words(&STATUS_CLASSES)
 }
 
 pub(super) fn kinds() -> Vec<String> {
