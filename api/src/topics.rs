@@ -94,8 +94,7 @@ impl Role {
         let sees = all.iter().map(topic(Operation::Describe));
         let reads = self.reads.iter().map(topic(Operation::Read));
         let joins = self.group.iter().map(|name| acl(Resource::Group, name, Operation::Read));
-        let sees_groups =
-            self.sees_groups.iter().map(|name| acl(Resource::Group, name, Operation::Describe));
+        let sees_groups = self.sees_groups.iter().map(|name| acl(Resource::Group, name, Operation::Describe));
         let writes = self.writes.iter().chain(&dead_letters).map(topic(Operation::Write));
         sees.chain(sees_groups).chain(reads).chain(joins).chain(writes).collect()
     }
