@@ -1,7 +1,7 @@
 //! Every metric of every role, by what it is about.
 
 use super::{
-    LabelValues::{self, Currencies, Each, Routes, SomeOf},
+    LabelValues::{Currencies, Each, Routes, SomeOf},
     Metric,
     RecordedBy::{self, Deciders, Every, Executors, Readers, Role},
     counter, gauge, histogram,
