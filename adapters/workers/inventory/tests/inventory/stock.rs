@@ -1,6 +1,6 @@
 //! Reserve, release, take.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::sync::atomic::Ordering;
 
 use amends_protocol::{Command, Exposure, Kind, Outcome, wire};
 use amends_testkit::eventually;
