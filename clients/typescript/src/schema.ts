@@ -109,6 +109,126 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/admin/definitions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the workflows, in each version
+         * @description Also versions that this program does not know, of which sagas have not ended.
+         */
+        get: operations["listDefinitions"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/admin/failures": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List parked and stuck sagas by what they have in common
+         * @description The newest 5,000 of each are grouped: `complete` says whether these are all.
+         */
+        get: operations["listFailures"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/admin/orphans": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List effects that no saga here has ordered
+         * @description Each is the success of a command that is unknown here: something outside is held without an order. Effects that were found after the end of their saga are in `GET /admin/sagas?holds=true`.
+         */
+        get: operations["listOrphans"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/admin/participants": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the workers, and how far each is
+         * @description The broker is asked, and workers that are behind are watched; so it may take seconds.
+         */
+        get: operations["listParticipants"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/admin/plans": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Say what an action on a saga would do
+         * @description Nothing is changed. The plan is known by its hash, and can be applied for 15 minutes. It is of the saga's present revision.
+         */
+        post: operations["planAction"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/admin/plans/{plan}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Do what was planned
+         * @description It is done only as it was planned: if the saga has moved since, nothing is changed. A plan that is applied again gives its first answer.
+         */
+        post: operations["applyPlan"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/admin/sagas": {
         parameters: {
             query?: never;
@@ -116,7 +236,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** List sagas, page by page */
+        /**
+         * List sagas, page by page
+         * @description Several values of one parameter are an OR, several parameters an AND.
+         */
         get: operations["listSagas"];
         put?: never;
         post?: never;
@@ -157,6 +280,26 @@ export interface paths {
          * @description `actions` of the saga lists what is possible now. The action and its reason are kept in the timeline.
          */
         post: operations["cancelSaga"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/admin/sagas/{id}/explanation": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Say why a saga does not progress
+         * @description It looks at the saga, at the worker that the saga waits for, and at the broker; so it may take two seconds.
+         */
+        get: operations["explainSaga"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -243,6 +386,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/admin/timers": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List the sagas that are woken next */
+        get: operations["listTimers"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/customers/{customerId}/personal-data": {
         parameters: {
             query?: never;
@@ -259,7 +419,7 @@ export interface paths {
         post?: never;
         /**
          * Erase contact and addresses of a customer's orders
-         * @description Books, totals and ids stay. Who erased them, and when, is recorded.
+         * @description The reasons of cancellations, returns and refunds go too. Books, totals and ids stay. Who erased them, and when, is recorded.
          */
         delete: operations["erasePersonalData"];
         options?: never;
@@ -722,7 +882,7 @@ export interface paths {
         put?: never;
         /**
          * Send a delivery again
-         * @description Whatever has become of it. It has the same `webhook-id`.
+         * @description Whatever has become of it. It has the same `webhook-id`. `If-Match` is for the webhook's tag.
          */
         post: operations["resendWebhookDelivery"];
         delete?: never;
@@ -742,7 +902,7 @@ export interface paths {
         put?: never;
         /**
          * Send the deliveries of a time again
-         * @description Every delivery of an event from this time on, whatever has become of it: those that were taken are known by their `webhook-id`. If there are too many for one request, `next` is the `since` of the next one.
+         * @description Every delivery of an event from this time on, whatever has become of it: those that were taken are known by their `webhook-id`. If there are too many for one request, `next` is the `since` of the next one. `If-Match` is for the webhook's tag.
          */
         post: operations["resendWebhookDeliveries"];
         delete?: never;
@@ -782,7 +942,7 @@ export interface paths {
         put?: never;
         /**
          * Send a test event to a webhook
-         * @description An event of type `webhook.test`, whatever the webhook's types are. Nothing is sent while it is disabled.
+         * @description An event of type `webhook.test`, whatever the webhook's types are. Nothing is sent while it is disabled. `If-Match` is for the webhook's tag.
          */
         post: operations["testWebhook"];
         delete?: never;
@@ -985,6 +1145,19 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /**
+         * @description The name of an action.
+         * @enum {string}
+         */
+        ActionName: "retry" | "resend" | "cancel" | "resolve" | "signal";
+        /** @description An action, and whether it is possible now. */
+        ActionNow: {
+            /** @description `retry`, `resend`, `cancel`, `resolve done`, `resolve notDone` or `signal`. */
+            action: string;
+            legal: boolean;
+            /** @description Why it is not. */
+            why?: string;
+        };
         /** @description `{"productId": "mug-blue", "quantity": 20}`. */
         AddRequest: {
             /** @description The product. */
@@ -1090,6 +1263,26 @@ export interface components {
             /** @description Why, in the operator's words. */
             reason?: components["schemas"]["Text"];
         };
+        /** @description A workflow in one version. */
+        Definition: {
+            workflow: string;
+            /** Format: int32 */
+            version: number;
+            /** @description Whether this program knows it. */
+            known: boolean;
+            /**
+             * Format: int64
+             * @description The number of its sagas that have not ended.
+             */
+            liveSagas: number;
+            steps: components["schemas"]["Step"][];
+            /** @description The steps as a flowchart of Mermaid; empty if this program does not know it. */
+            diagram: string;
+        };
+        /** @description The workflows. */
+        DefinitionList: {
+            items: components["schemas"]["Definition"][];
+        };
         /**
          * @description How far a delivery is. `SKIPPED`: its webhook was disabled when the event happened.
          * @enum {string}
@@ -1126,6 +1319,35 @@ export interface components {
              * @description Until when it waits; null if there is no such time.
              */
             until: string | null;
+        };
+        /** @description Sagas that stand still at the same step for the same reason. */
+        FailureGroup: {
+            /** @description The id of what they have in common. */
+            fingerprint: string;
+            /** @description The name of their workflow. */
+            workflow: string;
+            step: string;
+            /** @description The code of their reason; `stuck` if they are not parked. */
+            reason: string;
+            /** @description The text of their reason, in which `#` stands for ids and numbers. */
+            text: string;
+            count: number;
+            /** @description The money that they certainly hold. */
+            money: components["schemas"]["Holding"][];
+            /** @description Since when the first of them is at its step, and since when the last. */
+            firstSeen: components["schemas"]["Instant"];
+            lastSeen: components["schemas"]["Instant"];
+            /**
+             * Format: uuid
+             * @description The newest of them.
+             */
+            example: string;
+        };
+        /** @description Groups of sagas that stand still. */
+        FailureList: {
+            items: components["schemas"]["FailureGroup"][];
+            /** @description Whether every saga that stands still is in a group. */
+            complete: boolean;
         };
         /** @description What is wrong, and where. */
         Fault: {
@@ -1234,11 +1456,17 @@ export interface components {
             /** Format: date-time */
             at: string;
         };
-        /** @description A page of movements. */
+        /** @description A page of a list. */
         MovementList: {
             items: components["schemas"]["Movement"][];
             /** @description The `cursor` of the next page; null on the last one. */
             next: string | null;
+        };
+        /** @description What the engine does next by itself. */
+        NextStep: {
+            at: components["schemas"]["Instant"];
+            /** @description `probe`, `retry`, `compensate`, `cancel` or `giveUp`. */
+            what: string;
         };
         /** @description A notification as shown to clients. */
         Notification: {
@@ -1283,7 +1511,7 @@ export interface components {
             /** @description For operators, in `dev`: what would be sent. */
             preview?: components["schemas"]["MessageText"];
         };
-        /** @description A page of notifications. */
+        /** @description A page of a list. */
         NotificationList: {
             items: components["schemas"]["Notification"][];
             /** @description The `cursor` of the next page; null on the last one. */
@@ -1387,7 +1615,7 @@ export interface components {
              */
             returned: number;
         };
-        /** @description A page of orders. */
+        /** @description A page of a list. */
         OrderList: {
             items: components["schemas"]["Order"][];
             /** @description The `cursor` of the next page; null on the last one. */
@@ -1412,13 +1640,71 @@ export interface components {
          * @enum {string}
          */
         OrderStatus: "PENDING" | "CONFIRMED" | "PAID" | "FULFILLED" | "CANCELLING" | "CANCELLED" | "FAILED" | "PAYMENT_FAILED" | "SHIPMENT_FAILED" | "RETURN_REQUESTED" | "RETURNED" | "PARTIALLY_RETURNED";
+        /** @description An effect that no saga here has ordered. */
+        Orphan: {
+            /**
+             * Format: uuid
+             * @description The saga that the reply names.
+             */
+            saga: string;
+            /** Format: uuid */
+            commandId: string;
+            receivedAt: components["schemas"]["Instant"];
+            step: string | null;
+            kind: string | null;
+            outcome: string | null;
+            /** @description What it holds outside. */
+            holds: components["schemas"]["Holding"][];
+        };
+        /** @description Effects that no saga here has ordered. */
+        OrphanList: {
+            items: components["schemas"]["Orphan"][];
+        };
+        /** @description A worker that executes commands. */
+        Participant: {
+            name: string;
+            /** @description The steps whose commands it executes. */
+            steps: string[];
+            /**
+             * Format: int64
+             * @description The number of messages that it has not settled; null if the broker does not tell.
+             */
+            lag: number | null;
+            /**
+             * Format: date-time
+             * @description The time of its last answer to one of the newest sagas; null if there is none among them.
+             */
+            lastReplyAt: string | null;
+            /** @description Whether commands wait of which it has taken none while it was watched. */
+            away: boolean;
+        };
+        /** @description The workers that execute commands. */
+        ParticipantList: {
+            items: components["schemas"]["Participant"][];
+        };
+        /** @description The worker that a saga waits for. */
+        ParticipantNow: {
+            name: string;
+            /**
+             * Format: date-time
+             * @description The time of its last answer to one of the newest sagas; null if there is none among them.
+             */
+            lastReplyAt: string | null;
+            /**
+             * Format: int64
+             * @description The number of messages that it has not settled; null if the broker does not tell.
+             */
+            lag: number | null;
+            /** @description `open` while the engine puts repetitions off, because the worker fails or is silent; otherwise `closed`. */
+            breaker: string;
+        };
         /** @description The payment of an order. */
         Payment: {
             /** @description A method that the gateway knows; any other is declined. */
             method: components["schemas"]["Text"];
         };
         /** @description What is stored about the customer of an order. */
-        PersonalDataItem: {
+        PersonalData: {
             /** Format: uuid */
             orderId: string;
             createdAt: components["schemas"]["Instant"];
@@ -1426,9 +1712,9 @@ export interface components {
             contact: components["schemas"]["Contact"] | null;
             locale: components["schemas"]["Locale"] | null;
         };
-        /** @description A page of what is stored about a customer. */
+        /** @description A page of a list. */
         PersonalDataList: {
-            items: components["schemas"]["PersonalDataItem"][];
+            items: components["schemas"]["PersonalData"][];
             /** @description The `cursor` of the next page; null on the last one. */
             next: string | null;
         };
@@ -1439,6 +1725,72 @@ export interface components {
             lineId: components["schemas"]["Text"];
             /** Format: int64 */
             quantity: number;
+        };
+        /** @description A plan: what an action would do. */
+        Plan: {
+            /** @description The hash by which the plan is known and applied. */
+            plan: string;
+            /** Format: uuid */
+            saga: string;
+            /**
+             * Format: int32
+             * @description The revision at which it is applied.
+             */
+            revision: number;
+            effects: components["schemas"]["PlanEffects"];
+            /** @description Whether somebody else must approve it first. */
+            needsApproval: boolean;
+            /** @description Until when it can be applied. */
+            expiresAt: components["schemas"]["Instant"];
+        };
+        /** @description What a plan would do. */
+        PlanEffects: {
+            /** @description The commands that are sent at once: `pay compensate`. */
+            commands: string[];
+            /** @description The saga's label before and after. */
+            label: string[];
+            /** @description How the money that the saga holds changes, until it ends or waits again: a negative amount is given back. */
+            money: components["schemas"]["Holding"][];
+            /** @description The same of stock. */
+            stock: components["schemas"]["Holding"][];
+            /** @description The same of all else. */
+            other: components["schemas"]["Holding"][];
+            /** @description What the engine does next by itself. */
+            timers: components["schemas"]["PlanTimer"][];
+            /** @description Whether the saga can still go the way that it goes now. */
+            reversible: boolean;
+        };
+        /** @description An action to plan. */
+        PlanRequest: {
+            action: components["schemas"]["ActionName"];
+            /**
+             * Format: uuid
+             * @description The saga's id.
+             */
+            saga: string;
+            reason: components["schemas"]["Text"];
+            /**
+             * Format: int32
+             * @description The revision of the saga that the operator saw. Without it, the plan is of the present one.
+             */
+            revision?: number | null;
+            /**
+             * Format: uuid
+             * @description The waiting command, as `waitsFor` of the saga shows it. `retry` and `resolve` need it, unless the saga is
+             *     `poisoned`.
+             */
+            commandId?: string | null;
+            outcome?: components["schemas"]["Done"] | null;
+            reference?: components["schemas"]["Text"] | null;
+            name?: components["schemas"]["Text"] | null;
+            /** @description What the saga's workflow understands for this signal: of `signal`. */
+            payload?: unknown;
+        };
+        /** @description What the engine will do by itself. */
+        PlanTimer: {
+            at: components["schemas"]["Instant"];
+            /** @description `probe`, `retry`, `compensate`, `cancel` or `giveUp`. */
+            what: string;
         };
         /** @description A refusal: problem details by RFC 9457. */
         Problem: {
@@ -1498,7 +1850,7 @@ export interface components {
         };
         /** @description The id of a product. */
         ProductId: string;
-        /** @description A page of products. */
+        /** @description A page of a list. */
         ProductList: {
             items: components["schemas"]["Product"][];
             /** @description The `cursor` of the next page; null on the last one. */
@@ -1699,6 +2051,23 @@ export interface components {
             /** @description The actions that are possible now, for the caller. */
             actions: string[];
         };
+        /** @description Why a saga does not progress, what comes next, and what can be done. */
+        SagaExplanation: {
+            /** @description For a person. */
+            sentence: string;
+            /**
+             * @description `waiting_for_reply`, `worker_away`, `worker_behind`, `worker_failing`, `backoff`, `probing`,
+             *     `parked_outcome_unknown`, `parked_compensation`, `parked_retriable`, `poisoned`, `waiting_for_signal`,
+             *     `timeout_pending`, `compensating`, `compensating_worker_away`, `cancelled_meanwhile`, `orphan_being_undone`,
+             *     `engine_away`, `broker_away`, `unknown_version` or `ended`.
+             */
+            kind: string;
+            waitsFor: components["schemas"]["Wait"] | null;
+            participant: components["schemas"]["ParticipantNow"] | null;
+            next: components["schemas"]["NextStep"] | null;
+            holds: components["schemas"]["Holdings"];
+            actions: components["schemas"]["ActionNow"][];
+        };
         /** @description A page of sagas. */
         SagaList: {
             items: components["schemas"]["SagaListItem"][];
@@ -1707,6 +2076,8 @@ export interface components {
              * @description The `after` of the next page; null on the last one.
              */
             next: string | null;
+            /** @description The number of sagas of the whole list, if it was asked for: `0`–`1000`, or `1000+`. */
+            count?: string;
         };
         /** @description A saga in a list. */
         SagaListItem: {
@@ -1751,6 +2122,14 @@ export interface components {
             /** Format: date-time */
             deadline: string | null;
         };
+        /** @description A step of a workflow. */
+        Step: {
+            name: string;
+            /** @description The worker that executes it; null if it waits for a signal. */
+            participant: string | null;
+            /** @description `compensatable`, `pivot` or `retriable`. */
+            kind: string;
+        };
         /** @description A product's stock as shown to clients. */
         Stock: {
             productId: string;
@@ -1770,7 +2149,7 @@ export interface components {
              */
             available: number;
         };
-        /** @description A page of products' stock. */
+        /** @description A page of a list. */
         StockList: {
             items: components["schemas"]["Stock"][];
             /** @description The `cursor` of the next page; null on the last one. */
@@ -1817,6 +2196,22 @@ export interface components {
             attempt?: number;
             /** @description What it changed, such as `status`, and for operators what was sent and answered. */
             detail: Record<string, never>;
+        };
+        /** @description A saga that will be woken. */
+        Timer: {
+            /** Format: uuid */
+            saga: string;
+            /** @description The id of the order. */
+            businessKey: string;
+            /** @description Name and version. */
+            workflow: string;
+            label: string;
+            step: string;
+            at: components["schemas"]["Instant"];
+        };
+        /** @description Sagas that will be woken. */
+        TimerList: {
+            items: components["schemas"]["Timer"][];
         };
         /** @description What a saga waits for. */
         Wait: components["schemas"]["CommandWait"] | components["schemas"]["SignalWait"];
@@ -1874,7 +2269,7 @@ export interface components {
             /** @description Why the last attempt had no answer, or why nothing was sent. */
             reason?: string;
         };
-        /** @description A page of deliveries. */
+        /** @description A page of a list. */
         WebhookDeliveryList: {
             items: components["schemas"]["WebhookDelivery"][];
             /** @description The `cursor` of the next page; null on the last one. */
@@ -1885,7 +2280,7 @@ export interface components {
          * @enum {string}
          */
         WebhookFormat: "event" | "snapshot";
-        /** @description A page of webhooks. */
+        /** @description A page of a list. */
         WebhookList: {
             items: components["schemas"]["Webhook"][];
             /** @description The `cursor` of the next page; null on the last one. */
@@ -2045,6 +2440,18 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"] & {
                     /** @enum {string} */
                     type?: "/problems/foreign-origin";
+                };
+            };
+        };
+        /** @description - `/problems/headers-too-large`: There are too many headers, or too large ones */
+        "headers-too-large": {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"] & {
+                    /** @enum {string} */
+                    type?: "/problems/headers-too-large";
                 };
             };
         };
@@ -2269,6 +2676,21 @@ export interface components {
                 };
             };
         };
+        /**
+         * @description - `/problems/precondition-failed`: It has changed since you read it
+         *     - `/problems/plan-outdated`: The saga has moved since the plan was made
+         */
+        "precondition-failed.plan-outdated": {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"] & {
+                    /** @enum {string} */
+                    type?: "/problems/precondition-failed" | "/problems/plan-outdated";
+                };
+            };
+        };
         /** @description - `/problems/request-timeout`: The request did not arrive in time */
         "request-timeout": {
             headers: {
@@ -2333,6 +2755,18 @@ export interface components {
                 };
             };
         };
+        /** @description - `/problems/uri-too-long`: The path and query are too long */
+        "uri-too-long": {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"] & {
+                    /** @enum {string} */
+                    type?: "/problems/uri-too-long";
+                };
+            };
+        };
         /** @description - `/problems/webhooks-not-configured`: Webhooks are not configured */
         "webhooks-not-configured": {
             headers: {
@@ -2364,7 +2798,7 @@ export interface components {
     parameters: {
         /** @description Identifies the request, so that it can be sent again safely. The same request gets the same answer, with `Idempotency-Replayed: true`; with another body it is refused. */
         IdempotencyKey: string;
-        /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). */
+        /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
         IfMatch: string;
         /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
         RequestId: string;
@@ -2404,7 +2838,9 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["unavailable"];
         };
@@ -2434,7 +2870,9 @@ export interface operations {
             403: components["responses"]["foreign-origin"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["unavailable"];
         };
@@ -2464,7 +2902,9 @@ export interface operations {
             403: components["responses"]["foreign-origin"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["unavailable"];
         };
@@ -2494,7 +2934,9 @@ export interface operations {
             403: components["responses"]["foreign-origin"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["unavailable"];
         };
@@ -2526,8 +2968,10 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -2536,6 +2980,8 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
+                "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
                 "X-Request-Id"?: components["parameters"]["RequestId"];
             };
@@ -2575,10 +3021,267 @@ export interface operations {
             404: components["responses"]["not-found"];
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
+            412: components["responses"]["precondition-failed"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             415: components["responses"]["not-json"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
+            500: components["responses"]["internal"];
+            503: components["responses"]["busy.unavailable"];
+        };
+    };
+    listDefinitions: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
+                "X-Request-Id"?: components["parameters"]["RequestId"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The workflows. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DefinitionList"];
+                };
+            };
+            400: components["responses"]["invalid-request"];
+            401: components["responses"]["missing-token.invalid-token"];
+            403: components["responses"]["forbidden.foreign-origin"];
+            406: components["responses"]["not-acceptable"];
+            408: components["responses"]["request-timeout"];
+            413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
+            421: components["responses"]["foreign-host"];
+            429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
+            500: components["responses"]["internal"];
+            503: components["responses"]["busy.unavailable"];
+        };
+    };
+    listFailures: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
+                "X-Request-Id"?: components["parameters"]["RequestId"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The groups, the largest first. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FailureList"];
+                };
+            };
+            400: components["responses"]["invalid-request"];
+            401: components["responses"]["missing-token.invalid-token"];
+            403: components["responses"]["forbidden.foreign-origin"];
+            406: components["responses"]["not-acceptable"];
+            408: components["responses"]["request-timeout"];
+            413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
+            421: components["responses"]["foreign-host"];
+            429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
+            500: components["responses"]["internal"];
+            503: components["responses"]["busy.unavailable"];
+        };
+    };
+    listOrphans: {
+        parameters: {
+            query?: {
+                /**
+                 * @description Largest number of items.
+                 * @example 50
+                 */
+                limit?: number;
+            };
+            header?: {
+                /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
+                "X-Request-Id"?: components["parameters"]["RequestId"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Those of the newest sagas first. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OrphanList"];
+                };
+            };
+            400: components["responses"]["invalid-request"];
+            401: components["responses"]["missing-token.invalid-token"];
+            403: components["responses"]["forbidden.foreign-origin"];
+            406: components["responses"]["not-acceptable"];
+            408: components["responses"]["request-timeout"];
+            413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
+            421: components["responses"]["foreign-host"];
+            429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
+            500: components["responses"]["internal"];
+            503: components["responses"]["busy.unavailable"];
+        };
+    };
+    listParticipants: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
+                "X-Request-Id"?: components["parameters"]["RequestId"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The workers that execute commands. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ParticipantList"];
+                };
+            };
+            400: components["responses"]["invalid-request"];
+            401: components["responses"]["missing-token.invalid-token"];
+            403: components["responses"]["forbidden.foreign-origin"];
+            406: components["responses"]["not-acceptable"];
+            408: components["responses"]["request-timeout"];
+            413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
+            421: components["responses"]["foreign-host"];
+            429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
+            500: components["responses"]["internal"];
+            503: components["responses"]["busy.unavailable"];
+        };
+    };
+    planAction: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Identifies the request, so that it can be sent again safely. The same request gets the same answer, with `Idempotency-Replayed: true`; with another body it is refused. */
+                "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
+                "If-Match"?: components["parameters"]["IfMatch"];
+                /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
+                "X-Request-Id"?: components["parameters"]["RequestId"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "action": "cancel",
+                 *       "saga": "01a20191-dc04-70a7-b9de-b92aad419056",
+                 *       "reason": "the customer has called"
+                 *     }
+                 */
+                "application/json": components["schemas"]["PlanRequest"];
+            };
+        };
+        responses: {
+            /** @description The plan. */
+            201: {
+                headers: {
+                    /** @description `true`: the answer to an earlier request with the same key. */
+                    "Idempotency-Replayed"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Plan"];
+                };
+            };
+            400: components["responses"]["invalid-request.unreadable-body"];
+            401: components["responses"]["missing-token.invalid-token"];
+            403: components["responses"]["forbidden.foreign-origin"];
+            404: components["responses"]["not-found"];
+            406: components["responses"]["not-acceptable"];
+            408: components["responses"]["request-timeout"];
+            409: components["responses"]["not-legal-now.stale"];
+            412: components["responses"]["precondition-failed"];
+            413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
+            415: components["responses"]["not-json"];
+            421: components["responses"]["foreign-host"];
+            422: components["responses"]["idempotency-key-reused"];
+            429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
+            500: components["responses"]["internal"];
+            503: components["responses"]["busy.unavailable"];
+        };
+    };
+    applyPlan: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Identifies the request, so that it can be sent again safely. The same request gets the same answer, with `Idempotency-Replayed: true`; with another body it is refused. */
+                "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
+                "If-Match"?: components["parameters"]["IfMatch"];
+                /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
+                "X-Request-Id"?: components["parameters"]["RequestId"];
+            };
+            path: {
+                /**
+                 * @description The plan's hash.
+                 * @example 5d3a0c6e2b1f4a7d9e8c0b1a2f3e4d5c6b7a8990a1b2c3d4e5f60718293a4b5c
+                 */
+                plan: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The saga after it. */
+            200: {
+                headers: {
+                    /** @description `true`: the answer to an earlier request with the same key. */
+                    "Idempotency-Replayed"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Saga"];
+                };
+            };
+            400: components["responses"]["invalid-request"];
+            401: components["responses"]["missing-token.invalid-token"];
+            403: components["responses"]["forbidden.foreign-origin"];
+            404: components["responses"]["not-found"];
+            406: components["responses"]["not-acceptable"];
+            408: components["responses"]["request-timeout"];
+            409: components["responses"]["not-legal-now.stale"];
+            412: components["responses"]["precondition-failed.plan-outdated"];
+            413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
+            421: components["responses"]["foreign-host"];
+            422: components["responses"]["idempotency-key-reused"];
+            429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -2586,21 +3289,57 @@ export interface operations {
     listSagas: {
         parameters: {
             query?: {
+                /** @description Only sagas of one of these orders. */
+                order?: string[];
                 /**
-                 * @description Only sagas of this order.
-                 * @example 01a20191-dc04-70a7-b9de-b92999bc7f56
+                 * @description Only sagas with one of these business keys, which are ids of orders.
+                 * @example [
+                 *       "01a20191-dc04-70a7-b9de-b92999bc7f56"
+                 *     ]
                  */
-                businessKey?: string;
+                businessKey?: string[];
                 /**
-                 * @description Only sagas in this state.
-                 * @example parked
+                 * @description Only sagas of orders of one of these customers.
+                 * @example [
+                 *       "c-1001"
+                 *     ]
                  */
-                state?: "running" | "compensating" | "parked" | "completed" | "undone";
+                customer?: string[];
                 /**
-                 * @description Only sagas at this step.
-                 * @example pay
+                 * @description Only sagas in one of these states.
+                 * @example [
+                 *       "parked"
+                 *     ]
                  */
-                step?: string;
+                state?: ("running" | "compensating" | "parked" | "completed" | "undone")[];
+                /**
+                 * @description Only sagas at one of these steps.
+                 * @example [
+                 *       "pay"
+                 *     ]
+                 */
+                step?: string[];
+                /**
+                 * @description Only sagas with one of these labels.
+                 * @example [
+                 *       "PAID"
+                 *     ]
+                 */
+                label?: string[];
+                /**
+                 * @description Only sagas of one of these workflows: a name, or name and version.
+                 * @example [
+                 *       "order_fulfilment@1"
+                 *     ]
+                 */
+                workflow?: string[];
+                /**
+                 * @description Only sagas at a step of one of these participants.
+                 * @example [
+                 *       "payment"
+                 *     ]
+                 */
+                participant?: string[];
                 /**
                  * @description Only sagas that are at their step for longer than expected, or only others.
                  * @example false
@@ -2613,6 +3352,21 @@ export interface operations {
                  * @example 5m
                  */
                 olderThan?: string;
+                /**
+                 * @description Only sagas from this time on.
+                 * @example 2026-01-01T00:00:00Z
+                 */
+                createdAfter?: string;
+                /**
+                 * @description Only sagas from before this time.
+                 * @example 2036-01-01T00:00:00Z
+                 */
+                createdBefore?: string;
+                /**
+                 * @description Also count the list: exactly up to 1000, then `1000+`.
+                 * @example true
+                 */
+                count?: "true";
                 /** @description `next` of the page before. */
                 after?: string;
                 /**
@@ -2647,8 +3401,10 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -2700,8 +3456,10 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -2712,7 +3470,7 @@ export interface operations {
             header?: {
                 /** @description Identifies the request, so that it can be sent again safely. The same request gets the same answer, with `Idempotency-Replayed: true`; with another body it is refused. */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
-                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). */
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
                 "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
                 "X-Request-Id"?: components["parameters"]["RequestId"];
@@ -2757,10 +3515,54 @@ export interface operations {
             409: components["responses"]["not-legal-now"];
             412: components["responses"]["precondition-failed"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             415: components["responses"]["not-json"];
             421: components["responses"]["foreign-host"];
             422: components["responses"]["idempotency-key-reused"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
+            500: components["responses"]["internal"];
+            503: components["responses"]["busy.unavailable"];
+        };
+    };
+    explainSaga: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
+                "X-Request-Id"?: components["parameters"]["RequestId"];
+            };
+            path: {
+                /**
+                 * @description The saga's id.
+                 * @example 01a20191-dc04-70a7-b9de-b92aad419056
+                 */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Why, what comes next, and what can be done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SagaExplanation"];
+                };
+            };
+            400: components["responses"]["invalid-request"];
+            401: components["responses"]["missing-token.invalid-token"];
+            403: components["responses"]["forbidden.foreign-origin"];
+            404: components["responses"]["not-found"];
+            406: components["responses"]["not-acceptable"];
+            408: components["responses"]["request-timeout"];
+            413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
+            421: components["responses"]["foreign-host"];
+            429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -2771,7 +3573,7 @@ export interface operations {
             header?: {
                 /** @description Identifies the request, so that it can be sent again safely. The same request gets the same answer, with `Idempotency-Replayed: true`; with another body it is refused. */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
-                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). */
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
                 "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
                 "X-Request-Id"?: components["parameters"]["RequestId"];
@@ -2816,10 +3618,12 @@ export interface operations {
             409: components["responses"]["not-legal-now.stale"];
             412: components["responses"]["precondition-failed"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             415: components["responses"]["not-json"];
             421: components["responses"]["foreign-host"];
             422: components["responses"]["idempotency-key-reused"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -2830,7 +3634,7 @@ export interface operations {
             header?: {
                 /** @description Identifies the request, so that it can be sent again safely. The same request gets the same answer, with `Idempotency-Replayed: true`; with another body it is refused. */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
-                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). */
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
                 "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
                 "X-Request-Id"?: components["parameters"]["RequestId"];
@@ -2879,10 +3683,12 @@ export interface operations {
             409: components["responses"]["not-legal-now.stale"];
             412: components["responses"]["precondition-failed"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             415: components["responses"]["not-json"];
             421: components["responses"]["foreign-host"];
             422: components["responses"]["idempotency-key-reused"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -2893,7 +3699,7 @@ export interface operations {
             header?: {
                 /** @description Identifies the request, so that it can be sent again safely. The same request gets the same answer, with `Idempotency-Replayed: true`; with another body it is refused. */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
-                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). */
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
                 "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
                 "X-Request-Id"?: components["parameters"]["RequestId"];
@@ -2940,10 +3746,12 @@ export interface operations {
             409: components["responses"]["not-legal-now.stale"];
             412: components["responses"]["precondition-failed"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             415: components["responses"]["not-json"];
             421: components["responses"]["foreign-host"];
             422: components["responses"]["idempotency-key-reused"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -2954,7 +3762,7 @@ export interface operations {
             header?: {
                 /** @description Identifies the request, so that it can be sent again safely. The same request gets the same answer, with `Idempotency-Replayed: true`; with another body it is refused. */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
-                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). */
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
                 "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
                 "X-Request-Id"?: components["parameters"]["RequestId"];
@@ -3003,10 +3811,53 @@ export interface operations {
             409: components["responses"]["not-legal-now.stale"];
             412: components["responses"]["precondition-failed"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             415: components["responses"]["not-json"];
             421: components["responses"]["foreign-host"];
             422: components["responses"]["idempotency-key-reused"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
+            500: components["responses"]["internal"];
+            503: components["responses"]["busy.unavailable"];
+        };
+    };
+    listTimers: {
+        parameters: {
+            query?: {
+                /**
+                 * @description Largest number of items.
+                 * @example 50
+                 */
+                limit?: number;
+            };
+            header?: {
+                /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
+                "X-Request-Id"?: components["parameters"]["RequestId"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The earliest first. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TimerList"];
+                };
+            };
+            400: components["responses"]["invalid-request"];
+            401: components["responses"]["missing-token.invalid-token"];
+            403: components["responses"]["forbidden.foreign-origin"];
+            406: components["responses"]["not-acceptable"];
+            408: components["responses"]["request-timeout"];
+            413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
+            421: components["responses"]["foreign-host"];
+            429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -3055,8 +3906,10 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -3065,6 +3918,8 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
+                "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
                 "X-Request-Id"?: components["parameters"]["RequestId"];
             };
@@ -3095,9 +3950,12 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             409: components["responses"]["orders-under-way"];
+            412: components["responses"]["precondition-failed"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -3144,8 +4002,10 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable.circuit-open.service-away"];
             504: components["responses"]["service-late"];
@@ -3157,6 +4017,8 @@ export interface operations {
             header?: {
                 /** @description Identifies the request, so that it can be sent again safely. The same request gets the same answer, with `Idempotency-Replayed: true`; with another body it is refused. */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
+                "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
                 "X-Request-Id"?: components["parameters"]["RequestId"];
             };
@@ -3204,11 +4066,14 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             409: components["responses"]["stock-too-large"];
+            412: components["responses"]["precondition-failed"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             415: components["responses"]["not-json"];
             421: components["responses"]["foreign-host"];
             422: components["responses"]["idempotency-key-reused"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable.circuit-open.service-away"];
             504: components["responses"]["service-late"];
@@ -3248,8 +4113,10 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable.circuit-open.service-away"];
             504: components["responses"]["service-late"];
@@ -3299,8 +4166,10 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable.circuit-open.service-away"];
             504: components["responses"]["service-late"];
@@ -3312,6 +4181,8 @@ export interface operations {
             header?: {
                 /** @description Identifies the request, so that it can be sent again safely. The same request gets the same answer, with `Idempotency-Replayed: true`; with another body it is refused. */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
+                "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
                 "X-Request-Id"?: components["parameters"]["RequestId"];
             };
@@ -3358,11 +4229,14 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             409: components["responses"]["below-reserved.stock-too-large"];
+            412: components["responses"]["precondition-failed"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             415: components["responses"]["not-json"];
             421: components["responses"]["foreign-host"];
             422: components["responses"]["idempotency-key-reused"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable.circuit-open.service-away"];
             504: components["responses"]["service-late"];
@@ -3415,8 +4289,10 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable.circuit-open.service-away"];
             504: components["responses"]["service-late"];
@@ -3456,8 +4332,10 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable.circuit-open.service-away"];
             504: components["responses"]["service-late"];
@@ -3527,8 +4405,10 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -3539,6 +4419,8 @@ export interface operations {
             header?: {
                 /** @description Identifies the request, so that it can be sent again safely. The same request gets the same answer, with `Idempotency-Replayed: true`; with another body it is refused. */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
+                "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
                 "X-Request-Id"?: components["parameters"]["RequestId"];
             };
@@ -3595,11 +4477,14 @@ export interface operations {
             403: components["responses"]["forbidden.foreign-origin"];
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
+            412: components["responses"]["precondition-failed"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             415: components["responses"]["not-json"];
             421: components["responses"]["foreign-host"];
             422: components["responses"]["idempotency-key-reused.no-price"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -3662,8 +4547,10 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -3672,7 +4559,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). */
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
                 "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
                 "X-Request-Id"?: components["parameters"]["RequestId"];
@@ -3706,8 +4593,10 @@ export interface operations {
             409: components["responses"]["cannot-cancel"];
             412: components["responses"]["precondition-failed"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -3718,7 +4607,7 @@ export interface operations {
             header?: {
                 /** @description Identifies the request, so that it can be sent again safely. The same request gets the same answer, with `Idempotency-Replayed: true`; with another body it is refused. */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
-                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). */
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
                 "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
                 "X-Request-Id"?: components["parameters"]["RequestId"];
@@ -3763,10 +4652,12 @@ export interface operations {
             409: components["responses"]["cannot-cancel"];
             412: components["responses"]["precondition-failed"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             415: components["responses"]["not-json"];
             421: components["responses"]["foreign-host"];
             422: components["responses"]["idempotency-key-reused"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -3807,8 +4698,10 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -3847,8 +4740,10 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -3859,7 +4754,7 @@ export interface operations {
             header: {
                 /** @description Identifies the request, so that it can be sent again safely. The same request gets the same answer, with `Idempotency-Replayed: true`; with another body it is refused. */
                 "Idempotency-Key": components["parameters"]["RequiredIdempotencyKey"];
-                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). */
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
                 "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
                 "X-Request-Id"?: components["parameters"]["RequestId"];
@@ -3914,10 +4809,12 @@ export interface operations {
             409: components["responses"]["not-refundable"];
             412: components["responses"]["precondition-failed"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             415: components["responses"]["not-json"];
             421: components["responses"]["foreign-host"];
             422: components["responses"]["idempotency-key-reused"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -3928,6 +4825,8 @@ export interface operations {
             header?: {
                 /** @description Identifies the request, so that it can be sent again safely. The same request gets the same answer, with `Idempotency-Replayed: true`; with another body it is refused. */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
+                "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
                 "X-Request-Id"?: components["parameters"]["RequestId"];
             };
@@ -3978,11 +4877,14 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             409: components["responses"]["not-refundable"];
+            412: components["responses"]["precondition-failed"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             415: components["responses"]["not-json"];
             421: components["responses"]["foreign-host"];
             422: components["responses"]["idempotency-key-reused"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -3993,7 +4895,7 @@ export interface operations {
             header?: {
                 /** @description Identifies the request, so that it can be sent again safely. The same request gets the same answer, with `Idempotency-Replayed: true`; with another body it is refused. */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
-                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). */
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
                 "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
                 "X-Request-Id"?: components["parameters"]["RequestId"];
@@ -4044,10 +4946,12 @@ export interface operations {
             409: components["responses"]["not-returnable"];
             412: components["responses"]["precondition-failed"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             415: components["responses"]["not-json"];
             421: components["responses"]["foreign-host"];
             422: components["responses"]["idempotency-key-reused"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -4056,7 +4960,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). */
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
                 "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
                 "X-Request-Id"?: components["parameters"]["RequestId"];
@@ -4099,9 +5003,11 @@ export interface operations {
             409: components["responses"]["no-return-to-decide"];
             412: components["responses"]["precondition-failed"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             415: components["responses"]["not-json"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -4110,7 +5016,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). */
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
                 "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
                 "X-Request-Id"?: components["parameters"]["RequestId"];
@@ -4153,9 +5059,11 @@ export interface operations {
             409: components["responses"]["no-return-to-decide"];
             412: components["responses"]["precondition-failed"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             415: components["responses"]["not-json"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -4194,8 +5102,10 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -4237,8 +5147,10 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -4290,8 +5202,10 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -4300,7 +5214,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). */
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
                 "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
                 "X-Request-Id"?: components["parameters"]["RequestId"];
@@ -4357,9 +5271,11 @@ export interface operations {
             408: components["responses"]["request-timeout"];
             412: components["responses"]["precondition-failed"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             415: components["responses"]["not-json"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -4401,8 +5317,10 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -4413,6 +5331,8 @@ export interface operations {
             header?: {
                 /** @description Identifies the request, so that it can be sent again safely. The same request gets the same answer, with `Idempotency-Replayed: true`; with another body it is refused. */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
+                "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
                 "X-Request-Id"?: components["parameters"]["RequestId"];
             };
@@ -4455,11 +5375,14 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             409: components["responses"]["webhooks-not-configured.too-many-webhooks"];
+            412: components["responses"]["precondition-failed"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             415: components["responses"]["not-json"];
             421: components["responses"]["foreign-host"];
             422: components["responses"]["idempotency-key-reused"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -4511,8 +5434,10 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -4521,7 +5446,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). */
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
                 "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
                 "X-Request-Id"?: components["parameters"]["RequestId"];
@@ -4551,8 +5476,10 @@ export interface operations {
             408: components["responses"]["request-timeout"];
             412: components["responses"]["precondition-failed"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -4561,7 +5488,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). */
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
                 "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
                 "X-Request-Id"?: components["parameters"]["RequestId"];
@@ -4610,9 +5537,11 @@ export interface operations {
             408: components["responses"]["request-timeout"];
             412: components["responses"]["precondition-failed"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             415: components["responses"]["not-json"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -4668,8 +5597,10 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -4680,6 +5611,8 @@ export interface operations {
             header?: {
                 /** @description Identifies the request, so that it can be sent again safely. The same request gets the same answer, with `Idempotency-Replayed: true`; with another body it is refused. */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
+                "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
                 "X-Request-Id"?: components["parameters"]["RequestId"];
             };
@@ -4716,10 +5649,13 @@ export interface operations {
             404: components["responses"]["not-found"];
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
+            412: components["responses"]["precondition-failed"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
             422: components["responses"]["idempotency-key-reused"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -4730,6 +5666,8 @@ export interface operations {
             header?: {
                 /** @description Identifies the request, so that it can be sent again safely. The same request gets the same answer, with `Idempotency-Replayed: true`; with another body it is refused. */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
+                "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
                 "X-Request-Id"?: components["parameters"]["RequestId"];
             };
@@ -4770,11 +5708,14 @@ export interface operations {
             404: components["responses"]["not-found"];
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
+            412: components["responses"]["precondition-failed"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             415: components["responses"]["not-json"];
             421: components["responses"]["foreign-host"];
             422: components["responses"]["idempotency-key-reused"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -4785,7 +5726,7 @@ export interface operations {
             header?: {
                 /** @description Identifies the request, so that it can be sent again safely. The same request gets the same answer, with `Idempotency-Replayed: true`; with another body it is refused. */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
-                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). */
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
                 "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
                 "X-Request-Id"?: components["parameters"]["RequestId"];
@@ -4823,9 +5764,11 @@ export interface operations {
             409: components["responses"]["webhooks-not-configured"];
             412: components["responses"]["precondition-failed"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
             422: components["responses"]["idempotency-key-reused"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -4836,6 +5779,8 @@ export interface operations {
             header?: {
                 /** @description Identifies the request, so that it can be sent again safely. The same request gets the same answer, with `Idempotency-Replayed: true`; with another body it is refused. */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
+                /** @description `*`, or the entity tags of states as they were read. In any other state nothing is changed (412). What has no `ETag` is in no state that a tag names. */
+                "If-Match"?: components["parameters"]["IfMatch"];
                 /** @description Names the request in the answer, in a problem and in the logs. Without one, or with one of another form, the server makes one. */
                 "X-Request-Id"?: components["parameters"]["RequestId"];
             };
@@ -4867,10 +5812,13 @@ export interface operations {
             404: components["responses"]["not-found"];
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
+            412: components["responses"]["precondition-failed"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
             422: components["responses"]["idempotency-key-reused"];
             429: components["responses"]["too-many-requests"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["busy.unavailable"];
         };
@@ -4901,7 +5849,9 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["unavailable"];
         };
@@ -4931,7 +5881,9 @@ export interface operations {
             403: components["responses"]["foreign-origin"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["unavailable"];
         };
@@ -4971,7 +5923,9 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["unavailable"];
         };
@@ -5002,7 +5956,9 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["unavailable"];
         };
@@ -5033,7 +5989,9 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             /** @description Something that it needs is unavailable; `checks` says what. */
             503: {
@@ -5076,7 +6034,9 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["unavailable"];
         };
@@ -5107,7 +6067,9 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["unavailable"];
         };
@@ -5140,7 +6102,9 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["unavailable"];
         };
@@ -5180,7 +6144,9 @@ export interface operations {
             406: components["responses"]["not-acceptable"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["unavailable"];
         };
@@ -5210,7 +6176,9 @@ export interface operations {
             403: components["responses"]["foreign-origin"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["unavailable"];
         };
@@ -5240,7 +6208,9 @@ export interface operations {
             403: components["responses"]["foreign-origin"];
             408: components["responses"]["request-timeout"];
             413: components["responses"]["body-too-large"];
+            414: components["responses"]["uri-too-long"];
             421: components["responses"]["foreign-host"];
+            431: components["responses"]["headers-too-large"];
             500: components["responses"]["internal"];
             503: components["responses"]["unavailable"];
         };
