@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `pool` | [`Pool`]: connections that are checked before use, and the [`Bounds`] of a call and the [`Plans`] of statements |
 //! | `connection` | [`Connection`] and [`Transaction`]: each call ends within its bound, or the connection is closed |
+//! | `examiner` | [`Examiner`]: what a new connection is examined by before use |
 //! | `calls` | the calls that wait for an answer, and when the database was last found to be silent |
 //! | `writability` | [`WriteCheck`]: whether the database accepts writes, for readiness |
 //! | [`sqlstate`] | the meaning of an error: its cause, and whether the connection can still be used |
@@ -17,6 +18,7 @@
 mod calls;
 mod clock;
 mod connection;
+mod examiner;
 mod pool;
 mod schema;
 pub mod sqlstate;
@@ -26,7 +28,8 @@ mod writability;
 
 pub use clock::DatabaseClock;
 pub use connection::{Connection, Transaction};
-pub use pool::{Bounds, Examiner, Occupancy, Plans, Pool, ROLE_SETTINGS, connect};
+pub use examiner::Examiner;
+pub use pool::{Bounds, Occupancy, Plans, Pool, ROLE_SETTINGS, connect};
 pub use schema::{check, is_at};
 pub use statistics::{Statistics, statistics};
 pub use writability::{Unwritable, WriteCheck};

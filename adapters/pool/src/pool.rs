@@ -3,7 +3,7 @@
 use std::{
     fmt,
     str::FromStr,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -23,6 +23,7 @@ use tokio::time::{Instant, timeout};
 use crate::{
     Connection, Error, Transaction,
     calls::{Calls, unanswered},
+    examiner::{Examination, Examiner, examined},
 };
 
 /// How long a caller waits for a connection: short enough for an answer over HTTP.
@@ -103,21 +104,6 @@ pub struct Pool {
     /// What examines new connections, once it is set.
     pub(crate) examiner: Examination,
 }
-
-/// Examines a new connection before anything else uses it: whether its server is the one that it should be.
-pub trait Examiner: fmt::Debug + Send + Sync {
-    /// Examines it.
-    ///
-    /// # Errors
-    /// The connection shall not be used, and is closed; another one is made after a pause.
-    fn examine<'c>(
-        &'c self,
-        connection: &'c mut sqlx::PgConnection,
-    ) -> BoxFuture<'c, Result<(), sqlx::Error>>;
-}
-
-/// The examiner of a pool that exists before it.
-type Examination = Arc<OnceLock<Box<dyn Examiner>>>;
 
 /// What connections are made from.
 pub(crate) struct Origin {
@@ -321,19 +307,6 @@ impl From<&Pool> for Pool {
     fn from(pool: &Pool) -> Self {
         pool.clone()
     }
-}
-
-/// Has a new connection examined, within the bound of a call.
-async fn examined(
-    connection: &mut sqlx::PgConnection,
-    examiner: Examination,
-    calls: Arc<Calls>,
-    bound: Duration,
-) -> Result<(), sqlx::Error> {
-    let Some(examiner) = examiner.get() else { return Ok(()) };
-    let examined = timeout(bound, examiner.examine(connection)).await;
-    let examined = examined.unwrap_or_else(|_| Err(unanswered(bound)));
-    examined.inspect_err(|error| calls.note(error))
 }
 
 /// Returns whether an idle connection can be used.

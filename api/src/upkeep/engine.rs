@@ -23,17 +23,18 @@ use amends_postgres::{
     retention::{History, RetiredMonth},
     upkeep::{Survey, Upkeep as EngineUpkeep, Walk},
 };
-use amends_protocol::id;
 use amends_workflows::{
     order_fulfilment::{MONEY_CAPTURED, STATUSES},
     order_refund,
 };
 use anyhow::Result;
-use chrono::{TimeDelta, Utc};
 use iso_currency::Currency;
-use uuid::Uuid;
 
-use super::{Piece, Upkeep, statistics::CountWrites};
+use super::{
+    Piece, Upkeep,
+    statistics::CountWrites,
+    webhooks::{CountDeliveries, ExpireDeliveries},
+};
 use crate::process::Process;
 
 /// Number of months ahead for which partitions are created.
@@ -43,14 +44,8 @@ const UPKEEP_CONNECTIONS: u32 = 14;
 /// Maximum number of pages of expired answers that one run deletes.
 const ANSWER_PAGES_MOST: usize = 50;
 
-/// How long deliveries of webhooks are kept.
-const DELIVERY_RETENTION: TimeDelta = TimeDelta::days(30);
-/// Maximum number of pages of old deliveries that one run deletes.
-const DELIVERY_PAGES_MOST: usize = 50;
 /// For how long lost commits are shown after they were noted.
 const LOST_LATELY: Duration = Duration::from_secs(24 * 60 * 60);
-/// The number up to which deliveries that are due are counted.
-const DUE_COUNTED: i64 = 100_000;
 
 /// States that are not final.
 const STATES: [SagaState; 3] = [SagaState::Running, SagaState::Compensating, SagaState::Parked];
@@ -126,47 +121,6 @@ impl Piece for ForgetAnswers {
                 break;
             }
         }
-        Ok(())
-    }
-}
-
-/// Deletes old deliveries of webhooks, and those of deleted webhooks.
-struct ExpireDeliveries(DeliveryStore);
-
-impl Piece for ExpireDeliveries {
-    const PERIOD: Duration = Duration::from_secs(60);
-    type Error = Error;
-
-    fn name(&self) -> &'static str {
-        "expiry of webhooks' deliveries"
-    }
-
-    async fn run_once(&mut self) -> Result<(), Error> {
-        let first_kept = id::dated(Uuid::nil(), Utc::now() - DELIVERY_RETENTION);
-        for _ in 0..DELIVERY_PAGES_MOST {
-            let gone = self.0.expire(first_kept).await? + self.0.clear_deleted().await?;
-            if gone == 0 {
-                break;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Sets the gauge of deliveries that are due.
-struct CountDeliveries(DeliveryStore);
-
-impl Piece for CountDeliveries {
-    const PERIOD: Duration = Duration::from_secs(5);
-    type Error = Error;
-
-    fn name(&self) -> &'static str {
-        "count of webhooks' deliveries"
-    }
-
-    async fn run_once(&mut self) -> Result<(), Error> {
-        let due = self.0.waiting(DUE_COUNTED).await?;
-        metrics::gauge!("amends_webhook_deliveries_due").set(due as f64);
         Ok(())
     }
 }

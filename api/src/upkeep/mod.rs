@@ -5,6 +5,7 @@
 
 mod engine;
 mod statistics;
+mod webhooks;
 mod worker;
 
 use std::{

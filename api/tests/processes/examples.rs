@@ -31,8 +31,11 @@ async fn prepared(client: &Client, operation: &str) -> (String, String) {
         })
         .await;
     }
-    if country == "AT" {
-        client.becomes(&placed, "FULFILLED").await;
+    match operation {
+        // Once its carrier does not answer, it stays as it is.
+        "applyPlan" => drop(client.becomes(&placed, "PAID").await),
+        _ if country == "AT" => drop(client.becomes(&placed, "FULFILLED").await),
+        _ => {}
     }
     if ["approveReturn", "rejectReturn"].contains(&operation) {
         let (status, order) =

@@ -108,6 +108,7 @@ pub(super) fn pools() -> Vec<String> {
 
 pub(super) fn pieces() -> Vec<String> {
     words(&[
+        "count of lost commits",
         "count of notifications",
         "count of webhooks' deliveries",
         "counts",
