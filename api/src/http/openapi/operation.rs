@@ -14,7 +14,7 @@ use utoipa::{
     },
 };
 
-use super::schema::{self, Alternative};
+use super::schema::{self, Alternative, Kind};
 use crate::http::page::Page;
 
 pub(super) const JSON: &str = "application/json";
@@ -140,6 +140,18 @@ impl Operation {
         {
             let one_of = schema::exactly_one_of(alternatives);
             content.schema = Some(AllOfBuilder::new().item(of_type).item(one_of).into());
+        }
+        self
+    }
+
+    /// The body has the fields of its kind, which this field names.
+    #[must_use]
+    pub fn of_kinds(mut self, field: &str, kinds: &[Kind<'_>]) -> Self {
+        let content = self.body.as_mut().and_then(|body| body.content.get_mut(JSON));
+        if let Some(RefOr::T(content)) = content
+            && let Some(of_type) = content.schema.take()
+        {
+            content.schema = Some(AllOfBuilder::new().item(of_type).item(schema::kinds(field, kinds)).into());
         }
         self
     }

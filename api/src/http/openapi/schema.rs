@@ -82,6 +82,22 @@ fn currencies() -> Vec<String> {
     codes.filter(|code| iso_currency::Currency::from_code(code).is_some()).collect()
 }
 
+/// A kind of body by the value of one field: the value, the texts that the kind needs, and the fields that it does
+/// not have.
+pub type Kind<'a> = (&'a str, &'a [&'a str], &'a [&'a str]);
+
+/// Returns a schema that demands of each kind of body its own fields: derived schemas cannot say that.
+pub fn kinds(field: &str, kinds: &[Kind<'_>]) -> OneOfBuilder {
+    let absent = || ObjectBuilder::new().schema_type(SchemaType::Type(Type::Null));
+    kinds.iter().fold(OneOfBuilder::new(), |all, (value, needed, without)| {
+        let kind = ObjectBuilder::new().schema_type(SchemaType::AnyValue).property(field, one_of(&[*value]));
+        // The body's own schema says that they may be null.
+        let text = || ObjectBuilder::new().schema_type(SchemaType::Type(Type::String));
+        let kind = needed.iter().fold(kind, |kind, field| kind.required(*field).property(*field, text()));
+        all.item(without.iter().fold(kind, |kind, other| kind.property(*other, absent())))
+    })
+}
+
 /// A field of which a body has one of several, and the fields that are needed with it.
 pub type Alternative<'a> = (&'a str, &'a [&'a str]);
 

@@ -39,7 +39,7 @@ use crate::{
     },
     http::openapi::{
         Answer, Operation,
-        schema::{Holding, Instant, Text},
+        schema::{Holding, Instant, Kind, Text},
     },
     orders::{request, view::instant},
     problem::{Fault, Problem, problem_types},
@@ -48,6 +48,15 @@ use crate::{
 
 /// How long a plan can be applied.
 const PLAN_LIFETIME: Duration = Duration::from_secs(15 * 60);
+
+/// Which fields an action needs, and which it does not have.
+const KINDS: [Kind<'_>; 5] = [
+    ("retry", &[], &["outcome", "reference", "name", "payload"]),
+    ("resend", &[], &["outcome", "reference", "name", "payload"]),
+    ("cancel", &[], &["commandId", "outcome", "reference", "name", "payload"]),
+    ("resolve", &["outcome"], &["name", "payload"]),
+    ("signal", &["name"], &["commandId", "outcome", "reference"]),
+];
 
 pub(super) fn routes() -> Routes<Arc<Api>> {
     let acts = Access::Needs(Right::ActOnSagas);
@@ -68,6 +77,7 @@ pub(super) fn routes() -> Routes<Arc<Api>> {
                      saga's present revision.",
                 )
                 .body::<PlanRequest>(example)
+                .of_kinds("action", &KINDS)
                 .answer(
                     Answer::json::<PlanView>(StatusCode::CREATED, "The plan.")
                         .link("applyPlan", "plan", "$response.body#/plan")
