@@ -3201,7 +3201,42 @@ export interface operations {
                  *       "reason": "the customer has called"
                  *     }
                  */
-                "application/json": components["schemas"]["PlanRequest"];
+                "application/json": components["schemas"]["PlanRequest"] & ({
+                    /** @enum {string} */
+                    action?: "retry";
+                    outcome?: null;
+                    reference?: null;
+                    name?: null;
+                    payload?: null;
+                } | {
+                    /** @enum {string} */
+                    action?: "resend";
+                    outcome?: null;
+                    reference?: null;
+                    name?: null;
+                    payload?: null;
+                } | {
+                    /** @enum {string} */
+                    action?: "cancel";
+                    commandId?: null;
+                    outcome?: null;
+                    reference?: null;
+                    name?: null;
+                    payload?: null;
+                } | {
+                    /** @enum {string} */
+                    action?: "resolve";
+                    outcome: string;
+                    name?: null;
+                    payload?: null;
+                } | {
+                    /** @enum {string} */
+                    action?: "signal";
+                    name: string;
+                    commandId?: null;
+                    outcome?: null;
+                    reference?: null;
+                });
             };
         };
         responses: {
