@@ -14,9 +14,7 @@ CREATE TABLE deployment (
     reply_key text    NOT NULL CHECK (reply_key ~ '^[0-9a-f]{64}$'),
     -- Also accepted: the key that signed before the last rotation, and the one that will sign after the next.
     previous_reply_key text CHECK (previous_reply_key ~ '^[0-9a-f]{64}$'),
-    next_reply_key     text CHECK (next_reply_key ~ '^[0-9a-f]{64}$'),
-    -- Commits were lost, and no program shall start until somebody has looked.
-    is_suspended boolean NOT NULL DEFAULT false
+    next_reply_key     text CHECK (next_reply_key ~ '^[0-9a-f]{64}$')
 );
 
 -- The current key of each participant, with which commands are signed. Each participant's own database has its keys

@@ -27,8 +27,8 @@ BEGIN
     RETURN check_epoch(of_epoch);
 END $$;
 
--- Begins the next epoch, after the database was restored to an earlier state, and lets programs start in it; returns it.
--- For the database's owner. It waits, a few seconds, for writes that are not committed.
+-- Begins the next epoch, after the database was restored to an earlier state; returns it. For the database's owner. It
+-- waits, a few seconds, for writes that are not committed.
 CREATE FUNCTION raise_epoch() RETURNS integer
 LANGUAGE plpgsql
 SET lock_timeout = '5s'
@@ -37,7 +37,7 @@ DECLARE
     raised integer;
 BEGIN
     LOCK TABLE deployment IN ACCESS EXCLUSIVE MODE;
-    UPDATE deployment SET epoch = epoch + 1, is_suspended = false RETURNING epoch INTO raised;
+    UPDATE deployment SET epoch = epoch + 1 RETURNING epoch INTO raised;
     RETURN raised;
 END $$;
 

@@ -14,6 +14,22 @@ CREATE TABLE lost_commits (
 );
 GRANT SELECT ON lost_commits TO amends_engine;
 
+-- Whether no program shall start until somebody has looked.
+ALTER TABLE deployment ADD COLUMN is_suspended boolean NOT NULL DEFAULT false;
+
+-- As in 0002, and programs may start in the new epoch.
+CREATE OR REPLACE FUNCTION raise_epoch() RETURNS integer
+LANGUAGE plpgsql
+SET lock_timeout = '5s'
+AS $$
+DECLARE
+    raised integer;
+BEGIN
+    LOCK TABLE deployment IN ACCESS EXCLUSIVE MODE;
+    UPDATE deployment SET epoch = epoch + 1, is_suspended = false RETURNING epoch INTO raised;
+    RETURN raised;
+END $$;
+
 -- Notes lost commits, and begins the next epoch unless another program has done so. With `stopping`, no program starts in
 -- it until somebody has looked (`amends restore`). It waits, a few seconds, for writes that are not committed. Notes go
 -- after 400 days.

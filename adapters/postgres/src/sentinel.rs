@@ -94,7 +94,7 @@ impl Sentinel {
 impl Remembered {
     fn keep(&mut self, id: Uuid, slot: u16, mut acknowledged: Acknowledged) {
         if let Some(before) = self.newer.remove(&id).or_else(|| self.older.remove(&id)) {
-            // Answers of concurrent writes may be heard in another order.
+            // Concurrent writes may be acknowledged in another order than that of their revisions.
             acknowledged.revision = acknowledged.revision.max(before.revision);
             acknowledged.business_key = acknowledged.business_key.or(before.business_key);
         }

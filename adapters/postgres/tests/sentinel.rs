@@ -49,6 +49,11 @@ impl Program {
         assert_eq!(self.store.commit(&[write]).await.unwrap().written.len(), 1);
     }
 
+    /// Reads the id of a saga.
+    async fn reads(&self) -> Result<Vec<Uuid>, sqlx::Error> {
+        sqlx::query_scalar("SELECT id FROM sagas LIMIT 1").fetch_all(self.store.pool()).await
+    }
+
     /// Connects anew, and returns what ends the program.
     async fn is_told(&self) -> String {
         let fault = self.database.pool.program_fault();
@@ -56,7 +61,7 @@ impl Program {
         let asks = async {
             // Each fails: no connection is used.
             loop {
-                assert!(self.store.now_from_the_database().await.is_err());
+                assert!(self.reads().await.is_err());
             }
         };
         timeout(SOON, async {
@@ -64,17 +69,6 @@ impl Program {
         })
         .await
         .expect("it is told")
-    }
-}
-
-/// Asks the database, whatever a clock knows.
-trait Asks {
-    async fn now_from_the_database(&self) -> Result<Vec<Uuid>, sqlx::Error>;
-}
-
-impl Asks for PgSagaStore {
-    async fn now_from_the_database(&self) -> Result<Vec<Uuid>, sqlx::Error> {
-        sqlx::query_scalar("SELECT id FROM sagas LIMIT 1").fetch_all(self.pool()).await
     }
 }
 
@@ -111,10 +105,9 @@ async fn a_database_that_has_everything_is_used_by_new_connections() {
     let newer = world.store().load(&[saga.id]).await.unwrap().sagas.remove(0);
     world.store().commit(&[moved(&newer, newer.revision, newer.born_at)]).await.unwrap();
     program.line.cut();
-    let read = amends_testkit::eventually("a new connection is used", SOON, || async {
-        program.store.now_from_the_database().await.ok()
-    })
-    .await;
+    let read =
+        amends_testkit::eventually("a new connection is used", SOON, || async { program.reads().await.ok() })
+            .await;
     assert_eq!(read, [saga.id]);
     assert_eq!(deployment(&world.pool()).await.unwrap().epoch, 0);
     assert_eq!(noted(&world).await, []);
@@ -142,7 +135,7 @@ async fn a_database_that_has_lost_commits_is_in_the_next_epoch_before_anything_i
     assert_eq!(noted(&world).await, expected, "and not {}", kept.id);
     assert_eq!(lost_commits::count(&world.pool(), SOON).await.unwrap(), 2);
 
-    // Whoever starts afterwards goes on.
+    // A program that is started in the new epoch can write.
     let after = PgSagaStore::new(Database::from(world.pool()).in_epoch(1));
     let saga = after.load(&[moved_on.id]).await.unwrap().sagas.remove(0);
     assert_eq!(after.commit(&[moved(&saga, 1, saga.born_at)]).await.unwrap().written.len(), 1);
@@ -185,11 +178,11 @@ async fn what_cannot_be_noted_opens_no_connection() {
     let program = Program::of(&world, OnLostCommits::NextEpoch).await;
     program.gives_birth(&world, 1).await;
     forget(&world, "DELETE FROM sagas".to_owned()).await;
-    // Somebody holds the deployment's row: no epoch can begin.
+    // Another transaction holds the deployment's table, so no epoch can begin.
     let mut holder = world.owner().begin().await.unwrap();
     sqlx::query("LOCK TABLE deployment IN ACCESS SHARE MODE").execute(&mut *holder).await.unwrap();
     program.line.cut();
-    assert!(program.store.now_from_the_database().await.is_err());
+    assert!(program.reads().await.is_err());
     holder.rollback().await.unwrap();
     assert_eq!(noted(&world).await, []);
     program.is_told().await;

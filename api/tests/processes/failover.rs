@@ -115,7 +115,7 @@ impl Pair {
 
     /// The address leads to the standby, which becomes the primary; returns its connections.
     async fn fails_over(&mut self) -> PgPool {
-        // Nobody writes to the old one any more.
+        // From here on nothing is written to the old primary.
         self.address.leads_to(NOWHERE);
         self.address.cut();
         // The workers' databases have no standby to wait for.

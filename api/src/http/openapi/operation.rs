@@ -10,7 +10,7 @@ use utoipa::{
         link::LinkBuilder,
         path::{Parameter, ParameterBuilder, ParameterIn},
         request_body::{RequestBody, RequestBodyBuilder},
-        schema::{AllOfBuilder, Schema},
+        schema::{AllOfBuilder, OneOfBuilder, Schema},
     },
 };
 
@@ -133,25 +133,23 @@ impl Operation {
 
     /// The body has exactly one of these fields, with what it needs.
     #[must_use]
-    pub fn exactly_one_of(mut self, alternatives: &[Alternative<'_>]) -> Self {
-        let content = self.body.as_mut().and_then(|body| body.content.get_mut(JSON));
-        if let Some(RefOr::T(content)) = content
-            && let Some(of_type) = content.schema.take()
-        {
-            let one_of = schema::exactly_one_of(alternatives);
-            content.schema = Some(AllOfBuilder::new().item(of_type).item(one_of).into());
-        }
-        self
+    pub fn exactly_one_of(self, alternatives: &[Alternative<'_>]) -> Self {
+        self.with_body_that_is(schema::exactly_one_of(alternatives))
     }
 
     /// The body has the fields of its kind, which this field names.
     #[must_use]
-    pub fn of_kinds(mut self, field: &str, kinds: &[Kind<'_>]) -> Self {
+    pub fn of_kinds(self, field: &str, kinds: &[Kind<'_>]) -> Self {
+        self.with_body_that_is(schema::kinds(field, kinds))
+    }
+
+    /// The body has its own schema and this one.
+    fn with_body_that_is(mut self, too: OneOfBuilder) -> Self {
         let content = self.body.as_mut().and_then(|body| body.content.get_mut(JSON));
         if let Some(RefOr::T(content)) = content
             && let Some(of_type) = content.schema.take()
         {
-            content.schema = Some(AllOfBuilder::new().item(of_type).item(schema::kinds(field, kinds)).into());
+            content.schema = Some(AllOfBuilder::new().item(of_type).item(too).into());
         }
         self
     }

@@ -173,7 +173,7 @@ async fn a_receiver_that_is_down_or_hangs_delays_no_other_and_gets_everything_on
     let (_stack, api, _engine) = api_and_engine(&[]).await;
     let client = api.client();
     let (good, hanging) = (Receiver::start().await, Receiver::start().await);
-    // Nobody listens there, and no other program takes it by chance.
+    // Nothing listens at this port, and no other program is given it.
     let address = free_address().unwrap();
     hanging.says(Says::Nothing);
     let hangs = Hook::of_all(&client, &hanging).await;
