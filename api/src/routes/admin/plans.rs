@@ -1,18 +1,19 @@
 //! `/admin/plans`: what an action would do, and the action itself, only as it was planned.
 
+mod effects;
+mod request;
+
 use std::{sync::Arc, time::Duration};
 
 use amends_engine::{
     core::{Actor, Event, Illegal, Input, Resend, Resolution, Retry, Seen, Signal},
-    operate::{Effects, NoPlan, Plan, plan},
+    operate::{NoPlan, Plan, plan},
     runtime::apply::{Applied, apply_at},
 };
-use amends_http::body;
 use amends_postgres::{
     admin::Detail,
     plans::{self, NewPlan, StoredPlan},
 };
-use amends_protocol::Exposure;
 use axum::{
     Json,
     body::Bytes,
@@ -20,13 +21,14 @@ use axum::{
     http::{HeaderMap, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use garde::Validate;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use utoipa::ToSchema;
-use uuid::Uuid;
 
+use self::{
+    effects::PlanView,
+    request::{ActionName, KINDS, PlanRequest},
+};
 use super::{
     actions::{Done, refused, would_hold},
     admin, no_saga, view,
@@ -37,26 +39,14 @@ use crate::{
         Caller, Right,
         access::{Access, Routes},
     },
-    http::openapi::{
-        Answer, Operation,
-        schema::{Holding, Instant, Kind, Text},
-    },
-    orders::{request, view::instant},
-    problem::{Fault, Problem, problem_types},
+    http::openapi::{Answer, Operation},
+    orders::view::instant,
+    problem::{Problem, problem_types},
     state::Api,
 };
 
 /// How long a plan can be applied.
 const PLAN_LIFETIME: Duration = Duration::from_secs(15 * 60);
-
-/// Which fields an action needs, and which it does not have.
-const KINDS: [Kind<'_>; 5] = [
-    ("retry", &[], &["outcome", "reference", "name", "payload"]),
-    ("resend", &[], &["outcome", "reference", "name", "payload"]),
-    ("cancel", &[], &["commandId", "outcome", "reference", "name", "payload"]),
-    ("resolve", &["outcome"], &["name", "payload"]),
-    ("signal", &["name"], &["commandId", "outcome", "reference"]),
-];
 
 pub(super) fn routes() -> Routes<Arc<Api>> {
     let acts = Access::Needs(Right::ActOnSagas);
@@ -105,136 +95,13 @@ pub(super) fn routes() -> Routes<Arc<Api>> {
         )
 }
 
-/// An action to plan.
-#[derive(Debug, Clone, Serialize, Deserialize, Validate, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct PlanRequest {
-    #[garde(skip)]
-    action: ActionName,
-    /// The saga's id.
-    #[garde(skip)]
-    saga: Uuid,
-    #[garde(custom(request::text))]
-    #[schema(value_type = Text)]
-    reason: String,
-    /// The revision of the saga that the operator saw. Without it, the plan is of the present one.
-    #[garde(skip)]
-    #[serde(default)]
-    revision: Option<u32>,
-    /// The waiting command, as `waitsFor` of the saga shows it. `retry` and `resolve` need it, unless the saga is
-    /// `poisoned`.
-    #[garde(skip)]
-    #[serde(default)]
-    command_id: Option<Uuid>,
-    /// How the command has ended: of `resolve`.
-    #[garde(skip)]
-    #[serde(default)]
-    outcome: Option<Done>,
-    /// What the other side calls it: evidence, of `resolve`.
-    #[garde(inner(custom(request::text)))]
-    #[serde(default)]
-    #[schema(value_type = Option<Text>)]
-    reference: Option<String>,
-    /// The name of the signal: of `signal`.
-    #[garde(inner(custom(request::text)))]
-    #[serde(default)]
-    #[schema(value_type = Option<Text>)]
-    name: Option<String>,
-    /// What the saga's workflow understands for this signal: of `signal`.
-    #[garde(skip)]
-    #[serde(default)]
-    payload: Option<Value>,
-}
-
-/// The name of an action.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-enum ActionName {
-    Retry,
-    Resend,
-    Cancel,
-    Resolve,
-    Signal,
-}
-
-/// A plan: what an action would do.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Plan)]
-#[serde(rename_all = "camelCase")]
-struct PlanView {
-    /// The hash by which the plan is known and applied.
-    plan: String,
-    saga: Uuid,
-    /// The revision at which it is applied.
-    revision: u32,
-    effects: EffectsView,
-    /// Whether somebody else must approve it first.
-    needs_approval: bool,
-    /// Until when it can be applied.
-    #[schema(value_type = Instant)]
-    expires_at: String,
-}
-
-/// What a plan would do.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = PlanEffects)]
-struct EffectsView {
-    /// The commands that are sent at once: `pay compensate`.
-    commands: Vec<String>,
-    /// The saga's label before and after.
-    label: [String; 2],
-    /// How the money that the saga holds changes, until it ends or waits again: a negative amount is given back.
-    #[schema(value_type = Vec<Holding>)]
-    money: Vec<Exposure>,
-    /// The same of stock.
-    #[schema(value_type = Vec<Holding>)]
-    stock: Vec<Exposure>,
-    /// The same of all else.
-    #[schema(value_type = Vec<Holding>)]
-    other: Vec<Exposure>,
-    /// What the engine does next by itself.
-    timers: Vec<TimerView>,
-    /// Whether the saga can still go the way that it goes now.
-    reversible: bool,
-}
-
-/// What the engine will do by itself.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = PlanTimer)]
-struct TimerView {
-    #[schema(value_type = Instant)]
-    at: String,
-    /// `probe`, `retry`, `compensate`, `cancel` or `giveUp`.
-    what: &'static str,
-}
-
-impl From<Effects> for EffectsView {
-    fn from(effects: Effects) -> Self {
-        let Effects { commands, label, held, timers, is_reversible } = effects;
-        let (money, rest): (Vec<_>, Vec<_>) =
-            held.into_iter().partition(|exposure| exposure.kind.starts_with("money"));
-        let (stock, other) = rest.into_iter().partition(|exposure| exposure.kind.starts_with("stock"));
-        let timers = timers.into_iter().map(|next| TimerView { at: instant(next.at), what: next.what });
-        Self {
-            commands,
-            label: [label.0, label.1],
-            money,
-            stock,
-            other,
-            timers: timers.collect(),
-            reversible: is_reversible,
-        }
-    }
-}
-
 async fn make(
     State(api): State<Arc<Api>>,
     caller: Caller,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let request: PlanRequest = body::read(&headers, &body)?;
-    misplaced(&request)?;
+    let request = PlanRequest::read(&headers, &body)?;
     let detail = admin(&api).get(request.saga).await?.ok_or_else(no_saga)?;
     let event = event(&api, &detail, &caller, request)?;
     let Plan { revision, basis, effects } = planned(&api, &detail, &event)?;
@@ -323,26 +190,6 @@ fn planned(api: &Api, detail: &Detail, event: &Event) -> Result<Plan, Problem> {
             format!("The saga is {} ({}): it would change nothing.", saga.state().as_str(), saga.label),
         ),
     })
-}
-
-/// Refuses fields that the action does not have, and names those that it needs.
-fn misplaced(request: &PlanRequest) -> Result<(), Problem> {
-    let is = |action| request.action == action;
-    let (resolves, signals) = (is(ActionName::Resolve), is(ActionName::Signal));
-    let given = [
-        ("/outcome", request.outcome.is_some(), resolves, resolves),
-        ("/reference", request.reference.is_some(), resolves, false),
-        ("/name", request.name.is_some(), signals, signals),
-        ("/payload", request.payload.is_some(), signals, false),
-        ("/commandId", request.command_id.is_some(), !is(ActionName::Cancel) && !signals, false),
-    ];
-    let faults = given.into_iter().filter_map(|(pointer, is_given, may, must)| match (is_given, may, must) {
-        (true, false, _) => Some(Fault::at(pointer, "is no field of this action")),
-        (false, _, true) => Some(Fault::at(pointer, "is needed for this action")),
-        _ => None,
-    });
-    let faults: Vec<Fault> = faults.collect();
-    if faults.is_empty() { Ok(()) } else { Err(Problem::Invalid(faults)) }
 }
 
 /// Builds the event of a request. Without a revision it is of the present state.

@@ -14,7 +14,6 @@ pub mod shop;
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::Read,
     net::SocketAddr,
     path::Path,
     process::{Command, Output, Stdio},
@@ -39,6 +38,7 @@ use tokio::sync::Mutex;
 pub use amends_proof::deployment::free_address;
 pub use broker::{Broker, KAFKA_ADMIN};
 pub(crate) use broker::{on_apache, on_every_broker};
+use process::whole;
 pub use process::{Process, clients};
 
 /// Longer than anything that a test waits for, even on a busy machine.
@@ -392,24 +392,6 @@ impl Stack {
         }
         all
     }
-
-    /// Sets a product's stock over the inventory worker's own listener, with the service token if there is one.
-    pub async fn stock(&self, product: &str, on_hand: i64) {
-        let inventory = self.known.iter().find(|known| known.role == INVENTORY).unwrap().address;
-        let url = format!("http://{inventory}/api/inventory/{product}/stock");
-        let mut request = reqwest::Client::new().put(url).json(&serde_json::json!({ "onHand": on_hand }));
-        if let Some(token) = self.settings.get(SERVICE_TOKEN) {
-            request = request.bearer_auth(token);
-        }
-        assert_eq!(request.send().await.unwrap().status(), 200);
-    }
-}
-
-/// Reads all that a process says.
-fn whole(mut said: impl Read) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    said.read_to_end(&mut bytes).unwrap();
-    bytes
 }
 
 /// Held by a test that migrates on the Citus: the databases' names are always the same.

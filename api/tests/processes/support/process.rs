@@ -1,6 +1,7 @@
 //! A running role: waited for, stopped, killed, started again.
 
 use std::{
+    io::Read,
     net::SocketAddr,
     process::{Child, Command, ExitStatus},
 };
@@ -74,4 +75,11 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Reads all that a process says.
+pub(super) fn whole(mut said: impl Read) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    said.read_to_end(&mut bytes).unwrap();
+    bytes
 }

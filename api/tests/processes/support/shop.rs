@@ -1,4 +1,4 @@
-//! An api that takes tokens, and requests of its callers.
+//! An api that takes tokens, and requests of its callers; what its shop has in stock.
 
 use std::net::SocketAddr;
 
@@ -7,11 +7,24 @@ use reqwest::{Method, RequestBuilder, Response, redirect::Policy};
 use serde_json::{Value, json};
 
 use super::{
-    Process, SERVICE_TOKEN, Stack,
+    INVENTORY, Process, SERVICE_TOKEN, Stack,
     client::order,
     document::{Documented, operations},
     issuer::{self, token},
 };
+
+impl Stack {
+    /// Sets a product's stock over the inventory worker's own listener, with the service token if there is one.
+    pub async fn stock(&self, product: &str, on_hand: i64) {
+        let inventory = self.known.iter().find(|known| known.role == INVENTORY).unwrap().address;
+        let url = format!("http://{inventory}/api/inventory/{product}/stock");
+        let mut request = reqwest::Client::new().put(url).json(&json!({ "onHand": on_hand }));
+        if let Some(token) = self.settings.get(SERVICE_TOKEN) {
+            request = request.bearer_auth(token);
+        }
+        assert_eq!(request.send().await.unwrap().status(), 200);
+    }
+}
 
 /// An api that takes tokens.
 pub struct Shop {
