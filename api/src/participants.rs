@@ -1,7 +1,11 @@
 //! What the broker and the timelines tell of a worker: how far it is behind, whether it takes commands at all, and when
 //! it was last seen to answer.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex as StdMutex, PoisonError},
+    time::Duration,
+};
 
 use amends_engine::{
     core::Catalog,
@@ -23,20 +27,23 @@ use crate::process;
 const BROKER_PATIENCE: Duration = Duration::from_secs(2);
 /// A worker that is behind is looked at twice, this far apart: one that settles nothing meanwhile takes no commands.
 const WATCHED_FOR: Duration = Duration::from_millis(1_500);
-/// How long what was found is shown again. However many ask, the broker is asked for one worker at a time.
+/// How long what was found is shown again. However many ask about a worker, the broker is asked once.
 const KEPT: Duration = Duration::from_secs(3);
 
 /// Looks at workers, for those who ask why nothing is happening.
 pub struct Participants {
     kafka: KafkaSettings,
     database: Database,
-    found: Mutex<HashMap<String, (Instant, Surroundings)>>,
+    found: StdMutex<HashMap<String, Found>>,
 }
+
+/// What was last found around a worker, and when. Whoever looks holds it, and others wait for what is found.
+type Found = Arc<Mutex<Option<(Instant, Surroundings)>>>;
 
 impl Participants {
     /// Creates it over this broker and this database.
     pub fn new(kafka: KafkaSettings, database: Database) -> Self {
-        Self { kafka, database, found: Mutex::default() }
+        Self { kafka, database, found: StdMutex::default() }
     }
 
     /// Returns what is known around a saga that waits for this worker.
@@ -44,8 +51,9 @@ impl Participants {
     /// # Errors
     /// The database's. A broker that does not answer is no error: it is what is found.
     pub async fn around(&self, worker: &str, catalog: &Catalog) -> Result<Surroundings, Error> {
-        let mut found = self.found.lock().await;
-        if let Some((_, around)) = found.get(worker).filter(|(at, _)| at.elapsed() < KEPT) {
+        let found = self.found_of(worker);
+        let mut found = found.lock().await;
+        if let Some((_, around)) = found.as_ref().filter(|(at, _)| at.elapsed() < KEPT) {
             return Ok(around.clone());
         }
         let steps: Vec<&str> = catalog
@@ -69,8 +77,13 @@ impl Participants {
                 Surroundings { is_broker_away: true, worker: None }
             }
         };
-        found.insert(worker.to_owned(), (Instant::now(), around.clone()));
+        *found = Some((Instant::now(), around.clone()));
         Ok(around)
+    }
+
+    fn found_of(&self, worker: &str) -> Found {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.entry(worker.to_owned()).or_default().clone()
     }
 
     /// Returns how far a worker is, and whether it settles anything; `None` if the broker does not tell.

@@ -11,6 +11,7 @@ use axum::{
     http::{Method, StatusCode, Uri},
     middleware::from_fn,
 };
+use futures::future::try_join_all;
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -174,9 +175,8 @@ struct OrphanItem {
 }
 
 async fn list_participants(State(api): State<Arc<Api>>) -> Result<Json<ParticipantList>, Problem> {
-    let catalog = &api.engine.catalog;
-    let mut items = Vec::new();
-    for service in services::workers() {
+    let (participants, catalog) = (&api.participants, &api.engine.catalog);
+    let looks = services::workers().filter_map(|service| {
         let steps = catalog.iter().flat_map(|definition| &definition.steps);
         let mut steps: Vec<String> =
             steps.filter(|step| step.participant == service.name).map(|step| step.name.to_owned()).collect();
@@ -184,18 +184,21 @@ async fn list_participants(State(api): State<Arc<Api>>) -> Result<Json<Participa
         steps.dedup();
         // A worker that only reads events executes no commands.
         if steps.is_empty() {
-            continue;
+            return None;
         }
-        let progress = api.participants.around(service.name, catalog).await?.worker;
-        items.push(ParticipantItem {
-            name: service.name.to_owned(),
-            steps,
-            lag: progress.map(|worker| worker.lag),
-            last_reply_at: progress.and_then(|worker| worker.last_reply_at).map(instant),
-            away: progress.is_some_and(|worker| worker.lag > 0 && !worker.is_settling),
-        });
-    }
-    Ok(Json(ParticipantList { items }))
+        Some(async move {
+            let progress = participants.around(service.name, catalog).await?.worker;
+            Ok::<_, Problem>(ParticipantItem {
+                name: service.name.to_owned(),
+                steps,
+                lag: progress.map(|worker| worker.lag),
+                last_reply_at: progress.and_then(|worker| worker.last_reply_at).map(instant),
+                away: progress.is_some_and(|worker| worker.lag > 0 && !worker.is_settling),
+            })
+        })
+    });
+    // A worker that is behind is watched for a while: all at the same time.
+    Ok(Json(ParticipantList { items: try_join_all(looks).await? }))
 }
 
 async fn list_definitions(State(api): State<Arc<Api>>) -> Result<Json<DefinitionList>, Problem> {
