@@ -107,4 +107,20 @@ mod tests {
         assert!(compare(&counts(1000), &counts(10)));
         assert!(!compare(&Counts::new(), &counts(1)));
     }
+
+    #[test]
+    fn the_documents_table_is_the_baseline() {
+        let committed: Counts = serde_json::from_str(include_str!("../baseline.json")).unwrap();
+        let document = include_str!("../../../docs/PERFORMANCE.md");
+        let (_, section) = document.split_once("### What does not depend on the machine").unwrap();
+        let (_, table) = section.split_once("| --- | --: |\n").unwrap();
+        let shown = table.lines().take_while(|line| line.starts_with('|'));
+        let number = |line: &str| line.split('|').nth(2).unwrap().trim().replace(',', "").parse().unwrap();
+        let mut shown: Vec<u64> = shown.map(number).collect();
+        // Nothing is logged, which the table leaves out.
+        let mut counted: Vec<u64> = committed.into_values().filter(|count| *count > 0).collect();
+        shown.sort_unstable();
+        counted.sort_unstable();
+        assert_eq!(shown, counted);
+    }
 }

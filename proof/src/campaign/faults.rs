@@ -118,13 +118,16 @@ pub const ALL: [Kind; 25] = [
 /// Faults of RELIABILITY that are not injected here, and why.
 pub const NOT_RUN: [(&str, &str); 6] = [
     ("clocks apart", "needs a clock of its own for each process; the simulator's"),
-    ("disk full", "needs a small file system mounted, which needs rights that a runner does not give"),
-    ("failover to a synchronous standby", "one Postgres on this machine"),
+    (
+        "disk full",
+        "needs a small file system mounted; a test of whole processes has one, where it may mount it",
+    ),
+    ("failover to a standby", "one Postgres here; tests of whole processes have two"),
     (
         "old and new version side by side",
-        "there is one version so far; a test of whole processes has old workers",
+        "tests of whole processes have old workers, and two builds through a rolling upgrade and back",
     ),
-    ("the broker loses acknowledged messages without being told to", "stands in for it: the topic recreated"),
+    ("the broker loses acknowledged messages by itself", "stands in for it: the topic recreated"),
     ("10 MB message", "the broker itself refuses more than 1 MB; 900 kB is produced"),
 ];
 

@@ -106,7 +106,9 @@ pub struct CampaignOutcome {
     pub letters: usize,
     /// Number of poison messages injected.
     pub poison: usize,
-    /// Time from healing until everything was at rest.
+    /// Whether everything was at rest in the end.
+    pub at_rest: bool,
+    /// Time from healing until everything was at rest, or was given up.
     pub settled: Duration,
     /// Total time.
     pub took: Duration,
@@ -115,9 +117,12 @@ pub struct CampaignOutcome {
 }
 
 impl CampaignOutcome {
-    /// Returns the number of violations: the books', and answers that no client should get.
+    /// Returns the number of violations: the books', answers that no client should get, faults after which no order was
+    /// fulfilled, and that something was still under way in the end.
     pub fn violations(&self) -> i64 {
-        self.report.violations() + self.odd.len() as i64
+        let for_ever = self.faults.iter().filter(|fault| fault.not_run.is_none() && fault.recovery.is_none());
+        let others = self.odd.len() + for_ever.count() + usize::from(!self.at_rest);
+        self.report.violations() + others as i64
     }
 
     /// Returns the number of faults injected.
@@ -180,6 +185,7 @@ pub async fn run(campaign: &Campaign) -> Result<CampaignOutcome, Error> {
         clients: told(&client),
         letters: ledger.letters.len(),
         poison: ledger.poison.len(),
+        at_rest,
         settled,
         took: begun.elapsed(),
         seed: campaign.seed,
