@@ -225,7 +225,9 @@ impl Settings {
         let own = ServiceSettings::take(services, &mut keys)?;
         let kafka_properties = kafka::take_properties(&mut keys)?;
         let read: Self = Value::new(None, ValueKind::Table(keys)).try_deserialize().map_err(one_line)?;
-        let settings = Self { services: own, kafka_properties, secret_files, ..read };
+        // So that a container can be given an empty variable.
+        let smtp_url = read.smtp_url.clone().filter(|url| !url.is_empty());
+        let settings = Self { services: own, kafka_properties, secret_files, smtp_url, ..read };
         ranges::check(&settings)?;
         Ok(settings)
     }

@@ -245,6 +245,7 @@ mod tests {
         let smtp = ("smtp_url", "smtps://mail.example");
         let sms = ("sms_webhook_url", "https://sms.example/send");
         assert!(read(&[from, smtp]).is_ok());
+        assert_eq!(read(&[("smtp_url", "")]).unwrap().smtp_url, None);
         assert!(read(&[from, smtp, ("smtp_user", "shop"), ("smtp_password_file", "/run/smtp")]).is_ok());
         assert!(read(&[sms, ("sms_webhook_secret_file", "/run/sms")]).is_ok());
         for (pairs, key) in [

@@ -59,6 +59,23 @@ fn list<'a>(value: &'a Value, what: &str) -> &'a Vec<Value> {
 }
 
 #[test]
+fn what_values_set_is_what_every_role_reads() {
+    for release in releases().iter().filter(|release| release.name.contains("everything-")) {
+        let environment = if release.name.contains("-prod") { "prod" } else { "dev" };
+        let values = documents(&format!("charts/amends/values-{environment}.yaml")).remove(0);
+        let set = values["settings"].as_object().unwrap();
+        for role in ["api", "engine", "inventory", "payment", "shipment", "notification"] {
+            let config = release.config(&format!("{role}.toml")).unwrap();
+            for (key, value) in set {
+                let line = format!("{key} = {value}");
+                assert!(config.lines().any(|read| read == line), "{environment}, {role}: no {line} in\n{config}");
+            }
+        }
+        assert!(set.len() > 3, "{environment}");
+    }
+}
+
+#[test]
 fn the_program_accepts_every_containers_command_and_settings() {
     let mut checked = 0;
     for release in releases() {

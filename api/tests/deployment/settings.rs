@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::support::{self, Setting, defaults, kept};
 
 /// Settings that the chart derives from other values.
-const OF_THE_CHART: [&str; 24] = [
+const OF_THE_CHART: [&str; 27] = [
     "allowed_hosts",
     "api_url",
     "database_url",
@@ -28,6 +28,9 @@ const OF_THE_CHART: [&str; 24] = [
     "metrics_listen",
     "no_auth",
     "notification_url",
+    "redis_ca_file",
+    "redis_url",
+    "redis_url_file",
     "roles_claim",
     "service_token",
     "webhook_key",

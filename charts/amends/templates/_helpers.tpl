@@ -92,6 +92,15 @@ AMENDS_{{ upper . }}_DATABASE_URL
 {{- if or .Values.webhookKey.existingSecret .Values.webhookKey.value -}}yes{{- end -}}
 {{- end -}}
 
+{{- define "amends.redisSecret" -}}
+{{- default (printf "%s-redis" (include "amends.fullname" .)) .Values.redis.existingSecret -}}
+{{- end -}}
+
+{{- /* Whether there is a Redis. Empty: no. */ -}}
+{{- define "amends.redis" -}}
+{{- if or .Values.redis.existingSecret .Values.redis.url -}}yes{{- end -}}
+{{- end -}}
+
 {{- define "amends.inventoryUrl" -}}
 {{- if .Values.api.inventoryUrl -}}
 {{- .Values.api.inventoryUrl -}}
@@ -108,11 +117,16 @@ AMENDS_{{ upper . }}_DATABASE_URL
 {{- default (printf "http://%s-api:%d" (include "amends.fullname" .) (int .Values.api.service.port)) .Values.messages.apiUrl -}}
 {{- end -}}
 
-{{- /* A map of settings as TOML. JSON's strings are TOML's. */ -}}
+{{- /* A map of settings as TOML. JSON's strings, numbers and booleans are TOML's. */ -}}
 {{- define "amends.toml" -}}
 {{- range $key, $value := . }}
-{{ $key }} = {{ if kindIs "string" $value }}{{ $value | toJson }}{{ else if kindIs "bool" $value }}{{ $value }}{{ else }}{{ int64 $value }}{{ end }}
+{{ $key }} = {{ $value | toJson }}
 {{- end }}
+{{- end -}}
+
+{{- /* The settings of a role: its own ones come first, also where they are false, 0 or empty. */ -}}
+{{- define "amends.settings" -}}
+{{- include "amends.toml" (mergeOverwrite (dict) .root.Values.settings .role.values.settings) | trim -}}
 {{- end -}}
 
 {{- define "amends.podSecurity" -}}
@@ -162,6 +176,8 @@ helm.sh/hook-delete-policy: {{ .delete }}
 {{- if and .Values.serviceToken.existingSecret .Values.serviceToken.value -}}{{- fail "serviceToken.value must not be set beside serviceToken.existingSecret: the token comes from one place" -}}{{- end -}}
 {{- end -}}
 {{- if and .Values.webhookKey.existingSecret .Values.webhookKey.value -}}{{- fail "webhookKey.value must not be set beside webhookKey.existingSecret: the key comes from one place" -}}{{- end -}}
+{{- if and .Values.redis.existingSecret .Values.redis.url -}}{{- fail "redis.url must not be set beside redis.existingSecret: the URL comes from one place" -}}{{- end -}}
+{{- if and .Values.redis.caFile (not (include "amends.redis" .)) -}}{{- fail "redis.caFile needs redis.existingSecret or redis.url" -}}{{- end -}}
 {{- if and .Values.workers.notification.enabled (not .Values.api.enabled) (not .Values.messages.apiUrl) -}}{{- fail "messages.apiUrl is needed, because the api is not part of this release" -}}{{- end -}}
 {{- if .Values.migrate.enabled -}}
 {{- if and (not .Values.migrate.existingSecret) (not .Values.migrate.databaseUrl) -}}{{- fail "migrate.existingSecret or migrate.databaseUrl is needed: a role that may create databases (or migrate.enabled: false)" -}}{{- end -}}
@@ -185,7 +201,7 @@ helm.sh/hook-delete-policy: {{ .delete }}
 {{- if .enabled -}}
 {{- if gt (int .minReplicas) (int .maxReplicas) -}}{{- fail (printf "%s: autoscaling.minReplicas %d is more than maxReplicas %d" $role.name (int .minReplicas) (int .maxReplicas)) -}}{{- end -}}
 {{- with $role.partitions -}}
-{{- $settings := merge (dict) $role.values.settings $.Values.settings -}}
+{{- $settings := mergeOverwrite (dict) $.Values.settings $role.values.settings -}}
 {{- $partitions := int (default 12 (get $settings .)) -}}
 {{- if gt (int $role.values.autoscaling.maxReplicas) $partitions -}}{{- fail (printf "%s: autoscaling.maxReplicas %d is more than settings.%s (%d): the others would have nothing to do" $role.name (int $role.values.autoscaling.maxReplicas) . $partitions) -}}{{- end -}}
 {{- end -}}
