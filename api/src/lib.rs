@@ -29,6 +29,7 @@ mod samples;
 pub mod services;
 pub mod settings;
 pub mod state;
+pub mod stop;
 pub mod telemetry;
 pub mod topics;
 mod upkeep;

@@ -23,21 +23,18 @@ use amends_postgres::{
 };
 use amends_redis::Redis;
 use anyhow::{Context, Result, bail};
-use axum::Router;
+use axum::{Router, middleware::from_fn_with_state};
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::ExposeSecret;
 use sqlx::migrate::Migrator;
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-    task::JoinError,
-};
+use tokio::{net::TcpListener, task::JoinError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     links::{self, Pools},
     routes,
     settings::Settings,
+    stop::Stop,
     telemetry,
 };
 
@@ -50,6 +47,8 @@ pub struct Process {
     pub redis: Option<Redis>,
     /// The cache of stock that readers and writers of this process share.
     pub stock_cache: StockCache,
+    /// Cancelled when the process should get no more requests.
+    pub leaving: CancellationToken,
     /// Cancelled when the process must stop.
     pub stop: CancellationToken,
     /// The connections to databases.
@@ -63,8 +62,8 @@ pub struct Process {
 
 /// Interval between checks of the broker.
 const BROKER_LOOK: Duration = Duration::from_secs(2);
-/// How long a stopping process waits for its loops.
-const STOP_GRACE: Duration = Duration::from_secs(20);
+/// How long a stopping process waits for its loops. What has not ended then goes on from its rows.
+const STOP_GRACE: Duration = Duration::from_secs(9);
 
 impl Process {
     /// Creates a process without a role.
@@ -72,7 +71,7 @@ impl Process {
         settings: Settings,
         kafka: KafkaSettings,
         metrics: PrometheusHandle,
-        stop: CancellationToken,
+        Stop { leaving, now: stop }: Stop,
     ) -> Result<Self> {
         let broker = Arc::new(AtomicBool::new(true));
         let redis = links::redis(&settings)?;
@@ -83,6 +82,7 @@ impl Process {
             metrics,
             redis,
             stock_cache,
+            leaving,
             stop,
             pools: Pools::default(),
             broker,
@@ -117,7 +117,7 @@ impl Process {
         settings: Settings,
         topics: &[Topic],
         metrics: PrometheusHandle,
-        stop: CancellationToken,
+        stop: Stop,
     ) -> Result<Self> {
         let kafka = kafka(&settings, settings.brokers()?.to_owned());
         let checked = amends_kafka::check(&kafka, settings.start_timeout);
@@ -131,7 +131,7 @@ impl Process {
         settings: Settings,
         topics: Vec<Topic>,
         metrics: PrometheusHandle,
-        stop: CancellationToken,
+        stop: Stop,
     ) -> Result<Self> {
         let kafka = kafka(&settings, settings.brokers()?.to_owned());
         let process = Self::new(settings, kafka, metrics, stop)?;
@@ -234,27 +234,6 @@ impl Process {
     }
 }
 
-/// The first signal stops the process in order, the second at once. Signals are received from this call on: before its
-/// future is awaited for the first time, a signal would otherwise kill a process that has begun to work.
-pub fn signalled(interrupted: CancellationToken) -> impl Future<Output = ()> {
-    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
-    async move {
-        let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
-            return tracing::error!("signals cannot be received");
-        };
-        let mut next = async || {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        };
-        next().await;
-        interrupted.cancel();
-        next().await;
-        std::process::exit(130);
-    }
-}
-
 /// Returns the consumer group of a worker.
 pub fn group(worker: &str) -> String {
     format!("amends-{worker}")
@@ -351,6 +330,7 @@ pub fn serve(process: &Process, listener: TcpListener, routes: Router) -> Result
     let settings = &process.settings;
     let rules = Rules::new(listener.local_addr()?, &settings.allowed_hosts, &settings.cors_origins)?;
     let limits = Limits::new(settings.http_connections as usize);
+    let routes = routes.layer(from_fn_with_state(process.leaving.clone(), routes::health::while_leaving));
     let serving = amends_http::serve(listener, guarded(routes, rules), limits, process.stop.clone());
     process.watch("listener", serving);
     Ok(())
@@ -363,7 +343,7 @@ mod tests {
     use super::*;
     use crate::services;
 
-    fn process(stop: &CancellationToken) -> Process {
+    fn process(stop: &Stop) -> Process {
         let settings = Settings::read(&services::names(), None, &[]).unwrap();
         let kafka = kafka(&settings, "127.0.0.1:1".to_owned());
         let metrics = PrometheusBuilder::new().build_recorder().handle();
@@ -371,28 +351,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_signal_that_comes_before_anything_waits_for_it_stops_the_process_in_order() {
-        let interrupted = CancellationToken::new();
-        let signalled = signalled(interrupted.clone());
-        let own = std::process::id().to_string();
-        assert!(std::process::Command::new("kill").args(["-TERM", &own]).status().unwrap().success());
-        let waiting = tokio::spawn(signalled);
-        interrupted.cancelled().await;
-        waiting.abort();
-    }
-
-    #[tokio::test]
     async fn a_loop_that_panics_or_ends_stops_the_process_with_a_failure() {
-        let stop = CancellationToken::new();
+        let stop = Stop::default();
         let panicking = process(&stop);
         panicking.watch("panics", async { panic!("as asked") });
-        stop.cancelled().await;
+        stop.now.cancelled().await;
         assert!(!panicking.ended().await);
 
-        let stop = CancellationToken::new();
+        let stop = Stop::default();
         let ending = process(&stop);
         ending.watch("ends", async {});
-        stop.cancelled().await;
+        stop.now.cancelled().await;
         assert!(!ending.ended().await);
     }
 }

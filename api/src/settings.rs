@@ -132,6 +132,8 @@ pub struct Settings {
     pub call_lease: Duration,
     #[serde(with = "humantime_serde")]
     pub start_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub stop_delay: Duration,
     pub on_lost_commits: LostCommits,
     pub log: String,
     pub log_format: LogFormat,

@@ -13,7 +13,6 @@ use std::{net::SocketAddr, process::ExitCode};
 use amends_postgres::keys::Rotation;
 use anyhow::{Context, Result};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::Role,
@@ -21,6 +20,7 @@ use crate::{
     process::{self, Process},
     services,
     settings::Settings,
+    stop::{self, Stop},
     telemetry, topics,
 };
 
@@ -51,29 +51,24 @@ pub async fn run(role: Role, mut settings: Settings) -> Result<ExitCode> {
     }
     let metrics = telemetry::metrics()?;
     telemetry::catalog::begin(&roles_of(&role));
-    let interrupted = CancellationToken::new();
-    tokio::spawn(process::signalled(interrupted.clone()));
+    let interrupted = Stop::default();
+    tokio::spawn(stop::signalled(interrupted.clone(), settings.stop_delay));
     if let Role::Dev(options) = role {
         return dev::run(options, settings, metrics, interrupted).await;
     }
     settings.listen = settings.listen.or(default_listen(&role));
-    let stop = interrupted.child_token();
+    let stop = interrupted.child();
     let process = tokio::select! {
         started = start(role, settings, metrics, stop.clone()) => started?,
-        () = interrupted.cancelled() => return Ok(ExitCode::SUCCESS),
+        () = interrupted.now.cancelled() => return Ok(ExitCode::SUCCESS),
     };
-    stop.cancelled().await;
+    stop.now.cancelled().await;
     tracing::info!("stopping");
     Ok(if process.ended().await { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Starts a role in a separate process.
-async fn start(
-    role: Role,
-    settings: Settings,
-    metrics: PrometheusHandle,
-    stop: CancellationToken,
-) -> Result<Process> {
+async fn start(role: Role, settings: Settings, metrics: PrometheusHandle, stop: Stop) -> Result<Process> {
     let topics = topics::all(&settings);
     links::check_redis(&settings).await?;
     if let Role::Api = role {

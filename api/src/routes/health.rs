@@ -12,12 +12,14 @@ use amends_http::{accept, query};
 use amends_pool::{Pool, Unwritable, WriteCheck};
 use axum::{
     Json, Router,
-    http::{Method, StatusCode, header},
-    middleware::from_fn,
-    response::IntoResponse,
+    extract::{Request, State},
+    http::{HeaderValue, Method, StatusCode, header},
+    middleware::{Next, from_fn},
+    response::{IntoResponse, Response},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use crate::{
@@ -92,6 +94,26 @@ impl Ready {
 pub const LIVE: &str = "/health/live";
 /// Whether what it needs is available.
 pub const READY: &str = "/health/ready";
+
+/// Once the process has been told to stop, says that it is not ready, and asks clients to connect anew, elsewhere. What is
+/// asked meanwhile is still answered.
+pub async fn while_leaving(
+    State(leaving): State<CancellationToken>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if !leaving.is_cancelled() {
+        return next.run(request).await;
+    }
+    let mut response = if request.uri().path() == READY {
+        let checks = BTreeMap::from([("process", "stopping".to_owned())]);
+        (StatusCode::SERVICE_UNAVAILABLE, Json(Readiness { status: "not ready", checks })).into_response()
+    } else {
+        next.run(request).await
+    };
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
 
 /// Returns the routes of every role that serves them alone.
 pub fn router(ready: Ready, metrics: Option<PrometheusHandle>) -> Router {

@@ -82,6 +82,7 @@ impl Settings {
                 "retention" => time(self.retention),
                 "call_lease" => time(self.call_lease),
                 "start_timeout" => time(self.start_timeout),
+                "stop_delay" => time(self.stop_delay),
                 "on_lost_commits" => text(self.on_lost_commits.as_str()),
                 "log" => text(&self.log),
                 "otlp_endpoint" => self.otlp_endpoint.as_deref().and_then(text),

@@ -51,6 +51,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), Error> {
         ("webhook_patience", settings.webhook_patience, SECOND..=14 * DAY),
         ("webhook_secret_overlap", settings.webhook_secret_overlap, SECOND..=30 * DAY),
         ("start_timeout", settings.start_timeout, millis(100)..=60 * MINUTE),
+        ("stop_delay", settings.stop_delay, Duration::ZERO..=MINUTE),
         ("notification_patience", settings.notification_patience, MINUTE..=30 * DAY),
     ] {
         duration(key, value, range)?;

@@ -68,7 +68,10 @@ fn what_values_set_is_what_every_role_reads() {
             let config = release.config(&format!("{role}.toml")).unwrap();
             for (key, value) in set {
                 let line = format!("{key} = {value}");
-                assert!(config.lines().any(|read| read == line), "{environment}, {role}: no {line} in\n{config}");
+                assert!(
+                    config.lines().any(|read| read == line),
+                    "{environment}, {role}: no {line} in\n{config}"
+                );
             }
         }
         assert!(set.len() > 3, "{environment}");
@@ -184,8 +187,8 @@ fn every_role_is_probed_and_has_time_to_stop() {
             }
             let seconds = |value: &Value| value.as_i64().unwrap();
             let drain = seconds(&container["lifecycle"]["preStop"]["sleep"]["seconds"]);
-            // The program stops within 20 s.
-            assert!(seconds(&spec["terminationGracePeriodSeconds"]) >= drain + 20, "{name}");
+            // The program stops within 10 s.
+            assert!(seconds(&spec["terminationGracePeriodSeconds"]) >= drain + 10, "{name}");
         }
     }
 }

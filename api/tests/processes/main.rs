@@ -35,6 +35,7 @@ mod samples;
 mod secured;
 mod services;
 mod silence;
+mod stopping;
 mod support;
 mod traces;
 mod traffic;

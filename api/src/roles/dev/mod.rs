@@ -19,7 +19,6 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 use super::{api, engine, migrate};
 use crate::{
@@ -28,6 +27,7 @@ use crate::{
     process::{self, Process},
     samples, services,
     settings::Settings,
+    stop::Stop,
     topics,
 };
 use data::DataDirectory;
@@ -67,12 +67,12 @@ pub async fn run(
     options: Dev,
     settings: Settings,
     metrics: PrometheusHandle,
-    interrupted: CancellationToken,
+    interrupted: Stop,
 ) -> Result<ExitCode> {
-    let stop = interrupted.child_token();
+    let stop = interrupted.child();
     let running = tokio::select! {
         started = start(&options, settings, metrics, stop.clone()) => started?,
-        () = interrupted.cancelled() => {
+        () = interrupted.now.cancelled() => {
             say("stopping");
             return Ok(if options.once { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
@@ -92,16 +92,16 @@ pub async fn run(
         };
         let all_well = tokio::select! {
             all_well = samples::run(&url, token) => all_well?,
-            () = stop.cancelled() => false,
+            () = stop.now.cancelled() => false,
         };
         if options.once {
             code = if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-            stop.cancel();
-        } else if !stop.is_cancelled() {
+            stop.now.cancel();
+        } else if !stop.now.is_cancelled() {
             samples::invite(&url, &running.server, &running.brokers, options.auth.then_some(&*options.data));
         }
     }
-    stop.cancelled().await;
+    stop.now.cancelled().await;
     say("stopping");
     if !running.process.ended().await {
         code = ExitCode::FAILURE;
@@ -119,7 +119,7 @@ async fn start(
     options: &Dev,
     mut settings: Settings,
     metrics: PrometheusHandle,
-    stop: CancellationToken,
+    stop: Stop,
 ) -> Result<Running> {
     settings.unknown_patience.get_or_insert(UNKNOWN_PATIENCE);
     settings.trace_sampling.get_or_insert(1.0);

@@ -38,9 +38,19 @@ impl Process {
         .await;
     }
 
+    /// Returns its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// kill -9, and a restart of the same role at the same address.
     pub fn kill_and_restart(&mut self, stack: &Stack) {
         self.kill();
+        self.start_again(stack);
+    }
+
+    /// Starts the same role at the same address, without waiting for it.
+    pub fn start_again(&mut self, stack: &Stack) {
         let role: Vec<&str> = self.role.split(' ').collect();
         let again = stack.spawn_at(&role, self.address);
         *self = again;
