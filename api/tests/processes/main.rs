@@ -8,6 +8,7 @@ mod callers;
 mod cancelling;
 mod changes;
 mod dev;
+mod disk_full;
 mod distributed;
 mod doctor;
 mod edge;
