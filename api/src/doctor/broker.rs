@@ -77,6 +77,11 @@ fn judged(topic: &Topic, found: Option<&FoundTopic>, configuration: Option<&Conf
         let said = format!("has {} partitions; the settings say {}", found.partitions, topic.partitions);
         findings.push(Finding::warning(&subject, said, "It works. Correct the settings, or add partitions."));
     }
+    if found.replicas == 1 {
+        let said = "has one replica: its messages are lost with its broker";
+        let advice = "Keep three. No order is lost: rows are the record, and commands are sent again; domain events can be.";
+        findings.push(Finding::warning(&subject, said, advice));
+    }
     if found.in_sync < found.replicas {
         let said = format!("{} of {} replicas are in sync", found.in_sync, found.replicas);
         findings.push(Finding::warning(&subject, said, "See whether a broker is down."));
@@ -175,6 +180,8 @@ mod tests {
         assert_eq!(grades(None, &[]), [Grade::Wrong]);
         assert_eq!(grades(Some(&FoundTopic { leaderless: 1, ..found() }), &[]), [Grade::Wrong]);
         assert_eq!(grades(Some(&FoundTopic { in_sync: 2, ..found() }), &[]), [Grade::Warning]);
+        let alone = FoundTopic { replicas: 1, in_sync: 1, ..found() };
+        assert_eq!(grades(Some(&alone), &[("min.insync.replicas", "1")]), [Grade::Warning]);
         assert_eq!(grades(Some(&FoundTopic { partitions: 6, ..found() }), &[]), [Grade::Warning]);
         for (key, value, grade) in [
             ("cleanup.policy", "compact", Grade::Wrong),

@@ -208,6 +208,12 @@ impl Facts {
                 "standbys are set, but synchronous_commit is local: a failover can lose confirmed commits",
                 "Set synchronous_commit to on.",
             ),
+            (false, "remote_write") => Finding::warning(
+                subject,
+                "confirmed commits survive a crash; synchronous_commit is remote_write: if the standby's system fails too, \
+                 a failover can lose some",
+                "Set synchronous_commit to on.",
+            ),
             (false, level) => Finding::good(
                 subject,
                 format!(
@@ -270,7 +276,10 @@ mod tests {
         }
         let local = Facts { standbys: "other".into(), synchronous_commit: "local".into(), ..facts() };
         assert_eq!(judged(&local).0, Grade::Warning);
-        for safe in ["on", "remote_write", "remote_apply"] {
+        let received =
+            Facts { standbys: "other".into(), synchronous_commit: "remote_write".into(), ..facts() };
+        assert_eq!(judged(&received).0, Grade::Warning);
+        for safe in ["on", "remote_apply"] {
             let facts = Facts { standbys: "other".into(), synchronous_commit: safe.into(), ..facts() };
             assert_eq!(judged(&facts).0, Grade::Good, "{safe}");
         }

@@ -5,6 +5,7 @@ mod broker;
 mod database;
 mod finding;
 mod links;
+mod others;
 mod work;
 
 use std::process::ExitCode;
@@ -38,5 +39,6 @@ async fn examine(settings: &Settings) -> Vec<Finding> {
     }
     findings.extend(broker::examine(settings).await);
     findings.extend(links::of_settings(settings));
+    findings.extend(others::examine(settings).await);
     findings
 }
