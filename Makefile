@@ -11,7 +11,7 @@ ORDERS_KEPT ?= 1000000
 EVENTS_RECORDED ?= 1000000
 SEED ?= 1
 
-.PHONY: help run test history notifications citus simulate mutants fuzz bench guard campaign crash-points limits build lint fmt deny real-kafka charts files containers traces schemathesis breaking-changes client asyncapi bootstrap
+.PHONY: help run test history notifications newer-postgres citus simulate mutants fuzz bench guard campaign crash-points limits build lint fmt deny real-kafka charts files containers traces schemathesis breaking-changes client asyncapi bootstrap
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -27,6 +27,9 @@ history: bootstrap ## measure upkeep and lists with ORDERS_KEPT=n orders in the 
 
 notifications: bootstrap ## record EVENTS_RECORDED=n events for customers: only the notifications' table may grow (a million: a minute or two)
 	@AMENDS_TEST_EVENTS=$(EVENTS_RECORDED) cargo test -p amends-notification --test recorder however_many -- --nocapture
+
+newer-postgres: bootstrap ## run the tests of all that speaks to Postgres on version 18 (needs Python; ARGS goes to cargo test)
+	@scripts/newer-postgres $(ARGS)
 
 citus: bootstrap ## run the tests on the Citus whose coordinator AMENDS_TEST_CITUS names (docs/SCALING.md)
 	@test -n "$$AMENDS_TEST_CITUS" || { echo "AMENDS_TEST_CITUS is not set"; exit 2; }
