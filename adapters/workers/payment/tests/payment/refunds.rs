@@ -63,9 +63,10 @@ async fn a_charge_is_paid_back_for_a_return_or_undone_long_after_the_horizon() {
             assert_eq!(world.settled(charge).await.outcome, Outcome::Succeeded);
         }
         for aged in [
-            "UPDATE commands SET issued_at = issued_at - $1, created_at = created_at - $1, updated_at = updated_at - $1
+            "UPDATE commands SET issued_at = issued_at - $1::interval, created_at = created_at - $1::interval,
+                                 updated_at = updated_at - $1::interval
              WHERE issued_at > now() - interval '1 day'",
-            "UPDATE gateway_charges SET created_at = created_at - $1 WHERE created_at > now() - interval '1 day'",
+            "UPDATE gateway_charges SET created_at = created_at - $1::interval WHERE created_at > now() - interval '1 day'",
         ] {
             sqlx::query(aged).bind(age).execute(&world.database.pool).await.unwrap();
         }
