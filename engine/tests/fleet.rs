@@ -3,6 +3,7 @@
 mod support;
 
 use amends_engine::core::{CORE_VERSION, Catalog, Definition, Known};
+use amends_engine::port::Error;
 use amends_engine::runtime::{fleet, replies};
 use amends_protocol::Outcome;
 use support::stay;
@@ -24,6 +25,14 @@ fn hear(engine: &TestEngine) {
     block_on(fleet::run_once(engine, NEWER)).unwrap();
 }
 
+/// The program announces itself every second.
+fn hears_for(world: &World, engine: &TestEngine, seconds: usize) {
+    for _ in 0..seconds {
+        world.passes(1);
+        hear(engine);
+    }
+}
+
 fn announce(world: &World, known: Known) {
     let now = world.state().now;
     world.state().programs.insert(OLDER, (now, known));
@@ -41,15 +50,44 @@ fn a_new_version_has_births_only_while_every_live_program_knows_it() {
     announce(&world, older.clone());
     hear(&engine);
     assert_eq!(born_in(&engine), 1);
-    world.passes(9);
-    hear(&engine);
+    hears_for(&world, &engine, 9);
     assert_eq!(born_in(&engine), 1, "it may still live");
-    world.passes(1);
-    hear(&engine);
+    hears_for(&world, &engine, 1);
     assert_eq!(born_in(&engine), 2, "it has gone");
     announce(&world, older);
     hear(&engine);
     assert_eq!(born_in(&engine), 1, "and is back");
+}
+
+#[test]
+fn after_an_outage_of_the_store_the_first_to_announce_itself_takes_no_other_program_for_gone() {
+    let (world, engine) = newer();
+    let older = Known {
+        workflows: vec![(stay().name.to_owned(), 1)],
+        core_version: CORE_VERSION - 1,
+        ..engine.known()
+    };
+    announce(&world, older.clone());
+    hear(&engine);
+    let knows = |engine: &TestEngine| (born_in(engine), engine.fleet.core_version());
+    assert_eq!(knows(&engine), (1, CORE_VERSION - 1));
+    world.state().store_fails = vec![Error::Unavailable("the server is away".to_owned()); 30].into();
+    for _ in 0..30 {
+        world.passes(1);
+        assert!(block_on(fleet::run_once(&engine, NEWER)).is_err());
+    }
+    world.passes(1);
+    hear(&engine);
+    assert_eq!(knows(&engine), (1, CORE_VERSION - 1), "the other could not announce itself either");
+    hears_for(&world, &engine, 9);
+    assert_eq!(knows(&engine), (1, CORE_VERSION - 1), "it may have to connect again");
+    hears_for(&world, &engine, 1);
+    assert_eq!(knows(&engine), (2, CORE_VERSION), "it has not come back");
+    // One that knows less, and joined during the outage, is believed at once.
+    world.passes(30);
+    announce(&world, older);
+    hear(&engine);
+    assert_eq!(knows(&engine), (1, CORE_VERSION - 1));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::{
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU16, Ordering},
     },
     time::Duration,
@@ -24,6 +24,10 @@ use crate::{
 pub const FLEET_HEARTBEAT: Duration = Duration::from_secs(2);
 /// A program that has not announced itself for this long no longer counts as live.
 const FLEET_LIVE: Duration = Duration::from_secs(10);
+/// A program whose own last announcement is older than this was cut off from the store, and so may the others have been:
+/// their announcements may be too old as well. The rest of [`FLEET_LIVE`] is for what they announced before this
+/// program, and for clocks that differ.
+const FLEET_CUT_OFF: Duration = Duration::from_secs(5);
 
 /// What every live program knows, as of the last announcement. Before the first: what this program knows.
 #[derive(Debug, Clone)]
@@ -33,6 +37,15 @@ pub struct Fleet(Arc<FleetKnowledge>);
 struct FleetKnowledge {
     known: RwLock<Option<Known>>,
     core_version: AtomicU16,
+    announced: Mutex<Announced>,
+}
+
+/// When this program announced itself, by its own clock.
+#[derive(Debug, Default)]
+struct Announced {
+    last_at: Option<Duration>,
+    /// Until then, programs that have not announced themselves again still count.
+    grace_until: Option<Duration>,
 }
 
 impl Default for Fleet {
@@ -40,14 +53,26 @@ impl Default for Fleet {
         Self(Arc::new(FleetKnowledge {
             known: RwLock::default(),
             core_version: AtomicU16::new(CORE_VERSION),
+            announced: Mutex::default(),
         }))
     }
 }
 
 impl Fleet {
-    fn hear(&self, known: Known) {
+    /// Records what all programs know that the store has seen recently. After this program was cut off from the store,
+    /// what was known before holds on for as long as the others may need to announce themselves again.
+    fn hear(&self, mut known: Known, now: Duration) {
+        let mut announced = self.0.announced.lock().unwrap_or_else(PoisonError::into_inner);
+        if announced.last_at.replace(now).is_some_and(|at| now.saturating_sub(at) >= FLEET_CUT_OFF) {
+            announced.grace_until = Some(now + FLEET_LIVE);
+        }
+        let has_grace = announced.grace_until.is_some_and(|until| now < until);
+        let mut before = self.0.known.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = before.as_ref().filter(|_| has_grace) {
+            known = known.common(before);
+        }
         self.0.core_version.store(known.core_version, Ordering::Relaxed);
-        *self.0.known.write().unwrap_or_else(PoisonError::into_inner) = Some(known);
+        *before = Some(known);
     }
 
     /// Returns the newest version of the rules that all live programs know.
@@ -82,6 +107,6 @@ pub async fn run_once<S: SagaStore, K: Sink, C: Clock>(
 ) -> Result<(), Error> {
     let own = engine.known();
     let others = engine.store.announce(program, &own, FLEET_LIVE).await?;
-    engine.fleet.hear(others.iter().fold(own, Known::common));
+    engine.fleet.hear(others.iter().fold(own, Known::common), engine.clock.monotonic());
     Ok(())
 }
