@@ -93,6 +93,10 @@ faults! {
     Upgrade = "rolling-upgrade",
     /// One home of the engine's database does not answer.
     HomeAway = "home-away",
+    /// The engine's database is restored to an earlier moment.
+    Restore = "restore",
+    /// A failover loses the newest commits of the engine's database.
+    Failover = "failover-loses-commits",
 }
 
 /// Which faults a run has, and how often.
