@@ -5,7 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 use amends_pool::{Bounds, Pool};
 use amends_postgres::{
     MIGRATOR,
-    deployment::{Error, raise_epoch},
+    deployment::{Error, raise_epoch_to},
 };
 use anyhow::{Context, Result, bail};
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -79,7 +79,10 @@ pub async fn run(settings: &Settings, dry_run: bool, output: OutputFormat) -> Re
             PROGRAM_LIVE.as_secs()
         );
     }
-    let epoch = if dry_run { before } else { raise_epoch(&pool).await.context("raising the epoch")? };
+    let epoch = match dry_run {
+        true => before,
+        false => raise_epoch_to(&pool, epoch_of(Utc::now())).await.context("raising the epoch")?,
+    };
     let Looked { newest_change, live_sagas, parked_sagas, strays, lost_commits, .. } = looked;
     let restored = Restored {
         dry_run,
@@ -97,6 +100,12 @@ pub async fn run(settings: &Settings, dry_run: bool, output: OutputFormat) -> Re
     }
     pool.close().await;
     Ok(())
+}
+
+/// Returns the number of an epoch that begins now: seconds since 2020. A database that was restored to a moment before an
+/// earlier restore has forgotten that epoch, and to count on from what it contains would begin it again.
+fn epoch_of(now: DateTime<Utc>) -> u32 {
+    u32::try_from(now.timestamp() - 1_577_836_800).unwrap_or_default().min(i32::MAX.unsigned_abs())
 }
 
 /// Connects to the engine's database as its owner.
@@ -143,6 +152,13 @@ fn as_text(restored: &Restored) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_later_restore_begins_a_later_epoch_whatever_the_database_has_forgotten() {
+        let of = |seconds| epoch_of(DateTime::from_timestamp(seconds, 0).unwrap());
+        assert_eq!([of(1_795_000_000), of(1_795_000_001)], [217_163_200, 217_163_201]);
+        assert_eq!([of(0), of(9_000_000_000)], [0, i32::MAX.unsigned_abs()]);
+    }
 
     #[test]
     fn the_text_says_what_was_done_and_from_when_on_replies_are_read_again() {

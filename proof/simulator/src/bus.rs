@@ -209,7 +209,7 @@ impl WorldState {
                     2 => reply.generation += 1,
                     3 => reply.slot = (reply.slot + 1) % SLOTS,
                     4 => reply.workflow += "_of_others",
-                    5 => reply.epoch += 60,
+                    5 => reply.epoch += 1_000_000_000,
                     _ => reply.workflow_version += 1,
                 }
                 reply.outcome = Outcome::Refused;

@@ -21,6 +21,8 @@ use crate::{
 
 /// A seed has at most so many restores, and so many failovers.
 const MOST: u64 = 3;
+/// Seconds from 2020 to the beginning of a run.
+const SINCE_2020: u32 = 189_388_800;
 /// A program announces itself at this interval, and so notices a new epoch.
 const HEARTBEAT: Micros = 2 * SECOND;
 
@@ -127,7 +129,9 @@ impl WorldState {
         if let Some(known) = self.losses.known.last_mut() {
             *known = true;
         }
-        self.begin_epoch(fault);
+        // As `amends restore` numbers it: not by what the database contains, which may have forgotten an epoch.
+        let seconds = u32::try_from(self.now / SECOND).unwrap_or_default();
+        self.begin_epoch(fault, (self.store.epoch + 1).max(SINCE_2020 + seconds));
         self.reread(self.losses.since);
     }
 
@@ -177,9 +181,8 @@ impl WorldState {
     }
 
     /// Begins the next epoch. Programs of the epoch before notice it at their next heartbeat, and end.
-    pub(crate) fn begin_epoch(&mut self, fault: Fault) {
-        self.store.epoch += 1;
-        let epoch = self.store.epoch;
+    fn begin_epoch(&mut self, fault: Fault, epoch: u32) {
+        self.store.epoch = epoch;
         self.note(OUTSIDE, || format!("epoch {epoch} begins"));
         for program in 0..PROGRAMS {
             let after = self.plan.draw(fault, 0..HEARTBEAT);
@@ -208,14 +211,14 @@ impl WorldState {
     }
 
     /// Ends a program; its supervisor starts it again.
-    pub(crate) fn end(&mut self, program: usize) {
+    fn end(&mut self, program: usize) {
         let down = self.plan.draw(Fault::Failover, 100_000..10 * SECOND);
         self.crash(program, down);
     }
 
     /// The operator has the engines read again what workers have replied since a moment. The engines are stopped for that,
     /// once those of another epoch have ended.
-    pub(crate) fn reread(&mut self, since: Micros) {
+    fn reread(&mut self, since: Micros) {
         let engines = 0..2;
         let is_old = |p: usize| self.processes[p].alive && self.processes[p].epoch != self.store.epoch;
         if engines.clone().any(is_old) {
@@ -227,7 +230,7 @@ impl WorldState {
     }
 
     /// Tells people what a program has found to be lost.
-    pub(crate) fn report_lost(&mut self, program: usize, lost: &BTreeMap<Uuid, u32>) {
+    fn report_lost(&mut self, program: usize, lost: &BTreeMap<Uuid, u32>) {
         self.note(program, || {
             let lost: Vec<String> = lost.iter().map(|(saga, at)| format!("{} {at}", short(*saga))).collect();
             format!("the database has lost {}", lost.join(", "))

@@ -81,14 +81,15 @@ impl WorldState {
             let found = self.store.sagas.get(saga).map_or(0, |stored| stored.saga.revision);
             sentinel.revisions.get(saga).is_some_and(|acknowledged| found < *acknowledged)
         };
-        if !sentinel.newest.values().any(lacks) {
+        let epoch = self.processes[process].epoch;
+        if self.store.epoch >= epoch && !sentinel.newest.values().any(lacks) {
             return true;
         }
         let lost = sentinel.revisions.iter().filter(|(saga, _)| lacks(saga));
         let lost: BTreeMap<Uuid, u32> = lost.map(|(saga, revision)| (*saga, *revision)).collect();
         self.report_lost(process, &lost);
-        if self.processes[process].epoch == self.store.epoch {
-            self.begin_epoch(Fault::Failover);
+        if self.store.epoch <= epoch {
+            self.begin_epoch(Fault::Failover, epoch + 1);
             self.losses.known.last_mut().into_iter().for_each(|known| *known = true);
             let since = self.losses.since;
             let after = self.plan.draw(Fault::Failover, 10 * SECOND..300 * SECOND);
