@@ -21,6 +21,8 @@ use crate::{
 
 /// A seed has at most so many restores, and so many failovers.
 const MOST: u64 = 3;
+/// Replies are read again from this long before the newest change: engines may have lagged.
+const READ_AGAIN: Micros = 3600 * SECOND;
 /// Seconds from 2020 to the beginning of a run.
 const SINCE_2020: u32 = 189_388_800;
 /// A program announces itself at this interval, and so notices a new epoch.
@@ -31,7 +33,7 @@ const HEARTBEAT: Micros = 2 * SECOND;
 pub struct Losses {
     /// The moments to which it will go back, by number.
     backups: BTreeMap<u64, Saved>,
-    /// When the newest loss's store was changed last.
+    /// From when on replies are read again after the newest loss.
     since: Micros,
     /// Every loss: whether anybody knows of it.
     pub known: Vec<bool>,
@@ -154,7 +156,7 @@ impl WorldState {
         self.note(OUTSIDE, || format!("the engine's database {how} {ago:.3} s ago"));
         let loss = self.losses.known.len();
         self.losses.known.push(false);
-        self.losses.since = saved.changed_at;
+        self.losses.since = saved.changed_at.saturating_sub(READ_AGAIN);
         for stored in self.store.sagas.values() {
             let saga = stored.saga.id;
             let kept = saved.sagas.get(&saga);
