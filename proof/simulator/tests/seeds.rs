@@ -75,3 +75,20 @@ fn workers_that_wait_for_each_others_locks_go_on() {
     assert_eq!(broken_without_losses(5326), Vec::<String>::new());
     assert_eq!(broken_without_losses(7512), Vec::<String>::new());
 }
+
+#[test]
+fn a_restore_to_a_moment_before_another_one_begins_no_epoch_again() {
+    assert_eq!(broken(83), Vec::<String>::new());
+}
+
+#[test]
+fn replies_that_were_not_read_before_a_restore_are_read_after_it() {
+    assert_eq!(broken(248), Vec::<String>::new());
+}
+
+#[test]
+fn who_is_asked_to_pay_a_forgotten_refund_once_more_pays_nothing() {
+    for seed in [306, 307, 345] {
+        assert_eq!(broken(seed), Vec::<String>::new(), "seed {seed}");
+    }
+}
