@@ -2,13 +2,14 @@
 
 use amends_pool::Pool;
 use amends_protocol::TokenKey;
+use sqlx::PgExecutor;
 
-use crate::Homes;
+use crate::{Homes, columns::int};
 
 /// Properties of the whole deployment.
 #[derive(Debug, Clone)]
 pub struct Deployment {
-    /// Number of times the database was restored to an earlier state.
+    /// The epoch: a greater one begins whenever the database was restored to an earlier state.
     pub epoch: u32,
     /// Number of homes.
     pub homes: Homes,
@@ -62,9 +63,9 @@ pub async fn deployment(pool: &Pool) -> Result<Deployment, Error> {
     Ok(Deployment { epoch: u32::try_from(epoch).unwrap_or_default(), homes, key, is_suspended })
 }
 
-/// Reads the number of times the database was restored to an earlier state.
-pub(crate) async fn epoch(pool: &Pool) -> Result<u32, sqlx::Error> {
-    let epoch: Option<i32> = sqlx::query_scalar("SELECT epoch FROM deployment").fetch_optional(pool).await?;
+/// Reads the present epoch.
+pub(crate) async fn epoch<'c>(from: impl PgExecutor<'c>) -> Result<u32, sqlx::Error> {
+    let epoch: Option<i32> = sqlx::query_scalar("SELECT epoch FROM deployment").fetch_optional(from).await?;
     Ok(epoch.and_then(|epoch| u32::try_from(epoch).ok()).unwrap_or_default())
 }
 
@@ -78,6 +79,24 @@ pub async fn raise_epoch(pool: impl Into<Pool>) -> Result<u32, Error> {
     let pool: &Pool = &pool.into();
     let raised: Option<i32> = sqlx::query_scalar("SELECT raise_epoch()").fetch_one(pool).await?;
     Ok(raised.ok_or(Error::Missing)?.unsigned_abs())
+}
+
+/// The same, and the epoch is at least this one. A database that was restored to a moment before an earlier restore does
+/// not know the epochs that were begun since, and none may be begun twice.
+///
+/// # Errors
+/// [`Error::Missing`], or the database's: writes have not ended in time.
+pub async fn raise_epoch_to(pool: impl Into<Pool>, least: u32) -> Result<u32, Error> {
+    let pool: &Pool = &pool.into();
+    let mut transaction = pool.begin().await?;
+    let raised: Option<i32> = sqlx::query_scalar("SELECT raise_epoch()").fetch_one(&mut *transaction).await?;
+    raised.ok_or(Error::Missing)?;
+    let epoch: i32 = sqlx::query_scalar("UPDATE deployment SET epoch = GREATEST(epoch, $1) RETURNING epoch")
+        .bind(int(least))
+        .fetch_one(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(epoch.unsigned_abs())
 }
 
 /// Checks that a database that was migrated before was made with this number of homes; run as the database's owner.

@@ -22,6 +22,7 @@ use uuid::Uuid;
 use crate::{
     Homes,
     columns::int,
+    deployment,
     lost_commits::{self, Lost},
 };
 
@@ -141,8 +142,10 @@ impl SentinelExaminer {
     /// # Errors
     /// It has lost commits, which are noted; or it cannot tell, or cannot note it.
     async fn compare(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        // The beginning of this program's epoch is a commit that may be lost, too.
+        let is_earlier = deployment::epoch(&mut *connection).await? < self.epoch;
         let newest = self.sentinel.remembered().newest();
-        if self.lacking(connection, newest).await?.is_empty() {
+        if !is_earlier && self.lacking(connection, newest).await?.is_empty() {
             return Ok(());
         }
         if sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut *connection).await? {

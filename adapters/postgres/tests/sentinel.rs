@@ -22,7 +22,7 @@ use uuid::Uuid;
 /// How long the program has until it must have noticed.
 const SOON: Duration = Duration::from_secs(30);
 
-/// A program that uses the database in epoch 0, over connections that can be cut.
+/// A program that uses the database, in epoch 0 unless another is named, over connections that can be cut.
 struct Program {
     database: Database,
     store: PgSagaStore,
@@ -31,8 +31,13 @@ struct Program {
 
 impl Program {
     async fn of(world: &Postgres, on_lost: OnLostCommits) -> Self {
+        Self::in_epoch(world, 0, on_lost).await
+    }
+
+    async fn in_epoch(world: &Postgres, epoch: u32, on_lost: OnLostCommits) -> Self {
         let line = proxy::faithful(&world.database.role_url("amends_engine")).await;
         let database = Database::connect(&line.url, 3, "test", Bounds::default(), Homes::ONE).unwrap();
+        let database = database.in_epoch(epoch);
         database.watch_for_lost_commits(on_lost);
         Self { store: PgSagaStore::new(database.clone()), database, line }
     }
@@ -156,6 +161,19 @@ async fn a_second_program_adds_what_it_knows_and_begins_no_further_epoch() {
     expected.sort_unstable();
     assert_eq!(ids, expected);
     assert_eq!(deployment(&world.pool()).await.unwrap().epoch, 1);
+}
+
+#[tokio::test]
+async fn an_epoch_whose_beginning_is_lost_is_not_begun_again() {
+    let world = deployed().await;
+    raise_epoch(world.owner()).await.unwrap();
+    let program = Program::in_epoch(&world, 1, OnLostCommits::NextEpoch).await;
+    assert_eq!(program.reads().await.unwrap(), []);
+    // Nothing that this program has written is lost but the beginning of its epoch: workers have heard of it.
+    forget(&world, "UPDATE deployment SET epoch = 0".to_owned()).await;
+    let said = program.is_told().await;
+    assert!(said.contains("its epoch is 2") && said.contains("started in epoch 1"), "{said}");
+    assert_eq!(deployment(&world.pool()).await.unwrap().epoch, 2);
 }
 
 #[tokio::test]

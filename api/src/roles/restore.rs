@@ -5,10 +5,10 @@ use std::{fmt::Write as _, time::Duration};
 use amends_pool::{Bounds, Pool};
 use amends_postgres::{
     MIGRATOR,
-    deployment::{Error, raise_epoch},
+    deployment::{Error, raise_epoch_to},
 };
 use anyhow::{Context, Result, bail};
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde::Serialize;
 use sqlx::{FromRow, postgres::PgConnectOptions};
 
@@ -19,6 +19,10 @@ use crate::{cli::OutputFormat, settings::Settings, topics::REPLIES};
 const RESTORE_BOUNDS: Bounds = Bounds { statement: Duration::from_secs(600), call: Duration::from_secs(610) };
 /// A program that has announced itself within this time is live.
 const PROGRAM_LIVE: Duration = Duration::from_secs(10);
+
+/// Replies are read again from so long before the newest change: engines may not have read yet what had arrived by then,
+/// and a group that is set to a time skips what it has not read.
+const READ_AGAIN: TimeDelta = TimeDelta::hours(1);
 
 /// What is found in the restored database. Live, parked and awaiting sagas have not ended.
 const LOOK: &str = "
@@ -79,7 +83,10 @@ pub async fn run(settings: &Settings, dry_run: bool, output: OutputFormat) -> Re
             PROGRAM_LIVE.as_secs()
         );
     }
-    let epoch = if dry_run { before } else { raise_epoch(&pool).await.context("raising the epoch")? };
+    let epoch = match dry_run {
+        true => before,
+        false => raise_epoch_to(&pool, epoch_of(Utc::now())).await.context("raising the epoch")?,
+    };
     let Looked { newest_change, live_sagas, parked_sagas, strays, lost_commits, .. } = looked;
     let restored = Restored {
         dry_run,
@@ -97,6 +104,12 @@ pub async fn run(settings: &Settings, dry_run: bool, output: OutputFormat) -> Re
     }
     pool.close().await;
     Ok(())
+}
+
+/// Returns the number of an epoch that begins now: seconds since 2020. A database that was restored to a moment before an
+/// earlier restore has forgotten that epoch, and to count on from what it contains would begin it again.
+fn epoch_of(now: DateTime<Utc>) -> u32 {
+    u32::try_from(now.timestamp() - 1_577_836_800).unwrap_or_default().min(i32::MAX.unsigned_abs())
 }
 
 /// Connects to the engine's database as its owner.
@@ -120,19 +133,21 @@ fn as_text(restored: &Restored) -> String {
         true => line("epoch", format!("{epoch}; unchanged, because this is a dry run")),
         false => line("epoch", format!("{epoch}, before {epoch_before}")),
     }
-    line("newest change", newest.clone().unwrap_or_else(|| "none".to_owned()));
+    line("newest change", newest.unwrap_or_else(|| "none".to_owned()));
     line("live sagas", format!("{live_sagas}; engines ask again for what these have ordered"));
     line("parked sagas", parked_sagas.to_string());
     line("strays", format!("{strays} so far"));
     if *lost_commits > 0 {
         line("lost commits", format!("of {lost_commits} sagas (table lost_commits)"));
     }
-    let since = newest.unwrap_or_else(|| "<the point of the restore>".to_owned());
+    let since = newest_change.map(|at| (at - READ_AGAIN).to_rfc3339_opts(SecondsFormat::Millis, true));
+    let since = since.unwrap_or_else(|| "<an hour before the point of the restore>".to_owned());
     let _ = write!(
         text,
         "\nOrders, cancellations and operators' actions after the newest change are lost. Their effects are not: the\n\
          workers' databases were not restored. To have them listed as strays, let the engines read again what workers\n\
-         have replied since, and then start the roles:\n\n    \
+         have replied since an hour before it (or longer, if engines lagged by more; what is read twice does no harm),\n\
+         and then start the roles:\n\n    \
          kafka-consumer-groups.sh --bootstrap-server … --group {ENGINE_GROUP} --topic {REPLIES} \\\n        \
          --reset-offsets --to-datetime {since} --execute\n\n\
          See \"Backup and restore\" in docs/OPERATING.md.\n"
@@ -143,6 +158,13 @@ fn as_text(restored: &Restored) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_later_restore_begins_a_later_epoch_whatever_the_database_has_forgotten() {
+        let of = |seconds| epoch_of(DateTime::from_timestamp(seconds, 0).unwrap());
+        assert_eq!([of(1_795_000_000), of(1_795_000_001)], [217_163_200, 217_163_201]);
+        assert_eq!([of(0), of(9_000_000_000)], [0, i32::MAX.unsigned_abs()]);
+    }
 
     #[test]
     fn the_text_says_what_was_done_and_from_when_on_replies_are_read_again() {
@@ -161,7 +183,7 @@ mod tests {
             text.starts_with("epoch         1, before 0\nnewest change 2026-01-01T00:00:00.000Z\n"),
             "{text}"
         );
-        assert!(text.contains("--to-datetime 2026-01-01T00:00:00.000Z"), "{text}");
+        assert!(text.contains("--to-datetime 2025-12-31T23:00:00.000Z"), "{text}");
         let only = as_text(&Restored { dry_run: true, epoch: 0, newest_change: None, ..restored });
         assert!(only.starts_with("epoch         0; unchanged"), "{only}");
     }

@@ -94,7 +94,8 @@ async fn a_restore_into_the_past_doubles_no_effect_and_lists_what_it_has_lost() 
     let looked = printed(&restore(&stack, &restored, &["--dry-run"]));
     assert_eq!((&looked["epoch"], &looked["liveSagas"]), (&0.into(), &under_way.len().into()), "{looked}");
     let done = printed(&restore(&stack, &restored, &[]));
-    assert_eq!((&done["epochBefore"], &done["epoch"]), (&0.into(), &1.into()), "{done}");
+    let epoch = done["epoch"].as_u64().unwrap();
+    assert!(done["epochBefore"] == 0 && epoch > 200_000_000, "seconds since 2020: {done}");
     assert!(done["newestChange"].is_string(), "{done}");
 
     for process in &mut all {
@@ -137,8 +138,9 @@ async fn a_restore_into_the_past_doubles_no_effect_and_lists_what_it_has_lost() 
     let saga = sagas_of(&engine, &under_way[..1]).await.pop_first().unwrap();
     let paid: BTreeMap<String, String> = events(&stack, "order.paid", saga).await;
     let ids: Vec<&str> = paid.keys().map(String::as_str).collect();
+    let of_epoch = format!(".{epoch}");
     let (new, old): (Vec<&str>, Vec<&str>) =
-        ids.iter().partition(|id| id.split('/').nth(1).is_some_and(|revision| revision.ends_with(".1")));
+        ids.iter().partition(|id| id.split('/').nth(1).is_some_and(|revision| revision.ends_with(&of_epoch)));
     let ([old], [new]) = (&old[..], &new[..]) else { panic!("{ids:?}") };
     assert_eq!(paid[*old], paid[*new], "the sequence goes on from the restored state");
 

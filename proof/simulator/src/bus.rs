@@ -40,6 +40,7 @@ pub const UNSTORABLE: &str = "1e999999";
 pub struct Record {
     /// The content.
     pub bytes: Vec<u8>,
+    landed_at: Micros,
     traceparent: Option<String>,
     forgotten: bool,
     /// Whether it must, or may, become a dead letter.
@@ -162,6 +163,15 @@ impl Bus {
         group.rebalance();
     }
 
+    /// Has a topic's consumers begin again with what has landed since a moment, as `--reset-offsets --to-datetime`.
+    pub fn reread(&mut self, topic: usize, since: Micros) {
+        let group = &mut self.groups[topic];
+        for (partition, committed) in group.committed.iter_mut().enumerate() {
+            *committed = self.partitions[topic][partition].partition_point(|record| record.landed_at < since);
+        }
+        group.rebalance();
+    }
+
     /// Moves partitions between the members of a group.
     pub fn rebalance(&mut self, topic: usize) {
         self.groups[topic].rebalance();
@@ -210,7 +220,7 @@ impl WorldState {
                     2 => reply.generation += 1,
                     3 => reply.slot = (reply.slot + 1) % SLOTS,
                     4 => reply.workflow += "_of_others",
-                    5 => reply.epoch += 6,
+                    5 => reply.epoch += 1_000_000_000,
                     _ => reply.workflow_version += 1,
                 }
                 reply.outcome = Outcome::Refused;
@@ -242,7 +252,9 @@ impl WorldState {
         traceparent: Option<String>,
         poison: Option<Poison>,
     ) {
-        self.bus.partitions[topic][partition].push(Record { bytes, traceparent, forgotten: false, poison });
+        let landed_at = self.now;
+        let record = Record { bytes, landed_at, traceparent, forgotten: false, poison };
+        self.bus.partitions[topic][partition].push(record);
         self.bus.groups[topic].waiting.wake();
     }
 

@@ -17,6 +17,8 @@ pub struct Coverage {
     pub pairs: BTreeMap<(&'static str, String), u64>,
     /// Writes that came too late, and changed nothing.
     pub stale_writes: u64,
+    /// Sagas whose newest commit was found to be lost.
+    pub lost_sagas: u64,
     /// Transactions that waited for each other.
     pub deadlocks: u64,
     /// States of workers' rows.
@@ -98,6 +100,7 @@ impl Coverage {
         other.faults.into_iter().for_each(|(fault, n)| *self.faults.entry(fault).or_default() += n);
         other.pairs.into_iter().for_each(|(pair, n)| *self.pairs.entry(pair).or_default() += n);
         self.stale_writes += other.stale_writes;
+        self.lost_sagas += other.lost_sagas;
         self.deadlocks += other.deadlocks;
         self.rows.extend(other.rows);
         other.deferred.into_iter().for_each(|(why, n)| *self.deferred.entry(why).or_default() += n);
@@ -125,6 +128,7 @@ impl Coverage {
         }
         text += format!("  {:<26}{:>10}\n\n", "writes of a zombie", self.stale_writes).trim_end_matches('\n');
         text += &format!("\n  {:<26}{:>10}\n", "deadlocks of a worker", self.deadlocks);
+        text += &format!("  {:<26}{:>10}\n", "lost commits noticed", self.lost_sagas);
         for (why, n) in &self.deferred {
             text += &format!("  {:<26}{n:>10}\n", format!("replies deferred: {why}"));
         }

@@ -95,6 +95,10 @@ faults! {
     HomeAway = "home-away",
     /// One topic of commands cannot be produced to, for minutes, while the others can.
     TopicUnusable = "topic-unusable",
+    /// The engine's database is restored to an earlier moment.
+    Restore = "restore",
+    /// A failover loses the newest commits of the engine's database.
+    Failover = "failover-loses-commits",
 }
 
 /// Which faults a run has, and how often.

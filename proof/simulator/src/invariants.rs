@@ -1,15 +1,19 @@
 //! Invariants of a quiet world: those of RELIABILITY, each in a function with its name.
 
 mod books;
+mod losses;
 mod odd;
 mod returns;
+mod set_right;
 mod signals;
 mod timing;
 mod traces;
 
 pub use books::*;
+pub use losses::*;
 pub use odd::*;
 pub use returns::*;
+use set_right::Books;
 pub use signals::*;
 pub use timing::*;
 pub use traces::*;
@@ -40,13 +44,15 @@ pub struct Quiet<'a> {
     state: &'a WorldState,
     catalog: Catalog,
     sagas: Vec<(&'a Stored, Vec<Entry>)>,
+    /// The books of workers and of the world outside, once people have set right what the store has lost.
+    books: Books,
 }
 
 /// An invariant: its name, and a check that returns the violations.
 pub type Invariant = (&'static str, fn(&Quiet<'_>) -> Vec<String>);
 
 /// All invariants, numbered as in RELIABILITY.
-pub const ALL: [Invariant; 25] = [
+pub const ALL: [Invariant; 27] = [
     ("1 stock_balances", stock_balances),
     ("2 money_balances", money_balances),
     ("3 one_outcome_that_never_changes", one_outcome_that_never_changes),
@@ -72,12 +78,15 @@ pub const ALL: [Invariant; 25] = [
     ("undone_holds_nothing", undone_holds_nothing),
     ("patience_is_kept", patience_is_kept),
     ("messages_carry_the_trace", messages_carry_the_trace),
+    ("strays_list_what_was_lost", strays_list_what_was_lost),
+    ("event_ids_are_unique", event_ids_are_unique),
 ];
 
 /// Checks all invariants; returns the violations.
 pub fn check(state: &WorldState) -> Vec<String> {
     let sagas = state.store.sagas.values().map(|s| (s, s.timeline())).collect();
-    let quiet = Quiet { state, catalog: catalog(), sagas };
+    let catalog = catalog();
+    let quiet = Quiet { state, sagas, books: Books::of(state, &catalog), catalog };
     let broken = ALL.iter().flat_map(|(name, check)| {
         let name = *name;
         check(&quiet).into_iter().map(move |why| format!("{name}: {why}"))
@@ -107,25 +116,24 @@ impl Quiet<'_> {
         let definition = self.definition(saga);
         for command in &saga.state.commands {
             let key = command.id(saga.id, definition);
-            let charge =
-                self.state.outside.charges.get(&key).filter(|c| c.declined.is_none() && c.refund.is_none());
+            let charge = self.books.charges.get(&key).filter(|c| c.declined.is_none() && c.refund.is_none());
             if let Some(charge) = charge.filter(|c| c.amount != 0) {
                 *held.entry(("money_captured".into(), charge.currency.clone())).or_default() += charge.amount;
             }
-            for charge in self.state.outside.charges.values() {
+            for charge in self.books.charges.values() {
                 if let Some((_, amount)) = charge.back.get(&key) {
                     *held.entry(("money_refunded".into(), charge.currency.clone())).or_default() += amount;
                 }
             }
-            for restock in self.state.databases[0].restocks.iter().filter(|r| r.command_id == key) {
+            for restock in self.books.restocks.iter().filter(|r| r.command_id == key) {
                 let back = ("stock_returned".into(), restock.product_id.clone());
                 *held.entry(back).or_default() += restock.quantity;
             }
-            let booked = self.state.outside.bookings.get(&key);
+            let booked = self.books.bookings.get(&key);
             if booked.is_some_and(|b| b.tracking.is_some() && b.cancelled.is_none()) {
                 *held.entry(("label_bought".into(), "label".into())).or_default() += 1;
             }
-            for (product, line) in self.state.databases[0].reservations.get(&key).into_iter().flatten() {
+            for (product, line) in self.books.reservations.get(&key).into_iter().flatten() {
                 if line.status == stock::Status::Held {
                     *held.entry(("stock_reserved".into(), product.clone())).or_default() += line.quantity;
                 }
@@ -157,13 +165,16 @@ pub fn one_outcome_that_never_changes(quiet: &Quiet<'_>) -> Vec<String> {
 }
 
 /// Every order that was answered with 2xx exists; every idempotency key belongs to one order; a promised cancellation
-/// is kept.
+/// is kept. Where the store has gone back: unless it was placed, or promised, after the moment that came back.
 pub fn what_was_accepted_exists(quiet: &Quiet<'_>) -> Vec<String> {
     let (state, mut broken) = (quiet.state, Vec::new());
     for (key, orders) in &state.clients.accepted {
-        let distinct: BTreeSet<&Uuid> = orders.iter().collect();
+        let distinct: BTreeSet<&Uuid> =
+            orders.iter().filter(|order| !state.losses.orders.contains(order)).collect();
         let stored = state.store.keys.get(key).map(|(order, _)| order);
-        if distinct.len() != 1 || stored != distinct.first().copied() {
+        // If all are lost, the key may by now belong to an order that nobody was told of.
+        let all_lost = distinct.is_empty() && state.losses.keys.contains(key);
+        if !all_lost && (distinct.len() != 1 || stored != distinct.first().copied()) {
             broken.push(format!("{key}: answered {distinct:?}, stored {stored:?}"));
         }
         for order in distinct {
@@ -174,8 +185,10 @@ pub fn what_was_accepted_exists(quiet: &Quiet<'_>) -> Vec<String> {
     }
     for saga in &state.clients.promised {
         let Some(stored) = state.store.sagas.get(saga) else { continue };
+        let is_cancel = |entry: &Entry| matches!(entry.occurrence.event, Event::CancelRequested(_));
+        let forgotten = state.losses.of(*saga).any(is_cancel) && !stored.timeline().iter().any(is_cancel);
         let kept = stored.saga.label == order::CANCELLED || stored.saga.parked;
-        if !kept {
+        if !kept && !forgotten {
             broken.push(format!("{}: cancellation promised, is {}", short(*saga), stored.saga.label));
         }
     }
@@ -200,8 +213,7 @@ pub fn timelines_replay(quiet: &Quiet<'_>) -> Vec<String> {
 
 /// Every row of a worker matches a timeline, and every settled command matches a row.
 pub fn rows_match_timelines(quiet: &Quiet<'_>) -> Vec<String> {
-    let rows: BTreeMap<Uuid, &CommandRow> =
-        quiet.state.databases.iter().flat_map(|db| db.rows.values()).map(|row| (row.key, row)).collect();
+    let rows: BTreeMap<Uuid, &CommandRow> = quiet.books.rows.values().map(|row| (row.key, row)).collect();
     let mut known = BTreeSet::new();
     let mut broken = quiet.each(|stored, entries| {
         let by_hand = entries.iter().any(|e| matches!(e.occurrence.event, Event::Resolved(_)));
@@ -302,14 +314,16 @@ pub fn finished_or_parked(quiet: &Quiet<'_>) -> Vec<String> {
     })
 }
 
-/// No reply waits for an engine any more.
+/// No reply waits for an engine any more. A success from before a loss waits for the end of its saga, which may be parked.
 pub fn every_reply_is_judged(quiet: &Quiet<'_>) -> Vec<String> {
-    let left = quiet.state.store.deferred.values();
+    let left =
+        quiet.state.store.deferred.values().filter(|(_, reply)| !quiet.state.store.waits_for_its_end(reply));
     left.map(|(_, reply)| format!("a reply for {} is left ({})", short(reply.saga_id), reply.why.as_str()))
         .collect()
 }
 
-/// The dead letters are the injected poison.
+/// The dead letters are the injected poison. Where the store has gone back, a reply with the right token is judged by
+/// its epoch and by whether its command is known, before anything else.
 pub fn dead_letters_are_poison(quiet: &Quiet<'_>) -> Vec<String> {
     let bus = &quiet.state.bus;
     let dead: BTreeSet<(usize, usize, usize)> = bus.dead.iter().map(|(t, p, o, _)| (*t, *p, *o)).collect();
@@ -320,7 +334,8 @@ pub fn dead_letters_are_poison(quiet: &Quiet<'_>) -> Vec<String> {
         }
     }
     for (t, p, o, record, consumed) in bus.records() {
-        if consumed && record.poison == Some(Poison::Unreadable) && !dead.contains(&(t, p, o)) {
+        let must = record.poison == Some(Poison::Unreadable) && !quiet.may_be_outdated(&record.bytes);
+        if consumed && must && !dead.contains(&(t, p, o)) {
             broken.push(format!("{t}/{p}/{o} is poison and was not put aside"));
         }
     }
@@ -346,7 +361,9 @@ pub fn actions_are_audited(quiet: &Quiet<'_>) -> Vec<String> {
             .acted
             .iter()
             .filter(|(saga, word)| *saga == stored.saga.id && *word != "cancel");
-        let audited = entries.iter().filter(|e| match &e.occurrence.event {
+        // What the store has forgotten was audited.
+        let forgotten = quiet.state.losses.of(stored.saga.id);
+        let audited = entries.iter().chain(forgotten).filter(|e| match &e.occurrence.event {
             Event::RetryRequested(Retry { by, .. }) | Event::ResendRequested(Resend { by, .. }) => {
                 !by.who.is_empty() && !by.why.is_empty()
             }

@@ -10,6 +10,7 @@
 //! | [`clients`] | customers and an operator |
 //! | [`processes`] | the real loops, each in a task |
 //! | [`world`], [`executor`] | the whole state; simulated time |
+//! | [`losses`] | the engine's database goes back to an earlier moment |
 //! | [`store`], [`bus`], [`rows`], [`gateway`] | the ports |
 //! | [`coverage`] | the faults and events met |
 #![warn(missing_docs)]
@@ -22,6 +23,7 @@ pub mod exhaustive;
 pub mod faults;
 pub mod gateway;
 pub mod invariants;
+pub mod losses;
 pub mod processes;
 pub mod rows;
 pub mod run;

@@ -72,8 +72,6 @@ pub fn start(world: &Arc<World>, process: usize) -> Vec<Task> {
     }
 }
 
-/// Number of restores of the engine's database.
-pub const EPOCH: u32 = 1;
 /// Patience with unknown outcomes: shorter than in production, so that it often ends.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -134,7 +132,7 @@ pub fn engine(handle: &Handle) -> SimEngine {
         clock: SimClock(handle.clone()),
         catalog: catalog_of(handle),
         key: TokenKey::new([7; 32]),
-        epoch: EPOCH,
+        epoch: handle.state().processes[handle.process].epoch,
         ownership: Ownership::default(),
         news: amends_engine::runtime::News::default(),
         budget: RepeatBudget::new(TIGHT),

@@ -10,7 +10,7 @@ use crate::{
     coverage::Coverage,
     executor::{Executor, Micros, SECOND, World},
     faults::{Fault, stream},
-    invariants, processes,
+    invariants, losses, processes,
     world::{OUTSIDE, PROCESSES, PROGRAMS, SITES, Site, WorldState},
 };
 
@@ -59,6 +59,7 @@ pub fn run(seed: u64, options: &Options) -> Report {
         state.start(process);
     }
     calamities(&mut state);
+    losses::schedule(&mut state);
     let world = World::new(state);
     let mut executor = Executor::new(world.clone(), processes::start);
     executor.run(ENDS_AT);

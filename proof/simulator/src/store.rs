@@ -3,9 +3,11 @@
 mod commit;
 mod port;
 mod returns;
+mod saved;
 
 pub use port::SimStore;
 pub use returns::{AddedSaga, Addition, Wanted};
+pub use saved::Saved;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,8 +17,8 @@ use std::{
 use amends_engine::{
     core::{Change, Entry, Event, Known, NewSaga, Saga},
     port::{
-        Committed, DeferredId, DeferredReply, DeferredScan, DueScan, Error, Inputs, Loaded, OddReason,
-        OddReplies, OddReply, SagaStore, Stray, Write,
+        Committed, Deferral, DeferredId, DeferredReply, DeferredScan, DueScan, Error, Inputs, Loaded,
+        OddReason, OddReplies, OddReply, SagaStore, Stray, Write,
     },
 };
 use amends_protocol::{Json, id, transport::Inbound};
@@ -75,6 +77,12 @@ pub struct Store {
     skew: i64,
     /// Number of times its clock was set back.
     pub set_back: u64,
+    /// Number of restores. Writes are those of programs that were started in this epoch.
+    pub epoch: u32,
+    /// Number of failovers that lost commits: each ends all connections.
+    pub failovers: u64,
+    /// When a saga was changed last, in simulated time.
+    changed_at: Micros,
     /// Sagas.
     pub sagas: BTreeMap<Uuid, Stored>,
     /// The saga that fulfils each order.
@@ -133,6 +141,9 @@ impl Store {
         Self {
             skew,
             set_back: 0,
+            epoch: 0,
+            failovers: 0,
+            changed_at: 0,
             sagas: BTreeMap::new(),
             orders: BTreeMap::new(),
             added: BTreeMap::new(),
@@ -178,6 +189,12 @@ impl Store {
         due.min()
     }
 
+    /// Returns whether a deferred reply is a success from before a loss whose saga has not ended.
+    pub fn waits_for_its_end(&self, reply: &DeferredReply) -> bool {
+        let saga = self.sagas.get(&reply.saga_id);
+        reply.why == Deferral::BeforeRestore && saga.is_some_and(|stored| stored.saga.outcome.is_none())
+    }
+
     /// Converts a time of this database to simulated time.
     pub fn simulated(&self, at: DateTime<Utc>) -> Micros {
         let base = DateTime::from_timestamp(1_767_225_600, 0).unwrap_or_default();
@@ -194,7 +211,7 @@ impl Store {
         let stored = Stored {
             saga: change.saga.clone(),
             updated_at: entry.occurrence.at,
-            entries: vec![(entry.revision, entry.occurrence.at, entry.body(0))],
+            entries: vec![(entry.revision, entry.occurrence.at, entry.body(self.epoch))],
             data,
             personal: Some(personal.clone()).filter(|p| !p.is_null()),
         };
@@ -274,16 +291,33 @@ impl WorldState {
         }
     }
 
+    /// Records that sagas are written now.
+    fn changed(&mut self) {
+        self.store.changed_at = self.now;
+        self.count_down();
+    }
+
+    /// Returns the error of a write by a program that was started in another epoch.
+    fn is_epoch(&self, epoch: u32) -> Result<(), Error> {
+        if epoch == self.store.epoch {
+            return Ok(());
+        }
+        Err(Error::OtherEpoch(format!("its epoch is {}, the program's {epoch}", self.store.epoch)))
+    }
+
     /// Places orders in one transaction.
     fn place(
         &mut self,
+        epoch: u32,
         orders: &[NewOrder],
         birth: impl Fn(&NewOrder, DateTime<Utc>) -> Change,
     ) -> Result<Vec<Placed>, Error> {
         if orders.iter().any(|order| self.is_away(order.id)) {
             return Err(Error::Unavailable("its home is away".to_owned()));
         }
+        self.is_epoch(epoch)?;
         let now = self.store_now();
+        self.changed();
         let mut placed = Vec::new();
         for order in orders {
             let (key, body) = &order.key;

@@ -18,6 +18,7 @@ use crate::{
     executor::{Event, Micros, SECOND, Schedule, Slot, World},
     faults::{Fault, Plan, Rng, stream},
     gateway::Outside,
+    losses::{Losses, Sentinel},
     rows::Database,
     store::Store,
 };
@@ -49,6 +50,10 @@ pub struct Process {
     pub speed: f64,
     /// Whether it is an engine or an api of the newer program, which knows one more version of the workflow.
     pub newer: bool,
+    /// The store's epoch in which it was started.
+    pub epoch: u32,
+    /// What the store has acknowledged to it.
+    pub sentinel: Sentinel,
     /// By server: until when it cannot be reached.
     unreachable: [Micros; SITES],
 }
@@ -127,6 +132,8 @@ pub struct WorldState {
     pub outside: Outside,
     /// What customers and operators know.
     pub clients: Clients,
+    /// What the engine's database has lost.
+    pub losses: Losses,
     /// Faults and events met.
     pub coverage: Coverage,
     /// Violations seen during the run.
@@ -153,6 +160,8 @@ impl WorldState {
             incarnation: 0,
             frozen: false,
             newer: false,
+            epoch: 0,
+            sentinel: Sentinel::default(),
             speed: if name == "outside" { 1.0 } else { 1.0 + skew(50_000) as f64 / 1e6 },
             unreachable: [0; SITES],
         });
@@ -171,6 +180,7 @@ impl WorldState {
             databases: [Database::new(skews[1]), Database::new(skews[2]), Database::new(skews[3])],
             outside: Outside::default(),
             clients: Clients::default(),
+            losses: Losses::default(),
             coverage: Coverage::default(),
             violations: Vec::new(),
             trace: None,
@@ -219,8 +229,10 @@ impl WorldState {
 
     /// Starts a process.
     pub fn start(&mut self, process: usize) {
+        let (epoch, sentinel) = (self.store.epoch, Sentinel::new(self.store.failovers));
         let p = &mut self.processes[process];
         (p.alive, p.frozen) = (true, false);
+        (p.epoch, p.sentinel) = (epoch, sentinel);
         self.note(process, || "starts".to_owned());
         self.control.push(Control::Thaw);
         self.control.push(Control::Start(process));

@@ -205,7 +205,10 @@ fn evidence(state: &mut WorldState, saga: &Saga, command: &CommandState) -> Opti
             // However often they look, and whichever generation is parked: once.
             let by_hand = Uuid::new_v5(&saga.id, b"by hand");
             let is_paid = charge.back.values().any(|(id, _)| *id == by_hand);
-            if refused && !is_paid {
+            // Who sees that nothing is left to pay back (a refund that the engine has forgotten) pays nothing.
+            let back: i64 = charge.back.values().map(|(_, amount)| amount).sum();
+            let is_owed = charge.refund.is_none() && back + amount <= charge.amount;
+            if refused && !is_paid && is_owed {
                 charge.back.entry(key).or_insert((by_hand, amount));
             }
             (is_paid || charge.back.contains_key(&key)).then_some(true)

@@ -52,7 +52,7 @@ pub fn money_balances(quiet: &Quiet<'_>) -> Vec<String> {
             (!covered).then(|| format!("{kind} {unit}: books {booked}, ledger {sure} and perhaps {perhaps}"))
         })
     });
-    let charges = quiet.state.outside.charges.values();
+    let charges = quiet.books.charges.values();
     let kept: i64 = charges
         .filter(|c| c.declined.is_none() && c.refund.is_none())
         .map(|c| c.amount - c.back.values().map(|(_, amount)| amount).sum::<i64>())
@@ -86,9 +86,9 @@ pub fn no_orphans(quiet: &Quiet<'_>) -> Vec<String> {
         let definition = quiet.definition(&stored.saga);
         known.extend(stored.saga.state.commands.iter().map(|c| c.id(stored.saga.id, definition)));
     }
-    let effects = (quiet.state.outside.charges.keys())
-        .chain(quiet.state.outside.bookings.keys())
-        .chain(quiet.state.databases[0].reservations.keys());
+    let effects = (quiet.books.charges.keys())
+        .chain(quiet.books.bookings.keys())
+        .chain(quiet.books.reservations.keys());
     let strange = effects.filter(|key| !known.contains(key)).map(|key| format!("{key} is nobody's"));
     let mut broken: Vec<String> = strange.collect();
     broken.extend(quiet.each(|stored, _| {
@@ -108,12 +108,12 @@ pub fn fulfilled_is_one_of_each_and_undone_is_nothing(quiet: &Quiet<'_>) -> Vec<
         }
         let keys: Vec<Uuid> =
             saga.state.commands.iter().map(|c| c.id(saga.id, quiet.definition(saga))).collect();
-        let outside = &quiet.state.outside;
-        let charges = keys.iter().filter_map(|k| outside.charges.get(k));
+        let books = &quiet.books;
+        let charges = keys.iter().filter_map(|k| books.charges.get(k));
         let charges = charges.filter(|c| c.declined.is_none() && c.refund.is_none()).count();
-        let bookings = keys.iter().filter_map(|k| outside.bookings.get(k));
+        let bookings = keys.iter().filter_map(|k| books.bookings.get(k));
         let bookings = bookings.filter(|b| b.tracking.is_some() && b.cancelled.is_none()).count();
-        let reservations = &quiet.state.databases[0].reservations;
+        let reservations = &books.reservations;
         let lines = || keys.iter().filter_map(|k| reservations.get(k)).flat_map(BTreeMap::values);
         let taken = lines().filter(|l| l.status == stock::Status::Taken).count();
         let held = lines().filter(|l| l.status == stock::Status::Held).count();

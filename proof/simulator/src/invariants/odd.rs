@@ -8,7 +8,7 @@ use super::Quiet;
 use crate::{bus::REPLIES, faults::Fault, store::short};
 
 /// Faults by which the note of an odd reply may be lost.
-const NOTES_LOST_BY: [Fault; 8] = [
+const NOTES_LOST_BY: [Fault; 10] = [
     Fault::Crash,
     Fault::CrashAtPort,
     Fault::Freeze,
@@ -17,6 +17,8 @@ const NOTES_LOST_BY: [Fault; 8] = [
     Fault::Refusal,
     Fault::Upgrade,
     Fault::HomeAway,
+    Fault::Restore,
+    Fault::Failover,
 ];
 
 /// Noted dead replies are on the dead letter topic. And dead letters of a saga are noted beside it, unless a fault

@@ -6,7 +6,7 @@ use amends_workflows::order_ledger::{EntryKind, Standing};
 /// Of each line, at most as many pieces come back as were ordered, whatever is under way; and the inventory has taken
 /// back exactly the pieces of the returns that are done.
 pub fn no_piece_comes_back_twice(quiet: &Quiet<'_>) -> Vec<String> {
-    let (store, db) = (&quiet.state.store, &quiet.state.databases[0]);
+    let (store, books) = (&quiet.state.store, &quiet.books);
     let mut broken = Vec::new();
     for order in store.added.keys() {
         let Some(ledger) = store.ledger(*order) else { continue };
@@ -24,11 +24,11 @@ pub fn no_piece_comes_back_twice(quiet: &Quiet<'_>) -> Vec<String> {
         }
     }
     let mut back: BTreeMap<(Uuid, &str), i64> = BTreeMap::new();
-    for restock in &db.restocks {
+    for restock in &books.restocks {
         *back.entry((restock.reservation, &restock.product_id)).or_default() += restock.quantity;
     }
     for ((reservation, product), pieces) in back {
-        let taken = db.reservations.get(&reservation).and_then(|lines| lines.get(product));
+        let taken = books.reservations.get(&reservation).and_then(|lines| lines.get(product));
         let taken = taken.filter(|line| line.status == stock::Status::Taken).map_or(0, |line| line.quantity);
         if pieces > taken {
             broken.push(format!("{}: {pieces} of {taken} {product} came back", short(reservation)));

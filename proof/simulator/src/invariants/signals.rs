@@ -20,7 +20,14 @@ pub fn signals_take_effect_once(quiet: &Quiet<'_>) -> Vec<String> {
             return Some(format!("recorded {entries:?}, and {arrived:?} took effect"));
         }
         let told = quiet.state.clients.signalled.iter().filter(|(to, ..)| *to == saga.id);
-        let mut untrue = told.filter(|(_, name, payload)| !arrived.contains(&(*name, payload.as_str())));
+        let forgotten: Vec<(&str, &str)> = (quiet.state.losses.of(saga.id))
+            .filter_map(|entry| match &entry.occurrence.event {
+                Event::Signalled(signal) => Some((signal.name.as_str(), signal.payload.get())),
+                _ => None,
+            })
+            .collect();
+        let is_there = |told: (&str, &str)| arrived.contains(&told) || forgotten.contains(&told);
+        let mut untrue = told.filter(|(_, name, payload)| !is_there((*name, payload.as_str())));
         if let Some((_, name, payload)) = untrue.next() {
             return Some(format!("{name} {payload} was acknowledged, and {arrived:?} arrived"));
         }

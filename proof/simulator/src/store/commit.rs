@@ -9,12 +9,12 @@ use super::*;
 
 impl WorldState {
     /// Commits each home's part of a batch by itself.
-    pub(super) fn commit(&mut self, process: usize, batch: u64, writes: &[Write]) -> Committed {
+    pub(super) fn commit(&mut self, process: usize, epoch: u32, batch: u64, writes: &[Write]) -> Committed {
         let mut committed = Committed::default();
         for home in 0..HOMES {
             let own: Vec<Write> =
                 writes.iter().filter(|w| id::slot(w.saga.id) % HOMES == home).cloned().collect();
-            match self.commit_home(process, &own) {
+            match self.commit_home(process, epoch, &own) {
                 Ok((written, locked)) => {
                     committed.written.extend(written);
                     committed.locked.extend(locked);
@@ -26,16 +26,25 @@ impl WorldState {
             }
         }
         self.store.batches.insert(batch, committed.clone());
+        if !committed.written.is_empty() {
+            self.changed();
+        }
         self.store.watchers.wake();
         committed
     }
 
-    fn commit_home(&mut self, process: usize, writes: &[Write]) -> Result<(Vec<Inputs>, Vec<Uuid>), Error> {
+    fn commit_home(
+        &mut self,
+        process: usize,
+        epoch: u32,
+        writes: &[Write],
+    ) -> Result<(Vec<Inputs>, Vec<Uuid>), Error> {
         if writes.iter().any(|write| self.is_away(write.saga.id)) {
             return Err(Error::Unavailable("its home is away".to_owned()));
         }
+        self.is_epoch(epoch)?;
         let bodies: Vec<Vec<String>> =
-            writes.iter().map(|w| w.entries.iter().map(|entry| entry.body(0)).collect()).collect();
+            writes.iter().map(|w| w.entries.iter().map(|entry| entry.body(epoch)).collect()).collect();
         for (write, bodies) in writes.iter().zip(&bodies) {
             check(write, bodies).map_err(|why| Error::Data(format!("{}: {why}", write.saga.id)))?;
         }

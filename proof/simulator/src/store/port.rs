@@ -28,9 +28,28 @@ impl SimStore {
         orders: Vec<NewOrder>,
         birth: impl Fn(&NewOrder, DateTime<Utc>) -> Change + Send + 'static,
     ) -> Result<Vec<Placed>, Error> {
-        let ask =
-            self.0.ask(Site::Store, Some(Fault::StoreAnswerLost), "place", move |s| s.place(&orders, birth));
-        ask.await.map_err(away)?
+        let epoch = self.started_in();
+        let place = move |s: &mut WorldState| s.place(epoch, &orders, birth);
+        let ask = self.0.ask(Site::Store, Some(Fault::StoreAnswerLost), "place", place);
+        let placed = ask.await.map_err(away)??;
+        let new = placed.iter().filter_map(|placed| match placed {
+            Placed::New(change) => Some((change.saga.id, change.saga.slot, change.saga.revision)),
+            _ => None,
+        });
+        self.acknowledged(new);
+        Ok(placed)
+    }
+
+    /// Returns the epoch in which the program was started.
+    pub(super) fn started_in(&self) -> u32 {
+        self.0.state().processes[self.0.process].epoch
+    }
+
+    /// Remembers sagas whose write is acknowledged: id, slot and revision of each.
+    pub(super) fn acknowledged(&self, sagas: impl Iterator<Item = (Uuid, u16, u32)>) {
+        let mut state = self.0.state();
+        let sentinel = &mut state.processes[self.0.process].sentinel;
+        sagas.for_each(|(id, slot, revision)| sentinel.acknowledged(id, slot, revision));
     }
 }
 
@@ -40,7 +59,7 @@ impl SagaStore for SimStore {
     }
 
     async fn epoch(&self) -> Result<u32, Error> {
-        self.ask("epoch", |_| crate::processes::EPOCH).await
+        self.ask("epoch", |s| s.store.epoch).await
     }
 
     async fn load(&self, ids: &[Uuid]) -> Result<Loaded, Error> {
@@ -127,21 +146,29 @@ impl SagaStore for SimStore {
             state.store.drawn += 1;
             state.store.drawn
         };
-        let process = self.0.process;
-        let effect = move |s: &mut WorldState| s.commit(process, batch, &writes);
-        if let Ok(answer) = self.0.ask(Site::Store, Some(Fault::StoreAnswerLost), "commit", effect).await {
-            return Ok(answer);
-        }
-        // Reads back by the batch's number, as the real store does.
-        match self.ask("read back", move |s| s.store.batches.get(&batch).cloned()).await? {
-            Some(committed) if !committed.written.is_empty() => Ok(committed),
-            _ => Err(Error::Unavailable("nothing was written".to_owned())),
-        }
+        let revisions: BTreeMap<Uuid, (u16, u32)> =
+            writes.iter().map(|write| (write.saga.id, (write.saga.slot, write.saga.revision))).collect();
+        let (process, epoch) = (self.0.process, self.started_in());
+        let effect = move |s: &mut WorldState| s.commit(process, epoch, batch, &writes);
+        let committed = match self.0.ask(Site::Store, Some(Fault::StoreAnswerLost), "commit", effect).await {
+            Ok(committed) => committed,
+            // Reads back by the batch's number, as the real store does.
+            Err(_) => match self.ask("read back", move |s| s.store.batches.get(&batch).cloned()).await? {
+                Some(committed) if !committed.written.is_empty() => committed,
+                _ => return Err(Error::Unavailable("nothing was written".to_owned())),
+            },
+        };
+        let written = committed.written.iter().map(|inputs| inputs.saga_id);
+        self.acknowledged(
+            written.filter_map(|id| revisions.get(&id).map(|(slot, revision)| (id, *slot, *revision))),
+        );
+        Ok(committed)
     }
 
     async fn reschedule(&self, sagas: &[(Uuid, u32, Option<DateTime<Utc>>)]) -> Result<Vec<Uuid>, Error> {
-        let sagas = sagas.to_vec();
+        let (sagas, epoch) = (sagas.to_vec(), self.started_in());
         self.ask("reschedule", move |s| {
+            s.is_epoch(epoch)?;
             let mut locked = Vec::new();
             for (id, revision, at) in sagas {
                 if s.is_away(id) {
@@ -156,9 +183,9 @@ impl SagaStore for SimStore {
                 }
             }
             s.store.watchers.wake();
-            locked
+            Ok(locked)
         })
-        .await
+        .await?
     }
 
     async fn inputs(&self, ids: &[Uuid]) -> Result<Vec<Inputs>, Error> {
@@ -222,14 +249,15 @@ impl SagaStore for SimStore {
     }
 
     async fn announce(&self, program: Uuid, known: &Known, live: Duration) -> Result<Vec<Known>, Error> {
-        let known = known.clone();
+        let (known, epoch) = (known.clone(), self.started_in());
         self.ask("announce", move |s| {
+            s.is_epoch(epoch)?;
             let now = s.now;
             s.store.programs.insert(program, (now, known));
             let lives = |at: Micros| at + live.as_micros() as Micros > now;
             let others = s.store.programs.iter().filter(|(id, (at, _))| **id != program && lives(*at));
-            others.map(|(_, (_, known))| known.clone()).collect()
+            Ok(others.map(|(_, (_, known))| known.clone()).collect())
         })
-        .await
+        .await?
     }
 }

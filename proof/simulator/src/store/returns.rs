@@ -82,16 +82,18 @@ impl WorldState {
     /// Adds a return or refund to an order.
     pub(super) fn add_to_order(
         &mut self,
+        epoch: u32,
         catalog: &amends_engine::core::Catalog,
         order: Uuid,
         request: u64,
         wanted: &Wanted,
-    ) -> Addition {
+    ) -> Result<Addition, Error> {
+        self.is_epoch(epoch)?;
         let added = self.store.added.get(&order).map(Vec::as_slice).unwrap_or_default();
         if let Some(known) = added.iter().find(|added| added.request == request) {
-            return Addition::Known(known.saga_id);
+            return Ok(Addition::Known(known.saga_id));
         }
-        let Some(ledger) = self.store.ledger(order) else { return Addition::Impossible };
+        let Some(ledger) = self.store.ledger(order) else { return Ok(Addition::Impossible) };
         let now = self.store_now();
         let planned = match wanted {
             Wanted::Return(pieces) => ledger.plan_return(pieces.as_deref(), now).map(|input| {
@@ -105,10 +107,10 @@ impl WorldState {
         };
         let (kind, name, amount, lines, data) = match planned {
             Ok(planned) => planned,
-            Err(refusal) => return Addition::Refused(refusal),
+            Err(refusal) => return Ok(Addition::Refused(refusal)),
         };
         let named = catalog.iter().filter(|d| d.name == name);
-        let Some(definition) = named.max_by_key(|d| d.version) else { return Addition::Impossible };
+        let Some(definition) = named.max_by_key(|d| d.version) else { return Ok(Addition::Impossible) };
         let saga_id = id::at_slot(self.uuid(), id::slot(order));
         let change = start(
             definition,
@@ -117,9 +119,10 @@ impl WorldState {
             now,
         );
         self.store.create(&change, &Json::null());
+        self.changed();
         let added = AddedSaga { saga_id, kind, amount, lines, request };
         self.store.added.entry(order).or_default().push(added);
-        Addition::Done(Box::new(change))
+        Ok(Addition::Done(Box::new(change)))
     }
 }
 
@@ -135,8 +138,14 @@ impl SimStore {
         request: u64,
         wanted: Wanted,
     ) -> Result<Addition, Error> {
-        let add = move |s: &mut WorldState| s.add_to_order(&catalog, order, request, &wanted);
+        let epoch = self.started_in();
+        let add = move |s: &mut WorldState| s.add_to_order(epoch, &catalog, order, request, &wanted);
         let ask = self.0.ask(Site::Store, Some(Fault::StoreAnswerLost), "add to an order", add);
-        ask.await.map_err(|_| Error::Unavailable("no answer".to_owned()))
+        let added = ask.await.map_err(|_| Error::Unavailable("no answer".to_owned()))??;
+        if let Addition::Done(change) = &added {
+            let Saga { id, slot, revision, .. } = change.saga;
+            self.acknowledged([(id, slot, revision)].into_iter());
+        }
+        Ok(added)
     }
 }

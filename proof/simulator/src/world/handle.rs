@@ -47,13 +47,14 @@ impl Handle {
                 state.now += 1000;
                 return Ok(effect(&mut state));
             }
+            let line = state.connect(self.process, site);
             let fate = state.fate(self.process, site, lossy, what);
             let answer = slot.clone();
             match fate.there {
                 Some(there) => {
                     state.later(there, move |s| {
-                        let value = effect(s);
-                        let value = if fate.answered { Ok(value) } else { Err(Down) };
+                        let value = if s.is_sound(&line) { Ok(effect(s)) } else { Err(Down) };
+                        let value = value.and_then(|value| if fate.answered { Ok(value) } else { Err(Down) });
                         s.later(fate.back, move |_| answer.fill(value));
                     });
                     None
