@@ -23,8 +23,8 @@ BEGIN
             PERFORM create_reference_table(named);
         END IF;
     END LOOP;
-    -- What is written without a home stays on the coordinator, and the other nodes ask there. Webhooks and their deliveries
-    -- are ordinary tables there: Citus refuses a statement that returns what depends on the time.
+    -- What is written without a home stays on the coordinator, and the other nodes ask there. Webhooks and their deliveries,
+    -- lost commits and plans are ordinary tables there: Citus refuses a statement that returns what depends on the time.
     FOREACH named IN ARRAY ARRAY['programs', 'personal_data_erasures'] LOOP
         IF NOT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = named::regclass) THEN
             PERFORM citus_add_local_table_to_metadata(named);

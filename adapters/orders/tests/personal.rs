@@ -1,4 +1,4 @@
-//! Personal data of customers: exported whole, erased whole or not at all.
+//! Personal data of customers: exported whole, erased whole or not at all. With `AMENDS_TEST_CITUS` also on a Citus.
 
 mod customers;
 #[path = "../../postgres/tests/support/mod.rs"]
@@ -9,7 +9,7 @@ use amends_orders::{Erasure, OrderStore, PersonalData};
 use amends_postgres::Homes;
 use chrono::DateTime;
 use customers::{ids, place};
-use support::{Postgres, world, world_with};
+use support::{Postgres, citus, world, world_with};
 use uuid::Uuid;
 
 const SETTLED: [&str; 1] = ["SETTLED"];
@@ -55,7 +55,8 @@ async fn cancel(world: &Postgres, order: Uuid, by: Actor) {
     sqlx::query(
         "INSERT INTO timeline (home, saga_id, slot, position, revision, at, batch, body)
          SELECT t.home, t.saga_id, t.slot, t.position + 1000, 9, t.at, t.batch, $2
-         FROM timeline AS t JOIN orders AS o ON o.saga_id = t.saga_id WHERE o.id = $1 AND t.revision = 1",
+         FROM timeline AS t JOIN orders AS o ON o.home = t.home AND o.saga_id = t.saga_id
+         WHERE o.id = $1 AND t.revision = 1",
     )
     .bind(order)
     .bind(entry.body(0))
@@ -71,8 +72,8 @@ async fn cancellations(store: &OrderStore, order: Uuid) -> Vec<Actor> {
     entries.into_iter().filter_map(|of| by(of.entry.occurrence.event)).collect()
 }
 
-async fn is_exported_and_erased(world: Postgres, homes: Homes) {
-    let store = OrderStore::new(amends_postgres::Database { homes, ..world.pool().into() });
+async fn is_exported_and_erased(world: Postgres) {
+    let store = OrderStore::new(world.store.database().clone());
     let orders = placed(&store, "c-1", 25).await;
     let others = placed(&store, "c-2", 3).await;
     let before = all(&store, "c-1", 10).await;
@@ -141,13 +142,18 @@ async fn is_exported_and_erased(world: Postgres, homes: Homes) {
 
 #[tokio::test]
 async fn what_a_customer_has_is_exported_whole_and_erased_once_nothing_is_under_way() {
-    is_exported_and_erased(world().await, Homes::ONE).await;
+    is_exported_and_erased(world().await).await;
 }
 
 #[tokio::test]
 async fn the_same_with_many_homes() {
-    let homes = Homes::new(5).unwrap();
-    is_exported_and_erased(world_with(homes).await, homes).await;
+    is_exported_and_erased(world_with(Homes::new(5).unwrap()).await).await;
+}
+
+#[tokio::test]
+async fn the_same_on_a_citus() {
+    let Some(world) = citus().await else { return };
+    is_exported_and_erased(world).await;
 }
 
 #[tokio::test]

@@ -1,23 +1,34 @@
 //! On a real Citus, where `AMENDS_TEST_CITUS` names the database of a coordinator: the conformance suite, in which every
-//! statement is one task on one node; the skip test with writers on all nodes; and what a commit prepares.
+//! statement is one task on one node; the skip test with writers on all nodes; what a commit prepares; and databases that
+//! were distributed before the latest migrations.
 
 mod support;
 
 use std::{
     collections::BTreeSet,
+    str::FromStr,
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
 use amends_engine::port::SagaStore;
-use amends_postgres::conformance::moved;
+use amends_pool::Bounds;
+use amends_postgres::{
+    Database, Homes, MIGRATOR, PgSagaStore,
+    citus::distribute,
+    conformance::moved,
+    deployment::{deployment, ensure_deployment, raise_epoch},
+    plans::{self, NewPlan},
+};
 use amends_testkit::eventually;
 use futures::future::join_all;
 use sqlx::{
-    PgPool,
+    ConnectOptions, PgPool,
+    migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use support::{Postgres, citus};
+use support::{CITUS, ON_THE_COORDINATOR, Postgres, citus, empty_on_citus};
+use uuid::Uuid;
 
 amends_postgres::conformance!(optional: support::citus);
 
@@ -179,4 +190,126 @@ async fn writes_are_one_task_and_a_statement_without_a_home_is_not() {
         '{2026-01-01}', '{x}', 1, NULL)";
     assert_eq!(task_count(&world, entry).await, "1");
     assert_ne!(task_count(&world, "SELECT FROM sagas WHERE live").await, "1");
+}
+
+/// Tables of the schema that are neither distributed, nor copied to each node, nor known to the others.
+async fn ordinary_tables(owner: &PgPool) -> Vec<String> {
+    sqlx::query_scalar(
+        "SELECT c.relname::text FROM pg_class AS c
+         WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+           AND NOT relation_is_a_known_shard(c.oid)
+           AND NOT EXISTS (SELECT FROM pg_dist_partition AS d WHERE d.logicalrelid = c.oid)
+         ORDER BY c.relname",
+    )
+    .fetch_all(owner)
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn no_table_is_forgotten() {
+    let Some(world) = citus().await else { return };
+    assert_eq!(ordinary_tables(world.owner()).await, ON_THE_COORDINATOR);
+}
+
+/// The newest migration of the last release whose databases are brought up to date here: webhooks.
+const DISTRIBUTED_AT: i64 = 9;
+
+#[tokio::test]
+async fn a_database_that_was_distributed_before_the_latest_migrations_is_brought_up_to_date() {
+    let Ok(url) = std::env::var(CITUS) else { return };
+    let server = PgConnectOptions::from_str(&url).unwrap();
+    let (_, owner) = empty_on_citus(&server, "amends_test_older").await;
+    let older = MIGRATOR.iter().filter(|migration| migration.version <= DISTRIBUTED_AT).cloned().collect();
+    let homes = Homes::new(4).unwrap();
+    Migrator::with_migrations(older).run(&owner).await.unwrap();
+    distribute(&owner, homes).await.unwrap();
+    sqlx::query("INSERT INTO deployment (reply_key, homes) VALUES (repeat('7', 64), 4)")
+        .execute(&owner)
+        .await
+        .unwrap();
+
+    for _ in ["the first time", "again"] {
+        MIGRATOR.run(&owner).await.unwrap();
+        distribute(&owner, homes).await.unwrap();
+        assert_eq!(ordinary_tables(&owner).await, ON_THE_COORDINATOR);
+    }
+    let found = ensure_deployment(&owner, &"8".repeat(64), homes).await.unwrap();
+    assert_eq!((found.epoch, found.homes, found.is_suspended), (0, homes, false));
+    assert_eq!(raise_epoch(&owner).await.unwrap(), 1);
+    // Each node has the new functions and the new column.
+    let nodes: Vec<(bool, String)> = sqlx::query_as(
+        "SELECT success, result FROM run_command_on_all_nodes($$
+             SELECT without_cancel_reason('x') || (SELECT is_suspended FROM deployment)
+                    || (SELECT prosrc LIKE '%without_cancel_reason%' FROM pg_proc WHERE proname = 'erase_personal_data') $$)",
+    )
+    .fetch_all(&owner)
+    .await
+    .unwrap();
+    assert!(
+        nodes.len() >= 2 && nodes.iter().all(|node| *node == (true, "xfalsetrue".to_owned())),
+        "{nodes:?}"
+    );
+}
+
+/// How many statements on all nodes wait for a lock on a table, or for another transaction.
+async fn waiting(world: &Postgres, kind: &str) -> i64 {
+    let waiting = format!(
+        "SELECT sum(result::int8)::int8 FROM run_command_on_all_nodes($$
+             SELECT count(*) FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+             WHERE NOT l.granted AND l.locktype LIKE '{kind}' AND a.datname = current_database() $$)"
+    );
+    sqlx::query_scalar(sqlx::AssertSqlSafe(waiting)).fetch_one(world.owner()).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_epoch_rises_after_the_writes_that_no_node_has_committed() {
+    let Some(world) = citus().await else { return };
+    let saga = world.errand(7).await;
+    // The owner's writes wait on a node for as long as they must.
+    let url = world.owner().connect_options().to_url_lossy();
+    let homes = world.store.database().homes;
+    let writer = Database::connect(url.as_str(), 2, "test", Bounds::default(), homes).unwrap();
+    let before = PgSagaStore::new(writer);
+    let mut held = world.owner().begin().await.unwrap();
+    let slot = sqlx::query("SELECT lock_slots($1, ARRAY[7::int2])").bind(homes.of_slot(7));
+    slot.execute(&mut *held).await.unwrap();
+
+    let commit = async { before.commit(&[moved(&saga, 1, saga.born_at)]).await };
+    let raise = async {
+        let soon = Duration::from_secs(8);
+        eventually("the commit waits", soon, || async {
+            (waiting(&world, "transactionid").await == 1).then_some(())
+        })
+        .await;
+        let raising = async { raise_epoch(world.owner()).await };
+        let ending = async {
+            eventually("the epoch waits for it", soon, || async {
+                (waiting(&world, "relation").await == 1).then_some(())
+            })
+            .await;
+            held.rollback().await.unwrap();
+        };
+        tokio::join!(raising, ending).0
+    };
+    let (written, raised) = tokio::join!(commit, raise);
+    assert_eq!((written.unwrap().written.len(), raised.unwrap()), (1, 1));
+    assert!(raise_epoch(world.pool()).await.is_err(), "the engine's role may not");
+    assert_eq!(deployment(&world.pool()).await.unwrap().epoch, 1);
+}
+
+#[tokio::test]
+async fn a_plan_is_kept_and_answered_once() {
+    let Some(world) = citus().await else { return };
+    let (pool, hash) = (world.pool(), "ab".repeat(32));
+    let plan = NewPlan { hash: &hash, saga_id: Uuid::now_v7(), revision: 3, event: "{}", planned_by: "ada" };
+    let first = plans::keep(&pool, plan, Duration::from_secs(60)).await.unwrap();
+    let later = plans::keep(&pool, plan, Duration::from_secs(600)).await.unwrap();
+    assert!(later > first);
+    let kept = plans::get(&pool, &hash).await.unwrap().unwrap();
+    assert_eq!((kept.expires_at, kept.has_expired, kept.answer), (later, false, None));
+    for answer in ["one", "two"] {
+        let recorded = plans::answered(&pool, &hash, answer).await.unwrap();
+        assert_eq!(recorded.as_deref(), Some("one"));
+    }
 }

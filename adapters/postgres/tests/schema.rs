@@ -11,7 +11,7 @@ use amends_postgres::{
     keys::{self, Rotation, Stage, StoredKey},
 };
 use sqlx::AssertSqlSafe;
-use support::{connect, world};
+use support::{ON_THE_COORDINATOR, connect, world};
 use uuid::Uuid;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -68,6 +68,28 @@ async fn a_migrated_database_is_current_for_the_engine() {
     let world = world().await;
     check(&world.pool(), PATIENCE * 6).await.unwrap();
     is_at(&world.pool(), &MIGRATOR).await.unwrap();
+}
+
+/// A table that a migration adds would otherwise be forgotten on a Citus, and nobody would notice without one.
+#[tokio::test]
+async fn each_table_has_its_place_on_a_citus() {
+    let world = world().await;
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT relname::text FROM pg_class
+         WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition",
+    )
+    .fetch_all(world.owner())
+    .await
+    .unwrap();
+    let distribution = include_str!("../../../migrations/citus/0003_distribution.sql");
+    for table in tables {
+        let is_placed = distribution.contains(&format!("'{table}'"));
+        let stays = ON_THE_COORDINATOR.contains(&table.as_str());
+        assert!(
+            is_placed != stays,
+            "{table}: named in 0003_distribution.sql is {is_placed}, among the others {stays}"
+        );
+    }
 }
 
 #[tokio::test]

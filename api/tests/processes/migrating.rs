@@ -60,7 +60,6 @@ async fn a_server_without_the_extension_and_homes_that_change_are_refused_in_one
     assert_refused(&migrate(&url, &[]), &["48", "distributed"]);
 }
 
-/// How many homes are on each node.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_migration_that_waits_for_a_lock_says_who_holds_it_and_ends_or_goes_on_once_it_is_free() {
     let data = tempfile::tempdir().unwrap();
@@ -127,6 +126,7 @@ async fn no_password_is_in_the_log_of_a_migration_at_any_level() {
     }
 }
 
+/// How many homes are on each node.
 async fn homes_by_node(engine: &str) -> Vec<i64> {
     let mut connection = PgConnection::connect(engine).await.unwrap();
     let count = "SELECT count(*) FROM generate_series(0, 47) AS h (home)
@@ -171,5 +171,15 @@ async fn on_a_citus_every_node_gets_its_homes_and_what_cannot_be_leaves_nothing_
     assert!(most - least <= 1 && homes.iter().sum::<i64>() == 48, "{homes:?}");
     assert_refused(&migrate(&citus, &["--set", "distributed=citus", "--set", "homes=24"]), &["48", "24"]);
     assert_refused(&migrate(&citus, &[]), &["48", "distributed"]);
+
+    // After a restore of all nodes an operator looks, and begins the next epoch.
+    for (arguments, epoch) in [(&["--dry-run"] as &[&str], 0), (&[], 1)] {
+        let mut restore = Command::new(env!("CARGO_BIN_EXE_amends"));
+        restore.args(["restore", "--output", "json"]).args(arguments).env_clear().env("DATABASE_URL", &citus);
+        let restored = restore.output().unwrap();
+        assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+        let printed: serde_json::Value = serde_json::from_slice(&restored.stdout).unwrap();
+        assert_eq!((&printed["epochBefore"], &printed["epoch"]), (&0.into(), &epoch.into()), "{printed}");
+    }
     Citus::at(&citus).unwrap().clear().await.unwrap();
 }

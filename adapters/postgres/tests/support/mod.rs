@@ -44,15 +44,24 @@ pub async fn world_with(homes: Homes) -> Postgres {
     Postgres { database, store, turn: None }
 }
 
+/// Returns an ordinary database and, where there is a Citus, one on it.
+pub async fn worlds() -> Vec<Postgres> {
+    [Some(world().await), citus().await].into_iter().flatten().collect()
+}
+
 /// The setting that names the database of a Citus coordinator.
-const CITUS: &str = "AMENDS_TEST_CITUS";
+pub const CITUS: &str = "AMENDS_TEST_CITUS";
 /// Number of homes on a Citus: each table has as many shards.
 const CITUS_HOMES: u16 = 4;
 /// What tests leave behind.
 const CITUS_EMPTY: &str =
-    "TRUNCATE sagas, timeline, personal, orders, idempotency_keys, idempotent_answers, publisher_watermarks,
-     publisher_handoffs, strays, odd_replies, deferred_replies;
-     DELETE FROM programs";
+    "TRUNCATE sagas, timeline, personal, orders, order_sagas, idempotency_keys, idempotent_answers,
+     publisher_watermarks, publisher_handoffs, strays, odd_replies, deferred_replies;
+     DELETE FROM programs; DELETE FROM personal_data_erasures; DELETE FROM lost_commits; DELETE FROM plans;
+     UPDATE deployment SET epoch = 0, is_suspended = false WHERE epoch > 0";
+/// Tables that are ordinary ones of the coordinator on a Citus. Every other table is named in
+/// migrations/citus/0003_distribution.sql.
+pub const ON_THE_COORDINATOR: [&str; 4] = ["lost_commits", "plans", "webhook_deliveries", "webhooks"];
 
 /// Returns an empty database on the Citus of `AMENDS_TEST_CITUS`, one for all tests of this process; `None` if there is
 /// none. Every statement of the role that has several tasks fails.
@@ -77,17 +86,10 @@ pub async fn citus() -> Option<Postgres> {
 
 /// Creates the database; drops those of processes before this one.
 async fn make_on_citus(server: &PgConnectOptions) -> String {
-    let cluster = Cluster::of(server, Duration::from_secs(10)).await.unwrap();
     let program = env::current_exe().unwrap();
     let program = program.file_stem().unwrap().to_string_lossy().replace('-', "_");
     let name = format!("amends_test_{program}");
-    let role = "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'amends_engine') THEN
-                CREATE ROLE amends_engine; END IF; END $$; ALTER ROLE amends_engine LOGIN PASSWORD 'amends-test'";
-    cluster.on_each_node(role).await.unwrap();
-    cluster.on_each_node(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await.unwrap();
-    cluster.on_each_node(&format!("CREATE DATABASE {name}")).await.unwrap();
-    cluster.join(&name, "amends_engine").await.unwrap();
-    let pool = cluster.pool(&name).await.unwrap();
+    let (cluster, pool) = empty_on_citus(server, &name).await;
     MIGRATOR.run(&pool).await.unwrap();
     let homes = Homes::new(CITUS_HOMES).unwrap();
     distribute(&pool, homes).await.unwrap();
@@ -97,6 +99,19 @@ async fn make_on_citus(server: &PgConnectOptions) -> String {
         format!("ALTER ROLE amends_engine IN DATABASE {name} SET citus.multi_task_query_log_level = 'error'");
     cluster.on_each_node(&strict).await.unwrap();
     name
+}
+
+/// Creates a database without tables on a Citus, in place of one of that name; returns the owner's connections.
+pub async fn empty_on_citus(server: &PgConnectOptions, name: &str) -> (Cluster, PgPool) {
+    let cluster = Cluster::of(server, Duration::from_secs(10)).await.unwrap();
+    let role = "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'amends_engine') THEN
+                CREATE ROLE amends_engine; END IF; END $$; ALTER ROLE amends_engine LOGIN PASSWORD 'amends-test'";
+    cluster.on_each_node(role).await.unwrap();
+    cluster.on_each_node(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await.unwrap();
+    cluster.on_each_node(&format!("CREATE DATABASE {name}")).await.unwrap();
+    cluster.join(name, "amends_engine").await.unwrap();
+    let pool = cluster.pool(name).await.unwrap();
+    (cluster, pool)
 }
 
 pub fn connect(url: &str) -> Pool {
