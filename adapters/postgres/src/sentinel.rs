@@ -33,6 +33,9 @@ const VANISHES_AFTER: Duration = Duration::from_secs(12 * 60 * 60);
 const LOGGED_MOST: usize = 100;
 /// Number of sagas that a statement compares.
 const COMPARED_AT_ONCE: usize = 1_000;
+/// For how long the homes of a node that has failed are not asked again: each question waits for the node, and a caller
+/// waits for the connection meanwhile.
+const AWAY_FOR: Duration = Duration::from_secs(10);
 
 /// What happens once commits are found to be lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -123,6 +126,8 @@ pub(crate) struct SentinelExaminer {
     homes: Homes,
     epoch: u32,
     on_lost: OnLostCommits,
+    /// Homes that could not be asked lately, and when that was found.
+    away: Mutex<HashMap<i16, Instant>>,
 }
 
 impl Examiner for SentinelExaminer {
@@ -133,7 +138,7 @@ impl Examiner for SentinelExaminer {
 
 impl SentinelExaminer {
     pub(crate) fn new(sentinel: Sentinel, homes: Homes, epoch: u32, on_lost: OnLostCommits) -> Self {
-        Self { sentinel, homes, epoch, on_lost }
+        Self { sentinel, homes, epoch, on_lost, away: Mutex::default() }
     }
 
     /// Compares what the database has with what it has acknowledged.
@@ -171,14 +176,23 @@ impl SentinelExaminer {
         let mut found: BTreeMap<Uuid, i32> = BTreeMap::new();
         for (home, ids) in self.homes.divide_ids(&ids) {
             for ids in ids.chunks(COMPARED_AT_ONCE) {
-                match revisions(connection, home, ids).await {
-                    Ok(rows) => found.extend(rows),
-                    // A home that is away does not keep the others from being used.
-                    Err(sqlx::Error::Database(_)) if self.homes != Homes::ONE => {
-                        ids.iter().for_each(|id| drop(sagas.remove(id)));
+                let answer = match self.is_away(home) {
+                    true => None,
+                    false => Some(revisions(connection, home, ids).await),
+                };
+                match answer {
+                    Some(Ok(rows)) => {
+                        found.extend(rows);
+                        continue;
                     }
-                    Err(error) => return Err(error),
+                    Some(Err(sqlx::Error::Database(_))) if self.homes != Homes::ONE => {
+                        self.note_away(connection, home).await;
+                    }
+                    Some(Err(error)) => return Err(error),
+                    None => {}
                 }
+                // A home that is away does not keep the others from being used.
+                ids.iter().for_each(|id| drop(sagas.remove(id)));
             }
         }
         let lost = sagas.into_iter().filter_map(|(saga_id, Acknowledged { revision, at, business_key })| {
@@ -191,6 +205,37 @@ impl SentinelExaminer {
         });
         Ok(lost.collect())
     }
+
+    fn is_away(&self, home: i16) -> bool {
+        let away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        away.get(&home).is_some_and(|at| at.elapsed() < AWAY_FOR)
+    }
+
+    /// Remembers that the node of this home has failed.
+    async fn note_away(&self, connection: &mut PgConnection, home: i16) {
+        let with_it = homes_beside(connection, home, self.homes).await.unwrap_or_default();
+        let at = Instant::now();
+        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        away.extend(with_it.into_iter().chain([home]).map(|home| (home, at)));
+    }
+}
+
+/// Reads which homes of a Citus are on the same node as this one; no node is asked.
+async fn homes_beside(
+    connection: &mut PgConnection,
+    home: i16,
+    homes: Homes,
+) -> Result<Vec<i16>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT h.home::int2 FROM generate_series(0, $2 - 1) AS h (home)
+         JOIN pg_dist_placement AS p ON p.shardid = get_shard_id_for_distribution_column('slot_positions', h.home)
+         WHERE p.groupid = (SELECT own.groupid FROM pg_dist_placement AS own
+                            WHERE own.shardid = get_shard_id_for_distribution_column('slot_positions', $1))",
+    )
+    .bind(i32::from(home))
+    .bind(i32::from(homes.count()))
+    .fetch_all(connection)
+    .await
 }
 
 /// Reads the revisions of those of these sagas of a home that are there.

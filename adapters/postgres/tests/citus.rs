@@ -217,8 +217,8 @@ const DISTRIBUTED_AT: i64 = 9;
 
 #[tokio::test]
 async fn a_database_that_was_distributed_before_the_latest_migrations_is_brought_up_to_date() {
-    let Ok(url) = std::env::var(CITUS) else { return };
-    let server = PgConnectOptions::from_str(&url).unwrap();
+    let Some(_turn) = citus().await else { return };
+    let server = PgConnectOptions::from_str(&std::env::var(CITUS).unwrap()).unwrap();
     let (_, owner) = empty_on_citus(&server, "amends_test_older").await;
     let older = MIGRATOR.iter().filter(|migration| migration.version <= DISTRIBUTED_AT).cloned().collect();
     let homes = Homes::new(4).unwrap();

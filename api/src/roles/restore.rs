@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use amends_pool::{Bounds, Pool};
+use amends_pool::{Bounds, Plans, Pool};
 use amends_postgres::{
     MIGRATOR,
     deployment::{Error, raise_epoch},
@@ -104,7 +104,8 @@ async fn owner(settings: &Settings) -> Result<Pool> {
     let mut url = reqwest::Url::parse(settings.server()?).context("setting database_url")?;
     let _: PgConnectOptions = url.as_str().parse().context("setting database_url")?;
     url.set_path("amends_engine");
-    let pool = Pool::connect(url.as_str(), 1, "amends-restore", RESTORE_BOUNDS)?;
+    // Each statement is executed once, and a distributed Postgres cannot plan them without their parameters.
+    let pool = Pool::connect_planned(url.as_str(), 1, "amends-restore", RESTORE_BOUNDS, Plans::Custom)?;
     let checked = amends_pool::check(&pool, settings.start_timeout).await;
     checked.context("setting database_url: the engine's database cannot be used")?;
     Ok(pool)
