@@ -17,7 +17,7 @@ use amends_postgres::{
     Database, Homes, MIGRATOR, PgSagaStore,
     citus::distribute,
     conformance::moved,
-    deployment::{deployment, ensure_deployment, raise_epoch},
+    deployment::{self, check_homes, deployment, ensure_deployment, raise_epoch},
     plans::{self, NewPlan},
 };
 use amends_testkit::eventually;
@@ -312,4 +312,25 @@ async fn a_plan_is_kept_and_answered_once() {
         let recorded = plans::answered(&pool, &hash, answer).await.unwrap();
         assert_eq!(recorded.as_deref(), Some("one"));
     }
+}
+
+#[tokio::test]
+async fn the_homes_of_a_database_that_was_distributed_and_no_more_cannot_be_others() {
+    let Some(_turn) = citus().await else { return };
+    let server = PgConnectOptions::from_str(&std::env::var(CITUS).unwrap()).unwrap();
+    let (_, owner) = empty_on_citus(&server, "amends_test_halfway").await;
+    let homes = |count| Homes::new(count).unwrap();
+    check_homes(&owner, homes(4)).await.unwrap();
+    MIGRATOR.run(&owner).await.unwrap();
+    check_homes(&owner, homes(4)).await.unwrap();
+    distribute(&owner, homes(4)).await.unwrap();
+    // As if `amends migrate` had ended here: the deployment has no row.
+    for other in [homes(8), Homes::ONE] {
+        let refused = check_homes(&owner, other).await;
+        assert!(
+            matches!(refused, Err(deployment::Error::OtherHomes { made: 4, asked }) if asked == other.count()),
+            "{refused:?}"
+        );
+    }
+    check_homes(&owner, homes(4)).await.unwrap();
 }
