@@ -213,3 +213,18 @@ async fn a_home_whose_slot_is_held_lets_no_order_of_another_be_placed_twice() {
         assert_eq!(count(&world, "orders").await, 2);
     }
 }
+
+#[tokio::test]
+async fn placing_orders_with_keys_is_no_two_phase_commit() {
+    let Some(world) = citus().await else { return };
+    let store = OrderStore::new(world.store.database().clone());
+    let before = world.two_phase_commits().await;
+    for slot in 0..8 {
+        let keys = [0, 1, 2].map(|key| format!("{slot}/{key}"));
+        let batch = keys.each_ref().map(|key| order(key, 1, slot));
+        let placed = store.place(store.now().await.unwrap(), &batch, birth).await.unwrap();
+        assert!(placed.iter().all(|placed| matches!(placed, Placed::New { .. })), "{placed:?}");
+        assert!(matches!(place(&store, order(&keys[0], 1, slot + 1)).await, Placed::Replayed(_)));
+    }
+    world.assert_no_two_phase_commit_since(&before).await;
+}

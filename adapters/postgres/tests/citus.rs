@@ -141,15 +141,10 @@ async fn without_the_slots_row_entries_are_skipped() {
     }
 }
 
-/// Number of two-phase commits of this database that the coordinator has recorded lately.
-async fn two_phase_commits(world: &Postgres) -> i64 {
-    sqlx::query_scalar("SELECT count(*) FROM pg_dist_transaction").fetch_one(world.owner()).await.unwrap()
-}
-
 #[tokio::test]
 async fn a_birth_and_a_commit_are_no_two_phase_commits() {
     let Some(world) = citus().await else { return };
-    let before = two_phase_commits(&world).await;
+    let before = world.two_phase_commits().await;
     for slot in 0..20 {
         let saga = world.errand(slot).await;
         let beside = world.errand(slot + 1).await;
@@ -157,13 +152,7 @@ async fn a_birth_and_a_commit_are_no_two_phase_commits() {
         let committed = world.store.commit(&[moved(&saga, 2, now), moved(&beside, 1, now)]).await.unwrap();
         assert_eq!((committed.written.len(), committed.failed.len()), (2, 0));
     }
-    assert!(two_phase_commits(&world).await <= before);
-    // The control: a write on several nodes is one, and is recorded.
-    sqlx::query("UPDATE sagas SET updated_at = updated_at").execute(world.owner()).await.unwrap();
-    eventually("the control is recorded", Duration::from_secs(60), || async {
-        (two_phase_commits(&world).await > 0).then_some(())
-    })
-    .await;
+    world.assert_no_two_phase_commit_since(&before).await;
 }
 
 /// What the plan says of the number of tasks.
