@@ -1,6 +1,6 @@
 //! On a real Citus, where `AMENDS_TEST_CITUS` names the database of a coordinator: the conformance suite, in which every
-//! statement is one task on one node; the skip test with writers on all nodes; what a commit prepares; and databases that
-//! were distributed before the latest migrations.
+//! statement is one task on one node; the skip test with writers on all nodes; what a commit prepares; months, keys and waiting
+//! for locks; and databases that were distributed before the latest migrations.
 
 mod support;
 
@@ -12,13 +12,15 @@ use std::{
 };
 
 use amends_engine::port::SagaStore;
-use amends_pool::Bounds;
+use amends_pool::{Bounds, sqlstate};
 use amends_postgres::{
-    Database, Homes, MIGRATOR, PgSagaStore,
+    Database, Error, Homes, MIGRATOR, PgSagaStore,
     citus::distribute,
     conformance::moved,
     deployment::{self, check_homes, deployment, ensure_deployment, raise_epoch},
     plans::{self, NewPlan},
+    retention::History,
+    upkeep::Upkeep,
 };
 use amends_testkit::eventually;
 use futures::future::join_all;
@@ -322,4 +324,75 @@ async fn the_homes_of_a_database_that_was_distributed_and_no_more_cannot_be_othe
         );
     }
     check_homes(&owner, homes(4)).await.unwrap();
+}
+
+/// The retention of history.
+const RETENTION: Duration = Duration::from_secs(400 * 24 * 3600);
+/// Age, in months, of the month that is retired.
+const OLD_MONTHS: i32 = 17;
+
+/// Connects to a node as the role, whose statements may have several tasks here.
+async fn role_on(world: &Postgres, node: &PgPool) -> PgPool {
+    let node = node.connect_options();
+    let role = PgConnectOptions::from_str(&world.database.role_url("amends_engine")).unwrap();
+    let role = role.host(node.get_host()).port(node.get_port());
+    let role = role.options([("citus.multi_task_query_log_level", "off")]);
+    PgPoolOptions::new().max_connections(1).connect_with(role).await.unwrap()
+}
+
+fn upkeep(world: &Postgres, role: &PgPool) -> Upkeep {
+    Upkeep::new(Database { homes: world.store.database().homes, ..role.clone().into() })
+}
+
+/// Lets the class of keys be due for another generation.
+async fn let_keys_age(world: &Postgres) {
+    let aged = "UPDATE idempotency_key_classes SET began_at = now() - interval '60 days'";
+    sqlx::query(aged).execute(world.owner()).await.unwrap();
+}
+
+async fn turn_keys(role: &PgPool) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT turn_keys(0::int2)").fetch_one(role).await
+}
+
+#[tokio::test]
+async fn how_long_a_transaction_waits_for_a_lock_counts_on_every_node() {
+    let Some(world) = citus().await else { return };
+    let lock = "SELECT FROM slot_positions WHERE home = 3 AND slot = 7 FOR UPDATE";
+    let mut held = world.owner().begin().await.unwrap();
+    sqlx::query(lock).execute(&mut *held).await.unwrap();
+    let begun = Instant::now();
+    let mut waits = world.pool().begin().await.unwrap();
+    sqlx::query("SET LOCAL lock_timeout = '3s'").execute(&mut *waits).await.unwrap();
+    let waited = sqlx::query(lock).execute(&mut *waits).await.unwrap_err();
+    assert!(sqlstate::is_locked(&waited), "{waited}");
+    assert!(begun.elapsed() >= Duration::from_secs(3), "{:?}", begun.elapsed());
+    held.rollback().await.unwrap();
+}
+
+#[tokio::test]
+async fn upkeep_that_meets_a_lock_on_another_node_gives_way_instead_of_making_others_wait() {
+    let Some(world) = citus().await else { return };
+    let nodes = nodes(&world).await;
+    let role = role_on(&world, &nodes[0]).await;
+    let upkeep = upkeep(&world, &role);
+
+    // A request takes a key in some home for long.
+    let_keys_age(&world).await;
+    let mut held = world.owner().begin().await.unwrap();
+    let share = "SELECT FROM key_generations WHERE home = 3 FOR SHARE";
+    sqlx::query(share).execute(&mut *held).await.unwrap();
+    let turned = turn_keys(&role).await.unwrap_err();
+    assert!(sqlstate::is_locked(&turned), "{turned}");
+    held.rollback().await.unwrap();
+    assert!(turn_keys(&role).await.unwrap());
+
+    // A long read on a node.
+    let ensured = sqlx::query("SELECT ensure_month(now() - make_interval(months => $1))").bind(OLD_MONTHS);
+    ensured.execute(world.owner()).await.unwrap();
+    let mut held = nodes[1].begin().await.unwrap();
+    sqlx::query("SELECT count(*) FROM sagas").execute(&mut *held).await.unwrap();
+    let retired = upkeep.retire_month(History::Sagas, RETENTION).await;
+    assert!(matches!(retired, Err(Error::Locked(_))), "{retired:?}");
+    held.rollback().await.unwrap();
+    assert!(upkeep.retire_month(History::Sagas, RETENTION).await.unwrap().is_some());
 }
