@@ -20,12 +20,14 @@ use amends_postgres::{
     deployment::{self, check_homes, deployment, ensure_deployment, raise_epoch},
     plans::{self, NewPlan},
     retention::History,
-    upkeep::Upkeep,
+    upkeep::{Upkeep, Walk},
 };
+use amends_protocol::id;
 use amends_testkit::eventually;
+use chrono::{DateTime, Utc};
 use futures::future::join_all;
 use sqlx::{
-    ConnectOptions, PgPool,
+    AssertSqlSafe, ConnectOptions, PgPool,
     migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
@@ -395,4 +397,71 @@ async fn upkeep_that_meets_a_lock_on_another_node_gives_way_instead_of_making_ot
     assert!(matches!(retired, Err(Error::Locked(_))), "{retired:?}");
     held.rollback().await.unwrap();
     assert!(upkeep.retire_month(History::Sagas, RETENTION).await.unwrap().is_some());
+}
+
+/// Number of tables with a partition a month.
+const MONTHLY: u64 = 7;
+
+/// Creates a saga of a month that is past its retention.
+async fn old_errand(world: &Postgres, slot: u16) -> Uuid {
+    let saga = world.errand(slot).await;
+    let old: DateTime<Utc> = sqlx::query_scalar("SELECT now() - make_interval(months => $1)")
+        .bind(OLD_MONTHS)
+        .fetch_one(world.owner())
+        .await
+        .unwrap();
+    let id = id::dated(saga.id, old);
+    for (table, key) in [("sagas", "id"), ("timeline", "saga_id"), ("personal", "saga_id")] {
+        let moved = format!("UPDATE {table} SET {key} = $3 WHERE home = $1 AND {key} = $2");
+        let homes = world.store.database().homes;
+        let moved = sqlx::query(AssertSqlSafe(moved)).bind(homes.of_slot(slot)).bind(saga.id).bind(id);
+        assert_eq!(moved.execute(world.owner()).await.unwrap().rows_affected(), 1, "{table}");
+    }
+    id
+}
+
+#[tokio::test]
+async fn the_role_makes_months_drops_old_ones_and_turns_keys_whichever_node_it_asks() {
+    let Some(world) = citus().await else { return };
+    // The migration has made three.
+    for (node, (months, missing)) in nodes(&world).await.iter().zip([(5, 2), (6, 1), (7, 1)]) {
+        let role = role_on(&world, node).await;
+        let upkeep = upkeep(&world, &role);
+        assert_eq!(upkeep.ensure_partitions(months).await.unwrap(), missing * MONTHLY);
+        let ensured =
+            sqlx::query("SELECT ensure_month(now() - make_interval(months => $1))").bind(OLD_MONTHS);
+        ensured.execute(world.owner()).await.unwrap();
+        let (open, ended) = (old_errand(&world, 1).await, old_errand(&world, 2).await);
+        let end = "UPDATE sagas SET live = false, wake_at = NULL, outcome = 'completed',
+                   updated_at = now() - interval '401 days' WHERE id = $1";
+        sqlx::query(end).bind(ended).execute(world.owner()).await.unwrap();
+        let retired = upkeep.retire_month(History::Sagas, RETENTION).await.unwrap().unwrap();
+        assert_eq!((retired.moved, retired.stays), (1, false));
+        let left = world.store.load(&[open, ended]).await.unwrap().sagas;
+        assert_eq!(left.iter().map(|saga| saga.id).collect::<Vec<_>>(), [open]);
+
+        sqlx::query(end).bind(open).execute(world.owner()).await.unwrap();
+        let (mut walk, mut gone) = (Walk::default(), 0);
+        for _page in 0..8 {
+            gone += upkeep.forget_leftovers(History::Sagas, RETENTION, &mut walk).await.unwrap();
+        }
+        assert_eq!(gone, 1);
+        let entries = "SELECT count(*) FROM timeline WHERE saga_id = ANY($1)";
+        let entries: i64 =
+            sqlx::query_scalar(entries).bind(vec![open, ended]).fetch_one(world.owner()).await.unwrap();
+        assert_eq!(entries, 0);
+
+        let_keys_age(&world).await;
+        assert!(turn_keys(&role).await.unwrap());
+        assert!(!turn_keys(&role).await.unwrap(), "a new generation has begun");
+        let generations: Vec<(i16, i16)> = sqlx::query_as(
+            "SELECT DISTINCT g.generation, c.generation FROM key_generations AS g
+             JOIN idempotency_key_classes AS c USING (class)",
+        )
+        .fetch_all(world.owner())
+        .await
+        .unwrap();
+        let [(of_homes, of_class)] = generations[..] else { panic!("{generations:?}") };
+        assert_eq!(of_homes, of_class);
+    }
 }
