@@ -245,16 +245,6 @@ async fn a_database_that_was_distributed_before_the_latest_migrations_is_brought
     );
 }
 
-/// How many statements on all nodes wait for a lock on a table, or for another transaction.
-async fn waiting(world: &Postgres, kind: &str) -> i64 {
-    let waiting = format!(
-        "SELECT sum(result::int8)::int8 FROM run_command_on_all_nodes($$
-             SELECT count(*) FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
-             WHERE NOT l.granted AND l.locktype LIKE '{kind}' AND a.datname = current_database() $$)"
-    );
-    sqlx::query_scalar(sqlx::AssertSqlSafe(waiting)).fetch_one(world.owner()).await.unwrap()
-}
-
 #[tokio::test]
 async fn the_epoch_rises_after_the_writes_that_no_node_has_committed() {
     let Some(world) = citus().await else { return };
@@ -272,13 +262,13 @@ async fn the_epoch_rises_after_the_writes_that_no_node_has_committed() {
     let raise = async {
         let soon = Duration::from_secs(8);
         eventually("the commit waits", soon, || async {
-            (waiting(&world, "transactionid").await == 1).then_some(())
+            (world.waiting_anywhere("transactionid").await == 1).then_some(())
         })
         .await;
         let raising = async { raise_epoch(world.owner()).await };
         let ending = async {
             eventually("the epoch waits for it", soon, || async {
-                (waiting(&world, "relation").await == 1).then_some(())
+                (world.waiting_anywhere("relation").await == 1).then_some(())
             })
             .await;
             held.rollback().await.unwrap();

@@ -248,6 +248,18 @@ impl Postgres {
 }
 
 impl Postgres {
+    /// Returns how many statements wait for a lock of this kind (a pattern), on all nodes of a Citus.
+    pub async fn waiting_anywhere(&self, kind: &str) -> i64 {
+        let waiting = format!(
+            "SELECT count(*) FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+             WHERE NOT l.granted AND l.locktype LIKE '{kind}' AND a.datname = current_database()"
+        );
+        let everywhere =
+            format!("SELECT sum(result::int8)::int8 FROM run_command_on_all_nodes($$ {waiting} $$)");
+        let waiting = if self.is_citus() { everywhere } else { waiting };
+        sqlx::query_scalar(AssertSqlSafe(waiting)).fetch_one(self.owner()).await.unwrap()
+    }
+
     /// Returns the two-phase commits of this database that the nodes have recorded lately.
     pub async fn two_phase_commits(&self) -> BTreeSet<String> {
         let recorded: Vec<String> = sqlx::query_scalar(
