@@ -6,6 +6,7 @@ mod support;
 
 use std::{
     collections::BTreeSet,
+    net::TcpListener,
     str::FromStr,
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
@@ -15,7 +16,7 @@ use amends_engine::port::SagaStore;
 use amends_pool::{Bounds, sqlstate};
 use amends_postgres::{
     Database, Error, Homes, MIGRATOR, PgSagaStore,
-    citus::distribute,
+    citus::{Cluster, distribute},
     conformance::moved,
     deployment::{self, check_homes, deployment, ensure_deployment, raise_epoch},
     plans::{self, NewPlan},
@@ -454,4 +455,21 @@ async fn the_role_makes_months_drops_old_ones_and_turns_keys_whichever_node_it_a
         let [(of_homes, of_class)] = generations[..] else { panic!("{generations:?}") };
         assert_eq!(of_homes, of_class);
     }
+}
+
+#[tokio::test]
+async fn a_node_that_is_reached_and_does_not_answer_is_named() {
+    let Some(_turn) = citus().await else { return };
+    let server = PgConnectOptions::from_str(&std::env::var(CITUS).unwrap()).unwrap();
+    let (_, owner) = empty_on_citus(&server, "amends_test_silent").await;
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let added = "INSERT INTO pg_dist_node (nodename, nodeport, groupid) VALUES ('127.0.0.1', $1, 99)";
+    sqlx::query(added).bind(i32::from(port)).execute(&owner).await.unwrap();
+    let refused = Cluster::of(&server.database("amends_test_silent"), Duration::from_secs(5)).await;
+    let refused = refused.unwrap_err().to_string();
+    assert!(
+        refused.contains(&format!("127.0.0.1:{port}")) && refused.contains("no answer within 5s"),
+        "{refused}"
+    );
 }
