@@ -33,9 +33,8 @@ newer-postgres: bootstrap ## run the tests of all that speaks to Postgres on ver
 
 citus: bootstrap ## run the tests on the Citus whose coordinator AMENDS_TEST_CITUS names (docs/SCALING.md)
 	@test -n "$$AMENDS_TEST_CITUS" || { echo "AMENDS_TEST_CITUS is not set"; exit 2; }
-	@cargo test -p amends-postgres --test citus --test sentinel --test epochs -- --nocapture
-	@cargo test -p amends-api --test processes -- distributed migrating
-	@cargo test -p amends-orders --test claims --test personal -- --nocapture
+	@cargo test -p amends-postgres --test citus --test sentinel --test epochs --test events -- --nocapture
+	@cargo test -p amends-orders --test claims --test personal --test answers --test returns -- --nocapture
 	@cargo test -p amends-api --test processes -- --nocapture --test-threads 1 migrating:: distributed::
 
 bench: ## run the benchmark on this machine (ARGS=--quick: under six minutes; ARGS=--help; needs Java and maven)

@@ -11,6 +11,17 @@ BEGIN
     RETURN present;
 END $$;
 
+-- Limits how long what this transaction does on other nodes waits for a lock. A function's own setting counts on its node
+-- only, and those who need the lock there would wait behind it. Citus sends on what a DO block sets, but not a function.
+CREATE OR REPLACE FUNCTION limit_lock_waits(patience text) RETURNS void
+LANGUAGE plpgsql
+SET citus.propagate_set_commands = 'local'
+AS $$
+BEGIN
+    EXECUTE format('DO $do$ BEGIN SET LOCAL lock_timeout = %L; END $do$', patience);
+END $$;
+REVOKE ALL ON FUNCTION limit_lock_waits FROM PUBLIC;
+
 -- The same as with one home, but it waits for the transactions that take keys in each home.
 CREATE OR REPLACE FUNCTION turn_keys(of_class smallint) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER
@@ -21,6 +32,7 @@ DECLARE
     present idempotency_key_classes;
     next    smallint;
 BEGIN
+    PERFORM limit_lock_waits('250ms');
     SELECT * INTO present FROM idempotency_key_classes WHERE class = of_class AND began_at + lifetime <= now();
     IF NOT FOUND THEN
         RETURN false;

@@ -29,6 +29,7 @@ BEGIN
     IF NOT citus_is_coordinator() THEN
         RETURN on_coordinator(format('SELECT ensure_partitions(%s)', months));
     END IF;
+    PERFORM limit_lock_waits('2s');
     RETURN (SELECT sum(ensure_month((date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => i)) AT TIME ZONE 'UTC'))
             FROM generate_series(0, months) AS i);
 END $$;
@@ -47,10 +48,11 @@ SET search_path = public, pg_temp
 AS $$
 BEGIN
     IF citus_is_coordinator() THEN
+        PERFORM limit_lock_waits('250ms');
         SELECT r.* INTO month, moved, stays FROM retire_month_here(what, retention) AS r;
     ELSE
         SELECT r.* INTO month, moved, stays
-        FROM json_to_record(on_coordinator(format('SELECT to_json(r) FROM retire_month_here(%L, %L) AS r', what, retention))::json)
+        FROM json_to_record(on_coordinator(format('SELECT to_json(r) FROM retire_month(%L, %L) AS r', what, retention))::json)
              AS r (month text, moved bigint, stays boolean);
     END IF;
 END $$;

@@ -239,9 +239,21 @@ pub enum Placed {
     KeyReused,
     /// The database cannot store the order, and why; the other orders of the batch are placed.
     Unstorable(String),
-    /// Its home, or that of its key, has failed: the order may have been placed. Orders of other homes have their own
-    /// results.
+    /// Its home, or that of its key, has failed, or its part of a halved batch: the order may have been placed, unless it
+    /// is [`Error::Locked`]. Other orders have their own results.
     Failed(Error),
+}
+
+impl Placed {
+    /// Returns whether the order was placed now.
+    pub(crate) fn is_new(&self) -> bool {
+        matches!(self, Self::New { .. })
+    }
+
+    /// Returns whether the order was certainly not placed, and does not keep its key.
+    pub(crate) fn frees_key(&self) -> bool {
+        matches!(self, Self::Unstorable(_) | Self::Failed(Error::Locked(_)))
+    }
 }
 
 impl NewOrder {

@@ -120,27 +120,28 @@ impl OrderStore {
             Ok(orders.into_iter().zip(placed).collect::<Vec<_>>())
         };
         let Answers { answers, failed } = answers_of_homes(*homes, parts, place).await?;
-        let nothing_placed = answers.is_empty() && results.is_empty();
-        let mut unstorable = Vec::new();
-        for (order, placed) in answers.into_iter().flatten() {
-            if matches!(placed, Placed::Unstorable(_)) {
-                unstorable.push(order);
+        let refused = failed.iter().all(|(_, error)| matches!(error, Error::Locked(_)));
+        let nothing_placed = answers.is_empty() && results.is_empty() && refused;
+        let failed_alike = failed.into_iter().flat_map(|(orders, error)| {
+            orders.into_iter().map(move |order| (order, Placed::Failed(error.clone())))
+        });
+        let (mut free, mut first_error) = (Vec::new(), None);
+        for (order, placed) in answers.into_iter().flatten().chain(failed_alike) {
+            if placed.frees_key() {
+                free.push(order);
+            }
+            if let Placed::Failed(error) = &placed {
+                first_error.get_or_insert_with(|| error.clone());
             }
             results.insert(order.id, placed);
         }
-        if !unstorable.is_empty() {
-            claims::release(self.database(), &unstorable).await;
+        if !free.is_empty() {
+            claims::release(self.database(), &free).await;
         }
-        for (orders, error) in failed {
-            if matches!(error, Error::Locked(_)) {
-                claims::release(self.database(), &orders).await;
-                if nothing_placed {
-                    return Err(error);
-                }
-            }
-            results.extend(orders.iter().map(|order| (order.id, Placed::Failed(error.clone()))));
+        match first_error.filter(|_| nothing_placed) {
+            Some(error) => Err(error),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -59,9 +59,11 @@ impl OrderStore {
     /// [`OrderStore::now`] has just returned; `birth` is called with it. Orders whose idempotency key is known, in the
     /// database or earlier in this batch, are not placed again. If another transaction is just placing an order with the
     /// same key, the statement waits for it. An order that cannot be stored is found by halving its home's part, so that
-    /// it does not stop the rest. In a database with several homes, keys are taken before (`claims`).
+    /// it does not stop the rest; if a half fails after another was placed, its orders are [`Placed::Failed`]. In a
+    /// database with several homes, keys are taken before (`claims`).
     ///
     /// # Errors
+    /// [`Error::Locked`]: nothing was placed, and the batch may be placed again with other ids.
     /// [`Error::Unavailable`]: no order is half-made, but the caller must look up whether an order exists.
     pub async fn place(
         &self,
@@ -76,6 +78,9 @@ impl OrderStore {
     }
 
     /// Places orders of one home; returns a result for each, in order.
+    ///
+    /// # Errors
+    /// Those of [`Self::place`]; no order is known to be placed.
     pub(crate) async fn place_in_home(
         &self,
         home: i16,
@@ -91,6 +96,11 @@ impl OrderStore {
                 Ok(answers) => placed.extend(answers),
                 Err(Error::Data(why)) => {
                     placed.extend(parts.halve(part).map(|_| Placed::Unstorable(why)));
+                }
+                // What is committed stays: a batch that is refused whole is placed again, with other ids.
+                Err(other) if placed.iter().any(Placed::is_new) => {
+                    placed.resize(orders.len(), Placed::Failed(other));
+                    break;
                 }
                 Err(other) => return Err(other),
             }

@@ -173,3 +173,58 @@ async fn an_order_that_was_refused_gives_its_key_back() {
         assert_eq!(count(&world, "orders").await, 3);
     }
 }
+
+#[tokio::test]
+async fn an_order_that_fails_after_others_of_its_batch_were_placed_gives_its_key_back_and_they_keep_theirs() {
+    for (world, store) in worlds().await {
+        // All in one home. The batch is halved for the sake of the last: the first is placed, and the second waits in vain.
+        let mut batch = [order("k", 1, 5), order("l", 1, 53), order("m", 1, 53)];
+        batch[2].currency = "E\0R".into();
+        let held = hold_slot(&world, 53).await;
+        let placed = store.place(store.now().await.unwrap(), &batch, birth).await.unwrap();
+        let [
+            Placed::New { order: first, .. },
+            Placed::Failed(Error::Locked(_)),
+            Placed::Failed(Error::Locked(_)),
+        ] = &placed[..]
+        else {
+            panic!("{placed:?}")
+        };
+        assert_eq!(place(&store, order("k", 1, 8)).await, Placed::Replayed(first.clone()));
+        assert!(matches!(place(&store, order("l", 1, 8)).await, Placed::New { .. }));
+        assert!(matches!(place(&store, order("m", 1, 8)).await, Placed::New { .. }));
+        held.rollback().await.unwrap();
+        assert_eq!(count(&world, "orders").await, 3);
+    }
+}
+
+#[tokio::test]
+async fn a_home_whose_slot_is_held_lets_no_order_of_another_be_placed_twice() {
+    for (world, store) in worlds().await {
+        let batch = [order("k", 1, 5), order("l", 1, 6)];
+        let held = hold_slot(&world, 5).await;
+        let placed = store.place(store.now().await.unwrap(), &batch, birth).await.unwrap();
+        let [Placed::Failed(Error::Locked(_)), Placed::New { order: second, .. }] = &placed[..] else {
+            panic!("{placed:?}")
+        };
+        held.rollback().await.unwrap();
+        assert_eq!(place(&store, order("l", 1, 8)).await, Placed::Replayed(second.clone()));
+        assert!(matches!(place(&store, order("k", 1, 8)).await, Placed::New { .. }));
+        assert_eq!(count(&world, "orders").await, 2);
+    }
+}
+
+#[tokio::test]
+async fn placing_orders_with_keys_is_no_two_phase_commit() {
+    let Some(world) = citus().await else { return };
+    let store = OrderStore::new(world.store.database().clone());
+    let before = world.two_phase_commits().await;
+    for slot in 0..8 {
+        let keys = [0, 1, 2].map(|key| format!("{slot}/{key}"));
+        let batch = keys.each_ref().map(|key| order(key, 1, slot));
+        let placed = store.place(store.now().await.unwrap(), &batch, birth).await.unwrap();
+        assert!(placed.iter().all(|placed| matches!(placed, Placed::New { .. })), "{placed:?}");
+        assert!(matches!(place(&store, order(&keys[0], 1, slot + 1)).await, Placed::Replayed(_)));
+    }
+    world.assert_no_two_phase_commit_since(&before).await;
+}

@@ -1,4 +1,5 @@
-//! Returns and refunds: added under the lock of their order's row, however many ask at once.
+//! Returns and refunds: added under the lock of their order's row, however many ask at once. With
+//! `AMENDS_TEST_CITUS` also on a Citus.
 
 #[path = "../../postgres/tests/support/mod.rs"]
 mod support;
@@ -18,7 +19,7 @@ use amends_workflows::{
 use chrono::{DateTime, Utc};
 use futures::future::join_all;
 use serde_json::json;
-use support::{Postgres, world};
+use support::{Postgres, worlds};
 use uuid::Uuid;
 
 /// Places an order of two mugs at 12.50 and fulfils it; returns its birth.
@@ -113,93 +114,97 @@ fn count<E>(added: &[Added<E>], is: impl Fn(&Added<E>) -> bool) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_returns_at_once_one_is_added_and_its_label_is_the_order_s_status() {
-    let world = world().await;
-    let store = OrderStore::new(world.pool());
-    let (order, first) = fulfilled(&world, &store).await;
-    let view = store.get(order).await.unwrap().unwrap();
-    assert_eq!((view.label.as_str(), view.sagas.is_none()), ("FULFILLED", true), "one saga, no ledger");
-    assert!(view.fulfilled_at.is_some());
-    let added = join_all((0..12).map(|_| give_back(&store, order))).await;
-    assert_eq!(count(&added, |a| matches!(a, Added::Done(_))), 1, "{added:?}");
-    assert_eq!(count(&added, |a| matches!(a, Added::Refused(Refusal::Status(_)))), 11, "{added:?}");
+    for world in worlds().await {
+        let store = OrderStore::new(world.store.database().clone());
+        let (order, first) = fulfilled(&world, &store).await;
+        let view = store.get(order).await.unwrap().unwrap();
+        assert_eq!((view.label.as_str(), view.sagas.is_none()), ("FULFILLED", true), "one saga, no ledger");
+        assert!(view.fulfilled_at.is_some());
+        let added = join_all((0..12).map(|_| give_back(&store, order))).await;
+        assert_eq!(count(&added, |a| matches!(a, Added::Done(_))), 1, "{added:?}");
+        assert_eq!(count(&added, |a| matches!(a, Added::Refused(Refusal::Status(_)))), 11, "{added:?}");
 
-    let view = store.get(order).await.unwrap().unwrap();
-    assert_eq!((view.label.as_str(), view.workflow.as_str()), ("RETURN_REQUESTED", order_return::NAME));
-    assert_eq!((view.fulfilment(), view.fulfilled_at), (first.saga.id, view.fulfilled_at));
-    let sagas = view.sagas.clone().unwrap();
-    assert_eq!(
-        sagas.iter().map(|saga| saga.workflow.as_str()).collect::<Vec<_>>(),
-        ["order_fulfilment", "order_return"]
-    );
-    assert_eq!(
-        (sagas[1].standing(), sagas[1].amount, sagas[1].reason.as_str()),
-        (Standing::Requested, 2500, "damaged")
-    );
-    assert_eq!(id::slot(sagas[1].saga_id), id::slot(order), "an order's sagas share its slot");
-    assert_eq!(store.sagas_of(order).await.unwrap(), [first.saga.id, sagas[1].saga_id]);
-    // The history is that of both, in the order of their commits.
-    let timeline = store.timeline(order).await.unwrap().unwrap();
-    let view = store.get(order).await.unwrap().unwrap();
-    assert_eq!(store.timeline_of(&view).await.unwrap(), timeline);
-    assert_eq!(timeline.iter().map(|of| of.entry.revision).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 1]);
-    assert_eq!(timeline[5].saga_id, sagas[1].saga_id);
+        let view = store.get(order).await.unwrap().unwrap();
+        assert_eq!((view.label.as_str(), view.workflow.as_str()), ("RETURN_REQUESTED", order_return::NAME));
+        assert_eq!((view.fulfilment(), view.fulfilled_at), (first.saga.id, view.fulfilled_at));
+        let sagas = view.sagas.clone().unwrap();
+        assert_eq!(
+            sagas.iter().map(|saga| saga.workflow.as_str()).collect::<Vec<_>>(),
+            ["order_fulfilment", "order_return"]
+        );
+        assert_eq!(
+            (sagas[1].standing(), sagas[1].amount, sagas[1].reason.as_str()),
+            (Standing::Requested, 2500, "damaged")
+        );
+        assert_eq!(id::slot(sagas[1].saga_id), id::slot(order), "an order's sagas share its slot");
+        assert_eq!(store.sagas_of(order).await.unwrap(), [first.saga.id, sagas[1].saga_id]);
+        // The history is that of both, in the order of their commits.
+        let timeline = store.timeline(order).await.unwrap().unwrap();
+        let view = store.get(order).await.unwrap().unwrap();
+        assert_eq!(store.timeline_of(&view).await.unwrap(), timeline);
+        assert_eq!(timeline.iter().map(|of| of.entry.revision).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 1]);
+        assert_eq!(timeline[5].saga_id, sagas[1].saga_id);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_refunds_at_once_no_more_are_added_than_was_captured() {
-    let world = world().await;
-    let store = OrderStore::new(world.pool());
-    let (order, first) = fulfilled(&world, &store).await;
-    let added = join_all((0..10).map(|_| refund(&store, order, 800, None))).await;
-    assert_eq!(count(&added, |a| matches!(a, Added::Done(_))), 3, "{added:?}");
-    let refused =
-        |a: &Added<Refusal>| matches!(a, Added::Refused(Refusal::MoreThanCaptured { remaining: 100 }));
-    assert!(count(&added, refused) >= 1, "{added:?}");
-    let view = store.get(order).await.unwrap().unwrap();
-    assert_eq!(
-        (view.label.as_str(), view.order.saga_id),
-        ("FULFILLED", first.saga.id),
-        "no status of the order"
-    );
-    assert_eq!((view.ledger().remaining(), view.ledger().refunded()), (100, 0));
-    let newest = store.newest(&[order]).await.unwrap()[&order];
-    assert_eq!((newest, newest.others), (view.newest(), 3), "who waits for a change sees them");
+    for world in worlds().await {
+        let store = OrderStore::new(world.store.database().clone());
+        let (order, first) = fulfilled(&world, &store).await;
+        let added = join_all((0..10).map(|_| refund(&store, order, 800, None))).await;
+        assert_eq!(count(&added, |a| matches!(a, Added::Done(_))), 3, "{added:?}");
+        let refused =
+            |a: &Added<Refusal>| matches!(a, Added::Refused(Refusal::MoreThanCaptured { remaining: 100 }));
+        assert!(count(&added, refused) >= 1, "{added:?}");
+        let view = store.get(order).await.unwrap().unwrap();
+        assert_eq!(
+            (view.label.as_str(), view.order.saga_id),
+            ("FULFILLED", first.saga.id),
+            "no status of the order"
+        );
+        assert_eq!((view.ledger().remaining(), view.ledger().refunded()), (100, 0));
+        let newest = store.newest(&[order]).await.unwrap()[&order];
+        assert_eq!((newest, newest.others), (view.newest(), 3), "who waits for a change sees them");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_is_sent_again_adds_nothing() {
-    let world = world().await;
-    let store = OrderStore::new(world.pool());
-    let (order, _) = fulfilled(&world, &store).await;
-    let added = join_all((0..6).map(|_| refund(&store, order, 100, Some([7; 32])))).await;
-    assert_eq!(count(&added, |a| matches!(a, Added::Done(_))), 1, "{added:?}");
-    assert_eq!(count(&added, |a| matches!(a, Added::Known)), 5, "{added:?}");
-    assert!(matches!(refund(&store, order, 100, Some([8; 32])).await, Added::Done(_)));
-    let nobody = refund(&store, Uuid::now_v7(), 100, None).await;
-    assert!(matches!(nobody, Added::NoOrder), "{nobody:?}");
-    assert_eq!(store.get(order).await.unwrap().unwrap().ledger().remaining(), 2300);
+    for world in worlds().await {
+        let store = OrderStore::new(world.store.database().clone());
+        let (order, _) = fulfilled(&world, &store).await;
+        let added = join_all((0..6).map(|_| refund(&store, order, 100, Some([7; 32])))).await;
+        assert_eq!(count(&added, |a| matches!(a, Added::Done(_))), 1, "{added:?}");
+        assert_eq!(count(&added, |a| matches!(a, Added::Known)), 5, "{added:?}");
+        assert!(matches!(refund(&store, order, 100, Some([8; 32])).await, Added::Done(_)));
+        let nobody = refund(&store, Uuid::now_v7(), 100, None).await;
+        assert!(matches!(nobody, Added::NoOrder), "{nobody:?}");
+        assert_eq!(store.get(order).await.unwrap().unwrap().ledger().remaining(), 2300);
+    }
 }
 
 #[tokio::test]
 async fn what_happened_to_an_order_before_some_place_is_that_of_all_its_sagas() {
-    let world = world().await;
-    let store = OrderStore::new(world.pool());
-    let (order, _) = fulfilled(&world, &store).await;
-    let Added::Done(back) = give_back(&store, order).await else { panic!("no return") };
-    assert_eq!(back.saga.outcome, None::<SagaOutcome>);
-    let positions: Vec<i64> = sqlx::query_scalar("SELECT position FROM timeline ORDER BY position")
-        .fetch_all(world.owner())
-        .await
-        .unwrap();
-    let before = async |position: i64| {
-        let found = store.entries_before(&[(order, position)]).await.unwrap();
-        found.get(&order).map(|entries| {
-            entries.iter().map(|of| (of.workflow.clone(), of.entry.revision)).collect::<Vec<_>>()
-        })
-    };
-    assert_eq!(before(positions[0]).await, None);
-    let whole = before(positions[5] + 1).await.unwrap();
-    assert_eq!(whole.len(), 6);
-    assert_eq!(whole[5], ("order_return".to_owned(), 1));
-    assert_eq!(before(positions[5]).await.unwrap().len(), 5);
+    for world in worlds().await {
+        let store = OrderStore::new(world.store.database().clone());
+        let (order, _) = fulfilled(&world, &store).await;
+        let Added::Done(back) = give_back(&store, order).await else { panic!("no return") };
+        assert_eq!(back.saga.outcome, None::<SagaOutcome>);
+        let positions: Vec<i64> = sqlx::query_scalar("SELECT position FROM timeline ORDER BY position")
+            .fetch_all(world.owner())
+            .await
+            .unwrap();
+        let before = async |position: i64| {
+            let found = store.entries_before(&[(order, position)]).await.unwrap();
+            found.get(&order).map(|entries| {
+                entries.iter().map(|of| (of.workflow.clone(), of.entry.revision)).collect::<Vec<_>>()
+            })
+        };
+        assert_eq!(before(positions[0]).await, None);
+        let whole = before(positions[5] + 1).await.unwrap();
+        assert_eq!(whole.len(), 6);
+        assert_eq!(whole[5], ("order_return".to_owned(), 1));
+        assert_eq!(before(positions[5]).await.unwrap().len(), 5);
+    }
 }

@@ -171,6 +171,8 @@ impl Cluster {
                 ("plan_cache_mode", "force_custom_plan"),
                 // A node that does not answer must not make the others wait.
                 ("citus.node_connection_timeout", NODE_PATIENCE),
+                // A transaction's own bound on waiting for locks counts on the node that has the rows, too.
+                ("citus.propagate_set_commands", "local"),
             ]) {
                 let set = format!("ALTER ROLE {role} IN DATABASE {database} SET {setting} = '{value}'");
                 run(&mut connection, set).await?;

@@ -99,22 +99,50 @@ pub async fn raise_epoch_to(pool: impl Into<Pool>, least: u32) -> Result<u32, Er
     Ok(epoch.unsigned_abs())
 }
 
-/// Checks that a database that was migrated before was made with this number of homes; run as the database's owner.
+/// Checks that a database that was migrated before was made with this number of homes; run as the database's owner. A
+/// migration that ended early may have distributed it, and not yet recorded its homes.
 ///
 /// # Errors
 /// [`Error::OtherHomes`], or the database's.
 pub async fn check_homes(pool: impl Into<Pool>, homes: Homes) -> Result<(), Error> {
     let pool = &pool.into();
-    let has_homes = "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('deployment') AND attname = 'homes')";
-    let has_homes: bool = sqlx::query_scalar(has_homes).fetch_one(pool).await?;
-    if !has_homes {
-        return Ok(());
-    }
-    let made: Option<i16> = sqlx::query_scalar("SELECT homes FROM deployment").fetch_optional(pool).await?;
-    match made.map(i16::unsigned_abs).filter(|made| *made != homes.count()) {
+    let made = match recorded_homes(pool).await? {
+        Some(recorded) => Some(recorded),
+        None => distributed_homes(pool).await?,
+    };
+    match made.filter(|made| *made != homes.count()) {
         Some(made) => Err(Error::OtherHomes { made, asked: homes.count() }),
         None => Ok(()),
     }
+}
+
+/// Reads the number of homes from the deployment's row.
+async fn recorded_homes(pool: &Pool) -> Result<Option<u16>, sqlx::Error> {
+    let has_homes = "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('deployment') AND attname = 'homes')";
+    let has_homes: bool = sqlx::query_scalar(has_homes).fetch_one(pool).await?;
+    if !has_homes {
+        return Ok(None);
+    }
+    let recorded: Option<i16> =
+        sqlx::query_scalar("SELECT homes FROM deployment").fetch_optional(pool).await?;
+    Ok(recorded.map(i16::unsigned_abs))
+}
+
+/// Counts the homes by which the database is distributed.
+async fn distributed_homes(pool: &Pool) -> Result<Option<u16>, sqlx::Error> {
+    // What is distributed before `sagas` is made anew by the next migration.
+    for exists in [
+        "SELECT to_regclass('pg_dist_partition') IS NOT NULL",
+        "SELECT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = to_regclass('sagas'))",
+    ] {
+        let exists: bool = sqlx::query_scalar(exists).fetch_one(pool).await?;
+        if !exists {
+            return Ok(None);
+        }
+    }
+    let count = "SELECT count(DISTINCT home)::int2 FROM slot_positions";
+    let count: i16 = sqlx::query_scalar(count).fetch_one(pool).await?;
+    Ok(Some(count.unsigned_abs()))
 }
 
 /// Inserts the deployment's row with this key (64 hexadecimal digits) and this number of homes unless it exists; run as

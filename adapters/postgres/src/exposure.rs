@@ -22,6 +22,8 @@ pub const EXPOSURE_LOOK: u32 = 1_000;
 #[derive(Debug, Default)]
 pub struct ExposureSurvey {
     walk: Walk,
+    /// A home was read in this round.
+    has_answers: bool,
     sums: BTreeMap<(String, String), i64>,
 }
 
@@ -58,10 +60,12 @@ struct Row {
 
 impl Upkeep {
     /// Reads the next [`EXPOSURE_LOOK`] sagas that have not ended, and adds up what they hold of this kind; returns the
-    /// sums at the end of a round. The units of the kind must be few: currencies, for example.
+    /// sums at the end of a round. The units of the kind must be few: currencies, for example. A home that fails, of
+    /// several, is passed over, and ends the call; the sums are then those of the others, and a round without any home has
+    /// none.
     ///
     /// # Errors
-    /// The database's; the sums so far are kept.
+    /// That of a database with one home; the sums so far are kept.
     pub async fn add_up_some(
         &self,
         survey: &mut ExposureSurvey,
@@ -69,10 +73,16 @@ impl Upkeep {
     ) -> Result<Option<Vec<Held>>, Error> {
         let mut looked_at = 0;
         while looked_at < EXPOSURE_LOOK {
-            looked_at += self.add_up_home(EXPOSURE_LOOK - looked_at, survey, kind).await?;
+            let answer = self.add_up_home(EXPOSURE_LOOK - looked_at, survey, kind).await;
+            let answer = survey.walk.or_pass_over(self.database.homes, answer)?;
+            survey.has_answers |= answer.is_some();
+            looked_at += answer.unwrap_or(EXPOSURE_LOOK);
             if survey.walk.is_at_start() {
-                let sums = std::mem::take(survey).sums.into_iter();
-                let held = sums.filter_map(|((state, unit), amount)| {
+                let ExposureSurvey { has_answers, sums, .. } = std::mem::take(survey);
+                if !has_answers {
+                    return Ok(None);
+                }
+                let held = sums.into_iter().filter_map(|((state, unit), amount)| {
                     Some(Held { state: state_of(&state)?, unit, amount })
                 });
                 return Ok(Some(held.collect()));

@@ -200,7 +200,8 @@ pub async fn answers_of_homes<P: Clone, R, E: Display, F: Future<Output = Result
     Ok(all)
 }
 
-fn note_failure(error: &impl Display) {
+/// Counts and logs the failure of one of several homes.
+pub(crate) fn note_failure(error: &impl Display) {
     metrics::counter!("amends_postgres_homes_failed_total").increment(1);
     tracing::warn!(%error, "a home of the database fails; the others go on");
 }

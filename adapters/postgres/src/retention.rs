@@ -80,17 +80,18 @@ impl Upkeep {
     }
 
     /// Reads the next rows of a home that have outlived their month, and deletes those whose retention has passed; returns
-    /// the number deleted. After the last row of the last home it starts again.
+    /// the number deleted. After the last row of the last home it starts again. A home that fails, of several, is passed
+    /// over.
     ///
     /// # Errors
-    /// The database's.
+    /// That of a database with one home.
     pub async fn forget_leftovers(
         &self,
         what: History,
         retention: Duration,
         walk: &mut Walk,
     ) -> Result<u64, Error> {
-        let (reached, gone): (Option<Uuid>, i64) = sqlx::query_as(
+        let answer: Result<(Option<Uuid>, i64), Error> = sqlx::query_as(
             "SELECT reached, gone FROM forget_leftovers($4, $1, make_interval(secs => $2), $3)",
         )
         .bind(what.table())
@@ -99,8 +100,10 @@ impl Upkeep {
         .bind(walk.home)
         .fetch_one(&self.database.pool)
         .await
-        .map_err(error::of)?;
-        walk.go_on(self.database.homes, reached);
+        .map_err(error::of);
+        let homes = self.database.homes;
+        let Some((reached, gone)) = walk.or_pass_over(homes, answer)? else { return Ok(0) };
+        walk.go_on(homes, reached);
         Ok(gone.unsigned_abs())
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     Database, Error, Homes,
     admin::{STATE, state_of},
     error,
-    homes::each_home,
+    homes::{answering_homes, note_failure},
 };
 
 /// Upkeep of the engine's database.
@@ -52,6 +52,26 @@ impl Walk {
         };
     }
 
+    /// Returns the answer of the walk's home. Of several homes, one that fails is noted, and the walk continues in the
+    /// next one, so that it does not wait until the home is back: then there is no answer.
+    ///
+    /// # Errors
+    /// That of a database with one home.
+    pub(crate) fn or_pass_over<T>(
+        &mut self,
+        homes: Homes,
+        answer: Result<T, Error>,
+    ) -> Result<Option<T>, Error> {
+        match answer {
+            Err(error) if homes != Homes::ONE => {
+                note_failure(&error);
+                self.go_on(homes, None);
+                Ok(None)
+            }
+            answer => answer.map(Some),
+        }
+    }
+
     /// Returns whether the walk has not begun, or has just ended.
     pub(crate) fn is_at_start(&self) -> bool {
         self.home == 0 && self.after.is_nil()
@@ -62,6 +82,8 @@ impl Walk {
 #[derive(Debug, Default)]
 pub struct Survey {
     walk: Walk,
+    /// A home was read in this round.
+    has_answers: bool,
     /// By workflow and state: sagas, and how many of them are stuck.
     sums: BTreeMap<(String, String), (u64, u64)>,
     labels: BTreeMap<(String, String), u64>,
@@ -116,14 +138,17 @@ impl Upkeep {
 
     /// Reads the next [`STUCK_LOOK`] sagas that have not ended, and marks at most [`STUCK_MARKS`] of those that are
     /// live, have no outcome and have been at their step for at least `older_than`; returns those marked. A saga that
-    /// waits for a signal is never stuck. After the last saga of the last home it starts again.
+    /// waits for a signal is never stuck. After the last saga of the last home it starts again. A home that fails, of
+    /// several, is passed over, and ends the call.
     ///
     /// # Errors
-    /// The database's.
+    /// That of a database with one home.
     pub async fn mark_stuck(&self, older_than: Duration, walk: &mut Walk) -> Result<Vec<Uuid>, Error> {
         let mut looked_at = 0;
         while looked_at < STUCK_LOOK {
-            let (seen, marked) = self.mark_stuck_in_home(older_than, STUCK_LOOK - looked_at, walk).await?;
+            let answer = self.mark_stuck_in_home(older_than, STUCK_LOOK - looked_at, walk).await;
+            let answer = walk.or_pass_over(self.database.homes, answer)?;
+            let (seen, marked) = answer.unwrap_or((STUCK_LOOK, Vec::new()));
             looked_at += seen;
             if walk.is_at_start() || !marked.is_empty() {
                 return Ok(marked);
@@ -191,7 +216,7 @@ impl Upkeep {
     /// ids.
     ///
     /// # Errors
-    /// The database's.
+    /// The database's, if no home answers.
     pub async fn sweep_missed(&self) -> Result<Vec<Uuid>, Error> {
         let Database { pool, homes, .. } = &self.database;
         let sweep = |home, ()| async move {
@@ -209,20 +234,28 @@ impl Upkeep {
             .await
             .map_err(error::of)
         };
-        let woken: Vec<Vec<Uuid>> = each_home(homes.all().map(|home| (home, ())), sweep).await?;
+        let woken: Vec<Vec<Uuid>> = answering_homes(homes.all().map(|home| (home, ())), sweep).await?;
         Ok(woken.concat())
     }
 
-    /// Counts the next [`COUNT_LOOK`] sagas that have not ended; returns the totals at the end of a round. Ended sagas are not counted, because that would read all of them.
+    /// Counts the next [`COUNT_LOOK`] sagas that have not ended; returns the totals at the end of a round. Ended sagas are
+    /// not counted, because that would read all of them. A home that fails, of several, is passed over, and ends the call;
+    /// the totals are then those of the others, and a round without any home has none.
     ///
     /// # Errors
-    /// The database's; the counts so far are kept.
+    /// That of a database with one home; the counts so far are kept.
     pub async fn count_some(&self, survey: &mut Survey) -> Result<Option<Counts>, Error> {
         let mut looked_at = 0;
         while looked_at < COUNT_LOOK {
-            looked_at += self.count_home(COUNT_LOOK - looked_at, survey).await?;
+            let answer = self.count_home(COUNT_LOOK - looked_at, survey).await;
+            let answer = survey.walk.or_pass_over(self.database.homes, answer)?;
+            survey.has_answers |= answer.is_some();
+            looked_at += answer.unwrap_or(COUNT_LOOK);
             if survey.walk.is_at_start() {
-                let Survey { sums, labels, orphans, .. } = std::mem::take(survey);
+                let Survey { has_answers, sums, labels, orphans, .. } = std::mem::take(survey);
+                if !has_answers {
+                    return Ok(None);
+                }
                 let count = |((workflow, state), (sagas, stuck)): ((String, String), (u64, u64))| {
                     Some(Count { workflow, state: state_of(&state)?, sagas, stuck })
                         .filter(|count| count.sagas > 0)

@@ -1,29 +1,34 @@
 //! On a real Citus, where `AMENDS_TEST_CITUS` names the database of a coordinator: the conformance suite, in which every
-//! statement is one task on one node; the skip test with writers on all nodes; what a commit prepares; and databases that
-//! were distributed before the latest migrations.
+//! statement is one task on one node; the skip test with writers on all nodes; what a commit prepares; months, keys and waiting
+//! for locks; and databases that were distributed before the latest migrations.
 
 mod support;
 
 use std::{
     collections::BTreeSet,
+    net::TcpListener,
     str::FromStr,
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
 use amends_engine::port::SagaStore;
-use amends_pool::Bounds;
+use amends_pool::{Bounds, sqlstate};
 use amends_postgres::{
-    Database, Homes, MIGRATOR, PgSagaStore,
-    citus::distribute,
+    Database, Error, Homes, MIGRATOR, PgSagaStore,
+    citus::{Cluster, distribute},
     conformance::moved,
-    deployment::{deployment, ensure_deployment, raise_epoch},
+    deployment::{self, check_homes, deployment, ensure_deployment, raise_epoch},
     plans::{self, NewPlan},
+    retention::History,
+    upkeep::{Upkeep, Walk},
 };
+use amends_protocol::id;
 use amends_testkit::eventually;
+use chrono::{DateTime, Utc};
 use futures::future::join_all;
 use sqlx::{
-    ConnectOptions, PgPool,
+    AssertSqlSafe, ConnectOptions, PgPool,
     migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
@@ -141,15 +146,10 @@ async fn without_the_slots_row_entries_are_skipped() {
     }
 }
 
-/// Number of two-phase commits of this database that the coordinator has recorded lately.
-async fn two_phase_commits(world: &Postgres) -> i64 {
-    sqlx::query_scalar("SELECT count(*) FROM pg_dist_transaction").fetch_one(world.owner()).await.unwrap()
-}
-
 #[tokio::test]
 async fn a_birth_and_a_commit_are_no_two_phase_commits() {
     let Some(world) = citus().await else { return };
-    let before = two_phase_commits(&world).await;
+    let before = world.two_phase_commits().await;
     for slot in 0..20 {
         let saga = world.errand(slot).await;
         let beside = world.errand(slot + 1).await;
@@ -157,13 +157,7 @@ async fn a_birth_and_a_commit_are_no_two_phase_commits() {
         let committed = world.store.commit(&[moved(&saga, 2, now), moved(&beside, 1, now)]).await.unwrap();
         assert_eq!((committed.written.len(), committed.failed.len()), (2, 0));
     }
-    assert!(two_phase_commits(&world).await <= before);
-    // The control: a write on several nodes is one, and is recorded.
-    sqlx::query("UPDATE sagas SET updated_at = updated_at").execute(world.owner()).await.unwrap();
-    eventually("the control is recorded", Duration::from_secs(60), || async {
-        (two_phase_commits(&world).await > 0).then_some(())
-    })
-    .await;
+    world.assert_no_two_phase_commit_since(&before).await;
 }
 
 /// What the plan says of the number of tasks.
@@ -252,16 +246,6 @@ async fn a_database_that_was_distributed_before_the_latest_migrations_is_brought
     );
 }
 
-/// How many statements on all nodes wait for a lock on a table, or for another transaction.
-async fn waiting(world: &Postgres, kind: &str) -> i64 {
-    let waiting = format!(
-        "SELECT sum(result::int8)::int8 FROM run_command_on_all_nodes($$
-             SELECT count(*) FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
-             WHERE NOT l.granted AND l.locktype LIKE '{kind}' AND a.datname = current_database() $$)"
-    );
-    sqlx::query_scalar(sqlx::AssertSqlSafe(waiting)).fetch_one(world.owner()).await.unwrap()
-}
-
 #[tokio::test]
 async fn the_epoch_rises_after_the_writes_that_no_node_has_committed() {
     let Some(world) = citus().await else { return };
@@ -279,13 +263,13 @@ async fn the_epoch_rises_after_the_writes_that_no_node_has_committed() {
     let raise = async {
         let soon = Duration::from_secs(8);
         eventually("the commit waits", soon, || async {
-            (waiting(&world, "transactionid").await == 1).then_some(())
+            (world.waiting_anywhere("transactionid").await == 1).then_some(())
         })
         .await;
         let raising = async { raise_epoch(world.owner()).await };
         let ending = async {
             eventually("the epoch waits for it", soon, || async {
-                (waiting(&world, "relation").await == 1).then_some(())
+                (world.waiting_anywhere("relation").await == 1).then_some(())
             })
             .await;
             held.rollback().await.unwrap();
@@ -312,4 +296,180 @@ async fn a_plan_is_kept_and_answered_once() {
         let recorded = plans::answered(&pool, &hash, answer).await.unwrap();
         assert_eq!(recorded.as_deref(), Some("one"));
     }
+}
+
+#[tokio::test]
+async fn the_homes_of_a_database_that_was_distributed_and_no_more_cannot_be_others() {
+    let Some(_turn) = citus().await else { return };
+    let server = PgConnectOptions::from_str(&std::env::var(CITUS).unwrap()).unwrap();
+    let (_, owner) = empty_on_citus(&server, "amends_test_halfway").await;
+    let homes = |count| Homes::new(count).unwrap();
+    check_homes(&owner, homes(4)).await.unwrap();
+    MIGRATOR.run(&owner).await.unwrap();
+    check_homes(&owner, homes(4)).await.unwrap();
+    distribute(&owner, homes(4)).await.unwrap();
+    // As if `amends migrate` had ended here: the deployment has no row.
+    for other in [homes(8), Homes::ONE] {
+        let refused = check_homes(&owner, other).await;
+        assert!(
+            matches!(refused, Err(deployment::Error::OtherHomes { made: 4, asked }) if asked == other.count()),
+            "{refused:?}"
+        );
+    }
+    check_homes(&owner, homes(4)).await.unwrap();
+}
+
+/// The retention of history.
+const RETENTION: Duration = Duration::from_secs(400 * 24 * 3600);
+/// Age, in months, of the month that is retired.
+const OLD_MONTHS: i32 = 17;
+
+/// Connects to a node as the role, whose statements may have several tasks here.
+async fn role_on(world: &Postgres, node: &PgPool) -> PgPool {
+    let node = node.connect_options();
+    let role = PgConnectOptions::from_str(&world.database.role_url("amends_engine")).unwrap();
+    let role = role.host(node.get_host()).port(node.get_port());
+    let role = role.options([("citus.multi_task_query_log_level", "off")]);
+    PgPoolOptions::new().max_connections(1).connect_with(role).await.unwrap()
+}
+
+fn upkeep(world: &Postgres, role: &PgPool) -> Upkeep {
+    Upkeep::new(Database { homes: world.store.database().homes, ..role.clone().into() })
+}
+
+/// Lets the class of keys be due for another generation.
+async fn let_keys_age(world: &Postgres) {
+    let aged = "UPDATE idempotency_key_classes SET began_at = now() - interval '60 days'";
+    sqlx::query(aged).execute(world.owner()).await.unwrap();
+}
+
+async fn turn_keys(role: &PgPool) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT turn_keys(0::int2)").fetch_one(role).await
+}
+
+#[tokio::test]
+async fn how_long_a_transaction_waits_for_a_lock_counts_on_every_node() {
+    let Some(world) = citus().await else { return };
+    let lock = "SELECT FROM slot_positions WHERE home = 3 AND slot = 7 FOR UPDATE";
+    let mut held = world.owner().begin().await.unwrap();
+    sqlx::query(lock).execute(&mut *held).await.unwrap();
+    let begun = Instant::now();
+    let mut waits = world.pool().begin().await.unwrap();
+    sqlx::query("SET LOCAL lock_timeout = '3s'").execute(&mut *waits).await.unwrap();
+    let waited = sqlx::query(lock).execute(&mut *waits).await.unwrap_err();
+    assert!(sqlstate::is_locked(&waited), "{waited}");
+    assert!(begun.elapsed() >= Duration::from_secs(3), "{:?}", begun.elapsed());
+    held.rollback().await.unwrap();
+}
+
+#[tokio::test]
+async fn upkeep_that_meets_a_lock_on_another_node_gives_way_instead_of_making_others_wait() {
+    let Some(world) = citus().await else { return };
+    let nodes = nodes(&world).await;
+    let role = role_on(&world, &nodes[0]).await;
+    let upkeep = upkeep(&world, &role);
+
+    // A request takes a key in some home for long.
+    let_keys_age(&world).await;
+    let mut held = world.owner().begin().await.unwrap();
+    let share = "SELECT FROM key_generations WHERE home = 3 FOR SHARE";
+    sqlx::query(share).execute(&mut *held).await.unwrap();
+    let turned = turn_keys(&role).await.unwrap_err();
+    assert!(sqlstate::is_locked(&turned), "{turned}");
+    held.rollback().await.unwrap();
+    assert!(turn_keys(&role).await.unwrap());
+
+    // A long read on a node.
+    let ensured = sqlx::query("SELECT ensure_month(now() - make_interval(months => $1))").bind(OLD_MONTHS);
+    ensured.execute(world.owner()).await.unwrap();
+    let mut held = nodes[1].begin().await.unwrap();
+    sqlx::query("SELECT count(*) FROM sagas").execute(&mut *held).await.unwrap();
+    let retired = upkeep.retire_month(History::Sagas, RETENTION).await;
+    assert!(matches!(retired, Err(Error::Locked(_))), "{retired:?}");
+    held.rollback().await.unwrap();
+    assert!(upkeep.retire_month(History::Sagas, RETENTION).await.unwrap().is_some());
+}
+
+/// Number of tables with a partition a month.
+const MONTHLY: u64 = 7;
+
+/// Creates a saga of a month that is past its retention.
+async fn old_errand(world: &Postgres, slot: u16) -> Uuid {
+    let saga = world.errand(slot).await;
+    let old: DateTime<Utc> = sqlx::query_scalar("SELECT now() - make_interval(months => $1)")
+        .bind(OLD_MONTHS)
+        .fetch_one(world.owner())
+        .await
+        .unwrap();
+    let id = id::dated(saga.id, old);
+    for (table, key) in [("sagas", "id"), ("timeline", "saga_id"), ("personal", "saga_id")] {
+        let moved = format!("UPDATE {table} SET {key} = $3 WHERE home = $1 AND {key} = $2");
+        let homes = world.store.database().homes;
+        let moved = sqlx::query(AssertSqlSafe(moved)).bind(homes.of_slot(slot)).bind(saga.id).bind(id);
+        assert_eq!(moved.execute(world.owner()).await.unwrap().rows_affected(), 1, "{table}");
+    }
+    id
+}
+
+#[tokio::test]
+async fn the_role_makes_months_drops_old_ones_and_turns_keys_whichever_node_it_asks() {
+    let Some(world) = citus().await else { return };
+    // The migration has made three.
+    for (node, (months, missing)) in nodes(&world).await.iter().zip([(5, 2), (6, 1), (7, 1)]) {
+        let role = role_on(&world, node).await;
+        let upkeep = upkeep(&world, &role);
+        assert_eq!(upkeep.ensure_partitions(months).await.unwrap(), missing * MONTHLY);
+        let ensured =
+            sqlx::query("SELECT ensure_month(now() - make_interval(months => $1))").bind(OLD_MONTHS);
+        ensured.execute(world.owner()).await.unwrap();
+        let (open, ended) = (old_errand(&world, 1).await, old_errand(&world, 2).await);
+        let end = "UPDATE sagas SET live = false, wake_at = NULL, outcome = 'completed',
+                   updated_at = now() - interval '401 days' WHERE id = $1";
+        sqlx::query(end).bind(ended).execute(world.owner()).await.unwrap();
+        let retired = upkeep.retire_month(History::Sagas, RETENTION).await.unwrap().unwrap();
+        assert_eq!((retired.moved, retired.stays), (1, false));
+        let left = world.store.load(&[open, ended]).await.unwrap().sagas;
+        assert_eq!(left.iter().map(|saga| saga.id).collect::<Vec<_>>(), [open]);
+
+        sqlx::query(end).bind(open).execute(world.owner()).await.unwrap();
+        let (mut walk, mut gone) = (Walk::default(), 0);
+        for _page in 0..8 {
+            gone += upkeep.forget_leftovers(History::Sagas, RETENTION, &mut walk).await.unwrap();
+        }
+        assert_eq!(gone, 1);
+        let entries = "SELECT count(*) FROM timeline WHERE saga_id = ANY($1)";
+        let entries: i64 =
+            sqlx::query_scalar(entries).bind(vec![open, ended]).fetch_one(world.owner()).await.unwrap();
+        assert_eq!(entries, 0);
+
+        let_keys_age(&world).await;
+        assert!(turn_keys(&role).await.unwrap());
+        assert!(!turn_keys(&role).await.unwrap(), "a new generation has begun");
+        let generations: Vec<(i16, i16)> = sqlx::query_as(
+            "SELECT DISTINCT g.generation, c.generation FROM key_generations AS g
+             JOIN idempotency_key_classes AS c USING (class)",
+        )
+        .fetch_all(world.owner())
+        .await
+        .unwrap();
+        let [(of_homes, of_class)] = generations[..] else { panic!("{generations:?}") };
+        assert_eq!(of_homes, of_class);
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_is_reached_and_does_not_answer_is_named() {
+    let Some(_turn) = citus().await else { return };
+    let server = PgConnectOptions::from_str(&std::env::var(CITUS).unwrap()).unwrap();
+    let (_, owner) = empty_on_citus(&server, "amends_test_silent").await;
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let added = "INSERT INTO pg_dist_node (nodename, nodeport, groupid) VALUES ('127.0.0.1', $1, 99)";
+    sqlx::query(added).bind(i32::from(port)).execute(&owner).await.unwrap();
+    let refused = Cluster::of(&server.database("amends_test_silent"), Duration::from_secs(5)).await;
+    let refused = refused.unwrap_err().to_string();
+    assert!(
+        refused.contains(&format!("127.0.0.1:{port}")) && refused.contains("no answer within 5s"),
+        "{refused}"
+    );
 }

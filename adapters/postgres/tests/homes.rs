@@ -13,6 +13,9 @@ use amends_postgres::{
     admin::{Admin, Filter},
     conformance::{deferred_reply, deferred_scan, known, moved},
     events::EventLog,
+    exposure::{ExposureSurvey, Held},
+    retention::History,
+    upkeep::{Survey, Upkeep, Walk},
 };
 use amends_protocol::id;
 use support::{Postgres, world_with};
@@ -127,4 +130,86 @@ async fn a_reply_that_its_home_does_not_take_is_kept_in_another_and_forgotten_th
     home_1_is_back(&world).await;
     world.store.forget_deferred(&[reply.id()]).await.unwrap();
     assert_eq!(world.store.deferred(&deferred_scan(&[1])).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_home_that_is_away_keeps_no_other_from_its_upkeep() {
+    let world = many_homes().await;
+    let ids = [world.errand(0).await, world.errand(1).await, world.errand(2).await].map(|saga| saga.id);
+    let holding = r#"{"commands": [{"held": [{"kind": "money", "unit": "EUR", "amount": 500}]}]}"#;
+    let change = "UPDATE sagas SET wake_at = NULL, state = $1";
+    sqlx::query(change).bind(holding).execute(world.owner()).await.unwrap();
+    home_1_is_away(&world).await;
+    let upkeep = Upkeep::new(world.store.database().clone());
+
+    assert_eq!(upkeep.sweep_missed().await.unwrap(), [ids[0], ids[2]]);
+    let (mut walk, mut marked) = (Walk::default(), Vec::new());
+    for _home in 0..3 {
+        marked.extend(upkeep.mark_stuck(Duration::ZERO, &mut walk).await.unwrap());
+    }
+    assert_eq!(marked, [ids[0], ids[2]]);
+    let mut survey = Survey::default();
+    let counts = loop {
+        if let Some(counts) = upkeep.count_some(&mut survey).await.unwrap() {
+            break counts;
+        }
+    };
+    assert_eq!(counts.sagas.iter().map(|count| (count.sagas, count.stuck)).collect::<Vec<_>>(), [(2, 2)]);
+    let mut survey = ExposureSurvey::default();
+    let held = loop {
+        if let Some(held) = upkeep.add_up_some(&mut survey, "money").await.unwrap() {
+            break held;
+        }
+    };
+    assert_eq!(
+        held.iter().map(|Held { unit, amount, .. }| (unit.as_str(), *amount)).collect::<Vec<_>>(),
+        [("EUR", 1000)]
+    );
+}
+
+#[tokio::test]
+async fn a_home_that_is_away_keeps_no_other_from_forgetting_what_outlived_its_month() {
+    let world = many_homes().await;
+    home_1_is_away(&world).await;
+    let noted = "CREATE TABLE asked (home smallint);
+                 CREATE OR REPLACE FUNCTION forget_leftovers(of_home smallint, what text, retention interval, after uuid,
+                                                             OUT looked_at bigint, OUT reached uuid, OUT gone bigint)
+                 LANGUAGE plpgsql SECURITY DEFINER AS $$
+                 BEGIN
+                     PERFORM answers(of_home);
+                     INSERT INTO asked VALUES (of_home);
+                     gone := 1;
+                 END $$";
+    sqlx::raw_sql(noted).execute(world.owner()).await.unwrap();
+    let upkeep = Upkeep::new(world.store.database().clone());
+    let (mut walk, mut gone) = (Walk::default(), Vec::new());
+    for _home in 0..3 {
+        let retention = Duration::from_secs(400 * 24 * 3600);
+        gone.push(upkeep.forget_leftovers(History::Sagas, retention, &mut walk).await.unwrap());
+    }
+    let asked: Vec<i16> =
+        sqlx::query_scalar("SELECT home FROM asked").fetch_all(world.owner()).await.unwrap();
+    assert_eq!((gone, asked), (vec![1, 0, 1], vec![0, 2]));
+}
+
+#[tokio::test]
+async fn while_no_home_answers_nothing_is_counted_as_if_there_were_no_sagas() {
+    let world = world_with(Homes::new(2).unwrap()).await;
+    for slot in [0, 1] {
+        world.errand(slot).await;
+    }
+    home_1_is_away(&world).await;
+    let none = "CREATE OR REPLACE FUNCTION answers(home smallint) RETURNS boolean LANGUAGE plpgsql AS $$
+                BEGIN RAISE EXCEPTION 'no home answers' USING ERRCODE = '08006'; END $$";
+    sqlx::raw_sql(none).execute(world.owner()).await.unwrap();
+    let upkeep = Upkeep::new(world.store.database().clone());
+    let (mut survey, mut money) = (Survey::default(), ExposureSurvey::default());
+    for _home in 0..2 {
+        assert_eq!(upkeep.count_some(&mut survey).await.unwrap(), None);
+        assert_eq!(upkeep.add_up_some(&mut money, "money").await.unwrap(), None);
+    }
+    home_1_is_back(&world).await;
+    let counts = upkeep.count_some(&mut survey).await.unwrap().unwrap();
+    assert_eq!(counts.sagas.iter().map(|count| count.sagas).collect::<Vec<_>>(), [2]);
+    assert_eq!(upkeep.add_up_some(&mut money, "money").await.unwrap(), Some(vec![]));
 }

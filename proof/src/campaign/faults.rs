@@ -325,7 +325,11 @@ pub async fn inject(
             let nodes = citus.workers().await?;
             let victim = &nodes[random.random_range(0..nodes.len())];
             match kind {
-                NodeCrashed => citus.crash(victim).await?,
+                NodeCrashed => {
+                    if !citus.crash(victim).await? {
+                        return Err(Error::NotInjected("the backend goes on".into()));
+                    }
+                }
                 NodeAway => {
                     citus.turn_away(victim).await?;
                     sleep(pause).await;
@@ -335,7 +339,9 @@ pub async fn inject(
                     let other = nodes.iter().find(|node| *node != victim);
                     let other = other.ok_or_else(|| Error::NotInjected("one node".into()))?;
                     for (from, to) in [(victim, other), (other, victim)] {
-                        citus.move_home(from, to).await?;
+                        if !citus.move_home(from, to).await? {
+                            return Err(Error::NotInjected(format!("{from} has no home")));
+                        }
                         sleep(pause / 4).await;
                     }
                 }

@@ -93,14 +93,19 @@ impl Citus {
         Ok(())
     }
 
-    /// kill -9 of one of the node's backends, whereupon its server ends all others and recovers from its log.
+    /// kill -9 of one of the node's backends, whereupon its server ends all others and recovers from its log. Returns
+    /// whether the connection ended by it.
     ///
     /// # Errors
-    /// [`Error::Database`]: it could not be connected to. That the connection ends is no error.
-    pub async fn crash(&self, node: &Node) -> Result<(), Error> {
+    /// [`Error::Database`]: it could not be connected to, or refused the command.
+    pub async fn crash(&self, node: &Node) -> Result<bool, Error> {
         let mut victim = self.connect(node).await?;
-        let _ = sqlx::raw_sql("COPY (SELECT) TO PROGRAM 'kill -9 $PPID'").execute(&mut victim).await;
-        Ok(())
+        match sqlx::raw_sql("COPY (SELECT) TO PROGRAM 'kill -9 $PPID'").execute(&mut victim).await {
+            Ok(_) => Ok(false),
+            // No answer of the server.
+            Err(error) if error.as_database_error().is_none() => Ok(true),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Moves one home from a node to another; returns whether there was one.

@@ -224,6 +224,42 @@ async fn what_cannot_be_stored_leaves_its_key_free() {
 }
 
 #[tokio::test]
+async fn orders_that_meet_a_held_slot_after_others_of_their_batch_were_placed_fail_without_those() {
+    let (world, store) = orders().await;
+    let now = store.now().await.unwrap();
+    let mut batch = [order(Some(("k", 1))), order(Some(("l", 1))), order(None)];
+    for order in &mut batch[1..] {
+        order.born(6, now);
+    }
+    // The batch is halved for its sake: the first order is placed, and then the second one waits in vain.
+    batch[2].customer_id = "NUL \0".into();
+    let mut held = world.owner().begin().await.unwrap();
+    sqlx::query("SELECT lock_slots(0::int2, ARRAY[6::int2])").execute(&mut *held).await.unwrap();
+    let answers = place(&store, &batch).await;
+    let failed = |placed: &Placed| matches!(placed, Placed::Failed(Error::Locked(_)));
+    assert!(answers.len() == 3 && answers[1..].iter().all(failed), "{answers:?}");
+    let first = new(&answers[0]).clone();
+    held.rollback().await.unwrap();
+    assert_eq!(rows(world.owner()).await, [1; 5]);
+    let again = place(&store, &[order(Some(("k", 1))), order(Some(("l", 1)))]).await;
+    assert_eq!(again[0], Placed::Replayed(Box::new(first)));
+    new(&again[1]);
+}
+
+#[tokio::test]
+async fn a_batch_of_which_nothing_was_placed_is_refused_whole_if_its_slot_is_held() {
+    let (world, store) = orders().await;
+    let poison = || NewOrder { customer_id: "NUL \0".into(), ..order(None) };
+    let batch = [poison(), order(None), poison()];
+    let mut held = world.owner().begin().await.unwrap();
+    sqlx::query("SELECT lock_slots(0::int2, ARRAY[5::int2])").execute(&mut *held).await.unwrap();
+    let refused = store.place(store.now().await.unwrap(), &batch, birth).await;
+    assert!(matches!(refused, Err(Error::Locked(_))), "{refused:?}");
+    held.rollback().await.unwrap();
+    assert_eq!(rows(world.owner()).await, [0; 5]);
+}
+
+#[tokio::test]
 async fn births_are_dated_by_the_database() {
     let (world, store) = orders().await;
     let now = || async {

@@ -1,7 +1,7 @@
 //! A Postgres database for tests, accessed as the service does: with its role's permissions and its pool's settings.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use std::{env, str::FromStr, time::Duration};
+use std::{collections::BTreeSet, env, str::FromStr, time::Duration};
 
 use amends_engine::{
     core::{Change, Entry, Saga},
@@ -242,6 +242,47 @@ impl Postgres {
             .await
             .unwrap();
             (waiting == connections).then_some(())
+        })
+        .await;
+    }
+}
+
+impl Postgres {
+    /// Returns how many statements wait for a lock of this kind (a pattern), on all nodes of a Citus.
+    pub async fn waiting_anywhere(&self, kind: &str) -> i64 {
+        let waiting = format!(
+            "SELECT count(*) FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+             WHERE NOT l.granted AND l.locktype LIKE '{kind}' AND a.datname = current_database()"
+        );
+        let everywhere =
+            format!("SELECT sum(result::int8)::int8 FROM run_command_on_all_nodes($$ {waiting} $$)");
+        let waiting = if self.is_citus() { everywhere } else { waiting };
+        sqlx::query_scalar(AssertSqlSafe(waiting)).fetch_one(self.owner()).await.unwrap()
+    }
+
+    /// Returns the two-phase commits of this database that the nodes have recorded lately.
+    pub async fn two_phase_commits(&self) -> BTreeSet<String> {
+        let recorded: Vec<String> = sqlx::query_scalar(
+            "SELECT UNNEST(result::text[]) FROM run_command_on_all_nodes(
+                 $$ SELECT COALESCE(array_agg(gid), '{}') FROM pg_dist_transaction $$)",
+        )
+        .fetch_all(self.owner())
+        .await
+        .unwrap();
+        recorded.into_iter().collect()
+    }
+
+    /// Asserts that no two-phase commit was recorded after `before`, and that one of the test's own is.
+    pub async fn assert_no_two_phase_commit_since(&self, before: &BTreeSet<String>) {
+        let since = async || {
+            let now = self.two_phase_commits().await;
+            now.difference(before).cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(since().await, [""; 0]);
+        // The control: a write on several nodes is one, and is recorded.
+        sqlx::query("UPDATE sagas SET updated_at = updated_at").execute(self.owner()).await.unwrap();
+        eventually("the control is recorded", Duration::from_secs(60), || async {
+            (!since().await.is_empty()).then_some(())
         })
         .await;
     }
