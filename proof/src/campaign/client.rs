@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use reqwest::Method;
+use reqwest::{
+    Method,
+    header::{AUTHORIZATION, HeaderMap, HeaderValue},
+};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -61,7 +64,20 @@ pub struct HttpAnswer {
 impl Client {
     /// Creates a client that uses these apis in turn, and records their answers.
     pub fn new(apis: &[SocketAddr], record: Record) -> Self {
-        let http = reqwest::Client::builder().timeout(TIMEOUT).build().expect("an HTTP client");
+        Self::of(apis, HeaderMap::new(), record)
+    }
+
+    /// The same with a token in every request.
+    pub fn with_token(apis: &[SocketAddr], token: &str, record: Record) -> Self {
+        let mut headers = HeaderMap::new();
+        let bearer = HeaderValue::from_str(&format!("Bearer {token}")).expect("a token is ASCII");
+        headers.insert(AUTHORIZATION, bearer);
+        Self::of(apis, headers, record)
+    }
+
+    fn of(apis: &[SocketAddr], headers: HeaderMap, record: Record) -> Self {
+        let http = reqwest::Client::builder().timeout(TIMEOUT).default_headers(headers).build();
+        let http = http.expect("an HTTP client");
         let apis = Arc::new(apis.iter().map(|a| format!("http://{a}")).collect());
         Self { apis, http, turn: Arc::default(), record, counts: Arc::default() }
     }
