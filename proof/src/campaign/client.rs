@@ -222,6 +222,12 @@ impl Client {
         self.ask(self.http.get(format!("{}{path}", self.api()))).await
     }
 
+    /// Reads a resource and waits this long for the answer; returns its status. It is not judged.
+    pub async fn status(&self, path: &str, patience: Duration) -> Option<u16> {
+        let answer = self.http.get(format!("{}{path}", self.api())).timeout(patience).send().await;
+        answer.ok().map(|answer| answer.status().as_u16())
+    }
+
     /// Performs an operator's action. `None`: it may or may not have been done.
     pub async fn act(&self, path: &str, body: &Value) -> Option<HttpAnswer> {
         self.ask(self.http.post(format!("{}{path}", self.api())).json(body)).await

@@ -27,6 +27,9 @@ const CHECKED: Duration = Duration::from_millis(200);
 pub const PROGRESS: Duration = Duration::from_secs(20);
 /// How long it may take after a cut until everything is as before: the orders, the shares, and who is ready.
 pub const RECOVERY: Duration = Duration::from_secs(60);
+/// What an api asks the inventory worker for, and how long its answer may take: it waits 5 s for the worker.
+const STOCK: &str = "/api/inventory/canary";
+const STOCK_PATIENCE: Duration = Duration::from_secs(6);
 /// Number of orders of these that are fulfilled.
 const FULFILLED: &str = "SELECT count(*) FROM sagas
     WHERE workflow = 'order_fulfilment' AND label = 'FULFILLED' AND business_key = ANY($1)";
@@ -147,18 +150,16 @@ impl Cutter<'_> {
         Ok(!self.site.reaches(cut).await?)
     }
 
-    /// Asks an api that is cut off from the inventory worker for stock: it must say within a client's patience that it
-    /// has no answer.
+    /// Asks an api that is cut off from the inventory worker for stock: it must say in time that it has no answer.
     async fn ask_for_stock(&self, cut: &Cut, end: Instant) -> Option<String> {
         if cut.link.server != "inventory" {
             return None;
         }
-        // The stock that was just read is cached for a moment.
-        sleep(CHECKED.max(cut.length / 4)).await;
+        sleep(CHECKED).await;
         let client = self.site.client(&[cut.number], self.record);
-        let answer = client.get("/api/inventory/canary").await;
-        let status = answer.map(|answer| answer.status);
-        (status != Some(503) && Instant::now() < end)
+        let status = client.status(STOCK, STOCK_PATIENCE).await;
+        let is_said = matches!(status, Some(503 | 504));
+        (!is_said && Instant::now() < end)
             .then(|| format!("stock without the worker was answered {status:?}"))
     }
 
@@ -199,7 +200,7 @@ impl Cutter<'_> {
         if cut.link.server == "inventory" {
             let client = self.site.client(&[cut.number], self.record);
             let answered = async {
-                while client.get("/api/inventory/canary").await.is_none_or(|answer| answer.status != 200) {
+                while client.status(STOCK, STOCK_PATIENCE).await != Some(200) {
                     sleep(Duration::from_millis(100)).await;
                 }
             };
