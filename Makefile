@@ -11,7 +11,7 @@ ORDERS_KEPT ?= 1000000
 EVENTS_RECORDED ?= 1000000
 SEED ?= 1
 
-.PHONY: help run test history notifications newer-postgres citus simulate mutants fuzz bench guard campaign crash-points limits build lint fmt deny real-kafka charts files containers traces schemathesis breaking-changes client asyncapi bootstrap
+.PHONY: help run test history notifications newer-postgres citus simulate mutants fuzz bench guard campaign network crash-points limits build lint fmt deny real-kafka charts files containers traces schemathesis breaking-changes client asyncapi bootstrap
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -75,6 +75,12 @@ campaign: ## place orders while faults occur, then check the books (ORDERS=2000 
 	@cargo build --release -p amends-api -p amends-proof
 	@$(RELEASE)/amends-campaign --orders $(ORDERS) --seed $(SEED) \
 		$(if $(FAULTS),--faults $(FAULTS)) $(if $(LEAST),--least $(LEAST)) $(if $(CITUS),--citus $(CITUS))
+
+network: ## run each process in a network namespace of its own, cut any two off from each other, then check the books (ORDERS SEED ARGS="--longest 20"; root, Java, maven)
+	@AMENDS_TEST_REAL_KAFKA=1 AMENDS_NAMESPACES=1 scripts/bootstrap
+	@cargo build --release -p amends-api -p amends-proof
+	@scripts/real-kafka --fetch
+	@$(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CARGO_TARGET_DIR) $(RELEASE)/amends-network --orders $(ORDERS) --seed $(SEED) $(ARGS)
 
 crash-points: ## kill processes at named points, then check the books (ROLE=engine: only that; needs Java and maven)
 	@AMENDS_TEST_REAL_KAFKA=1 scripts/bootstrap

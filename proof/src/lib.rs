@@ -8,4 +8,5 @@ pub mod campaign;
 pub mod crash_points;
 pub mod deployment;
 pub mod limits;
+pub mod network;
 pub mod proxy;

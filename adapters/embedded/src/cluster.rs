@@ -11,6 +11,7 @@ use std::{
     fs::{self, DirBuilder, File, Permissions, TryLockError},
     hash::{DefaultHasher, Hash, Hasher},
     io,
+    net::Ipv4Addr,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -131,7 +132,8 @@ impl Cluster {
         let mut initdb = self.run_as.command(&self.bin.join("initdb"), &self.directory);
         initdb.arg("-D").arg(&draft).arg("--pwfile").arg(self.password_file());
         initdb.args(["-U", SUPERUSER, "-E", "UTF8", "--no-locale"]);
-        initdb.arg(if options.scram { "--auth=scram-sha-256" } else { "--auth=password" });
+        let method = if options.scram { "scram-sha-256" } else { "password" };
+        initdb.arg(format!("--auth={method}"));
         if !options.fsync {
             initdb.arg("--no-sync");
         }
@@ -141,6 +143,13 @@ impl Cluster {
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
             return Err(Error::Initdb(said));
+        }
+        if options.address != Ipv4Addr::LOCALHOST {
+            // initdb's own rules let in who comes from 127.0.0.1.
+            let path = draft.join("pg_hba.conf");
+            let mut rules = fs::read_to_string(&path).map_err(|error| Error::io("reading", &path, error))?;
+            rules.push_str(&format!("host all all samenet {method}\n"));
+            fs::write(&path, rules).map_err(|error| Error::io("writing", &path, error))?;
         }
         fs::rename(&draft, self.data()).map_err(|error| Error::io("keeping", &self.data(), error))
     }

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
 };
 
@@ -20,20 +21,24 @@ pub struct PostgresOptions {
     pub scram: bool,
     /// Whether an existing cluster is deleted first.
     pub fresh: bool,
-    /// The port, or `None` for a free one.
+    /// The address at which it listens. At another than 127.0.0.1, whoever is in its network and has a password is let
+    /// in; that is fixed when the cluster is created.
+    pub address: Ipv4Addr,
+    /// The port, or `None` for one that is free on 127.0.0.1.
     pub port: Option<u16>,
     /// Further settings of `postgresql.conf`.
     pub settings: Vec<(String, String)>,
 }
 
 impl PostgresOptions {
-    /// A durable cluster in this directory, on a free port.
+    /// A durable cluster in this directory, on a free port of 127.0.0.1.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             data_dir: data_dir.into(),
             fsync: true,
             scram: true,
             fresh: false,
+            address: Ipv4Addr::LOCALHOST,
             port: None,
             settings: Vec::new(),
         }

@@ -1,6 +1,7 @@
 //! The installed Postgres on a private cluster.
 
 use std::{
+    net::SocketAddr,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -30,7 +31,7 @@ const START_PATIENCE: Duration = Duration::from_secs(300);
 pub struct Postgres {
     cluster: Arc<Cluster>,
     supervisor: Supervisor,
-    port: u16,
+    address: SocketAddr,
 }
 
 impl Postgres {
@@ -53,7 +54,8 @@ impl Postgres {
             let (starting, settings) = (cluster.clone(), settings.clone());
             let supervisor = Supervisor::start("postgres", move || starting.server(port, &settings))
                 .map_err(|error| Error::io("starting a thread for", &cluster.directory, error))?;
-            let server = Self { cluster: cluster.clone(), supervisor, port };
+            let address = (options.address, port).into();
+            let server = Self { cluster: cluster.clone(), supervisor, address };
             match server.ready().await {
                 Ok(()) => {
                     server.supervisor.keep_alive();
@@ -75,13 +77,18 @@ impl Postgres {
     /// Returns the superuser's connection string to a database. It contains the password.
     pub fn url(&self, database: &str) -> String {
         // Its own server has no certificate; without asking for encryption a connection is a round trip shorter.
-        let (password, port) = (&self.cluster.password, self.port);
-        format!("postgres://{SUPERUSER}:{password}@127.0.0.1:{port}/{database}?sslmode=disable")
+        let (password, address) = (&self.cluster.password, self.address);
+        format!("postgres://{SUPERUSER}:{password}@{address}/{database}?sslmode=disable")
     }
 
     /// Returns the port at which it listens.
     pub fn port(&self) -> u16 {
-        self.port
+        self.address.port()
+    }
+
+    /// Returns the address and port at which it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Returns the directory of its data.
@@ -129,8 +136,8 @@ impl Postgres {
 
     fn connect_options(&self) -> PgConnectOptions {
         PgConnectOptions::new_without_pgpass()
-            .host("127.0.0.1")
-            .port(self.port)
+            .host(&self.address.ip().to_string())
+            .port(self.address.port())
             .username(SUPERUSER)
             .password(&self.cluster.password)
             .database("postgres")
@@ -148,8 +155,9 @@ fn is_permanent(error: &sqlx::Error) -> bool {
 }
 
 fn settings(options: &PostgresOptions) -> Vec<(String, String)> {
+    let address = options.address.to_string();
     let mut settings = vec![
-        ("listen_addresses", "127.0.0.1"),
+        ("listen_addresses", address.as_str()),
         // None: a socket's path may be too long, and /var/run/postgresql is not ours.
         ("unix_socket_directories", ""),
         ("max_connections", "200"),

@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    net::{Ipv4Addr, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -195,4 +196,17 @@ async fn after_kill_9_of_everything_the_next_start_finds_what_was_committed() {
     holder.wait().unwrap();
     let server = Postgres::start(options(directory.path())).await.unwrap();
     assert_eq!(number(&server.url("postgres"), "SELECT n FROM kept").await, 7);
+}
+
+#[tokio::test]
+async fn it_listens_at_the_address_that_it_was_given_and_at_no_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let address = Ipv4Addr::new(127, 0, 0, 2);
+    let server = Postgres::start(PostgresOptions { address, ..options(directory.path()) }).await.unwrap();
+    assert_eq!(server.address().ip(), address);
+    assert_eq!(number(&server.url("postgres"), "SELECT 7").await, 7);
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, server.port())).is_err());
+    let rules = std::fs::read_to_string(server.directory().join("cluster/pg_hba.conf")).unwrap();
+    assert!(rules.ends_with("\nhost all all samenet scram-sha-256\n"), "{rules}");
+    server.stop().await;
 }

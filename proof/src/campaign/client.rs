@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use reqwest::Method;
+use reqwest::{
+    Method,
+    header::{AUTHORIZATION, HeaderMap, HeaderValue},
+};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -61,7 +64,20 @@ pub struct HttpAnswer {
 impl Client {
     /// Creates a client that uses these apis in turn, and records their answers.
     pub fn new(apis: &[SocketAddr], record: Record) -> Self {
-        let http = reqwest::Client::builder().timeout(TIMEOUT).build().expect("an HTTP client");
+        Self::of(apis, HeaderMap::new(), record)
+    }
+
+    /// The same with a token in every request.
+    pub fn with_token(apis: &[SocketAddr], token: &str, record: Record) -> Self {
+        let mut headers = HeaderMap::new();
+        let bearer = HeaderValue::from_str(&format!("Bearer {token}")).expect("a token is ASCII");
+        headers.insert(AUTHORIZATION, bearer);
+        Self::of(apis, headers, record)
+    }
+
+    fn of(apis: &[SocketAddr], headers: HeaderMap, record: Record) -> Self {
+        let http = reqwest::Client::builder().timeout(TIMEOUT).default_headers(headers).build();
+        let http = http.expect("an HTTP client");
         let apis = Arc::new(apis.iter().map(|a| format!("http://{a}")).collect());
         Self { apis, http, turn: Arc::default(), record, counts: Arc::default() }
     }
@@ -204,6 +220,12 @@ impl Client {
     /// Reads a resource as an operator.
     pub async fn get(&self, path: &str) -> Option<HttpAnswer> {
         self.ask(self.http.get(format!("{}{path}", self.api()))).await
+    }
+
+    /// Reads a resource and waits this long for the answer; returns its status. It is not judged.
+    pub async fn status(&self, path: &str, patience: Duration) -> Option<u16> {
+        let answer = self.http.get(format!("{}{path}", self.api())).timeout(patience).send().await;
+        answer.ok().map(|answer| answer.status().as_u16())
     }
 
     /// Performs an operator's action. `None`: it may or may not have been done.

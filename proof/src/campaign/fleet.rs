@@ -62,29 +62,7 @@ impl Fleet {
         let kafka_proxy = Proxy::listen(Protocol::Bytes).await.map_err(Error::proxy)?;
         let advertised = format!("advertised.listeners=PLAINTEXT://{}", kafka_proxy.address());
         options.kafka.properties.push(advertised);
-        for property in [
-            "group.min.session.timeout.ms=1000",
-            // A killed broker may return once its old session is over: 9 s by default.
-            "broker.session.timeout.ms=3000",
-            "broker.heartbeat.interval.ms=500",
-        ] {
-            options.kafka.properties.push(property.into());
-        }
-        let session = format!("{}s", SESSION.as_secs());
-        for (key, value) in [
-            ("session_timeout", session.as_str()),
-            ("command_partitions", "6"),
-            ("reply_partitions", "6"),
-            // Of a distributed database.
-            ("homes", "6"),
-            ("database_connections", "6"),
-            ("payment_call_timeout", "1s"),
-            ("shipment_call_timeout", "1s"),
-            ("unknown_patience", "10s"),
-            ("start_timeout", "30s"),
-        ] {
-            options.settings.entry(key.to_owned()).or_insert_with(|| value.to_owned());
-        }
+        be_impatient(&mut options);
         let mut deployment = Deployment::start(options).await?;
         books::note_events(&deployment.pool("engine")).await?;
         kafka_proxy.lead_to(deployment.kafka.address());
@@ -236,6 +214,33 @@ impl Fleet {
     }
 }
 
+/// Adds properties of the broker and settings of the roles by which a silent process is noticed within seconds.
+pub fn be_impatient(options: &mut Options) {
+    for property in [
+        "group.min.session.timeout.ms=1000",
+        // A killed broker may return once its old session is over: 9 s by default.
+        "broker.session.timeout.ms=3000",
+        "broker.heartbeat.interval.ms=500",
+    ] {
+        options.kafka.properties.push(property.into());
+    }
+    let session = format!("{}s", SESSION.as_secs());
+    for (key, value) in [
+        ("session_timeout", session.as_str()),
+        ("command_partitions", "6"),
+        ("reply_partitions", "6"),
+        // Of a distributed database.
+        ("homes", "6"),
+        ("database_connections", "6"),
+        ("payment_call_timeout", "1s"),
+        ("shipment_call_timeout", "1s"),
+        ("unknown_patience", "10s"),
+        ("start_timeout", "30s"),
+    ] {
+        options.settings.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+    }
+}
+
 async fn member(
     deployment: &Deployment,
     name: String,
@@ -245,7 +250,7 @@ async fn member(
 ) -> Result<Member, Error> {
     let proxy = Proxy::listen(Protocol::Postgres).await.map_err(Error::proxy)?;
     let (host, port) = deployment.server.address();
-    let server = (host, port).to_socket_addrs().map_err(Error::proxy)?.next();
+    let server = (host.as_str(), port).to_socket_addrs().map_err(Error::proxy)?.next();
     proxy.lead_to(server.ok_or_else(|| Error::proxy(io::ErrorKind::NotFound.into()))?);
     let url = deployment.role_url(database);
     let through = url.replace(&format!("{host}:{port}/"), &format!("{}/", proxy.address()));

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     books::{self, Report, Sources},
-    deployment::{self, Options, citus::Citus},
+    deployment::{self, Deployment, Options, citus::Citus},
 };
 use broker::Broker;
 use client::Client;
@@ -161,7 +161,7 @@ pub async fn run(campaign: &Campaign) -> Result<CampaignOutcome, Error> {
     println!("{:7.1} s  {placed} orders are placed; everything heals", begun.elapsed().as_secs_f64());
     nemesis.fleet.heal().await?;
     let healed = Instant::now();
-    let at_rest = rest(&nemesis.fleet, begun).await;
+    let at_rest = rest(&nemesis.fleet.deployment, begun).await;
     let settled = healed.elapsed();
     ended.cancel();
     let operator = operating.await.unwrap_or_default();
@@ -174,7 +174,7 @@ pub async fn run(campaign: &Campaign) -> Result<CampaignOutcome, Error> {
     let mut ledger = record.ledger();
     ledger.letters = nemesis.broker.dead_letters().await.map_err(Error::Broker)?;
     let report = books::report(&Sources::of(&nemesis.fleet.deployment), &ledger).await?;
-    let statuses = statuses(&nemesis.fleet).await?;
+    let statuses = statuses(&nemesis.fleet.deployment).await?;
     let outcome = CampaignOutcome {
         orders: placed + faults.len(),
         faults,
@@ -191,16 +191,16 @@ pub async fn run(campaign: &Campaign) -> Result<CampaignOutcome, Error> {
         seed: campaign.seed,
     };
     if outcome.violations() > 0 {
-        keep_logs(&nemesis.fleet, &campaign.logs)?;
+        keep_logs(&nemesis.fleet.deployment, &campaign.logs)?;
     }
     nemesis.fleet.end().await;
     Ok(outcome)
 }
 
 /// Copies the processes' logs.
-fn keep_logs(fleet: &Fleet, to: &Path) -> Result<(), Error> {
+pub(crate) fn keep_logs(deployment: &Deployment, to: &Path) -> Result<(), Error> {
     fs::create_dir_all(to).map_err(Error::Io)?;
-    for entry in fs::read_dir(fleet.deployment.directory()).map_err(Error::Io)? {
+    for entry in fs::read_dir(deployment.directory()).map_err(Error::Io)? {
         let path = entry.map_err(Error::Io)?.path();
         if let (Some(name), true) = (path.file_name(), path.extension().is_some_and(|e| e == "log")) {
             fs::copy(&path, to.join(name)).map_err(Error::Io)?;
@@ -210,7 +210,8 @@ fn keep_logs(fleet: &Fleet, to: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn told(client: &Client) -> String {
+/// Returns what clients met, in words.
+pub(crate) fn told(client: &Client) -> String {
     let counts = client.counts();
     let n = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
     format!(
@@ -225,8 +226,8 @@ fn told(client: &Client) -> String {
 }
 
 /// Waits until every saga has ended and every domain event is recorded; returns whether that happened.
-async fn rest(fleet: &Fleet, begun: Instant) -> bool {
-    let (engine, notification) = (fleet.deployment.pool("engine"), fleet.deployment.pool("notification"));
+pub(crate) async fn rest(deployment: &Deployment, begun: Instant) -> bool {
+    let (engine, notification) = (deployment.pool("engine"), deployment.pool("notification"));
     let (since, mut told) = (Instant::now(), Instant::now());
     while since.elapsed() < REST {
         let unfinished = count(&engine, "SELECT count(*) FROM sagas WHERE live OR outcome IS NULL").await;
@@ -247,8 +248,9 @@ async fn count(pool: &PgPool, sql: &'static str) -> Option<i64> {
     sqlx::query_scalar(sql).fetch_one(pool).await.ok()
 }
 
-async fn statuses(fleet: &Fleet) -> Result<BTreeMap<String, i64>, Error> {
-    let pool = fleet.deployment.pool("engine");
+/// Counts the sagas by status.
+pub(crate) async fn statuses(deployment: &Deployment) -> Result<BTreeMap<String, i64>, Error> {
+    let pool = deployment.pool("engine");
     let rows: Vec<(String, i64)> =
         sqlx::query_as("SELECT label, count(*) FROM sagas GROUP BY 1").fetch_all(&pool).await?;
     Ok(rows.into_iter().collect())

@@ -84,7 +84,8 @@ impl fmt::Display for CampaignOutcome {
     }
 }
 
-fn listed<N: fmt::Display>(counts: &BTreeMap<String, N>) -> String {
+/// Returns counts in words.
+pub(crate) fn listed<N: fmt::Display>(counts: &BTreeMap<String, N>) -> String {
     let each: Vec<_> = counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
     if each.is_empty() { "none".into() } else { each.join(", ") }
 }

@@ -12,6 +12,8 @@ use super::Error;
 /// How the broker is run.
 #[derive(Debug, Clone, Default)]
 pub struct KafkaOptions {
+    /// The address at which it listens instead of a free port of 127.0.0.1.
+    pub address: Option<SocketAddr>,
     /// JVM options instead of the script's (which are for tests: small, quick to start).
     pub jvm: Option<String>,
     /// Lines for `server.properties`.
@@ -41,7 +43,7 @@ struct Running {
 impl Kafka {
     /// Starts it on a free port and waits until it listens.
     pub async fn start(data: PathBuf, options: KafkaOptions) -> Result<Self, Error> {
-        let (running, address) = launch(&data, &options, None).await?;
+        let (running, address) = launch(&data, &options).await?;
         Ok(Self { running: Some(running), address, data, options })
     }
 
@@ -66,7 +68,8 @@ impl Kafka {
     /// Restarts it on the same port and data.
     pub async fn restart(&mut self) -> Result<(), Error> {
         self.kill();
-        let (running, _) = launch(&self.data, &self.options, Some(self.address.port())).await?;
+        let options = KafkaOptions { address: Some(self.address), ..self.options.clone() };
+        let (running, _) = launch(&self.data, &options).await?;
         self.running = Some(running);
         Ok(())
     }
@@ -83,26 +86,18 @@ impl Drop for Kafka {
     }
 }
 
-async fn launch(
-    data: &Path,
-    options: &KafkaOptions,
-    port: Option<u16>,
-) -> Result<(Running, SocketAddr), Error> {
+async fn launch(data: &Path, options: &KafkaOptions) -> Result<(Running, SocketAddr), Error> {
     let (data, options) = (data.to_owned(), options.clone());
-    let launching = tokio::task::spawn_blocking(move || blocking_launch(&data, &options, port));
+    let launching = tokio::task::spawn_blocking(move || blocking_launch(&data, &options));
     launching.await.expect("launching does not panic")
 }
 
-fn blocking_launch(
-    data: &Path,
-    options: &KafkaOptions,
-    port: Option<u16>,
-) -> Result<(Running, SocketAddr), Error> {
+fn blocking_launch(data: &Path, options: &KafkaOptions) -> Result<(Running, SocketAddr), Error> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/real-kafka");
     let mut command = Command::new(script);
     command.env("KAFKA_DATA", data).env("KAFKA_PROPERTIES", options.properties.join("\n"));
-    if let Some(port) = port {
-        command.env("KAFKA_PORT", port.to_string());
+    if let Some(address) = options.address {
+        command.env("KAFKA_HOST", address.ip().to_string()).env("KAFKA_PORT", address.port().to_string());
     }
     if let Some(jvm) = &options.jvm {
         command.env("KAFKA_JVM", jvm);

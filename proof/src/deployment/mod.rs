@@ -24,6 +24,7 @@ use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+use tempfile::TempDir;
 
 use citus::Citus;
 pub use kafka::{Kafka, KafkaOptions};
@@ -123,23 +124,31 @@ pub struct Deployment {
     inventory: SocketAddr,
     /// The broker's address for the roles: its own, or a proxy's.
     brokers: String,
-    directory: tempfile::TempDir,
+    directory: TempDir,
 }
 
 impl Deployment {
     /// Starts both servers and sets up the databases by `amends migrate`; no role runs yet.
     pub async fn start(options: Options) -> Result<Self, Error> {
-        // Other users may pass through it: as root, Postgres runs as another user.
-        let reachable = Permissions::from_mode(0o711);
-        let directory = tempfile::Builder::new().permissions(reachable).tempdir();
-        let directory = directory.map_err(Error::io("making a directory"))?;
+        let directory = directory()?;
         let (server, kafka) = tokio::join!(
             server(&options, directory.path()),
             Kafka::start(directory.path().join("kafka"), options.kafka.clone())
         );
-        let (server, kafka) = (server?, kafka?);
+        Self::over(options, directory, server?, kafka?, free_address()?)
+    }
+
+    /// Sets up the databases on servers that run already. `inventory` is where the api looks for that worker; the
+    /// directory is that of the servers' data.
+    pub fn over(
+        options: Options,
+        directory: TempDir,
+        server: Server,
+        kafka: Kafka,
+        inventory: SocketAddr,
+    ) -> Result<Self, Error> {
         let urls = migrate(&options, &server)?;
-        let (inventory, brokers) = (free_address()?, kafka.address().to_string());
+        let brokers = kafka.address().to_string();
         Ok(Self { server, kafka, options, urls, inventory, brokers, directory })
     }
 
@@ -158,7 +167,7 @@ impl Deployment {
         self.brokers = address.to_string();
     }
 
-    /// Sets the port of 127.0.0.1 at which every role that is spawned from now on finds Postgres.
+    /// Sets the port at which every role that is spawned from now on finds Postgres.
     pub fn reach_postgres_at(&mut self, port: u16) {
         let (from, to) = (format!(":{}/", self.server.address().1), format!(":{port}/"));
         self.urls.values_mut().for_each(|url| *url = url.replace(&from, &to));
@@ -240,6 +249,13 @@ impl Deployment {
         self.kafka.stop();
         self.server.stop().await;
     }
+}
+
+/// Makes a directory for the data and logs of a deployment.
+pub fn directory() -> Result<TempDir, Error> {
+    // Other users may pass through it: as root, Postgres runs as another user.
+    let reachable = Permissions::from_mode(0o711);
+    tempfile::Builder::new().permissions(reachable).tempdir().map_err(Error::io("making a directory"))
 }
 
 /// Returns a free port of 127.0.0.1.

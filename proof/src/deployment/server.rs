@@ -25,10 +25,13 @@ impl Server {
     }
 
     /// Returns the host and port that clients connect to.
-    pub fn address(&self) -> (&str, u16) {
+    pub fn address(&self) -> (String, u16) {
         match self {
-            Self::Own(postgres) => ("127.0.0.1", postgres.port()),
-            Self::Citus(citus) => citus.address(),
+            Self::Own(postgres) => (postgres.address().ip().to_string(), postgres.port()),
+            Self::Citus(citus) => {
+                let (host, port) = citus.address();
+                (host.to_owned(), port)
+            }
         }
     }
 
