@@ -98,7 +98,7 @@ pub async fn run(
             code = if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE };
             stop.now.cancel();
         } else if !stop.now.is_cancelled() {
-            samples::invite(&url, &running.server, &running.brokers, options.auth.then_some(&*options.data));
+            samples::invite(&url, &running.server, &running.brokers, &options.data);
         }
     }
     stop.now.cancelled().await;
