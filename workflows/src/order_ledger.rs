@@ -32,7 +32,7 @@ pub struct Ledger {
     pub currency: String,
     /// The lines of the order.
     pub lines: Vec<Line>,
-    /// When it was fulfilled.
+    /// When it was fulfilled; `None` also once that is past its retention.
     pub fulfilled_at: Option<DateTime<Utc>>,
     /// Its returns and refunds, in the order of their births.
     pub entries: Vec<LedgerEntry>,
@@ -105,9 +105,15 @@ pub fn line_id(index: usize) -> String {
 }
 
 impl Ledger {
+    /// Returns whether it was fulfilled. Nothing else can come back: so it was, too, if it has entries and the timeline that
+    /// says when is past its retention.
+    pub fn is_fulfilled(&self) -> bool {
+        self.fulfilled_at.is_some() || !self.entries.is_empty()
+    }
+
     /// Returns what was captured, in minor units.
     pub fn captured(&self) -> i64 {
-        if self.fulfilled_at.is_none() {
+        if !self.is_fulfilled() {
             return 0;
         }
         self.lines.iter().map(|line| line.unit_price.saturating_mul(line.quantity)).sum()

@@ -36,5 +36,5 @@ pub use newest::Newest;
 pub use order::{NewOrder, OrderRow, OrderSaga, OrderView, Placed};
 pub use personal::{Erasure, PersonalData, PersonalDataPage};
 pub use published::EarlierEntry;
-pub use returns::{Added, NewOrderSaga};
+pub use returns::{Added, Asked, KeyedRequest, NewOrderSaga};
 pub use store::{OrderStore, SAGAS_OF_CUSTOMERS};

@@ -81,8 +81,10 @@ pub struct OrderSaga {
     pub lines: Vec<BackLine>,
     /// Why, in the words of whoever asked for it.
     pub reason: String,
-    /// Digest of the request that added it.
+    /// Digest of subject, method, path and key of the request that added it, in hex.
     pub request: Option<String>,
+    /// Digest of that request's body, in hex.
+    pub fingerprint: Option<String>,
     /// The saga's step; `None` once the saga is past its retention.
     pub step: Option<String>,
     /// Its outcome.
@@ -138,6 +140,12 @@ impl OrderView {
     pub fn fulfilment(&self) -> Uuid {
         let first = self.sagas.iter().flatten().find(|saga| saga.workflow == order_fulfilment::NAME);
         first.map_or(self.order.saga_id, |saga| saga.saga_id)
+    }
+
+    /// Returns whether the saga that fulfils the order is past its retention, and another one is not.
+    pub(crate) fn is_past_its_retention(&self) -> bool {
+        let fulfilment = self.fulfilment();
+        self.sagas.iter().flatten().any(|saga| saga.saga_id == fulfilment && saga.step.is_none())
     }
 
     /// Returns the order's ledger. Lines that cannot be read are none: nothing can come back then.
@@ -208,9 +216,10 @@ macro_rules! view_tables {
              SELECT json_agg(json_build_object(
                         'sagaId', x.saga_id, 'workflow', x.workflow, 'createdAt', x.created_at, 'amount', x.amount,
                         'lines', x.lines::json, 'reason', x.reason, 'request', encode(x.request, 'hex'),
+                        'fingerprint', encode(x.fingerprint, 'hex'),
                         'step', r.step, 'outcome', r.outcome, 'parked', r.parked, 'revision', r.revision)
                     ORDER BY x.saga_id) AS sagas,
-                    (array_agg(x.saga_id ORDER BY x.saga_id))[1] AS first
+                    (array_agg(x.saga_id ORDER BY x.workflow = 'order_fulfilment' DESC, x.saga_id))[1] AS first
              FROM order_sagas AS x LEFT JOIN sagas AS r ON ($1::int2 IS NULL OR r.home = $1) AND r.id = x.saga_id
              WHERE ($1::int2 IS NULL OR x.home = $1) AND x.order_id = o.id) AS x ON true
          LEFT JOIN LATERAL (

@@ -89,7 +89,8 @@ impl OrderStore {
             "SELECT p.data::json
              FROM orders AS o JOIN personal AS p ON ($1::int2 IS NULL OR p.home = $1) AND p.saga_id = COALESCE((
                  SELECT x.saga_id FROM order_sagas AS x
-                 WHERE ($1::int2 IS NULL OR x.home = $1) AND x.order_id = o.id ORDER BY x.saga_id LIMIT 1), o.saga_id)
+                 WHERE ($1::int2 IS NULL OR x.home = $1) AND x.order_id = o.id
+                 ORDER BY x.workflow = 'order_fulfilment' DESC, x.saga_id LIMIT 1), o.saga_id)
              WHERE ($1::int2 IS NULL OR o.home = $1) AND o.id = $2",
         )
         .bind(homes.of(order_id))
@@ -188,7 +189,8 @@ async fn read(
          FROM orders AS o
          LEFT JOIN personal AS p ON ($1::int2 IS NULL OR p.home = $1) AND p.saga_id = COALESCE((
              SELECT x.saga_id FROM order_sagas AS x
-             WHERE ($1::int2 IS NULL OR x.home = $1) AND x.order_id = o.id ORDER BY x.saga_id LIMIT 1), o.saga_id)
+             WHERE ($1::int2 IS NULL OR x.home = $1) AND x.order_id = o.id
+             ORDER BY x.workflow = 'order_fulfilment' DESC, x.saga_id LIMIT 1), o.saga_id)
          WHERE ($1::int2 IS NULL OR o.home = $1) AND o.customer_id = $2 AND ($3::uuid IS NULL OR o.id > $3)
          ORDER BY o.id LIMIT $4",
     )

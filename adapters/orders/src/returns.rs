@@ -1,13 +1,16 @@
 //! Adds a return or a refund to an order: a saga of its own, under the lock of the order's row.
 
+use std::{collections::BTreeSet, time::Duration};
+
 use amends_engine::core::Change;
 use amends_pool::{Connection, sqlstate};
 use amends_postgres::{Birth, Error, births, columns::int, error, lost_commit, timeline};
 use amends_protocol::Json;
-use chrono::{DateTime, Utc};
+use amends_workflows::order_ledger::Pieces;
+use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use crate::{OrderStore, OrderView, store};
+use crate::{OrderSaga, OrderStore, OrderView, answers::Digest, store};
 
 /// A saga to add to an order.
 #[derive(Debug, Clone)]
@@ -24,6 +27,32 @@ pub struct NewOrderSaga {
     pub reason: String,
 }
 
+/// A request with an idempotency key. The saga that it has added knows it, and so it adds nothing when it is sent again,
+/// also where the answer that was kept is lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyedRequest {
+    /// Digest of subject, method, path and key.
+    pub request: Digest,
+    /// Digest of its body.
+    pub fingerprint: Digest,
+    /// How long its key is kept.
+    pub lifetime: Duration,
+    /// What it asks for.
+    pub asked: Asked,
+}
+
+/// What a request asks for, as far as it says. A saga without a fingerprint, because an older program has added it or
+/// because the reason of it was erased, is compared with this.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// What is to be paid back, in minor units.
+    pub amount: Option<i64>,
+    /// The pieces that come back, or are paid for.
+    pub pieces: Option<Vec<Pieces>>,
+    /// Why.
+    pub reason: String,
+}
+
 /// The result of adding a saga to an order.
 #[derive(Debug, Clone)]
 pub enum Added<E> {
@@ -31,22 +60,56 @@ pub enum Added<E> {
     Done(Box<Change>),
     /// The same request has added one before.
     Known,
+    /// Another request with the same key has added one before.
+    KeyReused,
     /// It was refused, and nothing has changed.
     Refused(E),
-    /// There is no such order.
+    /// There is no such order, or the saga that fulfilled it is past its retention.
     NoOrder,
+}
+
+impl KeyedRequest {
+    /// Returns the saga that a request with this key has added while the key was kept.
+    fn find<'a>(&self, order: &'a OrderView, now: DateTime<Utc>) -> Option<&'a OrderSaga> {
+        let digest = hex(&self.request);
+        let since = now - TimeDelta::from_std(self.lifetime).unwrap_or_default();
+        let is_it = |saga: &&OrderSaga| saga.request.as_ref() == Some(&digest) && saga.created_at > since;
+        order.sagas.iter().flatten().find(is_it)
+    }
+
+    /// Returns whether this request, and not another with its key, has added the saga.
+    fn has_added(&self, saga: &OrderSaga) -> bool {
+        match &saga.fingerprint {
+            Some(fingerprint) => *fingerprint == hex(&self.fingerprint),
+            None => self.asked.is_for(saga),
+        }
+    }
+}
+
+impl Asked {
+    fn is_for(&self, saga: &OrderSaga) -> bool {
+        let of_saga = saga.lines.iter().map(|back| (back.line_id.as_str(), back.quantity));
+        let are_its = |pieces: &Vec<Pieces>| {
+            let asked = pieces.iter().map(|of| (of.line_id.as_str(), of.quantity));
+            asked.collect::<BTreeSet<_>>() == of_saga.collect::<BTreeSet<_>>()
+        };
+        self.amount.is_none_or(|amount| amount == saga.amount)
+            && self.pieces.as_ref().is_none_or(are_its)
+            // An erasure takes the reason.
+            && (saga.reason.is_empty() || saga.reason == self.reason)
+    }
 }
 
 impl OrderStore {
     /// Adds a saga to an order. `plan` sees the order as it is while its row is locked, and the database's time: what it
-    /// decides holds until the commit. `request` is the digest of the request: sent again, it adds nothing.
+    /// decides holds until the commit. A `request` that is sent again adds nothing.
     ///
     /// # Errors
     /// The database's: it is unknown whether the saga was added. [`Error::Locked`]: it was not.
     pub async fn add_saga<E>(
         &self,
         order_id: Uuid,
-        request: Option<[u8; 32]>,
+        request: Option<&KeyedRequest>,
         plan: impl FnOnce(&OrderView, DateTime<Utc>) -> Result<NewOrderSaga, E>,
     ) -> Result<Added<E>, Error> {
         let home = self.database().homes.of(order_id);
@@ -114,7 +177,7 @@ async fn planned<E>(
     connection: &mut Connection,
     home: i16,
     order_id: Uuid,
-    request: Option<[u8; 32]>,
+    request: Option<&KeyedRequest>,
     plan: impl FnOnce(&OrderView, DateTime<Utc>) -> Result<NewOrderSaga, E>,
 ) -> Result<Result<NewOrderSaga, Added<E>>, sqlx::Error> {
     if !lock(connection, home, order_id).await? {
@@ -124,9 +187,12 @@ async fn planned<E>(
     let Some((order, now)) = read(connection, home, order_id).await? else {
         return Ok(Err(Added::NoOrder));
     };
-    let digest = request.map(|digest| hex(&digest));
-    if digest.is_some() && order.sagas.iter().flatten().any(|saga| saga.request == digest) {
-        return Ok(Err(Added::Known));
+    if let Some((request, saga)) = request.and_then(|request| Some((request, request.find(&order, now)?))) {
+        return Ok(Err(if request.has_added(saga) { Added::Known } else { Added::KeyReused }));
+    }
+    // Without its history the next event of the order would get a number that an earlier one has.
+    if order.is_past_its_retention() {
+        return Ok(Err(Added::NoOrder));
     }
     Ok(plan(&order, now).map_err(Added::Refused))
 }
@@ -160,17 +226,17 @@ async fn insert(
     epoch: u32,
     order_id: Uuid,
     new: &NewOrderSaga,
-    request: Option<[u8; 32]>,
+    request: Option<&KeyedRequest>,
 ) -> Result<(), sqlx::Error> {
     let saga = &new.change.saga;
     sqlx::query(
-        "INSERT INTO order_sagas (home, order_id, saga_id, created_at, amount, workflow, lines, reason, request)
-         SELECT $1, o.id, o.saga_id, o.created_at, 0, s.workflow, '[]', '', NULL
+        "INSERT INTO order_sagas (home, order_id, saga_id, created_at, amount, workflow, lines, reason, request, fingerprint)
+         SELECT $1, o.id, o.saga_id, o.created_at, 0, s.workflow, '[]', '', NULL, NULL
          FROM orders AS o JOIN sagas AS s ON ($1::int2 IS NULL OR s.home = $1) AND s.id = o.saga_id
          WHERE ($1::int2 IS NULL OR o.home = $1) AND o.id = $2
            AND NOT EXISTS (SELECT FROM order_sagas AS x
                            WHERE ($1::int2 IS NULL OR x.home = $1) AND x.order_id = $2)
-         UNION ALL SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9",
+         UNION ALL SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10",
     )
     .bind(home)
     .bind(order_id)
@@ -180,7 +246,8 @@ async fn insert(
     .bind(saga.workflow.as_str())
     .bind(new.lines.get())
     .bind(new.reason.as_str())
-    .bind(request.map(Vec::from))
+    .bind(request.map(|request| &request.request[..]))
+    .bind(request.map(|request| &request.fingerprint[..]))
     .execute(&mut *connection)
     .await?;
     if new.carries_status {

@@ -10,6 +10,7 @@ use std::{env, time::Instant};
 
 use amends_orders::{OrderFilter, OrderStore, Sort};
 use amends_pool::Pool;
+use chrono::TimeDelta;
 use sqlx::AssertSqlSafe;
 use support::{Postgres, world};
 
@@ -20,7 +21,7 @@ const BLOCKS_MOST: i64 = 2_500;
 /// Number of pages that are timed.
 const PAGES: u32 = 50;
 
-/// Orders of 92 days, each shipped; one in fifty is being returned. A customer has one in a thousand.
+/// Orders of 92 days, each shipped; one in fifty is being returned. A customer has one in two hundred.
 const ORDERS: &str = r#"
     SELECT ensure_month(now() - make_interval(months => m)) FROM generate_series(0, 4) AS m;
     CREATE UNLOGGED TABLE made AS
@@ -43,7 +44,7 @@ const ORDERS: &str = r#"
                CASE r WHEN 1 THEN t.body ELSE '{"event":"replied","did":{"label":"FULFILLED"}}' END
         FROM made AS m, generate_series(1, 2) AS r, timeline AS t WHERE t.saga_id = '$TEMPLATE';
     INSERT INTO orders (home, id, saga_id, created_at, total, subject, customer_id, currency, lines)
-        SELECT 0, order_id, CASE WHEN n % 50 = 0 THEN return_id ELSE saga_id END, at, 2500, 'storefront', 'c-' || n % 1000,
+        SELECT 0, order_id, CASE WHEN n % 50 = 0 THEN return_id ELSE saga_id END, at, 2500, 'storefront', 'c-' || n % 200,
                'EUR', '[]' FROM made;
     INSERT INTO order_sagas (home, order_id, saga_id, workflow, created_at, amount, lines, reason)
         SELECT 0, order_id, saga_id, 'order_fulfilment', at, 0, '[]', '' FROM made WHERE n % 50 = 0
@@ -82,17 +83,26 @@ async fn a_page_of_fifty_orders_reads_the_same_however_many_there_are_and_takes_
     let fifty = || OrderFilter { limit: 50, ..OrderFilter::default() };
     let of_status = |status: &str| OrderFilter { statuses: vec![status.to_owned()], ..fifty() };
     let middle = store.list(&OrderFilter { limit: 200, ..fifty() }).await.unwrap().next;
+    let of_customer = |filter| OrderFilter { customer_id: Some("c-7".into()), ..filter };
+    let now = store.now().await.unwrap();
+    let days_ago = |days| Some(now - TimeDelta::days(days));
+    let of_a_period =
+        |sort| OrderFilter { created_after: days_ago(50), created_before: days_ago(40), sort, ..fifty() };
     let mut slow = Vec::new();
-    for (what, filter) in [
-        ("the newest", fifty()),
-        ("the oldest", OrderFilter { sort: Sort::OldestFirst, ..fifty() }),
-        ("the fifth page", OrderFilter { after: middle, ..fifty() }),
-        ("a customer's", OrderFilter { customer_id: Some("c-7".into()), ..fifty() }),
-        ("of a common status", of_status("FULFILLED")),
-        ("of a rare status", of_status("RETURN_REQUESTED")),
+    for (what, filter, items) in [
+        ("the newest", fifty(), 50),
+        ("the oldest", OrderFilter { sort: Sort::OldestFirst, ..fifty() }, 50),
+        ("the fifth page", OrderFilter { after: middle, ..fifty() }, 50),
+        ("those of a period, newest first,", of_a_period(Sort::NewestFirst), 50),
+        ("those of a period, oldest first,", of_a_period(Sort::OldestFirst), 50),
+        ("a customer's", of_customer(fifty()), 50),
+        ("a customer's of a common status", of_customer(of_status("FULFILLED")), 50),
+        ("of a common status", of_status("FULFILLED"), 50),
+        // One in fifty, of the 1,000 in which a page looks for it.
+        ("of a rare status", of_status("RETURN_REQUESTED"), 20),
     ] {
         let listed = store.list(&filter).await.unwrap();
-        assert!(listed.items.len() >= 20, "{what}: {}", listed.items.len());
+        assert_eq!(listed.items.len(), items, "{what}");
         let before = read(&pool, &world).await;
         store.list(&filter).await.unwrap();
         let after = read(&pool, &world).await;

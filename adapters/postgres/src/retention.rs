@@ -22,7 +22,7 @@ pub enum History {
     Sagas,
     /// Strays, once they are older than the retention.
     Strays,
-    /// Orders: two months after the sagas that were born with them.
+    /// Orders: two months after the sagas that were born with them, and not before the last of their sagas.
     Orders,
 }
 
@@ -45,7 +45,7 @@ impl History {
 pub struct RetiredMonth {
     /// The month as in its partition's name: `202511`.
     pub month: String,
-    /// Number of sagas that had not ended and were moved along.
+    /// Number of sagas that were moved along: those that had not ended, and others of their orders.
     pub moved: u64,
     /// More sagas have not ended than can move at once; nothing was dropped.
     pub stays: bool,
@@ -59,7 +59,8 @@ struct Retired {
 }
 
 impl Upkeep {
-    /// Drops the oldest month if its retention has passed. Sagas that have not ended are moved along.
+    /// Drops the oldest month if its retention has passed. Sagas that have not ended are moved along, and so are the ended
+    /// sagas of an order of which another one is kept.
     ///
     /// # Errors
     /// The database's, including a lock timeout. It is done later.

@@ -108,6 +108,94 @@ async fn what_outlived_its_month_goes_once_it_has_ended_and_rested_and_its_order
     assert_eq!(rows(&world).await, [1, 1, 1, 0]);
 }
 
+/// Makes the sagas born `younger` months ago returns of the orders born `older` months ago, one each.
+async fn give_back(world: &Postgres, older: i32, younger: i32) {
+    let born = |months: i32| {
+        format!(
+            "SELECT o.id AS order_id, o.saga_id, row_number() OVER (ORDER BY o.id) AS n FROM orders AS o
+             WHERE o.id BETWEEN least_id(date_trunc('month', now()) - make_interval(months => {months}))
+                            AND least_id(date_trunc('month', now()) - make_interval(months => {months} - 1))"
+        )
+    };
+    let sql = format!(
+        "CREATE TEMP TABLE pairs ON COMMIT DROP AS
+             SELECT o.order_id, o.saga_id AS older, y.saga_id AS younger, y.order_id AS own
+             FROM ({}) AS o JOIN ({}) AS y USING (n);
+         DELETE FROM orders AS o USING pairs AS p WHERE o.id = p.own;
+         UPDATE orders AS o SET saga_id = p.younger FROM pairs AS p WHERE o.id = p.order_id;
+         UPDATE sagas AS s SET business_key = p.order_id, workflow = 'order_return' FROM pairs AS p WHERE s.id = p.younger;
+         INSERT INTO order_sagas (home, order_id, saga_id, created_at, amount, workflow, lines, reason)
+             SELECT 0, order_id, older, now(), 0, 'order_fulfilment', '[]', '' FROM pairs
+             UNION ALL SELECT 0, order_id, younger, now(), 1, 'order_return', '[]', 'r' FROM pairs",
+        born(older),
+        born(younger)
+    );
+    run(world, &sql).await;
+}
+
+#[tokio::test]
+async fn what_has_ended_stays_with_a_younger_saga_of_its_order_and_the_order_with_both() {
+    let world = world().await;
+    let upkeep = Upkeep::new(world.pool());
+    let young = world.errand(1).await;
+    world.past(&young, 17, 5, ENDED).await;
+    world.past(&young, 2, 3, ENDED).await;
+    give_back(&world, 17, 2).await;
+    assert_eq!(retire(&upkeep, History::Sagas).await, Some((3, false)));
+    assert_eq!(rows(&world).await, [7, 7, 7, 5]);
+    assert_eq!(retire(&upkeep, History::Orders).await, Some((3, false)));
+    assert_eq!(rows(&world).await, [7, 7, 7, 3]);
+    let forget = async |what| upkeep.forget_leftovers(what, RETENTION, &mut Walk::default()).await.unwrap();
+    assert_eq!((forget(History::Sagas).await, forget(History::Orders).await), (0, 0));
+    // They do not outlive the younger ones.
+    run(&world, "DELETE FROM sagas WHERE workflow = 'order_return'").await;
+    assert_eq!((forget(History::Sagas).await, forget(History::Orders).await), (3, 3));
+    assert_eq!(rows(&world).await[0], 1);
+}
+
+#[tokio::test]
+async fn sagas_of_an_order_are_forgotten_together_and_none_that_somebody_adds_another_to() {
+    let world = world().await;
+    let upkeep = Upkeep::new(world.pool());
+    let young = world.errand(1).await;
+    world.past(&young, 17, 1, ENDED).await;
+    world.past(&young, 15, 1, "parked = true, live = false, wake_at = NULL").await;
+    give_back(&world, 17, 15).await;
+    while retire(&upkeep, History::Sagas).await.is_some() {}
+    let forget = async || {
+        let mut walk = Walk::default();
+        upkeep.forget_leftovers(History::Sagas, RETENTION, &mut walk).await.unwrap()
+    };
+    assert_eq!(forget().await, 0, "one is parked");
+    run(
+        &world,
+        "UPDATE sagas_default SET parked = false, outcome = 'completed', updated_at = now() WHERE parked",
+    )
+    .await;
+    assert_eq!(forget().await, 0, "it has ended just now");
+    run(&world, "UPDATE sagas_default SET updated_at = now() - interval '401 days'").await;
+    let mut adding = world.owner().begin().await.unwrap();
+    sqlx::query("SELECT FROM orders FOR UPDATE").execute(&mut *adding).await.unwrap();
+    assert_eq!(forget().await, 0, "its order is locked");
+    adding.rollback().await.unwrap();
+    assert_eq!(forget().await, 2);
+}
+
+#[tokio::test]
+async fn a_month_of_whose_orders_too_many_have_a_younger_saga_is_due_once_those_are() {
+    for (younger, retired) in [(2, None), (15, Some((0, false)))] {
+        let world = world().await;
+        let upkeep = Upkeep::new(world.pool());
+        let young = world.errand(1).await;
+        world.past(&young, 17, 2_001, ENDED).await;
+        world.past(&young, younger, 2_001, ENDED).await;
+        give_back(&world, 17, younger).await;
+        assert_eq!(retire(&upkeep, History::Sagas).await, retired);
+        let orders = retire(&upkeep, History::Orders).await;
+        assert_eq!(orders.is_some(), retired.is_some(), "not before its sagas");
+    }
+}
+
 #[tokio::test]
 async fn odd_replies_go_with_their_saga_and_move_along_with_it() {
     let world = world().await;

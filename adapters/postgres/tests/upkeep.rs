@@ -106,6 +106,21 @@ async fn partitions_are_made_while_sagas_are_born() {
 }
 
 #[tokio::test]
+async fn a_return_changes_its_orders_row_and_no_index_of_it() {
+    let world = world().await;
+    let young = world.errand(1).await;
+    world.past(&young, 1, 600, "live = false, outcome = 'completed', wake_at = NULL").await;
+    let changed = "UPDATE orders SET saga_id = gen_random_uuid() WHERE id = ANY(ARRAY(
+                       SELECT id FROM (SELECT id, row_number() OVER (ORDER BY ctid) AS n FROM orders) AS o WHERE n % 20 = 0))";
+    let changed = sqlx::query(changed).execute(&world.pool()).await.unwrap().rows_affected();
+    let unfilled = "SELECT count(*) FROM pg_inherits JOIN pg_class AS c ON c.oid = inhrelid
+                    WHERE inhparent = 'orders'::regclass AND NOT 'fillfactor=90' = ANY(COALESCE(reloptions, '{}'))";
+    let unfilled: i64 = sqlx::query_scalar(unfilled).fetch_one(world.owner()).await.unwrap();
+    assert_eq!((changed, unfilled), (30, 0));
+    assert_eq!(world.counted("n_tup_hot_upd", "orders_").await, 30);
+}
+
+#[tokio::test]
 async fn a_live_saga_without_a_time_to_wake_is_woken() {
     let world = world().await;
     let upkeep = Upkeep::new(world.pool());

@@ -4,11 +4,12 @@
 //! A key belongs to its subject, method and path. A request with a known key is answered with the first one's answer, or
 //! refused if its body is another. Only successes are kept: a refused request changed nothing and may be sent again.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use amends_http::{body::MAX_BYTES, json};
-use amends_orders::answers::{
-    ANSWER_LIFETIME, Digest, REFUND_ANSWER_LIFETIME, Reservation, StoredAnswer, Turn,
+use amends_orders::{
+    Asked, KeyedRequest,
+    answers::{ANSWER_LIFETIME, Digest, REFUND_ANSWER_LIFETIME, Reservation, StoredAnswer, Turn},
 };
 use axum::{
     body::{Body, Bytes, to_bytes},
@@ -34,8 +35,8 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 pub const PLACES_ORDERS: &str = "/api/orders";
 /// The route whose keys are taken by the inventory worker.
 pub const ADDS_STOCK: &str = "/api/inventory";
-/// The route whose answers are kept longer.
-const REFUNDS: &str = "/api/orders/{id}/refunds";
+/// The route whose keys are kept longer.
+pub const REFUNDS: &str = "/api/orders/{id}/refunds";
 /// The headers that belong to an answer, and are sent again with it.
 const KEPT_HEADERS: [HeaderName; 3] = [header::CONTENT_TYPE, header::ETAG, header::LOCATION];
 
@@ -57,17 +58,29 @@ pub fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     }
 }
 
-/// Returns the digest by which a request with a key is known where it takes effect; `None` without a key.
+/// Returns by what a POST with a key is known where it takes effect: to this path of this route; `None` without a key.
 ///
 /// # Errors
 /// 400.
-pub fn digest_of(
+pub fn keyed(
     headers: &HeaderMap,
     caller: &Caller,
-    method: &Method,
-    path: &str,
-) -> Result<Option<Digest>, Problem> {
-    Ok(key(headers)?.map(|key| request(caller, method, path, &key)))
+    (route, path): (&str, &str),
+    body: &Bytes,
+    asked: Asked,
+) -> Result<Option<KeyedRequest>, Problem> {
+    let Some(key) = key(headers)? else { return Ok(None) };
+    Ok(Some(KeyedRequest {
+        request: request(caller, &Method::POST, path, &key),
+        fingerprint: fingerprint(body),
+        lifetime: lifetime(Some(route)),
+        asked,
+    }))
+}
+
+/// Returns how long the keys of a route are kept.
+fn lifetime(route: Option<&str>) -> Duration {
+    if route == Some(REFUNDS) { REFUND_ANSWER_LIFETIME } else { ANSWER_LIFETIME }
 }
 
 /// Marks an answer as one that was given before.
@@ -108,9 +121,7 @@ async fn once(
     // The edge has read it whole, within its limit.
     let body = to_bytes(body, MAX_BYTES).await.map_err(|_| Problem::Internal)?;
     let identity = self::request(caller, &head.method, head.uri.path(), &key);
-    let is_refund = path.is_some_and(|path| path == REFUNDS);
-    let lifetime = if is_refund { REFUND_ANSWER_LIFETIME } else { ANSWER_LIFETIME };
-    let turn = api.answers.take(identity, fingerprint(&body), lifetime).await?;
+    let turn = api.answers.take(identity, fingerprint(&body), lifetime(path)).await?;
     let reservation = match turn {
         Turn::First(reservation) => reservation,
         Turn::Replayed(answer) => return replayed(opened(api, path, &identity, answer)?),

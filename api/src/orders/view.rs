@@ -180,7 +180,7 @@ impl Order {
             ..Self::with(&view.order, view.label.clone(), view.updated_at)
         };
         for (n, line) in shown.lines.iter_mut().enumerate() {
-            line.fulfilled = if ledger.fulfilled_at.is_some() { line.quantity } else { 0 };
+            line.fulfilled = if ledger.is_fulfilled() { line.quantity } else { 0 };
             line.returned = ledger.returned(n);
         }
         let sagas = view.sagas.iter().flatten();
@@ -231,7 +231,7 @@ fn lines(row: &OrderRow) -> Vec<OrderLine> {
 
 /// Returns what was captured and what was paid back. An order that was undone has given back what was captured.
 fn money(view: &OrderView, ledger: &Ledger) -> (i64, i64) {
-    if ledger.fulfilled_at.is_some() {
+    if ledger.is_fulfilled() {
         return (ledger.captured(), ledger.refunded());
     }
     let state = view.state.as_ref().and_then(|state| state.read::<SagaProgress>().ok());
@@ -308,7 +308,63 @@ fn refunded_by(saga: &OrderSaga, entry: &LedgerEntry) -> Option<Refund> {
 
 #[cfg(test)]
 mod tests {
+    use amends_engine::core::SagaOutcome;
+    use amends_protocol::Json;
+    use amends_workflows::order_return;
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn an_order_whose_fulfilment_is_past_its_retention_still_shows_what_was_captured_and_came_back() {
+        let at = DateTime::UNIX_EPOCH;
+        let [fulfilment, back] = [1, 2].map(Uuid::from_u128);
+        let back_line = BackLine { line_id: "1".into(), product_id: "mug".into(), quantity: 1, amount: 1250 };
+        let saga = |saga_id, workflow: &str, step: Option<&str>| OrderSaga {
+            saga_id,
+            workflow: workflow.into(),
+            created_at: at,
+            amount: if saga_id == back { 1250 } else { 0 },
+            lines: if saga_id == back { vec![back_line.clone()] } else { Vec::new() },
+            reason: "damaged".into(),
+            request: None,
+            fingerprint: None,
+            step: step.map(str::to_owned),
+            outcome: step.map(|_| SagaOutcome::Completed),
+            parked: step.map(|_| false),
+            revision: step.map(|_| 4),
+        };
+        let view = OrderView {
+            order: OrderRow {
+                id: Uuid::from_u128(3),
+                saga_id: back,
+                subject: "shop".into(),
+                customer_id: "c-1".into(),
+                currency: "EUR".into(),
+                total: 2500,
+                lines: Json::from(json!([{ "productId": "mug", "quantity": 2, "unitPrice": 1250 }])),
+                created_at: at,
+                cancels_at: None,
+            },
+            label: order::PARTIALLY_RETURNED.into(),
+            heading_for: None,
+            reason: None,
+            revision: 4,
+            workflow: order_return::NAME.into(),
+            state: None,
+            fulfilled_at: None,
+            fulfilled_by: None,
+            sagas: Some(vec![
+                saga(fulfilment, order::NAME, None),
+                saga(back, order_return::NAME, Some(order_return::RESTOCK)),
+            ]),
+            updated_at: at,
+        };
+        let shown = Order::now(&view, Audience::Customer);
+        assert_eq!((shown.captured, shown.refunded), (2500, 1250));
+        assert_eq!((shown.lines[0].fulfilled, shown.lines[0].returned), (2, 1));
+        assert_eq!((shown.shipments.len(), shown.returns.len(), shown.returnable_until), (0, 1, None));
+    }
 
     #[test]
     fn a_parcel_has_a_uuid_of_version_7_that_stays_the_same_and_is_no_other_orders() {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use amends_http::{body, problem_types, query};
-use amends_orders::{NewOrderSaga, OrderView};
+use amends_orders::{Asked, NewOrderSaga, OrderView};
 use amends_protocol::Json as Raw;
-use amends_workflows::{order_refund, order_return::BackLine};
+use amends_workflows::{order_ledger::RefundOf, order_refund, order_return::BackLine};
 use axum::{
     Json,
     body::Bytes,
@@ -47,7 +47,7 @@ pub fn routes() -> Routes<Arc<Api>> {
     Routes::default()
         .on(
             Method::POST,
-            "/api/orders/{id}/refunds",
+            idempotency::REFUNDS,
             refunds,
             refund,
             Operation::new("refundOrder", "Pay money back without a return")
@@ -89,11 +89,17 @@ async fn refund(
     body: Bytes,
 ) -> Result<Response, Problem> {
     let (id, condition) = (body::id("id", &id)?, IfMatch::read(&headers)?);
-    let path = format!("/api/orders/{id}/refunds");
-    let Some(digest) = idempotency::digest_of(&headers, &caller, &Method::POST, &path)? else {
+    if idempotency::key(&headers)?.is_none() {
         return Err(Problem::Invalid(vec![Fault::header("Idempotency-Key", "the header is missing")]));
-    };
+    }
     let wanted = body::read::<RefundRequest>(&headers, &body)?.wanted(id, &api.engine.key)?;
+    let (amount, pieces) = match wanted.of.clone() {
+        RefundOf::Amount(amount) => (Some(amount), None),
+        RefundOf::Lines(pieces) => (None, Some(pieces)),
+    };
+    let asked = Asked { amount, pieces, reason: wanted.reason.clone() };
+    let path = format!("/api/orders/{id}/refunds");
+    let keyed = idempotency::keyed(&headers, &caller, (idempotency::REFUNDS, &path), &body, asked)?;
     let seen = view_of(&api.orders, &caller, id).await?;
     let state = state_for(condition.as_ref(), &seen, &caller)?;
     let plan = |order: &OrderView, now: DateTime<Utc>| {
@@ -107,14 +113,8 @@ async fn refund(
         let change = birth(&api, definition, id, &input, now);
         Ok(NewOrderSaga { change, carries_status: false, amount, lines, reason: wanted.reason.clone() })
     };
-    added(
-        &api,
-        &caller,
-        id,
-        api.orders.add_saga(id, Some(digest), plan).await?,
-        problem_types::NOT_REFUNDABLE,
-    )
-    .await
+    let done = api.orders.add_saga(id, keyed.as_ref(), plan).await?;
+    added(&api, &caller, id, done, problem_types::NOT_REFUNDABLE).await
 }
 
 /// What a refund would be, and the hash by which exactly that is applied.

@@ -8,7 +8,7 @@ use amends_engine::{
     runtime::apply::{Applied, apply, apply_at},
 };
 use amends_http::{ProblemDetails, ProblemType, body, problem_types, query};
-use amends_orders::{Added, NewOrderSaga, OrderView};
+use amends_orders::{Added, Asked, NewOrderSaga, OrderView};
 use amends_protocol::{Json as Raw, id, trace};
 use amends_workflows::{
     order_ledger::Standing,
@@ -49,12 +49,15 @@ use crate::{
     state::Api,
 };
 
+/// The route by which a return is asked for.
+const RETURN: &str = "/api/orders/{id}/return";
+
 pub fn routes() -> Routes<Arc<Api>> {
     let (returns, decides) = (Access::Needs(Right::ReturnOrders), Access::Needs(Right::DecideReturns));
     Routes::default()
         .on(
             Method::POST,
-            "/api/orders/{id}/return",
+            RETURN,
             returns,
             ask,
             Operation::new("returnOrder", "Ask to return an order, or some of its pieces")
@@ -119,10 +122,11 @@ async fn ask(
         let change = birth(&api, definition, id, &input, now);
         Ok(NewOrderSaga { change, carries_status: true, amount, lines, reason: request.reason.clone() })
     };
-    let digest =
-        idempotency::digest_of(&headers, &caller, &Method::POST, &format!("/api/orders/{id}/return"))?;
-    added(&api, &caller, id, api.orders.add_saga(id, digest, plan).await?, problem_types::NOT_RETURNABLE)
-        .await
+    let asked = Asked { amount: None, pieces: pieces.clone(), reason: request.reason.clone() };
+    let path = format!("/api/orders/{id}/return");
+    let keyed = idempotency::keyed(&headers, &caller, (RETURN, &path), &body, asked)?;
+    let done = api.orders.add_saga(id, keyed.as_ref(), plan).await?;
+    added(&api, &caller, id, done, problem_types::NOT_RETURNABLE).await
 }
 
 /// Returns the state for which a request with `If-Match` is meant.
@@ -171,7 +175,12 @@ pub(super) async fn added(
                 }
             }
         }
-        Added::Known => {}
+        Added::Known => {
+            let mut response = as_it_is(api, caller, order, StatusCode::ACCEPTED).await?;
+            idempotency::mark_replayed(&mut response);
+            return Ok(response);
+        }
+        Added::KeyReused => return Err(Problem::KeyReused),
         Added::Refused(refused) => return Err(changes::problem(refused, kind)),
         Added::NoOrder => return Err(no_order()),
     }

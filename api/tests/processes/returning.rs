@@ -223,7 +223,12 @@ async fn goodwill_is_paid_back_once_for_each_key_and_never_more_than_was_capture
     );
     // The answer that was kept may be lost: the order knows the request itself.
     sqlx::query("DELETE FROM idempotent_answers").execute(open.shop.stack.pool("engine")).await.unwrap();
-    assert_eq!(open.refund(&path, "k-1", body.clone()).await.1["refunds"].as_array().unwrap().len(), 1);
+    assert_eq!(open.refund(&path, "k-1", json!({ "amount": 1, "reason": "late" })).await.0, 422);
+    let again = open.shop.ask(Method::POST, &refunds, Some(&open.operator)).header("idempotency-key", "k-1");
+    let again = again.json(&body).send().await.unwrap();
+    assert_eq!(again.headers()["idempotency-replayed"], "true");
+    let (status, order) = read(again).await;
+    assert_eq!((status, order["refunds"].as_array().unwrap().len()), (202, 1), "{order}");
     assert_eq!(open.refund(&path, "k-1", json!({ "amount": 1, "reason": "late" })).await.0, 422);
 
     let (status, problem) = open.refund(&path, "k-2", json!({ "amount": 751, "reason": "x" })).await;
@@ -254,6 +259,27 @@ async fn goodwill_is_paid_back_once_for_each_key_and_never_more_than_was_capture
     assert_eq!((&order["captured"], &order["refunded"]), (&json!(1750), &json!(1750)), "{order}");
     books::settle(&open.shop.stack).await;
     books::balance(&open.shop.stack).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_of_a_return_is_free_again_after_a_day() {
+    let open = open().await;
+    let path = open.fulfilled("card_approved", [2, 1]).await;
+    let one = json!({ "reason": "damaged", "lines": [{ "lineId": "1", "quantity": 1 }] });
+    let asks = format!("{path}/return");
+    let ask = async || open.send(Method::POST, &asks, &open.customer, Some("return"), one.clone()).await;
+    assert_eq!(ask().await.0, 202);
+    assert_eq!(open.decide(&path, "approve").await.0, 202);
+    open.becomes(&path, "PARTIALLY_RETURNED").await;
+    let (status, order) = ask().await;
+    assert_eq!((status, order["returns"].as_array().unwrap().len()), (202, 1), "{order}");
+    let day = "UPDATE order_sagas SET created_at = created_at - interval '25 hours'";
+    let expiry = "UPDATE idempotent_answers SET expires_at = expires_at - interval '25 hours'";
+    for later in [day, expiry] {
+        sqlx::query(later).execute(open.shop.stack.pool("engine")).await.unwrap();
+    }
+    let (status, order) = ask().await;
+    assert_eq!((status, order["returns"].as_array().unwrap().len()), (202, 2), "{order}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -148,7 +148,7 @@ impl Ledger {
     /// [`Refusal`]: nothing changes.
     pub fn plan_refund(&self, of: &RefundOf) -> Result<RefundInput, Refusal> {
         let statuses = [FULFILLED, RETURN_REQUESTED, PARTIALLY_RETURNED, RETURNED];
-        if self.fulfilled_at.is_none() || !statuses.contains(&self.status.as_str()) {
+        if !self.is_fulfilled() || !statuses.contains(&self.status.as_str()) {
             return Err(Refusal::Status(self.status.clone()));
         }
         let (amount, lines) = match of {
@@ -302,6 +302,19 @@ mod tests {
         let paid = Ledger { status: "PAID".into(), fulfilled_at: None, ..order() };
         assert_eq!(paid.plan_refund(&RefundOf::Amount(1)), Err(Refusal::Status("PAID".into())));
         assert_eq!((paid.captured(), paid.remaining()), (0, 0));
+    }
+
+    #[test]
+    fn what_came_back_shows_that_an_order_was_fulfilled_once_its_timeline_is_past_its_retention() {
+        let mut old = with_return(order(), Some(&[pieces("1", 1)]), Standing::Completed);
+        old.fulfilled_at = None;
+        assert_eq!((old.captured(), old.refunded(), old.remaining()), (3500, 1250, 2250));
+        assert_eq!(old.plan_refund(&RefundOf::Amount(2250)).unwrap().amount, 2250);
+        assert_eq!(
+            old.plan_refund(&RefundOf::Amount(2251)),
+            Err(Refusal::MoreThanCaptured { remaining: 2250 })
+        );
+        assert_eq!(old.plan_return(None, day(400)), Err(Refusal::Status(PARTIALLY_RETURNED.into())));
     }
 
     #[test]
