@@ -14,7 +14,6 @@ use std::{
 };
 
 use amends_orders::{OrderFilter, OrderStore, Sort};
-use amends_postgres::conformance::World;
 use amends_testkit::eventually;
 use chrono::TimeDelta;
 use customers::{ids, place, place_born};

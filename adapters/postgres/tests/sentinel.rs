@@ -179,7 +179,7 @@ async fn an_epoch_whose_beginning_is_lost_is_not_begun_again() {
     for world in deployed().await {
         raise_epoch(world.owner()).await.unwrap();
         let program = Program::in_epoch(&world, 1, OnLostCommits::NextEpoch).await;
-        assert_eq!(program.reads().await.unwrap(), []);
+        assert_eq!(program.reads().await.unwrap(), [] as [Uuid; 0]);
         // Nothing that this program has written is lost but the beginning of its epoch: workers have heard of it.
         forget(&world, "UPDATE deployment SET epoch = 0".to_owned()).await;
         let said = program.is_told().await;

@@ -8,13 +8,13 @@ pub mod three_steps;
 use std::process::ExitCode;
 
 use amends_api::{
-    process::{Process, signalled},
+    process::Process,
     services,
     settings::Settings,
+    stop::{Stop, signalled},
     telemetry, topics,
 };
 use anyhow::{Context, Result, anyhow};
-use tokio_util::sync::CancellationToken;
 
 use crate::args::OwnRole;
 
@@ -23,8 +23,8 @@ pub async fn run(role: OwnRole) -> Result<ExitCode> {
     let settings = Settings::read(&services::names(), None, &[])?;
     telemetry::logs(&settings).map_err(|why| anyhow!(why))?;
     let metrics = telemetry::metrics().context("metrics")?;
-    let stop = CancellationToken::new();
-    tokio::spawn(signalled(stop.clone()));
+    let stop = Stop::default();
+    tokio::spawn(signalled(stop.clone(), settings.stop_delay));
     let topics = topics::all(&settings);
     let process = Process::begin(settings, &topics, metrics, stop.clone()).await?;
     match role {
@@ -32,6 +32,6 @@ pub async fn run(role: OwnRole) -> Result<ExitCode> {
         OwnRole::Noop => noop::start(&process).await?,
         OwnRole::Reader => reader::start(&process).await?,
     }
-    stop.cancelled().await;
+    stop.now.cancelled().await;
     Ok(if process.ended().await { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
