@@ -1,27 +1,32 @@
 //! Personal data: where it is, and that it can be exported and erased.
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use amends_api::{auth::Role, services, settings::Settings, topics};
-use amends_kafka::{KafkaSettings, KafkaSource};
+use amends_kafka::{KafkaSettings, KafkaSink, KafkaSource};
 use amends_proof::{campaign::broker::Broker as Admin, deployment::ROLES};
-use amends_protocol::transport::Source;
+use amends_protocol::{
+    id,
+    transport::{Outbound, Placement, Sink, Source},
+};
 use amends_testkit::{
     eventually,
     smtp::{SmtpSecurity, SmtpServer},
 };
 use reqwest::{Method, Url};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::{
     books,
     support::{
         LONG, Process, SERVICE_TOKEN, Stack,
-        client::order,
+        client::{Client, order},
         clients, exposition,
         issuer::token,
         load,
@@ -114,13 +119,71 @@ async fn fail_in_every_way(stack: &Stack, processes: &[Process]) -> Vec<String> 
     secrets
 }
 
+/// An order comes back, and another is partly paid back.
+async fn take_back(client: &Client, returned: &str, refunded: &str) {
+    let path = format!("/api/orders/{returned}/return");
+    let (status, answer) = client.post(&path, &json!({ "reason": "damaged" })).await;
+    assert_eq!(status, 202, "{answer}");
+    let (status, answer) = client.put(&format!("{path}/approve"), &json!({})).await;
+    assert_eq!(status, 202, "{answer}");
+    client.becomes(returned, "RETURNED").await;
+    let (path, goodwill) =
+        (format!("/api/orders/{refunded}/refunds"), json!({ "amount": 5, "reason": "late" }));
+    let (status, answer) = client.post_with_key(&path, "goodwill", &goodwill).await;
+    assert_eq!(status, 202, "{answer}");
+}
+
+/// Sends a reply for an order's saga that its worker has not made; it is noted beside the saga, and dead-lettered.
+async fn reply_falsely(stack: &Stack, order: &str) {
+    let pool = stack.pool("engine");
+    let (saga, slot): (Uuid, i16) =
+        sqlx::query_as("SELECT id, slot FROM sagas WHERE business_key = $1 ORDER BY id LIMIT 1")
+            .bind(order)
+            .fetch_one(pool)
+            .await
+            .unwrap();
+    let reply = json!({
+        "schemaVersion": 1, "commandId": id::execute(saga, "pay", 0, 1), "kind": "execute", "sagaId": saga,
+        "slot": slot, "workflow": "order_fulfilment", "workflowVersion": 1, "step": "pay", "part": 0,
+        "generation": 1, "attempt": 1, "epoch": 0, "replyToken": "00".repeat(16), "outcome": "succeeded",
+        "repliedAt": "2026-01-01T00:00:00Z", "reason": { "code": MARKS[2], "text": MARKS[0] },
+    });
+    let message = Outbound {
+        topic: "saga.replies".to_owned(),
+        placement: Placement::Slot(slot.unsigned_abs()),
+        key: saga,
+        traceparent: None,
+        bytes: reply.to_string().into_bytes(),
+    };
+    let sink = KafkaSink::new(&KafkaSettings::new(stack.broker.bootstrap_servers())).unwrap();
+    sink.send(vec![message]).await.unwrap();
+    eventually("the reply is noted", LONG, || async {
+        let noted = "SELECT count(*) FROM odd_replies WHERE saga_id = $1 AND dead_lettered";
+        let noted: i64 = sqlx::query_scalar(noted).bind(saga).fetch_one(pool).await.unwrap();
+        (noted > 0).then_some(())
+    })
+    .await;
+}
+
 fn is_marked(text: &str) -> bool {
     MARKS.iter().any(|mark| text.contains(mark))
 }
 
-/// Returns the tables of all databases, `database.table`, in which a row holds a mark.
-async fn marked_tables(stack: &Stack) -> Vec<String> {
-    let mut marked = Vec::new();
+/// Tables that have rows once everything has happened to orders and to messages.
+const FILLED: [&str; 8] = [
+    "engine.idempotent_answers",
+    "engine.odd_replies",
+    "engine.order_sagas",
+    "engine.timeline",
+    "engine.webhook_deliveries",
+    "inventory.restocks",
+    "notification.notifications",
+    "payment.gateway_refunds",
+];
+
+/// Returns the tables of all databases, `database.table`, in which a row holds a mark, and those that have rows.
+async fn marked_tables(stack: &Stack) -> (Vec<String>, Vec<String>) {
+    let (mut marked, mut filled) = (Vec::new(), Vec::new());
     for name in services::names() {
         let pool = stack.pool(name);
         let tables: Vec<String> = sqlx::query_scalar(
@@ -139,13 +202,16 @@ async fn marked_tables(stack: &Stack) -> Vec<String> {
             if rows.iter().any(|row| is_marked(row)) {
                 marked.push(format!("{name}.{table}"));
             }
+            if !rows.is_empty() {
+                filled.push(format!("{name}.{table}"));
+            }
         }
     }
-    marked
+    (marked, filled)
 }
 
-/// Returns the topics in which a message holds a mark, and the number of all messages.
-async fn marked_topics(stack: &Stack) -> (Vec<String>, usize) {
+/// Returns the topics in which a message holds a mark, and the number of all messages. `group` reads each message once.
+async fn marked_topics(stack: &Stack, group: &str) -> (Vec<String>, usize) {
     let settings = Settings::read(&services::names(), None, &[]).unwrap();
     let names: Vec<String> = topics::all(&settings).into_iter().map(|topic| topic.name).collect();
     let address: SocketAddr = stack.broker.bootstrap_servers().parse().unwrap();
@@ -156,7 +222,7 @@ async fn marked_topics(stack: &Stack) -> (Vec<String>, usize) {
     }
     let kafka = KafkaSettings::new(stack.broker.bootstrap_servers());
     let subscribed: Vec<&str> = names.iter().map(String::as_str).collect();
-    let mut source = KafkaSource::subscribe(&kafka, "reads-everything", &subscribed).unwrap();
+    let mut source = KafkaSource::subscribe(&kafka, group, &subscribed).unwrap();
     let (mut marked, mut met) = (Vec::new(), 0);
     let begun = Instant::now();
     while met < usize::try_from(there).unwrap() {
@@ -213,20 +279,32 @@ async fn names_addresses_mails_and_phones_are_in_their_table_and_in_ship_command
         }
     }
     books::settle(&stack).await;
-    // Each order was created, and ended.
+    take_back(&clients[0], &orders[0], &orders[3]).await;
+    books::settle(&stack).await;
+    // Each order was created, and ended; one was asked to come back, paid back, and came back, and one was paid back.
     let sent = "SELECT count(*) FROM notifications WHERE status = 'SENT'";
     eventually("every message is sent", LONG, || async {
         let sent: i64 = sqlx::query_scalar(sent).fetch_one(stack.pool("notification")).await.unwrap();
-        (sent == 8).then_some(())
+        (sent == 12).then_some(())
     })
     .await;
     assert!(mail.messages().iter().all(|mail| mail["to"] == json!([MARKS[3]])));
 
-    assert_eq!(marked_tables(&stack).await, ["engine.personal"]);
-    let (topics, messages) = marked_topics(&stack).await;
+    assert_eq!(marked_tables(&stack).await.0, ["engine.personal"]);
+    let (topics, messages) = marked_topics(&stack, "reads-everything").await;
     assert!(messages > 20, "{messages}");
     assert_eq!(topics, ["shipment.commands"]);
     let further = fail_in_every_way(&stack, &processes).await;
+    reply_falsely(&stack, &orders[0]).await;
+    // What could not be read stands where it was sent, and as a dead letter. No table has it, nor what was sent to webhooks.
+    let (tables, filled) = marked_tables(&stack).await;
+    assert_eq!(tables, ["engine.personal"]);
+    let empty: Vec<_> = FILLED.iter().filter(|table| !filled.iter().any(|filled| filled == *table)).collect();
+    assert!(empty.is_empty(), "{empty:?} have no rows: {filled:?}");
+    let expected = POISONED.iter().flat_map(|(_, topic, _)| [(*topic).to_owned(), format!("{topic}.DLT")]);
+    let expected: BTreeSet<String> = expected.collect();
+    let (topics, _) = marked_topics(&stack, "reads-everything-again").await;
+    assert_eq!(BTreeSet::from_iter(topics), expected);
     drop(processes);
     let log = fs::read_to_string(logs.path()).unwrap();
     assert!(log.contains("TRACE"), "everything is logged: {} bytes", log.len());

@@ -63,6 +63,13 @@ impl Client {
         (answer.status().as_u16(), answer.json().await.unwrap_or_default())
     }
 
+    /// The same with an idempotency key.
+    pub async fn post_with_key(&self, path: &str, key: &str, body: &Value) -> (u16, Value) {
+        let request = self.http.post(format!("{}{path}", self.url)).header("Idempotency-Key", key);
+        let answer = request.json(body).send().await.expect("an answer");
+        (answer.status().as_u16(), answer.json().await.unwrap_or_default())
+    }
+
     pub async fn patch(&self, path: &str, body: &Value) -> (u16, Value) {
         let answer =
             self.http.patch(format!("{}{path}", self.url)).json(body).send().await.expect("an answer");
