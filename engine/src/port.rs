@@ -264,7 +264,7 @@ pub trait SagaStore: Send + Sync {
     /// Returns the time of the store's own clock: never ahead of it, and never before the time that a read returned.
     fn now(&self) -> impl Future<Output = Result<DateTime<Utc>, Error>> + Send;
 
-    /// Reads how often this store was restored to an earlier state.
+    /// Reads this store's epoch: whenever it was set back to an earlier state, a greater one begins.
     fn epoch(&self) -> impl Future<Output = Result<u32, Error>> + Send;
 
     /// Reads sagas by id.

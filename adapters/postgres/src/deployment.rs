@@ -64,7 +64,7 @@ pub async fn deployment(pool: &Pool) -> Result<Deployment, Error> {
 }
 
 /// Reads the present epoch.
-pub(crate) async fn epoch<'c>(from: impl PgExecutor<'c>) -> Result<u32, sqlx::Error> {
+pub(crate) async fn epoch(from: impl PgExecutor<'_>) -> Result<u32, sqlx::Error> {
     let epoch: Option<i32> = sqlx::query_scalar("SELECT epoch FROM deployment").fetch_optional(from).await?;
     Ok(epoch.and_then(|epoch| u32::try_from(epoch).ok()).unwrap_or_default())
 }

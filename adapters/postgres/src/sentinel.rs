@@ -148,7 +148,7 @@ impl SentinelExaminer {
     /// It has lost commits, which are noted; or it cannot tell, or cannot note it.
     async fn compare(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         // The beginning of this program's epoch is a commit that may be lost, too.
-        let is_earlier = deployment::epoch(&mut *connection).await? < self.epoch;
+        let is_earlier = self.epoch > 0 && deployment::epoch(&mut *connection).await? < self.epoch;
         let newest = self.sentinel.remembered().newest();
         if !is_earlier && self.lacking(connection, newest).await?.is_empty() {
             return Ok(());

@@ -109,7 +109,8 @@ pub async fn run(settings: &Settings, dry_run: bool, output: OutputFormat) -> Re
 /// Returns the number of an epoch that begins now: seconds since 2020. A database that was restored to a moment before an
 /// earlier restore has forgotten that epoch, and to count on from what it contains would begin it again.
 fn epoch_of(now: DateTime<Utc>) -> u32 {
-    u32::try_from(now.timestamp() - 1_577_836_800).unwrap_or_default().min(i32::MAX.unsigned_abs())
+    let seconds = (now.timestamp() - 1_577_836_800).clamp(0, i64::from(i32::MAX));
+    u32::try_from(seconds).unwrap_or_default()
 }
 
 /// Connects to the engine's database as its owner.

@@ -100,7 +100,7 @@ pub struct Command {
     /// The attempt: from 1, below 2^31, never restarted. A compensation counts its own attempts.
     #[schemars(range(min = 1, max = 2_147_483_647))]
     pub attempt: u32,
-    /// Number of times that the engine's database was restored to an earlier state.
+    /// Epoch of the engine's database: whenever that was set back to an earlier state, a greater one begins.
     #[schemars(range(max = 4_294_967_295_u32))]
     pub epoch: u32,
     /// Time of the first issue, by the engine's database; the same for all attempts.

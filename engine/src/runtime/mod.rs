@@ -69,8 +69,8 @@ pub struct Engine<S, K, C> {
     pub catalog: Catalog,
     /// The key of the reply tokens, by which the engine recognises replies to its own commands.
     pub key: TokenKey,
-    /// Number of times the store had been restored to an earlier state when this process started. A process does not
-    /// outlive a restore.
+    /// The store's epoch when this process started: whenever the store was set back to an earlier state, a greater one
+    /// begins. A process does not outlive a restore.
     pub epoch: u32,
     /// The slots that this process owns, as last seen by the replies loop.
     pub ownership: Ownership,

@@ -77,7 +77,7 @@ pub struct Store {
     skew: i64,
     /// Number of times its clock was set back.
     pub set_back: u64,
-    /// Number of restores. Writes are those of programs that were started in this epoch.
+    /// The epoch. Writes are those of programs that were started in it.
     pub epoch: u32,
     /// Number of failovers that lost commits: each ends all connections.
     pub failovers: u64,
