@@ -100,8 +100,8 @@ impl Cutter<'_> {
         }
         broken.extend(stock);
         let healed = Instant::now();
-        broken.extend(self.all_is_well(cut, group.as_ref(), healed).await);
         let caught_up = self.catch_up(&ids(&orders), healed).await?;
+        broken.extend(self.all_is_well(cut, group.as_ref(), healed).await);
         let mut outcome = CutOutcome {
             cut: cut.clone(),
             at,
