@@ -76,7 +76,7 @@ impl Client {
     }
 
     fn of(apis: &[SocketAddr], headers: HeaderMap, record: Record) -> Self {
-        let http = reqwest::Client::builder().timeout(TIMEOUT).default_headers(headers).build();
+        let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).default_headers(headers).build();
         let http = http.expect("an HTTP client");
         let apis = Arc::new(apis.iter().map(|a| format!("http://{a}")).collect());
         Self { apis, http, turn: Arc::default(), record, counts: Arc::default() }

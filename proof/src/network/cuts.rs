@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{
     Error,
-    plan::{Cut, FIRST_MEMBERS, KAFKA, POSTGRES, member},
+    plan::{Cut, FIRST_MEMBERS, JOINED, KAFKA, POSTGRES, member},
     shares::Group,
     site::Site,
 };
@@ -100,8 +100,8 @@ impl Cutter<'_> {
         }
         broken.extend(stock);
         let healed = Instant::now();
-        broken.extend(self.all_is_well(cut, group.as_ref(), healed).await);
         let caught_up = self.catch_up(&ids(&orders), healed).await?;
+        broken.extend(self.all_is_well(cut, group.as_ref(), healed).await);
         let mut outcome = CutOutcome {
             cut: cut.clone(),
             at,
@@ -117,10 +117,11 @@ impl Cutter<'_> {
         Ok(outcome)
     }
 
-    /// Returns the group of the client, unless it is an api, which is in none.
+    /// Returns the group of the client. An api is in none, and notification workers share out several topics together,
+    /// so that each alone may be with one of them.
     fn group(&self, cut: &Cut) -> Option<Group> {
         let broker = self.site.deployment.kafka.address();
-        (cut.link.client != "api").then(|| Group::of(cut.link.client, broker, self.site.places()))
+        JOINED.contains(&cut.link.client).then(|| Group::of(cut.link.client, broker, self.site.places()))
     }
 
     /// Places an order now and then until the end; returns when each was placed, once it was acknowledged.
@@ -231,14 +232,13 @@ impl CutOutcome {
 
     /// A consumer that the broker does not hear of: others take over its partitions.
     fn loses_its_session(&self) -> bool {
-        self.cut.link.server == KAFKA && self.cut.link.client != "api"
+        self.cut.link.server == KAFKA && JOINED.contains(&self.cut.link.client)
     }
 
     /// How many of the early orders must be fulfilled during the cut. Who is cut off from its database keeps its session,
     /// and its share of the orders waits for it; it is half of them for each topic, and the sagas are spread by chance.
     fn least_progress(&self, early: usize) -> usize {
-        let waits =
-            self.cut.link.server == POSTGRES && !["api", "notification"].contains(&self.cut.link.client);
+        let waits = self.cut.link.server == POSTGRES && JOINED.contains(&self.cut.link.client);
         if waits { 1 } else { early }
     }
 }

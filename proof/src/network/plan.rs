@@ -14,7 +14,7 @@ pub const KAFKA: &str = "kafka";
 
 /// Processes of each role that run from the beginning.
 pub const FIRST_MEMBERS: usize = 2;
-/// Roles of which a third process joins and leaves.
+/// Roles whose processes share out one topic, and of which a third joins and leaves.
 pub const JOINED: [&str; 4] = ["engine", "inventory", "payment", "shipment"];
 
 /// A network namespace and the address that it has.

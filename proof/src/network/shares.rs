@@ -73,11 +73,10 @@ pub struct Group {
 }
 
 impl Group {
-    /// The group of a role's processes at this broker.
+    /// The group of the engines, or of the workers that take commands of a kind, at this broker.
     pub fn of<'a>(role: &str, broker: SocketAddr, places: impl Iterator<Item = &'a Place>) -> Self {
         let topic = match role {
             "engine" => "saga.replies".to_owned(),
-            "notification" => "order.created".to_owned(),
             worker => format!("{worker}.commands"),
         };
         let mut config = ClientConfig::new();

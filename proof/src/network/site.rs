@@ -257,7 +257,7 @@ fn tokens(options: &mut Options, directory: &Path) -> Result<String, Error> {
         ("jwt_key_file", key.to_string_lossy().as_ref()),
         ("jwt_issuer", "amends-dev"),
         ("jwt_audience", "amends"),
-        ("service_token", "between the services of a proof"),
+        ("service_token", "between-the-services-of-a-proof"),
     ] {
         options.settings.insert(setting.to_owned(), value.to_owned());
     }
