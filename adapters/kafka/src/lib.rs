@@ -15,6 +15,7 @@
 
 pub mod acls;
 mod context;
+mod credentials;
 pub mod inspect;
 mod lag;
 mod member;
@@ -24,9 +25,11 @@ mod security;
 mod settings;
 mod sink;
 mod source;
+mod sys;
 pub mod topics;
 mod watch;
 
+pub use credentials::{ContainsNul, Credentials};
 pub use member::ASSIGNOR;
 pub use security::{BadProperty, Login, Mechanism, Security, Tls, check_property};
 pub use settings::{Contact, Error, KafkaSettings, check};

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -41,7 +41,7 @@ pub(crate) fn join(
     group: &str,
     topics: &[&str],
     progress: Progress,
-) -> Result<StreamConsumer<Member>, settings::Error> {
+) -> Result<Arc<StreamConsumer<Member>>, settings::Error> {
     let millis = |duration: Duration| duration.as_millis().to_string();
     let config = settings.client(&[
         ("group.id", group),
@@ -66,6 +66,8 @@ pub(crate) fn join(
     };
     let consumer: StreamConsumer<Member> =
         config.create_with_context(member).map_err(settings::Error::Settings)?;
+    let consumer = Arc::new(consumer);
+    settings.credentials.reach(&consumer);
     consumer.subscribe(topics).map_err(settings::Error::Settings)?;
     Ok(consumer)
 }

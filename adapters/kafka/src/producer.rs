@@ -174,5 +174,7 @@ fn produce(settings: &KafkaSettings, kind: Kind) -> Result<Reporting, KafkaError
         // Messages waiting in this process: 128 MiB, more than the largest message, and not librdkafka's 1 GiB.
         ("queue.buffering.max.kbytes", "131072"),
     ]);
-    config.create_with_context(Reports).map(Reporting::new)
+    let producer = config.create_with_context(Reports).map(Reporting::new)?;
+    settings.credentials.reach(&producer.producer);
+    Ok(producer)
 }

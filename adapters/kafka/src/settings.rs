@@ -14,7 +14,10 @@ use rdkafka::{
     producer::{BaseProducer, Producer},
 };
 
-use crate::context::{self, Remembering};
+use crate::{
+    context::{self, Remembering},
+    credentials::Credentials,
+};
 
 /// What every client of the broker needs to know.
 #[derive(Clone)]
@@ -33,6 +36,8 @@ pub struct KafkaSettings {
     pub fetch_wait: Duration,
     /// Further properties of librdkafka, such as `security.protocol`. They override ours.
     pub properties: BTreeMap<String, String>,
+    /// Changes of `sasl.username` and `sasl.password`. They override the properties. Clones of the settings share them.
+    pub credentials: Credentials,
 }
 
 impl KafkaSettings {
@@ -45,6 +50,7 @@ impl KafkaSettings {
             delivery_timeout: Duration::from_secs(10),
             fetch_wait: Duration::from_millis(500),
             properties: BTreeMap::new(),
+            credentials: Credentials::default(),
         }
     }
 
@@ -67,6 +73,7 @@ impl KafkaSettings {
         for (key, value) in &self.properties {
             config.set(key, value);
         }
+        self.credentials.configure(&mut config);
         config
     }
 }
@@ -81,7 +88,7 @@ impl fmt::Debug for KafkaSettings {
             .field("delivery_timeout", &self.delivery_timeout)
             .field("fetch_wait", &self.fetch_wait)
             .field("properties", &self.properties.keys())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -127,6 +134,8 @@ const REFUSALS: [&str; 4] = [
     "Authentication failed",
     "UnsupportedSaslMechanism",
 ];
+/// What OpenSSL says of a certificate, whatever is wrong with it.
+const CERTIFICATE_REFUSED: &str = "certificate verify failed";
 /// Longest single question in a check: after each, the reason of a failed connection is looked at.
 const CHECK_TURN: Duration = Duration::from_millis(500);
 /// How long the client's log is read after each question.
@@ -160,7 +169,9 @@ impl Contact {
         // Otherwise as much is logged as this program's filter lets through.
         config.set_log_level(RDKafkaLogLevel::Error);
         let client = config.create_with_context(Remembering::default()).map_err(Error::Settings)?;
-        Ok(Self { client: Arc::new(client), brokers: settings.brokers.clone() })
+        let client = Arc::new(client);
+        settings.credentials.reach(&client);
+        Ok(Self { client, brokers: settings.brokers.clone() })
     }
 
     /// Checks whether a broker answers in time.
@@ -183,7 +194,7 @@ impl Contact {
             let Err(source) = answer else { return Ok(()) };
             let brokers = self.brokers.clone();
             let error = match failure.clone() {
-                Some(reason) => Error::NoConnection { brokers, reason },
+                Some(reason) => Error::NoConnection { brokers, reason: explained(reason) },
                 None => Error::Unreachable { brokers, source },
             };
             if error.is_refusal() || begun.elapsed() >= patience {
@@ -191,6 +202,14 @@ impl Contact {
             }
         }
     }
+}
+
+/// Adds what may be wrong with a certificate: librdkafka says of each that its authority is not known.
+fn explained(reason: String) -> String {
+    if !reason.contains(CERTIFICATE_REFUSED) {
+        return reason;
+    }
+    format!("the broker's certificate is of another authority, is for another host, or has expired: {reason}")
 }
 
 /// Checks whether a broker answers, at the start of a role, which gives up after some time. A running role never gives

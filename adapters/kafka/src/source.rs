@@ -69,7 +69,7 @@ impl KafkaSource {
             settings: settings.clone(),
             group: group.to_owned(),
             topics: topics.iter().map(|&topic| topic.to_owned()).collect(),
-            consumer: Some(Arc::new(consumer)),
+            consumer: Some(consumer),
             watch: Watch::default(),
             must_renew: false,
             renewed_at: None,
@@ -90,7 +90,7 @@ impl KafkaSource {
         let renewed = join(&self.settings, &self.group, &topics, progress);
         let renewed = renewed.map_err(|error| Error(format!("joining again: {error}")))?;
         tracing::warn!(group = self.group, "a topic was replaced; joined the group again");
-        let old = self.consumer.replace(Arc::new(renewed));
+        let old = self.consumer.replace(renewed);
         self.watch = Watch::default();
         thread::spawn(move || drop(old));
         (self.must_renew, self.must_rewind) = (false, false);

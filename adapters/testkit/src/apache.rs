@@ -63,8 +63,36 @@ fn look() -> Result<(), String> {
     }
 }
 
-fn script() -> PathBuf {
+pub(crate) fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/real-kafka")
+}
+
+/// Changes the password of a user of a real Apache Kafka. `client` are the properties of a Java client that may do so.
+///
+/// # Panics
+/// The password is not changed.
+pub async fn change_kafka_password(brokers: &str, client: &[String], user: &str, password: &str) {
+    let properties = tempfile::NamedTempFile::new().expect("a file can be made");
+    std::fs::write(properties.path(), client.join("\n")).expect("it can be written");
+    let mut command = Command::new(script());
+    command.args(["--password", brokers, user, password]).env("KAFKA_CLIENT", properties.path());
+    let run = move || command.stdin(Stdio::null()).output();
+    let ended = tokio::task::spawn_blocking(run).await.expect("running it does not panic");
+    let output = ended.expect("scripts/real-kafka runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Starts `scripts/real-kafka`, which this command runs, and returns it with the broker's address.
+pub(crate) fn launch(command: &mut Command) -> Result<(Child, String), String> {
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let mut child = child.map_err(|error| error.to_string())?;
+    let mut line = String::new();
+    let stdout = child.stdout.take().expect("it is piped");
+    BufReader::new(stdout).read_line(&mut line).map_err(|error| error.to_string())?;
+    match line.split_whitespace().next() {
+        Some(address) => Ok((child, address.to_owned())),
+        None => Err("it ended before the broker was there".into()),
+    }
 }
 
 fn left_out(why: &str) {
@@ -78,14 +106,7 @@ fn runs(program: &str) -> bool {
 }
 
 fn start() -> Result<String, String> {
-    let child = Command::new(script()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-    let mut child = child.map_err(|error| error.to_string())?;
-    let mut line = String::new();
-    let stdout = child.stdout.take().expect("it is piped");
-    BufReader::new(stdout).read_line(&mut line).map_err(|error| error.to_string())?;
-    let Some(address) = line.split_whitespace().next() else {
-        return Err("it ended before the broker was there".into());
-    };
+    let (child, address) = launch(&mut Command::new(script()))?;
     *RUNNING.lock().expect("nobody panics with the lock") = Some(child);
-    Ok(address.to_owned())
+    Ok(address)
 }

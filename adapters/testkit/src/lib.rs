@@ -11,6 +11,7 @@ mod janitor;
 pub mod proxy;
 pub mod redis;
 mod scratch;
+mod secured_kafka;
 mod server;
 pub mod smtp;
 pub mod tls;
@@ -22,9 +23,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use apache::has_real_kafka;
+pub use apache::{change_kafka_password, has_real_kafka};
 pub use broker::{TestBroker, broker, real_kafka};
 pub use database::{TestDatabase, database, login_role};
+pub use secured_kafka::SecuredKafka;
 pub use tls_http::TlsHttp;
 pub use tls_postgres::TlsPostgres;
 

@@ -2,6 +2,7 @@
 
 mod cases;
 mod faults;
+mod secured;
 mod world;
 
 macro_rules! on_every_broker {
