@@ -8,8 +8,8 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, RedisError, TlsCertificates, ToRedisArgs,
-    aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, FromRedisValue, RedisError, TlsCertificates,
+    ToRedisArgs, aio::MultiplexedConnection,
 };
 use tokio::{sync::Mutex, time::timeout};
 
@@ -48,13 +48,15 @@ pub struct Redis(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    client: Client,
+    /// The authorities (PEM) that alone are trusted, if not the system's.
+    authorities: Option<Vec<u8>>,
     link: Mutex<Link>,
 }
 
 /// The connection.
-#[derive(Default)]
 struct Link {
+    /// Makes the next one.
+    client: Client,
     connection: Option<MultiplexedConnection>,
     /// Counts the connections: a call that fails on an old one does not end the new one.
     number: u64,
@@ -75,9 +77,7 @@ impl Redis {
     /// # Errors
     /// [`BadUrl`].
     pub fn new(url: &str) -> Result<Self, BadUrl> {
-        check_scheme(url)?;
-        let client = Client::open(url).map_err(|_| BadUrl)?;
-        Ok(Self(Arc::new(Inner { client, link: Mutex::default() })))
+        Self::with(url, None)
     }
 
     /// Creates a client that trusts these authorities (PEM) and no others.
@@ -85,10 +85,29 @@ impl Redis {
     /// # Errors
     /// [`BadUrl`]; a URL without TLS is one too.
     pub fn trusting(url: &str, authorities: Vec<u8>) -> Result<Self, BadUrl> {
-        check_scheme(url)?;
-        let certificates = TlsCertificates { client_tls: None, root_cert: Some(authorities) };
-        let client = Client::build_with_tls(url, certificates).map_err(|_| BadUrl)?;
-        Ok(Self(Arc::new(Inner { client, link: Mutex::default() })))
+        Self::with(url, Some(authorities))
+    }
+
+    fn with(url: &str, authorities: Option<Vec<u8>>) -> Result<Self, BadUrl> {
+        let client = client(url, authorities.as_ref())?;
+        let link = Link { client, connection: None, number: 0, away_until: None };
+        Ok(Self(Arc::new(Inner { authorities, link: Mutex::new(link) })))
+    }
+
+    /// Makes new connections by another URL. The open one stays if only user and password have changed. A Redis that was
+    /// away is tried again at once.
+    ///
+    /// # Errors
+    /// [`BadUrl`]; the old URL stays.
+    pub async fn follow(&self, url: &str) -> Result<(), BadUrl> {
+        let client = client(url, self.0.authorities.as_ref())?;
+        let mut link = self.0.link.lock().await;
+        if place(&client) != place(&link.client) {
+            link.connection = None;
+        }
+        link.client = client;
+        link.away_until = link.away_until.map(|until| until.min(Instant::now()));
+        Ok(())
     }
 
     /// Connects once, at the start of a process. A Redis that is away is no error.
@@ -97,7 +116,8 @@ impl Redis {
     /// [`Refused`]: its certificate or the password is wrong, which does not pass by itself.
     pub async fn check(&self) -> Result<(), Refused> {
         let config = AsyncConnectionConfig::new().set_connection_timeout(Some(START_LONGEST));
-        let connecting = self.0.client.get_multiplexed_async_connection_with_config(&config);
+        let client = self.0.link.lock().await.client.clone();
+        let connecting = client.get_multiplexed_async_connection_with_config(&config);
         match timeout(START_LONGEST, connecting).await {
             Ok(Err(error)) if is_refusal(&error) => Err(Refused(error.to_string())),
             _ => Ok(()),
@@ -141,7 +161,7 @@ impl Redis {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CALL_LONGEST))
             .set_response_timeout(Some(CALL_LONGEST));
-        let connecting = self.0.client.get_multiplexed_async_connection_with_config(&config);
+        let connecting = link.client.get_multiplexed_async_connection_with_config(&config);
         let why = match timeout(CALL_LONGEST, connecting).await {
             Ok(Ok(connection)) => {
                 if link.away_until.take().is_some() {
@@ -165,6 +185,24 @@ impl Redis {
         }
         Away
     }
+}
+
+fn client(url: &str, authorities: Option<&Vec<u8>>) -> Result<Client, BadUrl> {
+    check_scheme(url)?;
+    let client = match authorities {
+        Some(authorities) => {
+            let root_cert = Some(authorities.clone());
+            Client::build_with_tls(url, TlsCertificates { client_tls: None, root_cert })
+        }
+        None => Client::open(url),
+    };
+    client.map_err(|_| BadUrl)
+}
+
+/// Returns where a client connects to, whoever it logs in as.
+fn place(client: &Client) -> (&ConnectionAddr, i64) {
+    let info = client.get_connection_info();
+    (info.addr(), info.redis_settings().db())
 }
 
 /// Checks the scheme; with TLS, also lets the TLS library use the cryptography that all of this program uses.

@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    io::Read,
+    io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -25,6 +25,8 @@ pub struct RedisServer {
     address: SocketAddr,
     /// Its certificate, if it takes encrypted connections only.
     tls: Option<Issued>,
+    /// What it requires of new connections.
+    password: Option<String>,
     keeper: Option<Child>,
 }
 
@@ -49,7 +51,7 @@ impl RedisServer {
         // Not one that the system gives to outgoing connections: it must be free again after each kill.
         let port = amends_embedded::free_port().expect("a port is free");
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut server = Self { address, tls, keeper: None };
+        let mut server = Self { address, tls, password: None, keeper: None };
         server.restart();
         server
     }
@@ -58,6 +60,40 @@ impl RedisServer {
     pub fn url(&self) -> String {
         let scheme = if self.tls.is_some() { "rediss" } else { "redis" };
         format!("{scheme}://{}", self.address)
+    }
+
+    /// Returns the URL of a client that logs in by a password.
+    pub fn url_with(&self, password: &str) -> String {
+        self.url().replace("://", &format!("://:{password}@"))
+    }
+
+    /// Requires a password of new connections from now on. Open ones stay. Of a server that takes plain connections.
+    ///
+    /// # Panics
+    /// It does not do so.
+    pub fn require_password(&mut self, password: &str) {
+        self.command(&format!("CONFIG SET requirepass {password}"));
+        self.password = Some(password.to_owned());
+    }
+
+    /// Ends all open connections. Of a server that takes plain connections.
+    ///
+    /// # Panics
+    /// It does not do so.
+    pub fn end_connections(&self) {
+        self.command("CLIENT KILL TYPE normal SKIPME yes");
+    }
+
+    /// Gives it a command.
+    fn command(&self, command: &str) {
+        let mut stream = TcpStream::connect(self.address).expect("it runs");
+        let mut answers = BufReader::new(stream.try_clone().expect("it can be cloned")).lines();
+        let login = self.password.as_ref().map(|password| format!("AUTH {password}"));
+        for line in login.iter().map(String::as_str).chain([command]) {
+            stream.write_all(format!("{line}\r\n").as_bytes()).expect("it reads");
+            let answer = answers.next().expect("it answers").expect("it answers");
+            assert!(!answer.starts_with('-'), "{answer}");
+        }
     }
 
     /// Presents another certificate from the next start on.
@@ -94,6 +130,9 @@ impl RedisServer {
                 command.arg("--tls-key-file").arg(&issued.key)
             }
         };
+        if let Some(password) = &self.password {
+            command.args(["--requirepass", password]);
+        }
         command.args(["--bind", "127.0.0.1"]);
         command.args(["--save", "", "--appendonly", "no"]);
         let started = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
@@ -106,14 +145,14 @@ impl RedisServer {
     }
 
     fn answers(&self) -> bool {
-        use std::io::Write;
         let Ok(mut stream) = TcpStream::connect(self.address) else { return false };
         if self.tls.is_some() {
             return true;
         }
         let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
         let mut answer = [0; 5];
-        stream.write_all(b"PING\r\n").is_ok() && stream.read_exact(&mut answer).is_ok() && &answer == b"+PONG"
+        let asked = stream.write_all(b"PING\r\n").and_then(|()| stream.read_exact(&mut answer));
+        asked.is_ok() && (&answer == b"+PONG" || &answer == b"-NOAU")
     }
 }
 
