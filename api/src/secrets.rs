@@ -143,8 +143,8 @@ mod tests {
         Settings::read(&crate::services::names(), None, &flags).unwrap()
     }
 
-    #[tokio::test]
-    async fn the_files_of_passwords_are_followed_and_those_of_what_several_processes_share_are_not() {
+    #[test]
+    fn the_files_of_passwords_are_followed_and_those_of_what_several_processes_share_are_not() {
         let directory = tempfile::tempdir().unwrap();
         let file = |name: &str, content: &str| {
             let path = directory.path().join(name);
