@@ -99,7 +99,7 @@ async fn refund(
     };
     let asked = Asked { amount, pieces, reason: wanted.reason.clone() };
     let path = format!("/api/orders/{id}/refunds");
-    let keyed = idempotency::keyed(&headers, &caller, (idempotency::REFUNDS, &path), &body, asked)?;
+    let keyed = idempotency::keyed(&headers, &caller, (idempotency::REFUNDS, path.as_str()), &body, asked)?;
     let seen = view_of(&api.orders, &caller, id).await?;
     let state = state_for(condition.as_ref(), &seen, &caller)?;
     let plan = |order: &OrderView, now: DateTime<Utc>| {

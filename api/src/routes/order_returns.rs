@@ -124,7 +124,7 @@ async fn ask(
     };
     let asked = Asked { amount: None, pieces: pieces.clone(), reason: request.reason.clone() };
     let path = format!("/api/orders/{id}/return");
-    let keyed = idempotency::keyed(&headers, &caller, (RETURN, &path), &body, asked)?;
+    let keyed = idempotency::keyed(&headers, &caller, (RETURN, path.as_str()), &body, asked)?;
     let done = api.orders.add_saga(id, keyed.as_ref(), plan).await?;
     added(&api, &caller, id, done, problem_types::NOT_RETURNABLE).await
 }
