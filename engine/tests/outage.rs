@@ -173,6 +173,77 @@ fn very_many_who_wait_for_one_participant_do_not_delay_the_others() {
 }
 
 #[test]
+fn a_topic_that_cannot_be_produced_to_stops_nobody_elses_commands() {
+    let (world, mut engine) = World::new();
+    engine.catalog = Catalog::new(vec![with_a_bank()]).unwrap();
+    hear(&world, &engine);
+    let (charged, mute) = (world.born(1), world.born(1));
+    answers(&world, &engine, &BTreeSet::from([charged]), "book");
+    world.sent();
+    world.state().unusable.insert("bank.commands".to_owned());
+    let mut timers = Timers::default();
+    let (mut unpaid, mut sent) = (Vec::new(), Vec::new());
+    for second in 0..30 {
+        unpaid.push(world.born(1));
+        world.answers(*unpaid.last().unwrap(), "book", Outcome::Succeeded);
+        if second == 10 {
+            world.answers(charged, "charge", Outcome::Succeeded);
+        }
+        world.log();
+        hear(&world, &engine);
+        assert_eq!(world.log().last().unwrap(), "offsets", "second {second}");
+        look(&mut timers, &engine);
+        sent.extend(world.sent().into_iter().map(|(stay, command)| (stay, second, command)));
+        world.passes(1);
+    }
+    let of = |stay| sent.iter().filter(move |(of, ..)| *of == stay).map(|(_, at, what)| (*at, what.as_str()));
+    assert_eq!(of(charged).next(), Some((10, "confirm execute")), "what follows from others' answers");
+    let repeated: Vec<_> = of(mute).take(2).collect();
+    assert_eq!(repeated, [(5, "book execute"), (10, "book probe")], "others' repetitions");
+    assert!(sent.iter().all(|(.., command)| !command.starts_with("charge")), "{sent:?}");
+    assert!(unpaid.iter().all(|stay| world.saga(*stay).revision == 2), "no row is changed");
+
+    world.state().unusable.clear();
+    world.passes(6);
+    let mut order = Vec::new();
+    for _ in 0..3 {
+        look(&mut timers, &engine);
+        let charges = world.sent().into_iter().filter(|(_, command)| command.starts_with("charge"));
+        order.extend(charges.map(|(stay, _)| stay));
+    }
+    // The one that found out comes twice.
+    order.dedup();
+    assert_eq!(order, unpaid, "by the nearest promise, and it has cost nothing");
+    assert!(unpaid.iter().all(|stay| world.saga(*stay).state() != SagaState::Compensating));
+}
+
+#[test]
+fn while_a_topic_cannot_be_produced_to_for_long_only_a_try_now_and_then_waits_for_it() {
+    let (world, mut engine) = World::new();
+    engine.catalog = Catalog::new(vec![with_a_bank()]).unwrap();
+    hear(&world, &engine);
+    world.state().unusable.insert("bank.commands".to_owned());
+    let next = || {
+        let stay = world.born(1);
+        world.answers(stay, "book", Outcome::Succeeded);
+        let before = world.state().refused;
+        hear(&world, &engine);
+        world.state().refused - before
+    };
+    assert_eq!((next(), next()), (1, 1), "at first it may be an accident");
+    world.passes(5);
+    assert_eq!((next(), next()), (1, 0));
+    world.passes(2);
+    assert_eq!(next(), 0);
+    world.passes(1);
+    assert_eq!((next(), next()), (1, 0));
+    // Any command shows that it works again.
+    world.state().unusable.clear();
+    world.passes(3);
+    assert_eq!((next(), next(), world.sent().len()), (0, 0, 2));
+}
+
+#[test]
 fn what_was_put_off_goes_out_as_soon_as_answers_pay_for_it_and_not_when_it_is_due_again() {
     let (world, engine) = World::new();
     hear(&world, &engine);

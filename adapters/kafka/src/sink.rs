@@ -98,7 +98,8 @@ impl KafkaSink {
         Self { signing, ..self }
     }
 
-    /// Chooses the partition of every message before the first is sent: either all can be placed or none is sent.
+    /// Chooses the partition of every message before the first is sent: either all can be placed or none is sent. (So the
+    /// engine makes a call of its own for each topic.)
     async fn place(&self, producer: &Arc<Reporting>, messages: &[Outbound]) -> Result<Vec<i32>, Error> {
         let mut topics = HashMap::<&str, (i32, i32)>::new();
         for message in messages {

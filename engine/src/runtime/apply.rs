@@ -73,7 +73,8 @@ async fn applied<S: SagaStore, K: Sink, C: Clock>(
     asked: Asked,
 ) -> Result<Applied, Error> {
     let causes = Causes::asked(asked, outcome.rows.last());
-    if let Err(error) = engine.dispatch(std::mem::take(&mut outcome.outgoing), &causes).await {
+    let sent = engine.dispatch(std::mem::take(&mut outcome.outgoing), &causes).await;
+    if let Err(error) = sent.and_then(|not_sent| Ok(not_sent.any()?)) {
         let trace = outcome.rows.last().map(|saga| saga.trace().trace_id_hex());
         tracing::warn!(saga = %saga_id, trace, %error, "commands are committed but could not be sent; they are sent when due");
     }

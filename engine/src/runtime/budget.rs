@@ -19,9 +19,9 @@ use crate::core::Repeats;
 
 /// Cost of a repetition; all amounts are in thousandths of a repetition.
 const REPETITION_COST: u64 = 1_000;
-/// Commands that could not be sent for this long are due again.
+/// Commands that could not be sent for this long are due again. From then on they are only tried from time to time.
 const UNSENT_LONG: Duration = Duration::from_secs(5);
-/// Interval between trial messages while nothing can be sent.
+/// Interval between two tries while nothing can be sent to a participant.
 const UNSENT_TRY_INTERVAL: Duration = Duration::from_secs(3);
 
 /// What an account receives regardless of answers, so that the engine notices when the worker is healthy again.
@@ -99,8 +99,19 @@ fn earned(why: Repeats, AnswerHeard { outcome, attempt, soon }: AnswerHeard) -> 
 /// The participant of a repetition, and its reason.
 pub(super) type Repetition = (&'static str, Repeats);
 
-/// The budgets of all participants, and whether anything can be sent to them. While nothing can be sent, nothing is
-/// charged: an unsent message is no repetition, whichever process failed to send it.
+/// Whether to send commands to a participant now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sending {
+    /// Nothing is known to fail.
+    Usual,
+    /// The last ones could not be sent: whether these can is found out, without waiting for long.
+    Trial,
+    /// Nothing has been sent for a long time, and another try is not due yet.
+    Later,
+}
+
+/// The budgets of all participants, and to which of them nothing can be sent. While nothing can be sent to a participant,
+/// nothing is charged: an unsent message is no repetition, whichever process failed to send it.
 #[derive(Debug, Clone, Default)]
 pub struct RepeatBudget(Arc<Mutex<Budgets>>);
 
@@ -108,12 +119,29 @@ pub struct RepeatBudget(Arc<Mutex<Budgets>>);
 struct Budgets {
     allowances: RepeatAllowances,
     accounts: HashMap<Repetition, Account>,
-    /// Time of the last failed sending, if none has succeeded since.
-    unsent_at: Option<Duration>,
-    /// Since when sending has failed.
-    unsent_since: Option<Duration>,
-    /// Time at which sending succeeded again after a long failure.
-    resumed_at: Option<Duration>,
+    /// By participant: each has a topic of its own, which may be the only one that cannot be produced to.
+    unsent: HashMap<&'static str, Unsent>,
+    /// By participant: time at which sending succeeded again after a long failure.
+    resumed_at: HashMap<&'static str, Duration>,
+}
+
+/// Sending to a participant fails.
+#[derive(Debug, Clone, Copy)]
+struct Unsent {
+    /// Since when.
+    since: Duration,
+    /// Time of the last failure, or of a try that has not ended.
+    at: Duration,
+}
+
+impl Unsent {
+    fn is_long(self, now: Duration) -> bool {
+        now.saturating_sub(self.since) >= UNSENT_LONG
+    }
+
+    fn try_is_due(self, now: Duration) -> bool {
+        now.saturating_sub(self.at) >= UNSENT_TRY_INTERVAL
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -139,52 +167,66 @@ impl RepeatBudget {
         }
     }
 
-    /// Records that messages were sent. Returns whether sending had failed before.
-    pub(super) fn sent(&self, now: Duration) -> bool {
+    /// Records that messages were sent to a participant. Returns whether sending had failed before.
+    pub(super) fn sent(&self, participant: &'static str, now: Duration) -> bool {
         let mut budgets = self.budgets();
-        if budgets.unsent_at.take().is_none() {
-            return false;
-        }
-        if budgets.unsent_since.take().is_some_and(|since| now.saturating_sub(since) >= UNSENT_LONG) {
-            budgets.resumed_at = Some(now);
+        let Some(unsent) = budgets.unsent.remove(participant) else { return false };
+        if unsent.is_long(now) {
+            budgets.resumed_at.insert(participant, now);
         }
         true
     }
 
-    /// Records that messages could not be sent. Returns whether this is the first failure.
-    pub(super) fn unsent(&self, now: Duration) -> bool {
+    /// Records that messages to a participant could not be sent. Returns whether this is the first failure.
+    pub(super) fn unsent(&self, participant: &'static str, now: Duration) -> bool {
         let mut budgets = self.budgets();
-        budgets.unsent_since.get_or_insert(now);
-        budgets.unsent_at.replace(now).is_none()
-    }
-
-    /// Returns whether sending failed for a long time that ended less than `ago` ago, or still fails.
-    pub(super) fn was_unsent(&self, now: Duration, ago: Duration) -> bool {
-        let budgets = self.budgets();
-        let lasts = |since| now.saturating_sub(since) >= UNSENT_LONG;
-        budgets.unsent_since.is_some_and(lasts)
-            || budgets.resumed_at.is_some_and(|at| now.saturating_sub(at) < ago)
-    }
-
-    /// Returns whether nothing can be sent, as far as this process knows.
-    pub(super) fn sends_nothing(&self) -> bool {
-        self.budgets().unsent_at.is_some()
-    }
-
-    /// Returns whether to try now if sending works again. Of several callers only one gets `true`.
-    pub(super) fn tries_sending(&self, now: Duration) -> bool {
-        let mut budgets = self.budgets();
-        let tries = budgets.unsent_at.is_some_and(|at| now.saturating_sub(at) >= UNSENT_TRY_INTERVAL);
-        if tries {
-            budgets.unsent_at = Some(now);
+        match budgets.unsent.get_mut(participant) {
+            Some(unsent) => {
+                unsent.at = now;
+                false
+            }
+            None => budgets.unsent.insert(participant, Unsent { since: now, at: now }).is_none(),
         }
-        tries
+    }
+
+    /// Returns whether sending to a participant failed for a long time that ended less than `ago` ago, or still fails.
+    pub(super) fn was_unsent(&self, participant: &'static str, now: Duration, ago: Duration) -> bool {
+        let budgets = self.budgets();
+        budgets.unsent.get(participant).is_some_and(|unsent| unsent.is_long(now))
+            || budgets.resumed_at.get(participant).is_some_and(|at| now.saturating_sub(*at) < ago)
+    }
+
+    /// Returns whether nothing can be sent to a participant, as far as this process knows.
+    pub(super) fn is_unsent(&self, participant: &'static str) -> bool {
+        self.budgets().unsent.contains_key(participant)
+    }
+
+    /// Returns the participants for which it is time to try if sending works again.
+    pub(super) fn to_try(&self, now: Duration) -> Vec<&'static str> {
+        let budgets = self.budgets();
+        let due = budgets.unsent.iter().filter(|(_, unsent)| unsent.try_is_due(now));
+        let mut due: Vec<_> = due.map(|(participant, _)| *participant).collect();
+        due.sort_unstable();
+        due
+    }
+
+    /// Returns whether to send commands to a participant now. After a long failure, of several callers only one tries.
+    pub(super) fn sending(&self, participant: &'static str, now: Duration) -> Sending {
+        let mut budgets = self.budgets();
+        match budgets.unsent.get_mut(participant) {
+            None => Sending::Usual,
+            Some(unsent) if unsent.is_long(now) && !unsent.try_is_due(now) => Sending::Later,
+            Some(unsent) => {
+                unsent.at = now;
+                Sending::Trial
+            }
+        }
     }
 
     /// Returns how many of these repetitions the account can pay for now.
     pub(super) fn affords(&self, repetition: Repetition, now: Duration) -> usize {
         let mut budgets = self.budgets();
-        if budgets.unsent_at.is_some() {
+        if budgets.unsent.contains_key(repetition.0) {
             return 0;
         }
         usize::try_from(budgets.account(repetition, now).thousandths / REPETITION_COST).unwrap_or(usize::MAX)
@@ -193,10 +235,10 @@ impl RepeatBudget {
     /// Pays for all of these or for none; returns the one that could not be paid for. More repetitions than an account
     /// can ever hold are paid for by a full account.
     pub(super) fn pay(&self, repetitions: &[Repetition], now: Duration) -> Result<(), Repetition> {
-        let Some(first) = repetitions.first() else { return Ok(()) };
         let mut budgets = self.budgets();
-        if budgets.unsent_at.is_some() {
-            return Err(*first);
+        let unsent = repetitions.iter().find(|(participant, _)| budgets.unsent.contains_key(participant));
+        if let Some(unsent) = unsent {
+            return Err(*unsent);
         }
         let mut costs: HashMap<Repetition, u64> = HashMap::new();
         for repetition in repetitions {
@@ -324,17 +366,36 @@ mod tests {
     fn while_nothing_can_be_sent_nothing_is_paid_for_and_what_was_not_sent_is_given_back() {
         let (budget, mine) = (RepeatBudget::default(), [("payment", Repeats::Silent)]);
         assert_eq!(paid(&budget, Repeats::Silent, NOW), 200);
-        assert!(budget.unsent(NOW), "news");
+        assert_eq!(budget.sending("payment", NOW), Sending::Usual);
+        assert!(budget.unsent("payment", NOW), "news");
         budget.refund(&[mine[0]; 200], NOW);
         assert_eq!((paid(&budget, Repeats::Silent, NOW), budget.affords(mine[0], NOW)), (0, 0));
-        assert!(!budget.tries_sending(NOW));
-        let later = NOW + UNSENT_TRY_INTERVAL;
-        assert!(budget.tries_sending(later) && !budget.tries_sending(later), "one at a time");
-        assert!(!budget.unsent(later), "no news");
+        assert_eq!(budget.sending("payment", NOW), Sending::Trial, "it may have been an accident");
+        let later = NOW + UNSENT_LONG;
+        assert_eq!((budget.to_try(NOW), budget.to_try(later)), (vec![], vec!["payment"]));
+        assert_eq!(budget.sending("payment", later), Sending::Trial);
+        assert_eq!(budget.sending("payment", later), Sending::Later, "one at a time");
+        assert!(!budget.unsent("payment", later), "no news");
         assert_eq!((paid(&budget, Repeats::Silent, later), budget.affords(mine[0], later)), (0, 0));
-        assert!(budget.sends_nothing() && budget.sent(later) && !budget.sent(later));
+        assert!(budget.is_unsent("payment"));
+        assert!(budget.sent("payment", later) && !budget.sent("payment", later));
         assert_eq!(budget.affords(mine[0], later), 200);
         assert_eq!(paid(&budget, Repeats::Silent, later), 200);
+        assert!(budget.was_unsent("payment", later, UNSENT_LONG), "until just now");
+        assert!(!budget.was_unsent("payment", later + UNSENT_LONG, UNSENT_LONG));
+    }
+
+    #[test]
+    fn what_cannot_be_sent_to_one_participant_is_nothing_to_the_others() {
+        let (budget, other) = (RepeatBudget::default(), ("shipment", Repeats::Silent));
+        budget.unsent("payment", NOW);
+        let later = NOW + UNSENT_LONG;
+        assert_eq!((budget.affords(other, later), budget.pay(&[other], later)), (200, Ok(())));
+        assert_eq!(budget.sending("shipment", later), Sending::Usual);
+        assert!(!budget.is_unsent("shipment") && !budget.was_unsent("shipment", later, UNSENT_LONG));
+        assert!(!budget.sent("shipment", later) && budget.is_unsent("payment"), "nor the other way round");
+        let both = [other, ("payment", Repeats::Failed)];
+        assert_eq!(budget.pay(&both, later), Err(both[1]), "a saga's are paid all or none");
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! Processes replies that could not be judged on arrival: another transaction held the row, or the receiving engine did
 //! not know the saga's workflow or the format of its row. An engine that can judge them takes them from the store.
 //!
-//! A reply is deleted after its effects are committed and sent, so it may be judged twice; the second time it is a
-//! duplicate.
+//! A reply is deleted after its effects are committed, so it may be judged twice; the second time it is a duplicate.
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -1,17 +1,25 @@
-//! Sends decided commands as messages, from memory, after the commit.
+//! Sends decided commands as messages, from memory, after the commit: each participant's by themselves, because each has
+//! a topic of its own, and one that cannot be produced to must not hold up the others.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use amends_protocol::{
     Command,
     trace::OpenSpan,
-    transport::{Outbound, Placement, Sink},
+    transport::{self, Outbound, Placement, Sink},
     wire,
 };
 use chrono::{DateTime, Utc};
+use futures::future::{Either, join_all, select};
 
 use super::{
     Engine, Error,
+    budget::Sending,
     counts::CommandCounts,
     traces::{self, API, Causes, unrecorded},
 };
@@ -19,6 +27,10 @@ use crate::{
     core::{CommandToSend, Input, Needs, Saga, command},
     port::{Clock, Inputs, SagaStore},
 };
+
+/// How long a try waits for the broker while it is known to accept nothing for a participant: the client takes ten
+/// seconds to report a failure.
+const UNSENT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A committed saga and the commands to send.
 #[derive(Debug)]
@@ -28,33 +40,102 @@ pub(super) struct Outgoing {
     pub inputs: Inputs,
 }
 
+/// What a dispatch could not send. Nothing of it is lost: the rows still wait, and their `wake_at` comes.
+#[derive(Debug, Default)]
+#[must_use]
+pub(super) struct NotSent {
+    /// To whom.
+    pub participants: BTreeSet<&'static str>,
+    /// The first error.
+    error: Option<transport::Error>,
+    /// Whether another participant's commands were sent.
+    is_part: bool,
+}
+
+impl NotSent {
+    /// Returns the error if anything was not sent.
+    pub fn any(self) -> Result<(), transport::Error> {
+        self.error.map_or(Ok(()), Err)
+    }
+
+    /// Returns the error if nothing was sent.
+    pub fn all(self) -> Result<(), transport::Error> {
+        if self.is_part { Ok(()) } else { self.any() }
+    }
+}
+
+/// The commands to one participant.
+#[derive(Default)]
+struct ToParticipant {
+    messages: Vec<Outbound>,
+    spans: Vec<OpenSpan>,
+    counts: CommandCounts,
+}
+
 impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
-    /// Sends the commands of committed sagas. If that fails nothing is lost: the rows still wait, and their `wake_at`
-    /// comes.
-    pub(super) async fn dispatch(&self, outgoing: Vec<Outgoing>, causes: &Causes) -> Result<(), Error> {
+    /// Sends the commands of committed sagas, and returns what could not be sent.
+    ///
+    /// # Errors
+    /// [`Error::UnknownWorkflow`]; nothing was sent.
+    pub(super) async fn dispatch(&self, outgoing: Vec<Outgoing>, causes: &Causes) -> Result<NotSent, Error> {
         if outgoing.iter().all(|outgoing| outgoing.sends.is_empty()) {
-            return Ok(());
+            return Ok(NotSent::default());
         }
         // The store usually knows the time without a query. Without it the messages are sent all the same.
         let sent_at = self.store.now().await.ok();
-        let (mut messages, mut spans, mut counts) = (Vec::new(), Vec::new(), CommandCounts::default());
+        let mut by_participant = BTreeMap::new();
         for Outgoing { saga, sends, inputs } in &outgoing {
-            self.messages(saga, sends, inputs, sent_at, causes, (&mut messages, &mut spans))?;
-            self.count(saga, sends, sent_at, &mut counts);
+            self.messages(saga, sends, inputs, sent_at, causes, &mut by_participant)?;
         }
+        let sending = by_participant.into_iter().map(|(participant, to)| self.send_to(participant, to));
+        let mut not_sent = NotSent::default();
+        for (participant, sent) in join_all(sending).await {
+            match sent {
+                Ok(()) => not_sent.is_part = true,
+                Err(error) => {
+                    not_sent.participants.insert(participant);
+                    not_sent.error.get_or_insert(error);
+                }
+            }
+        }
+        Ok(not_sent)
+    }
+
+    /// Sends one participant's commands, unless nothing can be sent to it and another try is not due yet.
+    async fn send_to(
+        &self,
+        participant: &'static str,
+        ToParticipant { messages, spans, counts }: ToParticipant,
+    ) -> (&'static str, Result<(), transport::Error>) {
+        let sent = match self.budget.sending(participant, self.clock.monotonic()) {
+            Sending::Later => {
+                traces::end(spans, false);
+                let why = format!("nothing can be sent to {participant}; its commands go out when it can");
+                return (participant, Err(transport::Error(why)));
+            }
+            Sending::Usual => self.sink.send(messages).await,
+            Sending::Trial => {
+                let sending = pin!(self.sink.send(messages));
+                match select(sending, pin!(self.clock.sleep(UNSENT_PATIENCE))).await {
+                    Either::Left((sent, _)) => sent,
+                    Either::Right(_) => Err(transport::Error("no answer".to_owned())),
+                }
+            }
+        };
         counts.record();
-        let sent = self.sink.send(messages).await;
         traces::end(spans, sent.is_ok());
         let now = self.clock.monotonic();
         match &sent {
-            Ok(()) if self.budget.sent(now) => tracing::info!("messages can be sent again"),
+            Ok(()) if self.budget.sent(participant, now) => {
+                tracing::info!(participant, "messages can be sent again");
+            }
             Ok(()) => {}
-            Err(error) if self.budget.unsent(now) => {
-                tracing::warn!(%error, "messages cannot be sent; repetitions wait until they can");
+            Err(error) if self.budget.unsent(participant, now) => {
+                tracing::warn!(participant, %error, "messages cannot be sent; repetitions wait until they can");
             }
             Err(_) => {}
         }
-        Ok(sent?)
+        (participant, sent)
     }
 
     /// Sends the commands of sagas that the caller has just committed itself (births).
@@ -66,21 +147,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             .into_iter()
             .map(|(saga, sends, inputs)| Outgoing { saga: Arc::new(saga), sends, inputs })
             .collect();
-        self.dispatch(outgoing, &Causes::none(API)).await
-    }
-
-    fn count(
-        &self,
-        saga: &Saga,
-        sends: &[CommandToSend],
-        sent_at: Option<DateTime<Utc>>,
-        counts: &mut CommandCounts,
-    ) {
-        if let Some(definition) = self.catalog.get(&saga.workflow, saga.workflow_version) {
-            for send in sends {
-                counts.add(&definition.steps[send.step], send, sent_at);
-            }
-        }
+        Ok(self.dispatch(outgoing, &Causes::none(API)).await?.any()?)
     }
 
     fn messages(
@@ -90,7 +157,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
         inputs: &Inputs,
         sent_at: Option<DateTime<Utc>>,
         causes: &Causes,
-        (messages, spans): (&mut Vec<Outbound>, &mut Vec<OpenSpan>),
+        by_participant: &mut BTreeMap<&'static str, ToParticipant>,
     ) -> Result<(), Error> {
         let definition = self
             .catalog
@@ -98,6 +165,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             .ok_or_else(|| Error::UnknownWorkflow(format!("{}@{}", saga.workflow, saga.workflow_version)))?;
         for send in sends {
             let step = &definition.steps[send.step];
+            let to = by_participant.entry(step.participant).or_default();
             let personal = inputs.personal.as_ref().filter(|_| step.needs == Needs::Personal);
             let input = Input { data: &inputs.data, personal };
             let command =
@@ -105,8 +173,9 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             let topic = format!("{}.commands", step.participant);
             let span = causes.sending(saga, &command, &topic);
             let traceparent = span.as_ref().map_or_else(|| unrecorded(saga, &command), OpenSpan::context);
-            spans.extend(span);
-            messages.push(Outbound {
+            to.spans.extend(span);
+            to.counts.add(step, send, sent_at);
+            to.messages.push(Outbound {
                 topic,
                 placement: Placement::Together,
                 key: saga.id,

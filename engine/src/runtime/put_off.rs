@@ -84,11 +84,19 @@ impl PutOff {
         taken
     }
 
-    /// Returns sagas with the nearest promises, at most `most`, all waiting for one repetition; each try selects
-    /// another repetition.
-    pub fn nearest(&self, tries: usize, most: usize) -> Option<(Repetition, Vec<Promised>)> {
-        let waited_for: Vec<_> =
-            self.0.iter().filter(|(_, waiting)| !waiting.by_promise.is_empty()).collect();
+    /// Returns sagas with the nearest promises, at most `most`, all waiting for one repetition by this participant; each
+    /// try selects another repetition.
+    pub fn nearest(
+        &self,
+        participant: &str,
+        tries: usize,
+        most: usize,
+    ) -> Option<(Repetition, Vec<Promised>)> {
+        let waited_for: Vec<_> = self
+            .0
+            .iter()
+            .filter(|(unpaid, waiting)| unpaid.0 == participant && !waiting.by_promise.is_empty())
+            .collect();
         let (unpaid, waiting) = waited_for.get(tries % waited_for.len().max(1))?;
         Some((**unpaid, waiting.by_promise.iter().take(most).copied().collect()))
     }

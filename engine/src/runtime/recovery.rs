@@ -46,12 +46,10 @@ impl Recovery {
         if !drained || assignment == self.done {
             return Ok(0);
         }
-        // After a long failure to send, the timers send the waiting commands, ordered by promise. Sent from here, the
-        // newest would go first.
-        if engine.budget.was_unsent(engine.clock.monotonic(), IN_FLIGHT_WITHIN) {
-            self.done = assignment;
-            return Ok(0);
-        }
+        // After a long failure to send to a participant, the timers send the waiting commands, ordered by promise. Sent
+        // from here, the newest would go first.
+        let now = engine.clock.monotonic();
+        let was_unsent = |participant| engine.budget.was_unsent(participant, now, IN_FLIGHT_WITHIN);
         let gained: Vec<u16> = (0..amends_protocol::SLOTS)
             .filter(|&slot| assignment.owns(slot) && !self.done.owns(slot))
             .collect();
@@ -64,7 +62,9 @@ impl Recovery {
             let mut waiting: HashMap<_, _> = HashMap::new();
             for saga in loaded.sagas {
                 let definition = engine.catalog.get(&saga.workflow, saga.workflow_version);
-                let sends = definition.map(|d| outstanding(d, &saga, since)).unwrap_or_default();
+                let Some(definition) = definition else { continue };
+                let mut sends = outstanding(definition, &saga, since);
+                sends.retain(|send| !was_unsent(definition.steps[send.step].participant));
                 if !sends.is_empty() {
                     waiting.insert(saga.id, (saga, sends));
                 }
@@ -80,7 +80,8 @@ impl Recovery {
                 })
                 .collect();
             sent += outgoing.len();
-            engine.dispatch(outgoing, &Causes::none(ENGINE)).await?;
+            // One participant's commands that cannot be sent are left to the timers.
+            engine.dispatch(outgoing, &Causes::none(ENGINE)).await?.all()?;
         }
         self.done = assignment;
         if sent > 0 {

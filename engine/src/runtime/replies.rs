@@ -76,8 +76,9 @@ pub(super) struct Settled {
 
 /// Processes one batch; returns the number of its replies.
 ///
-/// Offsets move only after the transaction is committed and the resulting commands are acknowledged. Otherwise the
-/// batch is received again.
+/// Offsets move only after the transaction is committed, and the resulting commands are acknowledged or could not be sent.
+/// A command that could not be sent stands in its row, and goes out when that is due: the batch need not come again for
+/// it, and the replies of other participants must not wait for it.
 ///
 /// # Errors
 /// Store or transport; the batch is received again.
@@ -326,14 +327,14 @@ pub(super) fn required<S, K, C>(engine: &Engine<S, K, C>, message: &Inbound) -> 
     })
 }
 
-/// Decides and writes events, and sends the resulting commands.
+/// Decides and writes events, and sends the resulting commands. Those that cannot be sent are left to the timers.
 async fn advance<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     events: BTreeMap<Uuid, Vec<Event>>,
     causes: &Causes,
 ) -> Result<BatchOutcome, Error> {
     let mut outcome = engine.decide(events, None).await?;
-    engine.dispatch(std::mem::take(&mut outcome.outgoing), causes).await?;
+    let _ = engine.dispatch(std::mem::take(&mut outcome.outgoing), causes).await?;
     Ok(outcome)
 }
 

@@ -4,17 +4,15 @@ mod crowd;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    pin::pin,
     sync::Arc,
     time::Duration,
 };
 
 use amends_protocol::{
     SLOTS,
-    transport::{self, Assignment, Sink},
+    transport::{Assignment, Sink},
 };
 use chrono::{DateTime, TimeDelta, Utc};
-use futures::future::{Either, select};
 use uuid::Uuid;
 
 use crowd::Crowd;
@@ -22,7 +20,7 @@ use crowd::Crowd;
 use super::{
     Engine, Error,
     budget::Repetition,
-    dispatch::Outgoing,
+    dispatch::{NotSent, Outgoing},
     oversleepers::Oversleepers,
     put_off::PutOff,
     traces::{Causes, ENGINE},
@@ -34,8 +32,6 @@ use crate::{
 
 /// Maximum number of sagas in a batch.
 pub const BATCH: u32 = 500;
-/// How long a scan waits for the broker while the broker is known to accept nothing.
-const UNSENT_PATIENCE: Duration = Duration::from_secs(2);
 /// Interval between two scans of the owned slots.
 pub const POLL: Duration = Duration::from_millis(25);
 /// Interval between scans for everything that is overdue, however long.
@@ -70,7 +66,7 @@ pub struct Timers {
     generation: u64,
     put_off: PutOff,
     oversleepers: Oversleepers,
-    /// Number of trial messages while nothing could be sent.
+    /// Number of tries while nothing could be sent.
     tries: usize,
 }
 
@@ -121,8 +117,10 @@ impl Timers {
         if self.oversleepers.wake_some(engine).await? {
             taken = taken.max(BATCH as usize);
         }
-        if self.put_off.len() > 0 && engine.budget.tries_sending(now) {
-            self.try_sending(engine).await?;
+        if self.put_off.len() > 0 {
+            for participant in engine.budget.to_try(now) {
+                self.try_sending(engine, participant).await?;
+            }
         }
         Ok(taken)
     }
@@ -132,35 +130,35 @@ impl Timers {
         self.put_off.len()
     }
 
-    /// Sends the due repetitions of one saga that was put off, to find out whether sending works again. The row stays
-    /// as it is: an unsent message is no repetition.
+    /// Sends the due repetitions of one saga that was put off, to find out whether sending to this participant works
+    /// again. The row stays as it is: an unsent message is no repetition.
     async fn try_sending<S: SagaStore, K: Sink, C: Clock>(
         &mut self,
         engine: &Engine<S, K, C>,
+        participant: &'static str,
     ) -> Result<(), Error> {
         self.tries = self.tries.wrapping_add(1);
-        let Some((unpaid, nearest)) = self.put_off.nearest(self.tries, BATCH as usize) else { return Ok(()) };
+        let nearest = self.put_off.nearest(participant, self.tries, BATCH as usize);
+        let Some((unpaid, nearest)) = nearest else { return Ok(()) };
         let ids: Vec<Uuid> = nearest.iter().map(|(_, saga_id)| *saga_id).collect();
         let Loaded { sagas, now, .. } = engine.store.load(&ids).await?;
         let mut sagas: HashMap<Uuid, Saga> = sagas.into_iter().map(|saga| (saga.id, saga)).collect();
         for (promise, saga_id) in nearest {
             let sends = sagas.get(&saga_id).and_then(|saga| {
                 let definition = engine.catalog.get(&saga.workflow, saga.workflow_version)?;
-                Some(repetitions(definition, saga, now)).filter(|sends| !sends.is_empty())
+                let mut sends = repetitions(definition, saga, now);
+                sends.retain(|send| definition.steps[send.step].participant == participant);
+                Some(sends).filter(|sends| !sends.is_empty())
             });
             let (Some(sends), Some(saga)) = (sends, sagas.remove(&saga_id)) else {
-                // It was answered meanwhile.
+                // It was answered meanwhile, and may wait for another participant.
                 self.put_off.remove(unpaid, promise, saga_id);
                 continue;
             };
             if let Some(inputs) = engine.store.inputs(&[saga_id]).await?.pop() {
-                // `dispatch` records whether sending succeeded.
-                let _ = send(
-                    engine,
-                    vec![Outgoing { saga: Arc::new(saga), sends, inputs }],
-                    &Causes::none(ENGINE),
-                )
-                .await;
+                // It records whether sending succeeded.
+                let outgoing = vec![Outgoing { saga: Arc::new(saga), sends, inputs }];
+                let _ = engine.dispatch(outgoing, &Causes::none(ENGINE)).await?;
             }
             return Ok(());
         }
@@ -259,15 +257,14 @@ impl Timers {
         if awake.is_empty() {
             return Ok(taken);
         }
+        // Committed commands are sent when they are due again, and other due sagas must not wait for the broker.
         let advanced = advance(engine, awake, due).await;
-        if advanced.is_err() {
-            engine.budget.refund(&paid, engine.clock.monotonic());
+        let mut unsent = paid;
+        if let Ok(not_sent) = &advanced {
+            unsent.retain(|(participant, _)| not_sent.participants.contains(participant));
         }
-        match advanced {
-            // Committed commands are sent when they are due again, and other due sagas must not wait for the broker.
-            Ok(()) | Err(Error::Transport(_)) => Ok(taken),
-            Err(error) => Err(error),
-        }
+        engine.budget.refund(&unsent, engine.clock.monotonic());
+        advanced.map(|_| taken)
     }
 
     /// Pays for repetitions, in the order of the sagas. What answers have paid for since the sagas in `turn` were taken
@@ -310,7 +307,7 @@ impl Timers {
             let at = repetitions.iter().position(|repetition| *repetition == unpaid).unwrap_or_default();
             let (step, jitter) = (steps[at], engine.clock.jitter());
             let (reason, wait) = match unpaid.1 {
-                _ if engine.budget.sends_nothing() => ("unsent", jittered(step.deadline, jitter)),
+                _ if engine.budget.is_unsent(unpaid.0) => ("unsent", jittered(step.deadline, jitter)),
                 Repeats::Failed => ("failed", step.retry.delay(u32::MAX, jitter)),
                 Repeats::Silent => ("silent", jittered(step.deadline, jitter)),
             };
@@ -359,31 +356,11 @@ async fn advance<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     awake: BTreeMap<Uuid, Vec<Event>>,
     due: Loaded,
-) -> Result<(), Error> {
+) -> Result<NotSent, Error> {
     let causes = Causes::woken(due.sagas.iter().filter(|saga| awake.contains_key(&saga.id)));
     let outcome = engine.decide(awake, Some(due)).await?;
     engine.park(&outcome.poisoned).await?;
-    let sent = send(engine, outcome.outgoing, &causes).await;
+    let not_sent = engine.dispatch(outcome.outgoing, &causes).await;
     causes.end(|_| true);
-    sent
-}
-
-/// Sends, with a shorter timeout while nothing can be sent: the client takes ten seconds to report a failure.
-async fn send<S: SagaStore, K: Sink, C: Clock>(
-    engine: &Engine<S, K, C>,
-    outgoing: Vec<Outgoing>,
-    causes: &Causes,
-) -> Result<(), Error> {
-    if !engine.budget.sends_nothing() {
-        return engine.dispatch(outgoing, causes).await;
-    }
-    let (sending, patience) =
-        (pin!(engine.dispatch(outgoing, causes)), pin!(engine.clock.sleep(UNSENT_PATIENCE)));
-    match select(sending, patience).await {
-        Either::Left((sent, _)) => sent,
-        Either::Right(_) => {
-            engine.budget.unsent(engine.clock.monotonic());
-            Err(transport::Error("no answer".to_owned()).into())
-        }
-    }
+    not_sent
 }

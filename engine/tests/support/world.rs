@@ -76,6 +76,10 @@ pub(crate) struct WorldState {
     /// Number of times the store was restored.
     pub(crate) epoch: u32,
     pub(crate) send_fails: u32,
+    /// Topics that cannot be produced to.
+    pub(crate) unusable: BTreeSet<String>,
+    /// Number of sends that were refused because of such a topic.
+    pub(crate) refused: u32,
     /// The process dies as it is about to produce: the next send never begins.
     pub(crate) dies_before_send: bool,
     pub(crate) topic: Vec<Vec<u8>>,

@@ -17,6 +17,11 @@ impl Sink for World {
             state.send_fails -= 1;
             return Err(transport::Error("the broker is away".to_owned()));
         }
+        if let Some(message) = messages.iter().find(|message| state.unusable.contains(&message.topic)) {
+            let why = format!("there is no topic {}", message.topic);
+            state.refused += 1;
+            return Err(transport::Error(why));
+        }
         state.log.push(format!("send {}", messages.len()));
         state.sent.extend(messages.iter().map(|m| wire::command(&m.bytes).unwrap()));
         state.traceparents.extend(messages.into_iter().filter_map(|m| m.traceparent));
