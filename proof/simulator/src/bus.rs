@@ -62,6 +62,15 @@ pub enum Poison {
     Unstorable,
 }
 
+/// A topic that cannot be produced to.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unusable {
+    /// When it can be again.
+    pub until: Micros,
+    /// How long a send to it takes to fail.
+    pub answers_after: Micros,
+}
+
 /// The readers of a topic.
 #[derive(Default)]
 struct Group {
@@ -94,6 +103,8 @@ pub struct Bus {
     together: [usize; 4],
     members: u64,
     removed: BTreeSet<u64>,
+    /// By topic.
+    pub unusable: [Unusable; 4],
     /// Dead letters: topic, partition, offset, reason.
     pub dead: Vec<(usize, usize, usize, String)>,
 }
@@ -238,6 +249,13 @@ impl WorldState {
     fn send(&mut self, process: usize, messages: Vec<Outbound>) -> Result<Micros, Micros> {
         if self.unreachable(process, Site::Broker).is_some() {
             return Err(5 * SECOND);
+        }
+        for message in &messages {
+            let topic = TOPICS.iter().position(|topic| *topic == message.topic);
+            let unusable = topic.map(|topic| self.bus.unusable[topic]).unwrap_or_default();
+            if unusable.until > self.now {
+                return Err(unusable.answers_after);
+            }
         }
         let mut sent = messages.len();
         let mut acknowledged = true;

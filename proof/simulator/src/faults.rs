@@ -93,6 +93,8 @@ faults! {
     Upgrade = "rolling-upgrade",
     /// One home of the engine's database does not answer.
     HomeAway = "home-away",
+    /// One topic of commands cannot be produced to, for minutes, while the others can.
+    TopicUnusable = "topic-unusable",
 }
 
 /// Which faults a run has, and how often.

@@ -5,7 +5,7 @@ use rand::RngExt;
 use amends_inventory::stock::Stock;
 
 use crate::{
-    bus::{PARTITIONS, Poison, REPLIES, TOPICS},
+    bus::{PARTITIONS, Poison, REPLIES, TOPICS, Unusable},
     clients::{PRODUCTS, wishes},
     coverage::Coverage,
     executor::{Executor, Micros, SECOND, World},
@@ -139,6 +139,13 @@ fn calamities(state: &mut WorldState) {
         let (home, length) = (rng(0..u64::from(crate::store::HOMES)) as u16, rng(SECOND..60 * SECOND));
         s.note(OUTSIDE, || format!("home {home} of the engine's database is away for {} s", length / SECOND));
         s.store.away = Some((home, s.now + length));
+    });
+    timed(state, Fault::TopicUnusable, 1, |s, rng| {
+        let (topic, length) = (rng(0..REPLIES as u64) as usize, rng(60 * SECOND..660 * SECOND));
+        // It does not exist, or it has no leader: then the client waits for one.
+        let answers_after = [10_000, 10 * SECOND][rng(0..2) as usize];
+        s.note(OUTSIDE, || format!("{} cannot be produced to for {} s", TOPICS[topic], length / SECOND));
+        s.bus.unusable[topic] = Unusable { until: s.heals_at.min(s.now + length), answers_after };
     });
     timed(state, Fault::Upgrade, 6, |s, rng| {
         let (process, down) = (rng(0..PROGRAMS as u64) as usize, rng(1000..10 * SECOND));
