@@ -27,20 +27,27 @@ pub async fn ensure_partitions(rows: &PgRows, months: u16) -> Result<u32, Error>
 
 /// Deletes the rows of sagas that were born longer than `retention` ago: whole months, and then rows that had been
 /// moved out of such a month because something remained to be done for them. Returns the number of months and of such
-/// rows.
+/// rows. A month of which very many rows would have to be moved stays.
 ///
 /// # Errors
-/// The database's error; earlier deletions remain.
+/// The database's error; earlier deletions remain. A retention below 60 days is refused.
 pub async fn expire_rows(rows: &PgRows, retention: Duration) -> Result<(u64, u64), Error> {
     let mut months = 0;
     loop {
-        let month: Option<String> =
-            sqlx::query_scalar("SELECT expire_partition($1 * interval '1 millisecond')")
+        let (month, moved, stays): (Option<String>, Option<i64>, Option<bool>) =
+            sqlx::query_as("SELECT month, moved, stays FROM retire_month($1 * interval '1 millisecond')")
                 .bind(millis(retention))
                 .fetch_one(rows.pool())
                 .await?;
         let Some(month) = month else { break };
-        tracing::info!(month, "dropped a month of rows");
+        if stays == Some(true) {
+            tracing::warn!(
+                month,
+                "a month of rows stays past its retention: too many of them are not settled"
+            );
+            break;
+        }
+        tracing::info!(month, moved, "dropped a month of rows");
         months += 1;
     }
     // Rows without a month of their own; there are few.

@@ -87,6 +87,50 @@ async fn a_row_goes_with_its_month_unless_something_is_still_to_be_done_for_it()
 }
 
 #[tokio::test]
+async fn a_month_of_which_very_many_rows_are_not_settled_stays_until_fewer_are() {
+    let books = books().await;
+    let (pool, rows) = (&books.pool, PgRows::new(books.pool.clone()));
+    let long_ago = Utc::now() - TimeDelta::days(400) - Months::new(2);
+    sqlx::query("SELECT ensure_partitions(0, $1)").bind(long_ago).execute(pool).await.unwrap();
+    let done = born(long_ago);
+    put(pool, &done, "succeeded").await;
+    sqlx::query(
+        "INSERT INTO commands (command_id, saga_id, status, attempt, epoch, issued_at, live, unsure, lease_until)
+         SELECT id, id, 'started', 1, 0, $1, true, n % 2 = 0, $1
+         FROM generate_series(1, 2001) AS n, CAST(left(least_id($1)::text, 24) || lpad(n::text, 12, '0') AS uuid) AS id",
+    )
+    .bind(long_ago)
+    .execute(pool)
+    .await
+    .unwrap();
+    assert_eq!(
+        expire_rows(&rows, RETENTION).await.unwrap(),
+        (0, 0),
+        "it would hold up all commands for long"
+    );
+    assert!(status(pool, done.command_id).await.is_some());
+    // An operator settles one of them.
+    sqlx::query("UPDATE commands SET resolved = 'done' WHERE command_id::text LIKE '%000000000001'")
+        .execute(pool)
+        .await
+        .unwrap();
+    assert_eq!(expire_rows(&rows, RETENTION).await.unwrap(), (1, 0));
+    assert_eq!(status(pool, done.command_id).await, None);
+    let left: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM commands_default").fetch_one(pool).await.unwrap();
+    assert_eq!(left, 2000);
+}
+
+#[tokio::test]
+async fn rows_are_kept_for_sixty_days_at_least() {
+    let books = books().await;
+    let rows = PgRows::new(books.pool.clone());
+    let refused = expire_rows(&rows, Duration::from_hours(59 * 24)).await.unwrap_err();
+    assert!(refused.to_string().contains("22023"), "{refused}");
+    assert_eq!(expire_rows(&rows, Duration::from_hours(60 * 24)).await.unwrap(), (0, 0));
+}
+
+#[tokio::test]
 async fn a_month_is_there_before_it_begins_and_takes_in_the_rows_that_were_earlier() {
     let books = books().await;
     let (pool, rows) = (&books.pool, PgRows::new(books.pool.clone()));

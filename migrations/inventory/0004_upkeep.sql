@@ -1,0 +1,1 @@
+../worker/0002_upkeep.sql
