@@ -1,4 +1,5 @@
-//! One saga that cannot be judged stops no other: a forgotten transaction holds its row, or a newer program wrote it.
+//! One saga that cannot be judged stops no other: a forgotten transaction holds its row or its product's, or a newer
+//! program wrote it.
 
 use futures::future::{join, join_all};
 use sqlx::{PgPool, Postgres, Transaction};
@@ -17,6 +18,7 @@ use crate::{
 
 on_every_broker!(
     a_saga_whose_row_is_held_stops_no_other_order_and_costs_its_own_requests_a_503,
+    a_product_whose_stock_is_held_stops_no_order_of_another_product,
     a_saga_that_a_newer_program_wrote_is_503_and_its_replies_wait_for_an_engine_that_can_judge_them,
 );
 
@@ -81,6 +83,45 @@ async fn a_saga_whose_row_is_held_stops_no_other_order_and_costs_its_own_request
         (count(engine, "deferred_replies").await == 0).then_some(())
     })
     .await;
+    books::balance(&stack).await;
+}
+
+/// Two engines and two inventory workers.
+async fn a_product_whose_stock_is_held_stops_no_order_of_another_product(broker: Broker) {
+    let stack = Stack::new(broker).await;
+    let mut all = stack.start_all().await;
+    all.push(stack.start(&["engine"]).await);
+    all.push(stack.start(&["worker", "inventory"]).await);
+    for product in ["mug", "pen"] {
+        stack.stock(product, 1000).await;
+    }
+    let (client, inventory) = (all[5].client(), stack.pool("inventory"));
+    let mut forgotten = inventory.begin().await.unwrap();
+    sqlx::query("SELECT FROM stock WHERE product_id = 'mug' FOR UPDATE")
+        .execute(&mut *forgotten)
+        .await
+        .unwrap();
+    let [mug, pen] = ["mug", "pen"].map(|product| order(product, 1, "card_approved", "AT"));
+    // They arrive together, so that batches contain both.
+    let (held, others) =
+        join(join_all((0..6).map(|_| client.place(&mug))), join_all((0..30).map(|_| client.place(&pen))))
+            .await;
+    for id in &others {
+        client.becomes(id, "FULFILLED").await;
+    }
+    for id in &held {
+        assert_eq!(client.get(&format!("/api/orders/{id}")).await["status"], "PENDING");
+    }
+    let (cancelled, kept) = held.split_first().unwrap();
+    assert_eq!(client.delete(&format!("/api/orders/{cancelled}")).await.0, 202);
+    let more = client.place(&pen).await;
+    client.becomes(&more, "FULFILLED").await;
+    forgotten.rollback().await.unwrap();
+    for id in kept {
+        client.becomes(id, "FULFILLED").await;
+    }
+    client.becomes(cancelled, "CANCELLED").await;
+    books::settle(&stack).await;
     books::balance(&stack).await;
 }
 
