@@ -1,7 +1,12 @@
 //! Partial refunds: many of one charge, and together never more than was captured.
 
-use amends_protocol::{Command, Kind, Outcome, Reply};
+use std::time::Duration;
+
+use amends_protocol::{Command, Kind, Outcome, Reply, id};
+use amends_worker::{PgRows, expire_rows};
+use chrono::{TimeDelta, Utc};
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::{
     transport::{about, attempt, code, execute, undo},
@@ -12,6 +17,13 @@ fn refund(charge: &Command, amount: i64) -> Command {
     let lines = json!([{ "lineId": "1", "productId": "mug", "quantity": 1, "amount": amount }]);
     let payload = json!({ "charge": charge.command_id, "amount": amount, "currency": "EUR", "lines": lines });
     execute("refund", payload)
+}
+
+/// Creates a payment of a saga that was born so long ago.
+fn paid_long_ago(age: TimeDelta) -> Command {
+    let born = (Utc::now() - age).timestamp_millis().unsigned_abs();
+    let saga_id = Uuid::from_u128(u128::from(born) << 80 | (Uuid::now_v7().as_u128() & ((1 << 80) - 1)));
+    Command { saga_id, command_id: id::execute(saga_id, "pay", 0, 1), ..pay("card_approved") }
 }
 
 fn said(reply: &Reply) -> (Outcome, Vec<(&str, &str, i64)>) {
@@ -37,6 +49,38 @@ async fn a_charge_is_paid_back_in_parts_each_once() {
     assert_eq!((world.captured().await, world.effects(&charge).await), (0, (1, 2)));
     let nothing = world.settled(&refund(&charge, 0)).await;
     assert_eq!(said(&nothing), (Outcome::Succeeded, vec![]), "nothing costs nothing");
+}
+
+/// The worker's horizon is 14 days; it is about executes without a row, and ends no charge.
+#[tokio::test]
+async fn a_charge_is_paid_back_for_a_return_or_undone_long_after_the_horizon() {
+    let world = World::new().await;
+    let retention = Duration::from_hours(400 * 24);
+    for days in [31, 390] {
+        let age = TimeDelta::days(days);
+        let [returned, cancelled] = [(); 2].map(|()| paid_long_ago(age));
+        for charge in [&returned, &cancelled] {
+            assert_eq!(world.settled(charge).await.outcome, Outcome::Succeeded);
+        }
+        for aged in [
+            "UPDATE commands SET issued_at = issued_at - $1::interval, created_at = created_at - $1::interval,
+                                 updated_at = updated_at - $1::interval
+             WHERE issued_at > now() - interval '1 day'",
+            "UPDATE gateway_charges SET created_at = created_at - $1::interval WHERE created_at > now() - interval '1 day'",
+        ] {
+            sqlx::query(aged).bind(age).execute(&world.database.pool).await.unwrap();
+        }
+        let pool = amends_pool::Pool::from(world.pool.clone());
+        expire_rows(&PgRows::new(pool.clone()), retention).await.unwrap();
+        amends_payment::expire_books(&pool, retention).await.unwrap();
+
+        let reply = world.settled(&refund(&returned, 1000)).await;
+        assert_eq!(said(&reply), (Outcome::Succeeded, vec![("money_refunded", "EUR", 1000)]), "{days} days");
+        let undone = Command { target_issued_at: Some(Utc::now() - age), ..undo(&cancelled) };
+        let reply = world.settled(&undone).await;
+        assert_eq!(said(&reply), (Outcome::Succeeded, vec![("money_captured", "EUR", -2500)]), "{days} days");
+    }
+    assert_eq!(world.captured().await, 2 * 1500);
 }
 
 #[tokio::test]
