@@ -1,5 +1,5 @@
 //! `amends-crash-points`: kills processes at named points, and then checks the books. Ends with status 1 if anything
-//! was lost or done twice.
+//! was lost or done twice, or if a point was not reached.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -42,6 +42,9 @@ async fn main() -> ExitCode {
             Ok(outcome) => {
                 println!("\nThe books after {}:\n\n{}", outcome.role, outcome.report);
                 outcome.odd.iter().for_each(|odd| println!("odd: {odd}"));
+                for point in outcome.unreached() {
+                    println!("{}: no situation has reached {point}", outcome.role);
+                }
                 points += outcome.reached();
                 crashes += outcome.crashes();
                 violations += outcome.violations();

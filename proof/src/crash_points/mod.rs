@@ -1,5 +1,5 @@
 //! Crash points: a process is killed before and after each call of each port, while an order goes forward, is
-//! compensated, times out or is cancelled; then the books are checked.
+//! compensated, times out, is cancelled or has its row held; then the books are checked.
 
 mod crew;
 mod points;
@@ -14,7 +14,7 @@ use crate::{
     deployment,
 };
 use crew::Crew;
-pub use points::POINTS;
+pub use points::{MAY_BE_UNREACHED, POINTS};
 pub use scenario::Scenario;
 
 /// How long a deployment may take to come to rest.
@@ -64,11 +64,20 @@ impl CrashPointsOutcome {
         self.points.iter().flat_map(|(_, crashes)| crashes).filter(|c| c.recovered.is_some()).count()
     }
 
-    /// Returns the number of violations: orders that ended otherwise, the books' violations, and answers that no client
-    /// should get.
+    /// Returns the points that no scenario reached, though some should have.
+    pub fn unreached(&self) -> Vec<&'static str> {
+        let is_missed = |(point, crashes): &&(&'static str, Vec<Crash>)| {
+            let may_be = MAY_BE_UNREACHED.iter().any(|(role, of, _)| *role == self.role && of == point);
+            !may_be && crashes.iter().all(|crash| crash.recovered.is_none())
+        };
+        self.points.iter().filter(is_missed).map(|(point, _)| *point).collect()
+    }
+
+    /// Returns the number of violations: orders that ended otherwise, the books' violations, answers that no client
+    /// should get, and points that were not reached.
     pub fn violations(&self) -> i64 {
         let wrong = self.points.iter().flat_map(|(_, crashes)| crashes).filter(|c| c.wrong.is_some()).count();
-        self.report.violations() + (wrong + self.odd.len()) as i64
+        self.report.violations() + (wrong + self.odd.len() + self.unreached().len()) as i64
     }
 }
 
@@ -136,11 +145,46 @@ fn line(role: &str, point: &str, crashes: &[Crash]) -> String {
 /// Returns the header of the table that shows the [`CrashPointsOutcome`]s.
 pub fn heads() -> String {
     let names: Vec<_> = scenario::ALL.iter().map(|s| s.name()).collect();
-    format!("| role | point | {} |\n| --- | --- | --: | --: | --: | --: |", names.join(" | "))
+    format!("| role | point | {} |\n| --- | ---{} |", names.join(" | "), " | --:".repeat(names.len()))
 }
 
 impl fmt::Display for CrashPointsOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.points.iter().try_for_each(|(point, crashes)| writeln!(f, "{}", line(self.role, point, crashes)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(role: &'static str, points: &[(&'static str, bool)]) -> CrashPointsOutcome {
+        let crash = |reached: &bool| Crash { recovered: reached.then_some(Duration::ZERO), wrong: None };
+        let not_reached = Crash { recovered: None, wrong: None };
+        let points =
+            points.iter().map(|(point, reached)| (*point, vec![not_reached.clone(), crash(reached)]));
+        CrashPointsOutcome {
+            role,
+            points: points.collect(),
+            report: Report { lines: Vec::new() },
+            odd: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_point_that_no_situation_reaches_is_a_violation_unless_it_is_listed_with_a_reason() {
+        let points = [("rows.due.after", false), ("rows.get.after", false), ("rows.lock.after", true)];
+        let payment = outcome("payment", &points);
+        assert_eq!((payment.unreached(), payment.violations()), (vec!["rows.get.after"], 1));
+        let of_another = outcome("engine", &[("rows.due.after", false)]);
+        assert_eq!(of_another.unreached(), ["rows.due.after"], "the reason is for one role");
+    }
+
+    #[test]
+    fn only_points_that_exist_are_listed_as_unreached() {
+        for (role, point, why) in MAY_BE_UNREACHED {
+            let (_, points) = POINTS.iter().find(|(of, _)| of.last() == Some(&role)).unwrap();
+            assert!(points.contains(&point) && !why.is_empty(), "{role} {point}");
+        }
     }
 }

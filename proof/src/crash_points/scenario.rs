@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use sqlx::{Postgres, Transaction};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -15,6 +16,8 @@ const PACE: Duration = Duration::from_millis(20);
 /// How long a saga may be pending in the scenario with a timeout, with some margin.
 pub const PENDING: Duration = Duration::from_secs(1);
 const PENDING_OVER: Duration = Duration::from_millis(1400);
+/// How long a row is held at most. A worker that dies before it replies is asked again only once the row is free.
+const HELD_MOST: Duration = Duration::from_secs(5);
 
 /// What an order goes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,11 +30,13 @@ pub enum Scenario {
     TimingOut,
     /// Cancelled while the call to the carrier is in progress.
     Cancelled,
+    /// Another transaction holds the saga's row while the carrier's answer arrives: the reply is deferred.
+    Held,
 }
 
 /// All scenarios.
-pub const ALL: [Scenario; 4] =
-    [Scenario::Forward, Scenario::Compensating, Scenario::TimingOut, Scenario::Cancelled];
+pub const ALL: [Scenario; 5] =
+    [Scenario::Forward, Scenario::Compensating, Scenario::TimingOut, Scenario::Cancelled, Scenario::Held];
 
 impl Scenario {
     /// Returns the name for people.
@@ -41,6 +46,7 @@ impl Scenario {
             Scenario::Compensating => "compensating",
             Scenario::TimingOut => "timing out",
             Scenario::Cancelled => "cancelled",
+            Scenario::Held => "held",
         }
     }
 
@@ -57,15 +63,26 @@ impl Scenario {
                 status(crew, id, &["CANCELLED"]).await
             }
             Scenario::Cancelled => {
-                crew.freeze("shipment").await;
-                let id = place(crew, key, "card_approved", "AT", Duration::ZERO).await?;
-                if let Some(wrong) = status(crew, id, &["PAID"]).await {
-                    crew.thaw("shipment");
-                    return Some(wrong);
-                }
+                let id = match waits_for_the_carrier(crew, key).await? {
+                    Ok(id) => id,
+                    Err(wrong) => return Some(wrong),
+                };
                 crew.cancel(id).await;
                 crew.thaw("shipment");
                 status(crew, id, &["CANCELLED"]).await
+            }
+            Scenario::Held => {
+                let id = match waits_for_the_carrier(crew, key).await? {
+                    Ok(id) => id,
+                    Err(wrong) => return Some(wrong),
+                };
+                let held = hold(crew, id).await;
+                crew.thaw("shipment");
+                match held {
+                    Ok(held) => until_deferred(crew, held).await,
+                    Err(error) => return Some(format!("the row of order {id} cannot be held: {error}")),
+                }
+                status(crew, id, &["FULFILLED"]).await
             }
         }
     }
@@ -74,6 +91,53 @@ impl Scenario {
 async fn ends(crew: &mut Crew, key: &str, method: &str, country: &str, end: &str) -> Option<String> {
     let id = place(crew, key, method, country, Duration::ZERO).await?;
     status(crew, id, &[end]).await
+}
+
+/// Places an order, and returns it once it waits for a carrier that stands still. `None` if it cannot be placed.
+async fn waits_for_the_carrier(crew: &mut Crew, key: &str) -> Option<Result<Uuid, String>> {
+    crew.freeze("shipment").await;
+    let id = place(crew, key, "card_approved", "AT", Duration::ZERO).await?;
+    match status(crew, id, &["PAID"]).await {
+        None => Some(Ok(id)),
+        Some(wrong) => {
+            crew.thaw("shipment");
+            Some(Err(wrong))
+        }
+    }
+}
+
+/// A transaction that holds an order's saga.
+struct Holding {
+    saga: Uuid,
+    transaction: Transaction<'static, Postgres>,
+}
+
+async fn hold(crew: &Crew, order: Uuid) -> Result<Holding, sqlx::Error> {
+    let mut transaction = crew.deployment.pool("engine").begin().await?;
+    let saga = sqlx::query_scalar(
+        "SELECT s.id FROM orders AS o JOIN sagas AS s ON s.id = o.saga_id WHERE o.id = $1 FOR UPDATE OF s",
+    )
+    .bind(order)
+    .fetch_one(&mut *transaction)
+    .await?;
+    Ok(Holding { saga, transaction })
+}
+
+/// Waits until a reply to the held saga is deferred, and lets go of the row.
+async fn until_deferred(crew: &mut Crew, Holding { saga, transaction }: Holding) {
+    let (begun, engine) = (Instant::now(), crew.deployment.pool("engine"));
+    while begun.elapsed() < HELD_MOST {
+        let deferred = sqlx::query_scalar("SELECT EXISTS (SELECT FROM deferred_replies WHERE saga_id = $1)")
+            .bind(saga)
+            .fetch_one(&engine)
+            .await;
+        if matches!(deferred, Ok(true)) {
+            break;
+        }
+        crew.meanwhile(sleep(PACE)).await;
+    }
+    // If the connection is lost, so is the lock.
+    let _ = transaction.rollback().await;
 }
 
 async fn place(crew: &mut Crew, key: &str, method: &str, country: &str, pending: Duration) -> Option<Uuid> {
