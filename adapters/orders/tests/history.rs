@@ -1,4 +1,5 @@
-//! Upkeep with a long history in the tables: each piece takes less than one hundredth of a core, and completes.
+//! Upkeep of the engine's database with a long history in its tables: each piece takes less than one hundredth of a
+//! core, and completes. The workers' and the notifications' upkeep is not measured here.
 //!
 //! `make test` creates 20,000 orders in some seconds. `make history` creates a million (AMENDS_TEST_ORDERS), which
 //! takes a few minutes and 2 GB.
@@ -11,14 +12,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amends_orders::keys::{self, KeyClass};
+use amends_orders::{
+    answers::AnswerStore,
+    keys::{self, KeyClass},
+    webhook_deliveries::DeliveryStore,
+};
 use amends_pool::Pool;
 use amends_postgres::{
+    exposure::ExposureSurvey,
+    lost_commits,
     retention::{History, RETENTION_LEAST},
     upkeep::{Survey, Upkeep, Walk},
 };
+use amends_protocol::id;
+use amends_workflows::order_fulfilment::MONEY_CAPTURED;
+use chrono::{TimeDelta, Utc};
 use sqlx::AssertSqlSafe;
 use support::{Postgres, world};
+use uuid::Uuid;
 
 /// Number of days over which the orders are spread, so that there is a month that ended 60 days ago.
 const DAYS: u32 = 92;
@@ -26,7 +37,11 @@ const DAYS: u32 = 92;
 const SHARE_MOST: f64 = 0.01;
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
+/// Maximum number of pages that one run of the pieces that delete page by page deletes.
+const PAGES_MOST: usize = 50;
 
+/// Each tenth order has an expired answer, each twentieth a delivery of a webhook, and each hundredth a lost commit.
+///
 /// Of a hundred sagas three wait for an answer, one is parked, and all others have ended; in the older half a tenth as
 /// many are live or parked.
 const HISTORY: &str = "
@@ -54,6 +69,15 @@ const HISTORY: &str = "
     INSERT INTO idempotency_keys (home, subject, key, order_id, expires_at, generation, fingerprint)
         SELECT 0, 'storefront', n::text, order_id, at + interval '1 day', n % 3, decode(md5(n::text) || md5('f' || n), 'hex')
         FROM made WHERE n <= 3 * $ORDERS / $DAYS;
+    INSERT INTO idempotent_answers (home, request, expires_at, status, fingerprint, headers, body)
+        SELECT 0, decode(md5(n::text) || md5('r' || n), 'hex'), at, 200, decode(md5(n::text) || md5('f' || n), 'hex'), '{}', '{}'
+        FROM made WHERE n % 10 = 0;
+    INSERT INTO webhooks (id, format, url, types, secret) VALUES (least_id(now()), 'event', 'https://shop.example', '{}', '');
+    INSERT INTO webhook_deliveries (id, webhook_id, order_id, due_at, sequence, status, event_type, event_id, event)
+        SELECT order_id, w.id, order_id, CASE WHEN n % 1000 = 0 THEN now() END, n,
+               CASE WHEN n % 1000 = 0 THEN 'PENDING' ELSE 'DELIVERED' END, 'order.paid', n::text, repeat('x', 500)
+        FROM made, webhooks AS w WHERE n % 20 = 0;
+    INSERT INTO lost_commits (epoch, saga_id, noted_at, acknowledged_revision) SELECT 1, saga_id, at, 2 FROM made WHERE n % 100 = 0;
     UPDATE idempotency_key_classes SET began_at = now() - interval '25 hours';
     ANALYZE";
 
@@ -108,8 +132,18 @@ impl Meter {
     }
 }
 
+/// Deletes pages, as one run of such a piece; returns whether nothing is left.
+async fn pages(mut page: impl AsyncFnMut() -> u64) -> bool {
+    for _ in 0..PAGES_MOST {
+        if page().await == 0 {
+            return true;
+        }
+    }
+    false
+}
+
 #[tokio::test]
-async fn every_piece_of_upkeep_stays_below_a_hundredth_of_a_core_and_ends() {
+async fn every_piece_of_the_engines_upkeep_stays_below_a_hundredth_of_a_core_and_ends() {
     let orders: u32 = env::var("AMENDS_TEST_ORDERS").map_or(20_000, |n| n.parse().unwrap());
     let world = world().await;
     let template = world.errand(1).await;
@@ -158,6 +192,24 @@ async fn every_piece_of_upkeep_stays_below_a_hundredth_of_a_core_and_ends() {
     meter.measure("partitions", HOUR, partitions).await;
     let turned = async || !keys::turn(&pool, KeyClass::Placement).await.unwrap();
     meter.measure("expiry of idempotency keys", MINUTE, turned).await;
+    let (mut survey, money) = (ExposureSurvey::default(), MONEY_CAPTURED);
+    let added_up = async || upkeep.add_up_some(&mut survey, money).await.unwrap().is_some();
+    meter.measure("money held", Duration::from_secs(2), added_up).await;
+    let answers = AnswerStore::new(pool.clone());
+    let forgotten = async || pages(async || answers.forget_expired().await.unwrap()).await;
+    meter.measure("expiry of answers", MINUTE, forgotten).await;
+    let deliveries = DeliveryStore::new(pool.clone());
+    let due = async || deliveries.waiting(100_000).await.unwrap() >= 0;
+    meter.measure("count of webhooks' deliveries", Duration::from_secs(5), due).await;
+    let first_kept = id::dated(Uuid::nil(), Utc::now() - TimeDelta::days(30));
+    let expired = async || {
+        let page =
+            async || deliveries.expire(first_kept).await.unwrap() + deliveries.clear_deleted().await.unwrap();
+        pages(page).await
+    };
+    meter.measure("expiry of webhooks' deliveries", MINUTE, expired).await;
+    let lost = async || lost_commits::count(&pool, HOUR * 24).await.unwrap() < u64::from(orders);
+    meter.measure("count of lost commits", Duration::from_secs(30), lost).await;
     let mut gone = 0;
     for what in History::ALL {
         let month = async || {
