@@ -150,7 +150,8 @@ async fn while_ten_thousand_orders_arrive_walks_in_both_directions_skip_none_and
     assert!(count >= ARRIVALS && late > 3, "{count} orders arrived, {late} times out of order");
     assert!(meanwhile.iter().filter(|arrived| **arrived > 0).count() > 1, "{meanwhile:?}");
     assert!(met.is_sorted_by(|older, newer| older < newer), "oldest first, and none twice");
-    let committed = sqlx::query_scalar("SELECT id FROM orders").fetch_all(world.owner()).await.unwrap();
+    let committed: Vec<Uuid> =
+        sqlx::query_scalar("SELECT id FROM orders").fetch_all(world.owner()).await.unwrap();
     let committed: BTreeSet<Uuid> = committed.into_iter().collect();
     let skipped = committed.difference(&met.into_iter().collect()).count();
     assert_eq!(skipped, 0, "of {}", committed.len());

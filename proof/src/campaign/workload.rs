@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn a_campaign_has_returns_and_goodwill_whose_refund_is_refused() {
         let mut random = StdRng::seed_from_u64(1);
-        let plans: Vec<Plan> = (0..5_000).map(|number| plan(number, 1, &mut random)).collect();
+        let plans: Vec<Plan> = (0..20_000).map(|number| plan(number, 1, &mut random)).collect();
         let refused = plans.iter().filter(|plan| {
             let order = &plan.order;
             (order["payment"]["method"].as_str(), order["shippingAddress"]["country"].as_str())
