@@ -30,6 +30,11 @@ fn order(customer: &str, slot: u16, now: DateTime<Utc>) -> NewOrder {
 /// Places as many orders of a customer, in one batch; returns their births.
 pub async fn place(store: &OrderStore, customer: &str, count: u16) -> Vec<Placed> {
     let now = store.now().await.unwrap();
+    place_born(store, now, customer, count).await
+}
+
+/// The same of orders that were born at this time, a moment ago.
+pub async fn place_born(store: &OrderStore, now: DateTime<Utc>, customer: &str, count: u16) -> Vec<Placed> {
     let batch: Vec<NewOrder> = (0..count).map(|n| order(customer, n % 7, now)).collect();
     let birth = |order: &NewOrder, now| start(&errand(), order.saga.clone(), &order.data, now);
     store.place(now, &batch, birth).await.unwrap()
