@@ -1,5 +1,6 @@
 //! Webhooks: signed, in order, and with receivers that are down, slow, large, gone or elsewhere.
 
+mod outage;
 pub mod receiver;
 mod routes;
 mod secrets;
