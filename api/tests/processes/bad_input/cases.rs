@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use amends_api::auth::Role;
-use reqwest::RequestBuilder;
+use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
 
 use crate::support::{
@@ -153,14 +153,19 @@ impl Target<'_> {
             |token: Option<&str>| self.good(self.shop.ask(self.route.method.clone(), &self.path, token));
         let invalid = (401, "invalid-token");
         let old = expired("c-a", &Role::ALL);
-        vec![
+        let mut cases = vec![
             case("no token", ask(None), (401, "missing-token")),
             case("an expired token", ask(Some(&old)), invalid),
             case("no JSON Web Token", ask(Some("evil")), invalid),
             case("another scheme", ask(None).header("authorization", "Basic ZXZpbDpldmls"), invalid),
             case("two tokens", ask(Some(&self.token)).header("authorization", "Bearer evil"), invalid),
             case("a token without a role", ask(Some(&token("nobody", &[]))), (403, "forbidden")),
-        ]
+        ];
+        if self.route.method != Method::GET {
+            let viewer = token("vera", &[Role::Viewer]);
+            cases.push(case("a role that only reads", ask(Some(&viewer)), (403, "forbidden")));
+        }
+        cases
     }
 
     fn paths(&self) -> Vec<Case> {

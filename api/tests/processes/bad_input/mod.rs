@@ -1,5 +1,9 @@
 //! Bad input on every route. The cases are made from the api's own OpenAPI document: a new route, parameter or field has
 //! them without a line here. Each is refused with a documented problem that names its place, and changes nothing.
+//!
+//! Two answers are not here, because no whole request has them: too slow (408, in the tests of `amends-http`) and one too
+//! many (429, `crate::limits`). Here a role that only reads is refused on every route that writes; which other role is
+//! refused where is the matrix of `crate::callers`.
 
 mod bodies;
 mod cases;
@@ -58,24 +62,35 @@ async fn fault_of(route: &Documented, case: Case) -> Option<String> {
         .then(|| format!("{} with {what}: {answered} {text}\n    {}", route.name(), faults.join("; ")))
 }
 
-/// Returns the number of rows in each table that a request could change, and the revisions of all sagas.
-async fn rows(shop: &Shop) -> Vec<i64> {
-    let mut rows = Vec::new();
+/// Returns what a request could change: rows of tables, with revisions where they have some, and what operators hold.
+async fn state(shop: &Shop) -> Vec<(&'static str, Value)> {
+    let mut state = Vec::new();
     for (database, sql) in [
         ("engine", "SELECT count(*) FROM orders"),
         ("engine", "SELECT count(*) FROM sagas"),
         ("engine", "SELECT sum(revision)::bigint FROM sagas"),
         ("engine", "SELECT count(*) FROM timeline"),
         ("engine", "SELECT count(*) FROM idempotency_keys"),
+        ("engine", "SELECT count(*) FROM idempotent_answers"),
+        ("engine", "SELECT count(*) FROM products"),
+        ("engine", "SELECT sum(revision)::bigint FROM products"),
+        ("engine", "SELECT count(*) FROM plans"),
+        ("engine", "SELECT count(*) FROM personal"),
+        ("engine", "SELECT count(*) FROM personal_data_erasures"),
         ("engine", "SELECT sum(revision)::bigint FROM webhooks"),
         ("engine", "SELECT count(*) FROM webhook_deliveries WHERE due_at IS NULL"),
         ("inventory", "SELECT sum(on_hand)::bigint FROM stock"),
         ("notification", "SELECT count(*) FROM notifications"),
         ("inventory", "SELECT count(*) FROM moves WHERE kind = 'adjusted'"),
     ] {
-        rows.push(sqlx::query_scalar(sql).fetch_one(shop.stack.pool(database)).await.unwrap());
+        let rows: i64 = sqlx::query_scalar(sql).fetch_one(shop.stack.pool(database)).await.unwrap();
+        state.push((sql, json!(rows)));
     }
-    rows
+    let (status, breakers) = shop.get("/admin/circuit-breakers", &token("dora", &Role::ALL)).await;
+    assert_eq!(status, 200, "{breakers}");
+    let modes = breakers["items"].as_array().unwrap().iter().map(|breaker| breaker["mode"].clone());
+    state.push(("the breakers' modes", modes.collect()));
+    state
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,7 +103,10 @@ async fn bad_input_on_every_route_is_refused_with_its_place_and_changes_nothing(
     shop.notify(&order, &order).await;
     let saga = shop.saga_of(&order).await;
     let (webhook, delivery) = shop.webhook().await;
-    let before = rows(&shop).await;
+    let priced = json!({ "name": "Mug", "unitPrice": 1250, "currency": "EUR" });
+    let priced = shop.ask(Method::PUT, "/api/products/mug", Some(&token("dora", &Role::ALL))).json(&priced);
+    assert_eq!(priced.send().await.unwrap().status(), 201);
+    let before = state(&shop).await;
     let (mut faults, mut sent) = (Vec::new(), 0);
     for route in shop.operations().await {
         let id = match route.path.as_str() {
@@ -105,7 +123,9 @@ async fn bad_input_on_every_route_is_refused_with_its_place_and_changes_nothing(
     }
     assert!(faults.is_empty(), "{} of {sent}:\n{}", faults.len(), faults.join("\n"));
     assert!(sent > 500, "{sent} cases");
-    assert_eq!(rows(&shop).await, before, "nothing changed");
+    for (after, before) in state(&shop).await.iter().zip(&before) {
+        assert_eq!(after, before, "nothing changed");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
