@@ -12,7 +12,7 @@ use axum::{
     http::HeaderValue,
     middleware::{from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{MethodRouter, get},
 };
 use serde::Serialize;
 
@@ -23,9 +23,20 @@ use crate::{
     state::Api,
 };
 
+/// The routes. They are in no document, so the matrix of callers has them from here: every route belongs in this list.
+fn routes() -> [(&'static str, MethodRouter<Arc<Api>>); 1] {
+    [("/internal/orders/{id}/addressee", get(addressee))]
+}
+
+/// Returns the paths of the routes.
+pub fn paths() -> impl Iterator<Item = &'static str> {
+    routes().into_iter().map(|(path, _)| path)
+}
+
 pub fn router(api: Arc<Api>, token: ServiceToken) -> Router {
-    Router::new()
-        .route("/internal/orders/{id}/addressee", get(addressee))
+    let routes = routes().into_iter();
+    routes
+        .fold(Router::new(), |router, (path, route)| router.route(path, route))
         .route_layer(from_fn(query::none))
         .route_layer(from_fn_with_state(token, service_token::required))
         .with_state(api)

@@ -53,6 +53,7 @@ use crate::{
     state::Api,
 };
 
+pub use internal::paths as internal_paths;
 pub use order_events::STREAMS_MOST;
 pub use order_read::WAITING_MOST;
 pub use webhooks::SHOW_SECRETS;

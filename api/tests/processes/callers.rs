@@ -201,6 +201,27 @@ async fn every_route_answers_every_caller_as_its_row_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_services_ask_of_the_api_is_no_callers_whatever_their_role() {
+    // A path that is added has to be looked at here: it is in no document, and has none of the limits of the others.
+    let paths: Vec<&str> = amends_api::routes::internal_paths().collect();
+    assert_eq!(paths, ["/internal/orders/{id}/addressee"]);
+    let shop = Shop::open().await;
+    let order = shop.place_for("c-a").await;
+    for (path, caller) in paths.iter().flat_map(|path| CALLERS.map(|caller| (path, caller))) {
+        let path = path.replace("{id}", &order);
+        for method in [Method::GET, Method::HEAD, Method::POST, Method::DELETE, Method::OPTIONS] {
+            let answer = shop.ask(method.clone(), &path, token_of(caller).as_deref()).send().await.unwrap();
+            let (status, headers) = (answer.status(), answer.headers().clone());
+            let text = answer.text().await.unwrap();
+            assert_eq!(status, 401, "{method} {path} by {caller}: {text}");
+            assert_eq!(headers::faults(&path, &headers), Vec::<String>::new(), "{method} {path} by {caller}");
+            assert!(method == Method::HEAD || text.contains("/problems/service-token"), "{text}");
+            assert!(LEAKS.iter().chain(&["Long Street"]).all(|leak| !text.contains(leak)), "{text}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_page_of_another_origin_is_told_nothing_even_if_it_asks_first() {
     let shop = Shop::open().await;
     let token = token("ada", &Role::ALL);
