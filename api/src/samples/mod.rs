@@ -161,8 +161,9 @@ pub async fn run(url: &str, token: Option<String>) -> Result<bool> {
     Ok(well == SAMPLES.len())
 }
 
-/// Prints what to try next. Where tokens are needed, `data` is the directory of the key that signs them.
-pub fn invite(url: &str, database: &str, brokers: &str, data: Option<&Path>) {
+/// Prints what to try next, as commands that work in any directory. `data` is the directory of the key that signs
+/// tokens: they are sent whether or not they are needed, and checked either way.
+pub fn invite(url: &str, database: &str, brokers: &str, data: &Path) {
     let place = json!({
         "customerId": "c-1001", "currency": "EUR",
         "lines": [{ "productId": MUG, "quantity": 2 }],
@@ -180,16 +181,16 @@ pub fn invite(url: &str, database: &str, brokers: &str, data: Option<&Path>) {
     println!("  metrics   {url}/metrics");
     println!("  Postgres  {}", without_password(database));
     println!("  Kafka     {brokers}");
-    let key = uuid::Uuid::new_v4();
-    println!("\nPlace an order:\n");
-    let mut bearer = "";
-    if let Some(data) = data {
-        println!("  TOKEN=$(amends token --role customer --subject c-1001 --data '{}')", data.display());
-        bearer = " -H \"authorization: Bearer $TOKEN\"";
-    }
-    println!(
-        "  curl -si {url}/api/orders -H 'content-type: application/json'{bearer} \\\n    -H 'idempotency-key: {key}' -d '{place}'\n"
-    );
+    // A program that was just built is on no search path.
+    let program = std::env::current_exe().unwrap_or_else(|_| "amends".into());
+    let data = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
+    let (program, data, key) = (program.display(), data.display(), uuid::Uuid::new_v4());
+    let bearer = "-H \"authorization: Bearer $TOKEN\"";
+    println!("\nPlace an order, and read your orders:\n");
+    println!("  TOKEN=$('{program}' token --role customer --subject c-1001 --data '{data}')");
+    println!("  curl -si {url}/api/orders {bearer} -H 'content-type: application/json' \\");
+    println!("    -H 'idempotency-key: {key}' -d '{place}'");
+    println!("  curl -s {url}/api/orders {bearer}\n");
     println!("Ctrl-C stops everything.");
 }
 

@@ -45,6 +45,38 @@ async fn every_sample_ends_as_it_should(broker: Broker) {
     assert!(said.lines().any(|line| line.starts_with("ready http://127.0.0.1:")), "{said}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_printed_to_be_tried_next_works_in_any_directory_and_every_curl_has_a_token() {
+    let (data, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut command = dev(&Broker::embedded(), data.path(), &["--samples", "--log", "warn"]);
+    let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let running = Dev { process, url: String::new() };
+    let invitation: Vec<String> = lines
+        .skip_while(|line| !line.starts_with("Place an order"))
+        .skip(1)
+        .take_while(|line| !line.starts_with("Ctrl-C"))
+        .collect();
+    let script = invitation.join("\n");
+    // A command may go on in the next line.
+    let joined = script.replace("\\\n", "");
+    let (curls, bearer) =
+        (|line: &&str| line.trim_start().starts_with("curl "), "-H \"authorization: Bearer $TOKEN\"");
+    assert!(joined.lines().filter(curls).count() > 1, "{script}");
+    assert!(joined.lines().filter(curls).all(|curl| curl.contains(bearer)), "{script}");
+    let mut shell = Command::new("bash");
+    shell.args(["-euc", &script]).current_dir(elsewhere.path()).stdin(Stdio::null());
+    let output = shell.output().unwrap();
+    let (said, complaints) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{script}\n{said}\n{complaints}");
+    assert!(said.starts_with("HTTP/1.1 201 "), "{script}\n{said}");
+    let (placed, listed) = said.split_once("{\"items\":").expect("a list");
+    let id = placed.split_once("\"id\":\"").expect("an order").1.split('"').next().unwrap();
+    assert!(listed.contains(id), "{said}");
+    running.stop().await;
+}
+
 async fn after_kill_9_of_everything_the_same_data_starts_by_itself_and_the_order_goes_on(broker: Broker) {
     let data = tempfile::tempdir().unwrap();
     let mut first = Dev::start(&broker, data.path());

@@ -98,7 +98,7 @@ pub async fn run(
             code = if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE };
             stop.cancel();
         } else if !stop.is_cancelled() {
-            samples::invite(&url, &running.server, &running.brokers, options.auth.then_some(&*options.data));
+            samples::invite(&url, &running.server, &running.brokers, &options.data);
         }
     }
     stop.cancelled().await;
