@@ -2,14 +2,14 @@
 
 use std::{
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use amends_notification::{MIGRATOR, OpenChannels, Recorder, TOPICS, has_template, preview};
 use amends_protocol::transport::{Assignment, Batch, Error, Inbound, Outbound, Sink, Source};
 use chrono::{TimeDelta, Utc};
 use serde_json::json;
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::PgPool;
 use uuid::Uuid;
 
 const ORDER: Uuid = Uuid::from_u128(0x01a2_0191_dc04_70a7_b9de_b929_99bc_7f56);
@@ -192,48 +192,4 @@ async fn notifications_of_old_events_go() {
     );
     let left: i64 = sqlx::query_scalar("SELECT count(*) FROM notifications").fetch_one(&pool).await.unwrap();
     assert_eq!(left, 2);
-}
-
-/// Returns the size of each table with its indexes, except that of the notifications.
-async fn sizes_of_other_tables(pool: &PgPool) -> Vec<(String, i64)> {
-    let tables: Vec<String> = sqlx::query_scalar(
-        "SELECT relname::text FROM pg_class
-         WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> 'notifications' ORDER BY 1",
-    )
-    .fetch_all(pool)
-    .await
-    .unwrap();
-    let mut sizes = Vec::new();
-    for table in tables {
-        let sql = format!("SELECT pg_total_relation_size('\"{table}\"')");
-        let size: i64 = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(pool).await.unwrap();
-        sizes.push((table, size));
-    }
-    sizes
-}
-
-/// `make test` records 100,000 events. `make notifications` records a million (AMENDS_TEST_EVENTS).
-#[tokio::test]
-async fn however_many_events_grow_no_table_but_that_of_the_notifications() {
-    let number: i64 = std::env::var("AMENDS_TEST_EVENTS").map_or(100_000, |number| number.parse().unwrap());
-    let database = amends_testkit::database(&MIGRATOR, "notification").await;
-    let before = sizes_of_other_tables(&database.pool).await;
-    assert!(before.len() > 1, "{before:?}");
-    let service = PgPool::connect(&database.role_url("amends_notification")).await.unwrap();
-    let begun = Instant::now();
-    for first in (0..number).step_by(500) {
-        let events = first..number.min(first + 500);
-        let batch = events.map(|number| message(number, event("order.created", number))).collect();
-        let (mut recorder, _) = recorder(&service, vec![batch], OpenChannels::default());
-        recorder.run_once().await.unwrap();
-    }
-    let took = begun.elapsed();
-    let (rows, bytes): (i64, i64) =
-        sqlx::query_as("SELECT count(*), pg_total_relation_size('notifications') FROM notifications")
-            .fetch_one(&service)
-            .await
-            .unwrap();
-    println!("{number} events in {took:?}: {rows} notifications of {} bytes each", bytes / rows.max(1));
-    assert_eq!(rows, 2 * number);
-    assert_eq!(sizes_of_other_tables(&database.pool).await, before);
 }
