@@ -131,6 +131,7 @@ pub async fn measure(stage: &mut Stage, args: &Bench, pace: Pace) -> Result<Repo
         parked: args.parked,
         armed: args.armed,
         before_ended: args.ended,
+        tokens: stage.wants_tokens(),
         pinned: args.pin,
         profile,
         timers: lateness,

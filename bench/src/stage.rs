@@ -60,7 +60,7 @@ pub struct Stage {
     pub roles: Vec<(&'static str, Process)>,
     reading: Option<JoinHandle<()>>,
     /// What the api judges tokens by, where it wants them.
-    _tokens: Option<Tokens>,
+    tokens: Option<Tokens>,
     /// An idle transaction with a snapshot, where one was asked for.
     _pin: Option<Transaction<'static, Postgres>>,
 }
@@ -179,7 +179,12 @@ impl Stage {
             (Entrance::Births(Arc::new(births(&deployment, &kafka, mode).await?)), None)
         };
         let pin = if args.pin { Some(pinned(&deployment).await?) } else { None };
-        Ok(Self { deployment, mode, mix, ledger, entrance, roles, reading, _tokens: tokens, _pin: pin })
+        Ok(Self { deployment, mode, mix, ledger, entrance, roles, reading, tokens, _pin: pin })
+    }
+
+    /// Whether the api wants a token with each request.
+    pub fn wants_tokens(&self) -> bool {
+        self.tokens.is_some()
     }
 
     /// The sum of all engines' histograms of timer lateness.

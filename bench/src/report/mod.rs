@@ -60,6 +60,8 @@ pub struct ReportRow {
     /// Sagas that had ended before it began.
     #[serde(skip_serializing_if = "is_none")]
     pub before_ended: u64,
+    /// Whether the api wanted a token with each request.
+    pub tokens: bool,
     /// Whether an idle transaction held a snapshot all the time.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub pinned: bool,
@@ -127,6 +129,12 @@ pub struct Figures {
 }
 
 impl ReportRow {
+    /// `orders`, or `orders with tokens`; the mode `shop` always has them.
+    pub fn mode_title(&self) -> String {
+        let with = if self.tokens && self.mode != Mode::Shop { " with tokens" } else { "" };
+        format!("{}{with}", table::word(&self.mode))
+    }
+
     /// `orders, 512 in flight`.
     pub fn title(&self) -> String {
         let mix = match self.mix {
@@ -137,7 +145,7 @@ impl ReportRow {
             (Some(places), _) => format!("{places} in flight"),
             (_, rate) => format!("{:.0}/s arriving", rate.unwrap_or_default()),
         };
-        format!("{}{mix}, {pace}", table::word(&self.mode))
+        format!("{}{mix}, {pace}", self.mode_title())
     }
 }
 
@@ -198,6 +206,7 @@ pub mod tests {
             parked: 0,
             armed: 0,
             before_ended: 0,
+            tokens: false,
             pinned: false,
             profile: Vec::new(),
             timers: None,
@@ -249,6 +258,18 @@ pub mod tests {
         bad.books.violations.push("pieces taken: 2 expected, 1 found".into());
         let report = report(vec![row(Mode::Engine, 512), bad]);
         insta::assert_snapshot!(table::render(&report));
+    }
+
+    #[test]
+    fn a_row_with_tokens_says_so() {
+        let with = ReportRow { tokens: true, ..row(Mode::Orders, 512) };
+        assert_eq!(with.title(), "orders with tokens, 512 in flight");
+        assert_eq!(ReportRow { tokens: true, ..row(Mode::Shop, 512) }.title(), "shop, 512 in flight");
+        let shown = table::render(&report(vec![with, row(Mode::Orders, 512)]));
+        assert!(
+            shown.contains("\norders with tokens fulfilled ") && shown.contains("\norders fulfilled "),
+            "{shown}"
+        );
     }
 
     #[test]

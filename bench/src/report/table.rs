@@ -88,7 +88,7 @@ fn cells(row: &ReportRow, ceiling: Option<f64>) -> Vec<String> {
         (Some(places), _) => thousands(places as f64),
         (_, rate) => format!("open {}/s", thousands(rate.unwrap_or_default())),
     };
-    let mut cells = vec![format!("{} {}", word(&row.mode), word(&row.mix)), pace];
+    let mut cells = vec![format!("{} {}", row.mode_title(), word(&row.mix)), pace];
     let Some(figures) = &row.figures else {
         cells.push("none".into());
         return cells;
