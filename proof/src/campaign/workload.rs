@@ -16,6 +16,8 @@ use super::client::Client;
 
 /// Number of products with sufficient stock.
 const PRODUCTS: u32 = 12;
+/// A card whose refunds the gateway declines: an operator pays back by other means.
+const REFUND_REFUSED: &str = "card_refund_refused";
 /// How long a client watches its order.
 const WATCH: Duration = Duration::from_secs(20);
 
@@ -85,8 +87,9 @@ fn plan(number: usize, seed: u64, random: &mut StdRng) -> Plan {
         185..230 => ("card_lost_reply", "AT", None),
         230..280 => ("card_error_twice", "AT", None),
         280..285 => ("card_slow", "AT", None),
-        285..295 => ("card_refund_refused", "AQ", None),
+        285..295 => (REFUND_REFUSED, "AQ", None),
         295..297 => ("card_approved", "BV", None),
+        297..302 => (REFUND_REFUSED, "AT", None),
         _ => ("card_approved", "AT", None),
     };
     let lines = if random.random_bool(0.2) { random.random_range(2..5) } else { 1 };
@@ -102,6 +105,11 @@ fn plan(number: usize, seed: u64, random: &mut StdRng) -> Plan {
     let currency = if random.random_bool(0.2) { "JPY" } else { "EUR" };
     let copies = if random.random_bool(0.05) { random.random_range(2..4) } else { 1 };
     let cancels = random.random_bool(0.06).then(|| Duration::from_millis(random.random_range(0..1500)));
+    let afterwards = match (method, country) {
+        // So that return or goodwill is refused.
+        (REFUND_REFUSED, "AT") => Some(refused_afterwards(random)),
+        _ => afterwards(random),
+    };
     Plan {
         order: order(lines, currency, method, country),
         key: format!("{seed}-{number}"),
@@ -109,7 +117,16 @@ fn plan(number: usize, seed: u64, random: &mut StdRng) -> Plan {
         misuses: random.random_bool(0.01),
         cancels: cancels.filter(|_| country != "BV"),
         watches: random.random_bool(0.1),
-        afterwards: afterwards(random),
+        afterwards,
+    }
+}
+
+/// What has to be paid back of an order that is shipped, and is refused.
+fn refused_afterwards(random: &mut StdRng) -> Afterwards {
+    match random.random_bool(0.7) {
+        true => Afterwards::Return { all: random.random_bool(0.5), approve: true },
+        // No order costs less.
+        false => Afterwards::Goodwill { amount: 1 },
     }
 }
 
@@ -193,4 +210,28 @@ pub async fn canary(client: &Client, key: &str, patience: Duration) -> Option<Du
     let left = patience.saturating_sub(begun.elapsed());
     let status = client.watch(id, left, Duration::from_millis(25)).await;
     (status.as_deref() == Some("FULFILLED")).then(|| begun.elapsed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_campaign_has_returns_and_goodwill_whose_refund_is_refused() {
+        let mut random = StdRng::seed_from_u64(1);
+        let plans: Vec<Plan> = (0..20_000).map(|number| plan(number, 1, &mut random)).collect();
+        let refused = plans.iter().filter(|plan| {
+            let order = &plan.order;
+            (order["payment"]["method"].as_str(), order["shippingAddress"]["country"].as_str())
+                == (Some(REFUND_REFUSED), Some("AT"))
+        });
+        let refused: Vec<&Plan> = refused.filter(|plan| plan.cancels.is_none()).collect();
+        let returns =
+            |plan: &&&Plan| matches!(plan.afterwards, Some(Afterwards::Return { approve: true, .. }));
+        let goodwill = |plan: &&&Plan| matches!(plan.afterwards, Some(Afterwards::Goodwill { .. }));
+        let (returns, goodwill) =
+            (refused.iter().filter(returns).count(), refused.iter().filter(goodwill).count());
+        assert!(returns > 5 && goodwill > 2, "{returns} returns, {goodwill} refunds");
+        assert_eq!(returns + goodwill, refused.len(), "each has something to be refused");
+    }
 }
