@@ -26,6 +26,7 @@ mod remote;
 pub mod roles;
 pub mod routes;
 mod samples;
+pub mod secrets;
 pub mod services;
 pub mod settings;
 pub mod state;

@@ -1,5 +1,4 @@
-//! The links to databases, broker and Redis: whether their files can be used at the start, and changed passwords while a
-//! role runs.
+//! The links to databases, broker and Redis: whether their files can be used at the start.
 
 use std::{
     fs,
@@ -13,14 +12,10 @@ use amends_pool::Pool;
 use amends_redis::Redis;
 use anyhow::{Context, Result, anyhow, bail};
 use reqwest::Url;
-use secrecy::{ExposeSecret, SecretString};
-use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
+use secrecy::ExposeSecret;
 
-use crate::settings::{Settings, secret_in};
+use crate::settings::Settings;
 
-/// Interval between looks at the files of secrets.
-const SECRETS_LOOK: Duration = Duration::from_secs(5);
 /// How long a starting role waits for a broker without which it can start.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -146,52 +141,14 @@ impl Pools {
     }
 
     /// Makes new connections from another URL, where they were made from `old`.
-    fn follow(&self, old: &str, new: &str) -> Result<(), amends_pool::Error> {
+    ///
+    /// # Errors
+    /// It is no URL.
+    pub fn follow(&self, old: &str, new: &str) -> Result<(), amends_pool::Error> {
         for pool in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             pool.follow(old, new)?;
         }
         Ok(())
-    }
-}
-
-/// Reads the files of the databases' URLs again from time to time, until the process stops.
-pub async fn follow_files(settings: Settings, pools: Pools, stop: CancellationToken) {
-    let files = settings.secret_files.into_iter().filter(|(key, _)| key.ends_with("_database_url"));
-    let mut files: Vec<_> = files.collect();
-    if files.is_empty() {
-        return stop.cancelled().await;
-    }
-    loop {
-        tokio::select! {
-            () = sleep(SECRETS_LOOK) => {}
-            () = stop.cancelled() => return,
-        }
-        for (key, file) in &mut files {
-            let new = match secret_in(&file.path) {
-                Ok(new) if new == file.content.expose_secret() => continue,
-                Ok(new) => new,
-                // The file may be only partly written.
-                Err(why) => {
-                    tracing::warn!(
-                        setting = key,
-                        why,
-                        "the file of a secret cannot be read; the secret stays as it was"
-                    );
-                    continue;
-                }
-            };
-            match pools.follow(file.content.expose_secret(), &new) {
-                Ok(()) => {
-                    tracing::info!(setting = key, "the file of a secret has changed; new connections use it");
-                    file.content = SecretString::from(new);
-                }
-                // The library's error may contain a part of the URL.
-                Err(_) => tracing::warn!(
-                    setting = key,
-                    "the file of a secret has changed to something that is no URL"
-                ),
-            }
-        }
     }
 }
 

@@ -5,17 +5,21 @@ use std::{fs, path::Path};
 use amends_notification::{
     Channel, SendingSettings,
     channels::{
-        email::{EmailSettings, SMTP_LONGEST, SmtpUrl, sender},
+        email::{EmailSettings, SMTP_LONGEST, SmtpLogin, SmtpUrl, sender},
         sms::{SMS_ANSWER_LONGEST, SmsSettings},
     },
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use reqwest::Url;
 use secrecy::SecretString;
 
-use crate::{cli::Notify, settings::Settings};
+use crate::{
+    cli::Notify,
+    secrets::{FollowedFile, Follower},
+    settings::{SecretFile, Settings, secret_in},
+};
 
-/// Returns what messages are sent with. Secrets are read from their files, once.
+/// Returns what messages are sent with. Secrets are read from their files.
 ///
 /// # Errors
 /// A file cannot be read.
@@ -34,7 +38,7 @@ fn email(settings: &Settings) -> Result<Option<EmailSettings>> {
         return Ok(None);
     };
     let login = match (&settings.smtp_user, &settings.smtp_password_file) {
-        (Some(user), Some(file)) => Some((user.clone(), secret("smtp_password_file", file)?)),
+        (Some(user), Some(file)) => Some(SmtpLogin::new(user.clone(), secret("smtp_password_file", file)?)),
         _ => None,
     };
     let trusted = settings.smtp_ca_file.as_ref().map(|file| bytes("smtp_ca_file", file)).transpose()?;
@@ -59,11 +63,21 @@ fn sms(settings: &Settings) -> Result<Option<SmsSettings>> {
     }))
 }
 
+/// Returns the files of passwords that a sender with these settings follows. The secret that signs SMS is none: whoever
+/// verifies them would have to take both for a while.
+pub fn followed(settings: &Settings, sending: &SendingSettings) -> Vec<FollowedFile> {
+    let login = sending.email.as_ref().and_then(|email| email.login.clone());
+    let followed = login.zip(settings.smtp_password_file.clone()).map(|(login, path)| FollowedFile {
+        setting: "smtp_password_file".to_owned(),
+        file: SecretFile { path, content: login.password() },
+        follower: Follower::Mail(login),
+    });
+    followed.into_iter().collect()
+}
+
 /// Reads a secret: the file's text, without the line's end.
 fn secret(key: &str, file: &Path) -> Result<SecretString> {
-    let text =
-        String::from_utf8(bytes(key, file)?).with_context(|| format!("setting {key}: is not UTF-8"))?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned().into())
+    secret_in(file).map(SecretString::from).map_err(|why| anyhow!("setting {key}: {why}"))
 }
 
 fn bytes(key: &str, file: &Path) -> Result<Vec<u8>> {

@@ -37,6 +37,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     links::{self, Pools},
     routes,
+    secrets::{self, FollowedFile},
     settings::Settings,
     telemetry,
 };
@@ -103,9 +104,8 @@ impl Process {
         if let Some(export) = telemetry::traces(&process.settings) {
             process.watch("traces", export.run(process.stop.clone()));
         }
-        let following =
-            links::follow_files(process.settings.clone(), process.pools.clone(), process.stop.clone());
-        process.watch("secrets", following);
+        let (kafka, redis) = (&process.kafka.credentials, process.redis.as_ref());
+        process.follow(secrets::of_links(&process.settings, &process.pools, kafka, redis));
         let measuring =
             telemetry::measure(process.metrics.clone(), process.pools.clone(), process.stop.clone());
         process.watch("metrics", measuring);
@@ -191,6 +191,11 @@ impl Process {
                 stop.cancel();
             }
         });
+    }
+
+    /// Follows files of secrets until the process stops.
+    pub fn follow(&self, files: Vec<FollowedFile>) {
+        self.watch("secrets", secrets::follow(files, self.stop.clone()));
     }
 
     /// Stops the process with a failure once the pool's database can never execute a statement: repeated, the statement

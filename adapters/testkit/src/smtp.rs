@@ -113,6 +113,14 @@ impl SmtpServer {
         self.order(&json!({ command: answer }));
     }
 
+    /// Requires another login from the next connection on. It is for a server that was started with one.
+    ///
+    /// # Panics
+    /// It does not take the order.
+    pub fn requires(&self, user: &str, password: &str) {
+        self.order(&json!({ "login": [user, password] }));
+    }
+
     /// Returns all messages that it has received until now, whatever it answered: `from`, `to`, `tls`, `login`,
     /// `content`.
     ///

@@ -1,7 +1,8 @@
 """A mail server for tests: aiosmtpd, which says what it receives, a line of JSON each, and answers as it is told.
 
 Its options are JSON in the first argument. Each line of standard input is JSON with answers: {"rcpt": "550 no"}. An answer is
-a reply, "hang" or "close"; null is the usual one. The server ends when standard input does.
+a reply, "hang" or "close"; null is the usual one. {"login": [user, password]} requires another login. The server ends
+when standard input does.
 """
 
 import asyncio
@@ -86,7 +87,9 @@ async def main():
         line = await loop.run_in_executor(None, sys.stdin.readline)
         if not line:
             break
-        answers.update(json.loads(line))
+        order = json.loads(line)
+        options["login"] = order.pop("login", options["login"])
+        answers.update(order)
         say({"set": True})
     # Connections that hang do not delay the end.
     os._exit(0)

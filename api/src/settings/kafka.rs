@@ -56,6 +56,12 @@ impl Settings {
         });
         Security { tls, login }
     }
+
+    /// Returns whether Kafka's clients log in by `kafka_sasl_password`, and not by properties of their own.
+    pub fn gives_kafka_password(&self) -> bool {
+        let is_own = |key: &str| self.kafka_properties.contains_key(key);
+        self.kafka_sasl_password.is_some() && !["sasl.username", "sasl.password"].into_iter().any(is_own)
+    }
 }
 
 /// What belongs together is set together, so that no link is less secured than its settings seem to say.

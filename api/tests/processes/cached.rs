@@ -1,6 +1,8 @@
 //! Stock that is cached in a real Redis by two apis: no reader is behind its own write or a status that it has seen, and
 //! Redis may be killed.
 
+use std::fs;
+
 use amends_testkit::{eventually, redis::RedisServer};
 use serde_json::json;
 
@@ -56,4 +58,36 @@ async fn stock_is_never_older_than_a_write_or_a_status_that_was_shown_with_redis
             .await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_password_of_redis_in_its_file_counts_without_a_restart() {
+    let mut redis = RedisServer::start();
+    redis.require_password("first");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("redis-url");
+    fs::write(&file, redis.url_with("first")).unwrap();
+    let mut stack = Stack::embedded().await;
+    stack.set("REDIS_URL_FILE", file.to_str().unwrap());
+    let _worker = stack.start(&["worker", "inventory"]).await;
+    let api = stack.start(&["api"]).await;
+    let put = api.client().put("/api/inventory/mug/stock", &json!({ "onHand": 7 })).await;
+    assert_eq!(put.0, 200, "{}", put.1);
+    // Returns whether this read comes from the cache.
+    let is_cached = async || {
+        let before = cached_reads(&api).await;
+        assert_eq!(stock(&api).await, (7, 0));
+        cached_reads(&api).await > before
+    };
+    eventually("reads come from the cache", LONG, || async { is_cached().await.then_some(()) }).await;
+
+    redis.require_password("another");
+    redis.end_connections();
+    eventually("the old password is refused", LONG, || async {
+        // Two in a row: on a busy machine one may be late by itself.
+        (!is_cached().await && !is_cached().await).then_some(())
+    })
+    .await;
+    fs::write(&file, redis.url_with("another")).unwrap();
+    eventually("the new one counts", LONG, || async { is_cached().await.then_some(()) }).await;
 }

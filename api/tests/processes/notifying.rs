@@ -164,6 +164,30 @@ async fn a_mail_server_that_hangs_delays_no_order_and_no_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_changed_password_of_the_mail_server_in_its_file_counts_without_a_restart() {
+    let server = SmtpServer::start(SmtpSecurity::Tls, Some(("shop", "s3cret")));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("smtp-password");
+    std::fs::write(&file, "s3cret\n").unwrap();
+    let mut shop = Shop::open().await;
+    send_by(&mut shop.stack, &server);
+    shop.stack.set("AMENDS_SMTP_USER", "shop");
+    shop.stack.set("AMENDS_SMTP_PASSWORD_FILE", file.to_str().unwrap());
+    let _worker = shop.stack.start(&["worker", "notification"]).await;
+    let _engine = shop.stack.start(&["engine"]).await;
+    let viewer = token("vera", &[Role::Viewer]);
+    let told = |email: &'static str| [email, "order.created sms SKIPPED not_configured"];
+    let first = shop.place_with_contact("c-a").await;
+    shop.told(&first, &viewer, &told("order.created email SENT -")).await;
+
+    server.requires("shop", "another");
+    let second = shop.place_with_contact("c-b").await;
+    shop.told(&second, &viewer, &told("order.created email QUEUED smtp_535")).await;
+    std::fs::write(&file, "another\n").unwrap();
+    shop.told(&second, &viewer, &told("order.created email SENT -")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_erased_before_it_was_sent_is_never_mailed() {
     let server = SmtpServer::start(SmtpSecurity::Plain, None);
     server.answers("rcpt", Some("451 later"));

@@ -206,11 +206,30 @@ async fn a_deployment_over_secured_links_alone_fulfils_orders_and_each_role_read
     assert!(!reads("nobody", "payment.commands"));
 
     // A broker with a wrong certificate is an outage: orders go on once it is right again.
-    stack.broker.as_secured().present(&ours.issue("elsewhere", Flaw::OtherHost)).await;
-    let said = refused(&stack, &["engine"], &as_payment);
-    assert!(said.contains("kafka_brokers") && said.contains("certificate verify failed"), "{said}");
+    for flaw in [Flaw::Expired, Flaw::OtherHost] {
+        stack.broker.as_secured().present(&ours.issue("flawed", flaw)).await;
+        for role in [&["engine"][..], &["worker", "payment"], &["api"]] {
+            let said = refused(&stack, role, &as_payment);
+            assert!(said.contains("kafka_brokers") && said.contains("certificate verify failed"), "{said}");
+            assert!(said.contains("expired") && said.contains("another host"), "{said}");
+        }
+    }
     let waiting = clients[0].place(&order("mug", 1, "card_approved", "AT")).await;
     stack.broker.as_secured().present(&issued).await;
+    clients[0].becomes(&waiting, "FULFILLED").await;
+
+    // So is a changed password, until the file contains it.
+    stack.broker.as_secured().change_password(&payment, "another").await;
+    stack.broker.as_secured().present(&issued).await;
+    let waiting = clients[0].place(&order("mug", 1, "card_approved", "AT")).await;
+    clients[0].becomes(&waiting, "CONFIRMED").await;
+    let worker = processes[1].client();
+    amends_testkit::eventually("the old password is refused", crate::support::LONG, || {
+        let worker = worker.clone();
+        async move { (worker.try_get("/health/ready").await?.0 == 503).then_some(()) }
+    })
+    .await;
+    fs::write(directory.path().join(&payment), "another\n").unwrap();
     clients[0].becomes(&waiting, "FULFILLED").await;
     drop(processes);
     server.stop().await;

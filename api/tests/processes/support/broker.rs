@@ -26,11 +26,25 @@ pub enum Broker {
 pub struct Secured {
     kafka: Kafka,
     keystore: PathBuf,
+    authority: PathBuf,
     _data: TempDir,
     _turn: MutexGuard<'static, ()>,
 }
 
 impl Secured {
+    /// Changes the password of a user. Open connections stay.
+    pub async fn change_password(&self, user: &str, password: &str) {
+        let client = [
+            "security.protocol=SASL_SSL".to_owned(),
+            "sasl.mechanism=SCRAM-SHA-512".to_owned(),
+            format!("sasl.jaas.config={SCRAM_LOGIN} username=\"{KAFKA_ADMIN}\" password=\"{KAFKA_ADMIN}\";"),
+            "ssl.truststore.type=PEM".to_owned(),
+            format!("ssl.truststore.location={}", self.authority.display()),
+        ];
+        amends_testkit::change_kafka_password(&self.kafka.address().to_string(), &client, user, password)
+            .await;
+    }
+
     /// Restarts it with another certificate.
     pub async fn present(&mut self, issued: &Issued) {
         fs::copy(&issued.both, &self.keystore).unwrap();
@@ -40,6 +54,9 @@ impl Secured {
 
 /// The superuser of a secured broker, as which the broker connects to itself.
 pub const KAFKA_ADMIN: &str = "admin";
+
+/// How Java names the login by SCRAM.
+const SCRAM_LOGIN: &str = "org.apache.kafka.common.security.scram.ScramLoginModule required";
 
 /// An Apache Kafka. Topics and groups have fixed names, so two tests cannot share one.
 pub struct Apache {
@@ -68,7 +85,6 @@ impl Broker {
         let data = tempfile::tempdir().unwrap();
         let keystore = data.path().join("keystore.pem");
         fs::copy(&issued.both, &keystore).unwrap();
-        let own = "org.apache.kafka.common.security.scram.ScramLoginModule required";
         let properties = vec![
             "group.min.session.timeout.ms=3000".to_owned(),
             "ssl.keystore.type=PEM".to_owned(),
@@ -78,9 +94,9 @@ impl Broker {
             "sasl.enabled.mechanisms=SCRAM-SHA-512,SCRAM-SHA-256".to_owned(),
             "sasl.mechanism.inter.broker.protocol=SCRAM-SHA-512".to_owned(),
             format!(
-                "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config={own} username=\"{KAFKA_ADMIN}\" password=\"{KAFKA_ADMIN}\";"
+                "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config={SCRAM_LOGIN} username=\"{KAFKA_ADMIN}\" password=\"{KAFKA_ADMIN}\";"
             ),
-            format!("listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config={own};"),
+            format!("listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config={SCRAM_LOGIN};"),
             "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer".to_owned(),
             // Without a name: the controller's own listener, which is of this process alone.
             format!("super.users=User:{KAFKA_ADMIN};User:ANONYMOUS"),
@@ -89,7 +105,13 @@ impl Broker {
         let protocol = Some("SASL_SSL".to_owned());
         let options = KafkaOptions { properties, protocol, users, ..KafkaOptions::default() };
         let kafka = Kafka::start(data.path().join("kafka"), options).await.unwrap();
-        Some(Self::Secured(Secured { kafka, keystore, _data: data, _turn: turn }))
+        Some(Self::Secured(Secured {
+            kafka,
+            keystore,
+            authority: authority.file().to_owned(),
+            _data: data,
+            _turn: turn,
+        }))
     }
 
     /// Returns the secured broker, for tests that need one.

@@ -1,6 +1,10 @@
 //! E-mail, by SMTP.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use lettre::{
     Address, Message,
@@ -96,13 +100,41 @@ pub fn sender(text: &str) -> Result<Mailbox, Unusable> {
     text.parse().map_err(|_| Unusable("must be an address such as Shop <orders@shop.example>".to_owned()))
 }
 
+/// A login at the server. Clones share the password, which may change while messages are sent.
+#[derive(Debug, Clone)]
+pub struct SmtpLogin {
+    user: String,
+    password: Arc<RwLock<SecretString>>,
+}
+
+impl SmtpLogin {
+    /// Creates a login.
+    pub fn new(user: impl Into<String>, password: impl Into<SecretString>) -> Self {
+        Self { user: user.into(), password: Arc::new(RwLock::new(password.into())) }
+    }
+
+    /// Returns the password.
+    pub fn password(&self) -> SecretString {
+        self.password.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes the password: the next message is sent with it, because each has a connection of its own.
+    pub fn change_password(&self, password: impl Into<SecretString>) {
+        *self.password.write().unwrap_or_else(PoisonError::into_inner) = password.into();
+    }
+
+    fn credentials(&self) -> Credentials {
+        Credentials::new(self.user.clone(), self.password().expose_secret().to_owned())
+    }
+}
+
 /// The settings of e-mail.
 #[derive(Debug, Clone)]
 pub struct EmailSettings {
     /// The server.
     pub server: SmtpUrl,
-    /// User and password.
-    pub login: Option<(String, SecretString)>,
+    /// The login; `None`: the server needs none.
+    pub login: Option<SmtpLogin>,
     /// A certificate in PEM that is trusted instead of those of the system.
     pub trusted: Option<Vec<u8>>,
     /// The sender of every message.
@@ -117,7 +149,7 @@ pub(crate) struct Mailer {
     server: SmtpUrl,
     /// Unless messages are sent in the clear.
     tls: Option<TlsParameters>,
-    login: Option<Credentials>,
+    login: Option<SmtpLogin>,
     from: Mailbox,
     timeout: Duration,
 }
@@ -152,13 +184,10 @@ impl Mailer {
             Security::None => None,
             Security::StartTls | Security::Tls => Some(tls(settings)?),
         };
-        let credentials = |(user, password): &(String, SecretString)| {
-            Credentials::new(user.clone(), password.expose_secret().to_owned())
-        };
         Ok(Self {
             server: settings.server.clone(),
             tls,
-            login: settings.login.as_ref().map(credentials),
+            login: settings.login.clone(),
             from: settings.from.clone(),
             timeout: settings.timeout,
         })
@@ -192,7 +221,7 @@ impl Mailer {
             connection.starttls(tls, &name).await?;
         }
         if let Some(login) = &self.login {
-            connection.auth(DEFAULT_MECHANISMS, login).await?;
+            connection.auth(DEFAULT_MECHANISMS, &login.credentials()).await?;
         }
         connection.send(message.envelope(), &message.formatted()).await?;
         Ok(connection)

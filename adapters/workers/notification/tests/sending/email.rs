@@ -104,6 +104,26 @@ async fn a_login_that_is_refused_is_tried_again_because_somebody_will_mend_it() 
 }
 
 #[tokio::test]
+async fn a_changed_password_counts_from_the_next_message_on() {
+    let world = World::new().await;
+    let server = SmtpServer::start(SmtpSecurity::StartTls, Some(("shop", "s3cret")));
+    let settings = by_mail(&server, Some(("shop", "s3cret")));
+    let sender = world.sender(Channel::Email, &settings);
+    let first = world.queue("order.created", Channel::Email).await;
+    sender.run_once().await.unwrap();
+    assert_eq!(world.row(first).await.says(), ("SENT", None, 1));
+
+    server.requires("shop", "another");
+    let second = world.queue("order.created", Channel::Email).await;
+    sender.run_once().await.unwrap();
+    assert_eq!(world.row(second).await.says(), ("QUEUED", Some("smtp_535"), 1));
+    settings.email.unwrap().login.unwrap().change_password("another");
+    world.make_due().await;
+    sender.run_once().await.unwrap();
+    assert_eq!(world.row(second).await.says(), ("SENT", None, 2));
+}
+
+#[tokio::test]
 async fn what_a_server_that_hangs_or_closes_may_have_taken_is_sent_again_with_the_same_id() {
     let (world, server) = (World::new().await, SmtpServer::start(SmtpSecurity::Plain, None));
     let sender = world.sender(Channel::Email, &by_mail(&server, None));

@@ -9,7 +9,7 @@ use std::{
 use amends_notification::{
     Channel, MIGRATOR, NO_SUCH_ORDER, OrderApi, Sender, SendingSettings,
     channels::{
-        email::{EmailSettings, SmtpUrl, sender},
+        email::{EmailSettings, SmtpLogin, SmtpUrl, sender},
         sms::SmsSettings,
     },
 };
@@ -173,7 +173,7 @@ pub fn by_mail_within(
     let trusted = std::fs::read(server.certificate()).unwrap();
     let email = EmailSettings {
         server: SmtpUrl::parse(&server.url()).unwrap(),
-        login: login.map(|(user, password)| (user.to_owned(), password.to_owned().into())),
+        login: login.map(|(user, password)| SmtpLogin::new(user, password)),
         trusted: Some(trusted),
         from: sender("Shop <orders@shop.example>").unwrap(),
         timeout,
