@@ -33,8 +33,6 @@ const HEARTBEAT: Micros = 2 * SECOND;
 pub struct Losses {
     /// The moments to which it will go back, by number.
     backups: BTreeMap<u64, Saved>,
-    /// Failovers that come with the commits from now on: the backup, the number of commits, and how long after the last.
-    coming: Vec<(u64, u64, Micros)>,
     /// From when on replies are read again after the newest loss.
     since: Micros,
     /// Every loss: whether anybody knows of it.
@@ -88,64 +86,36 @@ impl Losses {
 /// Schedules restores and failovers.
 pub fn schedule(state: &mut WorldState) {
     let mut number = 0;
-    for (fault, usual) in [(Fault::Restore, 1.0), (Fault::Failover, 2.0)] {
+    for (fault, usual) in [(Fault::Restore, 1.0), (Fault::Failover, 1.5)] {
         let rate = state.plan.rate(fault);
         if rate == 0.0 {
             continue;
         }
         let count = state.plan.draw(fault, 0..(usual * 2.0 * rate).ceil() as u64 + 1).min(MOST);
         for _ in 0..count {
+            let longest = match fault {
+                Fault::Restore => {
+                    [10 * SECOND, 60 * SECOND, 900 * SECOND][state.plan.draw(fault, 0..3) as usize]
+                }
+                _ => [SECOND / 10, SECOND, 20 * SECOND][state.plan.draw(fault, 0..3) as usize],
+            };
+            let at = state.plan.draw(fault, 60 * SECOND..state.heals_at - 60 * SECOND);
+            let back = state.plan.draw(fault, SECOND / 100..longest + 1).min(at);
             number += 1;
-            match fault {
-                Fault::Restore => restores(state, number),
-                _ => fails_over(state, number),
-            }
+            let backup = number;
+            state.later(at - back, move |s| {
+                let saved = s.store.saved(s.now);
+                s.losses.backups.insert(backup, saved);
+            });
+            state.later(at, move |s| match fault {
+                Fault::Restore => s.restore(backup),
+                _ => s.fail_over(backup),
+            });
         }
     }
-}
-
-/// At some time the database is restored to an earlier one.
-fn restores(state: &mut WorldState, backup: u64) {
-    let longest = [10 * SECOND, 60 * SECOND, 900 * SECOND][state.plan.draw(Fault::Restore, 0..3) as usize];
-    let at = state.plan.draw(Fault::Restore, 60 * SECOND..state.heals_at - 60 * SECOND);
-    let back = state.plan.draw(Fault::Restore, SECOND / 100..longest + 1).min(at);
-    state.later(at - back, move |s| s.back_up(backup));
-    state.later(at, move |s| s.restore(backup));
-}
-
-/// Some commits after some time the database fails over, and has lost all since.
-fn fails_over(state: &mut WorldState, backup: u64) {
-    let at = state.plan.draw(Fault::Failover, 60 * SECOND..state.heals_at - 60 * SECOND);
-    let commits = state.plan.draw(Fault::Failover, 1..8);
-    let longest = [SECOND / 1000, SECOND / 10, SECOND][state.plan.draw(Fault::Failover, 0..3) as usize];
-    let after = state.plan.draw(Fault::Failover, 0..longest);
-    state.later(at, move |s| {
-        s.back_up(backup);
-        s.losses.coming.push((backup, commits, after));
-    });
 }
 
 impl WorldState {
-    fn back_up(&mut self, backup: u64) {
-        let saved = self.store.saved(self.now);
-        self.losses.backups.insert(backup, saved);
-    }
-
-    /// Counts a commit: a failover may be due.
-    pub(crate) fn count_down(&mut self) {
-        let mut due = Vec::new();
-        for (backup, commits, after) in &mut self.losses.coming {
-            *commits -= 1;
-            if *commits == 0 {
-                due.push((*backup, *after));
-            }
-        }
-        self.losses.coming.retain(|(_, commits, _)| *commits > 0);
-        for (backup, after) in due {
-            self.later(after, move |s| s.fail_over(backup));
-        }
-    }
-
     /// An operator stops the programs, restores the database and begins the next epoch, has the engines read again what
     /// workers have replied since, and starts them. Sometimes a program is overlooked.
     fn restore(&mut self, backup: u64) {
@@ -170,9 +140,6 @@ impl WorldState {
     /// All connections end. Programs notice by themselves what is gone.
     fn fail_over(&mut self, backup: u64) {
         let fault = Fault::Failover;
-        if self.now >= self.heals_at {
-            return;
-        }
         self.plan.struck[fault as usize] += 1;
         self.go_back(backup, "fails over to a standby that has only what was there");
         self.store.failovers += 1;

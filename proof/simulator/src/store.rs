@@ -291,12 +291,6 @@ impl WorldState {
         }
     }
 
-    /// Records that sagas are written now.
-    fn changed(&mut self) {
-        self.store.changed_at = self.now;
-        self.count_down();
-    }
-
     /// Returns the error of a write by a program that was started in another epoch.
     fn is_epoch(&self, epoch: u32) -> Result<(), Error> {
         if epoch == self.store.epoch {
@@ -317,7 +311,7 @@ impl WorldState {
         }
         self.is_epoch(epoch)?;
         let now = self.store_now();
-        self.changed();
+        self.store.changed_at = self.now;
         let mut placed = Vec::new();
         for order in orders {
             let (key, body) = &order.key;

@@ -26,9 +26,6 @@ impl WorldState {
             }
         }
         self.store.batches.insert(batch, committed.clone());
-        if !committed.written.is_empty() {
-            self.changed();
-        }
         self.store.watchers.wake();
         committed
     }
@@ -66,6 +63,7 @@ impl WorldState {
             }
             self.violations.extend(write.entries.iter().filter_map(|e| not_as_seen(&stored.saga, e)));
             stored.saga = write.saga.clone();
+            self.store.changed_at = self.now;
             for (entry, body) in write.entries.iter().zip(bodies) {
                 stored.updated_at = entry.occurrence.at;
                 stored.entries.push((entry.revision, entry.occurrence.at, body));

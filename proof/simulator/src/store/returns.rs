@@ -119,7 +119,7 @@ impl WorldState {
             now,
         );
         self.store.create(&change, &Json::null());
-        self.changed();
+        self.store.changed_at = self.now;
         let added = AddedSaga { saga_id, kind, amount, lines, request };
         self.store.added.entry(order).or_default().push(added);
         Ok(Addition::Done(Box::new(change)))
