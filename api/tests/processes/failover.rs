@@ -230,7 +230,7 @@ async fn a_failover_that_loses_commits_stops_the_deployment_until_an_operator_ha
     let restored = pair.stack.output(&["restore"], &[("DATABASE_URL", &url)]);
     let said = String::from_utf8(restored.stdout).unwrap();
     assert!(said.contains(&format!("lost commits  of {} sagas", lost.noted.len())), "{said}");
-    assert_eq!(state(&engine).await.0, 2);
+    assert!(state(&engine).await.0 > 1, "epochs of restores are numbered by the time");
     pair.api_and_engine_start().await;
     pair.goes_on(&lost).await;
     pair.ends().await;
