@@ -13,11 +13,11 @@ use crate::{
     support::{
         Broker, Stack, clients,
         load::{self, every_order_is_there, place_all, reaches},
-        on_every_broker,
+        on_the_best_broker,
     },
 };
 
-on_every_broker!(
+on_the_best_broker!(
     kill_9_at_random_while_2000_orders_run_loses_and_doubles_nothing,
     a_restart_of_postgres_delays_orders_and_loses_none,
 );

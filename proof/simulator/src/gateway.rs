@@ -36,6 +36,11 @@ pub struct Charged {
     pub back: BTreeMap<Uuid, (Uuid, i64)>,
 }
 
+/// Key and id of what an operator pays back by hand for a return or refund: once, whatever the engine has forgotten since.
+pub fn refund_by_hand(saga: Uuid) -> Uuid {
+    Uuid::new_v5(&saga, b"by hand")
+}
+
 /// A booking in the carrier's books.
 #[derive(Debug, Clone)]
 pub struct Booked {

@@ -34,6 +34,7 @@ use crate::{
     bus::Poison,
     clients::PRODUCTS,
     executor::SECOND,
+    gateway::refund_by_hand,
     processes::{PATIENCE, catalog},
     store::{Stored, short},
     world::WorldState,
@@ -137,6 +138,11 @@ impl Quiet<'_> {
                 if line.status == stock::Status::Held {
                     *held.entry(("stock_reserved".into(), product.clone())).or_default() += line.quantity;
                 }
+            }
+        }
+        for charge in self.books.charges.values() {
+            if let Some((_, amount)) = charge.back.get(&refund_by_hand(saga.id)) {
+                *held.entry(("money_refunded".into(), charge.currency.clone())).or_default() += amount;
             }
         }
         held

@@ -200,4 +200,21 @@ macro_rules! on_apache {
     };
 }
 
-pub(crate) use {on_apache, on_every_broker};
+/// Runs each case once, because it takes a minute: on a real Apache Kafka if there is one, else on the embedded broker.
+macro_rules! on_the_best_broker {
+    ($($case:ident),* $(,)?) => {
+        mod embedded {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $case() {
+                if amends_testkit::has_real_kafka().await {
+                    return println!("left out here: it runs on a real Apache Kafka");
+                }
+                super::$case(crate::support::Broker::embedded()).await;
+            })*
+        }
+
+        crate::support::on_apache!($($case),*);
+    };
+}
+
+pub(crate) use {on_apache, on_every_broker, on_the_best_broker};

@@ -37,7 +37,7 @@ use tokio::sync::Mutex;
 
 pub use amends_proof::deployment::free_address;
 pub use broker::{Broker, KAFKA_ADMIN};
-pub(crate) use broker::{on_apache, on_every_broker};
+pub(crate) use broker::{on_apache, on_every_broker, on_the_best_broker};
 use process::whole;
 pub use process::{Process, clients};
 

@@ -14,6 +14,7 @@ use super::request;
 use crate::{
     executor::{Micros, SECOND},
     faults::Fault,
+    gateway::refund_by_hand,
     processes::{act, definition},
     store::{Stored, short},
     world::{Handle, OUTSIDE, WorldState},
@@ -203,15 +204,15 @@ fn evidence(state: &mut WorldState, saga: &Saga, command: &CommandState) -> Opti
                 input.and_then(|input| Some((state.outside.charges.get_mut(&input.charge)?, input.amount)));
             let (charge, amount) = charge?;
             // However often they look, and whichever generation is parked: once.
-            let by_hand = Uuid::new_v5(&saga.id, b"by hand");
-            let is_paid = charge.back.values().any(|(id, _)| *id == by_hand);
+            let by_hand = refund_by_hand(saga.id);
+            let is_paid = charge.back.contains_key(&by_hand);
             // Who sees that nothing is left to pay back (a refund that the engine has forgotten) pays nothing.
             let back: i64 = charge.back.values().map(|(_, amount)| amount).sum();
             let is_owed = charge.refund.is_none() && back + amount <= charge.amount;
             if refused && !is_paid && is_owed {
-                charge.back.entry(key).or_insert((by_hand, amount));
+                charge.back.insert(by_hand, (by_hand, amount));
             }
-            (is_paid || charge.back.contains_key(&key)).then_some(true)
+            [by_hand, key].iter().any(|paid| charge.back.contains_key(paid)).then_some(true)
         }
         "pay" => Some(state.outside.charges.get(&key).is_some_and(|c| c.declined.is_none())),
         "ship" => Some(state.outside.bookings.get(&key).is_some_and(|b| b.tracking.is_some())),

@@ -13,9 +13,9 @@ use uuid::Uuid;
 use crate::{
     bus::REPLIES,
     faults::Fault,
-    gateway::{Booked, Charged},
+    gateway::{Booked, Charged, refund_by_hand},
     losses::LostCommand,
-    store::short,
+    store::{Stored, short},
     world::WorldState,
 };
 
@@ -112,6 +112,27 @@ impl Books {
                 self.unlisted.push(format!("{}: {key} is undone, and its undo no stray", short(saga)));
             }
             self.redo(key);
+        }
+        self.give_back_by_hand(state, catalog);
+    }
+
+    /// Gives back what was paid back by hand for a saga that is gone, or does not know of it, or whose refund was made since.
+    fn give_back_by_hand(&mut self, state: &WorldState, catalog: &Catalog) {
+        let mut resolved = BTreeSet::new();
+        for Stored { saga, .. } in state.store.sagas.values() {
+            let Some(definition) = catalog.get(&saga.workflow, saga.workflow_version) else { continue };
+            let is_resolved = saga.state.commands.iter().any(|command| {
+                let key = command.id(saga.id, definition);
+                definition.steps[command.step].name == "refund"
+                    && command.status == Status::Succeeded
+                    && !self.charges.values().any(|charge| charge.back.contains_key(&key))
+            });
+            if is_resolved {
+                resolved.insert(refund_by_hand(saga.id));
+            }
+        }
+        for charge in self.charges.values_mut() {
+            charge.back.retain(|key, (id, _)| key != id || resolved.contains(key));
         }
     }
 
