@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    process::Output,
+    process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -10,7 +10,7 @@ use amends_api::services;
 use amends_testkit::{
     TlsPostgres,
     redis::RedisServer,
-    tls::{Authority, Flaw},
+    tls::{Authority, Flaw, Issued},
 };
 
 use crate::support::{
@@ -206,14 +206,18 @@ async fn a_deployment_over_secured_links_alone_fulfils_orders_and_each_role_read
     assert!(!reads("nobody", "payment.commands"));
 
     // A broker with a wrong certificate is an outage: orders go on once it is right again.
-    for flaw in [Flaw::Expired, Flaw::OtherHost] {
-        stack.broker.as_secured().present(&ours.issue("flawed", flaw)).await;
-        for role in [&["engine"][..], &["worker", "payment"], &["api"]] {
-            let said = refused(&stack, role, &as_payment);
+    stack.broker.as_secured().present(&ours.issue("flawed", Flaw::OtherHost)).await;
+    // No Kafka starts with a certificate that has expired: another server has it.
+    let expired = TlsServer::start(&ours.issue("expired", Flaw::Expired)).await;
+    let of_expired = [as_payment[0], as_payment[1], ("KAFKA_BROKERS", expired.address.as_str())];
+    for role in [&["engine"][..], &["worker", "payment"], &["api"]] {
+        for settings in [&as_payment[..], &of_expired] {
+            let said = refused(&stack, role, settings);
             assert!(said.contains("kafka_brokers") && said.contains("certificate verify failed"), "{said}");
             assert!(said.contains("expired") && said.contains("another host"), "{said}");
         }
     }
+    drop(expired);
     let waiting = clients[0].place(&order("mug", 1, "card_approved", "AT")).await;
     stack.broker.as_secured().present(&issued).await;
     clients[0].becomes(&waiting, "FULFILLED").await;
@@ -233,6 +237,40 @@ async fn a_deployment_over_secured_links_alone_fulfils_orders_and_each_role_read
     clients[0].becomes(&waiting, "FULFILLED").await;
     drop(processes);
     server.stop().await;
+}
+
+/// A server that speaks TLS and nothing else.
+struct TlsServer {
+    openssl: Child,
+    address: String,
+}
+
+impl TlsServer {
+    async fn start(issued: &Issued) -> Self {
+        let address = free_address().unwrap();
+        let openssl = Command::new("openssl")
+            .args(["s_server", "-quiet", "-accept", &address.to_string(), "-cert"])
+            .arg(&issued.certificate)
+            .arg("-key")
+            .arg(&issued.key)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("openssl starts");
+        amends_testkit::eventually("openssl listens", crate::support::LONG, || async {
+            tokio::net::TcpStream::connect(address).await.ok()
+        })
+        .await;
+        Self { openssl, address: address.to_string() }
+    }
+}
+
+impl Drop for TlsServer {
+    fn drop(&mut self) {
+        let _ = self.openssl.kill();
+        let _ = self.openssl.wait();
+    }
 }
 
 /// Returns whether a user receives a topic's messages, or at least is not refused.
