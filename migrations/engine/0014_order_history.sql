@@ -54,7 +54,13 @@ END $$;
 
 -- On a distributed database the function of 0004 has this name: `amends migrate` gives it to the following one.
 -- squawk-ignore ban-drop-function
-DROP FUNCTION IF EXISTS retire_month_here(text, interval);
+DO $$
+BEGIN
+    IF to_regprocedure('retire_month_here(text, interval)') IS NOT NULL THEN
+        DROP FUNCTION retire_month_here(text, interval);
+    END IF;
+END
+$$;
 
 -- Drops the oldest month of `sagas` (with its timelines, personal fields and odd replies), of `strays` or of `orders`,
 -- if everything born in it is older than `retention`; orders two months later, and not before their sagas. What has not
