@@ -1,7 +1,7 @@
 //! Addresses are personal: none is kept once its command is settled, and none is ever logged.
 
 use std::{
-    io::Write,
+    io::{self, Write},
     sync::{Arc, Mutex},
 };
 
@@ -18,12 +18,12 @@ use crate::{
 struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -31,6 +31,9 @@ impl Write for Log {
 impl Log {
     /// Captures this thread's log until the guard is dropped.
     fn begin() -> (Self, tracing::subscriber::DefaultGuard) {
+        // What another thread meets first would otherwise be off for all, for the moment in which this one begins to listen.
+        let everybodys = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(io::sink);
+        let _ = tracing::subscriber::set_global_default(everybodys.finish());
         let log = Self::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()
