@@ -170,7 +170,7 @@ impl KeyCache {
     }
 
     /// Reads the source. A failure changes nothing. Returns the number of keys.
-    pub(super) async fn read(&self) -> Result<usize, String> {
+    pub(crate) async fn read(&self) -> Result<usize, String> {
         let read = match &self.source {
             Source::Url(url, client) => read_url(url, client).await,
             // A small local file, twelve times a minute.

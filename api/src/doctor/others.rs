@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use amends_redis::Script;
 use reqwest::{Client, StatusCode, Url};
-use serde_json::Value;
 
 use super::finding::Finding;
-use crate::{links, routes::health::READY, settings::Settings};
+use crate::{auth::KeyCache, links, routes::health::READY, settings::Settings};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -49,30 +48,23 @@ async fn redis(settings: &Settings) -> Option<Finding> {
     })
 }
 
+/// Reads the keys as an api does: what it would not take is no key here either.
 async fn token_keys(settings: &Settings) -> Option<Finding> {
     const SUBJECT: &str = "token keys";
     let url = settings.jwks_url.as_ref()?;
-    Some(match keys_at(url).await {
+    let keys = match Url::parse(url).map(KeyCache::of_url) {
+        Ok(Ok(keys)) => keys,
+        Ok(Err(error)) => return Some(Finding::skipped(SUBJECT, error.to_string())),
+        Err(error) => return Some(Finding::wrong(SUBJECT, error.to_string(), "Correct jwks_url.")),
+    };
+    Some(match keys.read().await {
         Ok(count) => Finding::good(SUBJECT, format!("{count} at {url}")),
         Err(why) => Finding::wrong(
             SUBJECT,
-            format!("{url}: {why}"),
-            "Once an api has no keys, every request is answered with 503: correct jwks_url, or see its server.",
+            why,
+            "An api that has never read any answers 503: correct jwks_url, or see its server.",
         ),
     })
-}
-
-async fn keys_at(url: &str) -> Result<usize, String> {
-    let client = Client::builder().timeout(PATIENCE).build().map_err(|error| error.to_string())?;
-    let answer = client.get(url).send().await.map_err(|error| error.without_url().to_string())?;
-    if answer.status() != StatusCode::OK {
-        return Err(format!("answers {}", answer.status().as_u16()));
-    }
-    let set: Value = answer.json().await.map_err(|_| "is no JSON".to_owned())?;
-    match set["keys"].as_array().map(Vec::len) {
-        Some(count @ 1..) => Ok(count),
-        _ => Err("is no JSON Web Key Set with a key".to_owned()),
-    }
 }
 
 /// Asks a worker that serves the api whether it is ready.
@@ -106,15 +98,16 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::doctor::finding::Grade;
+    use crate::{auth::OwnKey, doctor::finding::Grade};
 
     /// Serves keys, a worker that is ready, and one that is not; returns the address.
     async fn served() -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let keys = OwnKey::from_pem(OwnKey::draw().unwrap().as_bytes()).unwrap().jwks();
         let router = Router::new()
-            .route("/keys", get(async || Json(json!({ "keys": [{}, {}] }))))
-            .route("/none", get(async || Json(json!({ "keys": [] }))))
+            .route("/keys", get(async || Json(keys)))
+            .route("/none", get(async || Json(json!({ "keys": [{ "kty": "oct", "k": "AA" }] }))))
             .route("/health/ready", get(async || StatusCode::SERVICE_UNAVAILABLE));
         tokio::spawn(async move { axum::serve(listener, router).await });
         format!("http://{address}")
@@ -135,7 +128,7 @@ mod tests {
     async fn keys_that_cannot_be_read_are_wrong_and_say_why() {
         let at = served().await;
         assert_eq!(keys(&format!("{at}/keys")).await.0, Grade::Good);
-        for (path, why) in [("/none", "with a key"), ("/nothing", "answers 404")] {
+        for (path, why) in [("/none", "RS256"), ("/nothing", "404")] {
             let (grade, found) = keys(&format!("{at}{path}")).await;
             assert_eq!(grade, Grade::Wrong);
             assert!(found.contains(why), "{found}");

@@ -94,7 +94,7 @@ pub struct CampaignOutcome {
     pub faults: Vec<Fault>,
     /// The books.
     pub report: Report,
-    /// Answers that no client should get.
+    /// Wrong answers to clients.
     pub odd: Vec<String>,
     /// Orders by status.
     pub statuses: BTreeMap<String, i64>,

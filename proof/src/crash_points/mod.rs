@@ -49,7 +49,7 @@ pub struct CrashPointsOutcome {
     pub points: Vec<(&'static str, Vec<Crash>)>,
     /// The books of its deployment.
     pub report: Report,
-    /// Answers that no client should get.
+    /// Wrong answers to clients.
     pub odd: Vec<String>,
 }
 

@@ -120,7 +120,7 @@ pub struct RunOutcome {
     pub never_cut: Vec<(Link, Direction)>,
     /// The books.
     pub report: Report,
-    /// Answers that no client should get.
+    /// Wrong answers to clients.
     pub odd: Vec<String>,
     /// Sagas by status.
     pub statuses: BTreeMap<String, i64>,

@@ -63,7 +63,7 @@ impl WorldState {
         }
         match self.processes[line.process].incarnation == line.incarnation {
             true => self.examine(line.process),
-            // Nobody is left to examine it.
+            // The program that would examine it has ended.
             false => !line.is_new,
         }
     }
