@@ -5,12 +5,13 @@ use std::{fmt, time::Duration};
 
 use amends_pool::{Bounds, ROLE_SETTINGS};
 use sqlx::{
-    AssertSqlSafe, Connection, Executor, PgConnection,
+    AssertSqlSafe, Connection, Executor, PgConnection, SqlSafeStr,
+    migrate::{Migration, Migrator},
     postgres::{PgConnectOptions, PgPool, PgPoolOptions},
 };
 use tokio::time::timeout;
 
-use crate::Homes;
+use crate::{Homes, MIGRATOR};
 
 /// What differs from an ordinary Postgres, in order; each file is one transaction.
 const FILES: [(&str, &str); 6] = [
@@ -239,6 +240,37 @@ impl Cluster {
         let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(self.patience);
         Ok(pool.connect_with(options).await?)
     }
+}
+
+/// The migrations of [`MIGRATOR`] for a database that may be distributed already. Each index is created by a statement of its
+/// own: with a `CREATE INDEX` Citus sends its nodes the whole text that it is part of, and they refuse several statements
+/// at once. The checksums are those of the files.
+#[must_use]
+pub fn migrator() -> Migrator {
+    let alone = |migration: &Migration| Migration {
+        sql: AssertSqlSafe(indexes_alone(migration.sql.as_str())).into_sql_str(),
+        ..migration.clone()
+    };
+    Migrator::with_migrations(MIGRATOR.iter().map(alone).collect())
+}
+
+/// Puts each `CREATE INDEX` at the beginning of a line, up to the semicolon at the end of one, into a block.
+fn indexes_alone(sql: &str) -> String {
+    let mut is_in_index = false;
+    let mut alone = String::with_capacity(sql.len());
+    for line in sql.lines() {
+        if line.starts_with("CREATE INDEX ") || line.starts_with("CREATE UNIQUE INDEX ") {
+            is_in_index = true;
+            alone.push_str("DO $index$ BEGIN\n");
+        }
+        alone.push_str(line);
+        alone.push('\n');
+        if is_in_index && line.ends_with(';') {
+            is_in_index = false;
+            alone.push_str("END $index$;\n");
+        }
+    }
+    alone
 }
 
 /// Distributes a migrated database, or brings its distribution up to date; run as the database's owner. All tables with

@@ -16,7 +16,7 @@ use amends_engine::port::SagaStore;
 use amends_pool::{Bounds, sqlstate};
 use amends_postgres::{
     Database, Error, Homes, MIGRATOR, PgSagaStore,
-    citus::{Cluster, distribute},
+    citus::{Cluster, distribute, migrator},
     conformance::moved,
     deployment::{self, check_homes, deployment, ensure_deployment, raise_epoch},
     plans::{self, NewPlan},
@@ -239,7 +239,7 @@ async fn a_database_that_was_distributed_before_the_latest_migrations_is_brought
         .unwrap();
 
     for _ in ["the first time", "again"] {
-        MIGRATOR.run(&owner).await.unwrap();
+        migrator().run(&owner).await.unwrap();
         distribute(&owner, homes).await.unwrap();
         assert_eq!(ordinary_tables(&owner).await, ON_THE_COORDINATOR);
     }

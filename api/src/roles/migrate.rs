@@ -10,7 +10,7 @@ use std::{
 
 use amends_postgres::{
     Homes,
-    citus::{Cluster, distribute},
+    citus::{self, Cluster, distribute},
     deployment::{check_homes, ensure_deployment},
     keys::{self, Rotation, Stage, StoredKey},
 };
@@ -147,11 +147,14 @@ pub async fn migrate(
         if name == "engine" {
             check_homes(&pool, citus.unwrap_or(Homes::ONE)).await?;
         }
-        match &cluster {
-            Some(cluster) if name == "engine" => cluster.join(&database, &database).await?,
-            _ => {}
-        }
-        bring_up_to_date(&pool, migrator, patience).await.with_context(|| format!("database {database}"))?;
+        let brought = match &cluster {
+            Some(cluster) if name == "engine" => {
+                cluster.join(&database, &database).await?;
+                bring_up_to_date(&pool, &citus::migrator(), patience).await
+            }
+            _ => bring_up_to_date(&pool, migrator, patience).await,
+        };
+        brought.with_context(|| format!("database {database}"))?;
         if name == "engine" {
             if let Some(homes) = citus {
                 distribute(&pool, homes).await?;
