@@ -13,6 +13,7 @@ use axum::{
 };
 use bytes::BytesMut;
 use futures::StreamExt;
+use tower::ServiceBuilder;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 
 use crate::{Fault, ProblemDetails, Rules, body::MAX_BYTES, origin, request_id};
@@ -29,25 +30,28 @@ const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resour
 
 /// Applies the rules to routes.
 pub fn guarded(routes: Router, rules: Rules) -> Router {
-    routes
-        .layer(map_response(as_problem))
-        .layer(from_fn_with_state(Arc::new(rules), admit))
-        .layer(DefaultBodyLimit::disable())
-        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, REQUEST_LONGEST))
-        .layer(map_response(as_problem))
-        .layer(CatchPanicLayer::custom(|panic: Box<dyn Any + Send + 'static>| {
-            let what =
-                panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
-            tracing::error!(panic = what.unwrap_or("?"), "a handler panicked");
-            ProblemDetails::internal().into_response()
-        }))
-        .layer(map_response(kept_private))
+    let panicked = CatchPanicLayer::custom(|panic: Box<dyn Any + Send + 'static>| {
+        let what =
+            panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+        tracing::error!(panic = what.unwrap_or("?"), "a handler panicked");
+        ProblemDetails::internal().into_response()
+    });
+    // One layer for the router: each layer clones all that is inside it for each request, and a router's are boxes.
+    let rules = ServiceBuilder::new()
         .layer(from_fn(request_id::identified))
+        .layer(map_response(kept_private))
+        .layer(panicked)
+        .layer(map_response(as_problem))
+        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, REQUEST_LONGEST))
+        .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(Arc::new(rules), admit))
+        .layer(map_response(as_problem));
+    routes.layer(rules)
 }
 
 /// A browser must not guess another media type than the stated one, and must not load an answer into a page of another
 /// origin. No cache keeps an answer whose route does not say so.
-async fn kept_private(mut response: Response) -> Response {
+async fn kept_private<B>(mut response: Response<B>) -> Response<B> {
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));

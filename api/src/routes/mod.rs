@@ -34,6 +34,7 @@ use axum::{
     middleware::{from_fn, from_fn_with_state},
 };
 use metrics_exporter_prometheus::PrometheusBuilder;
+use tower::ServiceBuilder;
 use tower_http::compression::{CompressionLayer, DefaultPredicate, Predicate};
 use utoipa::openapi::OpenApi;
 
@@ -67,23 +68,18 @@ pub fn router(api: Arc<Api>, limits: Limits, services: Option<ServiceToken>) -> 
     let once = from_fn_with_state(Arc::clone(&api), idempotency::answer_once);
     let routes = resources().each(|routes| routes.route_layer(once)).merge(open()).merge(observed);
     let Limits { by_subject, by_address, concurrency, is_compressed } = limits;
+    let limits = ServiceBuilder::new()
+        .option_layer(concurrency.map(|limit| from_fn_with_state(limit, concurrency::limit)))
+        .option_layer(by_address.map(|limit| from_fn_with_state(limit, rate_limit::limit)))
+        .layer(authenticate)
+        .option_layer(by_subject.map(|limit| from_fn_with_state(limit, rate_limit::limit)));
     // Each layer is outside of those before it: a caller without a token does not learn which paths exist, and an address
     // is limited before its tokens are looked at.
-    let mut routes = routes.checked().with_state(Arc::clone(&api));
-    if let Some(limit) = by_subject {
-        routes = routes.layer(from_fn_with_state(limit, rate_limit::limit));
-    }
-    routes = routes.layer(authenticate);
-    if let Some(limit) = by_address {
-        routes = routes.layer(from_fn_with_state(limit, rate_limit::limit));
-    }
-    if let Some(limit) = concurrency {
-        routes = routes.layer(from_fn_with_state(limit, concurrency::limit));
-    }
+    let mut routes = routes.checked().with_state(Arc::clone(&api)).layer(limits);
     if is_compressed {
         routes = routes.layer(CompressionLayer::new().compress_when(DefaultPredicate::new().and(has_no_tag)));
     }
-    routes = routes.layer(from_fn(traces::traced)).layer(from_fn(latency::measured));
+    routes = routes.layer(ServiceBuilder::new().layer(from_fn(latency::measured)).layer(from_fn(traces::traced)));
     if let Some(token) = services {
         // Not among the api's own routes: their callers have no tokens, the limits are not theirs, and they are in no
         // document. A router keeps the fallback of the one that is merged into it, and that of the api's routes asks for
