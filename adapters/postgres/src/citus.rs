@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::Homes;
 
 /// What differs from an ordinary Postgres, in order; each file is one transaction.
-const FILES: [(&str, &str); 6] = [
+pub const FILES: [(&str, &str); 6] = [
     ("positions", include_str!("../../../migrations/citus/0001_positions.sql")),
     ("placement", include_str!("../../../migrations/citus/0002_placement.sql")),
     ("distribution", include_str!("../../../migrations/citus/0003_distribution.sql")),
