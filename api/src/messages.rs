@@ -1,11 +1,11 @@
-//! Messages to customers: what the settings say about sending them, and how they read.
+//! Messages to customers: what the settings say about sending them, whether the mail server takes them, and how they read.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use amends_notification::{
     Channel, SendingSettings,
     channels::{
-        email::{EmailSettings, SMTP_LONGEST, SmtpLogin, SmtpUrl, sender},
+        email::{self, EmailSettings, SMTP_LONGEST, SmtpLogin, SmtpUrl, Unusability, sender},
         sms::{SMS_ANSWER_LONGEST, SmsSettings},
     },
 };
@@ -19,6 +19,9 @@ use crate::{
     settings::{SecretFile, Settings, secret_in},
 };
 
+/// How long a starting worker waits for a mail server, without which it can start.
+const MAIL_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Returns what messages are sent with. Secrets are read from their files.
 ///
 /// # Errors
@@ -31,6 +34,20 @@ pub fn sending(settings: &Settings) -> Result<SendingSettings> {
         patience: settings.notification_patience,
         keeps_previews: settings.notification_previews,
     })
+}
+
+/// Connects once to the mail server: it may be away, for messages wait, but a wrong certificate or password stops the start.
+///
+/// # Errors
+/// The server refuses this program, or this program it.
+pub async fn check_mail(sending: &SendingSettings) -> Result<()> {
+    let Some(email) = &sending.email else { return Ok(()) };
+    match email::check(email, MAIL_PATIENCE).await {
+        Err(refused @ Unusability::Refused(_)) => {
+            Err(anyhow!(refused).context("setting smtp_url: the mail server cannot be used"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn email(settings: &Settings) -> Result<Option<EmailSettings>> {

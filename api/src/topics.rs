@@ -31,6 +31,11 @@ pub fn all(settings: &Settings) -> Vec<Topic> {
     commands.chain([replies]).chain(events).flat_map(with_dead_letters).collect()
 }
 
+/// Returns the roles that use the broker.
+pub fn roles() -> impl Iterator<Item = &'static str> {
+    [API, ENGINE].into_iter().chain(workers().map(|worker| worker.name))
+}
+
 /// Returns what each role must be allowed, and nothing more. A worker reads its own commands only: those of others contain
 /// addresses, and could be answered in the others' place.
 pub fn acls(settings: &Settings, principal: impl Fn(&str) -> String) -> Vec<Acl> {

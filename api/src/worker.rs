@@ -160,6 +160,7 @@ pub fn notification(start: Start<'_>) -> Starting<'_> {
     Box::pin(async move {
         let Start { process, name, pool } = start;
         let sending = messages::sending(&process.settings)?;
+        messages::check_mail(&sending).await?;
         process.follow(messages::followed(&process.settings, &sending));
         let recorded = Arc::<Notify>::default();
         let source = KafkaSource::subscribe(&process.kafka, &group(name), &TOPICS)?;

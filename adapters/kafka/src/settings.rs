@@ -134,8 +134,16 @@ const REFUSALS: [&str; 4] = [
     "Authentication failed",
     "UnsupportedSaslMechanism",
 ];
-/// What OpenSSL says of a certificate, whatever is wrong with it.
+/// What OpenSSL says of a broker's certificate, whatever is wrong with it.
 const CERTIFICATE_REFUSED: &str = "certificate verify failed";
+/// What a broker says to a client that has no certificate, or not a good one.
+const OWN_CERTIFICATE_REFUSED: [&str; 5] = [
+    "alert certificate required",
+    "alert bad certificate",
+    "alert certificate unknown",
+    "alert certificate expired",
+    "alert unknown ca",
+];
 /// Longest single question in a check: after each, the reason of a failed connection is looked at.
 const CHECK_TURN: Duration = Duration::from_millis(500);
 /// How long the client's log is read after each question.
@@ -145,7 +153,9 @@ impl Error {
     /// Returns whether a broker has refused this client, or this client it. That does not pass by itself.
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::NoConnection { reason, .. } => REFUSALS.iter().any(|refusal| reason.contains(refusal)),
+            Self::NoConnection { reason, .. } => {
+                REFUSALS.iter().chain(&OWN_CERTIFICATE_REFUSED).any(|refusal| reason.contains(refusal))
+            }
             _ => false,
         }
     }
@@ -204,12 +214,20 @@ impl Contact {
     }
 }
 
-/// Adds what may be wrong with a certificate: librdkafka says of each that its authority is not known.
+/// Adds what may be wrong with a certificate: librdkafka says of each that its authority is not known, and brokers say little
+/// of a client's.
 fn explained(reason: String) -> String {
-    if !reason.contains(CERTIFICATE_REFUSED) {
-        return reason;
+    if reason.contains(CERTIFICATE_REFUSED) {
+        return format!(
+            "the broker's certificate is of another authority, is for another host, or has expired: {reason}"
+        );
     }
-    format!("the broker's certificate is of another authority, is for another host, or has expired: {reason}")
+    if OWN_CERTIFICATE_REFUSED.iter().any(|refusal| reason.contains(refusal)) {
+        return format!(
+            "the broker asks its clients for a certificate, and this one has none, or none that it takes: {reason}"
+        );
+    }
+    reason
 }
 
 /// Checks whether a broker answers, at the start of a role, which gives up after some time. A running role never gives

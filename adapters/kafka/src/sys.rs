@@ -1,4 +1,4 @@
-//! The only file of this crate in which `unsafe` is allowed: a call to C that no safe wrapper covers.
+//! One of two files of this crate in which `unsafe` is allowed: a call to C that no safe wrapper covers.
 
 #![allow(unsafe_code)]
 

@@ -29,6 +29,8 @@ const PROGRAM_CLASSES: [&str; 2] = ["0A", "42"];
 /// Amends' own (migrations/engine/0002_writes.sql): the database was restored to an earlier state since the program has
 /// read its epoch.
 const OTHER_EPOCH: &str = "AM001";
+/// `insufficient_privilege`.
+const FORBIDDEN: &str = "42501";
 /// `undefined_table`.
 const UNDEFINED_TABLE: &str = "42P01";
 
@@ -65,6 +67,11 @@ pub fn is_program_fault(error: &Error) -> bool {
 /// Returns whether the database was restored to an earlier state since the program has read its epoch.
 pub fn is_other_epoch(error: &Error) -> bool {
     has_code(error, OTHER_EPOCH)
+}
+
+/// Returns whether the role may not do what the statement does.
+pub fn is_forbidden(error: &Error) -> bool {
+    has_code(error, FORBIDDEN)
 }
 
 /// Returns whether the statement names a table that does not exist.

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::{Homes, MIGRATOR};
 
 /// What differs from an ordinary Postgres, in order; each file is one transaction.
-const FILES: [(&str, &str); 6] = [
+pub const FILES: [(&str, &str); 6] = [
     ("positions", include_str!("../../../migrations/citus/0001_positions.sql")),
     ("placement", include_str!("../../../migrations/citus/0002_placement.sql")),
     ("distribution", include_str!("../../../migrations/citus/0003_distribution.sql")),

@@ -14,6 +14,8 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::tls::Issued;
+
 /// The server's program.
 const SERVER: &str = include_str!("smtp_server.py");
 /// How long it may take to start, and to take an order.
@@ -38,7 +40,9 @@ pub struct SmtpServer {
     security: SmtpSecurity,
     orders: Mutex<Orders>,
     messages: Arc<Mutex<Vec<Value>>>,
-    directory: TempDir,
+    certificate: PathBuf,
+    /// Of a certificate that is the server's own.
+    _directory: Option<TempDir>,
 }
 
 /// What it is told, and that it has taken it.
@@ -49,13 +53,30 @@ struct Orders {
 }
 
 impl SmtpServer {
-    /// Starts it; with a login it takes mail only after that.
+    /// Starts it with a certificate that it has signed itself; with a login it takes mail only after that.
     ///
     /// # Panics
     /// There is no aiosmtpd on this machine, or it does not start.
     pub fn start(security: SmtpSecurity, login: Option<(&str, &str)>) -> Self {
         let directory = tempfile::tempdir().expect("a directory can be made");
         let files = certificate(directory.path());
+        Self::start_with(security, login, files, Some(directory))
+    }
+
+    /// Starts it with another's certificate.
+    ///
+    /// # Panics
+    /// As [`SmtpServer::start`].
+    pub fn presenting(security: SmtpSecurity, login: Option<(&str, &str)>, issued: &Issued) -> Self {
+        Self::start_with(security, login, (issued.certificate.clone(), issued.key.clone()), None)
+    }
+
+    fn start_with(
+        security: SmtpSecurity,
+        login: Option<(&str, &str)>,
+        files: (PathBuf, PathBuf),
+        directory: Option<TempDir>,
+    ) -> Self {
         let security_name = match security {
             SmtpSecurity::Plain => "plain",
             SmtpSecurity::StartTls => "starttls",
@@ -87,7 +108,7 @@ impl SmtpServer {
         let port = port.recv_timeout(ANSWER_LONGEST).expect("the mail server starts");
         let port = u16::try_from(port).expect("a port");
         let orders = Mutex::new(Orders { stdin: child.stdin.take().expect("it is piped"), taken });
-        Self { child, port, security, orders, messages, directory }
+        Self { child, port, security, orders, messages, certificate: files.0, _directory: directory }
     }
 
     /// Returns its URL.
@@ -101,7 +122,7 @@ impl SmtpServer {
 
     /// Returns the file with its certificate.
     pub fn certificate(&self) -> PathBuf {
-        self.directory.path().join("certificate.pem")
+        self.certificate.clone()
     }
 
     /// Makes it answer a command (`rcpt`, or `data`, once it has the message) with a reply (`550 no`), or `hang`, or

@@ -4,11 +4,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use amends_kafka::{
     KafkaSettings,
+    acls::Resource,
     inspect::{self, FoundTopic},
     topics::Topic,
 };
 
-use super::finding::Finding;
+use super::{allowed::Allowed, finding::Finding};
 use crate::{process, roles, services, settings::Settings, topics};
 
 const SUBJECT: &str = "broker";
@@ -36,10 +37,28 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Finding> {
         }
     };
     let mut findings = vec![Finding::good(SUBJECT, format!("answers at {brokers}"))];
+    let mut allowed = Allowed::default();
     let configurations = match inspect::configurations(&kafka, &names, PATIENCE).await {
-        Ok(Some(told)) => told,
+        Ok(Some(told)) => {
+            let groups: Vec<String> = readers().map(|(group, _)| group).collect();
+            match Allowed::read(&kafka, &names, &groups, PATIENCE).await {
+                Ok(told) => allowed = told,
+                Err(error) => {
+                    let said = format!("does not tell what is allowed: {error}");
+                    findings.push(Finding::skipped(SUBJECT, said));
+                }
+            }
+            findings.extend(allowed.finding(settings));
+            let untold = found.iter().filter(|topic| !told.contains_key(&topic.name)).count();
+            if untold > 0 {
+                let said = format!("how {untold} are set is not for this user to see (DescribeConfigs)");
+                findings.push(Finding::skipped("topics", said));
+            }
+            told
+        }
         Ok(None) => {
-            findings.push(Finding::skipped(SUBJECT, "does not tell how its topics are set"));
+            findings
+                .push(Finding::skipped(SUBJECT, "does not tell how its topics are set, or what is allowed"));
             BTreeMap::new()
         }
         Err(error) => {
@@ -47,15 +66,26 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Finding> {
             BTreeMap::new()
         }
     };
-    for topic in &wanted {
+    let mut flaws = Vec::new();
+    // Of those that this user may not see, nothing is known, not even whether they are missing.
+    let seen: Vec<_> = wanted.iter().filter(|topic| !allowed.hides(Resource::Topic, &topic.name)).collect();
+    for topic in &seen {
         let state = found.iter().find(|found| found.name == topic.name);
-        findings.extend(judged(topic, state, configurations.get(&topic.name)));
+        flaws.extend(judged(topic, state, configurations.get(&topic.name)));
     }
-    if findings.len() <= 2 {
-        findings.push(Finding::good("topics", format!("all {} are there", wanted.len())));
+    if flaws.is_empty() && !seen.is_empty() {
+        flaws.push(Finding::good("topics", format!("all {} are there", seen.len())));
     }
-    findings.extend(behind(&kafka, &found).await);
+    findings.extend(flaws);
+    findings.extend(behind(&kafka, &found, &allowed).await);
     findings
+}
+
+/// Returns each consumer group with the topic that it reads.
+fn readers() -> impl Iterator<Item = (String, String)> {
+    let workers = services::workers().map(|service| service.name);
+    let commands = workers.map(|name| (process::group(name), format!("{name}.commands")));
+    [(roles::engine::ENGINE_GROUP.to_owned(), topics::REPLIES.to_owned())].into_iter().chain(commands)
 }
 
 /// Judges a topic.
@@ -124,14 +154,15 @@ fn judged(topic: &Topic, found: Option<&FoundTopic>, configuration: Option<&Conf
 }
 
 /// Looks at how far the engine and the workers are behind.
-async fn behind(kafka: &KafkaSettings, found: &[FoundTopic]) -> Vec<Finding> {
-    let workers = services::workers().map(|service| service.name);
-    let commands = workers.map(|name| (process::group(name), format!("{name}.commands")));
-    let engine = (roles::engine::ENGINE_GROUP.to_owned(), topics::REPLIES.to_owned());
+async fn behind(kafka: &KafkaSettings, found: &[FoundTopic], allowed: &Allowed) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (group, topic) in [engine].into_iter().chain(commands) {
+    for (group, topic) in readers() {
         let Some(state) = found.iter().find(|state| state.name == topic) else { continue };
         let subject = format!("lag of {group}");
+        if allowed.hides(Resource::Group, &group) {
+            findings.push(Finding::skipped(&subject, "is not for this user to see"));
+            continue;
+        }
         findings.push(match inspect::lag(kafka, &group, state, PATIENCE).await {
             Ok(lag) if lag > LAG_NOTED => Finding::warning(
                 &subject,

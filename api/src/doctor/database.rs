@@ -3,16 +3,16 @@
 
 use std::time::{Duration, Instant};
 
-use amends_pool::{Bounds, Error, Pool, check, is_at};
+use amends_pool::{Bounds, Error, Pool, check, is_at, sqlstate};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 use sqlx::FromRow;
 
-use super::{finding::Finding, links, work::Work};
+use super::{finding::Finding, links, rights::Rights, work::Work};
 use crate::{services::Service, settings::Settings};
 
 const CONNECTIONS: u32 = 1;
-const BOUNDS: Bounds = Bounds { statement: Duration::from_secs(5), call: Duration::from_secs(7) };
+pub(super) const BOUNDS: Bounds = Bounds { statement: Duration::from_secs(5), call: Duration::from_secs(7) };
 /// A difference between clocks above which tokens are refused or accepted by mistake: their leeway.
 const SKEW_MOST: TimeDelta = TimeDelta::seconds(30);
 const SKEW_NOTED: TimeDelta = TimeDelta::seconds(1);
@@ -33,11 +33,33 @@ pub(super) async fn examine(settings: &Settings, service: &Service) -> Vec<Findi
         Err(error) => return vec![Finding::wrong(&subject, error.to_string(), "Correct the setting.")],
     };
     if let Err(error) = check(&pool, settings.start_timeout).await {
-        let advice = "Check host, port, password and the network between here and the database.";
+        let advice = match &error {
+            Error::Unreachable(source) if sqlstate::is_forbidden(source) => {
+                format!(
+                    "As the server's owner: GRANT CONNECT ON DATABASE amends_{} TO the role.",
+                    service.name
+                )
+            }
+            _ => "Check host, port, password and the network between here and the database.".to_owned(),
+        };
         return vec![Finding::wrong(&subject, error.to_string(), advice)];
     }
-    let mut findings = Vec::new();
+    let rights = match Rights::read(&pool, service).await {
+        Ok(rights) => rights,
+        Err(error) => return vec![unreadable(&subject, &error)],
+    };
+    // What a lack of rights explains is not found twice.
+    let is_explained = |error: &sqlx::Error| !rights.are_whole() && sqlstate::is_forbidden(error);
+    let mut findings = vec![rights.finding(&subject)];
     if let Err(error) = is_at(&pool, service.migrator).await {
+        let is_hidden = match &error {
+            Error::Unreachable(source) => is_explained(source),
+            Error::Older => rights.hide_the_schema(),
+            _ => false,
+        };
+        if is_hidden {
+            return findings;
+        }
         let advice = match &error {
             Error::Older => "Run `amends migrate` with this version.",
             _ => "Run the version of `amends` that belongs to this database.",
@@ -63,6 +85,7 @@ pub(super) async fn examine(settings: &Settings, service: &Service) -> Vec<Findi
         }
         match Work::read(&pool).await {
             Ok(work) => findings.extend(work.findings()),
+            Err(error) if is_explained(&error) => {}
             Err(error) => findings.push(unreadable(&subject, &error)),
         }
     }

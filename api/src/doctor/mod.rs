@@ -1,11 +1,13 @@
 //! `amends doctor`: looks at a deployment through the settings of its roles, changes nothing, and says what is wrong and
 //! what to do about it.
 
+mod allowed;
 mod broker;
 mod database;
 mod finding;
 mod links;
 mod others;
+mod rights;
 mod work;
 
 use std::process::ExitCode;

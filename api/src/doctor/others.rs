@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use amends_notification::channels::email::{self, Unusability};
 use amends_redis::Script;
 use reqwest::{Client, StatusCode, Url};
 
 use super::finding::Finding;
-use crate::{auth::KeyCache, links, routes::health::READY, settings::Settings};
+use crate::{auth::KeyCache, links, messages, routes::health::READY, settings::Settings};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -16,6 +17,7 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(redis(settings).await);
     findings.extend(token_keys(settings).await);
+    findings.extend(mail(settings).await);
     // Only an api asks them, and it has the engine's database.
     if settings.database_of("api").is_ok() || settings.database_of("engine").is_ok() {
         for worker in ["inventory", "notification"] {
@@ -64,6 +66,26 @@ async fn token_keys(settings: &Settings) -> Option<Finding> {
             why,
             "An api that has never read any answers 503: correct jwks_url, or see its server.",
         ),
+    })
+}
+
+/// Connects to the mail server as for a message, and sends none.
+async fn mail(settings: &Settings) -> Option<Finding> {
+    const SUBJECT: &str = "mail server";
+    let email = match messages::sending(settings) {
+        Ok(sending) => sending.email?,
+        Err(error) => return Some(Finding::wrong(SUBJECT, format!("{error:#}"), "Correct the setting.")),
+    };
+    Some(match email::check(&email, PATIENCE).await {
+        Ok(()) => Finding::good(SUBJECT, "takes connections as they are set"),
+        Err(Unusability::Refused(why)) => Finding::wrong(
+            SUBJECT,
+            why,
+            "Correct smtp_url, smtp_ca_file, or the login: no e-mail is sent, and the notification worker does not start.",
+        ),
+        Err(Unusability::Away(why)) => {
+            Finding::warning(SUBJECT, why, "E-mails wait. See whether it runs and can be reached from here.")
+        }
     })
 }
 

@@ -101,3 +101,49 @@ async fn what_cannot_be_reached_or_may_lose_commits_is_wrong_and_changes_nothing
     }
     assert!(!text.contains("secret"), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_a_login_role_lacks_is_named_with_the_statement_that_gives_it() {
+    let stack = Stack::embedded().await;
+    // Only databases are looked at.
+    let settings = [AWAY, ("KAFKA_BROKERS", "127.0.0.1:1")];
+    let lacks = |findings: &[Value]| {
+        let wrong = of_grade(findings, "wrong").into_iter();
+        wrong
+            .filter(|found| found.contains(" lacks rights: ") || found.contains("denied"))
+            .collect::<Vec<_>>()
+    };
+    let whole = |findings: &[Value]| {
+        let good = of_grade(findings, "good").into_iter();
+        good.filter(|found| found.ends_with(" has every right that it needs")).count()
+    };
+    let (_, findings) = examined_with(&stack, &settings);
+    assert_eq!((lacks(&findings), whole(&findings)), (Vec::new(), 5), "{findings:?}");
+
+    // What is asked at the start, what the doctor itself reads, and what only the program needs.
+    for (database, right) in [
+        ("engine", "SELECT ON TABLE sagas"),
+        ("engine", "INSERT ON TABLE orders"),
+        ("engine", "USAGE ON SEQUENCE timeline_position"),
+        ("engine", "EXECUTE ON FUNCTION commit_sagas"),
+        ("inventory", "UPDATE ON TABLE stock"),
+        ("payment", "EXECUTE ON FUNCTION retire_month(interval)"),
+        ("shipment", "SELECT ON TABLE _sqlx_migrations"),
+        ("notification", "UPDATE (numbered) ON TABLE notif_sent"),
+    ] {
+        let run = async |sql: String| {
+            sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(stack.pool(database)).await.unwrap();
+        };
+        run(format!("REVOKE {right} FROM amends_{database}")).await;
+        let (status, findings) = examined_with(&stack, &settings);
+        let named = format!("database {database}: the login role amends_{database} lacks rights: {right}");
+        assert_eq!((status, lacks(&findings)), (1, vec![named]), "{findings:?}");
+        let advice = findings.iter().find_map(|finding| {
+            let advice = finding["advice"].as_str()?;
+            Some(advice.strip_prefix("As the tables' owner: ")?.to_owned())
+        });
+        run(advice.unwrap()).await;
+    }
+    let (_, findings) = examined_with(&stack, &settings);
+    assert_eq!((lacks(&findings), whole(&findings)), (Vec::new(), 5), "{findings:?}");
+}

@@ -6,17 +6,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use amends_api::services;
+use amends_api::{services, settings::Settings, topics};
+use amends_kafka::{KafkaSettings, Login, Mechanism, Security, Tls, acls};
 use amends_testkit::{
     TlsPostgres,
     redis::RedisServer,
+    smtp::{SmtpSecurity, SmtpServer},
     tls::{Authority, Flaw, Issued},
 };
 
-use crate::support::{
-    Broker, KAFKA_ADMIN, SERVICE_TOKEN, Stack,
-    client::{Client, order},
-    clients, free_address, load,
+use crate::{
+    doctor::{examined_with, of_grade},
+    support::{
+        Broker, KAFKA_ADMIN, SERVICE_TOKEN, Stack,
+        client::{Client, order},
+        clients, free_address, load,
+    },
 };
 
 /// Upper limit for what must end at once, on a busy machine: less than a role waits at its start.
@@ -29,8 +34,10 @@ fn user(role: &str) -> String {
 
 /// Runs a role that must not start, and returns the line that says why.
 fn refused(stack: &Stack, role: &[&str], settings: &[(&str, &str)]) -> String {
-    // An api starts without Redis or a broker that has not answered after two seconds, as on a busy machine.
-    let attempts = if role == ["api"] { 5 } else { 1 };
+    // An api starts without Redis or a broker that has not answered after two seconds, as on a busy machine; and so does a
+    // notification worker without its mail server.
+    let starts_without = role == ["api"] || role == ["worker", "notification"];
+    let attempts = if starts_without { 5 } else { 1 };
     let output = (0..attempts).find_map(|_| stack.ends(role, settings, AT_ONCE));
     let Output { status, stderr, .. } = output.unwrap_or_else(|| panic!("{role:?} starts with {settings:?}"));
     let said = String::from_utf8(stderr).unwrap();
@@ -78,6 +85,98 @@ async fn a_role_whose_database_or_redis_is_not_the_one_that_is_meant_says_so_in_
         assert!(said.contains("engine_database_url") && said.contains(part), "{said}");
     }
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notification_worker_whose_mail_server_is_not_the_one_that_is_meant_says_so_in_one_line() {
+    const ROLE: [&str; 2] = ["worker", "notification"];
+    let directory = tempfile::tempdir().unwrap();
+    let [ours, other] = ["ours", "other"].map(|name| Authority::new(directory.path(), name));
+    let stack = Stack::embedded().await;
+    let authority = ours.file().to_str().unwrap();
+    let mail = |server: &SmtpServer| {
+        [("AMENDS_SMTP_URL", server.url()), ("AMENDS_SMTP_CA_FILE", authority.to_owned())]
+            .into_iter()
+            .chain([("AMENDS_MAIL_FROM", "Shop <orders@shop.example>".to_owned())])
+            .collect::<Vec<_>>()
+    };
+    let of_mail = |findings: &[serde_json::Value], grade: &str| {
+        of_grade(findings, grade).into_iter().find(|found| found.starts_with("mail server: "))
+    };
+    for (authority, flaw, part) in [
+        (&other, Flaw::None, "UnknownIssuer"),
+        (&ours, Flaw::Expired, "expired"),
+        (&ours, Flaw::OtherHost, "not valid for name"),
+    ] {
+        for security in [SmtpSecurity::StartTls, SmtpSecurity::Tls] {
+            let server = SmtpServer::presenting(security, None, &authority.issue("mail", flaw));
+            let settings = mail(&server);
+            let settings: Vec<_> = settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
+            let said = refused(&stack, &ROLE, &settings);
+            assert!(said.contains("smtp_url") && said.contains(part), "{said}");
+            let (_, findings) = examined_with(&stack, &settings);
+            let wrong = of_mail(&findings, "wrong").unwrap_or_else(|| panic!("{findings:?}"));
+            assert!(wrong.contains(part), "{wrong}");
+        }
+    }
+
+    let server =
+        SmtpServer::presenting(SmtpSecurity::Tls, Some(("shop", "s3cret")), &ours.issue("mail", Flaw::None));
+    let password = directory.path().join("password");
+    let with_login = mail(&server);
+    let mut settings: Vec<_> = with_login.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    settings.push(("AMENDS_SMTP_USER", "shop"));
+    settings.push(("AMENDS_SMTP_PASSWORD_FILE", password.to_str().unwrap()));
+    fs::write(&password, "guess\n").unwrap();
+    let said = refused(&stack, &ROLE, &settings);
+    assert!(said.contains("smtp_url") && said.contains("the login is refused (535)"), "{said}");
+
+    fs::write(&password, "s3cret\n").unwrap();
+    stack.spawn_with(&ROLE, &settings, "").ready().await;
+    assert!(of_mail(&examined_with(&stack, &settings).1, "good").is_some());
+    assert_eq!(server.messages(), Vec::<serde_json::Value>::new(), "nothing is sent for a question");
+    // One that is away is waited for by the messages, not by the worker.
+    drop(server);
+    stack.spawn_with(&ROLE, &settings, "").ready().await;
+    assert!(of_mail(&examined_with(&stack, &settings).1, "warning").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_asks_for_certificates_lets_those_in_who_have_one_and_the_others_say_so_in_one_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let [ours, other] = ["ours", "other"].map(|name| Authority::new(directory.path(), name));
+    let Some(broker) = Broker::certified(&ours.issue("broker", Flaw::None), &ours).await else { return };
+    let mut stack = Stack::new(broker).await;
+    stack.set("AMENDS_KAFKA_TLS", "true").set("AMENDS_KAFKA_CA_FILE", ours.file().to_str().unwrap());
+    let as_client = |issued: &Issued| {
+        let path = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+        [
+            ("AMENDS_KAFKA_CERTIFICATE_FILE", path(&issued.certificate)),
+            ("AMENDS_KAFKA_KEY_FILE", path(&issued.key)),
+        ]
+    };
+    let [good, stranger, old] = [
+        ours.issue("amends_payment", Flaw::None),
+        other.issue("stranger", Flaw::None),
+        ours.issue("old", Flaw::Expired),
+    ]
+    .map(|issued| as_client(&issued));
+    let good = good.each_ref().map(|(key, value)| (*key, value.as_str()));
+    let made = stack.output(&["topics", "--apply"], &good);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    stack.spawn_with(&["worker", "payment"], &good, "").ready().await;
+
+    let stranger = stranger.each_ref().map(|(key, value)| (*key, value.as_str()));
+    let old = old.each_ref().map(|(key, value)| (*key, value.as_str()));
+    for role in [&["worker", "payment"][..], &["engine"], &["api"]] {
+        for settings in [&[][..], &stranger, &old] {
+            let said = refused(&stack, role, settings);
+            assert!(
+                said.contains("kafka_brokers") && said.contains("asks its clients for a certificate"),
+                "{said}"
+            );
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,8 +248,30 @@ async fn a_deployment_over_secured_links_alone_fulfils_orders_and_each_role_read
     stack.set("REDIS_URL", &redis.url()).set("AMENDS_REDIS_CA_FILE", authority);
     stack.set("AMENDS_KAFKA_TLS", "true").set("AMENDS_KAFKA_CA_FILE", authority);
 
-    // As the administrator: topics, and who may do what with them.
+    // As the administrator: topics, and who may do what with them. One entry is left out at first.
     let admin = [("AMENDS_KAFKA_SASL_USER", KAFKA_ADMIN), ("AMENDS_KAFKA_SASL_PASSWORD", KAFKA_ADMIN)];
+    let payment = user("payment");
+    let as_payment =
+        [("AMENDS_KAFKA_SASL_USER", payment.as_str()), ("AMENDS_KAFKA_SASL_PASSWORD", payment.as_str())];
+    amends_testkit::eventually("the topics are made", crate::support::LONG, || {
+        let made = stack.output(&["topics", "--apply"], &admin);
+        async move { made.status.success().then_some(()) }
+    })
+    .await;
+    let (_, findings) = examined_with(&stack, &as_payment);
+    let wrong = rights_at_the_broker(&findings, "wrong");
+    assert!(wrong.contains("the user amends_payment may not") && wrong.contains(" more"), "{wrong}");
+    let missing = "--add --allow-principal 'User:amends_payment' --operation Write --topic saga.replies";
+    allow_all_but(&stack, authority, missing).await;
+    amends_testkit::eventually("one right is missing", crate::support::LONG, || async {
+        let (status, findings) = examined_with(&stack, &as_payment);
+        let wrong = rights_at_the_broker(&findings, "wrong");
+        let advised =
+            findings.iter().any(|found| found["advice"].as_str().is_some_and(|a| a.contains(missing)));
+        println!("status {status}: {wrong}");
+        (status == 1 && advised && wrong.ends_with("(payment): Write topic saga.replies")).then_some(())
+    })
+    .await;
     let applied = amends_testkit::eventually("the lists are made", crate::support::LONG, || {
         let applied = stack.output(&["topics", "--acls", "--apply"], &admin);
         async move { applied.status.success().then_some(applied) }
@@ -160,11 +281,27 @@ async fn a_deployment_over_secured_links_alone_fulfils_orders_and_each_role_read
     let own = "--add --allow-principal 'User:amends_payment' --operation Read --topic payment.commands";
     assert!(applied.lines().any(|line| line == own), "{applied}");
 
+    // Each role's user may do what its role needs, and what it may not see is no fault.
+    for role in services::names().into_iter().chain(["api"]) {
+        let user = user(role);
+        let login =
+            [("AMENDS_KAFKA_SASL_USER", user.as_str()), ("AMENDS_KAFKA_SASL_PASSWORD", user.as_str())];
+        amends_testkit::eventually("nothing is forbidden that is needed", crate::support::LONG, || async {
+            let findings = examined_with(&stack, &login).1;
+            let wrong = of_grade(&findings, "wrong");
+            println!("{wrong:?}");
+            let of_broker = ["rights", "broker", "topic", "lag"];
+            let is_sound = !wrong.iter().any(|found| of_broker.iter().any(|part| found.starts_with(part)));
+            let skipped = of_grade(&findings, "skipped");
+            let is_said = skipped.iter().any(|found| found.starts_with("topics: how "));
+            let is_right = rights_at_the_broker(&findings, "good").ends_with(&format!("({role})"));
+            (is_sound && is_said && is_right).then_some(())
+        })
+        .await;
+    }
+
     // What is wrong is said in one line, also by the api, which starts without a broker that is away.
     let wrong_authority = other.file().to_str().unwrap();
-    let payment = user("payment");
-    let as_payment =
-        [("AMENDS_KAFKA_SASL_USER", payment.as_str()), ("AMENDS_KAFKA_SASL_PASSWORD", payment.as_str())];
     for role in [&["engine"][..], &["api"]] {
         let said =
             refused(&stack, role, &[as_payment[0], as_payment[1], ("AMENDS_KAFKA_CA_FILE", wrong_authority)]);
@@ -172,7 +309,7 @@ async fn a_deployment_over_secured_links_alone_fulfils_orders_and_each_role_read
         let said = refused(&stack, role, &[as_payment[0], ("AMENDS_KAFKA_SASL_PASSWORD", "wrong")]);
         assert!(said.contains("kafka_brokers") && said.contains("uthentication"), "{said}");
     }
-    let plain = amends_kafka::KafkaSettings::new(stack.broker.bootstrap_servers());
+    let plain = KafkaSettings::new(stack.broker.bootstrap_servers());
     amends_kafka::check(&plain, Duration::from_secs(3)).await.expect_err("it takes no plain connection");
 
     // Each role with its own user; the passwords are in files.
@@ -237,6 +374,32 @@ async fn a_deployment_over_secured_links_alone_fulfils_orders_and_each_role_read
     clients[0].becomes(&waiting, "FULFILLED").await;
     drop(processes);
     server.stop().await;
+}
+
+/// Returns what the doctor found of the rights at the broker, if it is of this grade.
+fn rights_at_the_broker(findings: &[serde_json::Value], grade: &str) -> String {
+    let found = of_grade(findings, grade);
+    found.into_iter().find(|found| found.starts_with("rights at the broker: ")).unwrap_or_default()
+}
+
+/// Makes every entry of access control but the one that reads like this.
+async fn allow_all_but(stack: &Stack, authority: &str, left_out: &str) {
+    let settings = Settings::read(&services::names(), None, &[]).unwrap();
+    let mut entries = topics::acls(&settings, |role| format!("User:{}", user(role)));
+    let count = entries.len();
+    entries.retain(|entry| entry.to_string() != left_out);
+    assert_eq!(entries.len(), count - 1, "{left_out}");
+    let tls = Tls { authorities: Some(authority.into()), ..Tls::default() };
+    let login = Login {
+        mechanism: Mechanism::ScramSha512,
+        user: KAFKA_ADMIN.to_owned(),
+        password: KAFKA_ADMIN.to_owned(),
+    };
+    let kafka = KafkaSettings {
+        properties: Security { tls: Some(tls), login: Some(login) }.properties(),
+        ..KafkaSettings::new(stack.broker.bootstrap_servers())
+    };
+    acls::create(&kafka, &entries, crate::support::LONG).await.unwrap();
 }
 
 /// A server that speaks TLS and nothing else.

@@ -18,11 +18,12 @@ pub enum Broker {
     Embedded(amends_embedded::Broker),
     /// A Java process, with all its data removed at the end.
     Apache(Apache),
-    /// The same, which takes encrypted connections with a password only.
+    /// The same, which takes encrypted connections with a password, or with a client's certificate, only.
     Secured(Secured),
 }
 
-/// An Apache Kafka that takes encrypted connections with a password only. Each user's password is its name.
+/// An Apache Kafka that takes encrypted connections with a password, or with a client's certificate, only. Each user's
+/// password is its name.
 pub struct Secured {
     kafka: Kafka,
     keystore: PathBuf,
@@ -81,16 +82,7 @@ impl Broker {
         if !amends_testkit::has_real_kafka().await {
             return None;
         }
-        let turn = TURN.lock().await;
-        let data = tempfile::tempdir().unwrap();
-        let keystore = data.path().join("keystore.pem");
-        fs::copy(&issued.both, &keystore).unwrap();
         let properties = vec![
-            "group.min.session.timeout.ms=3000".to_owned(),
-            "ssl.keystore.type=PEM".to_owned(),
-            format!("ssl.keystore.location={}", keystore.display()),
-            "ssl.truststore.type=PEM".to_owned(),
-            format!("ssl.truststore.location={}", authority.file().display()),
             "sasl.enabled.mechanisms=SCRAM-SHA-512,SCRAM-SHA-256".to_owned(),
             "sasl.mechanism.inter.broker.protocol=SCRAM-SHA-512".to_owned(),
             format!(
@@ -102,16 +94,47 @@ impl Broker {
             format!("super.users=User:{KAFKA_ADMIN};User:ANONYMOUS"),
         ];
         let users = users.iter().cloned().chain([KAFKA_ADMIN.to_owned()]).collect();
-        let protocol = Some("SASL_SSL".to_owned());
-        let options = KafkaOptions { properties, protocol, users, ..KafkaOptions::default() };
+        let options = KafkaOptions {
+            properties,
+            protocol: Some("SASL_SSL".to_owned()),
+            users,
+            ..KafkaOptions::default()
+        };
+        Some(Self::encrypted(issued, authority, options).await)
+    }
+
+    /// One that takes encrypted connections of those only who have a certificate of this authority. `None` if there is no
+    /// real one; prints a line that says why.
+    pub async fn certified(issued: &Issued, authority: &Authority) -> Option<Self> {
+        if !amends_testkit::has_real_kafka().await {
+            return None;
+        }
+        let properties = vec!["ssl.client.auth=required".to_owned()];
+        let protocol = Some("SSL".to_owned());
+        let options = KafkaOptions { properties, protocol, ..KafkaOptions::default() };
+        Some(Self::encrypted(issued, authority, options).await)
+    }
+
+    async fn encrypted(issued: &Issued, authority: &Authority, mut options: KafkaOptions) -> Self {
+        let turn = TURN.lock().await;
+        let data = tempfile::tempdir().unwrap();
+        let keystore = data.path().join("keystore.pem");
+        fs::copy(&issued.both, &keystore).unwrap();
+        options.properties.extend([
+            "group.min.session.timeout.ms=3000".to_owned(),
+            "ssl.keystore.type=PEM".to_owned(),
+            format!("ssl.keystore.location={}", keystore.display()),
+            "ssl.truststore.type=PEM".to_owned(),
+            format!("ssl.truststore.location={}", authority.file().display()),
+        ]);
         let kafka = Kafka::start(data.path().join("kafka"), options).await.unwrap();
-        Some(Self::Secured(Secured {
+        Self::Secured(Secured {
             kafka,
             keystore,
             authority: authority.file().to_owned(),
             _data: data,
             _turn: turn,
-        }))
+        })
     }
 
     /// Returns the secured broker, for tests that need one.

@@ -31,6 +31,9 @@ pub const SMTP_LONGEST: Duration = Duration::from_secs(45);
 /// How long a connection may take, and how long a server may take to say goodbye.
 const SMTP_CONNECT_LONGEST: Duration = Duration::from_secs(10);
 const SMTP_QUIT_LONGEST: Duration = Duration::from_secs(5);
+/// What TLS says of a server that is not the one that is meant, or that takes no encrypted connection.
+const TLS_REFUSALS: [&str; 3] =
+    ["invalid peer certificate", "received fatal alert", "received corrupt message"];
 /// Status codes that concern this deployment's login and not the message (RFC 4954): they are retried, because an operator
 /// can correct the password.
 const LOGIN_REFUSED: [u16; 4] = [530, 534, 535, 538];
@@ -143,6 +146,51 @@ pub struct EmailSettings {
     pub timeout: Duration,
 }
 
+/// Why a server cannot be used now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unusability {
+    /// Its certificate, or the login, is refused, or it lacks what is needed: that does not pass by itself.
+    #[error("{0}")]
+    Refused(String),
+    /// It does not answer, or not as it should.
+    #[error("{0}")]
+    Away(String),
+}
+
+/// Connects as for a message, logs in if there is a login, and sends nothing.
+///
+/// # Errors
+/// [`Unusability`].
+pub async fn check(settings: &EmailSettings, patience: Duration) -> Result<(), Unusability> {
+    let mailer = Mailer::new(settings).map_err(|unusable| Unusability::Refused(unusable.0))?;
+    match tokio::time::timeout(patience, mailer.connect()).await {
+        Ok(Ok(mut connection)) => {
+            tokio::spawn(async move { tokio::time::timeout(SMTP_QUIT_LONGEST, connection.abort()).await });
+            Ok(())
+        }
+        Ok(Err(error)) => Err(unusability(&error)),
+        Err(_) => Err(Unusability::Away(format!("no answer within {} s", patience.as_secs()))),
+    }
+}
+
+fn unusability(error: &smtp::Error) -> Unusability {
+    match error.status().map(u16::from) {
+        Some(code) if LOGIN_REFUSED.contains(&code) => {
+            Unusability::Refused(format!("the login is refused ({code})"))
+        }
+        // What it says may be long, or personal.
+        Some(code) => Unusability::Away(format!("it answers {code}")),
+        None if is_refused_by_tls(error) || error.is_client() => Unusability::Refused(error.to_string()),
+        None => Unusability::Away(error.to_string()),
+    }
+}
+
+/// Returns whether no encrypted connection was made, although the server is there.
+fn is_refused_by_tls(error: &smtp::Error) -> bool {
+    let said = error.to_string();
+    error.is_tls() || TLS_REFUSALS.iter().any(|refusal| said.contains(refusal))
+}
+
 /// Sends e-mails, each by a connection of its own: a connection that was given up in the middle of a message may still
 /// deliver answers, which the next message would take for its own.
 pub(crate) struct Mailer {
@@ -211,6 +259,13 @@ impl Mailer {
     }
 
     async fn hand_over(&self, message: &Message) -> Result<AsyncSmtpConnection, smtp::Error> {
+        let mut connection = self.connect().await?;
+        connection.send(message.envelope(), &message.formatted()).await?;
+        Ok(connection)
+    }
+
+    /// Makes a connection that is secured and logged in as the settings say.
+    async fn connect(&self) -> Result<AsyncSmtpConnection, smtp::Error> {
         let SmtpUrl { host, port, security } = &self.server;
         let name = ClientId::Domain(self.from.email.domain().to_owned());
         let wrapped = self.tls.clone().filter(|_| *security == Security::Tls);
@@ -223,7 +278,6 @@ impl Mailer {
         if let Some(login) = &self.login {
             connection.auth(DEFAULT_MECHANISMS, &login.credentials()).await?;
         }
-        connection.send(message.envelope(), &message.formatted()).await?;
         Ok(connection)
     }
 
@@ -257,7 +311,7 @@ fn not_taken(error: &smtp::Error) -> NotTaken {
         }
         Some(code) => NotTaken::Later(format!("smtp_{code}")),
         None if error.is_timeout() => NotTaken::Later("smtp_timeout".to_owned()),
-        None if error.is_tls() => NotTaken::Later("smtp_tls".to_owned()),
+        None if is_refused_by_tls(error) => NotTaken::Later("smtp_tls".to_owned()),
         // The server cannot do something that is needed: STARTTLS, a login, an address that is not ASCII.
         None if error.is_client() => NotTaken::Later("smtp_unsupported".to_owned()),
         None => NotTaken::Later("smtp_unreachable".to_owned()),

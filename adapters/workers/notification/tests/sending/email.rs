@@ -1,9 +1,13 @@
 //! E-mail by a real mail server (aiosmtpd).
 
-use amends_notification::Channel;
+use amends_notification::{
+    Channel,
+    channels::email::{SmtpLogin, SmtpUrl, Unusability, check},
+};
 use amends_testkit::{
     eventually,
     smtp::{SmtpSecurity, SmtpServer},
+    tls::{Authority, Flaw},
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -57,8 +61,63 @@ async fn a_certificate_that_is_not_trusted_is_sent_nothing() {
     let id = world.queue("order.created", Channel::Email).await;
     world.sender(Channel::Email, &settings).run_once().await.unwrap();
     let row = world.row(id).await;
-    assert_eq!((row.status.as_str(), row.attempts), ("QUEUED", 1), "{row:?}");
+    assert_eq!(row.says(), ("QUEUED", Some("smtp_tls"), 1), "{row:?}");
     assert_eq!(server.messages(), Vec::<Value>::new());
+}
+
+#[tokio::test]
+async fn a_server_with_a_wrong_certificate_is_sent_nothing_and_a_check_says_what_is_wrong_with_it() {
+    let world = World::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let [ours, other] = ["ours", "other"].map(|name| Authority::new(directory.path(), name));
+    for security in [SmtpSecurity::StartTls, SmtpSecurity::Tls] {
+        for (authority, flaw, part) in [
+            (&ours, Flaw::None, None),
+            (&other, Flaw::None, Some("UnknownIssuer")),
+            (&ours, Flaw::Expired, Some("expired")),
+            (&ours, Flaw::OtherHost, Some("not valid for name")),
+        ] {
+            let server = SmtpServer::presenting(security, None, &authority.issue("mail", flaw));
+            let mut settings = by_mail(&server, None);
+            let email = settings.email.as_mut().unwrap();
+            email.trusted = Some(std::fs::read(ours.file()).unwrap());
+            let checked = check(email, LONG).await;
+            let id = world.queue("order.created", Channel::Email).await;
+            world.sender(Channel::Email, &settings).run_once().await.unwrap();
+            let row = world.row(id).await;
+            let Some(part) = part else {
+                assert_eq!((checked, row.says()), (Ok(()), ("SENT", None, 1)));
+                continue;
+            };
+            let Err(Unusability::Refused(why)) = &checked else { panic!("{part}: {checked:?}") };
+            assert!(why.contains(part) && !why.contains('\n'), "{why}");
+            assert_eq!(row.says(), ("QUEUED", Some("smtp_tls"), 1), "{part}");
+            assert_eq!(server.messages(), Vec::<Value>::new(), "{part}");
+            world.put_off().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_check_sends_nothing_and_tells_a_refusal_from_a_server_that_is_away() {
+    let server = SmtpServer::start(SmtpSecurity::StartTls, Some(("shop", "s3cret")));
+    let mut email = by_mail(&server, Some(("shop", "s3cret"))).email.unwrap();
+    assert_eq!(check(&email, LONG).await, Ok(()));
+    assert_eq!(server.messages(), Vec::<Value>::new());
+
+    email.login = Some(SmtpLogin::new("shop", "guess"));
+    let refused = check(&email, LONG).await.unwrap_err();
+    assert_eq!(refused, Unusability::Refused("the login is refused (535)".to_owned()));
+
+    let plain = SmtpServer::start(SmtpSecurity::Plain, None);
+    for url in [format!("{}?tls=required", plain.url()), plain.url().replace("smtp:", "smtps:")] {
+        email.server = SmtpUrl::parse(&url).unwrap();
+        let checked = check(&email, LONG).await;
+        assert!(matches!(checked, Err(Unusability::Refused(_))), "{url}: {checked:?}");
+    }
+    drop(plain);
+    let checked = check(&email, LONG).await;
+    assert!(matches!(checked, Err(Unusability::Away(_))), "{checked:?}");
 }
 
 #[tokio::test]
