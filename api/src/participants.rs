@@ -13,7 +13,7 @@ use amends_engine::{
 };
 use amends_kafka::{
     Error as BrokerError, KafkaSettings,
-    inspect::{self, Progress},
+    inspect::{self, GroupProgress},
 };
 use amends_postgres::{Database, Error, last_replies::last_reply_to};
 use tokio::{
@@ -87,7 +87,7 @@ impl Participants {
     }
 
     /// Returns how far a worker is, and whether it settles anything; `None` if the broker does not tell.
-    async fn progress(&self, worker: &str) -> Result<Option<(Progress, bool)>, BrokerError> {
+    async fn progress(&self, worker: &str) -> Result<Option<(GroupProgress, bool)>, BrokerError> {
         let (group, names) = (process::group(worker), [format!("{worker}.commands")]);
         let topics = inspect::topics(&self.kafka, &names, BROKER_PATIENCE).await?;
         let Some(topic) = topics.first() else { return Ok(None) };

@@ -140,13 +140,13 @@ impl Stage {
             roles.push(("workers", deployment.spawn(&["worker", "shipment"], &[])?));
         }
         let over_http = mode.over_http();
-        let tell = seen::told::listen(Arc::clone(&ledger)).await?.to_string();
+        let report_to = seen::reported::listen(Arc::clone(&ledger)).await?.to_string();
         for _ in 0..args.engines.max(1) {
             roles.push((
                 "engine",
                 match mode {
-                    Mode::Engine => spawn_own(&["role", "engine", &tell, "--three-steps"])?,
-                    Mode::Workers => spawn_own(&["role", "engine", &tell])?,
+                    Mode::Engine => spawn_own(&["role", "engine", &report_to, "--three-steps"])?,
+                    Mode::Workers => spawn_own(&["role", "engine", &report_to])?,
                     Mode::Orders | Mode::Everything | Mode::Shop => deployment.spawn(&["engine"], &[])?,
                 },
             ));
@@ -207,7 +207,7 @@ impl Stage {
     /// A role that has ended by itself, and its last log lines.
     pub fn fallen(&mut self) -> Option<String> {
         let fallen = self.roles.iter_mut().find_map(|(_, role)| (!role.is_running()).then_some(role));
-        fallen.map(|role| format!("{} has ended: {}", role.role, role.last_words()))
+        fallen.map(|role| format!("{} has ended: {}", role.role, role.last_log_lines()))
     }
 
     /// Ends the roles in good order, and then the servers.

@@ -91,7 +91,7 @@ impl RecordedBy {
     }
 
     /// Returns the roles in words.
-    pub fn words(self) -> &'static str {
+    pub fn describe(self) -> &'static str {
         match self {
             Self::Every => "every role",
             Self::Deciders => "api, engine",
@@ -141,7 +141,7 @@ impl LabelValues {
     }
 
     /// Returns the values in words.
-    pub fn words(self) -> String {
+    pub fn describe(self) -> String {
         match self {
             Self::Each(values) | Self::SomeOf(values) => {
                 values().iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ")

@@ -122,14 +122,14 @@ fn the_page_of_metrics_has_every_metric() {
         let label = |(key, values): &(&str, _)| format!("`{key}`: {}", words(values));
         let labels = metric.labels.iter().map(label).collect::<Vec<_>>().join("; ");
         let labels = if labels.is_empty() { "–".to_owned() } else { labels };
-        let (name, kind, by, help) = (metric.name, metric.kind.as_str(), metric.by.words(), metric.help);
+        let (name, kind, by, help) = (metric.name, metric.kind.as_str(), metric.by.describe(), metric.help);
         generated.push_str(&format!("| `{name}` | {kind} | {by} | {labels} | {help} |\n"));
     }
     kept(PAGE, &page, &generated);
 }
 
 fn words(values: &LabelValues) -> String {
-    values.words()
+    values.describe()
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub async fn run(role: OwnRole) -> Result<ExitCode> {
     let topics = topics::all(&settings);
     let process = Process::begin(settings, &topics, metrics, stop.clone()).await?;
     match role {
-        OwnRole::Engine { tell, three_steps } => engine::start(&process, tell, three_steps).await?,
+        OwnRole::Engine { report_to, three_steps } => engine::start(&process, report_to, three_steps).await?,
         OwnRole::Noop => noop::start(&process).await?,
         OwnRole::Reader => reader::start(&process).await?,
     }

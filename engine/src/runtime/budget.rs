@@ -68,7 +68,7 @@ impl RepeatAllowances {
 
 /// Properties of an answer that matter for the budget.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct AnswerHeard {
+pub(super) struct AnswerReceived {
     pub outcome: Outcome,
     pub attempt: u32,
     /// The answer arrived soon: the worker has no backlog.
@@ -78,7 +78,7 @@ pub(super) struct AnswerHeard {
 /// Returns what an answer earns. Each success or final answer pays for one more attempt, and each first failure for a
 /// tenth of one. If a worker answers soon, its unanswered commands are lost, and each answer pays for a repetition. If
 /// it answers late, the unanswered commands wait in its queue, and an answer pays for a tenth.
-fn earned(why: Repeats, AnswerHeard { outcome, attempt, soon }: AnswerHeard) -> u64 {
+fn earned(why: Repeats, AnswerReceived { outcome, attempt, soon }: AnswerReceived) -> u64 {
     match (why, outcome) {
         (Repeats::Silent, _) => {
             if soon {
@@ -158,7 +158,7 @@ impl RepeatBudget {
     }
 
     /// Records an answer.
-    pub(super) fn heard(&self, participant: &'static str, answer: AnswerHeard, now: Duration) {
+    pub(super) fn note_answer(&self, participant: &'static str, answer: AnswerReceived, now: Duration) {
         let mut budgets = self.budgets();
         for why in [Repeats::Failed, Repeats::Silent] {
             let most = budgets.allowances.of(why).most();
@@ -297,8 +297,8 @@ mod tests {
 
     const NOW: Duration = Duration::from_secs(100);
 
-    fn heard(budget: &RepeatBudget, participant: &'static str, outcome: Outcome, attempt: u32) {
-        budget.heard(participant, AnswerHeard { outcome, attempt, soon: false }, NOW);
+    fn answer(budget: &RepeatBudget, participant: &'static str, outcome: Outcome, attempt: u32) {
+        budget.note_answer(participant, AnswerReceived { outcome, attempt, soon: false }, NOW);
     }
 
     fn paid(budget: &RepeatBudget, why: Repeats, now: Duration) -> usize {
@@ -322,10 +322,10 @@ mod tests {
         let budget = RepeatBudget::default();
         assert_eq!(paid(&budget, Repeats::Failed, NOW), 50);
         for _ in 0..300 {
-            heard(&budget, "payment", Outcome::FailedTransient, 1);
-            heard(&budget, "payment", Outcome::FailedTransient, 2);
-            heard(&budget, "payment", Outcome::InFlight, 1);
-            heard(&budget, "inventory", Outcome::Succeeded, 1);
+            answer(&budget, "payment", Outcome::FailedTransient, 1);
+            answer(&budget, "payment", Outcome::FailedTransient, 2);
+            answer(&budget, "payment", Outcome::InFlight, 1);
+            answer(&budget, "inventory", Outcome::Succeeded, 1);
         }
         assert_eq!(paid(&budget, Repeats::Failed, NOW), 30);
     }
@@ -335,7 +335,7 @@ mod tests {
         let budget = RepeatBudget::default();
         paid(&budget, Repeats::Failed, NOW);
         for outcome in [Outcome::Succeeded, Outcome::Refused, Outcome::FailedForGood] {
-            heard(&budget, "payment", outcome, 3);
+            answer(&budget, "payment", outcome, 3);
         }
         assert_eq!(paid(&budget, Repeats::Failed, NOW), 3);
         assert_eq!(paid(&budget, Repeats::Failed, NOW + Duration::from_millis(2_500)), 2);
@@ -348,13 +348,13 @@ mod tests {
         let budget = RepeatBudget::default();
         assert_eq!(paid(&budget, Repeats::Silent, NOW), 200);
         for _ in 0..300 {
-            heard(&budget, "payment", Outcome::InFlight, 1);
-            heard(&budget, "inventory", Outcome::Succeeded, 1);
+            answer(&budget, "payment", Outcome::InFlight, 1);
+            answer(&budget, "inventory", Outcome::Succeeded, 1);
         }
         assert_eq!(paid(&budget, Repeats::Silent, NOW), 30);
         for _ in 0..30 {
-            let answer = AnswerHeard { outcome: Outcome::Refused, attempt: 1, soon: true };
-            budget.heard("payment", answer, NOW);
+            let answer = AnswerReceived { outcome: Outcome::Refused, attempt: 1, soon: true };
+            budget.note_answer("payment", answer, NOW);
         }
         assert_eq!(paid(&budget, Repeats::Silent, NOW), 30);
         assert_eq!(paid(&budget, Repeats::Silent, NOW + Duration::from_secs(3)), 30, "ten a second");

@@ -6,7 +6,7 @@ use amends_inventory::stock::Stock;
 
 use crate::{
     bus::{PARTITIONS, Poison, REPLIES, TOPICS, Unusable},
-    clients::{PRODUCTS, wishes},
+    clients::{PRODUCTS, plan_orders},
     coverage::Coverage,
     executor::{Executor, Micros, SECOND, World},
     faults::{Fault, stream},
@@ -49,7 +49,7 @@ pub struct Report {
 pub fn run(seed: u64, options: &Options) -> Report {
     let mut state = WorldState::new(seed, &options.without, HEALS_AT);
     state.trace = options.trace.then(String::new);
-    state.clients.wishes = wishes(seed, HEALS_AT - 120 * SECOND, options.only.as_deref());
+    state.clients.planned_orders = plan_orders(seed, HEALS_AT - 120 * SECOND, options.only.as_deref());
     state.clients.holiday = stream(seed, 4).random_bool(0.33);
     for (product, on_hand) in PRODUCTS {
         let stock = Stock { on_hand, reserved: 0, shipped: 0 };

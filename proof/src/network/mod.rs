@@ -183,7 +183,7 @@ pub async fn run(run: &Run) -> Result<RunOutcome, Error> {
     said(begun, if at_rest { "all at rest; the books" } else { "not at rest; the books" });
 
     let mut ledger = record.ledger();
-    ledger.letters = broker.dead_letters().await.map_err(campaign::Error::Broker)?;
+    ledger.dead_letters = broker.dead_letters().await.map_err(campaign::Error::Broker)?;
     let report = books::report(&Sources::of(&site.deployment), &ledger).await?;
     let outcome = RunOutcome {
         orders: placed + cuts.iter().map(|cut| cut.placed).sum::<usize>(),

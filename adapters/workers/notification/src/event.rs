@@ -60,7 +60,7 @@ pub(crate) struct Data {
 
 impl Event {
     /// Returns whether customers are notified of it.
-    pub fn is_told(&self) -> bool {
+    pub fn notifies_customers(&self) -> bool {
         TOPICS.contains(&self.r#type.as_str())
     }
 

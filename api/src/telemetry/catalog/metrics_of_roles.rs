@@ -7,7 +7,7 @@ use super::{
     counter, gauge, histogram,
     values::{
         DATABASE, KIND, OPEN_STATE, OUTCOME, PARTICIPANT, POOL, STATUS, WHY, WORKER, WORKFLOW, channels,
-        groups, odd_reasons, pieces, status_classes, steps, token_outcomes, topics_read, upstreams, words,
+        groups, odd_reasons, owned, pieces, status_classes, steps, token_outcomes, topics_read, upstreams,
     },
 };
 
@@ -53,26 +53,26 @@ pub static METRICS: &[Metric] = &[
         ENGINE,
         &[
             ("currency", Currencies),
-            ("state", Each(|| words(&["running", "compensating", "parked", "completed", "undone"]))),
+            ("state", Each(|| owned(&["running", "compensating", "parked", "completed", "undone"]))),
         ],
         "Captured money of sagas that have not ended, or of which a late effect is being undone. Take max.",
     ),
     histogram(
         "amends_engine_saga_seconds",
         Deciders,
-        &[WORKFLOW, ("outcome", Each(|| words(&["completed", "undone"])))],
+        &[WORKFLOW, ("outcome", Each(|| owned(&["completed", "undone"])))],
         "Time from a saga's birth to its end.",
     ),
     histogram(
         "amends_engine_step_seconds",
         Deciders,
-        &[WORKFLOW, ("step", Each(steps)), ("kind", Each(|| words(&["execute", "compensate"])))],
+        &[WORKFLOW, ("step", Each(steps)), ("kind", Each(|| owned(&["execute", "compensate"])))],
         "Time from the first issue of a command to the answer that settles it, over all attempts.",
     ),
     counter(
         "amends_engine_commands_total",
         Deciders,
-        &[PARTICIPANT, KIND, ("sent", Each(|| words(&["first", "again"])))],
+        &[PARTICIPANT, KIND, ("sent", Each(|| owned(&["first", "again"])))],
         "Commands sent. Again: a further attempt, or a repetition of one that was not answered.",
     ),
     counter(
@@ -84,7 +84,7 @@ pub static METRICS: &[Metric] = &[
     counter(
         "amends_engine_incidents_total",
         Deciders,
-        &[("kind", Each(|| words(&["exposure_not_netted", "late_success"])))],
+        &[("kind", Each(|| owned(&["exposure_not_netted", "late_success"])))],
         "Events that should be impossible.",
     ),
     counter(
@@ -178,7 +178,7 @@ pub static METRICS: &[Metric] = &[
     counter(
         "amends_engine_repeats_put_off_total",
         ENGINE,
-        &[PARTICIPANT, ("after", Each(|| words(&["failed", "silent", "unsent"])))],
+        &[PARTICIPANT, ("after", Each(|| owned(&["failed", "silent", "unsent"])))],
         "Repetitions that wait until the participant, or the broker, recovers.",
     ),
     counter(
@@ -196,7 +196,7 @@ pub static METRICS: &[Metric] = &[
     counter(
         "amends_engine_loop_failures_total",
         ENGINE,
-        &[("loop", Each(|| words(&["deferred", "publisher", "recovery", "replies", "timers", "webhooks"])))],
+        &[("loop", Each(|| owned(&["deferred", "publisher", "recovery", "replies", "timers", "webhooks"])))],
         "Runs of an engine's loop that failed and are repeated.",
     ),
     histogram("amends_upkeep_seconds", Readers, &[("piece", SomeOf(pieces))], "Time of a run of upkeep."),
@@ -235,7 +235,7 @@ pub static METRICS: &[Metric] = &[
     counter(
         "amends_webhook_attempts_total",
         ENGINE,
-        &[("result", Each(|| words(&["delivered", "retried", "failed", "gone"])))],
+        &[("result", Each(|| owned(&["delivered", "retried", "failed", "gone"])))],
         "Attempts to deliver to a webhook.",
     ),
     histogram("amends_webhook_attempt_seconds", ENGINE, &[], "Time of an attempt to deliver to a webhook."),
@@ -268,13 +268,13 @@ pub static METRICS: &[Metric] = &[
     counter(
         "amends_api_limited_total",
         API,
-        &[("by", Each(|| words(&["subject", "address", "concurrency"])))],
+        &[("by", Each(|| owned(&["subject", "address", "concurrency"])))],
         "Requests beyond a limit.",
     ),
     counter(
         "amends_api_stock_reads_total",
         API,
-        &[("from", Each(|| words(&["cache", "worker"])))],
+        &[("from", Each(|| owned(&["cache", "worker"])))],
         "Reads of one product's stock.",
     ),
     counter(
@@ -298,7 +298,7 @@ pub static METRICS: &[Metric] = &[
     counter(
         "amends_auth_key_readings_total",
         API,
-        &[("result", Each(|| words(&["read", "failed"])))],
+        &[("result", Each(|| owned(&["read", "failed"])))],
         "Readings of the keys of tokens.",
     ),
     gauge("amends_auth_keys", API, &[], "Keys by which tokens are checked, once they have been read."),
@@ -347,7 +347,7 @@ pub static METRICS: &[Metric] = &[
         NOTIFICATION,
         &[
             ("channel", Each(channels)),
-            ("outcome", Each(|| words(&["sent", "retried", "failed", "skipped"]))),
+            ("outcome", Each(|| owned(&["sent", "retried", "failed", "skipped"]))),
         ],
         "Attempts to send a message to a customer.",
     ),
@@ -361,7 +361,7 @@ pub static METRICS: &[Metric] = &[
     gauge(
         "amends_postgres_connections",
         Every,
-        &[POOL, ("state", Each(|| words(&["in_use", "idle"])))],
+        &[POOL, ("state", Each(|| owned(&["in_use", "idle"])))],
         "Open connections to a database.",
     ),
     histogram("amends_postgres_acquire_seconds", Every, &[POOL], "How long callers wait for a connection."),
@@ -395,13 +395,13 @@ pub static METRICS: &[Metric] = &[
     counter(
         "amends_trace_spans_dropped_total",
         Every,
-        &[("reason", Each(|| words(&["queue_full", "export_failed"])))],
+        &[("reason", Each(|| owned(&["queue_full", "export_failed"])))],
         "Spans that the collector did not get: it is slower than they come, or did not take them.",
     ),
     gauge(
         "amends_build_info",
         Every,
-        &[("version", SomeOf(|| words(&[env!("CARGO_PKG_VERSION")])))],
+        &[("version", SomeOf(|| owned(&[env!("CARGO_PKG_VERSION")])))],
         "1, with the version of the program.",
     ),
 ];

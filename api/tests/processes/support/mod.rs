@@ -60,7 +60,7 @@ pub struct Stack {
     /// Addresses at which others look for the first process of a role.
     known: [Known; 3],
     /// The database in which the books are gathered.
-    desk: &'static str,
+    workspace: &'static str,
 }
 
 /// The address of the first process of a role.
@@ -174,7 +174,7 @@ impl Stack {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let mut stack = Self::over(broker, databases, None);
         // In a distributed database no temporary tables can be joined.
-        stack.desk = "inventory";
+        stack.workspace = "inventory";
         stack
     }
 
@@ -193,7 +193,7 @@ impl Stack {
                 Known::new(&["worker", "notification"], "AMENDS_NOTIFICATION_URL"),
                 Known::new(&["api"], "AMENDS_API_URL"),
             ],
-            desk: "engine",
+            workspace: "engine",
         }
     }
 
@@ -249,7 +249,7 @@ impl Stack {
     pub fn sources(&self) -> Sources {
         let url = |name: &str| self.pool(name).connect_options().to_url_lossy().to_string();
         Sources {
-            desk: url(self.desk),
+            workspace: url(self.workspace),
             databases: SERVICES.iter().map(|service| url(service.name)).collect(),
         }
     }
