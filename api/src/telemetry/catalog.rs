@@ -4,12 +4,43 @@
 //! At the start of a role its counters and histograms exist with every combination of their labels, at zero: `increase`
 //! does not see the first increment of a counter that has not existed before.
 
-mod metrics_of_roles;
+mod api;
+mod engine;
+mod process;
 mod values;
+mod workers;
 
 use crate::{routes, services};
 
-pub use metrics_of_roles::METRICS;
+/// Every metric, by what it is about.
+pub static METRICS: &[Metric] = &joined::<{ count(&SUBJECTS) }>(&SUBJECTS);
+
+const SUBJECTS: [&[Metric]; 4] = [engine::METRICS, api::METRICS, workers::METRICS, process::METRICS];
+
+const fn count(subjects: &[&[Metric]]) -> usize {
+    let (mut count, mut subject) = (0, 0);
+    while subject < subjects.len() {
+        count += subjects[subject].len();
+        subject += 1;
+    }
+    count
+}
+
+/// Joins slices at compile time, where there are no iterators.
+const fn joined<const N: usize>(subjects: &[&[Metric]]) -> [Metric; N] {
+    let mut all = [subjects[0][0]; N];
+    let (mut at, mut subject) = (0, 0);
+    while subject < subjects.len() {
+        let mut metric = 0;
+        while metric < subjects[subject].len() {
+            all[at] = subjects[subject][metric];
+            at += 1;
+            metric += 1;
+        }
+        subject += 1;
+    }
+    all
+}
 
 /// A metric.
 #[derive(Debug, Clone, Copy)]

@@ -7,94 +7,24 @@
 //! its backoff were longer. Its row stays as it is, and a process that forgets its budgets changes the outcome of no
 //! saga.
 
+mod earning;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use amends_protocol::Outcome;
+pub(super) use earning::AnswerReceived;
+use earning::{REPETITION_COST, earned};
+pub use earning::{RepeatAllowance, RepeatAllowances};
 
 use crate::core::Repeats;
 
-/// Cost of a repetition; all amounts are in thousandths of a repetition.
-const REPETITION_COST: u64 = 1_000;
 /// Commands that could not be sent for this long are due again. From then on they are only tried from time to time.
 const UNSENT_LONG: Duration = Duration::from_secs(5);
 /// Interval between two tries while nothing can be sent to a participant.
 const UNSENT_TRY_INTERVAL: Duration = Duration::from_secs(3);
-
-/// What an account receives regardless of answers, so that the engine notices when the worker is healthy again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RepeatAllowance {
-    /// Initial and maximum number of repetitions.
-    pub most: u32,
-    /// Number of repetitions added per minute.
-    pub a_minute: u32,
-}
-
-impl RepeatAllowance {
-    fn most(self) -> u64 {
-        u64::from(self.most) * REPETITION_COST
-    }
-}
-
-/// What the accounts of each participant receive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RepeatAllowances {
-    /// For attempts after an answered failure.
-    pub failed: RepeatAllowance,
-    /// For repetitions of unanswered commands.
-    pub silent: RepeatAllowance,
-}
-
-impl Default for RepeatAllowances {
-    fn default() -> Self {
-        Self {
-            failed: RepeatAllowance { most: 50, a_minute: 60 },
-            silent: RepeatAllowance { most: 200, a_minute: 600 },
-        }
-    }
-}
-
-impl RepeatAllowances {
-    fn of(self, why: Repeats) -> RepeatAllowance {
-        match why {
-            Repeats::Failed => self.failed,
-            Repeats::Silent => self.silent,
-        }
-    }
-}
-
-/// Properties of an answer that matter for the budget.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct AnswerReceived {
-    pub outcome: Outcome,
-    pub attempt: u32,
-    /// The answer arrived soon: the worker has no backlog.
-    pub soon: bool,
-}
-
-/// Returns what an answer earns. Each success or final answer pays for one more attempt, and each first failure for a
-/// tenth of one. If a worker answers soon, its unanswered commands are lost, and each answer pays for a repetition. If
-/// it answers late, the unanswered commands wait in its queue, and an answer pays for a tenth.
-fn earned(why: Repeats, AnswerReceived { outcome, attempt, soon }: AnswerReceived) -> u64 {
-    match (why, outcome) {
-        (Repeats::Silent, _) => {
-            if soon {
-                REPETITION_COST
-            } else {
-                REPETITION_COST / 10
-            }
-        }
-        (Repeats::Failed, Outcome::FailedTransient) if attempt == 1 => REPETITION_COST / 10,
-        (
-            Repeats::Failed,
-            Outcome::Succeeded | Outcome::Refused | Outcome::FailedForGood | Outcome::Fenced,
-        ) => REPETITION_COST,
-        (Repeats::Failed, _) => 0,
-    }
-}
 
 /// The participant of a repetition, and its reason.
 pub(super) type Repetition = (&'static str, Repeats);
@@ -293,6 +223,8 @@ impl Budgets {
 
 #[cfg(test)]
 mod tests {
+    use amends_protocol::Outcome;
+
     use super::*;
 
     const NOW: Duration = Duration::from_secs(100);
