@@ -8,7 +8,7 @@ use amends_kafka::{KafkaSettings, KafkaSink};
 use amends_orders::OrderStore;
 use amends_pool as pool;
 use amends_postgres::{PgSagaStore, deployment::deployment};
-use amends_proof::deployment::{Deployment, KafkaOptions, Options, Process, free_address};
+use amends_proof::deployment::{Deployment, KafkaOptions, Options, PARTICIPANTS, Process, free_address};
 use amends_workflows::order_fulfilment;
 use anyhow::{Context, Result, bail};
 use sqlx::{Postgres, Transaction};
@@ -135,9 +135,13 @@ impl Stage {
         if mode == Mode::Engine {
             roles.push(("workers", spawn_own(&["role", "noop"])?));
         } else {
-            roles.push(("workers", deployment.spawn_inventory(&[])?));
-            roles.push(("workers", deployment.spawn(&["worker", "payment"], &[])?));
-            roles.push(("workers", deployment.spawn(&["worker", "shipment"], &[])?));
+            for worker in PARTICIPANTS.iter() {
+                let worker = match *worker {
+                    "inventory" => deployment.spawn_inventory(&[])?,
+                    other => deployment.spawn(&["worker", other], &[])?,
+                };
+                roles.push(("workers", worker));
+            }
         }
         let over_http = mode.over_http();
         let report_to = seen::reported::listen(Arc::clone(&ledger)).await?.to_string();

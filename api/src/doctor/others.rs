@@ -6,7 +6,7 @@ use amends_redis::Script;
 use reqwest::{Client, StatusCode, Url};
 
 use super::finding::Finding;
-use crate::{auth::KeyCache, links, routes::health::READY, settings::Settings};
+use crate::{auth::KeyCache, links, routes::health::READY, services, settings::Settings};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -18,7 +18,7 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Finding> {
     findings.extend(token_keys(settings).await);
     // Only an api asks them, and it has the engine's database.
     if settings.database_of("api").is_ok() || settings.database_of("engine").is_ok() {
-        for worker in ["inventory", "notification"] {
+        for worker in services::listening().map(|service| service.name) {
             let url = settings.url_of(worker);
             if !url.is_empty() {
                 findings.push(server(worker, url).await);

@@ -1,7 +1,8 @@
 //! What a campaign does to the broker's topics: poison, deletion, and reading the dead letters.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::LazyLock, time::Duration};
 
+use amends_api::topics::REPLIES;
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
@@ -13,17 +14,20 @@ use rdkafka::{
 };
 use tokio::time::{Instant, sleep};
 
-use crate::books::DeadLetter;
+use crate::{books::DeadLetter, deployment::PARTICIPANTS};
 
 /// Topics of commands and replies. They can be deleted without loss, because the rows are the record.
-pub const TOPICS: [&str; 4] = ["inventory.commands", "payment.commands", "shipment.commands", "saga.replies"];
+pub static TOPICS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let commands = PARTICIPANTS.iter().map(|name| format!("{name}.commands"));
+    commands.chain([REPLIES.to_owned()]).collect()
+});
 /// A topic of domain events that a worker reads.
 const EVENTS: &str = "order.created";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Returns the topics that receive poison.
 pub fn poisonable() -> impl Iterator<Item = &'static str> {
-    TOPICS.into_iter().chain([EVENTS])
+    TOPICS.iter().map(String::as_str).chain([EVENTS])
 }
 
 /// Clients of the broker itself, without the proxy's faults.

@@ -212,7 +212,7 @@ async fn disturb(
     begun: Instant,
 ) -> Result<(Vec<Growth>, Vec<CutOutcome>), Error> {
     let mut growth = Vec::new();
-    for role in JOINED {
+    for role in JOINED.iter().copied() {
         let seen = growth::grow(site, role).await?;
         said(begun, &seen.to_string());
         growth.push(seen);

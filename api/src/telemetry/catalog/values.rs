@@ -96,7 +96,7 @@ pub(super) fn token_outcomes() -> Vec<String> {
 }
 
 pub(super) fn upstreams() -> Vec<String> {
-    owned(&["inventory", "notification"])
+    services::listening().map(|service| service.name.to_owned()).collect()
 }
 
 pub(super) fn pools() -> Vec<String> {
