@@ -37,7 +37,7 @@ pub struct Participants {
     found: StdMutex<HashMap<String, Found>>,
 }
 
-/// What was last found around a worker, and when. Whoever looks holds it, and others wait for what is found.
+/// What was last found around a worker, and when. The task that looks holds it, and others wait for what is found.
 type Found = Arc<Mutex<Option<(Instant, Surroundings)>>>;
 
 impl Participants {

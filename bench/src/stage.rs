@@ -86,7 +86,7 @@ impl Settings {
         postgres.extend(args.postgres.iter().cloned());
         let mut kafka = args.kafka.clone();
         if args.takeover {
-            // A broker allows no session under six seconds unless it is told to.
+            // A broker allows no session under six seconds unless it is configured so.
             kafka.push(own(&("group.min.session.timeout.ms", "1000")));
         }
         let mut roles = BTreeMap::new();

@@ -1,6 +1,6 @@
 //! When sagas move again after their engine was killed, or stopped, at full load.
 //!
-//! Two engines share the slots. At an instant one is killed (or told to stop). Of every order that was under way then, or
+//! Two engines share the slots. At an instant one is killed (or stopped). Of every order that was under way then, or
 //! was born within the next half second, the database says how long it waited until it was decided about. Those under way
 //! at one instant are at home in a few partitions, which may all be the other engine's; in half a second births come to
 //! all of them.

@@ -1,4 +1,4 @@
-//! Sends webhooks: signed requests to addresses that operators have registered, and that nobody here trusts.
+//! Sends webhooks: signed requests to addresses that operators have registered, and that are not trusted.
 //!
 //! | module | contains |
 //! | --- | --- |

@@ -50,7 +50,7 @@ pub(super) async fn run(options: &Saga) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Prints a line. If nobody reads any more (`| head`), the command has done its work.
+/// Prints a line. If the reader is gone (`| head`), the command has done its work.
 fn say(text: &str) -> Result<(), Failure> {
     match writeln!(std::io::stdout(), "{text}") {
         Ok(()) => Ok(()),

@@ -1,4 +1,4 @@
-//! The program's engine over another workflow, without a publisher, that tells the load what has ended.
+//! The program's engine over another workflow, without a publisher, that reports to the load what has ended.
 
 use std::{
     io::Write as _,

@@ -1,4 +1,4 @@
-//! Processes of the benchmark's own, on the same library as the program's roles and told the same settings.
+//! Processes of the benchmark's own, on the same library as the program's roles and with the same settings.
 
 mod engine;
 mod noop;
@@ -18,7 +18,7 @@ use anyhow::{Context, Result, anyhow};
 
 use crate::args::OwnRole;
 
-/// Runs a role until the process is told to stop.
+/// Runs a role until the process is stopped.
 pub async fn run(role: OwnRole) -> Result<ExitCode> {
     let settings = Settings::read(&services::names(), None, &[])?;
     telemetry::logs(&settings).map_err(|why| anyhow!(why))?;

@@ -179,7 +179,7 @@ pub fn what_was_accepted_exists(quiet: &Quiet<'_>) -> Vec<String> {
         let distinct: BTreeSet<&Uuid> =
             orders.iter().filter(|order| !state.losses.orders.contains(order)).collect();
         let stored = state.store.keys.get(key).map(|(order, _)| order);
-        // If all are lost, the key may by now belong to an order that nobody was told of.
+        // If all are lost, the key may by now belong to an order that no client knows of.
         let all_lost = distinct.is_empty() && state.losses.keys.contains(key);
         if !all_lost && (distinct.len() != 1 || stored != distinct.first().copied()) {
             broken.push(format!("{key}: answered {distinct:?}, stored {stored:?}"));
@@ -321,7 +321,7 @@ pub fn finished_or_parked(quiet: &Quiet<'_>) -> Vec<String> {
     })
 }
 
-/// By the engine's own ledger, an undone saga at rest holds nothing.
+/// By the engine's own ledger, an undone saga that is idle holds nothing.
 pub fn undone_holds_nothing(quiet: &Quiet<'_>) -> Vec<String> {
     quiet.each(|stored, _| {
         let saga = &stored.saga;

@@ -16,7 +16,7 @@ use crate::{
 
 /// From this time on no more faults occur.
 pub const HEALS_AT: Micros = 1800 * SECOND;
-/// At this time everything must be at rest.
+/// At this time everything must be idle.
 pub const ENDS_AT: Micros = 4500 * SECOND;
 
 /// Options of a run.

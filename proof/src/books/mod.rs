@@ -1,4 +1,4 @@
-//! The books: RELIABILITY's invariants over all five databases of a deployment at rest. Each is a line with the number
+//! The books: RELIABILITY's invariants over all five databases of an idle deployment. Each is a line with the number
 //! of things checked and the violations found. They are judged from the rows alone, by SQL that shares no code with the
 //! engine; only the replay of the timelines uses the engine's own core.
 

@@ -106,9 +106,9 @@ pub struct CampaignOutcome {
     pub dead_letters: usize,
     /// Number of poison messages injected.
     pub poison: usize,
-    /// Whether everything was at rest in the end.
+    /// Whether everything was idle in the end.
     pub at_rest: bool,
-    /// Time from healing until everything was at rest, or was given up.
+    /// Time from healing until everything was idle, or was given up.
     pub settled: Duration,
     /// Total time.
     pub took: Duration,

@@ -128,7 +128,7 @@ pub struct RunOutcome {
     pub operator: operator::Seen,
     /// What clients met, in words.
     pub clients: String,
-    /// Time from the last cut until everything was at rest.
+    /// Time from the last cut until everything was idle.
     pub settled: Duration,
     /// Total time.
     pub took: Duration,

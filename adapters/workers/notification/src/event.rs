@@ -65,7 +65,7 @@ impl Event {
     }
 
     /// Returns the id of its notification on a channel: a UUIDv7 of the event's time, and otherwise a digest of the
-    /// event's id and the channel. It is the same whoever computes it, and however often the event arrives.
+    /// event's id and the channel. It is the same in each process, and however often the event arrives.
     pub fn notification(&self, channel: Channel) -> Uuid {
         let digest = Sha256::digest(format!("{}\0{}", self.id, channel.as_str()));
         let millis = u64::try_from(self.time.timestamp_millis()).unwrap_or_default();
