@@ -28,7 +28,7 @@ const BROKER_PATIENCE: Duration = Duration::from_secs(2);
 /// A worker that is behind is looked at twice, this far apart: one that settles nothing meanwhile takes no commands.
 const WATCHED_FOR: Duration = Duration::from_millis(1_500);
 /// How long what was found is shown again. However many ask about a worker, the broker is asked once.
-const KEPT: Duration = Duration::from_secs(3);
+const FINDINGS_KEPT: Duration = Duration::from_secs(3);
 
 /// Looks at workers, for those who ask why nothing is happening.
 pub struct Participants {
@@ -53,7 +53,7 @@ impl Participants {
     pub async fn around(&self, worker: &str, catalog: &Catalog) -> Result<Surroundings, Error> {
         let found = self.found_of(worker);
         let mut found = found.lock().await;
-        if let Some((_, around)) = found.as_ref().filter(|(at, _)| at.elapsed() < KEPT) {
+        if let Some((_, around)) = found.as_ref().filter(|(at, _)| at.elapsed() < FINDINGS_KEPT) {
             return Ok(around.clone());
         }
         let steps: Vec<&str> = catalog

@@ -9,7 +9,7 @@ use super::finding::Finding;
 use crate::{auth::KeyCache, links, routes::health::READY, services, settings::Settings};
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const SERVICE_ANSWER_LONGEST: Duration = Duration::from_secs(5);
 
 /// Looks at what the settings name.
 pub(super) async fn examine(settings: &Settings) -> Vec<Finding> {
@@ -74,7 +74,7 @@ async fn server(worker: &str, url: &str) -> Finding {
         "The api answers 503 where it needs it. See whether it runs, and its address in the api's settings.";
     let ready = Url::parse(url).and_then(|url| url.join(READY));
     let Ok(ready) = ready else { return Finding::wrong(&subject, format!("{url} is no URL"), advice) };
-    let client = Client::builder().no_proxy().tls_certs_only([]).timeout(PATIENCE).build();
+    let client = Client::builder().no_proxy().tls_certs_only([]).timeout(SERVICE_ANSWER_LONGEST).build();
     let Ok(client) = client else { return Finding::skipped(&subject, "there is no HTTP client") };
     match client.get(ready.clone()).send().await {
         Ok(answer) if answer.status() == StatusCode::OK => {
