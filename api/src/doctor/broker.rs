@@ -12,7 +12,7 @@ use super::finding::Finding;
 use crate::{process, roles, services, settings::Settings, topics};
 
 const SUBJECT: &str = "broker";
-const BROKER_ANSWER_LONGEST: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Number of unsettled messages above which a reader is behind.
 const LAG_NOTED: i64 = 10_000;
 /// A shorter retention deletes commands before a worker is back from an outage.
@@ -28,8 +28,7 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Finding> {
     let kafka = process::kafka(settings, brokers.to_owned());
     let wanted = topics::all(settings);
     let names: Vec<String> = wanted.iter().map(|topic| topic.name.clone()).collect();
-    let found = match inspect::topics(&kafka, &names, settings.start_timeout.min(BROKER_ANSWER_LONGEST)).await
-    {
+    let found = match inspect::topics(&kafka, &names, settings.start_timeout.min(PATIENCE)).await {
         Ok(found) => found,
         Err(error) => {
             let advice = "Check kafka_brokers, and that its advertised address can be reached from here.";
@@ -37,7 +36,7 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Finding> {
         }
     };
     let mut findings = vec![Finding::good(SUBJECT, format!("answers at {brokers}"))];
-    let configurations = match inspect::configurations(&kafka, &names, BROKER_ANSWER_LONGEST).await {
+    let configurations = match inspect::configurations(&kafka, &names, PATIENCE).await {
         Ok(Some(told)) => told,
         Ok(None) => {
             findings.push(Finding::skipped(SUBJECT, "does not tell how its topics are set"));
@@ -133,7 +132,7 @@ async fn behind(kafka: &KafkaSettings, found: &[FoundTopic]) -> Vec<Finding> {
     for (group, topic) in [engine].into_iter().chain(commands) {
         let Some(state) = found.iter().find(|state| state.name == topic) else { continue };
         let subject = format!("lag of {group}");
-        findings.push(match inspect::lag(kafka, &group, state, BROKER_ANSWER_LONGEST).await {
+        findings.push(match inspect::lag(kafka, &group, state, PATIENCE).await {
             Ok(lag) if lag > LAG_NOTED => Finding::warning(
                 &subject,
                 format!("{lag} messages of {topic} are not settled"),

@@ -6,10 +6,10 @@ use amends_redis::Script;
 use reqwest::{Client, StatusCode, Url};
 
 use super::finding::Finding;
-use crate::{auth::KeyCache, links, routes::health::READY, services, settings::Settings};
+use crate::{auth::KeyCache, links, routes::health::READY, settings::Settings};
 
 /// How long an answer may take.
-const SERVICE_ANSWER_LONGEST: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Looks at what the settings name.
 pub(super) async fn examine(settings: &Settings) -> Vec<Finding> {
@@ -18,7 +18,7 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Finding> {
     findings.extend(token_keys(settings).await);
     // Only an api asks them, and it has the engine's database.
     if settings.database_of("api").is_ok() || settings.database_of("engine").is_ok() {
-        for worker in services::listening().map(|service| service.name) {
+        for worker in crate::services::listening().map(|service| service.name) {
             let url = settings.url_of(worker);
             if !url.is_empty() {
                 findings.push(server(worker, url).await);
@@ -74,7 +74,7 @@ async fn server(worker: &str, url: &str) -> Finding {
         "The api answers 503 where it needs it. See whether it runs, and its address in the api's settings.";
     let ready = Url::parse(url).and_then(|url| url.join(READY));
     let Ok(ready) = ready else { return Finding::wrong(&subject, format!("{url} is no URL"), advice) };
-    let client = Client::builder().no_proxy().tls_certs_only([]).timeout(SERVICE_ANSWER_LONGEST).build();
+    let client = Client::builder().no_proxy().tls_certs_only([]).timeout(PATIENCE).build();
     let Ok(client) = client else { return Finding::skipped(&subject, "there is no HTTP client") };
     match client.get(ready.clone()).send().await {
         Ok(answer) if answer.status() == StatusCode::OK => {
