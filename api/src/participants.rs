@@ -13,7 +13,7 @@ use amends_engine::{
 };
 use amends_kafka::{
     Error as BrokerError, KafkaSettings,
-    inspect::{self, Progress},
+    inspect::{self, GroupProgress},
 };
 use amends_postgres::{Database, Error, last_replies::last_reply_to};
 use tokio::{
@@ -28,7 +28,7 @@ const BROKER_PATIENCE: Duration = Duration::from_secs(2);
 /// A worker that is behind is looked at twice, this far apart: one that settles nothing meanwhile takes no commands.
 const WATCHED_FOR: Duration = Duration::from_millis(1_500);
 /// How long what was found is shown again. However many ask about a worker, the broker is asked once.
-const KEPT: Duration = Duration::from_secs(3);
+const FINDINGS_KEPT: Duration = Duration::from_secs(3);
 
 /// Looks at workers, for those who ask why nothing is happening.
 pub struct Participants {
@@ -37,7 +37,7 @@ pub struct Participants {
     found: StdMutex<HashMap<String, Found>>,
 }
 
-/// What was last found around a worker, and when. Whoever looks holds it, and others wait for what is found.
+/// What was last found around a worker, and when. The task that looks holds it, and others wait for what is found.
 type Found = Arc<Mutex<Option<(Instant, Surroundings)>>>;
 
 impl Participants {
@@ -53,7 +53,7 @@ impl Participants {
     pub async fn around(&self, worker: &str, catalog: &Catalog) -> Result<Surroundings, Error> {
         let found = self.found_of(worker);
         let mut found = found.lock().await;
-        if let Some((_, around)) = found.as_ref().filter(|(at, _)| at.elapsed() < KEPT) {
+        if let Some((_, around)) = found.as_ref().filter(|(at, _)| at.elapsed() < FINDINGS_KEPT) {
             return Ok(around.clone());
         }
         let steps: Vec<&str> = catalog
@@ -87,7 +87,7 @@ impl Participants {
     }
 
     /// Returns how far a worker is, and whether it settles anything; `None` if the broker does not tell.
-    async fn progress(&self, worker: &str) -> Result<Option<(Progress, bool)>, BrokerError> {
+    async fn progress(&self, worker: &str) -> Result<Option<(GroupProgress, bool)>, BrokerError> {
         let (group, names) = (process::group(worker), [format!("{worker}.commands")]);
         let topics = inspect::topics(&self.kafka, &names, BROKER_PATIENCE).await?;
         let Some(topic) = topics.first() else { return Ok(None) };

@@ -33,7 +33,7 @@ pub struct Service {
 }
 
 /// Every service of a deployment.
-pub static SERVICES: [Service; 5] = [
+pub static SERVICES: &[Service] = &[
     Service {
         name: "engine",
         migrator: &amends_postgres::MIGRATOR,
@@ -66,6 +66,16 @@ pub fn workers() -> impl Iterator<Item = &'static Service> {
     SERVICES.iter().filter(|service| service.worker.is_some())
 }
 
+/// Returns the workers that execute commands: the participants of workflows.
+pub fn participants() -> impl Iterator<Item = &'static Service> {
+    workers().filter(|service| service.executes_commands())
+}
+
+/// Returns the services that serve routes of their own beside health and metrics, to the api.
+pub fn listening() -> impl Iterator<Item = &'static Service> {
+    SERVICES.iter().filter(|service| service.port.is_some())
+}
+
 /// Returns the names of all services.
 pub fn names() -> Vec<&'static str> {
     SERVICES.iter().map(|service| service.name).collect()
@@ -77,6 +87,11 @@ pub fn find_worker(name: &str) -> Option<&'static Service> {
 }
 
 impl Service {
+    /// Returns whether it executes commands. A worker that reads domain events does not.
+    pub fn executes_commands(&self) -> bool {
+        self.worker.is_some() && self.reads.is_empty()
+    }
+
     /// Starts it as a worker. With `observed`, or if it serves its own routes, it listens; returns the address.
     ///
     /// # Errors
@@ -94,14 +109,26 @@ impl Service {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::settings::Settings;
 
     #[test]
-    fn every_participant_of_a_workflow_has_a_worker() {
+    fn the_workers_that_execute_commands_are_the_participants_of_the_workflows() {
         let settings = Settings::read(&names(), None, &[]).unwrap();
-        for participant in amends_workflows::all(&settings.workflows()).participants() {
-            assert!(find_worker(participant).is_some(), "{participant}");
+        let named: BTreeSet<_> =
+            amends_workflows::all(&settings.workflows()).participants().into_iter().collect();
+        assert_eq!(participants().map(|service| service.name).collect::<BTreeSet<_>>(), named);
+    }
+
+    #[test]
+    fn every_event_that_a_worker_reads_is_published() {
+        let settings = Settings::read(&names(), None, &[]).unwrap();
+        let of_workflows = amends_workflows::all(&settings.workflows()).event_types();
+        for event in SERVICES.iter().flat_map(|service| service.reads) {
+            let is_published = SERVICES.iter().any(|service| service.events.contains(event));
+            assert!(is_published || of_workflows.contains(event), "{event}");
         }
     }
 

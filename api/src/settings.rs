@@ -308,12 +308,7 @@ mod tests {
         let own = |pairs: &[(&str, &str)]| {
             pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect::<Vec<_>>()
         };
-        Settings::layered(
-            &["engine", "inventory", "payment", "shipment", "notification"],
-            None,
-            &own(flags),
-            own(vars).into_iter(),
-        )
+        Settings::layered(&crate::services::names(), None, &own(flags), own(vars).into_iter())
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! How a process is told to stop, and by which signals.
+//! How a process is stopped, and by which signals.
 
 use std::{future::Future, time::Duration};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// How a process is told to stop.
+/// How a process is stopped.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
     /// Cancelled when it should get no more requests: its readiness says so.

@@ -172,7 +172,11 @@ pub fn notification(start: Start<'_>) -> Starting<'_> {
             Arc::clone(&recorded),
         );
         let api = OrderApi::new(process.settings.url_of("api"), process.settings.service_token.clone())?;
-        for (channel, loop_name) in [(Channel::Email, "e-mails"), (Channel::Sms, "SMS")] {
+        for channel in Channel::ALL {
+            let loop_name = match channel {
+                Channel::Email => "e-mails",
+                Channel::Sms => "SMS",
+            };
             let sender = Sender::new(pool.clone(), api.clone(), channel, &sending)?;
             process.watch(loop_name, sender.run(Arc::clone(&recorded), process.stop.clone()));
         }

@@ -153,7 +153,7 @@ pub enum OwnRole {
     /// An engine that publishes nothing and reports ended sagas to the load.
     Engine {
         /// Address of the load's socket.
-        tell: SocketAddr,
+        report_to: SocketAddr,
         /// The three-step workflow instead of order fulfilment.
         #[arg(long)]
         three_steps: bool,

@@ -32,18 +32,18 @@ use crate::{
 /// How long the sagas under way may take to end once no new one starts.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// How long the roles run before the first row, so that the servers' code is compiled and their caches are filled.
-const HEAT: Duration = Duration::from_secs(4);
+const WARM_UP: Duration = Duration::from_secs(4);
 /// Number of sagas in flight meanwhile.
-const HEAT_IN_FLIGHT: usize = 256;
+const WARM_UP_IN_FLIGHT: usize = 256;
 /// Number of statements shown for each database.
 const STATEMENTS: i32 = 12;
 
 /// Lets servers and roles run for a while.
-pub async fn heat(stage: &Stage, args: &Bench) -> Result<()> {
+pub async fn warm_up(stage: &Stage, args: &Bench) -> Result<()> {
     progress("before the first row");
     let shop = Shop::new(stage.mix, args.lines);
-    let running = Running::start(&stage.entrance, shop, Pace::Closed(HEAT_IN_FLIGHT), &stage.ledger);
-    tokio::time::sleep(HEAT).await;
+    let running = Running::start(&stage.entrance, shop, Pace::Closed(WARM_UP_IN_FLIGHT), &stage.ledger);
+    tokio::time::sleep(WARM_UP).await;
     running.stop().await?;
     let left = stage.ledger.drained(PATIENCE).await;
     let Recorded { ended, failures, .. } = stage.ledger.take();

@@ -80,14 +80,14 @@ async fn measure(args: &Bench, group: &Group, report: &mut Report) -> Result<()>
     let deployment = stage::servers(args, group.mix).await?;
     report.machine.postgres = version(&deployment).await?;
     let mut stage = Stage::set(deployment, args, group.mode, group.mix).await?;
-    row::heat(&stage, args).await.context("before the first row")?;
+    row::warm_up(&stage, args).await.context("before the first row")?;
     let mut most = 0.0_f64;
     for asked in &group.loops {
         let pace = asked.pace(most);
         let mut rows = Vec::new();
         for _ in 0..args.times.max(1) {
             let row = row::measure(&mut stage, args, pace).await?;
-            say(&told(&row));
+            say(&summary(&row));
             rows.push(row);
         }
         let row = median(rows);
@@ -107,7 +107,7 @@ async fn version(deployment: &Deployment) -> Result<String> {
     Ok(version.fetch_one(&deployment.pool("engine")).await?)
 }
 
-fn told(row: &ReportRow) -> String {
+fn summary(row: &ReportRow) -> String {
     let Some(figures) = &row.figures else {
         return format!("  {}: THE BOOKS DO NOT BALANCE: {}", row.title(), row.books.violations.join("; "));
     };

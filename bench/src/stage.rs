@@ -8,7 +8,7 @@ use amends_kafka::{KafkaSettings, KafkaSink};
 use amends_orders::OrderStore;
 use amends_pool as pool;
 use amends_postgres::{PgSagaStore, deployment::deployment};
-use amends_proof::deployment::{Deployment, KafkaOptions, Options, Process, free_address};
+use amends_proof::deployment::{Deployment, KafkaOptions, Options, PARTICIPANTS, Process, free_address};
 use amends_workflows::order_fulfilment;
 use anyhow::{Context, Result, bail};
 use sqlx::{Postgres, Transaction};
@@ -86,7 +86,7 @@ impl Settings {
         postgres.extend(args.postgres.iter().cloned());
         let mut kafka = args.kafka.clone();
         if args.takeover {
-            // A broker allows no session under six seconds unless it is told to.
+            // A broker allows no session under six seconds unless it is configured so.
             kafka.push(own(&("group.min.session.timeout.ms", "1000")));
         }
         let mut roles = BTreeMap::new();
@@ -135,18 +135,22 @@ impl Stage {
         if mode == Mode::Engine {
             roles.push(("workers", spawn_own(&["role", "noop"])?));
         } else {
-            roles.push(("workers", deployment.spawn_inventory(&[])?));
-            roles.push(("workers", deployment.spawn(&["worker", "payment"], &[])?));
-            roles.push(("workers", deployment.spawn(&["worker", "shipment"], &[])?));
+            for worker in PARTICIPANTS.iter() {
+                let worker = match *worker {
+                    "inventory" => deployment.spawn_inventory(&[])?,
+                    other => deployment.spawn(&["worker", other], &[])?,
+                };
+                roles.push(("workers", worker));
+            }
         }
         let over_http = mode.over_http();
-        let tell = seen::told::listen(Arc::clone(&ledger)).await?.to_string();
+        let report_to = seen::reported::listen(Arc::clone(&ledger)).await?.to_string();
         for _ in 0..args.engines.max(1) {
             roles.push((
                 "engine",
                 match mode {
-                    Mode::Engine => spawn_own(&["role", "engine", &tell, "--three-steps"])?,
-                    Mode::Workers => spawn_own(&["role", "engine", &tell])?,
+                    Mode::Engine => spawn_own(&["role", "engine", &report_to, "--three-steps"])?,
+                    Mode::Workers => spawn_own(&["role", "engine", &report_to])?,
                     Mode::Orders | Mode::Everything | Mode::Shop => deployment.spawn(&["engine"], &[])?,
                 },
             ));
@@ -207,7 +211,7 @@ impl Stage {
     /// A role that has ended by itself, and its last log lines.
     pub fn fallen(&mut self) -> Option<String> {
         let fallen = self.roles.iter_mut().find_map(|(_, role)| (!role.is_running()).then_some(role));
-        fallen.map(|role| format!("{} has ended: {}", role.role, role.last_words()))
+        fallen.map(|role| format!("{} has ended: {}", role.role, role.last_log_lines()))
     }
 
     /// Ends the roles in good order, and then the servers.

@@ -1,6 +1,6 @@
 //! When sagas move again after their engine was killed, or stopped, at full load.
 //!
-//! Two engines share the slots. At an instant one is killed (or told to stop). Of every order that was under way then, or
+//! Two engines share the slots. At an instant one is killed (or stopped). Of every order that was under way then, or
 //! was born within the next half second, the database says how long it waited until it was decided about. Those under way
 //! at one instant are at home in a few partitions, which may all be the other engine's; in half a second births come to
 //! all of them.
@@ -71,7 +71,7 @@ pub async fn measure(args: &Bench) -> Result<Vec<Takeover>> {
     say("takeover: starting servers and roles");
     let deployment = stage::servers(&args, Mix::Fulfilled).await?;
     let mut stage = Stage::set(deployment, &args, Mode::Orders, Mix::Fulfilled).await?;
-    row::heat(&stage, &args).await.context("before it begins")?;
+    row::warm_up(&stage, &args).await.context("before it begins")?;
     let mut measured = Vec::new();
     for how in ["killed", "stopped"] {
         let running = Running::start(
@@ -108,7 +108,7 @@ pub async fn measure(args: &Bench) -> Result<Vec<Takeover>> {
             worst_ms,
             stop_ms,
         };
-        say(&told(&takeover));
+        say(&summary(&takeover));
         measured.push(takeover);
         let mut another = stage.deployment.spawn(&["engine"], &[])?;
         another.ready().await?;
@@ -130,7 +130,7 @@ async fn now(pool: &PgPool) -> Result<DateTime<Utc>> {
 }
 
 /// `one of two engines killed: 512 orders that were under way, or came at once, moved again after …`
-pub fn told(takeover: &Takeover) -> String {
+pub fn summary(takeover: &Takeover) -> String {
     let stop = takeover.stop_ms.map(|ms| format!("; it ended after {ms:.0} ms")).unwrap_or_default();
     format!(
         "  one of two engines {}: {} orders that were under way, or came at once, moved again after {:.0} ms (p50), {:.0} ms (p99), {:.0} ms \

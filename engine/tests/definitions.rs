@@ -53,7 +53,7 @@ fn a_command_is_the_same_for_every_attempt_and_only_an_execute_has_a_payload() {
         let sent = command(&stay(), &stay_.saga, send, input, 3, &key);
         assert_eq!((sent.row_key(), sent.part, sent.attempt, sent.epoch), (execute, 1, 1, 3));
         assert_eq!((sent.issued_at, sent.fault()), (stay_.saga.born_at, None));
-        assert!(key.believes(sent.command_id, &sent.reply_token));
+        assert!(key.verifies(sent.command_id, &sent.reply_token));
         assert_eq!(sent.payload.is_null(), send.kind != Kind::Execute);
         kinds.push(send.kind);
     }

@@ -21,7 +21,7 @@ fn newer() -> (World, TestEngine) {
     (world, engine)
 }
 
-fn hear(engine: &TestEngine) {
+fn refresh(engine: &TestEngine) {
     block_on(fleet::run_once(engine, NEWER)).unwrap();
 }
 
@@ -29,7 +29,7 @@ fn hear(engine: &TestEngine) {
 fn hears_for(world: &World, engine: &TestEngine, seconds: usize) {
     for _ in 0..seconds {
         world.passes(1);
-        hear(engine);
+        refresh(engine);
     }
 }
 
@@ -48,14 +48,14 @@ fn a_new_version_has_births_only_while_every_live_program_knows_it() {
     assert_eq!(born_in(&engine), 2, "nobody else is there");
     let older = Known { workflows: vec![(stay().name.to_owned(), 1)], ..engine.known() };
     announce(&world, older.clone());
-    hear(&engine);
+    refresh(&engine);
     assert_eq!(born_in(&engine), 1);
     hears_for(&world, &engine, 9);
     assert_eq!(born_in(&engine), 1, "it may still live");
     hears_for(&world, &engine, 1);
     assert_eq!(born_in(&engine), 2, "it has gone");
     announce(&world, older);
-    hear(&engine);
+    refresh(&engine);
     assert_eq!(born_in(&engine), 1, "and is back");
 }
 
@@ -68,7 +68,7 @@ fn after_an_outage_of_the_store_the_first_to_announce_itself_takes_no_other_prog
         ..engine.known()
     };
     announce(&world, older.clone());
-    hear(&engine);
+    refresh(&engine);
     let knows = |engine: &TestEngine| (born_in(engine), engine.fleet.core_version());
     assert_eq!(knows(&engine), (1, CORE_VERSION - 1));
     world.state().store_fails = vec![Error::Unavailable("the server is away".to_owned()); 30].into();
@@ -77,7 +77,7 @@ fn after_an_outage_of_the_store_the_first_to_announce_itself_takes_no_other_prog
         assert!(block_on(fleet::run_once(&engine, NEWER)).is_err());
     }
     world.passes(1);
-    hear(&engine);
+    refresh(&engine);
     assert_eq!(knows(&engine), (1, CORE_VERSION - 1), "the other could not announce itself either");
     hears_for(&world, &engine, 9);
     assert_eq!(knows(&engine), (1, CORE_VERSION - 1), "it may have to connect again");
@@ -86,7 +86,7 @@ fn after_an_outage_of_the_store_the_first_to_announce_itself_takes_no_other_prog
     // One that knows less, and joined during the outage, is believed at once.
     world.passes(30);
     announce(&world, older);
-    hear(&engine);
+    refresh(&engine);
     assert_eq!(knows(&engine), (1, CORE_VERSION - 1));
 }
 
@@ -96,7 +96,7 @@ fn a_saga_is_decided_by_rules_that_all_know_and_never_by_older_ones_than_before(
     let (old, new) = (world.born(1), world.born(1));
     world.state().sagas.get_mut(&old).unwrap().0.core_version = CORE_VERSION - 1;
     announce(&world, Known { core_version: CORE_VERSION - 1, ..engine.known() });
-    hear(&engine);
+    refresh(&engine);
     for saga in [old, new] {
         world.answers(saga, "book", Outcome::Succeeded);
     }
@@ -108,7 +108,7 @@ fn a_saga_is_decided_by_rules_that_all_know_and_never_by_older_ones_than_before(
     };
     assert_eq!((decided_by(old), decided_by(new)), (CORE_VERSION - 1, CORE_VERSION));
     world.state().programs.clear();
-    hear(&engine);
+    refresh(&engine);
     world.answers(old, "charge", Outcome::Succeeded);
     block_on(replies::run_once(&engine, &mut world.clone())).unwrap();
     assert_eq!(decided_by(old), CORE_VERSION, "once all know them");

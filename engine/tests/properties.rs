@@ -175,7 +175,7 @@ impl World {
             Action::Arrive { which, again } => {
                 if let Some(at) = pick(which, self.commands.len()) {
                     let sent = if again { self.commands[at].clone() } else { self.commands.remove(at) };
-                    self.worker.hears(&sent);
+                    self.worker.receives(&sent);
                 }
             }
             Action::LoseCommand(which) => {
@@ -310,7 +310,7 @@ impl World {
     /// Everything on its way arrives, calls end, and the saga's time comes.
     fn round(&mut self) {
         for sent in std::mem::take(&mut self.commands) {
-            self.worker.hears(&sent);
+            self.worker.receives(&sent);
         }
         let keys: Vec<_> = self.worker.rows.keys().copied().collect();
         keys.into_iter().for_each(|key| self.worker.finishes(key));

@@ -46,13 +46,13 @@ impl Hotel {
         let commands: Vec<Command> = world.state().sent[self.read_to..].to_vec();
         self.read_to += commands.len();
         for command in commands {
-            if let Some(reply) = self.hears(&command, world) {
+            if let Some(reply) = self.receives(&command, world) {
                 world.delivers(&reply);
             }
         }
     }
 
-    fn hears(&mut self, command: &Command, world: &World) -> Option<Reply> {
+    fn receives(&mut self, command: &Command, world: &World) -> Option<Reply> {
         let now = world.state().now;
         let fresh = !self.rows.contains_key(&command.row_key());
         let asked = command.reply(Outcome::Succeeded, now);

@@ -199,7 +199,7 @@ fn a_deadline_keeps_its_time_though_the_clock_was_set_back() {
     let due = saga.saga.state.commands[1].due_at;
     saga.now -= 7200 * SECOND;
     assert!(
-        !saga.saga.oversleeps(saga.now, stay().timer_reach()),
+        !saga.saga.sleeps_too_long(saga.now, stay().timer_reach()),
         "a promise to people is no forgotten timer"
     );
     saga.happens(Event::Woke).changes_nothing();

@@ -1,6 +1,6 @@
 //! The books must detect violations: every invariant is violated on purpose, and each violation is found.
 
-use amends_proof::books::{self, Action, Ledger, Letter, Poison, Sources};
+use amends_proof::books::{self, Action, DeadLetter, Ledger, Poison, Sources};
 use amends_testkit::TestDatabase;
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
@@ -65,7 +65,7 @@ async fn databases() -> (Vec<TestDatabase>, Sources) {
         amends_testkit::database(&amends_notification::MIGRATOR, "notification").await,
     ];
     let url = |at: usize| databases[at].url.clone();
-    let sources = Sources { desk: url(0), databases: (0..databases.len()).map(url).collect() };
+    let sources = Sources { workspace: url(0), databases: (0..databases.len()).map(url).collect() };
     (databases, sources)
 }
 
@@ -87,7 +87,7 @@ async fn every_invariant_can_be_violated_and_is_found() {
         told: vec![(Some("key".into()), nobody)],
         actions: vec![Action { saga: nobody, action: "resolved", why: "because".into(), sure: true }],
         poison: vec![Poison { topic: "saga.replies".into(), mark: "poison-1".into(), sure: true }],
-        letters: vec![Letter { topic: "saga.replies".into(), mark: "a reply".into() }],
+        dead_letters: vec![DeadLetter { topic: "saga.replies".into(), mark: "a reply".into() }],
         ..Ledger::default()
     };
     let report = books::report(&sources, &ledger).await.unwrap();

@@ -1,7 +1,7 @@
 //! The ledger of an order: its returns and refunds, and how many pieces and how much money they may still be for. It
 //! decides without I/O.
 //!
-//! An order's ledger has an entry for each return and each refund. Whoever adds one first locks the order's row, and
+//! An order's ledger has an entry for each return and each refund. The transaction that adds one first locks the order's row, and
 //! then reads the ledger: so two that are added at once see each other. What is under way counts like what is done;
 //! what was rejected does not count.
 

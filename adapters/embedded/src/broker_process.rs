@@ -6,7 +6,7 @@
 //!
 //! Messages contain customers' addresses, and a broker on loopback has no passwords. So only the user that runs it (and
 //! root) may connect. That would be useless if the cluster's own port were open as well: its process gets its own
-//! network namespace, where the kernel allows that; [`BrokerProcess::is_private`] tells whether it did.
+//! network namespace, where the kernel allows that; [`BrokerProcess::is_private`] returns whether it did.
 
 use std::{
     collections::BTreeSet,

@@ -83,7 +83,7 @@ impl Cluster {
     }
 
     /// Returns the last lines of the server's log.
-    pub(crate) fn last_words(&self) -> String {
+    pub(crate) fn last_log_lines(&self) -> String {
         let log = fs::read_to_string(self.log()).unwrap_or_default();
         let lines: Vec<_> = log.lines().rev().take(5).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("; ")

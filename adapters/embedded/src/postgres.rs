@@ -110,7 +110,7 @@ impl Postgres {
             let connection = PgConnection::connect_with(&options);
             tokio::select! {
                 end = self.supervisor.ended() => {
-                    return Err(Error::Start { end, said: self.cluster.last_words() });
+                    return Err(Error::Start { end, said: self.cluster.last_log_lines() });
                 }
                 connected = connection => match connected {
                     Ok(connection) => {
@@ -121,7 +121,7 @@ impl Postgres {
                         return Err(Error::Refused { path: self.cluster.password_file(), source: error });
                     }
                     Err(error) if begun.elapsed() > START_PATIENCE => {
-                        return Err(Error::Start { end: error.to_string(), said: self.cluster.last_words() });
+                        return Err(Error::Start { end: error.to_string(), said: self.cluster.last_log_lines() });
                     }
                     Err(error) if told.elapsed() > Duration::from_secs(2) => {
                         told = Instant::now();

@@ -9,7 +9,7 @@ use utoipa::{
 };
 
 /// The longest text, in characters.
-pub const LONGEST: usize = 200;
+pub const TEXT_LONGEST: usize = 200;
 
 /// Characters that no text contains: control characters, and those that make a text look different from what it is, as
 /// ranges of a regular expression.
@@ -25,7 +25,7 @@ impl PartialSchema for Text {
         ObjectBuilder::new()
             .schema_type(SchemaType::Type(Type::String))
             .min_length(Some(1))
-            .max_length(Some(LONGEST))
+            .max_length(Some(TEXT_LONGEST))
             .pattern(Some(format!("^[^{NEVER}]*[^{NEVER}{INVISIBLE}][^{NEVER}]*$")))
             .description(Some(
                 "Text that people write: 1-200 characters, without control characters, bidi controls and zero-width spaces, \
@@ -42,7 +42,7 @@ impl ToSchema for Text {}
 /// # Errors
 /// What the text must be.
 pub fn check(text: &str) -> Result<(), &'static str> {
-    if !(1..=LONGEST).contains(&text.chars().count()) || text.chars().any(is_control) {
+    if !(1..=TEXT_LONGEST).contains(&text.chars().count()) || text.chars().any(is_control) {
         return Err("must be 1-200 characters, none of them a control character");
     }
     if text.chars().any(misleads) {

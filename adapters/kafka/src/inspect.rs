@@ -88,7 +88,7 @@ pub async fn configurations(
 
 /// How far a consumer group is in a topic.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Progress {
+pub struct GroupProgress {
     /// Number of messages that it has settled, and of those that were deleted before.
     pub settled: i64,
     /// Number of messages that it has not settled.
@@ -118,7 +118,7 @@ pub async fn progress(
     group: &str,
     topic: &FoundTopic,
     patience: Duration,
-) -> Result<Progress, Error> {
+) -> Result<GroupProgress, Error> {
     let config = settings.client(&[("group.id", group), ("enable.auto.commit", "false")]);
     let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(Error::Settings)?;
     let topic = topic.clone();
@@ -130,11 +130,11 @@ fn progress_of(
     consumer: &BaseConsumer<Quiet>,
     topic: &FoundTopic,
     patience: Duration,
-) -> Result<Progress, KafkaError> {
+) -> Result<GroupProgress, KafkaError> {
     let mut partitions = TopicPartitionList::new();
     partitions.add_partition_range(&topic.name, 0, topic.partitions - 1);
     let settled = consumer.committed_offsets(partitions, patience)?;
-    let mut progress = Progress::default();
+    let mut progress = GroupProgress::default();
     for partition in settled.elements() {
         let (low, high) = consumer.fetch_watermarks(&topic.name, partition.partition(), patience)?;
         let from = match partition.offset() {

@@ -117,7 +117,7 @@ impl ProducerContext for Reports {
 
 /// The use of a producer.
 #[derive(Debug, Clone, Copy)]
-pub enum Kind {
+pub enum ProducerKind {
     /// Small batches: sends at once.
     Quick,
     /// Large batches: lingers for a millisecond.
@@ -127,14 +127,14 @@ pub enum Kind {
 }
 
 /// A producer, which is replaced after an error from which it cannot recover.
-pub struct Slot {
-    kind: Kind,
+pub struct ReplaceableProducer {
+    kind: ProducerKind,
     producer: Mutex<Arc<Reporting>>,
 }
 
-impl Slot {
+impl ReplaceableProducer {
     /// Creates the first producer.
-    pub fn new(settings: &KafkaSettings, kind: Kind) -> Result<Self, settings::Error> {
+    pub fn new(settings: &KafkaSettings, kind: ProducerKind) -> Result<Self, settings::Error> {
         let producer = produce(settings, kind).map_err(settings::Error::Settings)?;
         Ok(Self { kind, producer: Mutex::new(Arc::new(producer)) })
     }
@@ -157,11 +157,11 @@ impl Slot {
     }
 }
 
-fn produce(settings: &KafkaSettings, kind: Kind) -> Result<Reporting, KafkaError> {
+fn produce(settings: &KafkaSettings, kind: ProducerKind) -> Result<Reporting, KafkaError> {
     let (linger, idempotence) = match kind {
-        Kind::Quick => ("0", "false"),
-        Kind::Bulk => ("1", "false"),
-        Kind::InOrder => ("1", "true"),
+        ProducerKind::Quick => ("0", "false"),
+        ProducerKind::Bulk => ("1", "false"),
+        ProducerKind::InOrder => ("1", "true"),
     };
     let timeout = settings.delivery_timeout.as_millis().to_string();
     let config = settings.client(&[

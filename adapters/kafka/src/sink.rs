@@ -22,7 +22,7 @@ use rdkafka::{
 
 use crate::{
     KafkaSettings, context,
-    producer::{Delivery, Kind, Reporting, Slot},
+    producer::{Delivery, ProducerKind, ReplaceableProducer, Reporting},
     settings, topics,
 };
 
@@ -49,10 +49,10 @@ const CONTENT_TYPE_HEADER: &str = "content-type";
 pub struct KafkaSink {
     settings: KafkaSettings,
     /// For small batches: sends at once.
-    quick: Slot,
+    quick: ReplaceableProducer,
     /// For large batches: waits a millisecond, so that a batch is one request and not several. For single messages that
     /// would cost a millisecond at every hop. `None` where everything must use one producer to keep its order.
-    bulk: Option<Slot>,
+    bulk: Option<ReplaceableProducer>,
     counts: Arc<Counts>,
     turns: Mutex<HashMap<String, usize>>,
     /// The header `content-type` of every message.
@@ -68,19 +68,19 @@ impl KafkaSink {
     /// throughput and twice the p99, and a message that the client sends twice does no harm, because receivers accept
     /// commands and replies more than once and in any order.
     pub fn new(settings: &KafkaSettings) -> Result<Self, settings::Error> {
-        let quick = Slot::new(settings, Kind::Quick)?;
-        let bulk = Some(Slot::new(settings, Kind::Bulk)?);
+        let quick = ReplaceableProducer::new(settings, ProducerKind::Quick)?;
+        let bulk = Some(ReplaceableProducer::new(settings, ProducerKind::Bulk)?);
         Ok(Self::with(settings, quick, bulk))
     }
 
     /// Creates a sink for domain events, whose readers want each order's events in order and once: one idempotent
     /// producer. Each says by its `content-type` that it is a structured CloudEvent.
     pub fn of_events(settings: &KafkaSettings) -> Result<Self, settings::Error> {
-        let sink = Self::with(settings, Slot::new(settings, Kind::InOrder)?, None);
+        let sink = Self::with(settings, ReplaceableProducer::new(settings, ProducerKind::InOrder)?, None);
         Ok(Self { content_type: Some(EVENT_CONTENT_TYPE), ..sink })
     }
 
-    fn with(settings: &KafkaSettings, quick: Slot, bulk: Option<Slot>) -> Self {
+    fn with(settings: &KafkaSettings, quick: ReplaceableProducer, bulk: Option<ReplaceableProducer>) -> Self {
         Self {
             settings: settings.clone(),
             quick,

@@ -240,7 +240,7 @@ impl Source for KafkaSource {
         let first = first.or_else(|error| self.past_errors(error))?;
         let messages = self.drain(first, max);
         self.gather.begins(messages.len());
-        self.watch.heard(messages.iter().map(|message| (message.topic.as_str(), message.partition)));
+        self.watch.note_messages(messages.iter().map(|message| (message.topic.as_str(), message.partition)));
         let receipt = self.state().progress.received(&messages);
         Ok(Batch { messages, receipt })
     }

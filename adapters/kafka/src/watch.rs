@@ -48,7 +48,7 @@ impl Default for Watch {
 
 impl Watch {
     /// Records that messages came from these partitions.
-    pub(crate) fn heard<'a>(&mut self, partitions: impl Iterator<Item = (&'a str, i32)>) {
+    pub(crate) fn note_messages<'a>(&mut self, partitions: impl Iterator<Item = (&'a str, i32)>) {
         if !self.suspects.is_empty() {
             for (topic, partition) in partitions {
                 self.suspects.retain(|suspect, _| (suspect.0.as_str(), suspect.1) != (topic, partition));
@@ -135,7 +135,7 @@ mod tests {
     fn what_is_behind_at_two_looks_and_silent_between_them_stands_still() {
         let mut watch = Watch::default();
         assert!(watch.judge(behind(&[(0, 7), (1, 7), (2, 7)])).is_empty());
-        watch.heard([("t", 0)].into_iter());
+        watch.note_messages([("t", 0)].into_iter());
         watch.dry();
         assert_eq!(watch.judge(behind(&[(0, 7), (1, 7), (2, 8)])), [("t".to_owned(), 1)]);
     }

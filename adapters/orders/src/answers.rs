@@ -47,7 +47,7 @@ pub struct StoredAnswer {
 
 /// What a key's request is to do.
 #[derive(Debug)]
-pub enum Turn {
+pub enum KeyUse {
     /// It is the first with this key: it is carried out, and then answered.
     First(Reservation),
     /// The key is known, with the same body: this was the answer.
@@ -97,7 +97,7 @@ impl AnswerStore {
         request: Digest,
         fingerprint: Digest,
         lifetime: Duration,
-    ) -> Result<Turn, Error> {
+    ) -> Result<KeyUse, Error> {
         self.try_take(request, fingerprint, lifetime).await.map_err(error::of)
     }
 
@@ -106,7 +106,7 @@ impl AnswerStore {
         request: Digest,
         fingerprint: Digest,
         lifetime: Duration,
-    ) -> Result<Turn, sqlx::Error> {
+    ) -> Result<KeyUse, sqlx::Error> {
         let home = self.home(&request);
         let mut transaction = self.0.pool.begin().await?;
         // Longer than for other rows: the request that holds the key is being carried out.
@@ -120,7 +120,7 @@ impl AnswerStore {
                 .fetch_optional(&mut *transaction)
                 .await?;
             if taken.is_some() {
-                return Ok(Turn::First(Reservation { transaction, request, home }));
+                return Ok(KeyUse::First(Reservation { transaction, request, home }));
             }
         }
         let known: Known = sqlx::query_as(
@@ -132,7 +132,7 @@ impl AnswerStore {
         .fetch_one(&mut *transaction)
         .await?;
         transaction.rollback().await?;
-        Ok(if known.fingerprint == fingerprint { Turn::Replayed(known.answer) } else { Turn::KeyReused })
+        Ok(if known.fingerprint == fingerprint { KeyUse::Replayed(known.answer) } else { KeyUse::KeyReused })
     }
 
     /// Deletes expired answers, at most [`FORGOTTEN_AT_ONCE`] of each home; returns their number.

@@ -112,7 +112,7 @@ impl OrderStore {
         Ok(OrderPage { items, next })
     }
 
-    /// Reads the next `most` orders of a list, and one more: that one tells whether there are more. Returns also whether
+    /// Reads the next `most` orders of a list, and one more, which shows whether there are more. Returns also whether
     /// these are the last.
     async fn scan(&self, filter: &OrderFilter, most: u32) -> Result<(Vec<Seen>, bool), Error> {
         let most = most + 1;
@@ -194,7 +194,7 @@ fn cut(seen: &[Seen], is_end: bool, filter: &OrderFilter, settled: Uuid) -> Cut 
     if is_end && all.len() <= limit {
         return Cut { shown: all, next: None };
     }
-    // The last of more orders than are read only tells that there are more.
+    // The last of more orders than are read only shows that there are more.
     let read = if is_end { seen } else { &seen[..seen.len() - 1] };
     let full = all.get(limit).and_then(|beyond| read.iter().position(|order| order.id == *beyond));
     let young = (filter.sort == Sort::OldestFirst)

@@ -79,7 +79,7 @@ pub struct OrderSaga {
     pub amount: i64,
     /// The pieces that come back, or are paid for.
     pub lines: Vec<BackLine>,
-    /// Why, in the words of whoever asked for it.
+    /// Why, in the caller's words.
     pub reason: String,
     /// Digest of subject, method, path and key of the request that added it, in hex.
     pub request: Option<String>,

@@ -67,7 +67,7 @@ impl OrderStore {
         limit: u32,
     ) -> Result<PersonalDataPage, Error> {
         let Database { pool, homes, .. } = self.database();
-        // One more than are shown tells whether there are more.
+        // One row more than is shown is read: it shows whether there are more.
         let most = limit.max(1) + 1;
         let read = |home, ()| read(pool, home, customer_id, after, most);
         let all = homes.all().map(|home| (home, ()));

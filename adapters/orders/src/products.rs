@@ -156,7 +156,7 @@ impl ProductStore {
             " FROM products WHERE product_id > $1 ORDER BY product_id LIMIT $2"
         ))
         .bind(after)
-        // One more than are shown tells whether there are more.
+        // One row more than is shown is read: it shows whether there are more.
         .bind(i64::from(limit) + 1)
         .fetch_all(&self.0)
         .await

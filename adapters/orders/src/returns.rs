@@ -23,7 +23,7 @@ pub struct NewOrderSaga {
     pub amount: i64,
     /// The pieces that come back, or are paid for.
     pub lines: Json,
-    /// Why, in the words of whoever asks for it.
+    /// Why, in the caller's words.
     pub reason: String,
 }
 
@@ -183,7 +183,7 @@ async fn planned<E>(
     if !lock(connection, home, order_id).await? {
         return Ok(Err(Added::NoOrder));
     }
-    // A statement of its own: it sees what whoever held the lock before has committed.
+    // A statement of its own: it sees what the previous holder of the lock has committed.
     let Some((order, now)) = read(connection, home, order_id).await? else {
         return Ok(Err(Added::NoOrder));
     };

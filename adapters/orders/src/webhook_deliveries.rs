@@ -277,7 +277,7 @@ impl DeliveryStore {
         .bind(webhook)
         .bind(each(statuses, |status| status.as_str()))
         .bind(before.unwrap_or(Uuid::max()))
-        // One more than are shown tells whether there are more.
+        // One row more than is shown is read: it shows whether there are more.
         .bind(i64::from(limit) + 1)
         .fetch_all(&self.0)
         .await

@@ -167,7 +167,7 @@ impl WebhookStore {
             " FROM webhooks AS w WHERE w.id > $1 AND NOT w.is_deleted ORDER BY w.id LIMIT $2"
         ))
         .bind(after)
-        // One more than are shown tells whether there are more.
+        // One row more than is shown is read: it shows whether there are more.
         .bind(i64::from(limit) + 1)
         .fetch_all(&self.0)
         .await

@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use amends_orders::answers::{ANSWER_LIFETIME, AnswerStore, Reservation, StoredAnswer, Turn};
+use amends_orders::answers::{ANSWER_LIFETIME, AnswerStore, KeyUse, Reservation, StoredAnswer};
 use amends_testkit::eventually;
 use support::worlds;
 
@@ -19,7 +19,7 @@ fn answer() -> StoredAnswer {
 
 async fn first(store: &AnswerStore) -> Reservation {
     match store.take(REQUEST, BODY, ANSWER_LIFETIME).await.unwrap() {
-        Turn::First(reservation) => reservation,
+        KeyUse::First(reservation) => reservation,
         other => panic!("{other:?}"),
     }
 }
@@ -39,8 +39,8 @@ async fn a_second_request_waits_for_the_firsts_answer() {
         .await;
         assert!(!second.is_finished());
         reservation.keep(&answer()).await.unwrap();
-        assert!(matches!(second.await.unwrap().unwrap(), Turn::Replayed(kept) if kept == answer()));
-        assert!(matches!(store.take(REQUEST, [3; 32], ANSWER_LIFETIME).await.unwrap(), Turn::KeyReused));
+        assert!(matches!(second.await.unwrap().unwrap(), KeyUse::Replayed(kept) if kept == answer()));
+        assert!(matches!(store.take(REQUEST, [3; 32], ANSWER_LIFETIME).await.unwrap(), KeyUse::KeyReused));
     }
 }
 
@@ -51,7 +51,7 @@ async fn a_key_is_free_again_after_a_refusal_a_crash_and_a_day() {
         first(&store).await.give_back().await;
         drop(first(&store).await);
         first(&store).await.keep(&answer()).await.unwrap();
-        assert!(matches!(store.take(REQUEST, BODY, ANSWER_LIFETIME).await.unwrap(), Turn::Replayed(_)));
+        assert!(matches!(store.take(REQUEST, BODY, ANSWER_LIFETIME).await.unwrap(), KeyUse::Replayed(_)));
         assert_eq!(store.forget_expired().await.unwrap(), 0);
         let expired = "UPDATE idempotent_answers SET expires_at = now()";
         sqlx::query(expired).execute(world.owner()).await.unwrap();

@@ -15,26 +15,30 @@ const CLOCK_FRESH: Duration = Duration::from_secs(1);
 /// The server's last answer, and when it arrived. The time returned is never ahead of the server, because an answer is
 /// already a little old when it arrives. It never goes back, unless the server's clock was set back.
 #[derive(Debug, Default)]
-pub struct DatabaseClock(Mutex<Option<Heard>>);
+pub struct DatabaseClock(Mutex<Option<Reading>>);
 
+/// An answer of the server.
 #[derive(Debug, Clone, Copy)]
-struct Heard {
-    said: DateTime<Utc>,
-    at: Instant,
-    told: DateTime<Utc>,
+struct Reading {
+    server_time: DateTime<Utc>,
+    arrived_at: Instant,
+    last_returned: DateTime<Utc>,
 }
 
-impl Heard {
+impl Reading {
     /// Returns the present time according to this answer.
     fn now(&self) -> DateTime<Utc> {
         // In whole microseconds, as in Postgres.
-        self.said + TimeDelta::microseconds(i64::try_from(self.at.elapsed().as_micros()).unwrap_or_default())
+        let elapsed = i64::try_from(self.arrived_at.elapsed().as_micros()).unwrap_or_default();
+        self.server_time + TimeDelta::microseconds(elapsed)
     }
 
-    fn tell(&mut self, now: DateTime<Utc>) -> DateTime<Utc> {
-        let set_back = self.told.signed_duration_since(now).to_std().is_ok_and(|ahead| ahead > CLOCK_FRESH);
-        self.told = if set_back { now } else { self.told.max(now) };
-        self.told
+    /// Returns this time, or the one returned last if that is later and the server's clock was not set back.
+    fn advance_to(&mut self, now: DateTime<Utc>) -> DateTime<Utc> {
+        let ahead = self.last_returned.signed_duration_since(now).to_std();
+        let is_set_back = ahead.is_ok_and(|ahead| ahead > CLOCK_FRESH);
+        self.last_returned = if is_set_back { now } else { self.last_returned.max(now) };
+        self.last_returned
     }
 }
 
@@ -44,27 +48,30 @@ impl DatabaseClock {
     /// # Errors
     /// The database's, if a query is needed.
     pub async fn now(&self, pool: &Pool) -> Result<DateTime<Utc>, sqlx::Error> {
-        if let Some(heard) = self.heard().as_mut().filter(|heard| heard.at.elapsed() < CLOCK_FRESH) {
-            return Ok(heard.tell(heard.now()));
+        if let Some(reading) = self.reading().as_mut().filter(|last| last.arrived_at.elapsed() < CLOCK_FRESH)
+        {
+            return Ok(reading.advance_to(reading.now()));
         }
-        let said = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(pool).await?;
-        let mut heard = self.heard();
-        let told = heard.map_or(said, |heard| heard.told);
-        Ok(heard.insert(Heard { said, at: Instant::now(), told }).tell(said))
+        let server_time = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(pool).await?;
+        let mut reading = self.reading();
+        let last_returned = reading.map_or(server_time, |last| last.last_returned);
+        let reading = reading.insert(Reading { server_time, arrived_at: Instant::now(), last_returned });
+        Ok(reading.advance_to(server_time))
     }
 
     /// Records the database's time from another query's answer.
-    pub fn hear(&self, said: DateTime<Utc>) {
-        let mut heard = self.heard();
-        let heard = heard.get_or_insert(Heard { said, at: Instant::now(), told: said });
-        if heard.now() < said {
-            (heard.said, heard.at) = (said, Instant::now());
+    pub fn observe(&self, server_time: DateTime<Utc>) {
+        let mut reading = self.reading();
+        let first = Reading { server_time, arrived_at: Instant::now(), last_returned: server_time };
+        let reading = reading.get_or_insert(first);
+        if reading.now() < server_time {
+            (reading.server_time, reading.arrived_at) = (server_time, Instant::now());
         }
         // An answer that was delayed does not mean that the server's clock was set back.
-        heard.told = heard.told.max(said);
+        reading.last_returned = reading.last_returned.max(server_time);
     }
 
-    fn heard(&self) -> MutexGuard<'_, Option<Heard>> {
+    fn reading(&self) -> MutexGuard<'_, Option<Reading>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -73,23 +80,24 @@ impl DatabaseClock {
 mod tests {
     use super::*;
 
-    fn told(clock: &DatabaseClock) -> DateTime<Utc> {
-        let mut heard = clock.heard();
-        let heard = heard.as_mut().unwrap();
-        heard.tell(heard.now())
+    fn now(clock: &DatabaseClock) -> DateTime<Utc> {
+        let mut reading = clock.reading();
+        let reading = reading.as_mut().unwrap();
+        reading.advance_to(reading.now())
     }
 
     #[test]
-    fn what_was_told_is_not_taken_back_unless_the_server_s_clock_is_set_back() {
+    fn the_time_never_goes_back_unless_the_server_s_clock_is_set_back() {
         let (clock, noon) = (DatabaseClock::default(), DateTime::from_timestamp(1_767_268_800, 0).unwrap());
-        clock.hear(noon);
+        clock.observe(noon);
         let ahead = noon + TimeDelta::milliseconds(500);
-        clock.hear(ahead);
-        assert!(told(&clock) >= ahead);
-        clock.hear(noon);
-        assert!(told(&clock) >= ahead, "an answer that was long on its way");
+        clock.observe(ahead);
+        assert!(now(&clock) >= ahead);
+        clock.observe(noon);
+        assert!(now(&clock) >= ahead, "an answer that was long on its way");
         let hour_before = noon - TimeDelta::hours(1);
-        *clock.heard() = Some(Heard { said: hour_before, at: Instant::now(), told: ahead });
-        assert!(told(&clock) < noon);
+        let set_back = Reading { server_time: hour_before, arrived_at: Instant::now(), last_returned: ahead };
+        *clock.reading() = Some(set_back);
+        assert!(now(&clock) < noon);
     }
 }

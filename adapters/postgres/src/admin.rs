@@ -238,7 +238,7 @@ impl Admin {
     }
 }
 
-/// Reads a home's rows of a list, newest saga first: one more than requested, which tells whether there is a next page.
+/// Reads a home's rows of a list, newest saga first: one more than requested, which shows whether there is a next page.
 async fn rows_of_home(pool: &Pool, home: i16, filter: &Filter) -> Result<Vec<ListedRow>, ListError> {
     let mut query = QueryBuilder::new("SELECT s.id, s.business_key, s.workflow, s.workflow_version, ");
     query.push(STATE).push(

@@ -14,7 +14,7 @@ use crate::{
     Error,
     columns::{each, int, small},
     error,
-    held::Held,
+    held::HeldSagas,
     homes::{Answers, Database, answers_of_homes},
     inputs::{self, InputsRow},
     lost_commit,
@@ -39,7 +39,11 @@ enum WhereHeld {
 ///
 /// # Errors
 /// The error of a database with one home.
-pub(crate) async fn commit(database: &Database, held: &Held, writes: &[Write]) -> Result<Committed, Error> {
+pub(crate) async fn commit(
+    database: &Database,
+    held: &HeldSagas,
+    writes: &[Write],
+) -> Result<Committed, Error> {
     let homes = database.homes;
     let mut sorted: Vec<&Write> = writes.iter().collect();
     sorted.sort_by_key(|write| write.saga.id);
@@ -76,7 +80,7 @@ fn acknowledged<'w>(
 /// wait at all.
 async fn commit_home(
     Database { pool, epoch, .. }: &Database,
-    held: &Held,
+    held: &HeldSagas,
     home: i16,
     writes: Vec<&Write>,
 ) -> Result<Committed, Error> {
@@ -114,7 +118,7 @@ struct CommittedRow {
     locked: bool,
 }
 
-fn committed(rows: Vec<CommittedRow>, held: &Held, writes: &[&Write]) -> Result<Committed, Error> {
+fn committed(rows: Vec<CommittedRow>, held: &HeldSagas, writes: &[&Write]) -> Result<Committed, Error> {
     let (locked, written): (Vec<CommittedRow>, Vec<CommittedRow>) =
         rows.into_iter().partition(|row| row.locked);
     let locked = each(&locked, |row| row.inputs.saga_id);

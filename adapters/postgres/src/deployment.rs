@@ -70,7 +70,7 @@ pub(crate) async fn epoch(from: impl PgExecutor<'_>) -> Result<u32, sqlx::Error>
 }
 
 /// Begins the next epoch after the database was restored to an earlier state, and returns it; run as the database's
-/// owner. It waits for writes of the epoch before that are not committed; whoever was started in it writes nothing from
+/// owner. It waits for writes of the epoch before that are not committed; a program that was started in it writes nothing from
 /// then on.
 ///
 /// # Errors

@@ -17,9 +17,9 @@ const MOST_HELD: usize = 10_000;
 
 /// Sagas by id, with the time at which they were last passed over.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Held(Arc<Mutex<HashMap<Uuid, Instant>>>);
+pub(crate) struct HeldSagas(Arc<Mutex<HashMap<Uuid, Instant>>>);
 
-impl Held {
+impl HeldSagas {
     /// Returns whether any of these sagas was passed over recently.
     pub(crate) fn has_any(&self, writes: &[&Write]) -> bool {
         let held = self.lock();

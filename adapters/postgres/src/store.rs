@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::{
-    Birth, Database, Error, births, commit, deferred, deployment, error, held::Held, homes::each_home,
+    Birth, Database, Error, births, commit, deferred, deployment, error, held::HeldSagas, homes::each_home,
     inputs, odd_replies, programs, sagas, strays,
 };
 
@@ -22,13 +22,13 @@ use crate::{
 pub struct PgSagaStore {
     database: Database,
     clock: Arc<DatabaseClock>,
-    held: Held,
+    held: HeldSagas,
 }
 
 impl PgSagaStore {
     /// Creates a store over this database.
     pub fn new(database: impl Into<Database>) -> Self {
-        Self { database: database.into(), clock: Arc::default(), held: Held::default() }
+        Self { database: database.into(), clock: Arc::default(), held: HeldSagas::default() }
     }
 
     /// Returns the pool.
@@ -54,7 +54,7 @@ impl PgSagaStore {
     }
 
     fn timed(&self, loaded: Loaded) -> Loaded {
-        self.clock.hear(loaded.now);
+        self.clock.observe(loaded.now);
         loaded
     }
 }

@@ -145,10 +145,10 @@ async fn a_reply_key_is_believed_a_rotation_before_it_signs_and_a_rotation_after
     let after = deployment(&world.pool()).await.unwrap().key;
     let command = Uuid::now_v7();
     assert_ne!(before.token(command), after.token(command));
-    assert!(before.believes(command, &after.token(command)), "who has not been started again");
-    assert!(after.believes(command, &before.token(command)), "and what it has sent");
+    assert!(before.verifies(command, &after.token(command)), "who has not been started again");
+    assert!(after.verifies(command, &before.token(command)), "and what it has sent");
     let stranger = amends_protocol::TokenKey::from_hex(&"12".repeat(32)).unwrap();
-    assert!(!after.believes(command, &stranger.token(command)));
+    assert!(!after.verifies(command, &stranger.token(command)));
 }
 
 #[tokio::test]

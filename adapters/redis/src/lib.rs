@@ -199,7 +199,7 @@ fn client(url: &str, authorities: Option<&Vec<u8>>) -> Result<Client, BadUrl> {
     client.map_err(|_| BadUrl)
 }
 
-/// Returns where a client connects to, whoever it logs in as.
+/// Returns the address and the database that a client connects to, whatever its login.
 fn place(client: &Client) -> (&ConnectionAddr, i64) {
     let info = client.get_connection_info();
     (info.addr(), info.redis_settings().db())

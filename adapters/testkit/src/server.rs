@@ -48,7 +48,7 @@ async fn embedded() -> Server {
     options.settings = vec![
         ("shared_buffers".into(), "64MB".into()),
         ("max_connections".into(), "400".into()),
-        // Tests count what is read and written: nobody else does so meanwhile.
+        // Tests count what is read and written: no other test does so meanwhile.
         ("autovacuum".into(), "off".into()),
     ];
     let postgres = Postgres::start(options).await.expect("a Postgres for tests starts");

@@ -1,4 +1,4 @@
-//! A real mail server (aiosmtpd) for one test, which says what it has received and answers as the test tells it.
+//! A real mail server (aiosmtpd) for one test, which says what it has received and answers as the test says.
 
 use std::{
     env,
@@ -45,7 +45,7 @@ pub struct SmtpServer {
     _directory: Option<TempDir>,
 }
 
-/// What it is told, and that it has taken it.
+/// The instruction for its answer, and whether it has taken it.
 #[derive(Debug)]
 struct Orders {
     stdin: ChildStdin,

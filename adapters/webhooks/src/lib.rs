@@ -1,4 +1,4 @@
-//! Sends webhooks: signed requests to addresses that operators have registered, and that nobody here trusts.
+//! Sends webhooks: signed requests to addresses that operators have registered, and that are not trusted.
 //!
 //! | module | contains |
 //! | --- | --- |
@@ -20,7 +20,7 @@ pub mod signature;
 pub mod target;
 
 pub use resolver::{Resolver, SystemResolver};
-pub use retry::{RetryPolicy, Verdict};
+pub use retry::{AfterAttempt, RetryPolicy};
 pub use secret::{SealingKeys, SigningSecret};
 pub use sender::{Answer, CertificateFault, SendFault, Sender, SenderError};
 pub use target::{Reach, TargetFault};

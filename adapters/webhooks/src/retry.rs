@@ -22,7 +22,7 @@ pub struct RetryPolicy {
 
 /// What follows from an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum AfterAttempt {
     /// The receiver has taken it.
     Delivered,
     /// It is tried again after this time.
@@ -42,12 +42,12 @@ impl RetryPolicy {
         tries: u32,
         since_first: Duration,
         jitter: u16,
-    ) -> Verdict {
+    ) -> AfterAttempt {
         match answer {
-            Ok(answer) if (200..300).contains(&answer.status) => Verdict::Delivered,
-            Ok(answer) if answer.status == GONE => Verdict::Gone,
-            _ if since_first >= self.patience => Verdict::GivenUp,
-            _ => Verdict::Retry(self.pause(tries, jitter)),
+            Ok(answer) if (200..300).contains(&answer.status) => AfterAttempt::Delivered,
+            Ok(answer) if answer.status == GONE => AfterAttempt::Gone,
+            _ if since_first >= self.patience => AfterAttempt::GivenUp,
+            _ => AfterAttempt::Retry(self.pause(tries, jitter)),
         }
     }
 
@@ -78,14 +78,14 @@ mod tests {
     fn only_a_2xx_is_a_delivery_and_only_a_410_is_final_at_once() {
         let judge = |answer| POLICY.judge(&answer, 1, Duration::ZERO, 500);
         for status in [200, 201, 202, 204, 299] {
-            assert_eq!(judge(answer(status)), Verdict::Delivered, "{status}");
+            assert_eq!(judge(answer(status)), AfterAttempt::Delivered, "{status}");
         }
-        assert_eq!(judge(answer(410)), Verdict::Gone);
+        assert_eq!(judge(answer(410)), AfterAttempt::Gone);
         for status in [100, 301, 302, 307, 308, 400, 401, 404, 409, 429, 500, 503, 999] {
-            assert_eq!(judge(answer(status)), Verdict::Retry(POLICY.least), "{status}");
+            assert_eq!(judge(answer(status)), AfterAttempt::Retry(POLICY.least), "{status}");
         }
         for fault in [SendFault::Late, SendFault::Closed, SendFault::Unresolved, SendFault::Broken] {
-            assert_eq!(judge(Err(fault)), Verdict::Retry(POLICY.least), "{fault}");
+            assert_eq!(judge(Err(fault)), AfterAttempt::Retry(POLICY.least), "{fault}");
         }
     }
 
@@ -95,16 +95,16 @@ mod tests {
         loop {
             tries += 1;
             match POLICY.judge(&answer(500), tries, waited, 500) {
-                Verdict::Retry(pause) => {
+                AfterAttempt::Retry(pause) => {
                     assert!(pause >= POLICY.least && pause <= POLICY.most);
                     waited += pause;
                 }
-                verdict => break assert_eq!(verdict, Verdict::GivenUp),
+                after => break assert_eq!(after, AfterAttempt::GivenUp),
             }
         }
         assert!((15..30).contains(&tries), "{tries} attempts in three days");
         let pause = |tries, jitter| match POLICY.judge(&answer(500), tries, Duration::ZERO, jitter) {
-            Verdict::Retry(pause) => pause,
+            AfterAttempt::Retry(pause) => pause,
             other => panic!("{other:?}"),
         };
         assert_eq!((pause(1, 0), pause(1, 1000)), (Duration::from_secs(4), Duration::from_secs(6)));

@@ -23,7 +23,7 @@ const ANSWER_READ: usize = 16 << 10;
 const ANSWER_KEPT: usize = 1_000;
 /// Not part of what is signed.
 const TRACEPARENT: &str = "traceparent";
-const AGENT: &str = concat!("Amends/", env!("CARGO_PKG_VERSION"));
+const USER_AGENT_VALUE: &str = concat!("Amends/", env!("CARGO_PKG_VERSION"));
 
 /// Sends webhooks.
 #[derive(Debug, Clone)]
@@ -164,7 +164,7 @@ impl Sender {
         let mut request = self
             .http
             .post(url)
-            .header(USER_AGENT, AGENT)
+            .header(USER_AGENT, USER_AGENT_VALUE)
             .header(CONTENT_TYPE, "application/json")
             .header(signature::ID, id)
             .header(signature::TIMESTAMP, timestamp.to_string())

@@ -22,7 +22,7 @@ use crate::{
     problem::{Problem, problem_types},
 };
 
-/// What a caller whose role does not suffice is told, by RFC 6750.
+/// The challenge for a caller whose role does not suffice, by RFC 6750.
 const INSUFFICIENT: &str = "Bearer realm=\"amends\", error=\"insufficient_scope\"";
 
 /// Who may call a route.

@@ -36,7 +36,7 @@ pub async fn run(settings: &Settings, output: OutputFormat) -> Result<ExitCode> 
 
 async fn examine(settings: &Settings) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for service in &SERVICES {
+    for service in SERVICES {
         findings.extend(database::examine(settings, service).await);
     }
     findings.extend(broker::examine(settings).await);

@@ -20,7 +20,7 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Finding> {
     findings.extend(mail(settings).await);
     // Only an api asks them, and it has the engine's database.
     if settings.database_of("api").is_ok() || settings.database_of("engine").is_ok() {
-        for worker in ["inventory", "notification"] {
+        for worker in crate::services::listening().map(|service| service.name) {
             let url = settings.url_of(worker);
             if !url.is_empty() {
                 findings.push(server(worker, url).await);

@@ -43,7 +43,7 @@ pub enum Mode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[schema(as = CircuitBreakerState)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum BreakerState {
     /// They are.
     Closed,
     /// They are not.
@@ -58,7 +58,7 @@ pub struct Snapshot {
     /// Who decides.
     pub mode: Mode,
     /// Whether calls are made.
-    pub state: State,
+    pub state: BreakerState,
     /// Number of calls that are remembered, and how many of them failed.
     pub calls: u32,
     /// How many of them failed.
@@ -170,12 +170,12 @@ impl Core {
 
     fn snapshot(&self, now: Instant) -> Snapshot {
         let (state, wait) = match (self.mode, self.phase) {
-            (Mode::Open, _) => (State::Open, None),
-            (Mode::Closed, _) | (Mode::Automatic, Phase::Closed) => (State::Closed, None),
+            (Mode::Open, _) => (BreakerState::Open, None),
+            (Mode::Closed, _) | (Mode::Automatic, Phase::Closed) => (BreakerState::Closed, None),
             (Mode::Automatic, Phase::Open { until, .. }) => {
-                (State::Open, Some(until.saturating_duration_since(now)))
+                (BreakerState::Open, Some(until.saturating_duration_since(now)))
             }
-            (Mode::Automatic, Phase::Trial { .. }) => (State::HalfOpen, None),
+            (Mode::Automatic, Phase::Trial { .. }) => (BreakerState::HalfOpen, None),
         };
         Snapshot { mode: self.mode, state, calls: self.recent.calls, failed: self.recent.failed(), wait }
     }
@@ -200,13 +200,13 @@ impl Breaker {
     /// Creates the breaker of this service, closed.
     pub fn new(name: &'static str) -> Self {
         let breaker = Self { name, core: Mutex::new(Core::new()) };
-        breaker.show(State::Closed);
+        breaker.show(BreakerState::Closed);
         breaker
     }
 
     /// Shows the state as a metric.
-    fn show(&self, state: State) {
-        let open = f64::from(u8::from(state != State::Closed));
+    fn show(&self, state: BreakerState) {
+        let open = f64::from(u8::from(state != BreakerState::Closed));
         metrics::gauge!("amends_circuit_breaker_open", "service" => self.name).set(open);
     }
 
@@ -249,9 +249,9 @@ impl Breaker {
         if before != after {
             self.show(after);
             match after {
-                State::Open => tracing::warn!(service = self.name, "the circuit breaker opens"),
-                State::Closed => tracing::info!(service = self.name, "the circuit breaker closes"),
-                State::HalfOpen => {}
+                BreakerState::Open => tracing::warn!(service = self.name, "the circuit breaker opens"),
+                BreakerState::Closed => tracing::info!(service = self.name, "the circuit breaker closes"),
+                BreakerState::HalfOpen => {}
             }
         }
         result
@@ -314,13 +314,13 @@ mod tests {
             now += pause * SECOND;
             let trial = core.admit(now).unwrap();
             assert!(core.admit(now).is_err(), "one at a time");
-            assert_eq!(core.snapshot(now).state, State::HalfOpen);
+            assert_eq!(core.snapshot(now).state, BreakerState::HalfOpen);
             core.ended(trial, Some(true), now);
         }
         now += 30 * SECOND;
         let trial = core.admit(now).unwrap();
         core.ended(trial, Some(false), now);
-        assert_eq!(core.snapshot(now).state, State::Closed);
+        assert_eq!(core.snapshot(now).state, BreakerState::Closed);
         assert_eq!(calls(&mut core, now, &[true; 9]), 5, "nothing is remembered of before");
     }
 
@@ -332,7 +332,7 @@ mod tests {
         core.ended(trial, None, now + SECOND);
         let next = core.admit(now + SECOND).unwrap();
         core.ended(next, Some(false), now + SECOND);
-        assert_eq!(core.snapshot(now + SECOND).state, State::Closed);
+        assert_eq!(core.snapshot(now + SECOND).state, BreakerState::Closed);
     }
 
     #[test]
@@ -342,7 +342,7 @@ mod tests {
         calls(&mut core, now, &[true; 5]);
         let trial = core.admit(now + SECOND).unwrap();
         core.ended(slow, Some(false), now + SECOND);
-        assert_eq!(core.snapshot(now + SECOND).state, State::HalfOpen);
+        assert_eq!(core.snapshot(now + SECOND).state, BreakerState::HalfOpen);
         core.ended(trial, Some(true), now + SECOND);
         assert_eq!(core.admit(now + SECOND), Err(Some(2 * SECOND)));
     }
@@ -364,7 +364,7 @@ mod tests {
         for _ in 0..50 {
             drop(breaker.admit().unwrap());
         }
-        assert_eq!((breaker.snapshot().calls, breaker.snapshot().state), (0, State::Closed));
+        assert_eq!((breaker.snapshot().calls, breaker.snapshot().state), (0, BreakerState::Closed));
         for _ in 0..5 {
             breaker.admit().unwrap().failed();
         }

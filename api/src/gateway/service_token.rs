@@ -46,13 +46,13 @@ impl ServiceToken {
         let Some((scheme, presented)) = value.to_str().ok().and_then(|text| text.split_once(' ')) else {
             return false;
         };
-        // The digests are compared, so that the time tells nothing about the token.
+        // The digests are compared, so that the time shows nothing about the token.
         scheme.eq_ignore_ascii_case("bearer")
             && Sha256::digest(presented.trim()) == Sha256::digest(token.expose_secret())
     }
 }
 
-/// The layer of routes between the api and its services: nobody else is served.
+/// The layer of routes between the api and its services: no other caller is served.
 pub async fn required(State(token): State<ServiceToken>, request: Request, next: Next) -> Response {
     if token.is_in(request.headers()) {
         return next.run(request).await;

@@ -180,7 +180,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::gateway::breaker::State as BreakerState;
+    use crate::gateway::breaker::BreakerState;
 
     /// What the service does with each request in turn, and then for ever: a status, or silence.
     #[derive(Clone)]

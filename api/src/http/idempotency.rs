@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use amends_http::{body::MAX_BYTES, json};
 use amends_orders::{
     Asked, KeyedRequest,
-    answers::{ANSWER_LIFETIME, Digest, REFUND_ANSWER_LIFETIME, Reservation, StoredAnswer, Turn},
+    answers::{ANSWER_LIFETIME, Digest, KeyUse, REFUND_ANSWER_LIFETIME, Reservation, StoredAnswer},
 };
 use axum::{
     body::{Body, Bytes, to_bytes},
@@ -123,9 +123,9 @@ async fn once(
     let identity = self::request(caller, &head.method, head.uri.path(), &key);
     let turn = api.answers.take(identity, fingerprint(&body), lifetime(path)).await?;
     let reservation = match turn {
-        Turn::First(reservation) => reservation,
-        Turn::Replayed(answer) => return replayed(opened(api, path, &identity, answer)?),
-        Turn::KeyReused => return Err(Problem::KeyReused),
+        KeyUse::First(reservation) => reservation,
+        KeyUse::Replayed(answer) => return replayed(opened(api, path, &identity, answer)?),
+        KeyUse::KeyReused => return Err(Problem::KeyReused),
     };
     let response = next.run(Request::from_parts(head, Body::from(body))).await;
     if response.status().is_success() {

@@ -68,7 +68,7 @@ struct Quota(u32);
 
 /// What is decided about a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Verdict {
+struct Decision {
     is_admitted: bool,
     /// When the bucket is empty, in microseconds.
     empty_at: u64,
@@ -84,23 +84,23 @@ impl Quota {
     }
 
     /// Decides about a request of a caller whose bucket is empty at this time.
-    fn decide(self, empty_at: Option<u64>, now: u64) -> Verdict {
+    fn decide(self, empty_at: Option<u64>, now: u64) -> Decision {
         let before = empty_at.unwrap_or(now).max(now);
         let after = before + self.interval();
         match after - now <= WINDOW_MICROS {
-            true => Verdict { is_admitted: true, empty_at: after, now },
-            false => Verdict { is_admitted: false, empty_at: before, now },
+            true => Decision { is_admitted: true, empty_at: after, now },
+            false => Decision { is_admitted: false, empty_at: before, now },
         }
     }
 
-    fn remaining(self, verdict: Verdict) -> u64 {
-        (WINDOW_MICROS - (verdict.empty_at - verdict.now).min(WINDOW_MICROS)) / self.interval()
+    fn remaining(self, decision: Decision) -> u64 {
+        (WINDOW_MICROS - (decision.empty_at - decision.now).min(WINDOW_MICROS)) / self.interval()
     }
 
     /// Time until one more request is admitted.
-    fn wait(self, verdict: Verdict) -> Duration {
-        let free_at = verdict.empty_at + self.interval();
-        Duration::from_micros((free_at - verdict.now).saturating_sub(WINDOW_MICROS))
+    fn wait(self, decision: Decision) -> Duration {
+        let free_at = decision.empty_at + self.interval();
+        Duration::from_micros((free_at - decision.now).saturating_sub(WINDOW_MICROS))
     }
 }
 
@@ -126,27 +126,27 @@ impl RateLimit {
         Some(Self(Arc::new(Inner { by, quota, redis, proxies, alone: Mutex::default() })))
     }
 
-    async fn decide(&self, caller: &str) -> Verdict {
+    async fn decide(&self, caller: &str) -> Decision {
         let Inner { by, quota, redis, alone, .. } = &*self.0;
         if let Some(redis) = redis {
             let key = format!("amends:limit:{}:{caller}", by.as_str());
             let arguments = [quota.interval(), WINDOW_MICROS];
             let decided = redis.run::<(i64, u64, u64)>(&Script::new(DECIDE), &[key], &arguments).await;
             if let Ok((admitted, empty_at, now)) = decided {
-                return Verdict { is_admitted: admitted == 1, empty_at, now };
+                return Decision { is_admitted: admitted == 1, empty_at, now };
             }
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX / 2);
         let mut alone = alone.lock().unwrap_or_else(PoisonError::into_inner);
-        let verdict = quota.decide(alone.get(caller).copied(), now);
+        let decision = quota.decide(alone.get(caller).copied(), now);
         if alone.len() >= CALLERS_MOST {
             alone.retain(|_, empty_at| *empty_at > now);
         }
         if alone.len() < CALLERS_MOST || alone.contains_key(caller) {
-            alone.insert(caller.to_owned(), verdict.empty_at);
+            alone.insert(caller.to_owned(), decision.empty_at);
         }
-        verdict
+        decision
     }
 
     /// Returns whose request this is, as far as this limit is concerned.
@@ -160,11 +160,11 @@ impl RateLimit {
         }
     }
 
-    fn note(&self, headers: &mut HeaderMap, verdict: Verdict) {
+    fn note(&self, headers: &mut HeaderMap, decision: Decision) {
         let Inner { by, quota, .. } = &*self.0;
         let (name, window) = (by.as_str(), WINDOW.as_secs());
-        let seconds = (verdict.empty_at.saturating_sub(verdict.now)).div_ceil(1_000_000);
-        let now = format!("\"{name}\";r={};t={seconds}", quota.remaining(verdict));
+        let seconds = (decision.empty_at.saturating_sub(decision.now)).div_ceil(1_000_000);
+        let now = format!("\"{name}\";r={};t={seconds}", quota.remaining(decision));
         for (header, value) in
             [(RATE_LIMIT_POLICY, format!("\"{name}\";q={};w={window}", quota.0)), (RATE_LIMIT, now)]
         {
@@ -183,14 +183,14 @@ pub async fn limit(State(limit): State<RateLimit>, request: Request, next: Next)
     let Some(caller) = limit.caller_of(&request).filter(|_| is_limited) else {
         return next.run(request).await;
     };
-    let verdict = limit.decide(&caller).await;
-    let mut response = if verdict.is_admitted {
+    let decision = limit.decide(&caller).await;
+    let mut response = if decision.is_admitted {
         next.run(request).await
     } else {
         metrics::counter!("amends_api_limited_total", "by" => limit.0.by.as_str()).increment(1);
-        Problem::TooMany(limit.0.quota.wait(verdict)).into_response()
+        Problem::TooMany(limit.0.quota.wait(decision)).into_response()
     };
-    limit.note(response.headers_mut(), verdict);
+    limit.note(response.headers_mut(), decision);
     response
 }
 
@@ -230,9 +230,9 @@ mod tests {
         let (quota, mut empty_at, mut now) = (Quota(6), None, 5 * SECOND);
         let mut ask = |after: u64| {
             now += after;
-            let verdict = quota.decide(empty_at, now);
-            empty_at = Some(verdict.empty_at);
-            (verdict.is_admitted, quota.remaining(verdict), quota.wait(verdict).as_secs())
+            let decision = quota.decide(empty_at, now);
+            empty_at = Some(decision.empty_at);
+            (decision.is_admitted, quota.remaining(decision), quota.wait(decision).as_secs())
         };
         let at_once: Vec<_> = (0..7).map(|_| ask(0)).collect();
         let admitted: Vec<bool> = at_once.iter().map(|(admitted, ..)| *admitted).collect();

@@ -27,10 +27,10 @@ pub fn explain(view: &OrderView, is_parked: bool) -> Explanation {
                 .to_owned()
         }
         order::CANCELLED => "The order was cancelled, and nothing is charged".to_owned(),
-        order::FAILED => format!("The order failed{}; nothing is charged", because(view)),
-        order::PAYMENT_FAILED => format!("The payment failed{}; nothing is charged", because(view)),
+        order::FAILED => format!("The order failed{}; nothing is charged", reason_clause(view)),
+        order::PAYMENT_FAILED => format!("The payment failed{}; nothing is charged", reason_clause(view)),
         order::SHIPMENT_FAILED => {
-            format!("The order could not be shipped{}; what was paid is refunded", because(view))
+            format!("The order could not be shipped{}; what was paid is refunded", reason_clause(view))
         }
         order::RETURN_REQUESTED if is_decided(view) => {
             "The return is accepted; what was paid for it is refunded".to_owned()
@@ -60,12 +60,12 @@ fn being_undone(view: &OrderView) -> String {
     let what = match view.heading_for.as_deref() {
         Some(order::CANCELLED) => "The order is being cancelled".to_owned(),
         Some(order::PAYMENT_FAILED) => {
-            format!("The payment failed{}, and the order is being undone", because(view))
+            format!("The payment failed{}, and the order is being undone", reason_clause(view))
         }
         Some(order::SHIPMENT_FAILED) => {
-            format!("The order could not be shipped{}, and is being undone", because(view))
+            format!("The order could not be shipped{}, and is being undone", reason_clause(view))
         }
-        _ => format!("The order failed{}, and is being undone", because(view)),
+        _ => format!("The order failed{}, and is being undone", reason_clause(view)),
     };
     format!("{what}: its products are released, and what was paid is refunded")
 }
@@ -75,7 +75,7 @@ fn code(view: &OrderView) -> Option<&str> {
 }
 
 /// What customers may know of a reason.
-fn because(view: &OrderView) -> &'static str {
+fn reason_clause(view: &OrderView) -> &'static str {
     match code(view) {
         Some("out_of_stock") => ", because a product is out of stock",
         Some("unknown_product") => ", because a product is not sold here",

@@ -75,7 +75,7 @@ impl Watches {
             }
             let begun = Instant::now();
             match store.newest(&ids).await {
-                Ok(found) => self.tell(&found),
+                Ok(found) => self.notify(&found),
                 // Who waits is answered in the end, by a read of its own.
                 Err(error) => tracing::debug!(%error, "orders that are waited for could not be looked at"),
             }
@@ -83,7 +83,7 @@ impl Watches {
         }
     }
 
-    fn tell(&self, found: &HashMap<Uuid, Newest>) {
+    fn notify(&self, found: &HashMap<Uuid, Newest>) {
         for (id, watched) in self.orders().iter() {
             if let Some(now) = found.get(id) {
                 watched.newest.send_if_modified(|newest| newest.replace(*now) != Some(*now));
@@ -135,15 +135,15 @@ mod tests {
     fn a_watcher_hears_of_each_state_that_it_has_not_seen_and_is_forgotten_once_it_is_gone() {
         let watches = Arc::new(Watches::default());
         let order = Uuid::from_u128(1);
-        let tell = |revision| watches.tell(&HashMap::from([(order, newest(revision))]));
+        let notify = |revision| watches.notify(&HashMap::from([(order, newest(revision))]));
         let mut first = watches.watch(order);
-        tell(1);
+        notify(1);
         assert_eq!(first.differs_from(newest(1)).now_or_never(), None, "it has seen that");
-        tell(2);
+        notify(2);
         assert_eq!(first.differs_from(newest(1)).now_or_never(), Some(()));
         assert_eq!(first.differs_from(newest(1)).now_or_never(), None, "it was told, and reads again");
         let mut second = watches.watch(order);
-        tell(3);
+        notify(3);
         assert_eq!(first.differs_from(newest(2)).now_or_never(), Some(()));
         assert_eq!(second.differs_from(newest(2)).now_or_never(), Some(()));
         drop(first);

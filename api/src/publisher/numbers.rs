@@ -1,7 +1,7 @@
 //! The numbers of an order's domain events: from 1, without gaps, over all of its sagas.
 //!
 //! An order's sagas share a slot, and a slot's entries are read in the order of their commits. So the number of an event
-//! is how many its order had before, whoever publishes it and however often. What was counted is remembered; the count
+//! is how many its order had before, in each publisher and however often it is published. What was counted is remembered; the count
 //! of an order that is not is made from its timelines.
 
 use std::collections::{BTreeMap, HashMap};
@@ -36,7 +36,7 @@ impl Numbers {
         Self { orders, counted: HashMap::new() }
     }
 
-    /// Forgets what was counted: somebody else may have published meanwhile, or entries are read again.
+    /// Forgets what was counted: another process may have published meanwhile, or entries are read again.
     pub fn forget(&mut self) {
         self.counted.clear();
     }

@@ -30,13 +30,13 @@ impl Failure {
 }
 
 /// An api.
-pub(super) struct Api {
+pub(super) struct RemoteApi {
     http: Client,
     url: Url,
     token: Option<SecretString>,
 }
 
-impl Api {
+impl RemoteApi {
     /// Prepares to ask it; the token is the environment's.
     ///
     /// # Errors
@@ -55,7 +55,7 @@ impl Api {
     /// Reads a resource.
     ///
     /// # Errors
-    /// As for [`Api::ask`].
+    /// As for [`RemoteApi::ask`].
     pub(super) async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value, Failure> {
         self.ask(Method::GET, path, query, None).await
     }
@@ -63,7 +63,7 @@ impl Api {
     /// Sends a request with a body.
     ///
     /// # Errors
-    /// As for [`Api::ask`].
+    /// As for [`RemoteApi::ask`].
     pub(super) async fn post(&self, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
         self.ask(Method::POST, path, &[], body).await
     }

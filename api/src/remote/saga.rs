@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::{
-    client::{Api, Failure},
+    client::{Failure, RemoteApi},
     table::{pairs, table, text},
 };
 use crate::cli::{
@@ -26,7 +26,7 @@ const ENDED: [&str; 2] = ["completed", "undone"];
 
 /// Carries out a command.
 pub(super) async fn run(options: &Saga) -> Result<(), Failure> {
-    let api = Api::at(&options.remote)?;
+    let api = RemoteApi::at(&options.remote)?;
     let print = |answer: &Value, for_people: fn(&Value) -> String| match options.remote.output {
         OutputFormat::Json => say(&format!("{answer:#}")),
         OutputFormat::Table => say(&for_people(answer)),
@@ -50,7 +50,7 @@ pub(super) async fn run(options: &Saga) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Prints a line. If nobody reads any more (`| head`), the command has done its work.
+/// Prints a line. If the reader is gone (`| head`), the command has done its work.
 fn say(text: &str) -> Result<(), Failure> {
     match writeln!(std::io::stdout(), "{text}") {
         Ok(()) => Ok(()),
@@ -226,7 +226,7 @@ fn planned(plan: &Value) -> String {
 }
 
 /// Prints each new entry of a saga's timeline until it has ended.
-async fn watch(api: &Api, id: Uuid, output: OutputFormat) -> Result<(), Failure> {
+async fn watch(api: &RemoteApi, id: Uuid, output: OutputFormat) -> Result<(), Failure> {
     let mut last = 0;
     loop {
         let saga = api.get(&path(id), &[]).await?;

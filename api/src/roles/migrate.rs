@@ -37,7 +37,7 @@ const MIGRATION_LOCK_PAUSE: Duration = Duration::from_secs(1);
 pub async fn run(settings: &Settings, rotation: Rotation) -> Result<()> {
     let server = settings.server()?.to_owned();
     let mut passwords = HashMap::new();
-    for Service { name, .. } in &SERVICES {
+    for Service { name, .. } in SERVICES {
         if let Ok(url) = settings.database_of(name) {
             passwords.extend(password(name, url)?.map(|password| (*name, password)));
         }
@@ -124,7 +124,7 @@ pub async fn migrate(
         execute(&mut admin, "SET citus.enable_ddl_propagation = off".to_owned()).await?;
     }
     let mut made = Vec::new();
-    for &Service { name, migrator, .. } in &SERVICES {
+    for &Service { name, migrator, .. } in SERVICES {
         let drawn = role(&mut admin, name, passwords.get(name)).await?;
         let database = format!("amends_{name}");
         let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")

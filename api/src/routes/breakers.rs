@@ -22,7 +22,7 @@ use crate::{
         Caller, Right,
         access::{Access, Routes},
     },
-    gateway::breaker::{Breaker, Mode, Snapshot, State as BreakerState},
+    gateway::breaker::{Breaker, BreakerState, Mode, Snapshot},
     http::openapi::{Answer, Operation, schema::Text},
     orders::request::text,
     problem::Problem,

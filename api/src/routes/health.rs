@@ -95,7 +95,7 @@ pub const LIVE: &str = "/health/live";
 /// Whether what it needs is available.
 pub const READY: &str = "/health/ready";
 
-/// Once the process has been told to stop, says that it is not ready, and asks clients to connect anew, elsewhere. What is
+/// Once the process is stopping, says that it is not ready, and asks clients to connect anew, elsewhere. What is
 /// asked meanwhile is still answered.
 pub async fn while_leaving(
     State(leaving): State<CancellationToken>,

@@ -1,4 +1,4 @@
-//! `/api/notifications`: what customers were told about their orders. The notification worker has it; the api knows whose
+//! `/api/notifications`: the messages that customers got about their orders. The notification worker has it; the api knows whose
 //! orders are whose.
 
 use std::{fmt::Write, sync::Arc};
@@ -118,7 +118,7 @@ async fn read(
         Err(answer) => return Ok(answer),
     };
     if !caller.may(Right::ReadAnyOrder) {
-        // A notification about somebody else's order does not exist for a customer.
+        // A notification about another customer's order does not exist for a customer.
         view_of(&api.order_lists, &caller, notification.order_id).await.map_err(|problem| match problem {
             Problem::NotFound(_) => no_such(),
             other => other,

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// An old path, the present one, and the id and summary of the redirect.
-const OLD: [(&str, &str, &str, &str); 6] = [
+const OLD_ADDRESSES: [(&str, &str, &str, &str); 6] = [
     ("/v3/api-docs", DOCUMENT_PATH, "redirectApiDocs", "Redirect to `/openapi.json`"),
     ("/swagger-ui.html", DOCS_PATH, "redirectSwaggerUi", "Redirect to `/docs`"),
     ("/docs/", DOCS_PATH, "redirectDocs", "Redirect to `/docs`"),
@@ -28,7 +28,7 @@ const OLD: [(&str, &str, &str, &str); 6] = [
 ];
 
 pub fn routes<S: Clone + Send + Sync + 'static>() -> Routes<S> {
-    OLD.into_iter().fold(Routes::default(), |routes, (old, present, id, summary)| {
+    OLD_ADDRESSES.into_iter().fold(Routes::default(), |routes, (old, present, id, summary)| {
         let operation = Operation::new(id, summary).answer(
             Answer::empty(StatusCode::PERMANENT_REDIRECT, "It is at another path.")
                 .header("Location", "The path."),

@@ -199,7 +199,7 @@ async fn timeline(
     Ok(Json(Timeline { items }).into_response())
 }
 
-/// One sentence for whoever asks. Operators read that of the saga.
+/// One sentence for the caller. Operators read that of the saga.
 async fn explain(
     State(api): State<Arc<Api>>,
     caller: Caller,

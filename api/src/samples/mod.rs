@@ -25,12 +25,12 @@ struct Sample {
     country: &'static str,
     ends: &'static str,
     reason: Option<&'static str>,
-    twist: Twist,
+    intervention: Intervention,
 }
 
 /// An additional action on a sample.
 #[derive(PartialEq)]
-enum Twist {
+enum Intervention {
     None,
     /// The order is cancelled as soon as the payment is in progress.
     Cancel,
@@ -51,7 +51,7 @@ const SOLD_OUT: &str = "sample-sold-out";
 const UNIT_PRICE: i64 = 1250;
 
 const SAMPLES: [Sample; 12] = [
-    sample("an order is fulfilled", MUG, "card_approved", "AT", "FULFILLED", None, Twist::None),
+    sample("an order is fulfilled", MUG, "card_approved", "AT", "FULFILLED", None, Intervention::None),
     sample(
         "the product is out of stock",
         SOLD_OUT,
@@ -59,7 +59,7 @@ const SAMPLES: [Sample; 12] = [
         "AT",
         "FAILED",
         Some("out_of_stock"),
-        Twist::None,
+        Intervention::None,
     ),
     sample(
         "the card is declined",
@@ -68,7 +68,7 @@ const SAMPLES: [Sample; 12] = [
         "AT",
         "PAYMENT_FAILED",
         Some("card_declined"),
-        Twist::None,
+        Intervention::None,
     ),
     sample(
         "the carrier refuses",
@@ -77,7 +77,7 @@ const SAMPLES: [Sample; 12] = [
         "AQ",
         "SHIPMENT_FAILED",
         Some("carrier_refused"),
-        Twist::None,
+        Intervention::None,
     ),
     sample(
         "cancelled while a slow card is charged",
@@ -86,10 +86,18 @@ const SAMPLES: [Sample; 12] = [
         "AT",
         "CANCELLED",
         None,
-        Twist::Cancel,
+        Intervention::Cancel,
     ),
-    sample("the gateway's answer gets lost", MUG, "card_lost_reply", "AT", "FULFILLED", None, Twist::None),
-    sample("the gateway errs twice", MUG, "card_error_twice", "AT", "FULFILLED", None, Twist::None),
+    sample(
+        "the gateway's answer gets lost",
+        MUG,
+        "card_lost_reply",
+        "AT",
+        "FULFILLED",
+        None,
+        Intervention::None,
+    ),
+    sample("the gateway errs twice", MUG, "card_error_twice", "AT", "FULFILLED", None, Intervention::None),
     sample(
         "the refund is refused: parked, then resolved by an operator",
         MUG,
@@ -97,7 +105,7 @@ const SAMPLES: [Sample; 12] = [
         "AQ",
         "SHIPMENT_FAILED",
         Some("carrier_refused"),
-        Twist::Resolve,
+        Intervention::Resolve,
     ),
     sample(
         "the customer returns everything",
@@ -106,7 +114,7 @@ const SAMPLES: [Sample; 12] = [
         "AT",
         "RETURNED",
         None,
-        Twist::Return { pieces: None, approve: true },
+        Intervention::Return { pieces: None, approve: true },
     ),
     sample(
         "the customer returns one of two",
@@ -115,7 +123,7 @@ const SAMPLES: [Sample; 12] = [
         "AT",
         "PARTIALLY_RETURNED",
         None,
-        Twist::Return { pieces: Some(1), approve: true },
+        Intervention::Return { pieces: Some(1), approve: true },
     ),
     sample(
         "the return is rejected",
@@ -124,9 +132,9 @@ const SAMPLES: [Sample; 12] = [
         "AT",
         "FULFILLED",
         None,
-        Twist::Return { pieces: None, approve: false },
+        Intervention::Return { pieces: None, approve: false },
     ),
-    sample("goodwill: 5.00 EUR back", MUG, "card_approved", "AT", "FULFILLED", None, Twist::Goodwill),
+    sample("goodwill: 5.00 EUR back", MUG, "card_approved", "AT", "FULFILLED", None, Intervention::Goodwill),
 ];
 
 const fn sample(
@@ -136,9 +144,9 @@ const fn sample(
     country: &'static str,
     ends: &'static str,
     reason: Option<&'static str>,
-    twist: Twist,
+    intervention: Intervention,
 ) -> Sample {
-    Sample { title, product, method, country, ends, reason, twist }
+    Sample { title, product, method, country, ends, reason, intervention }
 }
 
 /// Runs the samples one after the other; returns whether each ended as expected.
@@ -219,7 +227,7 @@ impl Sample {
         let id = placed["id"].as_str().context("the answer has no id")?.to_owned();
         println!("  order {id}: 2 x {}, 25.00 EUR, {}, to {}", self.product, self.method, self.country);
         let mut seen = 0;
-        let mut twisted = self.twist == Twist::None;
+        let mut intervened = self.intervention == Intervention::None;
         loop {
             anyhow::ensure!(
                 began.elapsed() < SAMPLE_LONGEST,
@@ -233,8 +241,8 @@ impl Sample {
             }
             seen = items.len();
             let last = items.last().cloned().unwrap_or_default();
-            if !twisted {
-                twisted = self.twist(client, &id, &items).await?;
+            if !intervened {
+                intervened = self.intervene(client, &id, &items).await?;
             } else if !last["detail"]["ended"].is_null() {
                 break;
             }
@@ -244,16 +252,16 @@ impl Sample {
         let (status, reason) = (now["status"].as_str().unwrap_or(""), now["reason"].as_str());
         anyhow::ensure!(status == self.ends, "it ended {status}, not {}", self.ends);
         anyhow::ensure!(reason == self.reason, "its reason is {reason:?}, not {:?}", self.reason);
-        let because = reason.map(|r| format!(" ({r})")).unwrap_or_default();
-        println!("  = {status}{because}, as it should be, after {:.1} s", began.elapsed().as_secs_f64());
+        let reason = reason.map(|r| format!(" ({r})")).unwrap_or_default();
+        println!("  = {status}{reason}, as it should be, after {:.1} s", began.elapsed().as_secs_f64());
         Ok(())
     }
 
-    /// Performs the twist, once its moment has come; returns whether it has.
-    async fn twist(&self, client: &Client, id: &str, items: &[Value]) -> Result<bool> {
-        match self.twist {
-            Twist::None => Ok(true),
-            Twist::Cancel => {
+    /// Intervenes, once its moment has come; returns whether it has.
+    async fn intervene(&self, client: &Client, id: &str, items: &[Value]) -> Result<bool> {
+        match self.intervention {
+            Intervention::None => Ok(true),
+            Intervention::Cancel => {
                 let paying = items.iter().any(|i| i["detail"]["status"] == "CONFIRMED");
                 if paying {
                     client.delete(&format!("/api/orders/{id}")).await?;
@@ -261,7 +269,7 @@ impl Sample {
                 }
                 Ok(paying)
             }
-            Twist::Return { pieces, approve } => {
+            Intervention::Return { pieces, approve } => {
                 if items.last().is_none_or(|last| last["detail"]["ended"].is_null()) {
                     return Ok(false);
                 }
@@ -276,7 +284,7 @@ impl Sample {
                 println!("  > PUT /api/orders/{id}/return/{decision}");
                 Ok(true)
             }
-            Twist::Goodwill => {
+            Intervention::Goodwill => {
                 if items.last().is_none_or(|last| last["detail"]["ended"].is_null()) {
                     return Ok(false);
                 }
@@ -285,7 +293,7 @@ impl Sample {
                 println!("  > POST /api/orders/{id}/refunds: 5.00 EUR, because the parcel came late");
                 Ok(true)
             }
-            Twist::Resolve => {
+            Intervention::Resolve => {
                 let parked = client.get("/admin/sagas?state=parked&limit=500").await?;
                 let found = parked["items"].as_array().into_iter().flatten().find(|s| s["businessKey"] == id);
                 let Some(saga) = found else { return Ok(false) };

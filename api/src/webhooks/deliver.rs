@@ -13,7 +13,7 @@ use amends_orders::{
     webhooks::{LeasedWebhook, WEBHOOKS_MOST, WebhookStore},
 };
 use amends_postgres::Error;
-use amends_webhooks::{RetryPolicy, SealingKeys, Sender, SigningSecret, Verdict, sender::Message};
+use amends_webhooks::{AfterAttempt, RetryPolicy, SealingKeys, Sender, SigningSecret, sender::Message};
 use chrono::Utc;
 use futures::{FutureExt, StreamExt, stream};
 use tokio::{
@@ -216,12 +216,12 @@ impl Deliverer {
         metrics::histogram!("amends_webhook_attempt_seconds").record(began.elapsed().as_secs_f64());
         let tries = u32::try_from(delivery.tries).unwrap_or_default().saturating_add(1);
         let since_first = Duration::try_from_secs_f64(delivery.since_first).unwrap_or_default();
-        let verdict = self.policy.judge(&answer, tries, since_first, rand::random_range(0..=1000));
-        let (status, pause, counted) = match verdict {
-            Verdict::Delivered => (DeliveryStatus::Delivered, None, RESULTS[0]),
-            Verdict::Retry(pause) => (DeliveryStatus::Pending, Some(pause), RESULTS[1]),
-            Verdict::GivenUp => (DeliveryStatus::Failed, None, RESULTS[2]),
-            Verdict::Gone => (DeliveryStatus::Failed, None, RESULTS[3]),
+        let after = self.policy.judge(&answer, tries, since_first, rand::random_range(0..=1000));
+        let (status, pause, counted) = match after {
+            AfterAttempt::Delivered => (DeliveryStatus::Delivered, None, RESULTS[0]),
+            AfterAttempt::Retry(pause) => (DeliveryStatus::Pending, Some(pause), RESULTS[1]),
+            AfterAttempt::GivenUp => (DeliveryStatus::Failed, None, RESULTS[2]),
+            AfterAttempt::Gone => (DeliveryStatus::Failed, None, RESULTS[3]),
         };
         metrics::counter!("amends_webhook_attempts_total", "result" => counted).increment(1);
         let attempt = match answer {
@@ -234,19 +234,19 @@ impl Deliverer {
             Err(fault) => Attempt { pause, failure: Some(fault.to_string()), ..result(delivery.id, status) },
         };
         self.deliveries.record(&attempt).await?;
-        self.note(webhook.id, verdict).await
+        self.note(webhook.id, after).await
     }
 
     /// Notes on the webhook how an attempt went. One that has failed for too long, or is gone, is disabled.
-    async fn note(&self, webhook: Uuid, verdict: Verdict) -> Result<(), Error> {
+    async fn note(&self, webhook: Uuid, after: AfterAttempt) -> Result<(), Error> {
         let patience = self.policy.patience;
         let long = humantime_serde::re::humantime::format_duration(patience);
-        let (patience, reason) = match verdict {
-            Verdict::Delivered => return self.webhooks.note_success(webhook).await,
-            Verdict::Gone => (Duration::ZERO, "The receiver answered 410 Gone.".to_owned()),
-            Verdict::Retry(_) => (patience, format!("Every attempt has failed for {long}.")),
+        let (patience, reason) = match after {
+            AfterAttempt::Delivered => return self.webhooks.note_success(webhook).await,
+            AfterAttempt::Gone => (Duration::ZERO, "The receiver answered 410 Gone.".to_owned()),
+            AfterAttempt::Retry(_) => (patience, format!("Every attempt has failed for {long}.")),
             // The delivery is as old as that; the failure was noted a moment after its first attempt.
-            Verdict::GivenUp => (patience.mul_f64(0.9), format!("Every attempt has failed for {long}.")),
+            AfterAttempt::GivenUp => (patience.mul_f64(0.9), format!("Every attempt has failed for {long}.")),
         };
         if self.webhooks.note_failure(webhook, patience, &reason).await? {
             metrics::counter!("amends_webhooks_disabled_total").increment(1);

@@ -12,7 +12,7 @@ struct Traced {
     traceparent: Option<TraceContext>,
 }
 
-/// Begins the span of an attempt. A URL may contain secrets, so only its host is told.
+/// Begins the span of an attempt. A URL may contain secrets, so only its host is recorded.
 pub(super) fn sending(webhook: &LeasedWebhook, delivery: &DueDelivery) -> Option<OpenSpan> {
     if !trace::is_recording() {
         return None;

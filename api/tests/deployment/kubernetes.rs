@@ -6,6 +6,7 @@ use std::{
     fs,
 };
 
+use amends_api::services;
 use serde_json::Value;
 
 use super::support::{self, Container, documents};
@@ -64,7 +65,7 @@ fn what_values_set_is_what_every_role_reads() {
         let environment = if release.name.contains("-prod") { "prod" } else { "dev" };
         let values = documents(&format!("charts/amends/values-{environment}.yaml")).remove(0);
         let set = values["settings"].as_object().unwrap();
-        for role in ["api", "engine", "inventory", "payment", "shipment", "notification"] {
+        for role in ["api"].into_iter().chain(services::names()) {
             let config = release.config(&format!("{role}.toml")).unwrap();
             for (key, value) in set {
                 let line = format!("{key} = {value}");
@@ -134,7 +135,7 @@ fn secret_value(variable: &str) -> String {
 
 #[test]
 fn everything_is_every_role_of_the_registry() {
-    let workers = amends_api::services::workers().map(|service| service.name);
+    let workers = services::workers().map(|service| service.name);
     let roles: BTreeSet<_> = ["api", "engine"].into_iter().chain(workers).map(str::to_owned).collect();
     let everything = |release: &Release| {
         !["/api-", "/engine-", "/workers-"].iter().any(|part| release.name.contains(part))
@@ -146,6 +147,29 @@ fn everything_is_every_role_of_the_registry() {
             release.of_kind("Deployment").map(|d| &d["metadata"]["labels"]["app.kubernetes.io/component"]);
         let deployed: BTreeSet<_> = components.map(|name| name.as_str().unwrap().to_owned()).collect();
         assert_eq!(deployed, roles, "{}", release.name);
+    }
+}
+
+#[test]
+fn every_database_of_the_registry_is_migrated_and_what_serves_requests_has_the_service_token() {
+    let variables = |object: &Value| -> BTreeSet<String> {
+        let containers = list(&object["spec"]["template"]["spec"]["containers"], "containers").iter();
+        let variables = containers.flat_map(|container| container["env"].as_array().into_iter().flatten());
+        variables.map(|variable| variable["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let serving: BTreeSet<_> =
+        ["api"].into_iter().chain(services::listening().map(|service| service.name)).collect();
+    for release in releases().iter().filter(|release| release.name.contains("everything-")) {
+        let migrated: BTreeSet<_> = release.of_kind("Job").flat_map(variables).collect();
+        for service in services::names() {
+            let url = format!("AMENDS_{}_DATABASE_URL", service.to_uppercase());
+            assert!(migrated.contains(&url), "{}: no {url} in {migrated:?}", release.name);
+        }
+        let with_token =
+            release.of_kind("Deployment").filter(|role| variables(role).contains("AMENDS_SERVICE_TOKEN"));
+        let with_token = with_token.map(|role| &role["metadata"]["labels"]["app.kubernetes.io/component"]);
+        let with_token: BTreeSet<_> = with_token.map(|name| name.as_str().unwrap()).collect();
+        assert_eq!(with_token, serving, "{}", release.name);
     }
 }
 

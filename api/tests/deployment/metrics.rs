@@ -6,7 +6,10 @@ use std::{
     path::Path,
 };
 
-use amends_api::telemetry::catalog::{LabelValues, METRICS};
+use amends_api::{
+    services,
+    telemetry::catalog::{LabelValues, METRICS},
+};
 use serde_json::Value;
 
 use super::support::{documents, kept, path, text};
@@ -122,14 +125,14 @@ fn the_page_of_metrics_has_every_metric() {
         let label = |(key, values): &(&str, _)| format!("`{key}`: {}", words(values));
         let labels = metric.labels.iter().map(label).collect::<Vec<_>>().join("; ");
         let labels = if labels.is_empty() { "–".to_owned() } else { labels };
-        let (name, kind, by, help) = (metric.name, metric.kind.as_str(), metric.by.words(), metric.help);
+        let (name, kind, by, help) = (metric.name, metric.kind.as_str(), metric.by.describe(), metric.help);
         generated.push_str(&format!("| `{name}` | {kind} | {by} | {labels} | {help} |\n"));
     }
     kept(PAGE, &page, &generated);
 }
 
 fn words(values: &LabelValues) -> String {
-    values.words()
+    values.describe()
 }
 
 #[test]
@@ -144,6 +147,17 @@ fn every_alert_is_tested_by_promtool() {
 #[test]
 fn alerts_name_metrics_that_a_role_exposes() {
     check(ALERTS, &under(&documents(ALERTS)[0], &["expr"]));
+}
+
+#[test]
+fn the_alert_of_absent_roles_names_every_role_of_the_registry() {
+    let expressions = under(&documents(ALERTS)[0], &["expr"]);
+    let absent = expressions.iter().find(|expression| expression.contains("absent(up{role=")).unwrap();
+    let roles: BTreeSet<_> = ["api"].into_iter().chain(services::names()).collect();
+    let (_, rest) = absent.split_once("role=~\"").unwrap();
+    let counted: BTreeSet<_> = rest.split('"').next().unwrap().split('|').collect();
+    let missed = absent.split("absent(up{role=\"").skip(1).map(|part| part.split('"').next().unwrap());
+    assert_eq!((counted, missed.collect::<BTreeSet<_>>()), (roles.clone(), roles));
 }
 
 #[test]

@@ -158,8 +158,8 @@ async fn a_request_for_a_state_that_has_passed_changes_nothing() {
     let known = shop.ask(Method::GET, &saga_path, Some(&operator)).header("if-none-match", &saga_tag);
     assert_eq!(known.send().await.unwrap().status(), 304);
     let resend = format!("{saga_path}/resend");
-    let because = json!({ "reason": "the broker was away" });
-    let resent = post(&shop, &resend, &operator, &[("if-match", &saga_tag)], &because).await;
+    let reason = json!({ "reason": "the broker was away" });
+    let resent = post(&shop, &resend, &operator, &[("if-match", &saga_tag)], &reason).await;
     assert_eq!(resent.status(), 200);
 
     // The saga has moved on since both were read.
@@ -167,7 +167,7 @@ async fn a_request_for_a_state_that_has_passed_changes_nothing() {
     let weak = format!("W/{}", tag_of(&order_path, &customer).await);
     for (tag, status) in [(&*order_tag, 412), (&weak, 412), ("\"other\"", 412), ("no tag", 400)] {
         let headers = [("if-match", tag)];
-        let cancel = post(&shop, &format!("{order_path}/cancel"), &customer, &headers, &because).await;
+        let cancel = post(&shop, &format!("{order_path}/cancel"), &customer, &headers, &reason).await;
         let (answered, problem) = read(cancel).await;
         assert_eq!(answered, status, "{tag}: {problem}");
         if status == 412 {
@@ -178,7 +178,7 @@ async fn a_request_for_a_state_that_has_passed_changes_nothing() {
     }
     for action in ["resend", "cancel"] {
         let path = format!("{saga_path}/{action}");
-        let stale = post(&shop, &path, &operator, &[("if-match", &saga_tag)], &because).await;
+        let stale = post(&shop, &path, &operator, &[("if-match", &saga_tag)], &reason).await;
         assert_eq!(stale.status(), 412, "{action}");
     }
     assert_eq!(shop.rows().await, before);
@@ -186,7 +186,7 @@ async fn a_request_for_a_state_that_has_passed_changes_nothing() {
     let seen = tag_of(&order_path, &customer).await;
     let both = format!("\"other\", {seen}");
     let cancelled =
-        post(&shop, &format!("{order_path}/cancel"), &customer, &[("if-match", &both)], &because).await;
+        post(&shop, &format!("{order_path}/cancel"), &customer, &[("if-match", &both)], &reason).await;
     assert_eq!(cancelled.status(), 202);
     let any = shop.ask(Method::DELETE, &order_path, Some(&customer)).header("if-match", "*");
     assert_eq!(any.send().await.unwrap().status(), 202, "it is being cancelled already");

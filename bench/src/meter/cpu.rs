@@ -16,7 +16,7 @@ pub enum Group {
 struct Stat {
     parent: u32,
     own: u64,
-    buried: u64,
+    reaped: u64,
 }
 
 impl Group {
@@ -27,7 +27,7 @@ impl Group {
             Group::Tree(root) => {
                 let (all, family) = (all(), self.members());
                 let own = family.iter().filter_map(|pid| all.get(pid)).map(|stat| stat.own).sum::<u64>();
-                own + all.get(root).map_or(0, |stat| stat.buried)
+                own + all.get(root).map_or(0, |stat| stat.reaped)
             }
         };
         ticks as f64 * 1_000.0 / rustix::param::clock_ticks_per_second() as f64
@@ -73,7 +73,7 @@ fn parse(line: &str) -> Option<Stat> {
     Some(Stat {
         parent: u32::try_from(number(1)?).ok()?,
         own: number(11)? + number(12)?,
-        buried: number(13)? + number(14)?,
+        reaped: number(13)? + number(14)?,
     })
 }
 
@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn a_process_may_have_any_name() {
         let line = "71 (a) b (c) S 12 71 71 0 -1 4194560 5 6 0 0 100 20 3000 400 20 0 1 0 9 0 0";
-        assert_eq!(parse(line), Some(Stat { parent: 12, own: 120, buried: 3_400 }));
+        assert_eq!(parse(line), Some(Stat { parent: 12, own: 120, reaped: 3_400 }));
     }
 
     #[test]

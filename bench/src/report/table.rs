@@ -71,7 +71,7 @@ pub fn render(report: &Report) -> String {
         }
     }
     for takeover in &report.takeovers {
-        text.push_str(&format!("\n{}\n", takeover::told(takeover).trim_start()));
+        text.push_str(&format!("\n{}\n", takeover::summary(takeover).trim_start()));
     }
     if let (Some(reference), Some(ceiling)) = (report.reference_per_s, report.ceiling_per_s) {
         text.push_str(&format!(

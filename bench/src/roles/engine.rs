@@ -1,4 +1,4 @@
-//! The program's engine over another workflow, without a publisher, that tells the load what has ended.
+//! The program's engine over another workflow, without a publisher, that reports to the load what has ended.
 
 use std::{
     io::Write as _,
@@ -26,19 +26,20 @@ use uuid::Uuid;
 use super::three_steps;
 
 /// Starts the engine's loops.
-pub async fn start(process: &Process, tell: SocketAddr, three_steps: bool) -> Result<()> {
-    let load = TcpStream::connect(tell).context("the load does not listen")?;
+pub async fn start(process: &Process, report_to: SocketAddr, three_steps: bool) -> Result<()> {
+    let load = TcpStream::connect(report_to).context("the load does not listen")?;
     load.set_nodelay(true)?;
     let catalog = match three_steps {
         true => three_steps::catalog(),
         false => workflows::catalog(process.settings.workflows()),
     };
-    let store = Box::new(move |pool| Telling { store: PgSagaStore::new(pool), load: Mutex::new(load) });
+    let store =
+        Box::new(move |pool| ReportingStore { store: PgSagaStore::new(pool), load: Mutex::new(load) });
     drive(process, true, Drives { store, catalog, publishes: None }).await
 }
 
 /// A store that reports to the load every saga that a commit has fulfilled or ended: one write to the socket a commit.
-struct Telling {
+struct ReportingStore {
     store: PgSagaStore,
     load: Mutex<TcpStream>,
 }
@@ -52,8 +53,8 @@ fn is_news(write: &Write) -> bool {
     })
 }
 
-impl Telling {
-    fn tell(&self, writes: &[Write], written: &[Inputs]) {
+impl ReportingStore {
+    fn report(&self, writes: &[Write], written: &[Inputs]) {
         let mut news: Vec<Uuid> = writes.iter().filter(|w| is_news(w)).map(|w| w.saga.id).collect();
         if written.len() < writes.len() {
             news.retain(|id| written.iter().any(|inputs| inputs.saga_id == *id));
@@ -67,7 +68,7 @@ impl Telling {
     }
 }
 
-impl SagaStore for Telling {
+impl SagaStore for ReportingStore {
     async fn now(&self) -> Result<DateTime<Utc>, Error> {
         self.store.now().await
     }
@@ -106,7 +107,7 @@ impl SagaStore for Telling {
 
     async fn commit(&self, writes: &[Write]) -> Result<Committed, Error> {
         let committed = self.store.commit(writes).await?;
-        self.tell(writes, &committed.written);
+        self.report(writes, &committed.written);
         Ok(committed)
     }
 

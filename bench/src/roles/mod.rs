@@ -1,4 +1,4 @@
-//! Processes of the benchmark's own, on the same library as the program's roles and told the same settings.
+//! Processes of the benchmark's own, on the same library as the program's roles and with the same settings.
 
 mod engine;
 mod noop;
@@ -18,7 +18,7 @@ use anyhow::{Context, Result, anyhow};
 
 use crate::args::OwnRole;
 
-/// Runs a role until the process is told to stop.
+/// Runs a role until the process is stopped.
 pub async fn run(role: OwnRole) -> Result<ExitCode> {
     let settings = Settings::read(&services::names(), None, &[])?;
     telemetry::logs(&settings).map_err(|why| anyhow!(why))?;
@@ -28,7 +28,7 @@ pub async fn run(role: OwnRole) -> Result<ExitCode> {
     let topics = topics::all(&settings);
     let process = Process::begin(settings, &topics, metrics, stop.clone()).await?;
     match role {
-        OwnRole::Engine { tell, three_steps } => engine::start(&process, tell, three_steps).await?,
+        OwnRole::Engine { report_to, three_steps } => engine::start(&process, report_to, three_steps).await?,
         OwnRole::Noop => noop::start(&process).await?,
         OwnRole::Reader => reader::start(&process).await?,
     }

@@ -1,5 +1,5 @@
 //! The rows that an order writes in the engine's database on its way, by the engine's own SQL: births through
-//! [`OrderStore::place`], steps through [`SagaStore::commit`], decided by the core from replies that nobody sent. One
+//! [`OrderStore::place`], steps through [`SagaStore::commit`], decided by the core from replies that no worker sent. One
 //! connection, 500 at a time; only the calls of the store are timed.
 
 use std::time::{Duration, Instant};

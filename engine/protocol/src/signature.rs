@@ -51,7 +51,7 @@ impl CommandKey {
         signature
     }
 
-    fn believes(&self, bytes: &[u8], mac_hex: &str) -> bool {
+    fn verifies(&self, bytes: &[u8], mac_hex: &str) -> bool {
         let mut given = [0; 32];
         let mut mac = self.mac.clone();
         mac.update(bytes);
@@ -101,7 +101,7 @@ impl CommandKeys {
         let parts = signature.strip_prefix("v1;kid=").and_then(|rest| rest.split_once(';'));
         let (id, mac) = parts.ok_or(SignatureError::Malformed)?;
         let key = self.0.get(id).ok_or(SignatureError::UnknownKey)?;
-        if key.believes(bytes, mac) { Ok(()) } else { Err(SignatureError::Wrong) }
+        if key.verifies(bytes, mac) { Ok(()) } else { Err(SignatureError::Wrong) }
     }
 }
 

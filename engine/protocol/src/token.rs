@@ -67,13 +67,13 @@ impl TokenKey {
     }
 
     /// Returns whether a token belongs to the command; takes the same time for every answer.
-    pub fn believes(&self, command_id: Uuid, token: &str) -> bool {
+    pub fn verifies(&self, command_id: Uuid, token: &str) -> bool {
         let mut given = [0; 16];
         if hex::decode_to_slice(token, &mut given).is_err() {
             return false;
         }
-        let believed = |key: &Hmac<Sha256>| of(key, command_id).verify_truncated_left(&given).is_ok();
-        believed(&self.mac) || self.accepted.iter().any(believed)
+        let verified = |key: &Hmac<Sha256>| of(key, command_id).verify_truncated_left(&given).is_ok();
+        verified(&self.mac) || self.accepted.iter().any(verified)
     }
 }
 
@@ -114,7 +114,7 @@ mod tests {
         assert!(!new.is_seal("cursor", b"content", &seal));
         assert!(!old.is_seal("cursor", b"content", "") && !old.is_seal("cursor", b"content", &seal[2..]));
         let id = Uuid::now_v7();
-        assert!(!old.believes(id, &old.seal("", id.as_bytes())));
+        assert!(!old.verifies(id, &old.seal("", id.as_bytes())));
     }
 
     #[test]
@@ -122,8 +122,8 @@ mod tests {
         let (key, other) = (TokenKey::new([7; 32]), TokenKey::new([8; 32]));
         let id = Uuid::now_v7();
         let token = key.token(id);
-        assert!(key.believes(id, &token));
-        assert!(other.clone().accepting(key.clone()).believes(id, &token), "while one key follows another");
+        assert!(key.verifies(id, &token));
+        assert!(other.clone().accepting(key.clone()).verifies(id, &token), "while one key follows another");
         assert_ne!(other.clone().accepting(key.clone()).token(id), token);
         for (k, i, t) in [
             (&other, id, token.as_str()),
@@ -132,7 +132,7 @@ mod tests {
             (&key, id, "zz"),
             (&key, id, &token[..16]),
         ] {
-            assert!(!k.believes(i, t), "{t}");
+            assert!(!k.verifies(i, t), "{t}");
         }
     }
 }

@@ -218,13 +218,13 @@ mod tests {
     }
 
     /// Parses a reply with this reason and result.
-    fn heard(reason: Reason, result: Json) -> Reply {
+    fn received(reason: Reason, result: Json) -> Reply {
         let command = sound();
-        let mut said = command.reply(crate::Outcome::Refused, command.issued_at);
-        (said.reason, said.result) = (Some(reason), Some(result));
-        let heard = reply(&write(&said)).expect("it counts");
-        assert_eq!(heard.outcome, crate::Outcome::Refused);
-        heard
+        let mut sent = command.reply(crate::Outcome::Refused, command.issued_at);
+        (sent.reason, sent.result) = (Some(reason), Some(result));
+        let received = reply(&write(&sent)).expect("it counts");
+        assert_eq!(received.outcome, crate::Outcome::Refused);
+        received
     }
 
     #[test]
@@ -237,16 +237,16 @@ mod tests {
             (&"a".repeat(65), format!("{}_cut", "a".repeat(60))),
             (&"ä".repeat(100_000), format!("{}_cut", "_".repeat(60))),
         ] {
-            let heard = heard(Reason::new(code, ""), Json::null());
-            assert_eq!(heard.reason.map(|r| r.code), Some(read), "{code:.80}");
+            let received = received(Reason::new(code, ""), Json::null());
+            assert_eq!(received.reason.map(|r| r.code), Some(read), "{code:.80}");
         }
         for (text, read) in [
             ("ä".repeat(200), "ä".repeat(200)),
             ("ä".repeat(201), format!("{}…", "ä".repeat(199))),
             ("x".repeat(100_000), format!("{}…", "x".repeat(199))),
         ] {
-            let heard = heard(Reason::new("no", text), Json::null());
-            assert_eq!(heard.reason.map(|r| r.text), Some(read));
+            let received = received(Reason::new("no", text), Json::null());
+            assert_eq!(received.reason.map(|r| r.text), Some(read));
         }
     }
 
@@ -254,10 +254,10 @@ mod tests {
     fn a_result_that_is_too_long_is_cut_and_shows_it() {
         // Two bytes are the quotes.
         let most = serde_json::json!("x".repeat(MAX_RESULT - 2));
-        assert_eq!(heard(Reason::new("no", ""), most.clone().into()).result, Some(most.into()));
+        assert_eq!(received(Reason::new("no", ""), most.clone().into()).result, Some(most.into()));
         let more = Json::from(serde_json::json!("ä".repeat(MAX_RESULT)));
         let cut: serde_json::Value =
-            heard(Reason::new("no", ""), more.clone()).result.unwrap().read().unwrap();
+            received(Reason::new("no", ""), more.clone()).result.unwrap().read().unwrap();
         assert_eq!(cut["bytes"], more.get().len());
         assert!(
             cut["begins"]

@@ -256,7 +256,7 @@ impl Saga {
     /// Returns whether `wake_at` lies beyond every timer that the saga's commands can have: it was set before the
     /// database's clock was set back. No timer is set further ahead than `reach`, except for the saga's own timeout and
     /// for the deadline of a signal.
-    pub fn oversleeps(&self, now: DateTime<Utc>, reach: Duration) -> bool {
+    pub fn sleeps_too_long(&self, now: DateTime<Utc>, reach: Duration) -> bool {
         let sleeps = self.live && self.wake_at.is_some_and(|at| at > now + reach);
         let mut commands = self.state.commands.iter().filter(|c| c.status != Status::Awaited);
         sleeps && self.state.poisoned.is_none() && commands.any(|c| c.due().is_some())

@@ -48,7 +48,7 @@ kinds! {
     Backoff => "backoff",
     /// The outcome is unknown, and the engine asks for it.
     Probing => "probing",
-    /// Parked: nothing tells whether a step took effect.
+    /// Parked: it cannot be found out whether a step took effect.
     ParkedOutcomeUnknown => "parked_outcome_unknown",
     /// Parked: a step could not be undone.
     ParkedCompensation => "parked_compensation",
@@ -83,7 +83,7 @@ kinds! {
 pub struct Surroundings {
     /// Whether the broker does not answer.
     pub is_broker_away: bool,
-    /// The worker that the saga waits for, if the broker tells of it.
+    /// The worker that the saga waits for, if the broker reports it.
     pub worker: Option<WorkerProgress>,
 }
 

@@ -14,7 +14,7 @@ use super::{
     Engine, Error,
     counts::{count_incidents, time_ended, time_steps},
     dispatch::Outgoing,
-    outcome::{BatchOutcome, Ignored, PassedOver, Poison},
+    outcome::{BatchOutcome, Ignored, PassedOverSaga, Poison},
     recent::Kept,
     written::Wrote,
 };
@@ -128,7 +128,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             }
             for saga_id in loaded.unreachable {
                 if events.remove(&saga_id).is_some() {
-                    self.pass_over(PassedOver::unread(saga_id), &mut outcome);
+                    self.pass_over(PassedOverSaga::unread(saga_id), &mut outcome);
                 }
             }
             let read = loaded.sagas.into_iter().map(Found::read);
@@ -190,7 +190,7 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             outcome.illegal.extend(refused.illegal.into_iter().map(|illegal| (id, illegal)));
             let Some(decided) = decided else {
                 // A newer program's saga is left to that program, and must not stop the others here.
-                self.pass_over(PassedOver::of(&saga, Deferral::UnknownWorkflow), outcome);
+                self.pass_over(PassedOverSaga::of(&saga, Deferral::UnknownWorkflow), outcome);
                 continue;
             };
             if let Some(raise) = decided.raise {
@@ -222,12 +222,12 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
             outcome.retract(|saga| saga == id);
             let write = round.writes.iter().find(|write| write.saga.id == *id);
             if let Some(write) = write {
-                self.pass_over(PassedOver::of(&write.saga, why), outcome);
+                self.pass_over(PassedOverSaga::of(&write.saga, why), outcome);
             }
         }
     }
 
-    fn pass_over(&self, saga: PassedOver, outcome: &mut BatchOutcome) {
+    fn pass_over(&self, saga: PassedOverSaga, outcome: &mut BatchOutcome) {
         metrics::counter!("amends_engine_passed_over_total", "why" => saga.why.as_str()).increment(1);
         self.passed_over.note(saga.saga_id, saga.why, self.clock.monotonic());
         outcome.passed_over.push(saga);
@@ -341,15 +341,15 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
 
     /// Parks sagas whose events cannot be stored. Returns the sagas that cannot be parked now; they are parked when
     /// their events are received again.
-    pub(super) async fn park(&self, poisoned: &[Poison]) -> Result<Vec<PassedOver>, Error> {
+    pub(super) async fn park(&self, poisoned: &[Poison]) -> Result<Vec<PassedOverSaga>, Error> {
         let mut passed_over = Vec::new();
         for Poison { saga_id: id, why, .. } in poisoned {
             metrics::counter!("amends_engine_poisoned_total").increment(1);
             let loaded = self.store.load(&[*id]).await?;
             let trace = loaded.sagas.first().map(|saga| saga.trace().trace_id_hex());
             tracing::error!(saga = %id, trace, why, "the saga's events cannot be stored; parking the saga");
-            passed_over.extend(loaded.unreadable.into_iter().map(PassedOver::from));
-            passed_over.extend(loaded.unreachable.into_iter().map(PassedOver::unread));
+            passed_over.extend(loaded.unreadable.into_iter().map(PassedOverSaga::from));
+            passed_over.extend(loaded.unreachable.into_iter().map(PassedOverSaga::unread));
             let event = Event::Poisoned(Reason::new("poisoned", "what came for it cannot be stored"));
             let poison = [Occurrence { event, at: loaded.now, jitter: 0 }];
             for saga in &loaded.sagas {
@@ -359,8 +359,9 @@ impl<S: SagaStore, K: Sink, C: Clock> Engine<S, K, C> {
                 for (saga, why) in refused {
                     tracing::error!(%saga, trace, why, "the saga cannot be parked either");
                 }
-                passed_over.extend(locked.iter().map(|_| PassedOver::of(saga, Deferral::Locked)));
-                passed_over.extend(unreachable.iter().map(|_| PassedOver::of(saga, Deferral::Unreachable)));
+                passed_over.extend(locked.iter().map(|_| PassedOverSaga::of(saga, Deferral::Locked)));
+                passed_over
+                    .extend(unreachable.iter().map(|_| PassedOverSaga::of(saga, Deferral::Unreachable)));
             }
         }
         Ok(passed_over)

@@ -7,94 +7,24 @@
 //! its backoff were longer. Its row stays as it is, and a process that forgets its budgets changes the outcome of no
 //! saga.
 
+mod earning;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use amends_protocol::Outcome;
+pub(super) use earning::AnswerReceived;
+use earning::{REPETITION_COST, earned};
+pub use earning::{RepeatAllowance, RepeatAllowances};
 
 use crate::core::Repeats;
 
-/// Cost of a repetition; all amounts are in thousandths of a repetition.
-const REPETITION_COST: u64 = 1_000;
 /// Commands that could not be sent for this long are due again. From then on they are only tried from time to time.
 const UNSENT_LONG: Duration = Duration::from_secs(5);
 /// Interval between two tries while nothing can be sent to a participant.
 const UNSENT_TRY_INTERVAL: Duration = Duration::from_secs(3);
-
-/// What an account receives regardless of answers, so that the engine notices when the worker is healthy again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RepeatAllowance {
-    /// Initial and maximum number of repetitions.
-    pub most: u32,
-    /// Number of repetitions added per minute.
-    pub a_minute: u32,
-}
-
-impl RepeatAllowance {
-    fn most(self) -> u64 {
-        u64::from(self.most) * REPETITION_COST
-    }
-}
-
-/// What the accounts of each participant receive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RepeatAllowances {
-    /// For attempts after an answered failure.
-    pub failed: RepeatAllowance,
-    /// For repetitions of unanswered commands.
-    pub silent: RepeatAllowance,
-}
-
-impl Default for RepeatAllowances {
-    fn default() -> Self {
-        Self {
-            failed: RepeatAllowance { most: 50, a_minute: 60 },
-            silent: RepeatAllowance { most: 200, a_minute: 600 },
-        }
-    }
-}
-
-impl RepeatAllowances {
-    fn of(self, why: Repeats) -> RepeatAllowance {
-        match why {
-            Repeats::Failed => self.failed,
-            Repeats::Silent => self.silent,
-        }
-    }
-}
-
-/// Properties of an answer that matter for the budget.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct AnswerHeard {
-    pub outcome: Outcome,
-    pub attempt: u32,
-    /// The answer arrived soon: the worker has no backlog.
-    pub soon: bool,
-}
-
-/// Returns what an answer earns. Each success or final answer pays for one more attempt, and each first failure for a
-/// tenth of one. If a worker answers soon, its unanswered commands are lost, and each answer pays for a repetition. If
-/// it answers late, the unanswered commands wait in its queue, and an answer pays for a tenth.
-fn earned(why: Repeats, AnswerHeard { outcome, attempt, soon }: AnswerHeard) -> u64 {
-    match (why, outcome) {
-        (Repeats::Silent, _) => {
-            if soon {
-                REPETITION_COST
-            } else {
-                REPETITION_COST / 10
-            }
-        }
-        (Repeats::Failed, Outcome::FailedTransient) if attempt == 1 => REPETITION_COST / 10,
-        (
-            Repeats::Failed,
-            Outcome::Succeeded | Outcome::Refused | Outcome::FailedForGood | Outcome::Fenced,
-        ) => REPETITION_COST,
-        (Repeats::Failed, _) => 0,
-    }
-}
 
 /// The participant of a repetition, and its reason.
 pub(super) type Repetition = (&'static str, Repeats);
@@ -158,7 +88,7 @@ impl RepeatBudget {
     }
 
     /// Records an answer.
-    pub(super) fn heard(&self, participant: &'static str, answer: AnswerHeard, now: Duration) {
+    pub(super) fn note_answer(&self, participant: &'static str, answer: AnswerReceived, now: Duration) {
         let mut budgets = self.budgets();
         for why in [Repeats::Failed, Repeats::Silent] {
             let most = budgets.allowances.of(why).most();
@@ -293,12 +223,14 @@ impl Budgets {
 
 #[cfg(test)]
 mod tests {
+    use amends_protocol::Outcome;
+
     use super::*;
 
     const NOW: Duration = Duration::from_secs(100);
 
-    fn heard(budget: &RepeatBudget, participant: &'static str, outcome: Outcome, attempt: u32) {
-        budget.heard(participant, AnswerHeard { outcome, attempt, soon: false }, NOW);
+    fn answer(budget: &RepeatBudget, participant: &'static str, outcome: Outcome, attempt: u32) {
+        budget.note_answer(participant, AnswerReceived { outcome, attempt, soon: false }, NOW);
     }
 
     fn paid(budget: &RepeatBudget, why: Repeats, now: Duration) -> usize {
@@ -322,10 +254,10 @@ mod tests {
         let budget = RepeatBudget::default();
         assert_eq!(paid(&budget, Repeats::Failed, NOW), 50);
         for _ in 0..300 {
-            heard(&budget, "payment", Outcome::FailedTransient, 1);
-            heard(&budget, "payment", Outcome::FailedTransient, 2);
-            heard(&budget, "payment", Outcome::InFlight, 1);
-            heard(&budget, "inventory", Outcome::Succeeded, 1);
+            answer(&budget, "payment", Outcome::FailedTransient, 1);
+            answer(&budget, "payment", Outcome::FailedTransient, 2);
+            answer(&budget, "payment", Outcome::InFlight, 1);
+            answer(&budget, "inventory", Outcome::Succeeded, 1);
         }
         assert_eq!(paid(&budget, Repeats::Failed, NOW), 30);
     }
@@ -335,7 +267,7 @@ mod tests {
         let budget = RepeatBudget::default();
         paid(&budget, Repeats::Failed, NOW);
         for outcome in [Outcome::Succeeded, Outcome::Refused, Outcome::FailedForGood] {
-            heard(&budget, "payment", outcome, 3);
+            answer(&budget, "payment", outcome, 3);
         }
         assert_eq!(paid(&budget, Repeats::Failed, NOW), 3);
         assert_eq!(paid(&budget, Repeats::Failed, NOW + Duration::from_millis(2_500)), 2);
@@ -348,13 +280,13 @@ mod tests {
         let budget = RepeatBudget::default();
         assert_eq!(paid(&budget, Repeats::Silent, NOW), 200);
         for _ in 0..300 {
-            heard(&budget, "payment", Outcome::InFlight, 1);
-            heard(&budget, "inventory", Outcome::Succeeded, 1);
+            answer(&budget, "payment", Outcome::InFlight, 1);
+            answer(&budget, "inventory", Outcome::Succeeded, 1);
         }
         assert_eq!(paid(&budget, Repeats::Silent, NOW), 30);
         for _ in 0..30 {
-            let answer = AnswerHeard { outcome: Outcome::Refused, attempt: 1, soon: true };
-            budget.heard("payment", answer, NOW);
+            let answer = AnswerReceived { outcome: Outcome::Refused, attempt: 1, soon: true };
+            budget.note_answer("payment", answer, NOW);
         }
         assert_eq!(paid(&budget, Repeats::Silent, NOW), 30);
         assert_eq!(paid(&budget, Repeats::Silent, NOW + Duration::from_secs(3)), 30, "ten a second");

@@ -61,7 +61,7 @@ impl Default for Fleet {
 impl Fleet {
     /// Records what all programs know that the store has seen recently. After this program was cut off from the store,
     /// what was known before holds on for as long as the others may need to announce themselves again.
-    fn hear(&self, mut known: Known, now: Duration) {
+    fn update(&self, mut known: Known, now: Duration) {
         let mut announced = self.0.announced.lock().unwrap_or_else(PoisonError::into_inner);
         if announced.last_at.replace(now).is_some_and(|at| now.saturating_sub(at) >= FLEET_CUT_OFF) {
             announced.grace_until = Some(now + FLEET_LIVE);
@@ -107,6 +107,6 @@ pub async fn run_once<S: SagaStore, K: Sink, C: Clock>(
 ) -> Result<(), Error> {
     let own = engine.known();
     let others = engine.store.announce(program, &own, FLEET_LIVE).await?;
-    engine.fleet.hear(others.iter().fold(own, Known::common), engine.clock.monotonic());
+    engine.fleet.update(others.iter().fold(own, Known::common), engine.clock.monotonic());
     Ok(())
 }

@@ -13,6 +13,7 @@
 pub mod apply;
 mod batch;
 mod budget;
+mod clock_set_back;
 mod counts;
 pub mod deferred;
 mod dispatch;
@@ -20,7 +21,6 @@ pub mod fleet;
 mod news;
 mod odd;
 mod outcome;
-mod oversleepers;
 mod passed_over;
 mod put_off;
 mod recent;

@@ -23,7 +23,7 @@ pub(super) struct BatchOutcome {
     /// Events that cannot be stored.
     pub poisoned: Vec<Poison>,
     /// Sagas that were passed over: all their events wait.
-    pub passed_over: Vec<PassedOver>,
+    pub passed_over: Vec<PassedOverSaga>,
     /// Actions that were refused.
     pub illegal: Vec<(Uuid, Illegal)>,
     /// The rows as they are now.
@@ -70,7 +70,7 @@ pub(super) struct Poison {
 
 /// A saga that this engine cannot judge now.
 #[derive(Debug, Clone)]
-pub(super) struct PassedOver {
+pub(super) struct PassedOverSaga {
     pub saga_id: Uuid,
     pub slot: u16,
     /// What a program must know to judge it; `None` if its row could not be read.
@@ -78,7 +78,7 @@ pub(super) struct PassedOver {
     pub why: Deferral,
 }
 
-impl PassedOver {
+impl PassedOverSaga {
     /// Of a saga whose row was read.
     pub fn of(saga: &Saga, why: Deferral) -> Self {
         Self { saga_id: saga.id, slot: saga.slot, requires: Some(Requires::of(saga)), why }
@@ -90,7 +90,7 @@ impl PassedOver {
     }
 }
 
-impl From<Unreadable> for PassedOver {
+impl From<Unreadable> for PassedOverSaga {
     fn from(Unreadable { saga_id, slot, requires }: Unreadable) -> Self {
         Self { saga_id, slot, requires: Some(requires), why: Deferral::Unreadable }
     }

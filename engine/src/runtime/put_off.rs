@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(put_off.wake_at(SHIPMENT, now, at(5)), at(5), "another participant's wait by themselves");
         let last = (1_000..300_000).map(|_| put_off.wake_at(PAYMENT, now, at(10))).last();
         assert_eq!(last, Some(now + PUT_OFF_SPACING * 299_999));
-        assert_eq!(put_off.wake_at(PAYMENT, at(700), at(710)), at(710), "the crowd has passed");
+        assert_eq!(put_off.wake_at(PAYMENT, at(700), at(710)), at(710), "the others have passed");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::{
     Engine, Error,
-    budget::AnswerHeard,
+    budget::AnswerReceived,
     counts::AnswerCounts,
     odd::OddBatch,
     outcome::BatchOutcome,
@@ -50,7 +50,7 @@ const LOCKED_REST: Duration = Duration::from_secs(1);
 const DEFERRED_REST: Duration = Duration::from_secs(5);
 
 /// The message of a reply, and whether its outcome is a success.
-pub(super) struct Heard {
+pub(super) struct BatchReply {
     pub message: usize,
     pub succeeded: bool,
 }
@@ -58,7 +58,7 @@ pub(super) struct Heard {
 /// The replies of a batch to judge, by saga, and the messages that are not valid replies.
 #[derive(Default)]
 struct Judged<'a> {
-    by_saga: BTreeMap<Uuid, Vec<Heard>>,
+    by_saga: BTreeMap<Uuid, Vec<BatchReply>>,
     events: BTreeMap<Uuid, Vec<Event>>,
     dead: Vec<(&'a Inbound, String)>,
     odd: OddBatch,
@@ -159,8 +159,8 @@ pub(super) async fn take<S: SagaStore, K: Sink, C: Clock>(
     outcome.retract(|id| passed_over.contains(id));
     traced.end(|saga| !passed_over.contains(saga));
     let deferred = defer(engine, messages, &by_saga, &outcome, taken, deferred).await?;
-    for (heard, why, dead_letter) in unchanging(&by_saga, &outcome) {
-        let message = &messages[heard.message];
+    for (received, why, dead_letter) in unchanging(&by_saga, &outcome) {
+        let message = &messages[received.message];
         odd.add_again(why, message);
         dead.extend(dead_letter.map(|why| (message, why)));
     }
@@ -173,25 +173,25 @@ pub(super) async fn take<S: SagaStore, K: Sink, C: Clock>(
 
 /// Returns the judged replies that changed nothing, with the reason and the text of their dead letter.
 fn unchanging<'a>(
-    by_saga: &'a BTreeMap<Uuid, Vec<Heard>>,
+    by_saga: &'a BTreeMap<Uuid, Vec<BatchReply>>,
     outcome: &'a BatchOutcome,
-) -> impl Iterator<Item = (&'a Heard, OddReason, Option<String>)> {
-    let heard = |id: &Uuid, place: usize| by_saga.get(id)?.get(place);
+) -> impl Iterator<Item = (&'a BatchReply, OddReason, Option<String>)> {
+    let received = |id: &Uuid, place: usize| by_saga.get(id)?.get(place);
     let poisoned = outcome.poisoned.iter().filter_map(move |poison| {
-        let heard = heard(&poison.saga_id, poison.place)?;
-        Some((heard, OddReason::NotStorable, Some(poison.why.clone())))
+        let received = received(&poison.saga_id, poison.place)?;
+        Some((received, OddReason::NotStorable, Some(poison.why.clone())))
     });
     let ignored = outcome.ignored.iter().filter_map(move |event| {
-        let heard = heard(&event.saga_id, event.place)?;
+        let received = received(&event.saga_id, event.place)?;
         match event.why {
-            Nothing::WrongEcho => Some((heard, OddReason::WrongEcho, Some(WRONG_ECHO.to_owned()))),
-            Nothing::Duplicate => Some((heard, OddReason::Duplicate, None)),
+            Nothing::WrongEcho => Some((received, OddReason::WrongEcho, Some(WRONG_ECHO.to_owned()))),
+            Nothing::Duplicate => Some((received, OddReason::Duplicate, None)),
             Nothing::NotMine | Nothing::InFlight | Nothing::AlreadyCancelling => None,
         }
     });
-    let not_ordered = not_ordered(by_saga, outcome).map(|heard| match heard.succeeded {
-        true => (heard, OddReason::SuccessNotOrdered, None),
-        false => (heard, OddReason::NotOrdered, None),
+    let not_ordered = not_ordered(by_saga, outcome).map(|received| match received.succeeded {
+        true => (received, OddReason::SuccessNotOrdered, None),
+        false => (received, OddReason::NotOrdered, None),
     });
     poisoned.chain(ignored).chain(not_ordered)
 }
@@ -204,7 +204,7 @@ async fn read<'a, S: SagaStore, K: Sink, C: Clock>(
     now: DateTime<Utc>,
 ) -> Result<Judged<'a>, Error> {
     let mut judged = Judged::default();
-    let mut believed: Vec<(usize, Reply)> = Vec::with_capacity(messages.len());
+    let mut verified: Vec<(usize, Reply)> = Vec::with_capacity(messages.len());
     let mut answers = AnswerCounts::default();
     for (message, inbound) in messages.iter().enumerate() {
         match wire::reply(&inbound.bytes) {
@@ -212,17 +212,17 @@ async fn read<'a, S: SagaStore, K: Sink, C: Clock>(
                 judged.dead.push((inbound, why.to_string()));
                 judged.odd.add_unreadable(inbound);
             }
-            Ok(reply) if !engine.key.believes(reply.command_id, &reply.reply_token) => {
+            Ok(reply) if !engine.key.verifies(reply.command_id, &reply.reply_token) => {
                 metrics::counter!("amends_engine_forged_replies_total").increment(1);
                 judged.dead.push((inbound, "the reply token is not that command's".to_owned()));
                 judged.odd.add(OddReason::Forged, inbound, &reply);
             }
-            Ok(reply) => believed.push((message, reply)),
+            Ok(reply) => verified.push((message, reply)),
         }
     }
-    let newest = believed.iter().map(|(_, reply)| reply.epoch).max();
+    let newest = verified.iter().map(|(_, reply)| reply.epoch).max();
     check_epoch(engine, newest).await?;
-    for (message, reply) in believed {
+    for (message, reply) in verified {
         match reply.epoch.cmp(&engine.epoch) {
             // From before the store was restored: the engine asks again for what it settles.
             Ordering::Less => {
@@ -247,8 +247,8 @@ async fn read<'a, S: SagaStore, K: Sink, C: Clock>(
                     note(engine, &reply, now);
                     answers.add(engine.catalog.get(&reply.workflow, reply.workflow_version), &reply);
                 }
-                let heard = Heard { message, succeeded: reply.outcome == Outcome::Succeeded };
-                judged.by_saga.entry(reply.saga_id).or_default().push(heard);
+                let received = BatchReply { message, succeeded: reply.outcome == Outcome::Succeeded };
+                judged.by_saga.entry(reply.saga_id).or_default().push(received);
                 judged.events.entry(reply.saga_id).or_default().push(replied(engine, reply));
             }
         }
@@ -284,20 +284,23 @@ async fn check_epoch<S: SagaStore, K: Sink, C: Clock>(
 async fn defer<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     messages: &[Inbound],
-    by_saga: &BTreeMap<Uuid, Vec<Heard>>,
+    by_saga: &BTreeMap<Uuid, Vec<BatchReply>>,
     outcome: &BatchOutcome,
     taken: Taken,
     mut deferred: Vec<DeferredReply>,
 ) -> Result<Vec<DeferredReply>, Error> {
     for saga in &outcome.passed_over {
-        for heard in by_saga.get(&saga.saga_id).into_iter().flatten() {
+        for received in by_saga.get(&saga.saga_id).into_iter().flatten() {
             metrics::counter!("amends_engine_deferred_replies_total", "why" => saga.why.as_str())
                 .increment(1);
             deferred.push(DeferredReply {
-                message: messages[heard.message].clone(),
+                message: messages[received.message].clone(),
                 saga_id: saga.saga_id,
                 slot: saga.slot,
-                requires: saga.requires.clone().unwrap_or_else(|| required(engine, &messages[heard.message])),
+                requires: saga
+                    .requires
+                    .clone()
+                    .unwrap_or_else(|| required(engine, &messages[received.message])),
                 why: saga.why,
                 rest: taken.rest(saga.why),
             });
@@ -341,15 +344,15 @@ async fn advance<S: SagaStore, K: Sink, C: Clock>(
 /// Begins the spans in which these replies are processed.
 fn traced(
     messages: &[Inbound],
-    by_saga: &BTreeMap<Uuid, Vec<Heard>>,
+    by_saga: &BTreeMap<Uuid, Vec<BatchReply>>,
     events: &BTreeMap<Uuid, Vec<Event>>,
 ) -> Causes {
     let mut causes = Causes::none(ENGINE);
     if trace::is_recording() {
         let of_saga = |saga| by_saga.get(saga).into_iter().flatten();
         for (saga, events) in events {
-            for (heard, event) in of_saga(saga).zip(events) {
-                causes.replied(*saga, &messages[heard.message], event);
+            for (received, event) in of_saga(saga).zip(events) {
+                causes.replied(*saga, &messages[received.message], event);
             }
         }
     }
@@ -381,8 +384,8 @@ fn note<S, K, C: Clock>(engine: &Engine<S, K, C>, reply: &Reply, now: DateTime<U
         && matches!(reply.kind, Kind::Execute | Kind::Compensate)
     {
         let answer =
-            AnswerHeard { outcome: reply.outcome, attempt: reply.attempt, soon: came_soon(reply, now) };
-        engine.budget.heard(step.participant, answer, engine.clock.monotonic());
+            AnswerReceived { outcome: reply.outcome, attempt: reply.attempt, soon: came_soon(reply, now) };
+        engine.budget.note_answer(step.participant, answer, engine.clock.monotonic());
     }
 }
 

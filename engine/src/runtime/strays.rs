@@ -10,7 +10,7 @@ use amends_protocol::{
 };
 use uuid::Uuid;
 
-use super::{Engine, Error, outcome::BatchOutcome, replies::Heard};
+use super::{Engine, Error, outcome::BatchOutcome, replies::BatchReply};
 use crate::{
     core::Nothing,
     port::{Clock, SagaStore, Stray},
@@ -18,9 +18,9 @@ use crate::{
 
 /// Returns the replies that no saga here ordered: their saga does not exist here, or they match none of its commands.
 pub(super) fn not_ordered<'a>(
-    by_saga: &'a BTreeMap<Uuid, Vec<Heard>>,
+    by_saga: &'a BTreeMap<Uuid, Vec<BatchReply>>,
     outcome: &'a BatchOutcome,
-) -> impl Iterator<Item = &'a Heard> {
+) -> impl Iterator<Item = &'a BatchReply> {
     let missing = outcome.missing.iter().filter_map(|id| by_saga.get(id)).flatten();
     let not_mine = outcome.ignored.iter().filter(|event| event.why == Nothing::NotMine);
     missing.chain(not_mine.filter_map(|event| by_saga.get(&event.saga_id)?.get(event.place)))
@@ -29,11 +29,11 @@ pub(super) fn not_ordered<'a>(
 /// Returns the successes that no saga here ordered.
 pub(super) fn not_ordered_strays(
     messages: &[Inbound],
-    by_saga: &BTreeMap<Uuid, Vec<Heard>>,
+    by_saga: &BTreeMap<Uuid, Vec<BatchReply>>,
     outcome: &BatchOutcome,
 ) -> Vec<Stray> {
-    let successes = not_ordered(by_saga, outcome).filter(|heard| heard.succeeded);
-    let strays = successes.filter_map(|Heard { message, .. }| {
+    let successes = not_ordered(by_saga, outcome).filter(|received| received.succeeded);
+    let strays = successes.filter_map(|BatchReply { message, .. }| {
         // It has already been parsed once.
         let reply = wire::reply(&messages[*message].bytes).ok()?;
         let whole = Json::of(&reply).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! Wakes sagas that are due, by the database's clock.
 
-mod crowd;
+mod put_off_scan;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -15,13 +15,13 @@ use amends_protocol::{
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use crowd::Crowd;
+use put_off_scan::PutOffScan;
 
 use super::{
     Engine, Error,
     budget::Repetition,
+    clock_set_back::ClockSetBack,
     dispatch::{NotSent, Outgoing},
-    oversleepers::Oversleepers,
     put_off::PutOff,
     traces::{Causes, ENGINE},
 };
@@ -61,11 +61,11 @@ struct Looked {
 #[derive(Debug, Default)]
 pub struct Timers {
     looked: Looked,
-    crowd: Option<Crowd>,
+    put_off_scan: Option<PutOffScan>,
     abroad_at: Option<Duration>,
     generation: u64,
     put_off: PutOff,
-    oversleepers: Oversleepers,
+    clock_set_back: ClockSetBack,
     /// Number of tries while nothing could be sent.
     tries: usize,
 }
@@ -93,14 +93,14 @@ impl Timers {
         let (assignment, _) = engine.ownership.now();
         if self.generation != assignment.generation {
             self.generation = assignment.generation;
-            (self.looked, self.crowd) = (Looked::default(), None);
-            self.oversleepers.may_be_among_gained(engine);
+            (self.looked, self.put_off_scan) = (Looked::default(), None);
+            self.clock_set_back.search_gained_slots(engine);
         }
         let mut taken = 0;
         let slots = engine.ownership.slots();
         if !slots.is_empty() {
             taken += self.look_at_own(engine, &assignment, slots.clone(), now).await?;
-            taken += self.look_at_crowd(engine, slots).await?;
+            taken += self.look_at_put_off(engine, slots).await?;
         }
         if self.abroad_at.is_none_or(|at| now.saturating_sub(at) >= ABROAD_LOOK_EVERY) {
             self.abroad_at = Some(now);
@@ -110,11 +110,11 @@ impl Timers {
                 let asked_at = engine.clock.monotonic();
                 let due = engine.store.due(&scan).await?;
                 let abroad = self.wake(engine, due, Vec::new()).await?;
-                self.hear(engine, abroad.now, asked_at);
+                self.note_clock(engine, abroad.now, asked_at);
                 taken += abroad.count;
             }
         }
-        if self.oversleepers.wake_some(engine).await? {
+        if self.clock_set_back.wake_some(engine).await? {
             taken = taken.max(BATCH as usize);
         }
         if self.put_off.len() > 0 {
@@ -176,17 +176,18 @@ impl Timers {
         let wide = thorough || self.looked.wide_at.is_none_or(|at| now.saturating_sub(at) >= WIDE_LOOK_EVERY);
         let back = if wide { WIDE_LOOK_BACK } else { NEAR_LOOK_BACK };
         let not_before = if thorough { None } else { self.looked.at.map(|at| at - back) };
-        let share = self.crowd.as_ref().map_or(DueShare::All, |crowd| DueShare::NotAt(crowd.steps.clone()));
+        let share =
+            self.put_off_scan.as_ref().map_or(DueShare::All, |scan| DueShare::NotAt(scan.steps.clone()));
         let payable = self.payable(engine, assignment, now).await?;
         let due = engine.store.due(&DueScan { share, ..due_scan(engine, slots, not_before) }).await?;
         let full = due.sagas.len() + due.unreadable.len() >= BATCH as usize;
         let Taken { count, now: looked_at, unpaid, .. } = self.wake(engine, due, payable).await?;
-        if self.hear(engine, looked_at, now) {
+        if self.note_clock(engine, looked_at, now) {
             return Ok(count);
         }
         // After a full batch there is more, and it must not fall out of the next scan's window.
         if full {
-            self.crowd_out(engine, &unpaid);
+            self.scan_separately(engine, &unpaid);
         } else {
             self.looked.at = Some(looked_at);
             if wide {
@@ -201,10 +202,15 @@ impl Timers {
 
     /// Records the database's time and this process's; returns whether the database's clock was set back. If so, no
     /// scan has yet run by the present clock.
-    fn hear<S, K, C>(&mut self, engine: &Engine<S, K, C>, looked_at: DateTime<Utc>, now: Duration) -> bool {
-        let is_set_back = self.oversleepers.hear(engine, looked_at, now);
+    fn note_clock<S, K, C>(
+        &mut self,
+        engine: &Engine<S, K, C>,
+        looked_at: DateTime<Utc>,
+        now: Duration,
+    ) -> bool {
+        let is_set_back = self.clock_set_back.note_clock(engine, looked_at, now);
         if is_set_back {
-            (self.looked, self.crowd) = (Looked::default(), None);
+            (self.looked, self.put_off_scan) = (Looked::default(), None);
             self.put_off.forget_places();
         }
         is_set_back

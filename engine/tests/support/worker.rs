@@ -72,7 +72,7 @@ impl Worker {
     }
 
     /// Handles an arriving command.
-    pub(crate) fn hears(&mut self, sent: &Sent) {
+    pub(crate) fn receives(&mut self, sent: &Sent) {
         let fate = self.fate();
         let (kind, attempt) = (sent.send.kind, sent.send.attempt);
         if fate >= 95 {

@@ -19,7 +19,7 @@ use amends_protocol::{
 use rand::RngExt;
 
 use crate::{
-    executor::{Event, Micros, SECOND, Schedule, Slot},
+    executor::{Event, Micros, OneShot, SECOND, Schedule},
     faults::Fault,
     world::{Handle, Site, Watchers, WorldState},
 };
@@ -318,7 +318,7 @@ pub struct SimSink(pub Handle);
 
 impl Sink for SimSink {
     async fn send(&self, messages: Vec<Outbound>) -> Result<(), Error> {
-        let answer = Slot::default();
+        let answer = OneShot::default();
         {
             let mut state = self.0.state();
             let filled = answer.clone();

@@ -19,7 +19,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    executor::{Micros, SECOND, Slot},
+    executor::{Micros, OneShot, SECOND},
     faults::{Fault, Rng, stream},
     processes::{REVIEW, REVIEWED, act, engine},
     store::{NewOrder, Placed, SimStore, short},
@@ -28,7 +28,7 @@ use crate::{
 
 /// An order to be placed.
 #[derive(Debug, Clone)]
-pub struct Wish {
+pub struct PlannedOrder {
     /// Number of the order.
     pub number: usize,
     /// Time of the order.
@@ -49,7 +49,7 @@ pub struct Wish {
 #[derive(Default)]
 pub struct Clients {
     /// The orders to be placed.
-    pub wishes: Vec<Wish>,
+    pub planned_orders: Vec<PlannedOrder>,
     /// Whether the operator comes only after the world has healed.
     pub holiday: bool,
     /// Orders answered with 201, by key.
@@ -82,15 +82,15 @@ fn weighted(rng: &mut Rng, from: &[(&'static str, u32)]) -> &'static str {
 }
 
 /// Returns the orders of a seed's customers, each with its own random stream; `only` keeps some of them.
-pub fn wishes(seed: u64, until: Micros, only: Option<&[usize]>) -> Vec<Wish> {
+pub fn plan_orders(seed: u64, until: Micros, only: Option<&[usize]>) -> Vec<PlannedOrder> {
     let mut rng = stream(seed, 3);
     let count = rng.random_range(20..=28);
     let burst = rng.random_bool(0.3);
     let wanted = |n: &usize| only.is_none_or(|only| only.contains(n));
-    (0..count).filter(wanted).map(|number| wish(seed, number, until, burst)).collect()
+    (0..count).filter(wanted).map(|number| plan_order(seed, number, until, burst)).collect()
 }
 
-fn wish(seed: u64, number: usize, until: Micros, burst: bool) -> Wish {
+fn plan_order(seed: u64, number: usize, until: Micros, burst: bool) -> PlannedOrder {
     let mut rng = stream(seed, 1000 + number as u64);
     let lines = (0..rng.random_range(1..=2)).map(|_| {
         let product = match rng.random_range(0..40) {
@@ -121,7 +121,7 @@ fn wish(seed: u64, number: usize, until: Micros, burst: bool) -> Wish {
     });
     let afterwards = returns::draw(&mut rng, &input);
     let spread = if burst { until / 20 } else { until };
-    Wish {
+    PlannedOrder {
         number,
         at: SECOND + rng.random_range(0..spread),
         input,
@@ -136,11 +136,11 @@ fn wish(seed: u64, number: usize, until: Micros, burst: bool) -> Wish {
 
 /// Performs all actions of people.
 pub async fn people(handle: Handle) {
-    let wishes = handle.state().clients.wishes.clone();
+    let planned_orders = handle.state().clients.planned_orders.clone();
     let mut state = handle.state();
-    for wish in wishes {
+    for planned in planned_orders {
         let h = handle.clone();
-        state.control.push(Control::Spawn(OUTSIDE, Box::pin(customer(h, wish))));
+        state.control.push(Control::Spawn(OUTSIDE, Box::pin(customer(h, planned))));
     }
     let h = handle.clone();
     state.control.push(Control::Spawn(OUTSIDE, Box::pin(operator::operator(h))));
@@ -151,10 +151,10 @@ pub async fn people(handle: Handle) {
 async fn request<T, F, Fut>(handle: &Handle, work: F) -> Option<T>
 where
     T: Send + 'static,
-    F: FnOnce(Handle, Slot<T>) -> Fut,
+    F: FnOnce(Handle, OneShot<T>) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    let slot: Slot<T> = Slot::default();
+    let slot: OneShot<T> = OneShot::default();
     {
         let mut state = handle.state();
         let door = 2 + state.rng.random_range(0..2);
@@ -172,18 +172,18 @@ where
     }
 }
 
-async fn customer(handle: Handle, wish: Wish) {
-    handle.sleep(wish.at).await;
-    let key = format!("key-{}", wish.number);
-    let repeats = wish.repeats && handle.state().plan.rate(Fault::Repeat) > 0.0;
+async fn customer(handle: Handle, planned: PlannedOrder) {
+    handle.sleep(planned.at).await;
+    let key = format!("key-{}", planned.number);
+    let repeats = planned.repeats && handle.state().plan.rate(Fault::Repeat) > 0.0;
     if repeats {
         handle.state().plan.struck[Fault::Repeat as usize] += 1;
     }
     let mut order = None;
     let mut answers = 0;
     for attempt in 0..200_u32 {
-        let body = u64::from(repeats && wish.other_body && attempt > 0 && order.is_some());
-        let (w, k) = (wish.clone(), key.clone());
+        let body = u64::from(repeats && planned.other_body && attempt > 0 && order.is_some());
+        let (w, k) = (planned.clone(), key.clone());
         let answer = request(&handle, move |door, answer| place(door, w, k, body, answer)).await;
         match answer {
             Some(Some(placed)) if body == 0 => {
@@ -205,11 +205,11 @@ async fn customer(handle: Handle, wish: Wish) {
         handle.sleep(SECOND).await;
     }
     let Some(order) = order else { return };
-    for (n, plan) in wish.afterwards.into_iter().enumerate() {
+    for (n, plan) in planned.afterwards.into_iter().enumerate() {
         let afterwards = returns::afterwards(handle.clone(), order, n as u64, plan);
         handle.state().control.push(Control::Spawn(OUTSIDE, Box::pin(afterwards)));
     }
-    for (after, yes) in wish.reviews.into_iter().flatten() {
+    for (after, yes) in planned.reviews.into_iter().flatten() {
         let h = handle.clone();
         let review = async move {
             h.sleep(after).await;
@@ -220,7 +220,7 @@ async fn customer(handle: Handle, wish: Wish) {
     if handle.state().plan.rate(Fault::Cancel) == 0.0 {
         return;
     }
-    for after in wish.cancels {
+    for after in planned.cancels {
         let h = handle.clone();
         let cancel = async move {
             h.sleep(after).await;
@@ -230,13 +230,13 @@ async fn customer(handle: Handle, wish: Wish) {
     }
 }
 
-async fn place(door: Handle, wish: Wish, key: String, body: u64, answer: Slot<Option<Uuid>>) {
+async fn place(door: Handle, planned: PlannedOrder, key: String, body: u64, answer: OneShot<Option<Uuid>>) {
     let order = {
         let mut state = door.state();
         let slot = state.rng.random_range(0..SLOTS);
         let [id, saga] = [state.uuid(), state.uuid()].map(|id| amends_protocol::id::at_slot(id, slot));
         let address = json!({
-            "name": "N. N.", "line1": "Street 1", "city": "City", "postalCode": "1", "country": wish.country,
+            "name": "N. N.", "line1": "Street 1", "city": "City", "postalCode": "1", "country": planned.country,
         });
         let contact = Some(json!({ "email": "n.n@street-1.example" }).into());
         let personal =
@@ -245,17 +245,23 @@ async fn place(door: Handle, wish: Wish, key: String, body: u64, answer: Slot<Op
             id,
             saga: NewSaga { id: saga, business_key: id.to_string(), trace: trace_of(saga) },
             key: (key, body),
-            data: Json::of(&wish.input).unwrap_or_default(),
+            data: Json::of(&planned.input).unwrap_or_default(),
             personal: Json::of(&personal).unwrap_or_default(),
         };
         state.note(door.process, || {
-            format!("order {} {} {} to {}", wish.number, short(saga), wish.input.payment_method, wish.country)
+            format!(
+                "order {} {} {} to {}",
+                planned.number,
+                short(saga),
+                planned.input.payment_method,
+                planned.country
+            )
         });
         order
     };
     let engine = engine(&door);
     // The newest version that this api knows, whether or not all engines know it.
-    let name = if wish.reviews.is_some() { REVIEWED } else { order_fulfilment::NAME };
+    let name = if planned.reviews.is_some() { REVIEWED } else { order_fulfilment::NAME };
     let named = engine.catalog.iter().filter(|d| d.name == name);
     let Some(definition) = named.max_by_key(|d| d.version).cloned() else { return };
     let birth = move |order: &NewOrder, now| start(&definition, order.saga.clone(), &order.data, now);

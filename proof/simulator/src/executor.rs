@@ -254,21 +254,21 @@ impl Drop for Executor {
 }
 
 /// A value that is filled in later.
-pub struct Slot<T>(Arc<Mutex<(Option<T>, Option<Waker>)>>);
+pub struct OneShot<T>(Arc<Mutex<(Option<T>, Option<Waker>)>>);
 
-impl<T> Clone for Slot<T> {
+impl<T> Clone for OneShot<T> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<T> Default for Slot<T> {
+impl<T> Default for OneShot<T> {
     fn default() -> Self {
         Self(Arc::new(Mutex::new((None, None))))
     }
 }
 
-impl<T> Slot<T> {
+impl<T> OneShot<T> {
     /// Sets the value.
     pub fn fill(&self, value: T) {
         let waker = {
@@ -282,7 +282,7 @@ impl<T> Slot<T> {
     }
 }
 
-impl<T> Future for Slot<T> {
+impl<T> Future for OneShot<T> {
     type Output = T;
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         let mut slot = lock(&self.0);

@@ -9,7 +9,7 @@ use rand::RngExt;
 use uuid::Uuid;
 
 use crate::{
-    executor::{Micros, SECOND, Slot},
+    executor::{Micros, OneShot, SECOND},
     faults::Fault,
     store::short,
     world::{Handle, Site, WorldState},
@@ -78,7 +78,7 @@ impl Handle {
         what: &'static str,
         effect: impl FnOnce(&mut WorldState) -> (T, Micros) + Send + 'static,
     ) -> Call<T> {
-        let slot = Slot::default();
+        let slot = OneShot::default();
         {
             let mut state = self.state();
             let process = self.process;

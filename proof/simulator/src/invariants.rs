@@ -2,6 +2,7 @@
 
 mod books;
 mod losses;
+mod messages;
 mod odd;
 mod returns;
 mod set_right;
@@ -11,6 +12,7 @@ mod traces;
 
 pub use books::*;
 pub use losses::*;
+pub use messages::*;
 pub use odd::*;
 pub use returns::*;
 use set_right::Books;
@@ -31,7 +33,6 @@ use amends_workflows::{order_fulfilment as order, order_refund, order_return};
 use uuid::Uuid;
 
 use crate::{
-    bus::Poison,
     clients::PRODUCTS,
     executor::SECOND,
     gateway::refund_by_hand,
@@ -178,7 +179,7 @@ pub fn what_was_accepted_exists(quiet: &Quiet<'_>) -> Vec<String> {
         let distinct: BTreeSet<&Uuid> =
             orders.iter().filter(|order| !state.losses.orders.contains(order)).collect();
         let stored = state.store.keys.get(key).map(|(order, _)| order);
-        // If all are lost, the key may by now belong to an order that nobody was told of.
+        // If all are lost, the key may by now belong to an order that no client knows of.
         let all_lost = distinct.is_empty() && state.losses.keys.contains(key);
         if !all_lost && (distinct.len() != 1 || stored != distinct.first().copied()) {
             broken.push(format!("{key}: answered {distinct:?}, stored {stored:?}"));
@@ -320,35 +321,7 @@ pub fn finished_or_parked(quiet: &Quiet<'_>) -> Vec<String> {
     })
 }
 
-/// No reply waits for an engine any more. A success from before a loss waits for the end of its saga, which may be parked.
-pub fn every_reply_is_judged(quiet: &Quiet<'_>) -> Vec<String> {
-    let left =
-        quiet.state.store.deferred.values().filter(|(_, reply)| !quiet.state.store.waits_for_its_end(reply));
-    left.map(|(_, reply)| format!("a reply for {} is left ({})", short(reply.saga_id), reply.why.as_str()))
-        .collect()
-}
-
-/// The dead letters are the injected poison. Where the store has gone back, a reply with the right token is judged by
-/// its epoch and by whether its command is known, before anything else.
-pub fn dead_letters_are_poison(quiet: &Quiet<'_>) -> Vec<String> {
-    let bus = &quiet.state.bus;
-    let dead: BTreeSet<(usize, usize, usize)> = bus.dead.iter().map(|(t, p, o, _)| (*t, *p, *o)).collect();
-    let mut broken = Vec::new();
-    for (t, p, o, why) in &bus.dead {
-        if bus.at(*t, *p, *o).is_none_or(|record| record.poison.is_none()) {
-            broken.push(format!("{t}/{p}/{o} is sound and was put aside: {why}"));
-        }
-    }
-    for (t, p, o, record, consumed) in bus.records() {
-        let must = record.poison == Some(Poison::Unreadable) && !quiet.may_be_outdated(&record.bytes);
-        if consumed && must && !dead.contains(&(t, p, o)) {
-            broken.push(format!("{t}/{p}/{o} is poison and was not put aside"));
-        }
-    }
-    broken
-}
-
-/// By the engine's own ledger, an undone saga at rest holds nothing.
+/// By the engine's own ledger, an undone saga that is idle holds nothing.
 pub fn undone_holds_nothing(quiet: &Quiet<'_>) -> Vec<String> {
     quiet.each(|stored, _| {
         let saga = &stored.saga;
@@ -379,24 +352,4 @@ pub fn actions_are_audited(quiet: &Quiet<'_>) -> Vec<String> {
         let (acted, audited) = (acted.count(), audited.count());
         (acted > audited).then(|| format!("{acted} actions, {audited} entries"))
     })
-}
-
-/// There is no personal data in timelines, in reasons of dead letters, or in settled rows; and no contact in a command.
-pub fn nothing_personal(quiet: &Quiet<'_>) -> Vec<String> {
-    const ADDRESS: &str = "Street 1";
-    const CONTACT: &str = "street-1.example";
-    let is_personal = |text: &str| text.contains(ADDRESS) || text.contains(CONTACT);
-    let mut broken = quiet.each(|stored, _| {
-        let found = stored.entries.iter().any(|(.., body)| is_personal(body));
-        found.then(|| "personal data in its timeline".to_owned())
-    });
-    broken.extend(quiet.state.bus.dead.iter().map(|(.., why)| why.clone()).filter(|why| is_personal(why)));
-    for row in quiet.state.databases[2].rows.values() {
-        let settled = !matches!(row.status, row::Status::Accepted | row::Status::Started);
-        let Some(payload) = row.command.as_ref().map(|c| c.payload.get()) else { continue };
-        if settled && is_personal(payload) || payload.contains(CONTACT) {
-            broken.push(format!("row {} keeps personal data that it does not need", row.key));
-        }
-    }
-    broken
 }

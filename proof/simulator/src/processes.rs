@@ -84,7 +84,7 @@ fn known() -> Catalog {
     Catalog::new(all).expect("as sound as the workflows")
 }
 
-/// A workflow of the simulation alone: an order that somebody must agree to before it is paid for.
+/// A workflow of the simulation alone: an order that a reviewer must agree to before it is paid for.
 pub const REVIEWED: &str = "order_reviewed";
 /// The signal of a reviewed order.
 pub const REVIEW: &str = "review";

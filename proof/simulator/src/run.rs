@@ -6,7 +6,7 @@ use amends_inventory::stock::Stock;
 
 use crate::{
     bus::{PARTITIONS, Poison, REPLIES, TOPICS, Unusable},
-    clients::{PRODUCTS, wishes},
+    clients::{PRODUCTS, plan_orders},
     coverage::Coverage,
     executor::{Executor, Micros, SECOND, World},
     faults::{Fault, stream},
@@ -16,7 +16,7 @@ use crate::{
 
 /// From this time on no more faults occur.
 pub const HEALS_AT: Micros = 1800 * SECOND;
-/// At this time everything must be at rest.
+/// At this time everything must be idle.
 pub const ENDS_AT: Micros = 4500 * SECOND;
 
 /// Options of a run.
@@ -49,7 +49,7 @@ pub struct Report {
 pub fn run(seed: u64, options: &Options) -> Report {
     let mut state = WorldState::new(seed, &options.without, HEALS_AT);
     state.trace = options.trace.then(String::new);
-    state.clients.wishes = wishes(seed, HEALS_AT - 120 * SECOND, options.only.as_deref());
+    state.clients.planned_orders = plan_orders(seed, HEALS_AT - 120 * SECOND, options.only.as_deref());
     state.clients.holiday = stream(seed, 4).random_bool(0.33);
     for (product, on_hand) in PRODUCTS {
         let stock = Stock { on_hand, reserved: 0, shipped: 0 };

@@ -15,7 +15,7 @@ use crate::{
     bus::Bus,
     clients::Clients,
     coverage::Coverage,
-    executor::{Event, Micros, SECOND, Schedule, Slot, World},
+    executor::{Event, Micros, OneShot, SECOND, Schedule, World},
     faults::{Fault, Plan, Rng, stream},
     gateway::Outside,
     losses::{Losses, Sentinel},

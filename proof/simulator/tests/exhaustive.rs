@@ -34,7 +34,7 @@ fn a_row_of_a_worker_that_calls_outside_is_right_in_every_interleaving() {
 
 #[test]
 fn a_planted_bug_of_a_row_is_found() {
-    for bug in [Planted::NothingBuries, Planted::SilenceFails, Planted::ForgetsUnsure] {
+    for bug in [Planted::NothingIsTombstone, Planted::SilenceFails, Planted::ForgetsUnsure] {
         let found = search(&OneRow { planted: Some(bug), ..OneRow::new(row::LARGE) }, MOST);
         assert!(found.broken.is_some(), "{bug:?} is not found in {} states", found.states);
     }

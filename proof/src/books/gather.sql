@@ -203,6 +203,6 @@ CREATE TEMP TABLE promised (order_id uuid NOT NULL);
 CREATE TEMP TABLE seen (order_id uuid NOT NULL, status text NOT NULL);
 CREATE TEMP TABLE acted (saga_id uuid NOT NULL, action text NOT NULL, why text NOT NULL, sure boolean NOT NULL);
 CREATE TEMP TABLE poison (topic text NOT NULL, mark text NOT NULL, sure boolean NOT NULL);
-CREATE TEMP TABLE letters (topic text NOT NULL, mark text NOT NULL);
+CREATE TEMP TABLE dead_letters (topic text NOT NULL, mark text NOT NULL);
 
 ANALYZE;

@@ -17,7 +17,7 @@ pub struct Ledger {
     /// Unreadable messages that were produced.
     pub poison: Vec<Poison>,
     /// Messages in the dead letter topics.
-    pub letters: Vec<Letter>,
+    pub dead_letters: Vec<DeadLetter>,
 }
 
 /// An operator's action.
@@ -46,7 +46,7 @@ pub struct Poison {
 
 /// A dead letter.
 #[derive(Debug, Clone)]
-pub struct Letter {
+pub struct DeadLetter {
     /// The topic from which it was read before it was dead-lettered.
     pub topic: String,
     /// Text by which it is recognised.
@@ -55,22 +55,22 @@ pub struct Letter {
 
 impl Ledger {
     /// Writes the ledger into the tables that the report reads.
-    pub(super) async fn write(&self, desk: &mut PgConnection) -> Result<(), sqlx::Error> {
+    pub(super) async fn write(&self, workspace: &mut PgConnection) -> Result<(), sqlx::Error> {
         let (keys, orders): (Vec<_>, Vec<_>) = self.told.iter().cloned().unzip();
         sqlx::query("INSERT INTO told SELECT * FROM UNNEST($1::text[], $2::uuid[])")
             .bind(keys)
             .bind(orders)
-            .execute(&mut *desk)
+            .execute(&mut *workspace)
             .await?;
         sqlx::query("INSERT INTO promised SELECT * FROM UNNEST($1::uuid[])")
             .bind(&self.promised)
-            .execute(&mut *desk)
+            .execute(&mut *workspace)
             .await?;
         let (orders, statuses): (Vec<_>, Vec<_>) = self.seen.iter().cloned().unzip();
         sqlx::query("INSERT INTO seen SELECT * FROM UNNEST($1::uuid[], $2::text[])")
             .bind(orders)
             .bind(statuses)
-            .execute(&mut *desk)
+            .execute(&mut *workspace)
             .await?;
         sqlx::query(
             "INSERT INTO acted SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::boolean[])",
@@ -79,23 +79,23 @@ impl Ledger {
         .bind(self.actions.iter().map(|a| a.action).collect::<Vec<_>>())
         .bind(self.actions.iter().map(|a| a.why.as_str()).collect::<Vec<_>>())
         .bind(self.actions.iter().map(|a| a.sure).collect::<Vec<_>>())
-        .execute(&mut *desk)
+        .execute(&mut *workspace)
         .await?;
         sqlx::query("INSERT INTO poison SELECT * FROM UNNEST($1::text[], $2::text[], $3::boolean[])")
             .bind(self.poison.iter().map(|p| p.topic.as_str()).collect::<Vec<_>>())
             .bind(self.poison.iter().map(|p| p.mark.as_str()).collect::<Vec<_>>())
             .bind(self.poison.iter().map(|p| p.sure).collect::<Vec<_>>())
-            .execute(&mut *desk)
+            .execute(&mut *workspace)
             .await?;
-        sqlx::query("INSERT INTO letters SELECT * FROM UNNEST($1::text[], $2::text[])")
-            .bind(self.letters.iter().map(|l| l.topic.as_str()).collect::<Vec<_>>())
-            .bind(self.letters.iter().map(|l| l.mark.as_str()).collect::<Vec<_>>())
-            .execute(&mut *desk)
+        sqlx::query("INSERT INTO dead_letters SELECT * FROM UNNEST($1::text[], $2::text[])")
+            .bind(self.dead_letters.iter().map(|l| l.topic.as_str()).collect::<Vec<_>>())
+            .bind(self.dead_letters.iter().map(|l| l.mark.as_str()).collect::<Vec<_>>())
+            .execute(&mut *workspace)
             .await?;
         sqlx::raw_sql(
-            "CREATE INDEX ON told (order_id); ANALYZE told, promised, seen, acted, poison, letters",
+            "CREATE INDEX ON told (order_id); ANALYZE told, promised, seen, acted, poison, dead_letters",
         )
-        .execute(desk)
+        .execute(workspace)
         .await?;
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The books: RELIABILITY's invariants over all five databases of a deployment at rest. Each is a line with the number
+//! The books: RELIABILITY's invariants over all five databases of an idle deployment. Each is a line with the number
 //! of things checked and the violations found. They are judged from the rows alone, by SQL that shares no code with the
 //! engine; only the replay of the timelines uses the engine's own core.
 
@@ -8,7 +8,7 @@ mod table;
 
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool, postgres::PgConnectOptions};
 
-pub use ledger::{Action, Ledger, Letter, Poison};
+pub use ledger::{Action, DeadLetter, Ledger, Poison};
 pub use table::{INVARIANTS, Line, Report};
 
 use crate::deployment::{DATABASES, Deployment};
@@ -79,7 +79,7 @@ const EXAMPLES: i64 = 5;
 pub struct Sources {
     /// A database whose connection gathers everything, in temporary tables. It gets the extensions `dblink` and
     /// `uuid-ossp` (Postgres' contrib).
-    pub desk: String,
+    pub workspace: String,
     /// Each of [`DATABASES`], in that order.
     pub databases: Vec<String>,
 }
@@ -89,9 +89,9 @@ impl Sources {
     pub fn of(deployment: &Deployment) -> Self {
         let url = |name: &str| deployment.server.url(&format!("amends_{name}"));
         // In a distributed database no temporary tables can be joined; the nodes' registry is in `postgres`.
-        let desk = if deployment.server.citus().is_some() { "amends_inventory" } else { "postgres" };
+        let workspace = if deployment.server.citus().is_some() { "amends_inventory" } else { "postgres" };
         Self {
-            desk: deployment.server.url(desk),
+            workspace: deployment.server.url(workspace),
             databases: DATABASES.iter().map(|name| url(name)).collect(),
         }
     }
@@ -114,29 +114,29 @@ pub enum Error {
 /// # Errors
 /// [`Error`]; a violation is no error.
 pub async fn report(sources: &Sources, ledger: &Ledger) -> Result<Report, Error> {
-    let mut desk = connect(&sources.desk).await?;
+    let mut workspace = connect(&sources.workspace).await?;
     let extensions = "CREATE EXTENSION IF NOT EXISTS dblink; CREATE EXTENSION IF NOT EXISTS \"uuid-ossp\"";
-    sqlx::raw_sql(extensions).execute(&mut desk).await?;
+    sqlx::raw_sql(extensions).execute(&mut workspace).await?;
     for (name, url) in DATABASES.iter().zip(&sources.databases) {
         sqlx::query("SELECT dblink_connect($1, $2)")
             .bind(name)
             .bind(conninfo(url)?)
-            .execute(&mut desk)
+            .execute(&mut workspace)
             .await?;
     }
-    sqlx::raw_sql(GATHER).execute(&mut desk).await?;
-    ledger.write(&mut desk).await?;
-    sqlx::raw_sql(REPORT).execute(&mut desk).await?;
+    sqlx::raw_sql(GATHER).execute(&mut workspace).await?;
+    ledger.write(&mut workspace).await?;
+    sqlx::raw_sql(REPORT).execute(&mut workspace).await?;
     let replayed = replays::check(&sources.databases[0]).await?;
     sqlx::query("INSERT INTO violations SELECT 10, what FROM UNNEST($1::text[]) AS what")
         .bind(&replayed.early)
-        .execute(&mut desk)
+        .execute(&mut workspace)
         .await?;
     sqlx::query("INSERT INTO violations SELECT 8, what FROM UNNEST($1::text[]) AS what")
         .bind(&replayed.mismatches)
-        .execute(&mut desk)
+        .execute(&mut workspace)
         .await?;
-    sqlx::query("INSERT INTO looked_at VALUES (10, $1)").bind(replayed.wakes).execute(&mut desk).await?;
+    sqlx::query("INSERT INTO looked_at VALUES (10, $1)").bind(replayed.wakes).execute(&mut workspace).await?;
     let lines: Vec<(i32, Option<i64>, i64, Vec<String>)> = sqlx::query_as(AssertSqlSafe(format!(
         "SELECT n, (SELECT sum(things)::bigint FROM looked_at WHERE invariant = n),
                 (SELECT count(*) FROM violations WHERE invariant = n),
@@ -144,9 +144,9 @@ pub async fn report(sources: &Sources, ledger: &Ledger) -> Result<Report, Error>
          FROM UNNEST($1::integer[]) AS n ORDER BY n"
     )))
     .bind(INVARIANTS.map(|(number, _)| number).as_slice())
-    .fetch_all(&mut desk)
+    .fetch_all(&mut workspace)
     .await?;
-    desk.close().await?;
+    workspace.close().await?;
     Ok(Report { lines: lines.into_iter().map(Line::from).collect() })
 }
 

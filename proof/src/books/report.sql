@@ -260,10 +260,10 @@ WHERE w.live AND s.outcome IS NOT NULL AND c.status <> 'not_done' AND h.saga_id 
 INSERT INTO looked_at SELECT 14, count(*) FROM poison HAVING count(*) > 0;
 INSERT INTO violations
 SELECT 14, format('poison %s in %s is no dead letter', p.mark, p.topic)
-FROM poison AS p WHERE p.sure AND NOT EXISTS (SELECT FROM letters AS l WHERE (l.topic, l.mark) = (p.topic, p.mark));
+FROM poison AS p WHERE p.sure AND NOT EXISTS (SELECT FROM dead_letters AS l WHERE (l.topic, l.mark) = (p.topic, p.mark));
 INSERT INTO violations
 SELECT 14, format('dead letter of %s that nobody poisoned: %s', l.topic, l.mark)
-FROM letters AS l WHERE NOT EXISTS (SELECT FROM poison AS p WHERE (p.topic, p.mark) = (l.topic, l.mark));
+FROM dead_letters AS l WHERE NOT EXISTS (SELECT FROM poison AS p WHERE (p.topic, p.mark) = (l.topic, l.mark));
 
 -- 15. Every operator action has one entry: who, when, why. (Before and after are its neighbours in the timeline.)
 INSERT INTO looked_at SELECT 15, count(*) FROM acted HAVING count(*) > 0;

@@ -1,7 +1,8 @@
 //! What a campaign does to the broker's topics: poison, deletion, and reading the dead letters.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::LazyLock, time::Duration};
 
+use amends_api::topics::REPLIES;
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
@@ -13,17 +14,20 @@ use rdkafka::{
 };
 use tokio::time::{Instant, sleep};
 
-use crate::books::Letter;
+use crate::{books::DeadLetter, deployment::PARTICIPANTS};
 
 /// Topics of commands and replies. They can be deleted without loss, because the rows are the record.
-pub const TOPICS: [&str; 4] = ["inventory.commands", "payment.commands", "shipment.commands", "saga.replies"];
+pub static TOPICS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let commands = PARTICIPANTS.iter().map(|name| format!("{name}.commands"));
+    commands.chain([REPLIES.to_owned()]).collect()
+});
 /// A topic of domain events that a worker reads.
 const EVENTS: &str = "order.created";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Returns the topics that receive poison.
 pub fn poisonable() -> impl Iterator<Item = &'static str> {
-    TOPICS.into_iter().chain([EVENTS])
+    TOPICS.iter().map(String::as_str).chain([EVENTS])
 }
 
 /// Clients of the broker itself, without the proxy's faults.
@@ -130,15 +134,15 @@ impl Broker {
     }
 
     /// Returns all dead letters of the topics that receive poison.
-    pub async fn dead_letters(&self) -> Result<Vec<Letter>, String> {
+    pub async fn dead_letters(&self) -> Result<Vec<DeadLetter>, String> {
         let config = self.config.clone();
         let reading = tokio::task::spawn_blocking(move || read_dead_letters(&config));
         reading.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
     }
 }
 
-fn read_dead_letters(config: &ClientConfig) -> Result<Vec<Letter>, KafkaError> {
-    let mut letters = Vec::new();
+fn read_dead_letters(config: &ClientConfig) -> Result<Vec<DeadLetter>, KafkaError> {
+    let mut dead_letters = Vec::new();
     for topic in poisonable() {
         let dead = format!("{topic}.DLT");
         let consumer: BaseConsumer =
@@ -152,11 +156,13 @@ fn read_dead_letters(config: &ClientConfig) -> Result<Vec<Letter>, KafkaError> {
             let Some(message) = consumer.poll(PATIENCE) else { break };
             let message = message?;
             next = message.offset() + 1;
-            letters
-                .push(Letter { topic: topic.to_owned(), mark: mark(message.payload().unwrap_or_default()) });
+            dead_letters.push(DeadLetter {
+                topic: topic.to_owned(),
+                mark: mark(message.payload().unwrap_or_default()),
+            });
         }
     }
-    Ok(letters)
+    Ok(dead_letters)
 }
 
 /// Returns the mark near the beginning of a poison message; for any other message, its beginning.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use amends_api::services;
 use rand::{RngExt, rngs::StdRng};
 use rustix::process::Signal;
 use tokio::time::sleep;
@@ -12,7 +13,7 @@ use super::{
     fleet::{Fleet, SESSION},
     record::Record,
 };
-use crate::{books::Poison, proxy::Around};
+use crate::{books::Poison, deployment::PARTICIPANTS, proxy::Around};
 
 /// How long silent connections carry nothing; what was sent meanwhile arrives afterwards.
 const SILENCE: Duration = Duration::from_secs(45);
@@ -173,20 +174,21 @@ pub async fn inject(
     record: &Record,
     random: &mut StdRng,
 ) -> Result<String, Error> {
-    let workers = ["inventory", "payment", "shipment", "notification"];
+    let workers: Vec<&str> = services::workers().map(|service| service.name).collect();
+    let joined = [&["engine"][..], PARTICIPANTS.as_slice()].concat();
     let millis =
         |random: &mut StdRng, from: u64, to: u64| Duration::from_millis(random.random_range(from..to));
     let pick = |fleet: &Fleet, random: &mut StdRng, roles: &[&str]| {
         let of = fleet.of(roles);
         of[random.random_range(0..of.len())]
     };
-    let anybody = ["engine", "api", "inventory", "payment", "shipment"];
+    let anybody = [&["engine", "api"][..], PARTICIPANTS.as_slice()].concat();
     match kind {
         KillEngine | KillWorker | KillApi => {
             let roles: &[&str] = match kind {
                 KillEngine => &["engine"],
                 KillApi => &["api"],
-                _ => &workers,
+                _ => workers.as_slice(),
             };
             let at = pick(fleet, random, roles);
             fleet.kill(at);
@@ -195,21 +197,20 @@ pub async fn inject(
             Ok(fleet.members[at].name.clone())
         }
         StopAny => {
-            let at =
-                pick(fleet, random, &["engine", "api", "inventory", "payment", "shipment", "notification"]);
+            let at = pick(fleet, random, &[&["engine", "api"][..], workers.as_slice()].concat());
             let took = fleet.stop(at).await;
             fleet.spawn(at)?;
             Ok(format!("{} ({} ms to end)", fleet.members[at].name, took.as_millis()))
         }
         FreezeEngine | FreezeWorker => {
-            let at = pick(fleet, random, if kind == FreezeEngine { &["engine"] } else { &workers });
+            let at = pick(fleet, random, if kind == FreezeEngine { &["engine"] } else { workers.as_slice() });
             fleet.freeze(at);
             sleep(SESSION + millis(random, 500, 2000)).await;
             fleet.thaw(at);
             Ok(fleet.members[at].name.clone())
         }
         ComeAndGo => {
-            let at = pick(fleet, random, &["engine", "inventory", "payment", "shipment"]);
+            let at = pick(fleet, random, &joined);
             let another = fleet.spawn_another(at)?;
             sleep(millis(random, 500, 2500)).await;
             drop(another);
@@ -246,7 +247,7 @@ pub async fn inject(
             Ok("broker".into())
         }
         TopicRecreated => {
-            let topic = broker::TOPICS[random.random_range(0..broker::TOPICS.len())];
+            let topic = broker::TOPICS[random.random_range(0..broker::TOPICS.len())].as_str();
             let partitions = random.random_range(4..9);
             record.deletes(topic);
             match broker.recreate(topic, partitions).await {

@@ -103,12 +103,12 @@ pub struct CampaignOutcome {
     /// What clients met, in words.
     pub clients: String,
     /// Number of dead letters.
-    pub letters: usize,
+    pub dead_letters: usize,
     /// Number of poison messages injected.
     pub poison: usize,
-    /// Whether everything was at rest in the end.
+    /// Whether everything was idle in the end.
     pub at_rest: bool,
-    /// Time from healing until everything was at rest, or was given up.
+    /// Time from healing until everything was idle, or was given up.
     pub settled: Duration,
     /// Total time.
     pub took: Duration,
@@ -172,7 +172,7 @@ pub async fn run(campaign: &Campaign) -> Result<CampaignOutcome, Error> {
     );
 
     let mut ledger = record.ledger();
-    ledger.letters = nemesis.broker.dead_letters().await.map_err(Error::Broker)?;
+    ledger.dead_letters = nemesis.broker.dead_letters().await.map_err(Error::Broker)?;
     let report = books::report(&Sources::of(&nemesis.fleet.deployment), &ledger).await?;
     let statuses = statuses(&nemesis.fleet.deployment).await?;
     let outcome = CampaignOutcome {
@@ -183,7 +183,7 @@ pub async fn run(campaign: &Campaign) -> Result<CampaignOutcome, Error> {
         statuses,
         operator,
         clients: told(&client),
-        letters: ledger.letters.len(),
+        dead_letters: ledger.dead_letters.len(),
         poison: ledger.poison.len(),
         at_rest,
         settled,

@@ -64,7 +64,7 @@ impl fmt::Display for CampaignOutcome {
             listed(&self.operator.parked),
             listed(&self.operator.done)
         )?;
-        writeln!(f, "Dead letters: {} of {} poison messages\n", self.letters, self.poison)?;
+        writeln!(f, "Dead letters: {} of {} poison messages\n", self.dead_letters, self.poison)?;
         writeln!(f, "{}", self.report)?;
         for odd in &self.odd {
             writeln!(f, "odd: {odd}")?;

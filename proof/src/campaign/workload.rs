@@ -41,7 +41,7 @@ struct Plan {
 /// What happens to a fulfilled order. Each is asked for twice at once.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Afterwards {
-    /// Everything comes back, or one piece of the first line; somebody decides.
+    /// Everything comes back, or one piece of the first line; an operator decides.
     Return { all: bool, approve: bool },
     /// Something is paid back.
     Goodwill { amount: i64 },

@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, postgres::PgConnectOptio
 
 use super::{DATABASES, Error};
 
-/// A Citus with at least two worker nodes. The databases `amends_…` on it belong to whoever uses it last.
+/// A Citus with at least two worker nodes. The databases `amends_…` on it belong to the run that uses it last.
 #[derive(Debug, Clone)]
 pub struct Citus {
     coordinator: Box<PgConnectOptions>,

@@ -34,6 +34,10 @@ pub use server::Server;
 /// The databases, each named `amends_<name>` and used by the login role of the same name.
 pub static DATABASES: LazyLock<Vec<&'static str>> = LazyLock::new(services::names);
 
+/// The workers that execute commands.
+pub static PARTICIPANTS: LazyLock<Vec<&'static str>> =
+    LazyLock::new(|| services::participants().map(|service| service.name).collect());
+
 /// One entry per role, as on the command line (`["worker", "payment"]`); the api last.
 pub static ROLES: LazyLock<Vec<Vec<&'static str>>> = LazyLock::new(|| {
     let workers = services::workers().map(|service| vec!["worker", service.name]);

@@ -53,7 +53,7 @@ impl Process {
         let begun = Instant::now();
         let not_ready = |role: &Process, why: String| Error::NotReady {
             role: role.role.clone(),
-            why: format!("{why}; {}", role.last_words()),
+            why: format!("{why}; {}", role.last_log_lines()),
         };
         let http = reqwest::Client::builder().no_proxy().build().expect("a client without TLS");
         loop {
@@ -103,7 +103,7 @@ impl Process {
     }
 
     /// Returns the last lines of its log.
-    pub fn last_words(&self) -> String {
+    pub fn last_log_lines(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<_> = log.lines().rev().take(5).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("; ")

@@ -1,4 +1,4 @@
-//! Cuts two processes off from each other for some time: nothing of what is sent arrives, and nobody is told. Meanwhile
+//! Cuts two processes off from each other for some time: nothing of what is sent arrives, and neither end is informed. Meanwhile
 //! orders are placed at who is not cut off, and the broker is asked who owns the partitions.
 
 use std::time::Duration;
@@ -62,7 +62,7 @@ pub struct CutOutcome {
 pub struct Cutter<'a> {
     /// Everything that runs.
     pub site: &'a mut Site,
-    /// What clients are told.
+    /// What clients were answered.
     pub record: &'a Record,
     /// The engine's database.
     pub engine: PgPool,

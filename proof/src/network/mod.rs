@@ -128,7 +128,7 @@ pub struct RunOutcome {
     pub operator: operator::Seen,
     /// What clients met, in words.
     pub clients: String,
-    /// Time from the last cut until everything was at rest.
+    /// Time from the last cut until everything was idle.
     pub settled: Duration,
     /// Total time.
     pub took: Duration,
@@ -183,7 +183,7 @@ pub async fn run(run: &Run) -> Result<RunOutcome, Error> {
     said(begun, if at_rest { "all at rest; the books" } else { "not at rest; the books" });
 
     let mut ledger = record.ledger();
-    ledger.letters = broker.dead_letters().await.map_err(campaign::Error::Broker)?;
+    ledger.dead_letters = broker.dead_letters().await.map_err(campaign::Error::Broker)?;
     let report = books::report(&Sources::of(&site.deployment), &ledger).await?;
     let outcome = RunOutcome {
         orders: placed + cuts.iter().map(|cut| cut.placed).sum::<usize>(),
@@ -212,7 +212,7 @@ async fn disturb(
     begun: Instant,
 ) -> Result<(Vec<Growth>, Vec<CutOutcome>), Error> {
     let mut growth = Vec::new();
-    for role in JOINED {
+    for role in JOINED.iter().copied() {
         let seen = growth::grow(site, role).await?;
         said(begun, &seen.to_string());
         growth.push(seen);

@@ -1,11 +1,12 @@
 //! Who is where and what is cut: the addresses of all processes, the pairs that speak with each other, and the cuts of a
 //! run. Pure.
 
-use std::{collections::BTreeSet, fmt, net::Ipv4Addr, time::Duration};
+use std::{collections::BTreeSet, fmt, iter, net::Ipv4Addr, sync::LazyLock, time::Duration};
 
+use amends_api::services;
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
-use crate::deployment::ROLES;
+use crate::deployment::{PARTICIPANTS, ROLES};
 
 /// The database server's place.
 pub const POSTGRES: &str = "postgres";
@@ -15,7 +16,8 @@ pub const KAFKA: &str = "kafka";
 /// Processes of each role that run from the beginning.
 pub const FIRST_MEMBERS: usize = 2;
 /// Roles whose processes share out one topic, and of which a third joins and leaves.
-pub const JOINED: [&str; 4] = ["engine", "inventory", "payment", "shipment"];
+pub static JOINED: LazyLock<Vec<&'static str>> =
+    LazyLock::new(|| [&["engine"][..], PARTICIPANTS.as_slice()].concat());
 
 /// A network namespace and the address that it has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,21 +65,14 @@ pub struct Link {
 }
 
 /// All of them. (A worker's database is on the one Postgres.)
-pub const LINKS: [Link; 13] = [
-    Link { client: "engine", server: POSTGRES },
-    Link { client: "engine", server: KAFKA },
-    Link { client: "api", server: POSTGRES },
-    Link { client: "api", server: KAFKA },
-    Link { client: "api", server: "inventory" },
-    Link { client: "inventory", server: POSTGRES },
-    Link { client: "inventory", server: KAFKA },
-    Link { client: "payment", server: POSTGRES },
-    Link { client: "payment", server: KAFKA },
-    Link { client: "shipment", server: POSTGRES },
-    Link { client: "shipment", server: KAFKA },
-    Link { client: "notification", server: POSTGRES },
-    Link { client: "notification", server: KAFKA },
-];
+pub static LINKS: LazyLock<Vec<Link>> = LazyLock::new(|| {
+    let workers = services::workers().map(|service| service.name);
+    let links = ["engine", "api"].into_iter().chain(workers).flat_map(|client| {
+        let servers = [POSTGRES, KAFKA].into_iter().chain((client == "api").then_some("inventory"));
+        iter::repeat(client).zip(servers)
+    });
+    links.map(|(client, server)| Link { client, server }).collect()
+});
 
 impl Link {
     /// Returns the place of the server.
@@ -141,7 +136,7 @@ impl Cut {
 pub fn cuts(seed: u64, longest: Duration, only: &str) -> Vec<Cut> {
     let mut random = StdRng::seed_from_u64(seed);
     let mut cuts = Vec::new();
-    for link in LINKS.into_iter().filter(|link| link.to_string().contains(only)) {
+    for link in LINKS.iter().copied().filter(|link| link.to_string().contains(only)) {
         let mut shares = [0.04..0.1, 0.14..0.25, 0.34..1.0_f64];
         shares.shuffle(&mut random);
         for (direction, share) in DIRECTIONS.into_iter().zip(shares) {
@@ -157,7 +152,7 @@ pub fn cuts(seed: u64, longest: Duration, only: &str) -> Vec<Cut> {
 /// Returns the pairs and directions whose name contains `only` and that were not cut.
 pub fn never_cut<'a>(done: impl Iterator<Item = &'a Cut>, only: &str) -> Vec<(Link, Direction)> {
     let done: BTreeSet<_> = done.map(|cut| (cut.link, cut.direction)).collect();
-    let links = LINKS.into_iter().filter(|link| link.to_string().contains(only));
+    let links = LINKS.iter().copied().filter(|link| link.to_string().contains(only));
     let all = links.flat_map(|link| DIRECTIONS.map(|direction| (link, direction)));
     all.filter(|pair| !done.contains(pair)).collect()
 }
@@ -199,7 +194,7 @@ mod tests {
             assert_eq!(cuts.len(), LINKS.len() * DIRECTIONS.len());
             assert!(never_cut(cuts.iter(), "").is_empty());
             assert!(cuts.iter().all(|cut| cut.length > Duration::from_secs(2) && cut.length <= MINUTE));
-            for link in LINKS {
+            for link in LINKS.iter().copied() {
                 let of = || cuts.iter().filter(|cut| cut.link == link).map(|cut| cut.length);
                 assert!(of().min().unwrap() < MINUTE / 10 && of().max().unwrap() > MINUTE / 3, "{link}");
             }

@@ -51,9 +51,9 @@ async fn ask(
         client.pending.extend_from_slice(&buffer[..read]);
         while let Some(said) = client.next() {
             match said {
-                Said::Nothing => {}
-                Said::AsksForEncryption => lock(conversation).bytes += 1,
-                Said::EndsExchange { writes, commits } => {
+                ClientMessage::Nothing => {}
+                ClientMessage::AsksForEncryption => lock(conversation).bytes += 1,
+                ClientMessage::EndsExchange { writes, commits } => {
                     if commits && control.is_losing(Around::Before) && control.loses(Around::Before) {
                         return;
                     }
@@ -114,7 +114,7 @@ async fn answer(
 
 /// The meaning of a client's message for transactions.
 #[derive(Debug, PartialEq, Eq)]
-enum Said {
+enum ClientMessage {
     Nothing,
     AsksForEncryption,
     /// The server will answer `ReadyForQuery`. `commits`: it is a COMMIT, or a write without BEGIN.
@@ -137,12 +137,16 @@ struct Client {
 }
 
 impl Client {
-    fn next(&mut self) -> Option<Said> {
+    fn next(&mut self) -> Option<ClientMessage> {
         let message = take(&mut self.pending, self.started)?;
         if !self.started {
             let code = u32::from_be_bytes(message.get(4..8)?.try_into().ok()?);
             self.started = code != SSL_REQUEST && code != GSS_REQUEST;
-            return Some(if self.started { Said::Nothing } else { Said::AsksForEncryption });
+            return Some(if self.started {
+                ClientMessage::Nothing
+            } else {
+                ClientMessage::AsksForEncryption
+            });
         }
         let body = &message[5..];
         Some(match message[0] {
@@ -150,25 +154,25 @@ impl Client {
                 let (name, rest) = text(body);
                 let writes = writes(text(rest).0);
                 self.statements.insert(name.to_vec(), writes);
-                Said::Nothing
+                ClientMessage::Nothing
             }
             b'B' => {
                 let (_, rest) = text(body);
                 self.writes |= self.statements.get(text(rest).0).copied().unwrap_or(false);
-                Said::Nothing
+                ClientMessage::Nothing
             }
             b'S' => {
                 let writes = std::mem::take(&mut self.writes);
-                Said::EndsExchange { writes, commits: writes && !self.in_transaction }
+                ClientMessage::EndsExchange { writes, commits: writes && !self.in_transaction }
             }
             b'Q' => {
                 let sql = text(body).0.to_ascii_uppercase();
                 let commits = sql.starts_with(b"COMMIT");
                 let ends = commits || sql.starts_with(b"ROLLBACK") && !sql.starts_with(b"ROLLBACK TO");
                 self.in_transaction = !ends && (self.in_transaction || sql.starts_with(b"BEGIN"));
-                Said::EndsExchange { writes: commits || writes(&sql), commits }
+                ClientMessage::EndsExchange { writes: commits || writes(&sql), commits }
             }
-            _ => Said::Nothing,
+            _ => ClientMessage::Nothing,
         })
     }
 }
@@ -208,9 +212,9 @@ mod tests {
         [&[kind][..], &length, body].concat()
     }
 
-    fn client(said: &[Vec<u8>]) -> Vec<Said> {
+    fn client(said: &[Vec<u8>]) -> Vec<ClientMessage> {
         let mut client = Client { started: true, pending: said.concat(), ..Client::default() };
-        std::iter::from_fn(|| client.next()).filter(|said| *said != Said::Nothing).collect()
+        std::iter::from_fn(|| client.next()).filter(|message| *message != ClientMessage::Nothing).collect()
     }
 
     #[test]
@@ -220,11 +224,11 @@ mod tests {
         let sync = message(b'S', b"");
         let once = [parse, bind.clone(), sync.clone()].concat();
         let again = [bind, sync].concat();
-        let commit = Said::EndsExchange { writes: true, commits: true };
-        assert_eq!(client(&[once]), [Said::EndsExchange { writes: true, commits: true }]);
+        let commit = ClientMessage::EndsExchange { writes: true, commits: true };
+        assert_eq!(client(&[once]), [ClientMessage::EndsExchange { writes: true, commits: true }]);
         assert_eq!(
             client(&[message(b'P', b"s1\0INSERT\0\0\0"), again.clone(), again]),
-            [commit, Said::EndsExchange { writes: true, commits: true }]
+            [commit, ClientMessage::EndsExchange { writes: true, commits: true }]
         );
     }
 
@@ -238,7 +242,7 @@ mod tests {
             message(b'Q', b"COMMIT\0"),
         ]);
         let commits: Vec<bool> =
-            said.iter().map(|s| matches!(s, Said::EndsExchange { commits: true, .. })).collect();
+            said.iter().map(|s| matches!(s, ClientMessage::EndsExchange { commits: true, .. })).collect();
         assert_eq!(commits, [false, false, true]);
     }
 

@@ -32,7 +32,7 @@ macro_rules! leased_columns {
 }
 
 impl WebhookStore {
-    /// Leases webhooks that have something to send and are leased by nobody, at most `limit`.
+    /// Leases webhooks that have something to send and are not leased, at most `limit`.
     ///
     /// # Errors
     /// The database's.

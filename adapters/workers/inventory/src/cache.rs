@@ -7,7 +7,7 @@
 //! keep the value, if the ticket holds      reply, or answer
 //! ```
 //!
-//! A value that was read before a commit is therefore gone before a status or an answer tells of the commit. Where a product cannot be forgotten, because Redis is away, the writer waits until every older value has
+//! A value that was read before a commit is therefore gone before a status or an answer shows the commit. Where a product cannot be forgotten, because Redis is away, the writer waits until every older value has
 //! expired. So without Redis everything is right, and slower.
 
 use std::{

@@ -18,11 +18,11 @@ use uuid::Uuid;
 pub const TOPIC: &str = "inventory.updated";
 
 /// Publishes the ledger.
-pub type Publisher<K> = amends_worker::Publisher<Move, K>;
+pub type Publisher<K> = amends_worker::Publisher<MoveEvent, K>;
 
 /// A movement in the ledger.
 #[derive(Debug, Clone, FromRow)]
-pub struct Move {
+pub struct MoveEvent {
     move_id: i64,
     product_id: String,
     kind: String,
@@ -69,7 +69,7 @@ pub struct StockMoved {
     pub command_id: Option<Uuid>,
 }
 
-impl PublishedRow for Move {
+impl PublishedRow for MoveEvent {
     const TOPIC: &'static str = TOPIC;
     const POLL: Duration = Duration::from_millis(100);
     const MARK: &'static str = "SELECT move_id FROM published FOR UPDATE SKIP LOCKED";

@@ -34,7 +34,7 @@ pub(crate) struct Given {
 
 /// What a request with a key is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Turn {
+pub(crate) enum KeyUse {
     /// It is the first with this key.
     First,
     /// The key is known, with the same content.
@@ -51,7 +51,7 @@ struct Known {
 }
 
 /// Takes the key of a request, or waits for the transaction that has it.
-pub(crate) async fn take(db: &mut Connection, once: &Once) -> Result<Turn, sqlx::Error> {
+pub(crate) async fn take(db: &mut Connection, once: &Once) -> Result<KeyUse, sqlx::Error> {
     let taken = sqlx::query(
         "INSERT INTO stock_requests AS r (request, expires_at, status, fingerprint, body)
          VALUES ($1, clock_timestamp() + make_interval(secs => $3), 0, $2, '')
@@ -66,14 +66,14 @@ pub(crate) async fn take(db: &mut Connection, once: &Once) -> Result<Turn, sqlx:
     .fetch_optional(&mut *db)
     .await?;
     if taken.is_some() {
-        return Ok(Turn::First);
+        return Ok(KeyUse::First);
     }
     let known: Known =
         sqlx::query_as("SELECT fingerprint, status, body FROM stock_requests WHERE request = $1")
             .bind(&once.request[..])
             .fetch_one(db)
             .await?;
-    Ok(if known.fingerprint == once.fingerprint { Turn::Replayed(known.given) } else { Turn::KeyReused })
+    Ok(if known.fingerprint == once.fingerprint { KeyUse::Replayed(known.given) } else { KeyUse::KeyReused })
 }
 
 /// Stores the answer to a request that has taken its key in this transaction.

@@ -60,12 +60,12 @@ pub(crate) struct Data {
 
 impl Event {
     /// Returns whether customers are notified of it.
-    pub fn is_told(&self) -> bool {
+    pub fn notifies_customers(&self) -> bool {
         TOPICS.contains(&self.r#type.as_str())
     }
 
     /// Returns the id of its notification on a channel: a UUIDv7 of the event's time, and otherwise a digest of the
-    /// event's id and the channel. It is the same whoever computes it, and however often the event arrives.
+    /// event's id and the channel. It is the same in each process, and however often the event arrives.
     pub fn notification(&self, channel: Channel) -> Uuid {
         let digest = Sha256::digest(format!("{}\0{}", self.id, channel.as_str()));
         let millis = u64::try_from(self.time.timestamp_millis()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The notification worker: consumes domain events, and tells customers about their orders by e-mail and SMS.
+//! The notification worker: consumes domain events, and sends customers messages about their orders by e-mail and SMS.
 //!
 //! | file | contains |
 //! | --- | --- |

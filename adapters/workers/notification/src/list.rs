@@ -126,7 +126,7 @@ impl NotificationStore {
         .bind(filter.orders.as_deref())
         .bind(order)
         .bind(id)
-        // One more than are looked at tells whether there are more.
+        // One row more than is looked at is read: it shows whether there are more.
         .bind(scan + 1)
         .fetch_all(&self.pool)
         .await?;

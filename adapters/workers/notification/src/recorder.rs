@@ -93,7 +93,7 @@ impl<S: Source, K: Sink> Recorder<S, K> {
         let mut dead: Vec<(&Inbound, String)> = Vec::new();
         for message in &batch.messages {
             match readable(message) {
-                Ok(event) if event.is_told() => {
+                Ok(event) if event.notifies_customers() => {
                     let span = traces::processing(message, &event);
                     let context = span.as_ref().map(OpenSpan::context);
                     spans.extend(span);

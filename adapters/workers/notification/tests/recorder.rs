@@ -43,9 +43,9 @@ impl Source for Script {
     }
 }
 
-struct Letters(Arc<Mutex<Vec<String>>>);
+struct DeadLetters(Arc<Mutex<Vec<String>>>);
 
-impl Sink for Letters {
+impl Sink for DeadLetters {
     async fn send(&self, _: Vec<Outbound>) -> Result<(), Error> {
         Ok(())
     }
@@ -78,10 +78,10 @@ fn recorder(
     pool: &PgPool,
     batches: Vec<Vec<Inbound>>,
     open: OpenChannels,
-) -> (Recorder<Script, Letters>, Arc<Mutex<Vec<String>>>) {
+) -> (Recorder<Script, DeadLetters>, Arc<Mutex<Vec<String>>>) {
     let log = Arc::default();
     let source = Script { batches, log: Arc::clone(&log) };
-    (Recorder::new(pool.clone(), source, Letters(Arc::clone(&log)), open, Arc::default()), log)
+    (Recorder::new(pool.clone(), source, DeadLetters(Arc::clone(&log)), open, Arc::default()), log)
 }
 
 async fn rows(pool: &PgPool) -> Vec<(String, String, String, Option<String>)> {

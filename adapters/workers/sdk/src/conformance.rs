@@ -8,7 +8,7 @@ use chrono::{TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::{
-    row::{CommandRow, Lease, Said, Status},
+    row::{AnswerDetails, CommandRow, Lease, Status},
     store::{Due, Locks, Rows},
 };
 
@@ -105,7 +105,7 @@ async fn read(rows: &impl Rows, key: Uuid) -> Option<CommandRow> {
 /// Returns the row as it is once its call has succeeded.
 fn succeeded(row: &CommandRow) -> CommandRow {
     let mut row = row.clone();
-    row.settle(Status::settled(Outcome::Succeeded), Said::default());
+    row.settle(Status::settled(Outcome::Succeeded), AnswerDetails::default());
     row
 }
 

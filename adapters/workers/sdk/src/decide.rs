@@ -40,7 +40,7 @@ pub enum Decision {
     /// Do nothing: the row has seen a newer epoch.
     Ignore,
     /// Answer with this outcome; the row stays as it is.
-    Say(Outcome),
+    Reply(Outcome),
     /// Answer with the recorded reply of the execute.
     Recorded,
     /// Answer with the recorded reply of the undo.
@@ -50,11 +50,11 @@ pub enum Decision {
     /// Undo, at the command's attempt.
     Undo,
     /// Write a tombstone, and answer with this outcome.
-    Bury(Outcome),
+    Tombstone(Outcome),
     /// Remember the compensation until the outcome is known, and answer `in_flight`.
     Remember,
     /// Look up the outcome externally, and answer then; a compensation is remembered.
-    Ask,
+    LookUp,
 }
 
 /// Returns the state of a row. A lapsed lease means that its caller was lost: the outcome of the call is unknown.
@@ -97,7 +97,7 @@ impl Memory {
 
 /// Decides about a command: first by its row, then by the age of the execute that it is, or is about.
 pub fn decide(row: Option<&CommandRow>, command: &Command, now: DateTime<Utc>, memory: Memory) -> Decision {
-    use Decision::{Ask, Bury, Execute, Ignore, Recorded, RecordedUndo, Remember, Say, Undo};
+    use Decision::{Execute, Ignore, LookUp, Recorded, RecordedUndo, Remember, Reply, Tombstone, Undo};
     use Kind as K;
     use RowState as S;
 
@@ -110,40 +110,40 @@ pub fn decide(row: Option<&CommandRow>, command: &Command, now: DateTime<Utc>, m
         row.and_then(|r| r.undone.as_ref()).is_some_and(|record| command.attempt <= record.attempt);
 
     match (state(row, now), command.kind) {
-        (S::Nothing, K::Execute) if too_old => Say(Outcome::Expired),
-        (S::Nothing, _) if too_old => Say(Outcome::Unknown),
+        (S::Nothing, K::Execute) if too_old => Reply(Outcome::Expired),
+        (S::Nothing, _) if too_old => Reply(Outcome::Unknown),
         (S::Nothing, K::Execute) => Execute,
-        (S::Nothing, K::Compensate) => Bury(Outcome::Succeeded),
-        (S::Nothing, K::Probe) => Say(Outcome::NotSeen),
-        (S::Nothing, K::Fence) => Bury(Outcome::Fenced),
+        (S::Nothing, K::Compensate) => Tombstone(Outcome::Succeeded),
+        (S::Nothing, K::Probe) => Reply(Outcome::NotSeen),
+        (S::Nothing, K::Fence) => Tombstone(Outcome::Fenced),
 
-        (S::Accepted, K::Execute | K::Probe) => Say(Outcome::InFlight),
-        (S::Accepted, K::Compensate) => Bury(Outcome::Succeeded),
-        (S::Accepted, K::Fence) => Bury(Outcome::Fenced),
+        (S::Accepted, K::Execute | K::Probe) => Reply(Outcome::InFlight),
+        (S::Accepted, K::Compensate) => Tombstone(Outcome::Succeeded),
+        (S::Accepted, K::Fence) => Tombstone(Outcome::Fenced),
 
         (S::Started, K::Compensate) => Remember,
-        (S::Started, K::Execute | K::Probe | K::Fence) => Say(Outcome::InFlight),
+        (S::Started, K::Execute | K::Probe | K::Fence) => Reply(Outcome::InFlight),
 
         (S::Succeeded, K::Compensate) if undo_failed_before => RecordedUndo,
         (S::Succeeded, K::Compensate) => Undo,
         (S::Succeeded, K::Execute | K::Probe | K::Fence) => Recorded,
 
-        (S::Refused, K::Compensate) => Say(Outcome::Succeeded),
+        (S::Refused, K::Compensate) => Reply(Outcome::Succeeded),
         (S::Refused, K::Execute | K::Probe | K::Fence) => Recorded,
 
         (S::FailedTransient, K::Execute) if another_attempt => Execute,
         (S::FailedTransient | S::FailedForGood, K::Execute | K::Probe) => Recorded,
-        (S::FailedTransient | S::FailedForGood, K::Compensate) => Bury(Outcome::Succeeded),
-        (S::FailedTransient | S::FailedForGood, K::Fence) => Bury(Outcome::Fenced),
+        (S::FailedTransient | S::FailedForGood, K::Compensate) => Tombstone(Outcome::Succeeded),
+        (S::FailedTransient | S::FailedForGood, K::Fence) => Tombstone(Outcome::Fenced),
 
-        (S::Unknown, _) => Ask,
+        (S::Unknown, _) => LookUp,
 
-        (S::Undoing, K::Compensate) => Say(Outcome::InFlight),
-        (S::UndoUnknown, K::Compensate) => Ask,
+        (S::Undoing, K::Compensate) => Reply(Outcome::InFlight),
+        (S::UndoUnknown, K::Compensate) => LookUp,
         (S::Undone, K::Compensate) => RecordedUndo,
-        (S::Undoing | S::UndoUnknown | S::Undone, K::Execute | K::Probe | K::Fence) => Say(Outcome::Fenced),
+        (S::Undoing | S::UndoUnknown | S::Undone, K::Execute | K::Probe | K::Fence) => Reply(Outcome::Fenced),
 
-        (S::Tombstone, K::Compensate) => Say(Outcome::Succeeded),
-        (S::Tombstone, K::Execute | K::Probe | K::Fence) => Say(Outcome::Fenced),
+        (S::Tombstone, K::Compensate) => Reply(Outcome::Succeeded),
+        (S::Tombstone, K::Execute | K::Probe | K::Fence) => Reply(Outcome::Fenced),
     }
 }

@@ -6,7 +6,7 @@ use std::{future::Future, time::Duration};
 use amends_protocol::{Command, Exposure, Json, Outcome, Reason, Reply};
 use uuid::Uuid;
 
-use crate::{row::Said, store};
+use crate::{row::AnswerDetails, store};
 
 /// An executor's answer to one command.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,16 +56,22 @@ impl Answer {
     }
 
     /// Splits the answer into its outcome and the rest.
-    pub(crate) fn split(self) -> (Outcome, Said) {
+    pub(crate) fn split(self) -> (Outcome, AnswerDetails) {
         match self {
             Answer::Succeeded { result, exposure } => {
-                (Outcome::Succeeded, Said { result, reason: None, exposure })
+                (Outcome::Succeeded, AnswerDetails { result, reason: None, exposure })
             }
-            Answer::Refused(reason) => (Outcome::Refused, Said::because(reason)),
-            Answer::Failed { reason, transient: true } => (Outcome::FailedTransient, Said::because(reason)),
-            Answer::Failed { reason, transient: false } => (Outcome::FailedForGood, Said::because(reason)),
-            Answer::Unknown(reason) => (Outcome::Unknown, Said::because(reason)),
-            Answer::PassedOver => (Outcome::Unknown, Said::because(Reason::new("passed_over", ""))),
+            Answer::Refused(reason) => (Outcome::Refused, AnswerDetails::of_reason(reason)),
+            Answer::Failed { reason, transient: true } => {
+                (Outcome::FailedTransient, AnswerDetails::of_reason(reason))
+            }
+            Answer::Failed { reason, transient: false } => {
+                (Outcome::FailedForGood, AnswerDetails::of_reason(reason))
+            }
+            Answer::Unknown(reason) => (Outcome::Unknown, AnswerDetails::of_reason(reason)),
+            Answer::PassedOver => {
+                (Outcome::Unknown, AnswerDetails::of_reason(Reason::new("passed_over", "")))
+            }
         }
     }
 

@@ -29,7 +29,7 @@ pub(crate) type DeadLetter = (Inbound, String);
 pub(crate) fn open(batch: Batch, settings: &Settings) -> (Vec<Delivery>, Vec<DeadLetter>) {
     let (mut deliveries, mut unreadable) = (Vec::with_capacity(batch.messages.len()), Vec::new());
     for message in batch.messages {
-        if let Err(error) = believe(&message, settings) {
+        if let Err(error) = check_signature(&message, settings) {
             unreadable.push((message, error.to_string()));
             continue;
         }
@@ -42,7 +42,7 @@ pub(crate) fn open(batch: Batch, settings: &Settings) -> (Vec<Delivery>, Vec<Dea
 }
 
 /// Checks the message's signature: that the sender may give this worker commands.
-fn believe(message: &Inbound, settings: &Settings) -> Result<(), SignatureError> {
+fn check_signature(message: &Inbound, settings: &Settings) -> Result<(), SignatureError> {
     let Settings { keys, require_signatures, .. } = settings;
     if keys.is_empty() && !require_signatures {
         return Ok(());
@@ -61,9 +61,9 @@ pub(crate) fn known(deliveries: &[Delivery]) -> Vec<&Command> {
 pub(crate) async fn dead_letter<K: Sink>(
     sink: &K,
     settings: &Settings,
-    letters: &[DeadLetter],
+    dead_letters: &[DeadLetter],
 ) -> Result<(), transport::Error> {
-    for (message, reason) in letters {
+    for (message, reason) in dead_letters {
         // The reason may quote the message, which may contain personal data: it goes to the dead letter topic, not to
         // the log.
         let (worker, topic) = (&settings.name, &message.topic);

@@ -31,7 +31,6 @@
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod decide;
-mod desk;
 mod executor;
 mod external;
 mod group_commit;
@@ -40,6 +39,7 @@ mod inbox;
 mod keys;
 mod outbox;
 mod participant;
+mod parts;
 mod postgres;
 mod publisher;
 pub mod row;
@@ -48,6 +48,7 @@ pub mod store;
 mod timer;
 mod traces;
 mod transactional;
+mod unit_of_work;
 mod upkeep;
 
 pub use executor::{Action, Answer, ExternalExecutor, LookUp, Port, TransactionalExecutor, Void, Work};

@@ -16,7 +16,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{Postgres, postgres::PgArguments, query::QueryScalar};
 use uuid::Uuid;
 
-use stored::{COLUMNS, Stored, int, json, said};
+use stored::{COLUMNS, Stored, details, int, json};
 
 use crate::{
     row::CommandRow,
@@ -95,7 +95,7 @@ impl Rows for PgRows {
         .bind(each(&sorted, |r| r.status.as_str()))
         .bind(each(&sorted, |r| int(r.attempt)))
         .bind(each(&sorted, |r| int(r.epoch)))
-        .bind(each(&sorted, |r| said(r)))
+        .bind(each(&sorted, |r| details(r)))
         .bind(sorted[0].key)
         .bind(sorted[sorted.len() - 1].key)
         .bind(owner)
@@ -227,7 +227,7 @@ impl Rows for PgRows {
         .bind(each(rows, |r| r.lease.map(|l| l.until)))
         .bind(each(rows, |r| r.started_at))
         .bind(each(rows, |r| r.command.as_ref().map(json)))
-        .bind(each(rows, |r| said(r)))
+        .bind(each(rows, |r| details(r)))
         .bind(each(rows, |r| r.undo.as_ref().map(json)))
         .bind(each(rows, |r| r.undone.as_ref().map(json)))
         .bind(each(rows, |r| r.resolved.map(Resolved::as_str)))
@@ -314,7 +314,7 @@ fn insert<'q>(
         .bind(each(rows, |r| r.lease.map(|l| l.until)))
         .bind(each(rows, |r| r.started_at))
         .bind(each(rows, |r| r.command.as_ref().map(json)))
-        .bind(each(rows, |r| said(r)))
+        .bind(each(rows, |r| details(r)))
 }
 
 /// Returns the rows in the order of their keys, so that batches cannot deadlock.

@@ -75,7 +75,7 @@ impl Status {
 
 /// The rest of an answer beside its outcome.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Said {
+pub struct AnswerDetails {
     /// The result of a success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Json>,
@@ -87,9 +87,9 @@ pub struct Said {
     pub exposure: Vec<Exposure>,
 }
 
-impl Said {
+impl AnswerDetails {
     /// Creates it from a reason alone.
-    pub fn because(reason: Reason) -> Self {
+    pub fn of_reason(reason: Reason) -> Self {
         Self { reason: Some(reason), ..Self::default() }
     }
 }
@@ -102,8 +102,8 @@ pub struct UndoRecord {
     /// The attempt of the undo.
     pub attempt: u32,
     /// The rest of the reply. (Not flattened: serde cannot read raw JSON through a flattened field.)
-    #[serde(default)]
-    pub said: Said,
+    #[serde(default, rename = "said")]
+    pub details: AnswerDetails,
 }
 
 /// The instance that is calling for a row, and until when no other may.
@@ -139,7 +139,7 @@ pub struct CommandRow {
     /// The execute, kept only until it is settled, because it may contain personal data.
     pub command: Option<Command>,
     /// The recorded reply of the execute.
-    pub said: Said,
+    pub details: AnswerDetails,
     /// The compensation that is remembered or was done (its payload is empty).
     pub undo: Option<Command>,
     /// The recorded reply of the compensation.
@@ -163,7 +163,7 @@ impl CommandRow {
             lease: None,
             started_at: None,
             command: None,
-            said: Said::default(),
+            details: AnswerDetails::default(),
             undo: None,
             undone: None,
             resolved: None,
@@ -183,14 +183,14 @@ impl CommandRow {
     }
 
     /// Turns the row into a tombstone: the command never takes effect.
-    pub fn bury(&mut self) {
-        self.settle(Status::Tombstone, Said::default());
+    pub fn make_tombstone(&mut self) {
+        self.settle(Status::Tombstone, AnswerDetails::default());
     }
 
     /// Records the outcome of the execute and deletes what is no longer needed.
-    pub fn settle(&mut self, status: Status, said: Said) {
+    pub fn settle(&mut self, status: Status, details: AnswerDetails) {
         self.status = status;
-        self.said = said;
+        self.details = details;
         self.unsure = false;
         self.lease = None;
         self.started_at = None;
@@ -199,9 +199,9 @@ impl CommandRow {
     }
 
     /// Records the outcome of an undo. What could not be undone is still held.
-    pub fn settle_undo(&mut self, outcome: Outcome, attempt: u32, said: Said) {
+    pub fn settle_undo(&mut self, outcome: Outcome, attempt: u32, details: AnswerDetails) {
         self.status = if outcome == Outcome::Succeeded { Status::Undone } else { Status::Succeeded };
-        self.undone = Some(UndoRecord { outcome, attempt, said });
+        self.undone = Some(UndoRecord { outcome, attempt, details });
         self.unsure = false;
         self.lease = None;
         self.started_at = None;
@@ -239,8 +239,8 @@ impl CommandRow {
     pub fn recorded(&self, asker: &Command, now: DateTime<Utc>) -> Option<Reply> {
         let mut reply = self.reply(asker, self.outcome()?, now);
         if reply.outcome != Outcome::Fenced {
-            (reply.result, reply.reason) = (self.said.result.clone(), self.said.reason.clone());
-            reply.exposure.clone_from(&self.said.exposure);
+            (reply.result, reply.reason) = (self.details.result.clone(), self.details.reason.clone());
+            reply.exposure.clone_from(&self.details.exposure);
         }
         Some(reply)
     }
@@ -250,8 +250,8 @@ impl CommandRow {
         let record = self.undone.as_ref()?;
         let mut reply = self.reply(asker, record.outcome, now);
         reply.attempt = record.attempt;
-        (reply.result, reply.reason) = (record.said.result.clone(), record.said.reason.clone());
-        reply.exposure.clone_from(&record.said.exposure);
+        (reply.result, reply.reason) = (record.details.result.clone(), record.details.reason.clone());
+        reply.exposure.clone_from(&record.details.exposure);
         Some(reply)
     }
 }
@@ -262,9 +262,13 @@ mod stored {
 
     #[test]
     fn an_undo_record_with_a_result_is_read_as_it_was_written() {
-        let said = Said { result: Json::of(&serde_json::json!({ "refundId": 7 })).ok(), ..Said::default() };
-        let record = UndoRecord { outcome: Outcome::Succeeded, attempt: 2, said };
+        let details = AnswerDetails {
+            result: Json::of(&serde_json::json!({ "refundId": 7 })).ok(),
+            ..AnswerDetails::default()
+        };
+        let record = UndoRecord { outcome: Outcome::Succeeded, attempt: 2, details };
         let text = serde_json::to_string(&record).unwrap();
+        assert!(text.contains(r#""said":{"#), "as older programs have written it, and read it: {text}");
         assert_eq!(serde_json::from_str::<UndoRecord>(&text).unwrap(), record);
     }
 }

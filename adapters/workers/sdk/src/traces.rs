@@ -106,14 +106,14 @@ pub(crate) fn replied(spans: Vec<OpenSpan>, sent: bool) {
 /// The external system gave no answer that can be used.
 const UNKNOWN: &str = "unknown";
 
-/// A result of an external call, in a word.
+/// The name of the result of an external call.
 pub(crate) trait CallResult {
-    /// Returns the word.
-    fn word(&self) -> &'static str;
+    /// Returns the name.
+    fn as_str(&self) -> &'static str;
 }
 
 impl CallResult for Answer {
-    fn word(&self) -> &'static str {
+    fn as_str(&self) -> &'static str {
         match self {
             Self::Succeeded { .. } => Outcome::Succeeded.as_str(),
             Self::Refused(_) => Outcome::Refused.as_str(),
@@ -126,9 +126,9 @@ impl CallResult for Answer {
 }
 
 impl CallResult for crate::executor::LookUp {
-    fn word(&self) -> &'static str {
+    fn as_str(&self) -> &'static str {
         match self {
-            Self::Found(answer) => answer.word(),
+            Self::Found(answer) => answer.as_str(),
             Self::Nothing => "nothing",
             Self::NoAnswer(_) => UNKNOWN,
         }
@@ -136,7 +136,7 @@ impl CallResult for crate::executor::LookUp {
 }
 
 impl CallResult for crate::executor::Void {
-    fn word(&self) -> &'static str {
+    fn as_str(&self) -> &'static str {
         match self {
             Self::Voided => "voided",
             Self::TooLate => "too_late",
@@ -162,7 +162,7 @@ pub(crate) async fn calling<T: CallResult>(
     let Some(span) = span else { return call.await };
     let mut span = of_command(span, command);
     let answer = trace::scope(Some(span.context()), call).await;
-    match answer.as_ref().map(CallResult::word) {
+    match answer.as_ref().map(CallResult::as_str) {
         Some(UNKNOWN) => span.fail("no_answer"),
         Some(word) => span.set(conventions::OUTCOME, word),
         None => span.fail("timeout"),

@@ -11,16 +11,17 @@ use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    desk::{Desk, Part, Parts, Ruling, apart, count_passed_over},
     executor::{Action, Answer, TransactionalExecutor, Work},
     health::Health,
     inbox::{self, Delivery},
     outbox::{self, Answered},
+    parts::{Part, Parts, count_passed_over, split_new},
     row::{CommandRow, Status},
     settings::Settings,
     store::{self, Locked, Locks, Rows},
     timer::{Backoff, Timer, TokioTimer},
     traces::Times,
+    unit_of_work::{FollowUp, UnitOfWork},
 };
 
 /// Why a batch was not settled. It is received again.
@@ -143,7 +144,7 @@ where
     async fn answer(&self, batch: Batch) -> Result<(), Error> {
         outbox::count_batch(&self.settings, batch.messages.len());
         let times = Times::arrived();
-        let (deliveries, mut letters) = inbox::open(batch, &self.settings);
+        let (deliveries, mut dead_letters) = inbox::open(batch, &self.settings);
         let mut answered = Vec::with_capacity(deliveries.len());
         let (deliveries, locks) = self.try_new(deliveries, &mut answered, times).await?;
         let mut parts = Parts::new(&deliveries, locks);
@@ -152,12 +153,12 @@ where
                 Ok(replies) => answered.extend(replies),
                 Err(store::Error::Locked) => parts.pass_over(part, &self.settings),
                 Err(store::Error::Poison(reason)) => {
-                    letters.extend(parts.halve(part).map(|poison| (poison.message.clone(), reason)));
+                    dead_letters.extend(parts.halve(part).map(|poison| (poison.message.clone(), reason)));
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        inbox::dead_letter(&self.sink, &self.settings, &letters).await?;
+        inbox::dead_letter(&self.sink, &self.settings, &dead_letters).await?;
         let replies: Vec<&Reply> = answered.iter().map(|answered| &answered.reply).collect();
         self.executor.committed(&replies).await;
         Ok(outbox::send(&self.sink, &self.settings, answered).await?)
@@ -174,7 +175,7 @@ where
         times: Times,
     ) -> Result<(Vec<Delivery>, Locks), Error> {
         let now = self.rows.now().await?;
-        let (new, mut left) = apart(deliveries, now, &self.settings);
+        let (new, mut left) = split_new(deliveries, now, &self.settings);
         if new.is_empty() {
             return Ok((left, Locks::Wait));
         }
@@ -200,14 +201,14 @@ where
         now: DateTime<Utc>,
     ) -> Result<Option<Vec<Answered>>, store::Error> {
         let nothing = Locked { now, ..Locked::default() };
-        let mut desk = Desk::new(nothing, &[], &self.settings);
-        let work: Vec<Work> = new.iter().map(|delivery| work(&desk, Action::Execute, delivery)).collect();
+        let mut unit = UnitOfWork::new(nothing, &[], &self.settings);
+        let work: Vec<Work> = new.iter().map(|delivery| work(&unit, Action::Execute, delivery)).collect();
         let mut tx = self.rows.begin().await?;
         let answers = self.work(&mut tx, &work, Locks::Wait).await?;
         for (delivery, answer) in new.iter().zip(answers) {
-            record(&mut desk, delivery, answer);
+            record(&mut unit, delivery, answer);
         }
-        let rows: Vec<CommandRow> = std::mem::take(&mut desk.rows).into_values().collect();
+        let rows: Vec<CommandRow> = std::mem::take(&mut unit.rows).into_values().collect();
         if !self.rows.insert_in(&mut tx, &rows).await? {
             metrics::counter!("amends_worker_trials_failed_total", "worker" => self.settings.name.clone())
                 .increment(1);
@@ -215,7 +216,7 @@ where
         }
         self.rows.commit(tx).await?;
         self.health.database(true);
-        Ok(Some(desk.answered))
+        Ok(Some(unit.answered))
     }
 
     async fn work(&self, tx: &mut R::Tx, work: &[Work], locks: Locks) -> Result<Vec<Answer>, store::Error> {
@@ -239,23 +240,23 @@ where
         let commands = inbox::known(deliveries);
         let mut tx = self.rows.begin().await?;
         let locked = self.rows.lock(&mut tx, &commands, locks).await?;
-        let mut desk = Desk::new(locked, &commands, &self.settings);
+        let mut unit = UnitOfWork::new(locked, &commands, &self.settings);
 
         // Commands for the same row take turns: the executor's answer to the first decides about the next.
         let mut waiting: Vec<&Delivery> = deliveries.iter().collect();
         while !waiting.is_empty() {
-            let (begun, later) = take(&mut desk, waiting);
-            let work: Vec<Work> = begun.iter().map(|(action, d)| work(&desk, *action, d)).collect();
+            let (begun, later) = take(&mut unit, waiting);
+            let work: Vec<Work> = begun.iter().map(|(action, d)| work(&unit, *action, d)).collect();
             if !work.is_empty() {
                 let answers = self.work(&mut tx, &work, locks).await?;
                 for ((_, delivery), answer) in begun.into_iter().zip(answers) {
-                    record(&mut desk, delivery, answer);
+                    record(&mut unit, delivery, answer);
                 }
             }
             waiting = later;
         }
-        let passed_over = desk.passed_over();
-        let answered = desk.commit(&self.rows, tx).await?;
+        let passed_over = unit.passed_over();
+        let answered = unit.commit(&self.rows, tx).await?;
         times.committed(&self.settings, deliveries.len(), deliveries.iter().map(Delivery::parts));
         count_passed_over(&self.settings, passed_over);
         self.health.database(true);
@@ -265,7 +266,10 @@ where
 
 /// Decides as many commands as possible, in order for each row. Returns those that the executor must run, and those
 /// that must wait for its answers.
-fn take<'a>(desk: &mut Desk, waiting: Vec<&'a Delivery>) -> (Vec<(Action, &'a Delivery)>, Vec<&'a Delivery>) {
+fn take<'a>(
+    unit: &mut UnitOfWork,
+    waiting: Vec<&'a Delivery>,
+) -> (Vec<(Action, &'a Delivery)>, Vec<&'a Delivery>) {
     let (mut begun, mut later, mut busy) = (Vec::new(), Vec::new(), HashSet::new());
     for delivery in waiting {
         let key = delivery.command.row_key();
@@ -273,11 +277,11 @@ fn take<'a>(desk: &mut Desk, waiting: Vec<&'a Delivery>) -> (Vec<(Action, &'a De
             later.push(delivery);
             continue;
         }
-        let action = match desk.hear(&delivery.command, delivery.message.traceparent.as_deref()) {
-            Some(Ruling::Execute) => Action::Execute,
-            Some(Ruling::Undo) => Action::Undo,
+        let action = match unit.decide(&delivery.command, delivery.message.traceparent.as_deref()) {
+            Some(FollowUp::Execute) => Action::Execute,
+            Some(FollowUp::Undo) => Action::Undo,
             // In a transactional worker no row is between accepted and settled, so this does not occur.
-            Some(Ruling::Ask) | None => continue,
+            Some(FollowUp::LookUp) | None => continue,
         };
         busy.insert(key);
         begun.push((action, delivery));
@@ -285,35 +289,35 @@ fn take<'a>(desk: &mut Desk, waiting: Vec<&'a Delivery>) -> (Vec<(Action, &'a De
     (begun, later)
 }
 
-fn work(desk: &Desk, action: Action, delivery: &Delivery) -> Work {
-    let held = desk.rows.get(&delivery.command.row_key()).map(|row| row.said.exposure.clone());
+fn work(unit: &UnitOfWork, action: Action, delivery: &Delivery) -> Work {
+    let held = unit.rows.get(&delivery.command.row_key()).map(|row| row.details.exposure.clone());
     Work { action, command: delivery.command.clone(), held: held.unwrap_or_default() }
 }
 
 /// Records the executor's answer.
-fn record(desk: &mut Desk, delivery: &Delivery, answer: Answer) {
-    let (command, now) = (&delivery.command, desk.now);
+fn record(unit: &mut UnitOfWork, delivery: &Delivery, answer: Answer) {
+    let (command, now) = (&delivery.command, unit.now);
     let traceparent = delivery.message.traceparent.as_deref();
     if answer == Answer::PassedOver {
-        return desk.pass_over(command.row_key());
+        return unit.pass_over(command.row_key());
     }
-    let (outcome, said) = answer.split();
+    let (outcome, details) = answer.split();
     if outcome == Outcome::Unknown {
         // Nothing is recorded: the row stays as it was before this command.
         let mut reply = command.reply(outcome, now);
-        reply.reason = said.reason;
-        return desk.answer(reply, traceparent);
+        reply.reason = details.reason;
+        return unit.answer(reply, traceparent);
     }
-    let row = desk.change(command);
+    let row = unit.change(command);
     let reply = if command.kind == Kind::Compensate {
-        row.settle_undo(outcome, command.attempt, said);
+        row.settle_undo(outcome, command.attempt, details);
         row.recorded_undo(command, now)
     } else {
         row.attempt = command.attempt;
-        row.settle(Status::settled(outcome), said);
+        row.settle(Status::settled(outcome), details);
         row.recorded(command, now)
     };
     if let Some(reply) = reply {
-        desk.answer(reply, traceparent);
+        unit.answer(reply, traceparent);
     }
 }

@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::auth::OwnKey;
 
-const MARK: &str = "amends-data";
+const DATA_MARK: &str = "amends-data";
 const MARK_TEXT: &str = "made by `amends dev`\n";
 const SECRET: &str = "secret";
 const TOKEN_KEY: &str = "token-key.pem";
@@ -50,7 +50,7 @@ impl DataDirectory {
             bail!("another `amends dev` runs on {}", path.display());
         }
         let directory = Self { path, _lock: lock };
-        let (mark, secret, postgres) = (directory.at(MARK), directory.at(SECRET), directory.postgres());
+        let (mark, secret, postgres) = (directory.at(DATA_MARK), directory.at(SECRET), directory.postgres());
         let token_key = directory.at(TOKEN_KEY);
         let all_ours = mark.exists() || is_empty(&directory.path)?;
         if !all_ours {
@@ -61,7 +61,7 @@ impl DataDirectory {
             if token_key.exists() {
                 read_token_key(&token_key)?;
             }
-            if postgres.exists() && !postgres.join(MARK).exists() && !is_empty(&postgres)? {
+            if postgres.exists() && !postgres.join(DATA_MARK).exists() && !is_empty(&postgres)? {
                 bail!("{} was not made by `amends dev`; it is left alone", postgres.display());
             }
         }
@@ -74,7 +74,7 @@ impl DataDirectory {
             mark
         } else {
             fs::create_dir_all(&postgres).with_context(|| format!("making {}", postgres.display()))?;
-            postgres.join(MARK)
+            postgres.join(DATA_MARK)
         };
         fs::write(&marked, MARK_TEXT).with_context(|| format!("writing {}", marked.display()))?;
         Ok(directory)
@@ -137,10 +137,10 @@ impl DataDirectory {
 pub fn token_key(asked: &Path) -> Result<OwnKey> {
     let path = std::path::absolute(asked).with_context(|| format!("finding {}", asked.display()))?;
     fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
-    let mark = path.join(MARK);
+    let mark = path.join(DATA_MARK);
     if is_empty(&path)? {
         fs::write(&mark, MARK_TEXT).with_context(|| format!("writing {}", mark.display()))?;
-    } else if !mark.exists() && !path.join(POSTGRES).join(MARK).exists() {
+    } else if !mark.exists() && !path.join(POSTGRES).join(DATA_MARK).exists() {
         bail!("{} was not made by `amends dev`; it is left alone", path.display());
     }
     token_key_in(&path)
@@ -219,7 +219,7 @@ mod tests {
         used(directory.path());
         assert_eq!(names(directory.path()), ["keep", "postgres", "secret"]);
         let data = DataDirectory::open(directory.path(), true).unwrap();
-        assert_eq!(names(&data.postgres()), [MARK]);
+        assert_eq!(names(&data.postgres()), [DATA_MARK]);
         assert_eq!(names(directory.path()), ["keep", "postgres"]);
     }
 
@@ -229,7 +229,7 @@ mod tests {
         used(directory.path());
         fs::write(directory.path().join("notes"), "x").unwrap();
         DataDirectory::open(directory.path(), true).unwrap();
-        assert_eq!(names(directory.path()), [MARK, "notes"]);
+        assert_eq!(names(directory.path()), [DATA_MARK, "notes"]);
     }
 
     #[test]
@@ -255,7 +255,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("data");
         let first = token_key(&path).unwrap().jwks();
-        assert_eq!(names(&path), [MARK, TOKEN_KEY]);
+        assert_eq!(names(&path), [DATA_MARK, TOKEN_KEY]);
         let data = DataDirectory::open(&path, false).unwrap();
         assert_eq!(data.token_key().unwrap().jwks(), first);
         assert_eq!(token_key(&path).unwrap().jwks(), first, "while dev holds the directory");

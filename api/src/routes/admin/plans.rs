@@ -219,7 +219,7 @@ fn event(api: &Api, detail: &Detail, caller: &Caller, request: PlanRequest) -> R
     })
 }
 
-/// Returns the event as done by somebody: who applies a plan need not be who has made it.
+/// Returns the event as done by this operator: the one who applies a plan need not be the one who made it.
 fn acted_by(mut event: Event, who: &str) -> Event {
     let by = match &mut event {
         Event::CancelRequested(by) => Some(by),
@@ -235,7 +235,7 @@ fn acted_by(mut event: Event, who: &str) -> Event {
     event
 }
 
-/// Returns whether the planned event is what has happened next, whoever has applied it.
+/// Returns whether the planned event is what has happened next, by any operator.
 fn was_applied(detail: &Detail, revision: u32, event: &Event) -> bool {
     let next = detail.timeline.iter().find(|entry| entry.revision == revision + 1);
     next.is_some_and(|entry| acted_by(entry.occurrence.event.clone(), "") == acted_by(event.clone(), ""))

@@ -23,7 +23,7 @@ pub(super) const WORKFLOW: (&str, LabelValues) = ("workflow", Each(workflows));
 
 /// The state of sagas that have not ended.
 pub(super) const OPEN_STATE: (&str, LabelValues) =
-    ("state", Each(|| words(&["running", "compensating", "parked"])));
+    ("state", Each(|| owned(&["running", "compensating", "parked"])));
 
 fn all() -> Workflows {
     amends_workflows::all(&amends_workflows::Settings::default())
@@ -48,35 +48,35 @@ pub(super) fn steps() -> Vec<String> {
 }
 
 pub(super) fn statuses() -> Vec<String> {
-    words(&order_fulfilment::STATUSES)
+    owned(&order_fulfilment::STATUSES)
 }
 
 pub(super) fn status_classes() -> Vec<String> {
-    words(&STATUS_CLASSES)
+    owned(&STATUS_CLASSES)
 }
 
 pub(super) fn kinds() -> Vec<String> {
-    words(&Kind::ALL.map(Kind::as_str))
+    owned(&Kind::ALL.map(Kind::as_str))
 }
 
 pub(super) fn outcomes() -> Vec<String> {
-    words(&Outcome::ALL.map(Outcome::as_str))
+    owned(&Outcome::ALL.map(Outcome::as_str))
 }
 
 pub(super) fn deferrals() -> Vec<String> {
-    words(&Deferral::ALL.map(Deferral::as_str))
+    owned(&Deferral::ALL.map(Deferral::as_str))
 }
 
 pub(super) fn odd_reasons() -> Vec<String> {
-    words(&OddReason::ALL.map(OddReason::as_str))
+    owned(&OddReason::ALL.map(OddReason::as_str))
 }
 
 pub(super) fn channels() -> Vec<String> {
-    words(&Channel::ALL.map(Channel::as_str))
+    owned(&Channel::ALL.map(Channel::as_str))
 }
 
 pub(super) fn databases() -> Vec<String> {
-    words(&services::names())
+    owned(&services::names())
 }
 
 pub(super) fn groups() -> Vec<String> {
@@ -92,11 +92,11 @@ pub(super) fn topics_read() -> Vec<String> {
 
 pub(super) fn token_outcomes() -> Vec<String> {
     let refusals = Refusal::ALL.map(Refusal::label);
-    words(&[&refusals[..], &["accepted", "missing", "keys_away"]].concat())
+    owned(&[&refusals[..], &["accepted", "missing", "keys_away"]].concat())
 }
 
 pub(super) fn upstreams() -> Vec<String> {
-    words(&["inventory", "notification"])
+    services::listening().map(|service| service.name.to_owned()).collect()
 }
 
 pub(super) fn pools() -> Vec<String> {
@@ -107,7 +107,7 @@ pub(super) fn pools() -> Vec<String> {
 }
 
 pub(super) fn pieces() -> Vec<String> {
-    words(&[
+    owned(&[
         "count of lost commits",
         "count of notifications",
         "count of webhooks' deliveries",
@@ -131,6 +131,6 @@ pub(super) fn pieces() -> Vec<String> {
     ])
 }
 
-pub(super) fn words(words: &[&str]) -> Vec<String> {
-    words.iter().map(|&word| word.to_owned()).collect()
+pub(super) fn owned(values: &[&str]) -> Vec<String> {
+    values.iter().map(|&value| value.to_owned()).collect()
 }

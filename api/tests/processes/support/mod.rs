@@ -60,7 +60,7 @@ pub struct Stack {
     /// Addresses at which others look for the first process of a role.
     known: [Known; 3],
     /// The database in which the books are gathered.
-    desk: &'static str,
+    workspace: &'static str,
 }
 
 /// The address of the first process of a role.
@@ -100,7 +100,7 @@ impl Stack {
     /// Creates the servers for the roles; no role runs yet.
     pub async fn new(broker: Broker) -> Self {
         let mut databases = BTreeMap::new();
-        for &Service { name, migrator, .. } in &SERVICES {
+        for &Service { name, migrator, .. } in SERVICES {
             let clone = amends_testkit::database(migrator, name).await;
             let (pool, url) = (clone.pool.clone(), clone.role_url(&format!("amends_{name}")));
             databases.insert(name, Database { pool, url, _clone: Some(clone) });
@@ -145,7 +145,7 @@ impl Stack {
         let printed = String::from_utf8(output.stdout).unwrap();
         assert!(migrate(server_url("postgres")).stdout.is_empty(), "a second time there is nothing to tell");
         let mut databases = BTreeMap::new();
-        for &Service { name, .. } in &SERVICES {
+        for &Service { name, .. } in SERVICES {
             let prefix = format!("AMENDS_{}_DATABASE_URL=", name.to_ascii_uppercase());
             let url =
                 printed.lines().find_map(|line| line.strip_prefix(&prefix)).expect("its URL").to_owned();
@@ -164,7 +164,7 @@ impl Stack {
             .env("AMENDS_DISTRIBUTED", "citus")
             .env("AMENDS_HOMES", "4")
             .env("AMENDS_REPLY_PARTITIONS", "4");
-        for &Service { name, .. } in &SERVICES {
+        for &Service { name, .. } in SERVICES {
             let role = citus.role_url(name);
             migrate.env(format!("AMENDS_{}_DATABASE_URL", name.to_ascii_uppercase()), &role);
             let pool = PgPoolOptions::new().connect_lazy(&citus.url(&format!("amends_{name}"))).unwrap();
@@ -174,7 +174,7 @@ impl Stack {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let mut stack = Self::over(broker, databases, None);
         // In a distributed database no temporary tables can be joined.
-        stack.desk = "inventory";
+        stack.workspace = "inventory";
         stack
     }
 
@@ -193,7 +193,7 @@ impl Stack {
                 Known::new(&["worker", "notification"], "AMENDS_NOTIFICATION_URL"),
                 Known::new(&["api"], "AMENDS_API_URL"),
             ],
-            desk: "engine",
+            workspace: "engine",
         }
     }
 
@@ -221,7 +221,7 @@ impl Stack {
     /// Connects every role to its database through a proxy, from now on.
     pub async fn through_proxies(&mut self) -> Vec<Proxy> {
         let mut proxies = Vec::new();
-        for service in &SERVICES {
+        for service in SERVICES {
             proxies.push(self.through_proxy(service.name).await);
         }
         proxies
@@ -249,7 +249,7 @@ impl Stack {
     pub fn sources(&self) -> Sources {
         let url = |name: &str| self.pool(name).connect_options().to_url_lossy().to_string();
         Sources {
-            desk: url(self.desk),
+            workspace: url(self.workspace),
             databases: SERVICES.iter().map(|service| url(service.name)).collect(),
         }
     }

@@ -55,7 +55,7 @@ impl TraceContext {
     }
 
     /// Returns the context of the span in which a worker handles the message that has this context. It is computed, so
-    /// that whoever knows the message knows the span.
+    /// that a reader of the message knows the span.
     pub fn handling(self) -> Self {
         // A bijection (the finalizer of splitmix64), so that different messages have different spans.
         let mut mixed = u64::from_be_bytes(self.span_id).wrapping_add(0x9e37_79b9_7f4a_7c15);

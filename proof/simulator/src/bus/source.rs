@@ -105,7 +105,7 @@ impl Source for SimSource {
     async fn receive(&mut self, max: usize, patience: Duration) -> Result<Batch, Error> {
         // A fetch takes some time.
         self.handle.sleep(500).await;
-        let mut timer: Option<Slot<()>> = None;
+        let mut timer: Option<OneShot<()>> = None;
         let messages = poll_fn(|cx| {
             let unreachable = self.handle.state().unreachable(self.handle.process, Site::Broker);
             if let Some(until) = unreachable {
@@ -123,7 +123,7 @@ impl Source for SimSource {
             // calls.
             if self.tell {
                 let timer = timer.get_or_insert_with(|| {
-                    let slot: Slot<()> = Slot::default();
+                    let slot: OneShot<()> = OneShot::default();
                     let wake = slot.clone();
                     self.handle.state().later(patience.as_micros() as Micros, move |_| wake.fill(()));
                     slot

@@ -79,7 +79,7 @@ pub(super) async fn afterwards(handle: Handle, order: Uuid, number: u64, plan: A
 /// The door's answer: the saga, a refusal, or nothing.
 type Answer = Option<Result<Uuid, ()>>;
 
-async fn add(door: Handle, order: Uuid, number: u64, wanted: Wanted, answer: Slot<Answer>) {
+async fn add(door: Handle, order: Uuid, number: u64, wanted: Wanted, answer: OneShot<Answer>) {
     let engine = engine(&door);
     match SimStore(door.clone()).add_to_order(engine.catalog.clone(), order, number, wanted).await {
         Ok(Addition::Done(change)) => {

@@ -21,14 +21,14 @@ fn saga_id() -> Uuid {
 
 /// A system with states.
 pub trait Space {
-    /// A state. Two states are equal if `tell` writes the same.
+    /// A state. Two states are equal if `describe` writes the same.
     type State: Clone + Debug;
     /// Returns the initial state.
     fn initial(&self) -> Self::State;
     /// Returns the possible next steps: name and resulting state.
     fn next(&self, state: &Self::State) -> Vec<(String, Self::State)>;
     /// Writes what distinguishes states.
-    fn tell(&self, state: &Self::State, into: &mut dyn Write) {
+    fn describe(&self, state: &Self::State, into: &mut dyn Write) {
         let _ = write!(into, "{state:?}");
     }
     /// Returns what is wrong with a state; `at_rest` says that nothing more can happen.
@@ -90,7 +90,7 @@ impl Write for Print {
 fn print<S: Space>(space: &S, state: &S::State) -> u128 {
     let mut print = Print(DefaultHasher::new(), DefaultHasher::new());
     print.1.write_u8(7);
-    space.tell(state, &mut print);
+    space.describe(state, &mut print);
     (u128::from(print.0.finish()) << 64) | u128::from(print.1.finish())
 }
 

@@ -9,8 +9,8 @@ use amends_protocol::{Command, Exposure, Json, Kind, Outcome, Reply, Resolved, i
 use amends_worker::{
     Action, Answer, Port,
     decide::{Decision, Memory, decide},
-    model::{Answered, write_down},
-    row::{CommandRow, Lease, Said, Status},
+    model::{AnsweredCall, write_down},
+    row::{AnswerDetails, CommandRow, Lease, Status},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
@@ -62,8 +62,8 @@ pub struct RowSystem {
     left: Budget,
     sent: (u32, u32),
     /// A reply said that the command is undone, or will never take effect.
-    told_undone: bool,
-    told_failed: bool,
+    answered_undone: bool,
+    answered_failed: bool,
     /// A call was made for a command that an operator had resolved before.
     called_when_resolved: bool,
 }
@@ -80,7 +80,7 @@ pub struct OneRow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Planted {
     /// Trap 1: a look-up that finds nothing turns the row into a tombstone.
-    NothingBuries,
+    NothingIsTombstone,
     /// Trap 2: a call without an answer counts as failed.
     SilenceFails,
     /// Trap 3: an unsure row forgets that it is unsure.
@@ -137,7 +137,7 @@ impl OneRow {
     }
 
     /// Handles a command that arrives at an instance.
-    fn hear(
+    fn receive(
         &self,
         state: &RowSystem,
         instance: usize,
@@ -155,7 +155,7 @@ impl OneRow {
         }
         match decision {
             Decision::Ignore => {}
-            Decision::Say(outcome) => replies.push(match &row {
+            Decision::Reply(outcome) => replies.push(match &row {
                 Some(row) => row.reply(&command, outcome, now()),
                 None => command.reply(outcome, now()),
             }),
@@ -163,9 +163,9 @@ impl OneRow {
             Decision::RecordedUndo => {
                 replies.extend(row.as_ref().and_then(|r| r.recorded_undo(&command, now())))
             }
-            Decision::Bury(outcome) => {
+            Decision::Tombstone(outcome) => {
                 let row = row.get_or_insert_with(|| CommandRow::new(&command));
-                row.bury();
+                row.make_tombstone();
                 replies.push(row.reply(&command, outcome, now()));
             }
             Decision::Remember => {
@@ -173,14 +173,14 @@ impl OneRow {
                 row.undo = Some(command.clone());
                 replies.push(row.reply(&command, Outcome::InFlight, now()));
             }
-            Decision::Execute | Decision::Undo | Decision::Ask => {
+            Decision::Execute | Decision::Undo | Decision::LookUp => {
                 let row = row.get_or_insert_with(|| CommandRow::new(&command));
                 match decision {
                     Decision::Execute => {
                         row.status = Status::Started;
                         row.attempt = command.attempt;
                         row.command = Some(command.clone());
-                        row.said = Said::default();
+                        row.details = AnswerDetails::default();
                         (row.unsure, row.started_at) = (false, None);
                     }
                     Decision::Undo => {
@@ -199,7 +199,7 @@ impl OneRow {
             }
         }
         after.row = row;
-        after.told(&replies);
+        after.note_replies(&replies);
         after
     }
 
@@ -216,7 +216,7 @@ impl OneRow {
         if self.planted == Some(Planted::ForgetsUnsure) {
             (unsure, row.unsure) = (false, false);
         }
-        let done = Answered {
+        let done = AnsweredCall {
             action: call.action,
             command: command(kind, call.attempt),
             asker: call.asker.map(|(kind, attempt)| command(kind, attempt)),
@@ -232,18 +232,18 @@ impl OneRow {
             after.lapsed = true;
         }
         after.row = Some(row);
-        after.told(&replies);
+        after.note_replies(&replies);
         after
     }
 }
 
 impl RowSystem {
-    fn told(&mut self, replies: &[Reply]) {
+    fn note_replies(&mut self, replies: &[Reply]) {
         for reply in replies {
-            self.told_undone |= reply.kind == Kind::Compensate && reply.outcome == Outcome::Succeeded;
-            self.told_undone |= reply.outcome == Outcome::Fenced;
+            self.answered_undone |= reply.kind == Kind::Compensate && reply.outcome == Outcome::Succeeded;
+            self.answered_undone |= reply.outcome == Outcome::Fenced;
             let failed = matches!(reply.outcome, Outcome::Refused | Outcome::FailedForGood);
-            self.told_failed |= reply.kind == Kind::Execute && failed;
+            self.answered_failed |= reply.kind == Kind::Execute && failed;
         }
     }
 }

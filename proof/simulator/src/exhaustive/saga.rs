@@ -14,7 +14,7 @@ use amends_engine::core::{
 use amends_protocol::{Exposure, Json, Kind, Outcome, Reason, Reply, TokenKey, negated};
 use amends_worker::{
     decide::{self, Memory, decide},
-    row::{CommandRow, Said, Status},
+    row::{AnswerDetails, CommandRow, Status},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
@@ -118,7 +118,7 @@ pub struct SagaSystem {
     /// Whether they settled a state that they had not seen.
     mistaken: bool,
     /// The signal that was acknowledged.
-    told: Option<bool>,
+    acknowledged: Option<bool>,
 }
 
 /// The space.
@@ -133,7 +133,7 @@ impl TwoSteps {
     pub fn new(budget: Budget) -> Self {
         let step = |name, kind, label_done| Step {
             name,
-            participant: "desk",
+            participant: "worker",
             signal: None,
             kind,
             retry: RetryPolicy::attempts(Some(2)),
@@ -266,8 +266,8 @@ impl TwoSteps {
                 state.mistaken |= seen.revision != read.revision || !named;
             }
             if let Event::Signalled(signal) = event {
-                state.mistaken |= state.told.is_some();
-                state.told = signal.payload.read().ok();
+                state.mistaken |= state.acknowledged.is_some();
+                state.acknowledged = signal.payload.read().ok();
             }
             state.saga = change.saga;
             let what = format!("writes {:?}", change.entry.did);
@@ -302,15 +302,15 @@ impl TwoSteps {
         let decision = decide(row, &command, now, MEMORY);
         let reply = match decision {
             decide::Decision::Ignore => None,
-            decide::Decision::Say(outcome) => Some(match row {
+            decide::Decision::Reply(outcome) => Some(match row {
                 Some(row) => row.reply(&command, outcome, now),
                 None => command.reply(outcome, now),
             }),
             decide::Decision::Recorded => row.and_then(|r| r.recorded(&command, now)),
             decide::Decision::RecordedUndo => row.and_then(|r| r.recorded_undo(&command, now)),
-            decide::Decision::Bury(outcome) => {
+            decide::Decision::Tombstone(outcome) => {
                 let row = after.rows.entry(key).or_insert_with(|| CommandRow::new(&command));
-                row.bury();
+                row.make_tombstone();
                 Some(row.reply(&command, outcome, now))
             }
             decide::Decision::Execute => {
@@ -320,14 +320,14 @@ impl TwoSteps {
                     let mut after = after.clone();
                     let row = after.rows.entry(key).or_insert_with(|| CommandRow::new(&command));
                     row.attempt = command.attempt;
-                    let mut said = Said::default();
+                    let mut details = AnswerDetails::default();
                     if outcome == Outcome::Succeeded {
-                        said.exposure = vec![Exposure::new("held", "0", 1)];
+                        details.exposure = vec![Exposure::new("held", "0", 1)];
                         let effect = after.effects.entry(key).or_default();
                         *effect = (effect.0 + 1, true);
                     }
                     after.left.failures -= u8::from(outcome == Outcome::FailedTransient);
-                    row.settle(Status::settled(outcome), said);
+                    row.settle(Status::settled(outcome), details);
                     let reply = row.recorded(&command, now);
                     after.answer(reply);
                     next.push((format!("worker {name}: {outcome:?}"), after));
@@ -340,20 +340,20 @@ impl TwoSteps {
                 for outcome in outcomes {
                     let mut after = after.clone();
                     let Some(row) = after.rows.get_mut(&key) else { return };
-                    let mut said = Said::default();
+                    let mut details = AnswerDetails::default();
                     if outcome == Outcome::Succeeded {
-                        said.exposure = negated(&row.said.exposure);
+                        details.exposure = negated(&row.details.exposure);
                         after.effects.entry(key).or_default().1 = false;
                     }
                     after.left.failures -= u8::from(outcome == Outcome::FailedTransient);
-                    row.settle_undo(outcome, command.attempt, said);
+                    row.settle_undo(outcome, command.attempt, details);
                     let reply = row.recorded_undo(&command, now);
                     after.answer(reply);
                     next.push((format!("worker {name}: {outcome:?}"), after));
                 }
                 return;
             }
-            decide::Decision::Remember | decide::Decision::Ask => None,
+            decide::Decision::Remember | decide::Decision::LookUp => None,
         };
         after.answer(reply);
         next.push((format!("worker {name}: {decision:?}"), after));

@@ -12,12 +12,12 @@ impl Quiet<'_> {
     pub(super) fn may_be_outdated(&self, bytes: &[u8]) -> bool {
         let Ok(reply) = wire::reply(bytes) else { return false };
         let (losses, epoch) = (&self.state.losses, self.state.store.epoch);
-        let believed = TokenKey::new([7; 32]).believes(reply.command_id, &reply.reply_token);
+        let verified = TokenKey::new([7; 32]).verifies(reply.command_id, &reply.reply_token);
         let is_known = self.state.store.sagas.contains_key(&reply.saga_id);
         let lost = !is_known || losses.commands.contains_key(&reply.row_key());
         // An undo may be lost, and not its command.
         let lost = lost || losses.of(reply.saga_id).next().is_some();
-        losses.any() && believed && reply.epoch <= epoch && (reply.epoch < epoch || lost)
+        losses.any() && verified && reply.epoch <= epoch && (reply.epoch < epoch || lost)
     }
 }
 

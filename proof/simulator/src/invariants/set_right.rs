@@ -172,7 +172,7 @@ impl Books {
             || self.bookings.get(&key).is_some_and(|booking| booking.cancelled.is_some())
     }
 
-    /// Returns whether an operator has undone it elsewhere: nobody else can tell.
+    /// Returns whether an operator has undone it elsewhere: no table shows it.
     fn is_undone_by_hand(&self, key: Uuid) -> bool {
         let by_hand = Uuid::new_v5(&id::undo(key), b"by hand");
         let refund = self.charges.get(&key).and_then(|charge| charge.refund);

@@ -68,7 +68,7 @@ impl Rows for SimRows {
                 let same = (row.attempt, row.epoch) == (new.attempt, new.epoch);
                 if row.status == Status::Started && mine && same && row.undo.is_none() && !row.unsure {
                     settled.insert(new.key);
-                    row.settle(new.status, new.said);
+                    row.settle(new.status, new.details);
                     let row = row.clone();
                     s.note_row(process, &row);
                 }

@@ -37,7 +37,7 @@ impl Handle {
         what: &'static str,
         effect: impl FnOnce(&mut WorldState) -> T + Send + 'static,
     ) -> Result<T, Down> {
-        let slot = Slot::default();
+        let slot = OneShot::default();
         let unused = {
             let mut state = self.state();
             if state.instant {
@@ -71,7 +71,7 @@ impl Handle {
 
     /// Waits for this time.
     pub async fn sleep(&self, time: Micros) {
-        let slot: Slot<()> = Slot::default();
+        let slot: OneShot<()> = OneShot::default();
         let wake = slot.clone();
         self.state().later(time, move |_| wake.fill(()));
         slot.await;

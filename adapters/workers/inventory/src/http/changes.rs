@@ -26,7 +26,7 @@ use super::{PRODUCT_ID, Product, Shared, is_product_id, product_id};
 use crate::{
     by_hand::{self, ByHand, Change, Changed, ON_HAND_MOST},
     problem::Problem,
-    requests::{self, Given, Once, Turn},
+    requests::{self, Given, KeyUse, Once},
 };
 
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
@@ -147,8 +147,8 @@ async fn carried_out(
     let mut tx = pool.begin().await?;
     if let Some(once) = &once {
         match requests::take(&mut tx, once).await? {
-            Turn::First => {}
-            Turn::Replayed(given) => {
+            KeyUse::First => {}
+            KeyUse::Replayed(given) => {
                 tx.rollback().await?;
                 // The process that has made the change may have died before its cache forgot the product.
                 cache.forget(&[&by_hand.product_id]).await;
@@ -156,7 +156,7 @@ async fn carried_out(
                 response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
                 return Ok(response);
             }
-            Turn::KeyReused => return Err(Problem::KeyReused),
+            KeyUse::KeyReused => return Err(Problem::KeyReused),
         }
     }
     let (on_hand, reserved, is_new) = match by_hand::make(&mut tx, &by_hand).await? {

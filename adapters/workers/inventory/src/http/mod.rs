@@ -137,7 +137,7 @@ async fn list(
          WHERE product_id > $1 ORDER BY product_id LIMIT $2",
     )
     .bind(after)
-    // One more than are looked at tells whether there are more.
+    // One row more than is looked at is read: it shows whether there are more.
     .bind(scan + 1)
     .fetch_all(&pool)
     .await?;

@@ -293,7 +293,7 @@ async fn a_payload_that_makes_no_sense_fails_for_good_and_stops_nobody() {
     assert_eq!(code(&world.topics.replies_to(&unknown_step)[0]), "unknown_step");
     assert_eq!(code(&world.topics.replies_to(&most)[0]), "out_of_stock");
     assert_eq!(world.stock("mug").await, (5, 1, 0));
-    assert!(world.topics.letters().is_empty(), "commands, all of them");
+    assert!(world.topics.dead_letters().is_empty(), "commands, all of them");
 }
 
 #[tokio::test]
@@ -305,7 +305,7 @@ async fn what_is_no_command_is_a_dead_letter_and_the_rest_of_its_batch_is_done()
     world.topics.send_bytes(vec![b"{".to_vec(), wire::write(&nul), wire::write(&good)]);
     world.topics.replied(1).await;
     assert_eq!(world.topics.replies_to(&good)[0].outcome, Outcome::Succeeded);
-    assert_eq!(world.topics.letters().len(), 2);
+    assert_eq!(world.topics.dead_letters().len(), 2);
     assert_eq!(world.topics.replies().len(), 1);
 }
 

@@ -34,7 +34,7 @@ struct Inner {
     offset: AtomicI64,
     unsettled: AtomicUsize,
     replies: Mutex<Vec<Reply>>,
-    letters: Mutex<Vec<(Inbound, String)>>,
+    dead_letters: Mutex<Vec<(Inbound, String)>>,
 }
 
 impl Topics {
@@ -114,8 +114,8 @@ impl Topics {
     }
 
     /// Returns the dead letters, with their reasons.
-    pub fn letters(&self) -> Vec<(Inbound, String)> {
-        self.0.letters.lock().unwrap().clone()
+    pub fn dead_letters(&self) -> Vec<(Inbound, String)> {
+        self.0.dead_letters.lock().unwrap().clone()
     }
 
     /// Returns a new consumer of the commands.
@@ -191,7 +191,7 @@ impl Sink for Topics {
     }
 
     async fn dead_letter(&self, message: &Inbound, reason: &str) -> Result<(), Error> {
-        self.0.letters.lock().unwrap().push((message.clone(), reason.to_owned()));
+        self.0.dead_letters.lock().unwrap().push((message.clone(), reason.to_owned()));
         Ok(())
     }
 }

@@ -76,7 +76,7 @@ impl SmsWebhook {
                 Err(NotTaken::Later(reason))
             }
             status if status.is_client_error() => Err(NotTaken::Refused(reason)),
-            // A redirect is not followed: somebody has to look at the URL.
+            // A redirect is not followed: an operator has to check the URL.
             _ => Err(NotTaken::Later(reason)),
         }
     }

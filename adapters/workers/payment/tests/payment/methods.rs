@@ -219,7 +219,7 @@ async fn a_payload_that_makes_no_sense_fails_for_good_and_stops_nobody() {
         };
         assert_eq!((reply.outcome, code(reply)), (outcome, reason), "{}", command.payload.get());
     }
-    assert!(world.topics.letters().is_empty());
+    assert!(world.topics.dead_letters().is_empty());
     assert_eq!(
         (world.count("SELECT count(*) FROM gateway_charges").await, world.captured().await),
         (1, 2500)

@@ -18,11 +18,12 @@ use super::{
     settle::{Next, Report, settle, settled},
 };
 use crate::{
-    desk::{Desk, count_passed_over},
     executor::ExternalExecutor,
     outbox::{self, Answered},
+    parts::count_passed_over,
     store::{self, Locks, Rows},
     timer::{Backoff, Timer},
+    unit_of_work::UnitOfWork,
 };
 
 /// The loop that makes calls.
@@ -125,7 +126,7 @@ where
 
     async fn write_down(&mut self) -> Result<(), Error> {
         let written = self.commit().await;
-        self.shared.heard(&written);
+        self.shared.note_result(&written);
         written?;
         let Self { shared, running, finished, owed, .. } = self;
         let sending = outbox::send(&shared.sink, &shared.settings, owed.clone());
@@ -265,11 +266,11 @@ impl<R: Rows, E: ExternalExecutor, K, C: Timer> Shared<R, E, K, C> {
         let mut tx = self.rows.begin().await?;
         let locked = self.rows.get(&mut tx, &keys, locks).await?;
         count_passed_over(&self.settings, locked.passed_over.len());
-        let mut desk = Desk::new(locked, &[], &self.settings);
+        let mut unit = UnitOfWork::new(locked, &[], &self.settings);
         let port = self.executor.port();
         let mut undos = HashMap::new();
         for done in finished {
-            let (key, now) = (done.call.work.target(), desk.now);
+            let (key, now) = (done.call.work.target(), unit.now);
             let asker = done.call.asker.as_ref();
             let report = Report {
                 key,
@@ -280,13 +281,13 @@ impl<R: Rows, E: ExternalExecutor, K, C: Timer> Shared<R, E, K, C> {
                 asker: asker.map(|a| &a.command),
                 traceparent: asker.and_then(|a| a.traceparent.as_deref()),
             };
-            if settle(&mut desk, report, port, self.owner) == Next::Undo
-                && let Some(row) = desk.change_row(key)
+            if settle(&mut unit, report, port, self.owner) == Next::Undo
+                && let Some(row) = unit.change_row(key)
                 && let Some(undo) = call(row, self.lease(now), now, port.keeps_keys_for)
             {
                 undos.insert(key, Call { asker: Some(Asker::of_undo(&undo)), ..undo });
             }
         }
-        Ok(Written { answered: desk.commit(&self.rows, tx).await?, undos })
+        Ok(Written { answered: unit.commit(&self.rows, tx).await?, undos })
     }
 }

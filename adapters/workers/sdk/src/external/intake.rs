@@ -10,14 +10,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Asker, Call, Error, Shared, call};
 use crate::{
-    desk::{Desk, Part, Parts, Ruling, apart, count_passed_over},
     executor::ExternalExecutor,
     inbox::{self, Delivery},
     outbox::{self, Answered},
-    row::{CommandRow, Lease, Said, Status},
+    parts::{Part, Parts, count_passed_over, split_new},
+    row::{AnswerDetails, CommandRow, Lease, Status},
     store::{self, Due, Locks, Rows},
     timer::{Backoff, Timer},
     traces::Times,
+    unit_of_work::{FollowUp, UnitOfWork},
 };
 
 /// The loop that accepts commands.
@@ -63,7 +64,7 @@ where
         }
         let receipt = batch.receipt;
         let accepted = self.accept(batch).await;
-        self.shared.heard(&accepted);
+        self.shared.note_result(&accepted);
         match &accepted {
             Ok(()) => self.source.commit(receipt)?,
             Err(_) => self.source.rewind()?,
@@ -75,7 +76,7 @@ where
         let Shared { settings, sink, .. } = &*self.shared;
         outbox::count_batch(settings, batch.messages.len());
         let times = Times::arrived();
-        let (deliveries, mut letters) = inbox::open(batch, settings);
+        let (deliveries, mut dead_letters) = inbox::open(batch, settings);
         let deliveries = self.begin_new(deliveries, times).await?;
         let mut answered = Vec::new();
         let mut parts = Parts::new(&deliveries, Locks::Wait);
@@ -84,12 +85,12 @@ where
                 Ok(replies) => answered.extend(replies),
                 Err(store::Error::Locked) => parts.pass_over(part, settings),
                 Err(store::Error::Poison(reason)) => {
-                    letters.extend(parts.halve(part).map(|poison| (poison.message.clone(), reason)));
+                    dead_letters.extend(parts.halve(part).map(|poison| (poison.message.clone(), reason)));
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        inbox::dead_letter(sink, settings, &letters).await?;
+        inbox::dead_letter(sink, settings, &dead_letters).await?;
         Ok(outbox::send(sink, settings, answered).await?)
     }
 
@@ -101,7 +102,7 @@ where
             return Ok(deliveries);
         }
         let now = shared.rows.now().await?;
-        let (new, mut left) = apart(deliveries, now, &shared.settings);
+        let (new, mut left) = split_new(deliveries, now, &shared.settings);
         let keeps = shared.executor.port().keeps_keys_for;
         let (mut rows, mut begun) = (Vec::with_capacity(new.len()), Vec::with_capacity(new.len()));
         for delivery in new {
@@ -149,17 +150,17 @@ where
         let commands = inbox::known(deliveries);
         let mut tx = shared.rows.begin().await?;
         let locked = shared.rows.lock(&mut tx, &commands, locks).await?;
-        let mut desk = Desk::new(locked, &commands, &shared.settings);
+        let mut unit = UnitOfWork::new(locked, &commands, &shared.settings);
         let (mut begun, mut waiting) = (Vec::new(), false);
         for delivery in deliveries {
-            if let Some(ruling) = desk.hear(&delivery.command, delivery.message.traceparent.as_deref()) {
-                let call = self.begin(&mut desk, ruling, delivery);
-                waiting |= call.is_none() && ruling != Ruling::Ask;
+            if let Some(follow_up) = unit.decide(&delivery.command, delivery.message.traceparent.as_deref()) {
+                let call = self.begin(&mut unit, follow_up, delivery);
+                waiting |= call.is_none() && follow_up != FollowUp::LookUp;
                 begun.extend(call);
             }
         }
-        let passed_over = desk.passed_over();
-        let answered = desk.commit(&shared.rows, tx).await?;
+        let passed_over = unit.passed_over();
+        let answered = unit.commit(&shared.rows, tx).await?;
         times.committed(&shared.settings, deliveries.len(), deliveries.iter().map(Delivery::parts));
         count_passed_over(&shared.settings, passed_over);
         shared.begin(begun);
@@ -173,30 +174,30 @@ where
 
     /// Accepts a command. Its call begins now if there is room and no other row waits longer; otherwise the row is due,
     /// and the recovery loop begins it. Look-ups have separate room.
-    fn begin(&self, desk: &mut Desk, ruling: Ruling, delivery: &Delivery) -> Option<Call> {
-        let (shared, now, command) = (&*self.shared, desk.now, &delivery.command);
-        let permit = match ruling {
-            Ruling::Ask => shared.permit(Due::Unsure),
-            Ruling::Execute | Ruling::Undo if shared.has_backlog() => None,
-            Ruling::Execute | Ruling::Undo => shared.permit(Due::Sure),
+    fn begin(&self, unit: &mut UnitOfWork, follow_up: FollowUp, delivery: &Delivery) -> Option<Call> {
+        let (shared, now, command) = (&*self.shared, unit.now, &delivery.command);
+        let permit = match follow_up {
+            FollowUp::LookUp => shared.permit(Due::Unsure),
+            FollowUp::Execute | FollowUp::Undo if shared.has_backlog() => None,
+            FollowUp::Execute | FollowUp::Undo => shared.permit(Due::Sure),
         };
-        let row = desk.change(command);
-        match ruling {
-            Ruling::Execute => {
+        let row = unit.change(command);
+        match follow_up {
+            FollowUp::Execute => {
                 row.status = Status::Accepted;
                 row.attempt = command.attempt;
                 row.command = Some(command.clone());
-                row.said = Said::default();
+                row.details = AnswerDetails::default();
                 row.unsure = false;
                 row.started_at = None;
             }
-            Ruling::Undo => {
+            FollowUp::Undo => {
                 row.status = Status::Undoing;
                 row.undo = Some(command.clone());
                 row.unsure = false;
                 row.started_at = None;
             }
-            Ruling::Ask => {
+            FollowUp::LookUp => {
                 row.unsure = true;
                 if command.kind == Kind::Compensate {
                     row.undo = Some(command.clone());
@@ -205,9 +206,9 @@ where
         }
         let Some(permit) = permit else {
             row.lease = Some(Lease { owner: None, until: now });
-            if ruling == Ruling::Ask {
+            if follow_up == FollowUp::LookUp {
                 let reply = row.reply(command, Outcome::InFlight, now);
-                desk.answer(reply, delivery.message.traceparent.as_deref());
+                unit.answer(reply, delivery.message.traceparent.as_deref());
             } else {
                 shared.set_backlog(true);
             }

@@ -201,7 +201,7 @@ impl<R, E: ExternalExecutor, K, C: Timer> Shared<R, E, K, C> {
         self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn heard<T>(&self, result: &Result<T, Error>) {
+    fn note_result<T>(&self, result: &Result<T, Error>) {
         match result {
             Ok(_) => self.health.database(true),
             Err(Error::Store(_)) => self.health.database(false),
@@ -258,7 +258,7 @@ fn call(row: &mut CommandRow, lease: Lease, now: DateTime<Utc>, keeps_keys_for: 
     let started_at = *row.started_at.get_or_insert(now);
     row.lease = Some(lease);
     Some(Call {
-        work: Work { action, command, held: row.said.exposure.clone() },
+        work: Work { action, command, held: row.details.exposure.clone() },
         unsure: row.unsure,
         unwanted: action == Action::Execute && row.undo.is_some(),
         resolved: row.resolved.filter(|_| action == Action::Execute),

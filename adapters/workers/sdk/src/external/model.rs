@@ -12,16 +12,16 @@ use super::{
     settle::{Next, Report, settle, settled},
 };
 use crate::{
-    desk::Desk,
     executor::{Action, Answer, Port, Work},
     row::{CommandRow, Status},
     settings::Settings,
     store::Locked,
+    unit_of_work::UnitOfWork,
 };
 
 /// A call with its answer (`Answer::Unknown` if there was none).
 #[derive(Debug, Clone)]
-pub struct Answered {
+pub struct AnsweredCall {
     /// Execute or undo.
     pub action: Action,
     /// The command of the call.
@@ -40,16 +40,16 @@ pub struct Answered {
 /// on the locked row. Returns the row, the replies, and whether to call for the remembered compensation now.
 pub fn write_down(
     row: CommandRow,
-    done: Answered,
+    done: AnsweredCall,
     port: Port,
     owner: Uuid,
     now: DateTime<Utc>,
 ) -> (CommandRow, Vec<Reply>, bool) {
     let settings = Settings::new("model");
-    let Answered { action, command, asker, unwanted, answer, unsure } = done;
+    let AnsweredCall { action, command, asker, unwanted, answer, unsure } = done;
     let (key, found) = (row.key, Found::Answer(answer));
     let asker = asker.map(|command| Asker { command, traceparent: None });
-    let work = Work { action, command, held: row.said.exposure.clone() };
+    let work = Work { action, command, held: row.details.exposure.clone() };
     let call = Call { work, unsure: false, unwanted, resolved: None, stale: false, asker, permit: None };
     let done = Finished { call, found, unsure };
     let mine = row.lease.is_some_and(|l| l.owner == Some(owner));
@@ -61,12 +61,12 @@ pub fn write_down(
         && (row.attempt, row.epoch) == (plain.attempt, plain.epoch)
     {
         let mut row = row;
-        row.settle(plain.status, plain.said);
+        row.settle(plain.status, plain.details);
         let reply = row.recorded(&done.call.work.command, now);
         return (row, reply.into_iter().collect(), false);
     }
     let locked = Locked { now, rows: HashMap::from([(key, row.clone())]), ..Locked::default() };
-    let mut desk = Desk::new(locked, &[], &settings);
+    let mut unit = UnitOfWork::new(locked, &[], &settings);
     let report = Report {
         key,
         command: &done.call.work.command,
@@ -76,7 +76,7 @@ pub fn write_down(
         asker: done.call.asker.as_ref().map(|a| &a.command),
         traceparent: None,
     };
-    let next = settle(&mut desk, report, port, owner);
-    let row = desk.rows.remove(&key).unwrap_or(row);
-    (row, desk.answered.into_iter().map(|a| a.reply).collect(), next == Next::Undo)
+    let next = settle(&mut unit, report, port, owner);
+    let row = unit.rows.remove(&key).unwrap_or(row);
+    (row, unit.answered.into_iter().map(|a| a.reply).collect(), next == Next::Undo)
 }

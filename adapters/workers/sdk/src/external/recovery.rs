@@ -8,11 +8,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Call, Error, Shared, call};
 use crate::{
-    desk::Desk,
     executor::ExternalExecutor,
     row::Status,
     store::{Due, Rows},
     timer::{Backoff, Timer},
+    unit_of_work::UnitOfWork,
 };
 
 /// The loop that begins and resumes calls from their rows.
@@ -65,7 +65,7 @@ where
     async fn resume(&self) -> Result<(), Error> {
         for which in [Due::Sure, Due::Unsure] {
             let resumed = self.take_over(which).await;
-            self.shared.heard(&resumed);
+            self.shared.note_result(&resumed);
             resumed?;
         }
         Ok(())
@@ -97,16 +97,16 @@ where
         if locked.rows.is_empty() {
             return Ok(());
         }
-        let mut desk = Desk::new(locked, &[], &shared.settings);
-        let (now, lease) = (desk.now, shared.lease(desk.now));
+        let mut unit = UnitOfWork::new(locked, &[], &shared.settings);
+        let (now, lease) = (unit.now, shared.lease(unit.now));
         let keeps = shared.executor.port().keeps_keys_for;
         // The longest due first, and always in the same order.
-        let mut keys: Vec<_> = desk.rows.values().map(|r| (r.lease.map(|l| l.until), r.key)).collect();
+        let mut keys: Vec<_> = unit.rows.values().map(|r| (r.lease.map(|l| l.until), r.key)).collect();
         keys.sort_unstable();
         let mut begun = Vec::with_capacity(keys.len());
         for (_, key) in keys {
             let Some(permit) = shared.permit(which) else { break };
-            let Some(row) = desk.change_row(key) else { continue };
+            let Some(row) = unit.change_row(key) else { continue };
             // The row is locked, so it is still as read: accepted, or a call without a live owner.
             match row.status {
                 Status::Accepted => row.status = Status::Started,
@@ -115,7 +115,7 @@ where
             let begin = call(row, lease, now, keeps);
             begun.extend(begin.map(|begin| Call { permit: Some(permit), ..begin }));
         }
-        desk.commit(&shared.rows, tx).await?;
+        unit.commit(&shared.rows, tx).await?;
         shared.begin(begun);
         Ok(())
     }

@@ -10,9 +10,9 @@ use uuid::Uuid;
 
 use super::round::{Finished, Found};
 use crate::{
-    desk::Desk,
     executor::{Action, Port},
-    row::{CommandRow, Lease, Said, Status},
+    row::{AnswerDetails, CommandRow, Lease, Status},
+    unit_of_work::UnitOfWork,
 };
 
 /// The longest rest of a row that cannot be settled. The rest doubles up to this; a question about the row ends it at
@@ -51,29 +51,29 @@ pub(super) fn settled(done: &Finished) -> Option<CommandRow> {
     if call.asker.as_ref().is_some_and(|asker| asker.command.kind != Kind::Execute) {
         return None;
     }
-    let (outcome, said) = answer.clone().split();
+    let (outcome, details) = answer.clone().split();
     if outcome == Outcome::Unknown {
         return None;
     }
     let mut row = CommandRow::new(&call.work.command);
-    row.settle(Status::settled(outcome), said);
+    row.settle(Status::settled(outcome), details);
     Some(row)
 }
 
 /// Settles a row, if the answer settles it, and answers the waiting commands.
-pub(super) fn settle(desk: &mut Desk, report: Report<'_>, port: Port, owner: Uuid) -> Next {
+pub(super) fn settle(unit: &mut UnitOfWork, report: Report<'_>, port: Port, owner: Uuid) -> Next {
     let Report { key, command, action, found, unsure, asker, traceparent } = report;
-    let now = desk.now;
-    let Some(row) = desk.change_row(key).filter(|row| waits_for(row, action)) else {
+    let now = unit.now;
+    let Some(row) = unit.change_row(key).filter(|row| waits_for(row, action)) else {
         // Another writer was first, and its outcome stands; or this outcome was already recorded, and the answer to
         // that commit was lost. The waiting command is answered from the row (again): it may not be sent again.
-        let _ = desk.hear(asker.unwrap_or(command), traceparent);
+        let _ = unit.decide(asker.unwrap_or(command), traceparent);
         return Next::Over;
     };
     let first_round = !row.unsure;
     row.unsure |= unsure;
-    let (outcome, said) = match found {
-        Found::Voided => (Outcome::Fenced, Said::default()),
+    let (outcome, details) = match found {
+        Found::Voided => (Outcome::Fenced, AnswerDetails::default()),
         Found::Answer(answer) => answer.split(),
     };
     let counts = counts(outcome, row.unsure, port);
@@ -86,16 +86,16 @@ pub(super) fn settle(desk: &mut Desk, report: Report<'_>, port: Port, owner: Uui
     let next = match action {
         _ if !counts => {
             let asker = asker.or(itself.as_ref().filter(|_| first_round));
-            rest(row, asker, said, now, owner, &mut replies)
+            rest(row, asker, details, now, owner, &mut replies)
         }
-        Action::Execute => settle_execute(row, outcome, said, now, &mut replies),
-        Action::Undo => settle_undo(row, outcome, said, now, &mut replies),
+        Action::Execute => settle_execute(row, outcome, details, now, &mut replies),
+        Action::Undo => settle_undo(row, outcome, details, now, &mut replies),
     };
     for reply in replies {
-        desk.answer(reply, traceparent);
+        unit.answer(reply, traceparent);
     }
     if let Some(asker) = asker.filter(|a| counts && matches!(a.kind, Kind::Probe | Kind::Fence)) {
-        let _ = desk.hear(asker, traceparent);
+        let _ = unit.decide(asker, traceparent);
     }
     next
 }
@@ -121,7 +121,7 @@ fn counts(outcome: Outcome, unsure: bool, port: Port) -> bool {
 fn rest(
     row: &mut CommandRow,
     asker: Option<&Command>,
-    said: Said,
+    details: AnswerDetails,
     now: DateTime<Utc>,
     owner: Uuid,
     replies: &mut Vec<Reply>,
@@ -137,7 +137,7 @@ fn rest(
     let remembered = row.undo.as_ref().filter(|undo| undo.command_id != asker.command_id);
     for command in [Some(asker), remembered].into_iter().flatten() {
         let mut reply = row.reply(command, Outcome::Unknown, now);
-        reply.reason.clone_from(&said.reason);
+        reply.reason.clone_from(&details.reason);
         replies.push(reply);
     }
     Next::Over
@@ -146,14 +146,14 @@ fn rest(
 fn settle_execute(
     row: &mut CommandRow,
     outcome: Outcome,
-    said: Said,
+    details: AnswerDetails,
     now: DateTime<Utc>,
     replies: &mut Vec<Reply>,
 ) -> Next {
     let command = row.command.clone();
     match outcome {
-        Outcome::Fenced => row.bury(),
-        _ => row.settle(Status::settled(outcome), said),
+        Outcome::Fenced => row.make_tombstone(),
+        _ => row.settle(Status::settled(outcome), details),
     }
     replies.extend(command.and_then(|c| row.recorded(&c, now)));
     let Some(undo) = row.undo.take() else { return Next::Over };
@@ -164,7 +164,7 @@ fn settle_execute(
             return Next::Undo;
         }
         Status::Refused => {}
-        _ => row.bury(),
+        _ => row.make_tombstone(),
     }
     replies.push(row.reply(&undo, Outcome::Succeeded, now));
     Next::Over
@@ -173,12 +173,12 @@ fn settle_execute(
 fn settle_undo(
     row: &mut CommandRow,
     outcome: Outcome,
-    said: Said,
+    details: AnswerDetails,
     now: DateTime<Utc>,
     replies: &mut Vec<Reply>,
 ) -> Next {
     if let Some(undo) = row.undo.clone() {
-        row.settle_undo(outcome, undo.attempt, said);
+        row.settle_undo(outcome, undo.attempt, details);
         replies.extend(row.recorded_undo(&undo, now));
     }
     Next::Over

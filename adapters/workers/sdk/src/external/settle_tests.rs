@@ -68,7 +68,7 @@ fn unwanted(row: CommandRow) -> CommandRow {
 struct Settled {
     row: CommandRow,
     next: Next,
-    said: Vec<(Kind, Outcome)>,
+    replies: Vec<(Kind, Outcome)>,
 }
 
 fn settled(row: CommandRow, found: Found, asker: Option<Command>, port: Port) -> Settled {
@@ -83,14 +83,14 @@ fn report(row: CommandRow, action: Action, found: Found, asker: Option<Command>,
         rows: HashMap::from([(key, row)]),
         ..Locked::default()
     };
-    let mut desk = Desk::new(locked, &[], &Settings::new("test"));
+    let mut unit = UnitOfWork::new(locked, &[], &Settings::new("test"));
     let command = if action == Action::Execute { execute() } else { about(Kind::Compensate) };
     let command = &command;
     let report =
         Report { key, command, action, found, unsure: false, asker: asker.as_ref(), traceparent: None };
-    let next = settle(&mut desk, report, port, ME);
-    let said = desk.answered.iter().map(|a| (a.reply.kind, a.reply.outcome)).collect();
-    Settled { row: desk.rows[&key].clone(), next, said }
+    let next = settle(&mut unit, report, port, ME);
+    let replies = unit.answered.iter().map(|a| (a.reply.kind, a.reply.outcome)).collect();
+    Settled { row: unit.rows[&key].clone(), next, replies }
 }
 
 fn done() -> Found {
@@ -112,19 +112,20 @@ fn no_answer() -> Found {
 #[test]
 fn that_nobody_knows_is_told_to_a_command_that_waited_for_its_call_and_told_once() {
     let first = settled(called(Status::Started), no_answer(), None, BINDING);
-    assert_eq!(first.said, [(Kind::Execute, Outcome::Unknown)]);
+    assert_eq!(first.replies, [(Kind::Execute, Outcome::Unknown)]);
     let later = settled(unsure(called(Status::Started)), no_answer(), None, BINDING);
-    assert_eq!(later.said, []);
+    assert_eq!(later.replies, []);
     let undo = settled(called(Status::Undoing), no_answer(), None, BINDING);
-    assert_eq!(undo.said, [(Kind::Compensate, Outcome::Unknown)]);
+    assert_eq!(undo.replies, [(Kind::Compensate, Outcome::Unknown)]);
 }
 
 #[test]
 fn trap_2_a_call_without_an_answer_is_not_a_failure() {
-    let Settled { row, said, .. } = settled(called(Status::Started), no_answer(), Some(execute()), BINDING);
+    let Settled { row, replies, .. } =
+        settled(called(Status::Started), no_answer(), Some(execute()), BINDING);
     assert_eq!((row.status, row.unsure), (Status::Started, true));
     assert_eq!(row.lease.unwrap().owner, None, "it rests");
-    assert_eq!(said, [(Kind::Execute, Outcome::Unknown)]);
+    assert_eq!(replies, [(Kind::Execute, Outcome::Unknown)]);
 }
 
 #[test]
@@ -138,10 +139,10 @@ fn trap_3_a_clean_failure_after_an_unanswered_call_is_not_recorded() {
 #[test]
 fn trap_4_a_refusal_after_an_unanswered_call_is_recorded_only_where_the_first_answer_binds() {
     let loose = settled(unsure(called(Status::Started)), refused(), None, LOOSE);
-    assert_eq!((loose.row.status, loose.said), (Status::Started, vec![]));
+    assert_eq!((loose.row.status, loose.replies), (Status::Started, vec![]));
     let binding = settled(unsure(called(Status::Started)), refused(), None, BINDING);
     assert_eq!(binding.row.status, Status::Refused);
-    assert_eq!(binding.said, [(Kind::Execute, Outcome::Refused)]);
+    assert_eq!(binding.replies, [(Kind::Execute, Outcome::Refused)]);
 }
 
 #[test]
@@ -159,59 +160,59 @@ fn trap_7_an_outcome_is_not_written_over_anothers() {
 #[test]
 fn what_was_written_down_and_not_told_because_the_answer_to_its_commit_was_lost_is_told() {
     let mut row = called(Status::Undoing);
-    row.settle_undo(Outcome::Succeeded, 1, Said::default());
+    row.settle_undo(Outcome::Succeeded, 1, AnswerDetails::default());
     let again = report(row, Action::Undo, done(), None, BINDING);
-    assert_eq!(again.said, [(Kind::Compensate, Outcome::Succeeded)]);
+    assert_eq!(again.replies, [(Kind::Compensate, Outcome::Succeeded)]);
     let mut row = called(Status::Started);
-    row.settle(Status::Succeeded, Said::default());
+    row.settle(Status::Succeeded, AnswerDetails::default());
     let again = report(row, Action::Execute, done(), None, BINDING);
-    assert_eq!(again.said, [(Kind::Execute, Outcome::Succeeded)]);
+    assert_eq!(again.replies, [(Kind::Execute, Outcome::Succeeded)]);
 }
 
 #[test]
 fn whoever_was_late_hears_what_the_row_says() {
     let row = CommandRow { status: Status::Succeeded, ..called(Status::Started) };
     let late = report(row, Action::Execute, no_answer(), Some(execute()), BINDING);
-    assert_eq!(late.said, [(Kind::Execute, Outcome::Succeeded)]);
+    assert_eq!(late.replies, [(Kind::Execute, Outcome::Succeeded)]);
 }
 
 #[test]
 fn an_answered_failure_is_recorded_and_the_command_forgotten() {
-    let Settled { row, said, .. } = settled(called(Status::Started), failed(), Some(execute()), BINDING);
+    let Settled { row, replies, .. } = settled(called(Status::Started), failed(), Some(execute()), BINDING);
     assert_eq!((row.status, row.command, row.lease), (Status::FailedTransient, None, None));
-    assert_eq!(said, [(Kind::Execute, Outcome::FailedTransient)]);
+    assert_eq!(replies, [(Kind::Execute, Outcome::FailedTransient)]);
 }
 
 #[test]
 fn a_success_settles_even_an_unsure_row_and_answers_the_probe_as_well() {
     let probe = Some(about(Kind::Probe));
-    let Settled { row, said, .. } = settled(unsure(called(Status::Started)), done(), probe, LOOSE);
+    let Settled { row, replies, .. } = settled(unsure(called(Status::Started)), done(), probe, LOOSE);
     assert_eq!((row.status, row.unsure), (Status::Succeeded, false));
-    assert_eq!(said, [(Kind::Execute, Outcome::Succeeded), (Kind::Probe, Outcome::Succeeded)]);
+    assert_eq!(replies, [(Kind::Execute, Outcome::Succeeded), (Kind::Probe, Outcome::Succeeded)]);
 }
 
 #[test]
 fn a_fence_that_waited_for_a_failure_leaves_a_tombstone() {
-    let Settled { row, said, .. } =
+    let Settled { row, replies, .. } =
         settled(called(Status::Started), failed(), Some(about(Kind::Fence)), BINDING);
     assert_eq!(row.status, Status::Tombstone);
-    assert_eq!(said, [(Kind::Execute, Outcome::FailedTransient), (Kind::Fence, Outcome::Fenced)]);
+    assert_eq!(replies, [(Kind::Execute, Outcome::FailedTransient), (Kind::Fence, Outcome::Fenced)]);
 }
 
 #[test]
 fn a_remembered_compensation_undoes_a_success_and_is_content_with_anything_else() {
     let success = settled(unwanted(called(Status::Started)), done(), None, BINDING);
     assert_eq!((success.row.status, success.next), (Status::Undoing, Next::Undo));
-    assert_eq!(success.said, [(Kind::Execute, Outcome::Succeeded)], "the compensation is answered later");
+    assert_eq!(success.replies, [(Kind::Execute, Outcome::Succeeded)], "the compensation is answered later");
 
-    for (found, status, said) in [
+    for (found, status, outcome) in [
         (refused(), Status::Refused, Outcome::Refused),
         (failed(), Status::Tombstone, Outcome::FailedTransient),
         (Found::Voided, Status::Tombstone, Outcome::Fenced),
     ] {
         let it = settled(unwanted(called(Status::Started)), found, None, BINDING);
         assert_eq!((it.row.status, it.next), (status, Next::Over));
-        assert_eq!(it.said, [(Kind::Execute, said), (Kind::Compensate, Outcome::Succeeded)]);
+        assert_eq!(it.replies, [(Kind::Execute, outcome), (Kind::Compensate, Outcome::Succeeded)]);
     }
 }
 
@@ -220,7 +221,7 @@ fn a_remembered_compensation_hears_that_nobody_knows() {
     let it = settled(unwanted(called(Status::Started)), no_answer(), Some(execute()), BINDING);
     assert_eq!(it.row.status, Status::Started);
     assert!(it.row.undo.is_some(), "still remembered");
-    assert_eq!(it.said, [(Kind::Execute, Outcome::Unknown), (Kind::Compensate, Outcome::Unknown)]);
+    assert_eq!(it.replies, [(Kind::Execute, Outcome::Unknown), (Kind::Compensate, Outcome::Unknown)]);
 }
 
 #[test]
@@ -228,7 +229,7 @@ fn what_could_not_be_undone_is_still_held() {
     for (found, outcome) in [(refused(), Outcome::Refused), (failed(), Outcome::FailedTransient)] {
         let it = settled(called(Status::Undoing), found, None, BINDING);
         assert_eq!(it.row.status, Status::Succeeded);
-        assert_eq!(it.said, [(Kind::Compensate, outcome)]);
+        assert_eq!(it.replies, [(Kind::Compensate, outcome)]);
     }
     let undone = settled(called(Status::Undoing), done(), None, BINDING);
     assert_eq!(undone.row.status, Status::Undone);

@@ -63,7 +63,7 @@ impl TryFrom<Stored> for CommandRow {
                 .map(|until| Lease { owner: stored.owner, until }),
             started_at: stored.started_at,
             command: read(key, stored.command)?,
-            said: read(key, stored.reply)?.unwrap_or_default(),
+            details: read(key, stored.reply)?.unwrap_or_default(),
             undo: read(key, stored.undo)?,
             undone: read(key, stored.undo_reply)?,
             resolved: resolved.transpose()?,
@@ -79,8 +79,8 @@ fn read<T: DeserializeOwned>(key: Uuid, text: Option<String>) -> Result<Option<T
 }
 
 /// Returns the recorded reply beyond its outcome, if there is anything.
-pub(super) fn said(row: &CommandRow) -> Option<String> {
-    Some(json(&row.said)).filter(|said| said != "{}")
+pub(super) fn details(row: &CommandRow) -> Option<String> {
+    Some(json(&row.details)).filter(|details| details != "{}")
 }
 
 /// Writes a value as JSON.

@@ -61,7 +61,7 @@ impl Instance {
     }
 
     /// Receives these commands as one batch.
-    pub async fn hear(&mut self, commands: &[&Command]) {
+    pub async fn receive(&mut self, commands: &[&Command]) {
         self.wire.put(commands);
         soon(self.intake.run_once()).await.unwrap();
     }
@@ -83,14 +83,14 @@ impl Instance {
 
     /// Receives a command, waits for one call, and returns the replies.
     pub async fn ask(&mut self, command: &Command) -> Vec<(Kind, Outcome, u32)> {
-        self.hear(&[command]).await;
+        self.receive(&[command]).await;
         self.settle().await;
-        self.wire.said()
+        self.wire.outcomes()
     }
 
     /// Returns the replies.
-    pub fn said(&self) -> Vec<(Kind, Outcome, u32)> {
-        self.wire.said()
+    pub fn outcomes(&self) -> Vec<(Kind, Outcome, u32)> {
+        self.wire.outcomes()
     }
 }
 

@@ -72,7 +72,7 @@ pub(crate) fn worker(
 pub(crate) async fn settle(pool: &PgPool, wire: &Wire, commands: &[&Command]) -> Vec<(Kind, Outcome, u32)> {
     wire.put(commands);
     worker(pool, wire, Ledger::default()).run_once().await.unwrap();
-    wire.said()
+    wire.outcomes()
 }
 
 /// Returns the number of rows of commands.

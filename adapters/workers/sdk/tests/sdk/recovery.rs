@@ -28,13 +28,13 @@ async fn lease_lasts(pool: &PgPool, key: Uuid) -> bool {
 async fn after_a_crash_before_the_call_it_goes_on_from_its_rows() {
     let (books, gateway, order) = (books().await, Gateway::new(GOOD), execute("order"));
     let mut lost = Instance::start(&books.pool, &gateway).await;
-    lost.hear(&[&order]).await;
+    lost.receive(&[&order]).await;
     assert_eq!(lost.wire.uncommitted(), 0, "the transport will not say it again");
     drop(lost);
     time_passes(&books.pool).await;
     let mut worker = Instance::start(&books.pool, &gateway).await;
     worker.settle().await;
-    assert_eq!(worker.said(), [(Execute, Succeeded, 1)]);
+    assert_eq!(worker.outcomes(), [(Execute, Succeeded, 1)]);
     assert_eq!(gateway.effects(order.command_id), 1);
 }
 
@@ -43,7 +43,7 @@ async fn after_a_crash_during_the_call_a_look_up_finds_what_was_done() {
     let (books, gateway, order) = (books().await, Gateway::new(GOOD), execute("order"));
     gateway.script(order.command_id, [Act::Says(Answer::unknown("reset"))]);
     let mut lost = Instance::start(&books.pool, &gateway).await;
-    lost.hear(&[&order]).await;
+    lost.receive(&[&order]).await;
     lost.call();
     drop(lost);
     assert_eq!(gateway.effects(order.command_id), 1, "by the second call of the round");
@@ -51,7 +51,7 @@ async fn after_a_crash_during_the_call_a_look_up_finds_what_was_done() {
     time_passes(&books.pool).await;
     let mut worker = Instance::start(&books.pool, &gateway).await;
     worker.settle().await;
-    assert_eq!(worker.said(), [(Execute, Succeeded, 1)]);
+    assert_eq!(worker.outcomes(), [(Execute, Succeeded, 1)]);
     assert_eq!((gateway.calls(order.command_id), gateway.effects(order.command_id)), (2, 1));
 }
 
@@ -59,14 +59,14 @@ async fn after_a_crash_during_the_call_a_look_up_finds_what_was_done() {
 async fn a_crash_between_commit_and_reply_is_made_good_by_the_recorded_reply() {
     let (books, gateway, order) = (books().await, Gateway::new(GOOD), execute("order"));
     let mut lost = Instance::start(&books.pool, &gateway).await;
-    lost.hear(&[&order]).await;
+    lost.receive(&[&order]).await;
     lost.wire.set_broken(true);
     soon(lost.calls.run_once()).await.unwrap_err();
     assert_eq!(status(&books.pool, order.command_id).await.unwrap(), "succeeded");
     drop(lost);
     let mut worker = Instance::start(&books.pool, &gateway).await;
-    worker.hear(&[&again(&order, 2)]).await;
-    assert_eq!(worker.said(), [(Execute, Succeeded, 1)]);
+    worker.receive(&[&again(&order, 2)]).await;
+    assert_eq!(worker.outcomes(), [(Execute, Succeeded, 1)]);
     assert_eq!(gateway.calls(order.command_id), 1);
 }
 
@@ -74,12 +74,12 @@ async fn a_crash_between_commit_and_reply_is_made_good_by_the_recorded_reply() {
 async fn replies_that_were_not_acknowledged_are_sent_again_without_another_call() {
     let (books, gateway, order) = (books().await, Gateway::new(GOOD), execute("order"));
     let mut worker = Instance::start(&books.pool, &gateway).await;
-    worker.hear(&[&order]).await;
+    worker.receive(&[&order]).await;
     worker.wire.set_broken(true);
     soon(worker.calls.run_once()).await.unwrap_err();
     worker.wire.set_broken(false);
     worker.settle().await;
-    assert_eq!((worker.said(), gateway.calls(order.command_id)), (vec![(Execute, Succeeded, 1)], 1));
+    assert_eq!((worker.outcomes(), gateway.calls(order.command_id)), (vec![(Execute, Succeeded, 1)], 1));
 }
 
 #[tokio::test]
@@ -89,7 +89,7 @@ async fn a_lease_that_lapsed_is_taken_over_and_one_that_is_renewed_is_not() {
     let gate = gateway.hold(key);
     let mut slow = Instance::start(&books.pool, &gateway).await;
     let mut other = Instance::start(&books.pool, &gateway).await;
-    slow.hear(&[&order]).await;
+    slow.receive(&[&order]).await;
     slow.call();
     other.recover().await;
     other.call();
@@ -107,7 +107,7 @@ async fn a_lease_that_lapsed_is_taken_over_and_one_that_is_renewed_is_not() {
     assert_eq!(state(&books.pool, key).await, unsure("started"), "its caller was lost");
     slow.recovery.renew().await.unwrap();
     other.settle().await;
-    assert_eq!((other.said(), gateway.calls(key)), (vec![(Execute, Succeeded, 1)], 2));
+    assert_eq!((other.outcomes(), gateway.calls(key)), (vec![(Execute, Succeeded, 1)], 2));
     gate.add_permits(1);
     slow.settle().await;
     assert_eq!(gateway.effects(key), 1);
@@ -118,7 +118,7 @@ async fn two_instances_that_take_over_call_once() {
     let (books, gateway) = (books().await, Gateway::new(GOOD));
     let orders: Vec<_> = (0..20).map(|_| execute("order")).collect();
     let mut lost = Instance::start(&books.pool, &gateway).await;
-    lost.hear(&orders.iter().collect::<Vec<_>>()).await;
+    lost.receive(&orders.iter().collect::<Vec<_>>()).await;
     drop(lost);
     time_passes(&books.pool).await;
     let mut one = Instance::unstarted(&books.pool, &gateway, 100);
@@ -168,11 +168,11 @@ async fn with_a_compensation_remembered_an_unanswered_call_is_made_again_and_the
     gateway.script(key, [Act::Lost, Act::Lost]);
     let mut worker = Instance::start(&books.pool, &gateway).await;
     worker.ask(&order).await;
-    worker.hear(&[&undo]).await;
+    worker.receive(&[&undo]).await;
     worker.settle().await;
-    assert_eq!(worker.said(), [(Execute, Succeeded, 1)]);
+    assert_eq!(worker.outcomes(), [(Execute, Succeeded, 1)]);
     worker.settle().await;
-    assert_eq!(worker.said(), [(Compensate, Succeeded, 1)]);
+    assert_eq!(worker.outcomes(), [(Compensate, Succeeded, 1)]);
     gateway.lands();
     assert_eq!((gateway.effects(key), gateway.effects(undo.command_id)), (1, 1));
     assert_eq!(status(&books.pool, key).await.unwrap(), "undone");
@@ -200,7 +200,7 @@ async fn past_the_keys_retention_or_without_any_way_to_ask_a_lost_call_is_unknow
         let (books, gateway, order) = (books().await, Gateway::new(port), execute("order"));
         let _never = gateway.hold(order.command_id);
         let mut lost = Instance::start(&books.pool, &gateway).await;
-        lost.hear(&[&order]).await;
+        lost.receive(&[&order]).await;
         lost.call();
         drop(lost);
         time_passes(&books.pool).await;
@@ -240,7 +240,7 @@ async fn an_unanswered_undo_is_no_failure_and_goes_on_under_its_key() {
     time_passes(&books.pool).await;
     let mut other = Instance::start(&books.pool, &gateway).await;
     other.settle().await;
-    assert_eq!(other.said(), [(Compensate, Succeeded, 1)]);
+    assert_eq!(other.outcomes(), [(Compensate, Succeeded, 1)]);
     assert_eq!(gateway.effects(undo.command_id), 1);
     assert_eq!(state(&books.pool, order.command_id).await, ("undone".to_owned(), false));
 }
@@ -251,13 +251,13 @@ async fn a_compensation_that_was_remembered_survives_a_crash() {
     let undo = compensate(&order);
     let _never = gateway.hold(order.command_id);
     let mut lost = Instance::start(&books.pool, &gateway).await;
-    lost.hear(&[&order, &undo]).await;
+    lost.receive(&[&order, &undo]).await;
     lost.call();
     drop(lost);
     time_passes(&books.pool).await;
     let mut worker = Instance::start(&books.pool, &gateway).await;
     worker.settle().await;
     worker.settle().await;
-    assert_eq!(worker.said(), [(Execute, Succeeded, 1), (Compensate, Succeeded, 1)]);
+    assert_eq!(worker.outcomes(), [(Execute, Succeeded, 1), (Compensate, Succeeded, 1)]);
     assert_eq!((gateway.effects(order.command_id), gateway.effects(undo.command_id)), (1, 1));
 }

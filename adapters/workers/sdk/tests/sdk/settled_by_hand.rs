@@ -47,7 +47,7 @@ async fn trap_29_rows_that_nobody_can_settle_take_no_room_from_calls_that_can_be
     // Both are looked up once more, and the look-ups do not end: one begins because of a probe, one because the row is
     // due.
     time_passes(&books.pool).await;
-    worker.hear(&[&probe(&first)]).await;
+    worker.receive(&[&probe(&first)]).await;
     worker.recover().await;
     worker.call();
     assert_eq!((gateway.calls(first.command_id), gateway.calls(second.command_id)), (3, 3));
@@ -66,7 +66,7 @@ async fn a_crowd_of_rows_that_nobody_can_settle_does_not_keep_what_was_accepted_
     }
     let [called, waiting] = [execute("order"), execute("order")];
     let gate = gateway.hold(called.command_id);
-    worker.hear(&[&called, &waiting]).await;
+    worker.receive(&[&called, &waiting]).await;
     assert_eq!(status(&books.pool, waiting.command_id).await.unwrap(), "accepted", "there is room for one");
     time_passes(&books.pool).await;
     gate.add_permits(1);
@@ -97,7 +97,7 @@ async fn what_a_person_has_called_not_done_is_not_called_for_again_and_a_late_ef
     worker.recover().await;
     worker.settle().await;
     worker.settle().await;
-    assert_eq!(worker.said(), [(Execute, Succeeded, 1), (Compensate, Succeeded, 1)]);
+    assert_eq!(worker.outcomes(), [(Execute, Succeeded, 1), (Compensate, Succeeded, 1)]);
     assert_eq!((gateway.effects(order.command_id), gateway.effects(undo.command_id)), (1, 1));
     assert_eq!(resolution(&books.pool, order.command_id).await, None);
 }
@@ -137,7 +137,7 @@ async fn an_outcome_whose_row_another_transaction_holds_holds_up_no_other_and_is
     let (books, gateway) = (books().await, Gateway::new(GOOD));
     let [locked, free] = [execute("order"), execute("order")];
     let mut worker = Instance::start(&impatient(&books), &gateway).await;
-    worker.hear(&[&locked, &free]).await;
+    worker.receive(&[&locked, &free]).await;
     let mut forgotten = books.pool.begin().await.unwrap();
     sqlx::query("SELECT 1 FROM commands WHERE command_id = $1 FOR UPDATE")
         .bind(locked.command_id)
@@ -145,21 +145,21 @@ async fn an_outcome_whose_row_another_transaction_holds_holds_up_no_other_and_is
         .await
         .unwrap();
     // The two calls may end one after the other.
-    let said = loop {
+    let replies = loop {
         worker.settle().await;
-        let said = worker.said();
-        if !said.is_empty() {
-            break said;
+        let replies = worker.outcomes();
+        if !replies.is_empty() {
+            break replies;
         }
     };
-    assert_eq!(said, [(Execute, Succeeded, 1)]);
+    assert_eq!(replies, [(Execute, Succeeded, 1)]);
     assert_eq!(status(&books.pool, free.command_id).await.unwrap(), "succeeded");
     assert_eq!(status(&books.pool, locked.command_id).await.unwrap(), "started");
     forgotten.rollback().await.unwrap();
     time_passes(&books.pool).await;
     worker.recover().await;
     worker.settle().await;
-    assert_eq!(worker.said(), [(Execute, Succeeded, 1)]);
+    assert_eq!(worker.outcomes(), [(Execute, Succeeded, 1)]);
     assert_eq!((gateway.calls(locked.command_id), gateway.effects(locked.command_id)), (1, 1));
 }
 
@@ -174,8 +174,12 @@ async fn a_question_that_finds_no_room_is_answered_later_and_holds_nothing_up() 
         worker.ask(order).await;
     }
     let probes: Vec<Command> = orders.iter().map(probe).collect();
-    worker.hear(&probes.iter().collect::<Vec<_>>()).await;
+    worker.receive(&probes.iter().collect::<Vec<_>>()).await;
     worker.call();
-    assert_eq!(worker.said().into_iter().filter(|said| said.1 == InFlight).count(), 1, "of 64 there is room");
+    assert_eq!(
+        worker.outcomes().into_iter().filter(|said| said.1 == InFlight).count(),
+        1,
+        "of 64 there is room"
+    );
     assert_eq!(worker.ask(&execute("order")).await, [(Execute, Succeeded, 1)]);
 }

@@ -28,7 +28,7 @@ async fn settle(
     let mut worker =
         Transactional::new(PgRows::new(pool.clone()), Nothing, wire.clone(), wire.clone(), settings);
     worker.run_once().await.unwrap();
-    wire.said()
+    wire.outcomes()
 }
 
 fn put(wire: &Wire, command: &Command, key: Option<&CommandKey>) {
@@ -51,10 +51,10 @@ async fn only_commands_that_are_signed_with_a_key_of_the_participant_are_done() 
     // The message is not even parsed.
     wire.put_signed(b"not json", Some("v1;kid=b;00"));
     let keys: CommandKeys = [previous, current, next].into_iter().collect();
-    let said = settle(&books.pool, &wire, keys, true).await;
-    assert_eq!(said, [(Kind::Execute, Outcome::Succeeded, 1); 3]);
-    let letters: Vec<(i64, String)> = wire.letters();
-    let reasons: Vec<&str> = letters.iter().map(|(_, reason)| reason.as_str()).collect();
+    let replies = settle(&books.pool, &wire, keys, true).await;
+    assert_eq!(replies, [(Kind::Execute, Outcome::Succeeded, 1); 3]);
+    let dead_letters: Vec<(i64, String)> = wire.dead_letters();
+    let reasons: Vec<&str> = dead_letters.iter().map(|(_, reason)| reason.as_str()).collect();
     assert_eq!(
         reasons,
         [
@@ -73,9 +73,9 @@ async fn a_missing_signature_is_borne_until_all_senders_sign_and_a_wrong_one_nev
     put(&wire, &execute("order"), None);
     put(&wire, &execute("order"), Some(&key("a", 9)));
     let keys: CommandKeys = [key("a", 1)].into_iter().collect();
-    let said = settle(&books.pool, &wire, keys, false).await;
-    assert_eq!(said, [(Kind::Execute, Outcome::Succeeded, 1)]);
-    assert_eq!(wire.letters().len(), 1);
+    let replies = settle(&books.pool, &wire, keys, false).await;
+    assert_eq!(replies, [(Kind::Execute, Outcome::Succeeded, 1)]);
+    assert_eq!(wire.dead_letters().len(), 1);
 }
 
 #[tokio::test]

@@ -3,10 +3,10 @@
 use amends_protocol::{Command, Kind, Outcome};
 use amends_worker::{
     decide::{
-        Decision::{self, Ask, Bury, Execute, Ignore, Recorded, RecordedUndo, Remember, Say, Undo},
+        Decision::{self, Execute, Ignore, LookUp, Recorded, RecordedUndo, Remember, Reply, Tombstone, Undo},
         Memory, decide,
     },
-    row::{CommandRow, Lease, Said, Status, UndoRecord},
+    row::{AnswerDetails, CommandRow, Lease, Status, UndoRecord},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
@@ -43,7 +43,7 @@ fn unanswered(order: &Command, status: Status, seconds: i64) -> CommandRow {
 
 /// Creates the record of an undo.
 fn undone(outcome: Outcome, attempt: u32) -> Option<UndoRecord> {
-    Some(UndoRecord { outcome, attempt, said: Said::default() })
+    Some(UndoRecord { outcome, attempt, details: AnswerDetails::default() })
 }
 
 fn verdict(row: Option<&CommandRow>, command: &Command, order: &Command) -> Decision {
@@ -61,15 +61,20 @@ fn check(line: &str, row: Option<CommandRow>, order: &Command, expected: [Decisi
 
 #[test]
 fn no_row() {
-    let expected = [Execute, Bury(Outcome::Succeeded), Say(Outcome::NotSeen), Bury(Outcome::Fenced)];
+    let expected =
+        [Execute, Tombstone(Outcome::Succeeded), Reply(Outcome::NotSeen), Tombstone(Outcome::Fenced)];
     check("nothing", None, &order(), expected);
 }
 
 #[test]
 fn accepted() {
     let order = order();
-    let expected =
-        [Say(Outcome::InFlight), Bury(Outcome::Succeeded), Say(Outcome::InFlight), Bury(Outcome::Fenced)];
+    let expected = [
+        Reply(Outcome::InFlight),
+        Tombstone(Outcome::Succeeded),
+        Reply(Outcome::InFlight),
+        Tombstone(Outcome::Fenced),
+    ];
     check("accepted", Some(row(&order, Status::Accepted)), &order, expected);
     let due = Lease { owner: None, until: order.issued_at };
     let waiting = CommandRow { lease: Some(due), ..row(&order, Status::Accepted) };
@@ -79,7 +84,7 @@ fn accepted() {
 #[test]
 fn started() {
     let order = order();
-    let in_flight = Say(Outcome::InFlight);
+    let in_flight = Reply(Outcome::InFlight);
     let expected = [in_flight, Remember, in_flight, in_flight];
     check("started", Some(called(&order, Status::Started, 30)), &order, expected);
     let retaken = CommandRow { unsure: true, ..called(&order, Status::Started, 30) };
@@ -96,28 +101,28 @@ fn succeeded() {
 #[test]
 fn refused() {
     let order = order();
-    let expected = [Recorded, Say(Outcome::Succeeded), Recorded, Recorded];
+    let expected = [Recorded, Reply(Outcome::Succeeded), Recorded, Recorded];
     check("refused", Some(row(&order, Status::Refused)), &order, expected);
 }
 
 #[test]
 fn failed_transient() {
     let order = order();
-    let expected = [Recorded, Bury(Outcome::Succeeded), Recorded, Bury(Outcome::Fenced)];
+    let expected = [Recorded, Tombstone(Outcome::Succeeded), Recorded, Tombstone(Outcome::Fenced)];
     check("failed, transient", Some(row(&order, Status::FailedTransient)), &order, expected);
 }
 
 #[test]
 fn failed_for_good() {
     let order = order();
-    let expected = [Recorded, Bury(Outcome::Succeeded), Recorded, Bury(Outcome::Fenced)];
+    let expected = [Recorded, Tombstone(Outcome::Succeeded), Recorded, Tombstone(Outcome::Fenced)];
     check("failed for good", Some(row(&order, Status::FailedForGood)), &order, expected);
 }
 
 #[test]
 fn unknown() {
     let order = order();
-    let all = [Ask, Ask, Ask, Ask];
+    let all = [LookUp, LookUp, LookUp, LookUp];
     check("started, lease lapsed", Some(called(&order, Status::Started, -1)), &order, all);
     check("started, lease lapses now", Some(called(&order, Status::Started, 0)), &order, all);
     check("started, unanswered", Some(unanswered(&order, Status::Started, 20)), &order, all);
@@ -127,12 +132,12 @@ fn unknown() {
 #[test]
 fn undoing() {
     let order = order();
-    let fenced = Say(Outcome::Fenced);
-    let under_way = [fenced, Say(Outcome::InFlight), fenced, fenced];
+    let fenced = Reply(Outcome::Fenced);
+    let under_way = [fenced, Reply(Outcome::InFlight), fenced, fenced];
     check("undoing", Some(called(&order, Status::Undoing, 30)), &order, under_way);
     let to_begin = CommandRow { unsure: false, ..unanswered(&order, Status::Undoing, -1) };
     check("undoing, not begun", Some(to_begin), &order, under_way);
-    let unknown = [fenced, Ask, fenced, fenced];
+    let unknown = [fenced, LookUp, fenced, fenced];
     check("undoing, lease lapsed", Some(called(&order, Status::Undoing, -1)), &order, unknown);
     check("undoing, unanswered", Some(unanswered(&order, Status::Undoing, 20)), &order, unknown);
 }
@@ -140,7 +145,7 @@ fn undoing() {
 #[test]
 fn undone_row() {
     let order = order();
-    let fenced = Say(Outcome::Fenced);
+    let fenced = Reply(Outcome::Fenced);
     let row = CommandRow { undone: undone(Outcome::Succeeded, 1), ..row(&order, Status::Undone) };
     check("undone", Some(row), &order, [fenced, RecordedUndo, fenced, fenced]);
 }
@@ -148,8 +153,8 @@ fn undone_row() {
 #[test]
 fn tombstone() {
     let order = order();
-    let fenced = Say(Outcome::Fenced);
-    let expected = [fenced, Say(Outcome::Succeeded), fenced, fenced];
+    let fenced = Reply(Outcome::Fenced);
+    let expected = [fenced, Reply(Outcome::Succeeded), fenced, fenced];
     check("tombstone", Some(row(&order, Status::Tombstone)), &order, expected);
 }
 
@@ -162,7 +167,7 @@ fn only_a_transient_failure_is_done_again_and_only_by_a_higher_attempt() {
     }
     for status in [Status::Undoing, Status::Undone, Status::Tombstone] {
         let row = CommandRow { undone: undone(Outcome::Succeeded, 1), ..called(&order, status, 30) };
-        assert_eq!(verdict(Some(&row), &again(&order, 9), &order), Say(Outcome::Fenced), "{status:?}");
+        assert_eq!(verdict(Some(&row), &again(&order, 9), &order), Reply(Outcome::Fenced), "{status:?}");
     }
     let failed = CommandRow { attempt: 3, ..row(&order, Status::FailedTransient) };
     for (attempt, expected) in [(2, Recorded), (3, Recorded), (4, Execute)] {
@@ -205,14 +210,14 @@ fn beyond_the_horizon_and_without_a_row_nothing_is_done_and_nothing_promised() {
         decide(None, &command, order.issued_at + age, MEMORY)
     };
     let beyond = HORIZON + TimeDelta::milliseconds(1);
-    assert_eq!(ask(Kind::Execute, beyond), Say(Outcome::Expired));
+    assert_eq!(ask(Kind::Execute, beyond), Reply(Outcome::Expired));
     for kind in [Kind::Compensate, Kind::Probe, Kind::Fence] {
-        assert_eq!(ask(kind, beyond), Say(Outcome::Unknown), "{kind:?}");
+        assert_eq!(ask(kind, beyond), Reply(Outcome::Unknown), "{kind:?}");
     }
     assert_eq!(ask(Kind::Execute, HORIZON), Execute);
-    assert_eq!(ask(Kind::Compensate, HORIZON), Bury(Outcome::Succeeded));
-    assert_eq!(ask(Kind::Probe, HORIZON), Say(Outcome::NotSeen));
-    assert_eq!(ask(Kind::Fence, HORIZON), Bury(Outcome::Fenced));
+    assert_eq!(ask(Kind::Compensate, HORIZON), Tombstone(Outcome::Succeeded));
+    assert_eq!(ask(Kind::Probe, HORIZON), Reply(Outcome::NotSeen));
+    assert_eq!(ask(Kind::Fence, HORIZON), Tombstone(Outcome::Fenced));
 }
 
 /// A compensation for a step of three weeks ago is issued today. Its row, if there was one, is gone: it may have held
@@ -224,13 +229,13 @@ fn a_compensation_without_a_row_is_as_old_as_its_target() {
     for kind in [Kind::Compensate, Kind::Probe, Kind::Fence] {
         let young =
             Command { issued_at: now, target_issued_at: Some(order.issued_at), ..about(kind, &order) };
-        assert_eq!(decide(None, &young, now, MEMORY), Say(Outcome::Unknown), "{kind:?}");
+        assert_eq!(decide(None, &young, now, MEMORY), Reply(Outcome::Unknown), "{kind:?}");
         let fresh = Command { target_issued_at: Some(now), ..young.clone() };
-        assert_ne!(decide(None, &fresh, now, MEMORY), Say(Outcome::Unknown), "{kind:?}");
+        assert_ne!(decide(None, &fresh, now, MEMORY), Reply(Outcome::Unknown), "{kind:?}");
     }
     // An engine that does not send the time: the saga's birth is the earliest possible one.
     let silent = Command { issued_at: now, target_issued_at: None, ..compensate(&order) };
-    assert_eq!(decide(None, &silent, now, MEMORY), Say(Outcome::Unknown));
+    assert_eq!(decide(None, &silent, now, MEMORY), Reply(Outcome::Unknown));
 }
 
 #[test]
@@ -238,9 +243,9 @@ fn beyond_the_retention_of_its_saga_a_row_may_have_gone_however_young_the_comman
     let order = order();
     let now = order.issued_at + RETENTION + TimeDelta::seconds(1);
     let late = Command { issued_at: now, ..order.clone() };
-    assert_eq!(decide(None, &late, now, MEMORY), Say(Outcome::Expired));
+    assert_eq!(decide(None, &late, now, MEMORY), Reply(Outcome::Expired));
     let undo = Command { issued_at: now, target_issued_at: Some(now), ..compensate(&order) };
-    assert_eq!(decide(None, &undo, now, MEMORY), Say(Outcome::Unknown));
+    assert_eq!(decide(None, &undo, now, MEMORY), Reply(Outcome::Unknown));
     let row = row(&order, Status::Succeeded);
     assert_eq!(decide(Some(&row), &undo, now, MEMORY), Undo, "the row first");
 }
@@ -255,7 +260,7 @@ fn a_row_is_believed_however_old_the_command() {
     assert_eq!(ask(&succeeded, &compensate(&order)), Undo);
     let failed = row(&order, Status::FailedTransient);
     assert_eq!(ask(&failed, &again(&order, 2)), Execute);
-    assert_eq!(ask(&failed, &fence(&order)), Bury(Outcome::Fenced));
+    assert_eq!(ask(&failed, &fence(&order)), Tombstone(Outcome::Fenced));
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::{
 async fn commands_for_one_row_in_one_batch_take_turns() {
     let (books, wire, order) = (books().await, Wire::default(), execute("order"));
     let undo = compensate(&order);
-    let said = settle(&books.pool, &wire, &[&order, &order, &undo, &order, &undo]).await;
+    let replies = settle(&books.pool, &wire, &[&order, &order, &undo, &order, &undo]).await;
     let expected = [
         (Kind::Execute, Outcome::Succeeded, 1),
         (Kind::Execute, Outcome::Succeeded, 1),
@@ -26,7 +26,7 @@ async fn commands_for_one_row_in_one_batch_take_turns() {
         (Kind::Execute, Outcome::Fenced, 1),
         (Kind::Compensate, Outcome::Succeeded, 1),
     ];
-    assert_eq!(said, expected);
+    assert_eq!(replies, expected);
     assert_eq!(effects(&books.pool, order.command_id).await, 1);
     assert_eq!(effects(&books.pool, undo.command_id).await, 1);
     assert_eq!(status(&books.pool, order.command_id).await.unwrap(), "undone");
@@ -35,9 +35,9 @@ async fn commands_for_one_row_in_one_batch_take_turns() {
 #[tokio::test]
 async fn a_compensation_that_comes_first_leaves_a_tombstone() {
     let (books, wire, order) = (books().await, Wire::default(), execute("order"));
-    let said = settle(&books.pool, &wire, &[&compensate(&order), &order]).await;
+    let replies = settle(&books.pool, &wire, &[&compensate(&order), &order]).await;
     let expected = [(Kind::Compensate, Outcome::Succeeded, 1), (Kind::Execute, Outcome::Fenced, 1)];
-    assert_eq!(said, expected);
+    assert_eq!(replies, expected);
     assert_eq!(effects(&books.pool, order.command_id).await, 0);
     assert_eq!(status(&books.pool, order.command_id).await.unwrap(), "tombstone");
 }
@@ -48,14 +48,17 @@ async fn a_poisonous_command_is_dead_lettered_alone() {
     let good: Vec<Command> = (0..6).map(|_| execute("order")).collect();
     let mut batch: Vec<&Command> = good.iter().collect();
     batch.insert(3, &poison);
-    let said = settle(&books.pool, &wire, &batch).await;
-    assert_eq!(said, [(Kind::Execute, Outcome::Succeeded, 1); 6]);
+    let replies = settle(&books.pool, &wire, &batch).await;
+    assert_eq!(replies, [(Kind::Execute, Outcome::Succeeded, 1); 6]);
     for order in &good {
         assert_eq!(effects(&books.pool, order.command_id).await, 1);
     }
     assert_eq!(status(&books.pool, poison.command_id).await, None);
-    let letters = wire.letters();
-    assert!(letters.len() == 1 && letters[0].0 == 4 && letters[0].1.contains("23514"), "{letters:?}");
+    let dead_letters = wire.dead_letters();
+    assert!(
+        dead_letters.len() == 1 && dead_letters[0].0 == 4 && dead_letters[0].1.contains("23514"),
+        "{dead_letters:?}"
+    );
     assert_eq!(wire.uncommitted(), 0, "the partition flows on");
 }
 
@@ -65,9 +68,9 @@ async fn bytes_that_are_no_command_are_dead_lettered_and_the_partition_flows() {
     wire.put_bytes(b"\xff\xfe not JSON");
     wire.put_bytes("[".repeat(1000).as_bytes());
     let untargeted = Command { target: None, ..probe(&order) };
-    let said = settle(&books.pool, &wire, &[&untargeted, &order]).await;
-    assert_eq!(said, [(Kind::Execute, Outcome::Succeeded, 1)]);
-    assert_eq!(wire.letters().iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [1, 2, 3]);
+    let replies = settle(&books.pool, &wire, &[&untargeted, &order]).await;
+    assert_eq!(replies, [(Kind::Execute, Outcome::Succeeded, 1)]);
+    assert_eq!(wire.dead_letters().iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [1, 2, 3]);
     assert_eq!(wire.uncommitted(), 0);
 }
 
@@ -76,7 +79,7 @@ async fn a_command_of_a_newer_format_is_answered_unsupported_and_leaves_nothing(
     let (books, wire, order) = (books().await, Wire::default(), execute("order"));
     let newer = Command { schema_version: SCHEMA_VERSION + 1, ..order.clone() };
     assert_eq!(settle(&books.pool, &wire, &[&newer]).await, [(Kind::Execute, Outcome::Unsupported, 1)]);
-    assert_eq!((rows(&books.pool).await, wire.letters().len()), (0, 0));
+    assert_eq!((rows(&books.pool).await, wire.dead_letters().len()), (0, 0));
     assert_eq!(settle(&books.pool, &wire, &[&order]).await, [(Kind::Execute, Outcome::Succeeded, 1)]);
 }
 
@@ -103,7 +106,7 @@ async fn instances_racing_on_the_same_commands_have_one_effect_and_one_undo() {
             assert_eq!(effects(&books.pool, command.command_id).await, 1, "{:?}", command.kind);
         }
         for wire in wires {
-            assert_eq!(wire.said(), [(commands[0].kind, Outcome::Succeeded, 1); 40]);
+            assert_eq!(wire.outcomes(), [(commands[0].kind, Outcome::Succeeded, 1); 40]);
         }
     }
 }
@@ -148,7 +151,7 @@ async fn a_crash_before_the_commit_leaves_nothing_and_the_command_is_done_once()
 
     wire.restart();
     worker(&books.pool, &wire, Ledger::default()).run_once().await.unwrap();
-    assert_eq!(wire.said(), [(Kind::Execute, Outcome::Succeeded, 1)]);
+    assert_eq!(wire.outcomes(), [(Kind::Execute, Outcome::Succeeded, 1)]);
     assert_eq!(effects(&books.pool, order.command_id).await, 1);
 }
 
@@ -169,7 +172,7 @@ async fn without_its_database_no_offset_moves_and_nothing_is_a_dead_letter() {
     pool.close().await;
     wire.put(&[&order]);
     worker.run_once().await.unwrap_err();
-    assert_eq!((wire.uncommitted(), wire.letters().len(), wire.log().last()), (1, 0, Some(&"rewind")));
+    assert_eq!((wire.uncommitted(), wire.dead_letters().len(), wire.log().last()), (1, 0, Some(&"rewind")));
     assert!(!worker.health().readiness().is_ready());
 }
 
@@ -179,7 +182,7 @@ async fn a_refusal_stands_and_its_compensation_has_nothing_to_undo() {
     wire.put(&[&order, &again(&order, 2), &probe(&order), &compensate(&order), &fence(&order)]);
     worker(&books.pool, &wire, Ledger::default()).run_once().await.unwrap();
     let replies = wire.replies();
-    let said: Vec<_> = replies.iter().map(|r| (r.kind, r.outcome)).collect();
+    let outcomes: Vec<_> = replies.iter().map(|r| (r.kind, r.outcome)).collect();
     let expected = [
         (Kind::Execute, Outcome::Refused),
         (Kind::Execute, Outcome::Refused),
@@ -187,7 +190,7 @@ async fn a_refusal_stands_and_its_compensation_has_nothing_to_undo() {
         (Kind::Compensate, Outcome::Succeeded),
         (Kind::Fence, Outcome::Refused),
     ];
-    assert_eq!(said, expected);
+    assert_eq!(outcomes, expected);
     assert_eq!(replies[2].reason.as_ref().unwrap().code, "out_of_stock", "the recorded reply");
     assert_eq!(status(&books.pool, order.command_id).await.unwrap(), "refused");
 }
@@ -205,14 +208,14 @@ async fn a_transient_failure_is_done_again_by_a_higher_attempt_only() {
 #[tokio::test]
 async fn a_failure_for_good_is_answered_from_the_record_whatever_the_attempt() {
     let (books, wire, order) = (books().await, Wire::default(), execute("fails for good"));
-    let said = settle(&books.pool, &wire, &[&order, &again(&order, 7), &compensate(&order), &order]).await;
+    let replies = settle(&books.pool, &wire, &[&order, &again(&order, 7), &compensate(&order), &order]).await;
     let expected = [
         (Kind::Execute, Outcome::FailedForGood, 1),
         (Kind::Execute, Outcome::FailedForGood, 1),
         (Kind::Compensate, Outcome::Succeeded, 1),
         (Kind::Execute, Outcome::Fenced, 1),
     ];
-    assert_eq!(said, expected);
+    assert_eq!(replies, expected);
 }
 
 #[tokio::test]
@@ -227,14 +230,14 @@ async fn a_probe_or_an_expired_command_leaves_no_row() {
     let (books, wire, order) = (books().await, Wire::default(), execute("order"));
     let long_ago = chrono::Utc::now() - chrono::TimeDelta::days(15);
     let old = Command { issued_at: long_ago, ..execute("order") };
-    let said = settle(&books.pool, &wire, &[&probe(&order), &old, &compensate(&old), &fence(&old)]).await;
+    let replies = settle(&books.pool, &wire, &[&probe(&order), &old, &compensate(&old), &fence(&old)]).await;
     let expected = [
         (Kind::Probe, Outcome::NotSeen, 1),
         (Kind::Execute, Outcome::Expired, 1),
         (Kind::Compensate, Outcome::Unknown, 1),
         (Kind::Fence, Outcome::Unknown, 1),
     ];
-    assert_eq!(said, expected);
+    assert_eq!(replies, expected);
     assert_eq!(rows(&books.pool).await, 0);
     assert_eq!(effects(&books.pool, old.command_id).await, 0);
 }
@@ -243,9 +246,9 @@ async fn a_probe_or_an_expired_command_leaves_no_row() {
 async fn a_row_that_has_seen_a_newer_epoch_is_silent_to_older_commands() {
     let (books, wire, order) = (books().await, Wire::default(), execute("order"));
     let newer = Command { epoch: 1, ..probe(&order) };
-    let said = settle(&books.pool, &wire, &[&order, &newer, &order, &compensate(&order)]).await;
+    let replies = settle(&books.pool, &wire, &[&order, &newer, &order, &compensate(&order)]).await;
     let expected = [(Kind::Execute, Outcome::Succeeded, 1), (Kind::Probe, Outcome::Succeeded, 1)];
-    assert_eq!(said, expected, "the older compensation has no effect and no answer");
+    assert_eq!(replies, expected, "the older compensation has no effect and no answer");
     let stale = settle(&books.pool, &wire, &[&compensate(&order)]).await;
     assert_eq!(stale, [], "the epoch is written down");
     assert_eq!(status(&books.pool, order.command_id).await.unwrap(), "succeeded");
@@ -264,8 +267,8 @@ async fn a_row_that_another_transaction_holds_holds_up_only_its_own_command() {
         .await
         .unwrap();
     let undos: Vec<Command> = orders.iter().map(compensate).collect();
-    let said = settle(&pool, &wire, &undos.iter().collect::<Vec<_>>()).await;
-    assert_eq!(said, [(Kind::Compensate, Outcome::Succeeded, 1); 5]);
+    let replies = settle(&pool, &wire, &undos.iter().collect::<Vec<_>>()).await;
+    assert_eq!(replies, [(Kind::Compensate, Outcome::Succeeded, 1); 5]);
     assert_eq!(status(&books.pool, orders[2].command_id).await.unwrap(), "succeeded", "it was passed over");
     assert_eq!(wire.uncommitted(), 0, "and left");
     forgotten.rollback().await.unwrap();
@@ -286,22 +289,22 @@ async fn a_row_that_another_transaction_is_inserting_holds_up_only_its_own_comma
         .await
         .unwrap();
     let undos: Vec<Command> = orders.iter().map(compensate).collect();
-    let said = settle(&pool, &wire, &undos.iter().collect::<Vec<_>>()).await;
-    assert_eq!(said, [(Kind::Compensate, Outcome::Succeeded, 1); 3], "tombstones");
-    assert_eq!(wire.letters(), []);
+    let replies = settle(&pool, &wire, &undos.iter().collect::<Vec<_>>()).await;
+    assert_eq!(replies, [(Kind::Compensate, Outcome::Succeeded, 1); 3], "tombstones");
+    assert_eq!(wire.dead_letters(), []);
 }
 
 #[tokio::test]
 async fn trap_11_a_fence_on_a_failed_row_leaves_a_tombstone() {
     let (books, wire, order) = (books().await, Wire::default(), execute("fails once"));
     let later = again(&order, 2);
-    let said = settle(&books.pool, &wire, &[&order, &fence(&order), &later]).await;
+    let replies = settle(&books.pool, &wire, &[&order, &fence(&order), &later]).await;
     let expected = [
         (Kind::Execute, Outcome::FailedTransient, 1),
         (Kind::Fence, Outcome::Fenced, 1),
         (Kind::Execute, Outcome::Fenced, 1),
     ];
-    assert_eq!(said, expected);
+    assert_eq!(replies, expected);
     assert_eq!(effects(&books.pool, order.command_id).await, 0);
 }
 
@@ -309,7 +312,8 @@ async fn trap_11_a_fence_on_a_failed_row_leaves_a_tombstone() {
 async fn trap_17_a_failed_undo_is_undone_by_a_later_attempt() {
     let (books, wire, order) = (books().await, Wire::default(), execute("undo fails once"));
     let undo = compensate(&order);
-    let said = settle(&books.pool, &wire, &[&order, &undo, &undo, &again(&undo, 2), &again(&undo, 3)]).await;
+    let replies =
+        settle(&books.pool, &wire, &[&order, &undo, &undo, &again(&undo, 2), &again(&undo, 3)]).await;
     let expected = [
         (Kind::Execute, Outcome::Succeeded, 1),
         (Kind::Compensate, Outcome::FailedTransient, 1),
@@ -317,18 +321,19 @@ async fn trap_17_a_failed_undo_is_undone_by_a_later_attempt() {
         (Kind::Compensate, Outcome::Succeeded, 2),
         (Kind::Compensate, Outcome::Succeeded, 2),
     ];
-    assert_eq!(said, expected);
+    assert_eq!(replies, expected);
     assert_eq!(effects(&books.pool, undo.command_id).await, 1);
 }
 
 #[tokio::test]
 async fn trap_18_a_compensation_on_a_fences_tombstone_succeeds() {
     let (books, wire, order) = (books().await, Wire::default(), execute("order"));
-    let said = settle(&books.pool, &wire, &[&fence(&order), &about(Kind::Compensate, &order), &order]).await;
+    let replies =
+        settle(&books.pool, &wire, &[&fence(&order), &about(Kind::Compensate, &order), &order]).await;
     let expected = [
         (Kind::Fence, Outcome::Fenced, 1),
         (Kind::Compensate, Outcome::Succeeded, 1),
         (Kind::Execute, Outcome::Fenced, 1),
     ];
-    assert_eq!(said, expected);
+    assert_eq!(replies, expected);
 }

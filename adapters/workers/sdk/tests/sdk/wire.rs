@@ -24,7 +24,7 @@ struct WireState {
     offset: i64,
     broken: bool,
     replies: Vec<Reply>,
-    letters: Vec<(i64, String)>,
+    dead_letters: Vec<(i64, String)>,
     log: Vec<&'static str>,
 }
 
@@ -78,13 +78,13 @@ impl Wire {
     }
 
     /// Returns kind, outcome and attempt of the replies since the last call.
-    pub fn said(&self) -> Vec<(Kind, Outcome, u32)> {
+    pub fn outcomes(&self) -> Vec<(Kind, Outcome, u32)> {
         self.replies().iter().map(|r| (r.kind, r.outcome, r.attempt)).collect()
     }
 
     /// Returns offset and reason of every dead letter.
-    pub fn letters(&self) -> Vec<(i64, String)> {
-        self.state().letters.clone()
+    pub fn dead_letters(&self) -> Vec<(i64, String)> {
+        self.state().dead_letters.clone()
     }
 
     /// Returns the calls of source and sink, in order.
@@ -149,7 +149,7 @@ impl Sink for Wire {
         let mut state = self.state();
         state.works()?;
         state.log.push("dead letter");
-        state.letters.push((message.offset, reason.to_owned()));
+        state.dead_letters.push((message.offset, reason.to_owned()));
         Ok(())
     }
 }

@@ -160,7 +160,7 @@ async fn a_payload_that_makes_no_sense_fails_for_good_and_stops_nobody() {
     }
     assert_eq!(world.settled(&good).await.outcome, Outcome::Succeeded);
     assert_eq!(code(&world.settled(&unknown_step).await), "unknown_step");
-    assert!(world.topics.letters().is_empty());
+    assert!(world.topics.dead_letters().is_empty());
 }
 
 #[tokio::test]

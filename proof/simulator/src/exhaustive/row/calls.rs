@@ -100,14 +100,14 @@ impl OneRow {
                 }
                 (Action::Execute, Charge::None)
                 | (Action::Undo, Charge::Charged | Charge::None | Charge::Declined) => {
-                    if self.planted == Some(Planted::NothingBuries) {
+                    if self.planted == Some(Planted::NothingIsTombstone) {
                         let mut after = state.clone();
                         after.calls[instance] = None;
                         if let Some(row) = &mut after.row {
-                            row.bury();
+                            row.make_tombstone();
                         }
-                        after.told_undone = true;
-                        next.push((format!("{name}: finds nothing, and buries it"), after));
+                        after.answered_undone = true;
+                        next.push((format!("{name}: finds nothing, and makes a tombstone of it"), after));
                     } else {
                         at(Stage::ToCall, "finds nothing", &|_| {});
                     }

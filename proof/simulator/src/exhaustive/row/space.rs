@@ -15,8 +15,8 @@ impl Space for OneRow {
             charges: 0,
             left: self.budget,
             sent: (0, 0),
-            told_undone: false,
-            told_failed: false,
+            answered_undone: false,
+            answered_failed: false,
             called_when_resolved: false,
         }
     }
@@ -49,13 +49,13 @@ impl Space for OneRow {
                         }
                         _ => before.left.probes -= 1,
                     }
-                    let after = self.hear(&before, instance, kind, attempt, None);
-                    next.push((format!("instance {instance} hears {kind:?} {attempt}"), after));
+                    let after = self.receive(&before, instance, kind, attempt, None);
+                    next.push((format!("instance {instance} receives {kind:?} {attempt}"), after));
                     if kind == Kind::Compensate && state.left.resolutions > 0 {
                         before.left.resolutions -= 1;
-                        let after = self.hear(&before, instance, kind, attempt, Some(Resolved::NotDone));
+                        let after = self.receive(&before, instance, kind, attempt, Some(Resolved::NotDone));
                         next.push((
-                            format!("instance {instance} hears {kind:?} {attempt}, settled by hand"),
+                            format!("instance {instance} receives {kind:?} {attempt}, settled by hand"),
                             after,
                         ));
                     }
@@ -131,13 +131,13 @@ impl Space for OneRow {
             Status::Succeeded if state.charge != Charge::Refunded => {
                 Some("succeeded without a charge".to_owned())
             }
-            _ if state.told_failed && charged => {
+            _ if state.answered_failed && charged => {
                 Some("said that it failed, and the money is kept".to_owned())
             }
             _ => None,
         }
         .or_else(|| {
-            (state.told_undone && charged && row.undone.is_none()).then(|| "said undone, kept".to_owned())
+            (state.answered_undone && charged && row.undone.is_none()).then(|| "said undone, kept".to_owned())
         })
     }
 }

@@ -21,7 +21,7 @@ impl Space for TwoSteps {
             changed_outcome: false,
             page: None,
             mistaken: false,
-            told: None,
+            acknowledged: None,
         }
     }
 
@@ -58,7 +58,7 @@ impl Space for TwoSteps {
         next.into_iter().map(|(step, state)| (step, state.canonical())).collect()
     }
 
-    fn tell(&self, state: &SagaSystem, into: &mut dyn Write) {
+    fn describe(&self, state: &SagaSystem, into: &mut dyn Write) {
         let saga = |saga: &Saga, into: &mut dyn Write| {
             let wake = saga.wake_at.map(|at| at.timestamp_micros());
             let (since, state) = (saga.since.timestamp_micros(), saga.state.to_json());
@@ -116,7 +116,12 @@ impl Space for TwoSteps {
             let _ = write!(into, "{} {:?} {} {undone:?};", key.as_u128() as u16, row.status, row.attempt);
         }
         let (left, promised, page) = (&state.left, state.promised, &state.page);
-        let _ = write!(into, "{:?} {left:?} {promised} {page:?} {:?}", state.effects.values(), state.told);
+        let _ = write!(
+            into,
+            "{:?} {left:?} {promised} {page:?} {:?}",
+            state.effects.values(),
+            state.acknowledged
+        );
     }
 
     fn broken(&self, state: &SagaSystem, at_rest: bool) -> Option<String> {
@@ -131,11 +136,11 @@ impl Space for TwoSteps {
         }
         let saga = &state.saga;
         let arrived: Vec<Option<bool>> = saga.state.signals.iter().map(|s| s.payload.read().ok()).collect();
-        if arrived != Vec::from_iter(state.told.map(Some)) {
-            return Some(format!("{:?} was acknowledged, and {arrived:?} arrived", state.told));
+        if arrived != Vec::from_iter(state.acknowledged.map(Some)) {
+            return Some(format!("{:?} was acknowledged, and {arrived:?} arrived", state.acknowledged));
         }
         let asks = self.budget.signals > 0;
-        if asks && saga.outcome == Some(SagaOutcome::Completed) && state.told != Some(true) {
+        if asks && saga.outcome == Some(SagaOutcome::Completed) && state.acknowledged != Some(true) {
             return Some("completed, though nobody said yes".to_owned());
         }
         let holds = saga.state.commands.iter().any(|c| !c.held.is_empty());

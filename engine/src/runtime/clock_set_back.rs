@@ -15,7 +15,7 @@ use super::{Engine, Error, put_off};
 use crate::port::{Clock, SagaStore};
 
 /// Maximum number of sagas in a page of the search.
-const OVERSLEEPERS_BATCH: u32 = 500;
+const CLOCK_SET_BACK_BATCH: u32 = 500;
 /// The database's clock was set back if it is behind by more than this; no answer of the database takes longer.
 const CLOCK_STEP: Duration = Duration::from_secs(5);
 /// How long a slot's owner has to correct its timers before other engines do.
@@ -23,9 +23,9 @@ const OWNERS_FIRST: Duration = Duration::from_secs(5);
 
 /// What is known about the database's clock, and the progress of the search.
 #[derive(Debug, Default)]
-pub(super) struct Oversleepers {
+pub(super) struct ClockSetBack {
     /// The database's time and this process's monotonic time at the last reading.
-    heard_at: Option<(DateTime<Utc>, Duration)>,
+    read_at: Option<(DateTime<Utc>, Duration)>,
     search: Option<Search>,
 }
 
@@ -53,23 +53,23 @@ impl Search {
     }
 }
 
-impl Oversleepers {
+impl ClockSetBack {
     /// Starts a search after slots were gained. Sagas put off for lack of budget may sleep longer than others.
-    pub fn may_be_among_gained<S, K, C>(&mut self, engine: &Engine<S, K, C>) {
+    pub fn search_gained_slots<S, K, C>(&mut self, engine: &Engine<S, K, C>) {
         let longest = engine.catalog.timer_reach() + put_off::PUT_OFF_LONGEST;
         self.search = Some(Search::among_own(longest));
     }
 
     /// Records the database's time and this process's; returns whether the database's clock was set back. A search then
     /// begins.
-    pub fn hear<S, K, C>(
+    pub fn note_clock<S, K, C>(
         &mut self,
         engine: &Engine<S, K, C>,
         now: DateTime<Utc>,
         monotonic: Duration,
     ) -> bool {
-        let expected = self.heard_at.map(|(then, at)| then + monotonic.saturating_sub(at));
-        self.heard_at = Some((now, monotonic));
+        let expected = self.read_at.map(|(then, at)| then + monotonic.saturating_sub(at));
+        self.read_at = Some((now, monotonic));
         let ahead = expected.and_then(|at| (at - now).to_std().ok()).filter(|ahead| *ahead > CLOCK_STEP);
         let Some(ahead) = ahead else { return false };
         tracing::warn!(seconds = ahead.as_secs(), "the database's clock was set back; timers are set anew");
@@ -92,14 +92,14 @@ impl Oversleepers {
         let (assignment, _) = engine.ownership.now();
         let is_searched = |slot: &u16| assignment.owns(*slot) == abroad_from.is_none();
         let slots: Vec<u16> = (0..SLOTS).filter(is_searched).collect();
-        let found = engine.store.sleeping_beyond(&slots, longest, above, OVERSLEEPERS_BATCH).await?;
+        let found = engine.store.sleeping_beyond(&slots, longest, above, CLOCK_SET_BACK_BATCH).await?;
         let reach = engine.catalog.timer_reach();
         let known = |name: &str, version| engine.catalog.get(name, version).is_some();
         let early: Vec<_> = found
             .sagas
             .iter()
             .filter(|saga| {
-                known(&saga.workflow, saga.workflow_version) && saga.oversleeps(found.now, longest)
+                known(&saga.workflow, saga.workflow_version) && saga.sleeps_too_long(found.now, longest)
             })
             .map(|saga| {
                 let wait = reach.mul_f64(f64::from(engine.clock.jitter()) / 2000.0);
@@ -107,11 +107,14 @@ impl Oversleepers {
             })
             .collect();
         if !early.is_empty() {
-            tracing::warn!(sagas = early.len(), "set anew the alarms of sagas that would have overslept");
+            tracing::warn!(
+                sagas = early.len(),
+                "the timers of sagas that would have slept too long are set anew"
+            );
             engine.reschedule(&early).await?;
         }
         let last = found.sagas.iter().filter_map(|saga| Some((saga.wake_at?, saga.id))).max();
-        let is_last_page = found.sagas.len() < OVERSLEEPERS_BATCH as usize;
+        let is_last_page = found.sagas.len() < CLOCK_SET_BACK_BATCH as usize;
         self.search = search.next(is_last_page, last, now);
         Ok(!is_last_page)
     }

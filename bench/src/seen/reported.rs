@@ -21,13 +21,13 @@ pub async fn listen(ledger: Arc<Ledger>) -> Result<SocketAddr> {
     let address = listener.local_addr()?;
     tokio::spawn(async move {
         while let Ok((engine, _)) = listener.accept().await {
-            tokio::spawn(hear(engine, Arc::clone(&ledger)));
+            tokio::spawn(read_reports(engine, Arc::clone(&ledger)));
         }
     });
     Ok(address)
 }
 
-async fn hear(mut engine: TcpStream, ledger: Arc<Ledger>) {
+async fn read_reports(mut engine: TcpStream, ledger: Arc<Ledger>) {
     let (mut buffer, mut held) = (vec![0; 64 * 1024], 0);
     while let Ok(read) = engine.read(&mut buffer[held..]).await {
         if read == 0 {

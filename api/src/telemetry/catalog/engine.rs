@@ -1,22 +1,19 @@
-//! Every metric of every role, by what it is about.
+//! Metrics of orders and sagas, and of the loops, domain events and webhooks of the engine.
 
 use super::{
-    LabelValues::{Currencies, Each, Routes, SomeOf},
+    LabelValues::{Currencies, Each, SomeOf},
     Metric,
-    RecordedBy::{self, Deciders, Every, Executors, Readers, Role},
+    RecordedBy::{self, Deciders, Readers, Role},
     counter, gauge, histogram,
     values::{
-        DATABASE, KIND, OPEN_STATE, OUTCOME, PARTICIPANT, POOL, STATUS, WHY, WORKER, WORKFLOW, channels,
-        groups, odd_reasons, pieces, status_classes, steps, token_outcomes, topics_read, upstreams, words,
+        KIND, OPEN_STATE, OUTCOME, PARTICIPANT, STATUS, WHY, WORKFLOW, odd_reasons, owned, pieces, steps,
     },
 };
 
 const API: RecordedBy = Role("api");
 const ENGINE: RecordedBy = Role("engine");
-const NOTIFICATION: RecordedBy = Role("notification");
 
-/// Every metric.
-pub static METRICS: &[Metric] = &[
+pub(super) const METRICS: &[Metric] = &[
     // Orders and sagas.
     counter(
         "amends_order_statuses_total",
@@ -53,26 +50,26 @@ pub static METRICS: &[Metric] = &[
         ENGINE,
         &[
             ("currency", Currencies),
-            ("state", Each(|| words(&["running", "compensating", "parked", "completed", "undone"]))),
+            ("state", Each(|| owned(&["running", "compensating", "parked", "completed", "undone"]))),
         ],
         "Captured money of sagas that have not ended, or of which a late effect is being undone. Take max.",
     ),
     histogram(
         "amends_engine_saga_seconds",
         Deciders,
-        &[WORKFLOW, ("outcome", Each(|| words(&["completed", "undone"])))],
+        &[WORKFLOW, ("outcome", Each(|| owned(&["completed", "undone"])))],
         "Time from a saga's birth to its end.",
     ),
     histogram(
         "amends_engine_step_seconds",
         Deciders,
-        &[WORKFLOW, ("step", Each(steps)), ("kind", Each(|| words(&["execute", "compensate"])))],
+        &[WORKFLOW, ("step", Each(steps)), ("kind", Each(|| owned(&["execute", "compensate"])))],
         "Time from the first issue of a command to the answer that settles it, over all attempts.",
     ),
     counter(
         "amends_engine_commands_total",
         Deciders,
-        &[PARTICIPANT, KIND, ("sent", Each(|| words(&["first", "again"])))],
+        &[PARTICIPANT, KIND, ("sent", Each(|| owned(&["first", "again"])))],
         "Commands sent. Again: a further attempt, or a repetition of one that was not answered.",
     ),
     counter(
@@ -84,7 +81,7 @@ pub static METRICS: &[Metric] = &[
     counter(
         "amends_engine_incidents_total",
         Deciders,
-        &[("kind", Each(|| words(&["exposure_not_netted", "late_success"])))],
+        &[("kind", Each(|| owned(&["exposure_not_netted", "late_success"])))],
         "Events that should be impossible.",
     ),
     counter(
@@ -178,7 +175,7 @@ pub static METRICS: &[Metric] = &[
     counter(
         "amends_engine_repeats_put_off_total",
         ENGINE,
-        &[PARTICIPANT, ("after", Each(|| words(&["failed", "silent", "unsent"])))],
+        &[PARTICIPANT, ("after", Each(|| owned(&["failed", "silent", "unsent"])))],
         "Repetitions that wait until the participant, or the broker, recovers.",
     ),
     counter(
@@ -196,7 +193,7 @@ pub static METRICS: &[Metric] = &[
     counter(
         "amends_engine_loop_failures_total",
         ENGINE,
-        &[("loop", Each(|| words(&["deferred", "publisher", "recovery", "replies", "timers", "webhooks"])))],
+        &[("loop", Each(|| owned(&["deferred", "publisher", "recovery", "replies", "timers", "webhooks"])))],
         "Runs of an engine's loop that failed and are repeated.",
     ),
     histogram("amends_upkeep_seconds", Readers, &[("piece", SomeOf(pieces))], "Time of a run of upkeep."),
@@ -235,7 +232,7 @@ pub static METRICS: &[Metric] = &[
     counter(
         "amends_webhook_attempts_total",
         ENGINE,
-        &[("result", Each(|| words(&["delivered", "retried", "failed", "gone"])))],
+        &[("result", Each(|| owned(&["delivered", "retried", "failed", "gone"])))],
         "Attempts to deliver to a webhook.",
     ),
     histogram("amends_webhook_attempt_seconds", ENGINE, &[], "Time of an attempt to deliver to a webhook."),
@@ -244,164 +241,5 @@ pub static METRICS: &[Metric] = &[
         ENGINE,
         &[],
         "Webhooks that were disabled because their receiver is gone, or has failed for too long.",
-    ),
-    // The api.
-    histogram("amends_api_batch_size", API, &[], "New orders in a batch."),
-    counter(
-        "amends_api_left_to_the_engine_total",
-        API,
-        &[],
-        "Orders whose first command the api left to the engine, because too many wait for the broker.",
-    ),
-    histogram(
-        "amends_api_request_seconds",
-        API,
-        &[("route", Routes), ("status", Each(status_classes))],
-        "Time from a request's head to its answer's head, by route; also of requests that wait for something.",
-    ),
-    counter(
-        "amends_api_lists_refused_total",
-        API,
-        &[],
-        "Lists that were refused because too many are being read.",
-    ),
-    counter(
-        "amends_api_limited_total",
-        API,
-        &[("by", Each(|| words(&["subject", "address", "concurrency"])))],
-        "Requests beyond a limit.",
-    ),
-    counter(
-        "amends_api_stock_reads_total",
-        API,
-        &[("from", Each(|| words(&["cache", "worker"])))],
-        "Reads of one product's stock.",
-    ),
-    counter(
-        "amends_api_retries_total",
-        API,
-        &[("service", Each(upstreams))],
-        "Requests to a service that were repeated.",
-    ),
-    gauge(
-        "amends_circuit_breaker_open",
-        API,
-        &[("service", Each(upstreams))],
-        "1 while the api does not ask this service, or only tries.",
-    ),
-    counter(
-        "amends_auth_requests_total",
-        API,
-        &[("outcome", Each(token_outcomes))],
-        "Requests, by what their token was found to be.",
-    ),
-    counter(
-        "amends_auth_key_readings_total",
-        API,
-        &[("result", Each(|| words(&["read", "failed"])))],
-        "Readings of the keys of tokens.",
-    ),
-    gauge("amends_auth_keys", API, &[], "Keys by which tokens are checked, once they have been read."),
-    counter(
-        "amends_service_requests_refused_total",
-        Every,
-        &[],
-        "Requests of services that were refused for a missing or wrong service token.",
-    ),
-    // Workers.
-    counter("amends_worker_commands_total", Executors, &[WORKER, KIND, OUTCOME], "Commands answered."),
-    histogram("amends_worker_batch_size", Executors, &[WORKER], "Commands in a batch."),
-    gauge("amends_worker_calls_in_flight", Executors, &[WORKER], "Calls of external systems in progress."),
-    counter(
-        "amends_worker_dead_letters_total",
-        Executors,
-        &[WORKER],
-        "Commands that cannot be read, or whose signature is wrong.",
-    ),
-    counter(
-        "amends_worker_passed_over_total",
-        Executors,
-        &[WORKER],
-        "Commands that were left because another transaction holds their rows.",
-    ),
-    counter(
-        "amends_worker_trials_failed_total",
-        Executors,
-        &[WORKER],
-        "Trials of a batch that were done again because another instance had the same commands.",
-    ),
-    counter(
-        "amends_inventory_cache_waits_total",
-        Role("inventory"),
-        &[],
-        "Waits until stock in a Redis that is away has expired.",
-    ),
-    counter(
-        "amends_notifications_recorded_total",
-        NOTIFICATION,
-        &[],
-        "Messages to customers that were recorded.",
-    ),
-    counter(
-        "amends_notifications_total",
-        NOTIFICATION,
-        &[
-            ("channel", Each(channels)),
-            ("outcome", Each(|| words(&["sent", "retried", "failed", "skipped"]))),
-        ],
-        "Attempts to send a message to a customer.",
-    ),
-    gauge(
-        "amends_notifications_waiting",
-        NOTIFICATION,
-        &[("channel", Each(channels))],
-        "Messages that wait to be sent, or to be tried again, up to 100,000. Every worker counts all: take max.",
-    ),
-    // Database, broker, process.
-    gauge(
-        "amends_postgres_connections",
-        Every,
-        &[POOL, ("state", Each(|| words(&["in_use", "idle"])))],
-        "Open connections to a database.",
-    ),
-    histogram("amends_postgres_acquire_seconds", Every, &[POOL], "How long callers wait for a connection."),
-    counter(
-        "amends_postgres_calls_unanswered_total",
-        Every,
-        &[],
-        "Calls of a database that this program ended because no answer came.",
-    ),
-    counter("amends_postgres_slow_statements_total", Every, &[], "Statements that took a second and more."),
-    counter(
-        "amends_database_commits_total",
-        Readers,
-        &[DATABASE],
-        "Transactions that all clients of the database have committed while this process ran. Take max of the rate.",
-    ),
-    counter(
-        "amends_database_wal_bytes_total",
-        Readers,
-        &[DATABASE],
-        "WAL that the database's server has written while this process ran, for all databases. Take max of the rate.",
-    ),
-    gauge(
-        "amends_kafka_lag_messages",
-        Readers,
-        &[("group", SomeOf(groups)), ("topic", SomeOf(topics_read))],
-        "Messages after the committed offsets of the partitions that this process owns: take sum.",
-    ),
-    // Spans.
-    counter("amends_trace_spans_exported_total", Every, &[], "Spans that the collector has taken."),
-    counter(
-        "amends_trace_spans_dropped_total",
-        Every,
-        &[("reason", Each(|| words(&["queue_full", "export_failed"])))],
-        "Spans that the collector did not get: it is slower than they come, or did not take them.",
-    ),
-    gauge(
-        "amends_build_info",
-        Every,
-        &[("version", SomeOf(|| words(&[env!("CARGO_PKG_VERSION")])))],
-        "1, with the version of the program.",
     ),
 ];
