@@ -224,7 +224,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_wanted_is_what_the_migrations_grant_and_nothing_else() {
-        for service in &SERVICES {
+        for service in SERVICES {
             let database = amends_testkit::database(service.migrator, service.name).await;
             let role = format!("amends_{}", service.name);
             let granted: Vec<Grant> =
@@ -243,7 +243,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_right_that_is_taken_is_named_with_the_statement_that_gives_it_back() {
-        for service in &SERVICES {
+        for service in SERVICES {
             let database = amends_testkit::database(service.migrator, service.name).await;
             let role = format!("amends_{}", service.name);
             let pool = Pool::connect(&database.role_url(&role), 1, "test", BOUNDS).unwrap();
@@ -260,7 +260,7 @@ mod tests {
                 }
                 run(&format!("REVOKE {} FROM {role}", right.text())).await;
                 let lacking = read().await;
-                assert_eq!(lacking.lacking, [right.clone()]);
+                assert_eq!(lacking.lacking, std::slice::from_ref(&right));
                 let finding = lacking.finding("database");
                 assert_eq!(finding.grade, Grade::Wrong);
                 assert!(finding.found.contains(&right.text()), "{}", finding.found);

@@ -79,7 +79,8 @@ pub fn router(api: Arc<Api>, limits: Limits, services: Option<ServiceToken>) -> 
     if is_compressed {
         routes = routes.layer(CompressionLayer::new().compress_when(DefaultPredicate::new().and(has_no_tag)));
     }
-    routes = routes.layer(ServiceBuilder::new().layer(from_fn(latency::measured)).layer(from_fn(traces::traced)));
+    routes =
+        routes.layer(ServiceBuilder::new().layer(from_fn(latency::measured)).layer(from_fn(traces::traced)));
     if let Some(token) = services {
         // Not among the api's own routes: their callers have no tokens, the limits are not theirs, and they are in no
         // document. A router keeps the fallback of the one that is merged into it, and that of the api's routes asks for
