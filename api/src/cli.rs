@@ -122,6 +122,14 @@ pub enum Role {
     /// AMENDS_TOKEN.
     #[command(after_help = saga::EXIT_STATUS)]
     Saga(saga::Saga),
+    /// Runs the sample orders against a running api whose gateway and carrier are the sandboxes, and prints their timelines.
+    /// The status is 0 only if each ended as it should. It adds two products. The token, of the roles storefront and admin,
+    /// is read from AMENDS_TOKEN.
+    Samples {
+        /// The address of the api.
+        #[arg(long, value_name = "URL", env = "AMENDS_API_URL", default_value = "http://127.0.0.1:8080")]
+        api: Url,
+    },
     /// Prints the settings in force, commented, secrets hidden.
     Config,
     /// Messages to customers.

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     cli::{Cli, Role},
-    messages, panics, remote, roles, services,
+    messages, panics, remote, roles, samples, services,
     settings::{Settings, redacted},
     telemetry,
 };
@@ -47,6 +47,16 @@ pub fn main() -> ExitCode {
     if let Role::Saga(options) = &cli.role {
         let done = remote::saga(options);
         return done.map_or_else(|failure| fail(failure.status, &failure.why), |()| ExitCode::SUCCESS);
+    }
+    if let Role::Samples { api } = &cli.role {
+        if !["http", "https"].contains(&api.scheme()) {
+            return fail(2, "--api must be a URL of http or https");
+        }
+        return match samples::run_at(api) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => fail(1, &format!("{error:#}")),
+        };
     }
     let settings =
         cli.flags.pairs().and_then(|flags| Settings::read(&services::names(), cli.config.as_deref(), &flags));

@@ -95,6 +95,7 @@ async fn start(role: Role, settings: Settings, metrics: PrometheusHandle, stop: 
         | Role::Topics(_)
         | Role::Doctor { .. }
         | Role::Saga(_)
+        | Role::Samples { .. }
         | Role::Config
         | Role::Notify { .. }
         | Role::Health(_)

@@ -8,8 +8,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use reqwest::Url;
 use serde_json::{Value, json};
 
+use crate::remote::TOKEN_VARIABLE;
 use client::Client;
 
 /// A sample that has not ended after this time has failed.
@@ -147,6 +149,17 @@ const fn sample(
     intervention: Intervention,
 ) -> Sample {
     Sample { title, product, method, country, ends, reason, intervention }
+}
+
+/// Runs the samples against the api at this address, with the token of the environment; returns whether each ended as
+/// expected.
+///
+/// # Errors
+/// The api cannot be reached, or refuses to add the samples' products.
+pub fn run_at(api: &Url) -> Result<bool> {
+    let token = std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(run(api.as_str().trim_end_matches('/'), token))
 }
 
 /// Runs the samples one after the other; returns whether each ended as expected.

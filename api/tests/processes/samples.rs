@@ -46,6 +46,35 @@ async fn every_sample_ends_as_it_should(broker: Broker) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_samples_run_from_outside_against_a_running_api_and_what_is_no_api_is_named_in_one_line() {
+    let samples = |api: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_amends"));
+        command.args(["samples", "--api", api]).env_remove("AMENDS_TOKEN").stdin(Stdio::null());
+        command.output().unwrap()
+    };
+    for (api, status, named) in
+        [("http://127.0.0.1:1", 1, "http://127.0.0.1:1/"), ("ftp://127.0.0.1", 2, "--api")]
+    {
+        let output = samples(api);
+        let complaints = String::from_utf8_lossy(&output.stderr);
+        assert!(complaints.contains(named) && complaints.lines().count() == 1, "{complaints}");
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(status), 0), "{complaints}");
+    }
+
+    let data = tempfile::tempdir().unwrap();
+    let running = Dev::start(&Broker::embedded(), data.path());
+    let mut said = String::new();
+    // As above, a busy machine may be slow.
+    let are_well = (0..ATTEMPTS).any(|_| {
+        let output = samples(&running.url);
+        said = String::from_utf8_lossy(&output.stdout).into_owned();
+        output.status.success()
+    });
+    assert!(are_well && said.contains("12 of 12 samples ended as they should"), "{said}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_printed_to_be_tried_next_works_in_any_directory_and_every_curl_has_a_token() {
     let (data, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut command = dev(&Broker::embedded(), data.path(), &["--samples", "--log", "warn"]);
