@@ -56,7 +56,9 @@ mod tests {
         let stop = Stop::default();
         let signalled = signalled(stop.clone(), Duration::from_millis(50));
         let own = std::process::id().to_string();
-        assert!(std::process::Command::new("kill").args(["-TERM", &own]).status().unwrap().success());
+        // A shell has its own `kill`; a program of that name is not everywhere.
+        let kill = std::process::Command::new("sh").args(["-c", &format!("kill -TERM {own}")]).status();
+        assert!(kill.unwrap().success());
         let waiting = tokio::spawn(signalled);
         stop.now.cancelled().await;
         assert!(stop.leaving.is_cancelled(), "first nothing more is sent to it");

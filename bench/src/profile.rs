@@ -55,7 +55,8 @@ impl Profile {
 
     /// Stops perf; returns each process's share and its most expensive functions.
     pub fn end(mut self) -> Result<Vec<Spent>> {
-        let interrupted = Command::new("kill").args(["-INT", &self.perf.id().to_string()]).status()?;
+        let interrupted =
+            Command::new("sh").args(["-c", &format!("kill -INT {}", self.perf.id())]).status()?;
         ensure!(interrupted.success(), "perf has ended by itself");
         self.perf.wait()?;
         // perf reports a thread's id where it says process id.

@@ -86,7 +86,7 @@ async fn alone_and_beside_lists(client: &Client) -> (Duration, Duration) {
                 200 => {
                     listed.fetch_add(1, Ordering::Relaxed);
                     page = next(&body)
-                        .map_or_else(|| LIST.to_owned(), |cursor| format!("{LIST}&cursor={cursor}"));
+                        .map_or_else(|| LIST.to_owned(), |cursor| format!("{LIST}&after={cursor}"));
                 }
                 503 if body.contains("/problems/busy") => {
                     refused.fetch_add(1, Ordering::Relaxed);

@@ -31,7 +31,7 @@ const LOOK: Duration = Duration::from_millis(200);
 const DRAINED_WITHIN: Duration = Duration::from_secs(10);
 
 fn terminate(process: &Process) {
-    let told = Command::new("kill").args(["-TERM", &process.id().to_string()]).status();
+    let told = Command::new("sh").args(["-c", &format!("kill -TERM {}", process.id())]).status();
     assert!(told.unwrap().success());
 }
 
