@@ -25,7 +25,7 @@ test: bootstrap ## run all tests, and say how many passed
 history: bootstrap ## measure upkeep and lists with ORDERS_KEPT=n orders in the tables (a million: some minutes, 2 GB)
 	@AMENDS_TEST_ORDERS=$(ORDERS_KEPT) cargo test -p amends-orders --test history --test many -- --nocapture --test-threads 1
 
-notifications: bootstrap ## record, send and publish EVENTS_RECORDED=n events for customers: only the notifications' table may grow (20,000 took 50 s; a million was not run)
+notifications: bootstrap ## record, send and publish EVENTS_RECORDED=n events for customers: only the notifications' table may grow (a million took 42 minutes beside other work)
 	@AMENDS_TEST_EVENTS=$(EVENTS_RECORDED) cargo test -p amends-notification --test growth -- --nocapture
 
 newer-postgres: bootstrap ## run the tests of all that speaks to Postgres on version 18 (needs Python; ARGS goes to cargo test)
