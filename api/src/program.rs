@@ -49,8 +49,8 @@ pub fn main() -> ExitCode {
         return done.map_or_else(|failure| fail(failure.status, &failure.why), |()| ExitCode::SUCCESS);
     }
     if let Role::Samples { api } = &cli.role {
-        if !["http", "https"].contains(&api.scheme()) {
-            return fail(2, "--api must be a URL of http or https");
+        if let Err(failure) = remote::check_scheme(api) {
+            return fail(failure.status, &failure.why);
         }
         return match samples::run_at(api) {
             Ok(true) => ExitCode::SUCCESS,

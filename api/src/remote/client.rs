@@ -29,6 +29,20 @@ impl Failure {
     }
 }
 
+/// Checks that an api can be asked at this URL.
+///
+/// # Errors
+/// It is not one of http or https.
+pub fn check_scheme(api: &Url) -> Result<(), Failure> {
+    let is_http = ["http", "https"].contains(&api.scheme());
+    is_http.then_some(()).ok_or_else(|| Failure::new(2, "--api must be a URL of http or https"))
+}
+
+/// Returns the token of the environment, if there is one.
+pub fn token() -> Option<String> {
+    env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty())
+}
+
 /// An api.
 pub(super) struct RemoteApi {
     http: Client,
@@ -42,14 +56,11 @@ impl RemoteApi {
     /// # Errors
     /// There is no HTTP client, or the URL cannot be asked.
     pub(super) fn at(remote: &Remote) -> Result<Self, Failure> {
-        if !["http", "https"].contains(&remote.api.scheme()) {
-            return Err(Failure::new(2, "--api must be a URL of http or https"));
-        }
+        check_scheme(&remote.api)?;
         let http = Client::builder().no_proxy().redirect(redirect::Policy::none()).timeout(ANSWER_LONGEST);
         let http = if remote.api.scheme() == "https" { http } else { http.tls_certs_only([]) };
         let http = http.build().map_err(|error| Failure::new(1, error.to_string()))?;
-        let token = env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty()).map(SecretString::from);
-        Ok(Self { http, url: remote.api.clone(), token })
+        Ok(Self { http, url: remote.api.clone(), token: token().map(SecretString::from) })
     }
 
     /// Reads a resource.

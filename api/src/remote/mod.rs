@@ -4,7 +4,7 @@ mod client;
 mod saga;
 mod table;
 
-pub use client::{Failure, TOKEN_VARIABLE};
+pub use client::{Failure, TOKEN_VARIABLE, check_scheme, token};
 
 use crate::cli::saga::Saga;
 

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use reqwest::Url;
 use serde_json::{Value, json};
 
-use crate::remote::TOKEN_VARIABLE;
+use crate::remote;
 use client::Client;
 
 /// A sample that has not ended after this time has failed.
@@ -157,9 +157,8 @@ const fn sample(
 /// # Errors
 /// The api cannot be reached, or refuses to add the samples' products.
 pub fn run_at(api: &Url) -> Result<bool> {
-    let token = std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(run(api.as_str().trim_end_matches('/'), token))
+    runtime.block_on(run(api.as_str().trim_end_matches('/'), remote::token()))
 }
 
 /// Runs the samples one after the other; returns whether each ended as expected.
