@@ -19,7 +19,7 @@ use crate::{
 
 /// Number of orders that one page reads at most when it looks for a status: a rare status needs several pages, some of
 /// them empty.
-const STATUS_SCAN: u32 = 1_000;
+const STATUS_SCAN: u32 = 600;
 /// Number of orders that such a page reads first, for each that it may show: if the status is a common one, they are enough.
 const STATUS_SCAN_FIRST: u32 = 4;
 /// How long after its birth an order may still be committed: later its birth is refused (`arrives_in_time`, 12 s), and
@@ -91,17 +91,7 @@ impl OrderStore {
     /// The database's.
     pub async fn list(&self, filter: &OrderFilter) -> Result<OrderPage, Error> {
         let settled = least_id(self.now().await? - BIRTHS_SETTLE);
-        let limit = filter.limit.max(1);
-        let few = limit.saturating_mul(STATUS_SCAN_FIRST);
-        let (seen, is_end) = match filter.statuses.is_empty() {
-            true => self.scan(filter, limit).await?,
-            false if few < STATUS_SCAN => {
-                let (seen, is_end) = self.scan(filter, few).await?;
-                let is_full = seen.iter().filter(|order| order.is_wanted).count() > limit as usize;
-                if is_end || is_full { (seen, is_end) } else { self.scan(filter, STATUS_SCAN).await? }
-            }
-            false => self.scan(filter, STATUS_SCAN).await?,
-        };
+        let (seen, is_end) = self.seen(filter).await?;
         let Cut { shown, next } = cut(&seen, is_end, filter, settled);
         let Database { pool, homes, .. } = self.database();
         let view = |home, ids| async move { view(pool, home, ids, &filter.statuses).await };
@@ -110,6 +100,24 @@ impl OrderStore {
             views.into_iter().flatten().map(|view| (view.order.id, view)).collect();
         let items = shown.into_iter().filter_map(|id| views.remove(&id)).collect();
         Ok(OrderPage { items, next })
+    }
+
+    /// Reads as many orders as a page may need. Returns also whether these are the last.
+    async fn seen(&self, filter: &OrderFilter) -> Result<(Vec<Seen>, bool), Error> {
+        let limit = filter.limit.max(1);
+        if filter.statuses.is_empty() {
+            return self.scan(filter, limit).await;
+        }
+        let few = limit.saturating_mul(STATUS_SCAN_FIRST).min(STATUS_SCAN);
+        let (mut seen, is_end) = self.scan(filter, few).await?;
+        let is_full = seen.iter().filter(|order| order.is_wanted).count() > limit as usize;
+        if is_end || is_full || few == STATUS_SCAN {
+            return Ok((seen, is_end));
+        }
+        let behind = OrderFilter { after: seen.last().map(|order| order.id), ..filter.clone() };
+        let (more, is_end) = self.scan(&behind, STATUS_SCAN - few).await?;
+        seen.extend(more);
+        Ok((seen, is_end))
     }
 
     /// Reads the next `most` orders of a list, and one more, which shows whether there are more. Returns also whether
@@ -162,7 +170,9 @@ fn scan(home: i16, filter: &OrderFilter, most: u32) -> QueryBuilder<Postgres> {
             .push_bind(filter.statuses.clone())
             .push(")) IS TRUE AS is_wanted FROM ("),
     };
-    query.push("SELECT o.id, o.saga_id FROM orders AS o WHERE (").push_bind(home);
+    // Of a bound that is a parameter Postgres expects a tenth of the table, and then does not look sagas up one by one.
+    let bound = most.max(STATUS_SCAN + 1);
+    query.push("SELECT * FROM (SELECT o.id, o.saga_id FROM orders AS o WHERE (").push_bind(home);
     query.push("::int2 IS NULL OR o.home = ").push_bind(home).push(")");
     if let Some(customer) = &filter.customer_id {
         query.push(" AND o.customer_id = ").push_bind(customer.clone());
@@ -176,6 +186,7 @@ fn scan(home: i16, filter: &OrderFilter, most: u32) -> QueryBuilder<Postgres> {
     if let Some(after) = filter.after {
         query.push(if oldest_first { " AND o.id > " } else { " AND o.id < " }).push_bind(after);
     }
+    query.push(direction).push(format!(" LIMIT {bound}) AS o"));
     query.push(direction).push(" LIMIT ").push_bind(i64::from(most)).push(") AS o");
     if !filter.statuses.is_empty() {
         // An order whose saga is past its retention counts as read.

@@ -4,12 +4,13 @@ use amends_pool::Pool;
 use amends_postgres::{Database, Error, error, homes::each_home};
 use amends_protocol::Json;
 use chrono::{DateTime, Utc};
-use sqlx::FromRow;
+use sqlx::{AssertSqlSafe, FromRow};
 use uuid::Uuid;
 
 use crate::OrderStore;
 
-/// Number of orders that one statement reads or erases.
+/// Number of orders that one statement reads or erases. It stands in the statements: of a bound that is a parameter Postgres
+/// expects a tenth of the table, and then does not look other tables' rows up one by one.
 const ORDERS_AT_ONCE: u32 = 1_000;
 /// Number of orders under way that a refusal names.
 const NAMED_MOST: usize = 100;
@@ -68,13 +69,14 @@ impl OrderStore {
     ) -> Result<PersonalDataPage, Error> {
         let Database { pool, homes, .. } = self.database();
         // One row more than is shown is read: it shows whether there are more.
-        let most = limit.max(1) + 1;
+        let limit = limit.clamp(1, ORDERS_AT_ONCE - 1);
+        let most = limit + 1;
         let read = |home, ()| read(pool, home, customer_id, after, most);
         let all = homes.all().map(|home| (home, ()));
         let mut items: Vec<PersonalData> = each_home(all, read).await?.into_iter().flatten().collect();
         items.sort_by_key(|item| item.order_id);
         let is_last = items.len() < most as usize;
-        items.truncate(limit.max(1) as usize);
+        items.truncate(limit as usize);
         let next = items.last().filter(|_| !is_last).map(|item| item.order_id);
         Ok(PersonalDataPage { items, next })
     }
@@ -184,16 +186,17 @@ async fn read(
     after: Option<Uuid>,
     most: u32,
 ) -> Result<Vec<PersonalData>, Error> {
-    sqlx::query_as(
+    sqlx::query_as(AssertSqlSafe(format!(
         "SELECT o.id AS order_id, o.created_at, p.data::json AS data
-         FROM orders AS o
+         FROM (SELECT o.id, o.created_at, o.saga_id FROM orders AS o
+               WHERE ($1::int2 IS NULL OR o.home = $1) AND o.customer_id = $2 AND ($3::uuid IS NULL OR o.id > $3)
+               ORDER BY o.id LIMIT {ORDERS_AT_ONCE}) AS o
          LEFT JOIN personal AS p ON ($1::int2 IS NULL OR p.home = $1) AND p.saga_id = COALESCE((
              SELECT x.saga_id FROM order_sagas AS x
              WHERE ($1::int2 IS NULL OR x.home = $1) AND x.order_id = o.id
              ORDER BY x.workflow = 'order_fulfilment' DESC, x.saga_id LIMIT 1), o.saga_id)
-         WHERE ($1::int2 IS NULL OR o.home = $1) AND o.customer_id = $2 AND ($3::uuid IS NULL OR o.id > $3)
          ORDER BY o.id LIMIT $4",
-    )
+    )))
     .bind(home)
     .bind(customer_id)
     .bind(after)
@@ -210,18 +213,18 @@ async fn look(
     settled: &[&str],
     after: Option<Uuid>,
 ) -> Result<Vec<Looked>, Error> {
-    sqlx::query_as(
+    sqlx::query_as(AssertSqlSafe(format!(
         "SELECT o.id, COALESCE((s.live OR s.parked OR s.outcome IS NULL) AND s.label <> ALL($4), false) AS is_under_way
-         FROM orders AS o
+         FROM (SELECT o.id, o.saga_id FROM orders AS o
+               WHERE ($1::int2 IS NULL OR o.home = $1) AND o.customer_id = $2 AND ($3::uuid IS NULL OR o.id > $3)
+               ORDER BY o.id LIMIT {ORDERS_AT_ONCE}) AS o
          LEFT JOIN sagas AS s ON ($1::int2 IS NULL OR s.home = $1) AND s.id = o.saga_id
-         WHERE ($1::int2 IS NULL OR o.home = $1) AND o.customer_id = $2 AND ($3::uuid IS NULL OR o.id > $3)
-         ORDER BY o.id LIMIT $5",
-    )
+         ORDER BY o.id",
+    )))
     .bind(home)
     .bind(customer_id)
     .bind(after)
     .bind(settled)
-    .bind(i64::from(ORDERS_AT_ONCE))
     .fetch_all(pool)
     .await
     .map_err(error::of)

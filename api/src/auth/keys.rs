@@ -8,7 +8,7 @@ use jsonwebtoken::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{refusal::Refusal, token::UnverifiedToken};
+use super::{refusal::Refusal, token::UnverifiedToken, verified::VerifiedTokens};
 
 /// Maximum number of keys of a set. A token without a key id is tried with each.
 const KEYS_MOST: usize = 32;
@@ -22,9 +22,13 @@ struct PublicKey {
     key: DecodingKey,
 }
 
-/// The keys of an issuer. There is at least one.
-#[derive(Debug, Clone)]
-pub struct KeySet(Vec<PublicKey>);
+/// The keys of an issuer, and the tokens that they have verified.
+#[derive(Debug)]
+pub struct KeySet {
+    /// At least one.
+    keys: Vec<PublicKey>,
+    verified: VerifiedTokens,
+}
 
 /// A key as it is published. Fields of other kinds of keys are ignored.
 #[derive(Deserialize)]
@@ -73,12 +77,12 @@ impl KeySet {
         if keys.is_empty() {
             return Err("it has no RSA key of 2048-8192 bits for RS256 signatures".to_owned());
         }
-        Ok(Self(keys))
+        Ok(Self { keys, verified: VerifiedTokens::default() })
     }
 
     /// Returns the number of keys.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.keys.len()
     }
 
     /// Verifies the signature of a token.
@@ -86,8 +90,12 @@ impl KeySet {
     /// # Errors
     /// [`Refusal::Signature`] if the named key is here; [`Refusal::UnknownKey`] if another set may have the right key.
     pub fn verify(&self, token: &UnverifiedToken<'_>) -> Result<(), Refusal> {
+        self.verified.verify(token.text(), || self.check(token))
+    }
+
+    fn check(&self, token: &UnverifiedToken<'_>) -> Result<(), Refusal> {
         let mut is_known = false;
-        for key in &self.0 {
+        for key in &self.keys {
             let is_named = token.key_id().is_some() && token.key_id() == key.id.as_deref();
             is_known |= is_named;
             let may_be = is_named || token.key_id().is_none() || key.id.is_none();

@@ -21,6 +21,7 @@ mod own_key;
 pub(crate) mod refusal;
 pub mod roles;
 mod token;
+mod verified;
 
 #[cfg(test)]
 mod tests;

@@ -20,6 +20,7 @@ const TYPES: [&str; 4] = ["jwt", "application/jwt", "at+jwt", "application/at+jw
 #[derive(Debug)]
 pub struct UnverifiedToken<'a> {
     key_id: Option<String>,
+    text: &'a str,
     /// What is signed: header and payload.
     signed: &'a str,
     payload: &'a str,
@@ -41,7 +42,12 @@ impl<'a> UnverifiedToken<'a> {
             return Err(Refusal::Malformed);
         }
         let key_id = key_id(&object(&decoded(header)?)?)?;
-        Ok(Self { key_id, signed, payload, signature })
+        Ok(Self { key_id, text, signed, payload, signature })
+    }
+
+    /// Returns the whole token.
+    pub fn text(&self) -> &str {
+        self.text
     }
 
     /// Returns the id of the key that the header names.

@@ -1,11 +1,15 @@
 //! A Citus that others run, in place of a Postgres of the deployment's own: its nodes can crash and go away, and homes move.
 
-use std::str::FromStr;
+use std::{str::FromStr, time::Duration};
 
 use amends_postgres::citus::Node;
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, postgres::PgConnectOptions};
 
 use super::{DATABASES, Error};
+
+/// What a move leaves behind, which statements that began before it may still read, is taken away within so many rounds.
+const CLEANUP_ROUNDS: u32 = 300;
+const CLEANUP_EVERY: Duration = Duration::from_millis(100);
 
 /// A Citus with at least two worker nodes. The databases `amends_…` on it belong to the run that uses it last.
 #[derive(Debug, Clone)]
@@ -108,12 +112,21 @@ impl Citus {
         }
     }
 
-    /// Moves one home from a node to another; returns whether there was one.
+    /// Moves one home from a node to another; returns whether there was one. Waits first until nothing is left behind by
+    /// a move before: a Citus refuses to move a home back to where a copy of it still is.
     ///
     /// # Errors
     /// [`Error::Database`]
     pub async fn move_home(&self, from: &Node, to: &Node) -> Result<bool, Error> {
         let mut engine = self.coordinator.clone().database("amends_engine").connect().await?;
+        for _ in 0..CLEANUP_ROUNDS {
+            sqlx::raw_sql("CALL citus_cleanup_orphaned_resources()").execute(&mut engine).await?;
+            let left = "SELECT NOT EXISTS (SELECT FROM pg_dist_cleanup)";
+            if sqlx::query_scalar(left).fetch_one(&mut engine).await? {
+                break;
+            }
+            tokio::time::sleep(CLEANUP_EVERY).await;
+        }
         // A shard of one table; those of the others that are colocated with it move along.
         let moved = "SELECT citus_move_shard_placement(shardid, $1, $2, $3, $4, 'block_writes')
                      FROM (SELECT shardid FROM citus_shards

@@ -96,9 +96,11 @@ pub fn authenticator() -> Authenticator {
     Authenticator::of_dev(&ISSUER.own, false).unwrap()
 }
 
-/// Returns why a token is refused; `None` if it is accepted.
+/// Returns why a token is refused where a good one has been accepted before; `None` if it is accepted.
 pub async fn refusal(token: &str) -> Option<Refusal> {
-    match authenticator().accepted(token).await {
+    let authenticator = authenticator();
+    authenticator.accepted(&ISSUER.good()).await.expect("a good token");
+    match authenticator.accepted(token).await {
         Ok(_) => None,
         Err(NotAccepted::Refused(refusal)) => Some(refusal),
         Err(NotAccepted::KeysAway) => panic!("the keys are here"),
