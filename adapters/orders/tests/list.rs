@@ -8,10 +8,13 @@ use std::collections::BTreeSet;
 
 use amends_engine::port::SagaStore;
 use amends_orders::{OrderFilter, OrderPage, OrderStore, Placed, Sort};
-use amends_postgres::conformance::{World, moved};
+use amends_postgres::{
+    conformance::{World, moved},
+    homes::Homes,
+};
 use chrono::{DateTime, TimeDelta, Utc};
 use customers::{ids, place};
-use support::{Postgres, world};
+use support::{Postgres, citus, world, world_with};
 use uuid::Uuid;
 
 async fn orders() -> (Postgres, OrderStore) {
@@ -111,7 +114,22 @@ async fn until(store: &OrderStore, at: DateTime<Utc>) {
 
 #[tokio::test]
 async fn orders_are_listed_by_their_present_status_and_show_no_personal_field() {
-    let (world, store) = orders().await;
+    are_listed_by_status(world().await).await;
+}
+
+#[tokio::test]
+async fn the_same_with_many_homes() {
+    are_listed_by_status(world_with(Homes::new(5).unwrap()).await).await;
+}
+
+#[tokio::test]
+async fn the_same_on_a_citus() {
+    let Some(world) = citus().await else { return };
+    are_listed_by_status(world).await;
+}
+
+async fn are_listed_by_status(world: Postgres) {
+    let store = OrderStore::new(world.store.database().clone());
     let placed = place(&store, "c-1", 6).await;
     let Placed::New { order, change } = &placed[2] else { panic!("{placed:?}") };
     let mut write = moved(&change.saga, 1, order.created_at + TimeDelta::seconds(1));
@@ -128,6 +146,12 @@ async fn orders_are_listed_by_their_present_status_and_show_no_personal_field() 
     assert_eq!(store.list(&with(&["NEW"])).await.unwrap().items.len(), 5);
     assert_eq!(store.list(&with(&["NEW", "SHIPPED"])).await.unwrap().items.len(), 6);
     assert_eq!(store.list(&with(&["LOST"])).await.unwrap(), OrderPage::default());
+    for sort in [Sort::NewestFirst, Sort::OldestFirst] {
+        let page_by_page = OrderFilter { limit: 2, sort, ..with(&["NEW"]) };
+        let others = &ids(&placed) - &BTreeSet::from([order.id]);
+        let (met, _) = walk(&store, page_by_page).await;
+        assert!(met.len() == 5 && met.into_iter().collect::<BTreeSet<_>>() == others);
+    }
 }
 
 #[tokio::test]
