@@ -253,6 +253,9 @@ pub enum Error {
     OtherEpoch(String),
 }
 
+/// Seconds since 1970 from which epochs that follow a restore are numbered: 2020-01-01T00:00:00Z.
+pub const EPOCHS_FROM: i64 = 1_577_836_800;
+
 /// The store of sagas. State, timeline and timers of a saga change in one transaction, guarded by its revision.
 ///
 /// A store may have several parts, each with sagas of its own, on several servers. It then reads and writes each part by
@@ -266,6 +269,9 @@ pub trait SagaStore: Send + Sync {
 
     /// Reads this store's epoch: whenever it was set back to an earlier state, a greater one begins.
     fn epoch(&self) -> impl Future<Output = Result<u32, Error>> + Send;
+
+    /// Begins the epoch after one whose beginning this store has lost, unless a later one has begun.
+    fn begin_epoch_after(&self, lost: u32) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Reads sagas by id.
     fn load(&self, ids: &[Uuid]) -> impl Future<Output = Result<Loaded, Error>> + Send;

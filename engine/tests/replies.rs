@@ -5,9 +5,10 @@ mod support;
 use std::collections::BTreeSet;
 
 use amends_engine::core::{Actor, Event, Retry, SagaState, Seen};
-use amends_engine::port;
+use amends_engine::port::{self, EPOCHS_FROM};
 use amends_engine::runtime::{self, deferred, replies};
 use amends_protocol::{Kind, Outcome, Reply, TokenKey};
+use chrono::{DateTime, Utc};
 use support::world::{TestEngine, World, block_on};
 use uuid::Uuid;
 
@@ -294,20 +295,46 @@ fn a_reply_from_before_a_restore_is_ignored() {
 }
 
 #[test]
-fn a_reply_of_a_newer_epoch_has_the_engine_read_the_store_s_and_end_if_that_is_newer_too() {
+fn a_reply_of_an_epoch_that_cannot_have_begun_is_dead_lettered() {
     let (world, engine) = World::new();
-    let (a, b) = (world.born(1), world.born(2));
-    let newer = |saga| Reply { epoch: 7, ..world.answer(saga, "book", Kind::Execute, Outcome::Succeeded) };
-    // The store was not restored: the reply repeats an epoch that was never used. Two of them cost one read.
-    world.delivers(&newer(a));
-    world.delivers(&newer(a));
+    let a = world.born(1);
+    let begins = |at: DateTime<Utc>| u32::try_from(at.timestamp() - EPOCHS_FROM).unwrap();
+    let early = begins(world.state().now) + 2 * 24 * 60 * 60;
+    for epoch in [early, u32::MAX] {
+        let answer = world.answer(a, "book", Kind::Execute, Outcome::Succeeded);
+        world.delivers(&Reply { epoch, ..answer });
+    }
     run(&world, &engine).unwrap();
-    assert_eq!(world.log(), ["epoch", "offsets", "note 1"]);
+    assert_eq!(world.log(), ["offsets", "note 1"]);
     assert_eq!((world.saga(a).revision, engine.epoch), (1, 1));
     let dead: Vec<(i64, String)> = world.state().dead.clone();
     assert_eq!(dead.len(), 2);
-    assert!(dead[0].1.contains("epoch 7"), "{dead:?}");
+    assert!(dead[0].1.contains(&format!("epoch {early}")), "{dead:?}");
+}
 
+#[test]
+fn a_reply_of_an_epoch_that_the_store_has_forgotten_begins_the_next_one_and_ends_the_engine() {
+    let (world, mut engine) = World::new();
+    let a = world.born(1);
+    let answer = world.answer(a, "book", Kind::Execute, Outcome::Succeeded);
+    world.delivers(&Reply { epoch: 7, ..answer.clone() });
+    world.delivers(&answer);
+    let error = run(&world, &engine).unwrap_err();
+    assert!(matches!(error, runtime::Error::Store(port::Error::OtherEpoch(_))), "{error}");
+    assert!(error.to_string().contains("commands of epoch 7"), "{error}");
+    assert_eq!(world.log(), ["epoch", "begin epoch after 7", "rewind"]);
+    assert_eq!((world.state().epoch, world.saga(a).revision, world.state().dead.len()), (8, 1, 0));
+    // Started again, it takes both for replies from before: the saga may still order what was done.
+    engine.epoch = 8;
+    run(&world, &engine).unwrap();
+    assert_eq!((world.saga(a).revision, world.state().dead.len(), world.state().strays.len()), (1, 0, 0));
+}
+
+#[test]
+fn a_reply_of_a_newer_epoch_ends_an_engine_whose_store_is_in_a_newer_one_too() {
+    let (world, engine) = World::new();
+    let (a, b) = (world.born(1), world.born(2));
+    let newer = |saga| Reply { epoch: 7, ..world.answer(saga, "book", Kind::Execute, Outcome::Succeeded) };
     // The store was restored while this engine ran: it judges nothing more, whatever the epoch of the reply.
     world.state().epoch = 7;
     world.answers(b, "book", Outcome::Refused);
@@ -315,7 +342,7 @@ fn a_reply_of_a_newer_epoch_has_the_engine_read_the_store_s_and_end_if_that_is_n
     let error = run(&world, &engine).unwrap_err();
     assert!(matches!(error, runtime::Error::Store(port::Error::OtherEpoch(_))), "{error}");
     assert_eq!((world.saga(a).label.as_str(), world.saga(b).label.as_str()), ("NEW", "NEW"));
-    assert_eq!(world.state().dead.len(), 2);
+    assert_eq!((world.log(), world.state().dead.len()), (vec!["epoch".to_owned(), "rewind".to_owned()], 0));
     // Started again, it judges what it had received.
     let mut engine = world.engine();
     engine.epoch = 7;

@@ -10,7 +10,10 @@ use futures::{FutureExt, StreamExt, future::Either, stream};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::sentinel::{OnLostCommits, Sentinel, SentinelExaminer};
+use crate::{
+    lost_commits,
+    sentinel::{OnLostCommits, Sentinel, SentinelExaminer},
+};
 
 /// Maximum number of homes whose statements run at once: each needs a connection.
 const HOMES_AT_ONCE: usize = 4;
@@ -54,7 +57,19 @@ impl Database {
     /// Has each new connection examined for commits that are lost, from now on.
     pub fn watch_for_lost_commits(&self, on_lost: OnLostCommits) {
         let Self { pool, homes, epoch, sentinel } = self;
-        pool.examine_new(SentinelExaminer::new(sentinel.clone(), *homes, *epoch, on_lost));
+        sentinel.set(on_lost);
+        pool.examine_new(SentinelExaminer::new(sentinel.clone(), *homes, *epoch));
+    }
+}
+
+impl Database {
+    /// Begins the epoch after one whose beginning is lost, unless a later one has begun.
+    pub(crate) async fn begin_epoch_after(&self, lost: u32) -> Result<(), sqlx::Error> {
+        tracing::error!(
+            epoch = lost,
+            "workers answer commands of an epoch whose beginning the database has lost"
+        );
+        lost_commits::note(&self.pool, lost, self.sentinel.on_lost(), &[]).await
     }
 }
 

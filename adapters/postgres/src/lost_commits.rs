@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use amends_pool::Pool;
-use sqlx::PgConnection;
+use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use crate::{
@@ -30,7 +30,7 @@ pub(crate) struct Lost {
 /// # Errors
 /// The database's; nothing is noted.
 pub(crate) async fn note(
-    connection: &mut PgConnection,
+    connection: impl PgExecutor<'_>,
     epoch: u32,
     on_lost: OnLostCommits,
     lost: &[Lost],

@@ -59,6 +59,7 @@ struct Remembered {
     /// All of them, in two halves: the older one is forgotten as a whole.
     newer: HashMap<Uuid, Acknowledged>,
     older: HashMap<Uuid, Acknowledged>,
+    on_lost: OnLostCommits,
 }
 
 /// A saga's newest acknowledged state.
@@ -88,6 +89,15 @@ impl Sentinel {
             let business_key = Some(business_key.as_str().into());
             remembered.keep(*id, *slot, Acknowledged { revision: *revision, at, business_key });
         }
+    }
+
+    /// Sets what happens once commits are found to be lost.
+    pub(crate) fn set(&self, on_lost: OnLostCommits) {
+        self.remembered().on_lost = on_lost;
+    }
+
+    pub(crate) fn on_lost(&self) -> OnLostCommits {
+        self.remembered().on_lost
     }
 
     fn remembered(&self) -> MutexGuard<'_, Remembered> {
@@ -126,7 +136,6 @@ pub(crate) struct SentinelExaminer {
     sentinel: Sentinel,
     homes: Homes,
     epoch: u32,
-    on_lost: OnLostCommits,
     /// Homes that could not be asked lately, and when that was found.
     away: Mutex<HashMap<i16, Instant>>,
 }
@@ -138,8 +147,8 @@ impl Examiner for SentinelExaminer {
 }
 
 impl SentinelExaminer {
-    pub(crate) fn new(sentinel: Sentinel, homes: Homes, epoch: u32, on_lost: OnLostCommits) -> Self {
-        Self { sentinel, homes, epoch, on_lost, away: Mutex::default() }
+    pub(crate) fn new(sentinel: Sentinel, homes: Homes, epoch: u32) -> Self {
+        Self { sentinel, homes, epoch, away: Mutex::default() }
     }
 
     /// Compares what the database has with what it has acknowledged.
@@ -163,7 +172,7 @@ impl SentinelExaminer {
             let business_key = business_key.as_deref();
             tracing::error!(%saga_id, business_key, acknowledged, found, "a saga's newest commit is lost");
         }
-        lost_commits::note(connection, self.epoch, self.on_lost, &lost).await?;
+        lost_commits::note(&mut *connection, self.epoch, self.sentinel.on_lost(), &lost).await?;
         // In another epoch this fails, with the error that ends the process.
         sqlx::query("SELECT is_epoch($1)").bind(int(self.epoch)).execute(connection).await?;
         Ok(())

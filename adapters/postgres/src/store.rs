@@ -68,6 +68,10 @@ impl SagaStore for PgSagaStore {
         deployment::epoch(self.pool()).await.map_err(error::of)
     }
 
+    async fn begin_epoch_after(&self, lost: u32) -> Result<(), Error> {
+        self.database.begin_epoch_after(lost).await.map_err(error::of)
+    }
+
     async fn load(&self, ids: &[Uuid]) -> Result<Loaded, Error> {
         Ok(self.timed(sagas::load(&self.database, ids).await?))
     }

@@ -189,6 +189,22 @@ async fn an_epoch_whose_beginning_is_lost_is_not_begun_again() {
 }
 
 #[tokio::test]
+async fn an_epoch_that_only_workers_remember_is_followed_by_the_next_one_once() {
+    for world in deployed().await {
+        let program = Program::of(&world, OnLostCommits::NextEpoch).await;
+        for _ in 0..2 {
+            program.store.begin_epoch_after(7).await.unwrap();
+            let begun = deployment(&world.pool()).await.unwrap();
+            assert_eq!((begun.epoch, begun.is_suspended), (8, false));
+        }
+        let stopping = Program::in_epoch(&world, 8, OnLostCommits::Stop).await;
+        stopping.store.begin_epoch_after(9).await.unwrap();
+        let begun = deployment(&world.pool()).await.unwrap();
+        assert_eq!((begun.epoch, begun.is_suspended), (10, true));
+    }
+}
+
+#[tokio::test]
 async fn by_the_setting_no_program_starts_until_an_operator_has_begun_an_epoch() {
     for world in deployed().await {
         let program = Program::of(&world, OnLostCommits::Stop).await;

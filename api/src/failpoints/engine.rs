@@ -25,6 +25,10 @@ impl<S: SagaStore> SagaStore for Failing<S> {
         self.port.epoch().await
     }
 
+    async fn begin_epoch_after(&self, lost: u32) -> Result<(), Error> {
+        self.port.begin_epoch_after(lost).await
+    }
+
     async fn load(&self, ids: &[Uuid]) -> Result<Loaded, Error> {
         self.before("load");
         let loaded = self.port.load(ids).await;

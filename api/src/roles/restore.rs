@@ -2,6 +2,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
+use amends_engine::port::EPOCHS_FROM;
 use amends_pool::{Bounds, Plans, Pool};
 use amends_postgres::{
     MIGRATOR,
@@ -109,7 +110,7 @@ pub async fn run(settings: &Settings, dry_run: bool, output: OutputFormat) -> Re
 /// Returns the number of an epoch that begins now: seconds since 2020. A database that was restored to a moment before an
 /// earlier restore has forgotten that epoch, and to count on from what it contains would begin it again.
 fn epoch_of(now: DateTime<Utc>) -> u32 {
-    let seconds = (now.timestamp() - 1_577_836_800).clamp(0, i64::from(i32::MAX));
+    let seconds = (now.timestamp() - EPOCHS_FROM).clamp(0, i64::from(i32::MAX));
     u32::try_from(seconds).unwrap_or_default()
 }
 

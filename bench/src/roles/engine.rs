@@ -77,6 +77,10 @@ impl SagaStore for ReportingStore {
         self.store.epoch().await
     }
 
+    async fn begin_epoch_after(&self, lost: u32) -> Result<(), Error> {
+        self.store.begin_epoch_after(lost).await
+    }
+
     async fn load(&self, ids: &[Uuid]) -> Result<Loaded, Error> {
         self.store.load(ids).await
     }

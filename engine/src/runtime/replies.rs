@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     core::{Echo, Event, Nothing, RESEND, ReplyEvent, Requires},
-    port::{self, Clock, Deferral, DeferredReply, OddReason, SagaStore},
+    port::{self, Clock, Deferral, DeferredReply, EPOCHS_FROM, OddReason, SagaStore},
 };
 
 /// Maximum number of replies in a batch.
@@ -42,6 +42,8 @@ const LANES: usize = 3;
 /// How long an empty receive waits. It bounds the delay until a change of ownership is seen.
 const REPLIES_PATIENCE: Duration = Duration::from_millis(250);
 
+/// By so many seconds an epoch may be ahead of the store's clock, which may have been set back.
+const EPOCH_EARLY: i64 = 24 * 60 * 60;
 /// Why a reply with the right token is dead-lettered.
 const WRONG_ECHO: &str = "the reply's step, part, generation, workflow or slot is not its command's";
 /// How long a reply rests if another transaction holds its saga, or its part of the store does not answer.
@@ -220,8 +222,8 @@ async fn read<'a, S: SagaStore, K: Sink, C: Clock>(
             Ok(reply) => verified.push((message, reply)),
         }
     }
-    let newest = verified.iter().map(|(_, reply)| reply.epoch).max();
-    check_epoch(engine, newest).await?;
+    let epochs = verified.iter().map(|(_, reply)| reply.epoch);
+    check_epoch(engine, epochs.filter(|epoch| may_have_begun(*epoch, now)).max()).await?;
     for (message, reply) in verified {
         match reply.epoch.cmp(&engine.epoch) {
             // From before the store was restored: the engine asks again for what it settles.
@@ -236,7 +238,7 @@ async fn read<'a, S: SagaStore, K: Sink, C: Clock>(
             }
             Ordering::Greater => {
                 let why = format!(
-                    "the reply's epoch {} is newer than this deployment's {}",
+                    "the reply's epoch {} cannot have begun; this deployment's is {}",
                     reply.epoch, engine.epoch
                 );
                 judged.dead.push((&messages[message], why));
@@ -257,8 +259,14 @@ async fn read<'a, S: SagaStore, K: Sink, C: Clock>(
     Ok(judged)
 }
 
-/// If replies name a newer epoch than this process was started in, the store may have been restored since: its epoch is
-/// read. A process does not outlive a restore, because it may remember what the store no longer contains.
+/// Returns whether an epoch can have begun by now. Epochs are counted on, or begin with the number of seconds since 2020.
+fn may_have_begun(epoch: u32, now: DateTime<Utc>) -> bool {
+    i64::from(epoch) <= now.timestamp() - EPOCHS_FROM + EPOCH_EARLY
+}
+
+/// Replies that name a newer epoch than this process was started in: the store was restored since, or has lost the beginning
+/// of that epoch, which begins the next one. A process does not outlive either, because it may remember what the store no
+/// longer contains.
 ///
 /// # Errors
 /// [`port::Error::OtherEpoch`]; nothing of the batch is judged.
@@ -266,17 +274,17 @@ async fn check_epoch<S: SagaStore, K: Sink, C: Clock>(
     engine: &Engine<S, K, C>,
     newest: Option<u32>,
 ) -> Result<(), Error> {
-    if newest.is_none_or(|newest| newest <= engine.epoch) {
-        return Ok(());
-    }
-    match engine.store.epoch().await? {
-        present if present > engine.epoch => Err(port::Error::OtherEpoch(format!(
-            "it was restored to an earlier state: its epoch is {present}, and this program was started in epoch {}",
-            engine.epoch
-        ))
-        .into()),
-        _ => Ok(()),
-    }
+    let Some(newest) = newest.filter(|newest| *newest > engine.epoch) else { return Ok(()) };
+    let present = engine.store.epoch().await?;
+    let why = if present > engine.epoch {
+        format!("it was restored to an earlier state: its epoch is {present}")
+    } else {
+        // Only an engine in that epoch sends what these replies answer.
+        engine.store.begin_epoch_after(newest).await?;
+        format!("it has lost commits: workers answer commands of epoch {newest}, of which it knows nothing")
+    };
+    let why = format!("{why}, and this program was started in epoch {}", engine.epoch);
+    Err(port::Error::OtherEpoch(why).into())
 }
 
 /// Stores these replies, and those of sagas that were passed over. An ended or parked saga has no timer that would ask again, so

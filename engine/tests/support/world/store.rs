@@ -73,6 +73,14 @@ impl SagaStore for World {
         Ok(self.state().epoch)
     }
 
+    async fn begin_epoch_after(&self, lost: u32) -> Result<(), port::Error> {
+        let mut state = self.state();
+        state.fails()?;
+        state.log.push(format!("begin epoch after {lost}"));
+        state.epoch = state.epoch.max(lost + 1);
+        Ok(())
+    }
+
     async fn load(&self, ids: &[Uuid]) -> Result<Loaded, port::Error> {
         self.state().fails()?;
         self.state().reads.extend(ids);

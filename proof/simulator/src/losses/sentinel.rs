@@ -88,6 +88,14 @@ impl WorldState {
         let lost = sentinel.revisions.iter().filter(|(saga, _)| lacks(saga));
         let lost: BTreeMap<Uuid, u32> = lost.map(|(saga, revision)| (*saga, *revision)).collect();
         self.report_lost(process, &lost);
+        self.begin_epoch_after(epoch);
+        self.end(process);
+        false
+    }
+
+    /// Begins the epoch after this one, unless a later one has begun. People learn of it, and have what workers replied read
+    /// again.
+    pub fn begin_epoch_after(&mut self, epoch: u32) {
         if self.store.epoch <= epoch {
             self.begin_epoch(Fault::Failover, epoch + 1);
             self.losses.known.last_mut().into_iter().for_each(|known| *known = true);
@@ -96,7 +104,5 @@ impl WorldState {
             let after = after.min(self.heals_at.saturating_sub(self.now));
             self.later(after, move |s| s.reread(since));
         }
-        self.end(process);
-        false
     }
 }

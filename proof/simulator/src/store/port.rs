@@ -62,6 +62,10 @@ impl SagaStore for SimStore {
         self.ask("epoch", |s| s.store.epoch).await
     }
 
+    async fn begin_epoch_after(&self, lost: u32) -> Result<(), Error> {
+        self.ask("begin_epoch_after", move |s| s.begin_epoch_after(lost)).await
+    }
+
     async fn load(&self, ids: &[Uuid]) -> Result<Loaded, Error> {
         let ids: BTreeSet<Uuid> = ids.iter().copied().collect();
         self.ask("load", move |s| {
