@@ -84,6 +84,11 @@ fn a_restore_to_a_moment_before_another_one_begins_no_epoch_again() {
 }
 
 #[test]
+fn an_epoch_whose_beginning_nobody_remembers_but_workers_is_followed_by_the_next_one() {
+    assert_eq!(broken(4929), Vec::<String>::new());
+}
+
+#[test]
 fn replies_that_were_not_read_before_a_restore_are_read_after_it() {
     for seed in [248, 484] {
         assert_eq!(broken(seed), Vec::<String>::new(), "seed {seed}");
