@@ -57,12 +57,10 @@ impl Database {
     /// Has each new connection examined for commits that are lost, from now on.
     pub fn watch_for_lost_commits(&self, on_lost: OnLostCommits) {
         let Self { pool, homes, epoch, sentinel } = self;
-        sentinel.set(on_lost);
+        sentinel.set_on_lost(on_lost);
         pool.examine_new(SentinelExaminer::new(sentinel.clone(), *homes, *epoch));
     }
-}
 
-impl Database {
     /// Begins the epoch after one whose beginning is lost, unless a later one has begun.
     pub(crate) async fn begin_epoch_after(&self, lost: u32) -> Result<(), sqlx::Error> {
         tracing::error!(

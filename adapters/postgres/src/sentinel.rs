@@ -92,7 +92,7 @@ impl Sentinel {
     }
 
     /// Sets what happens once commits are found to be lost.
-    pub(crate) fn set(&self, on_lost: OnLostCommits) {
+    pub(crate) fn set_on_lost(&self, on_lost: OnLostCommits) {
         self.remembered().on_lost = on_lost;
     }
 

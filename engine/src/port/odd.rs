@@ -21,7 +21,7 @@ pub enum OddReason {
     Unreadable,
     /// Its token is not its command's. It is dead-lettered.
     Forged,
-    /// Its epoch is newer than the deployment's. It is dead-lettered.
+    /// Its epoch cannot have begun yet. It is dead-lettered.
     NewerEpoch,
     /// It repeats another command's step, part, generation, workflow or slot. It is dead-lettered.
     WrongEcho,

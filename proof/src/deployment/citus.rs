@@ -9,6 +9,7 @@ use super::{DATABASES, Error};
 
 /// What a move leaves behind, which statements that began before it may still read, is taken away within so many rounds.
 const CLEANUP_ROUNDS: u32 = 300;
+/// Interval between two such rounds.
 const CLEANUP_EVERY: Duration = Duration::from_millis(100);
 
 /// A Citus with at least two worker nodes. The databases `amends_…` on it belong to the run that uses it last.
